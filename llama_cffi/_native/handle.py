@@ -1,0 +1,102 @@
+"""Ownership of one native object."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from llama_cffi.errors import ClosedError, InUseError
+
+
+class Handle:
+    """One owned native pointer, freed exactly once and always before its parents.
+
+    ``free(ptr)`` runs at :meth:`close`, when the handle is collected, or at interpreter exit, whichever comes
+    first. The finalizer's arguments hold the parent handles, so a parent outlives its children even inside a
+    garbage cycle, where Python promises no order. They never hold the handle itself or its wrapper: that would
+    keep both alive for ever.
+
+    A handle that crossed ``fork`` never frees: the object belongs to the parent process.
+    """
+
+    __slots__ = ("__weakref__", "_children", "_finalizer", "_name", "_ptr", "_users")
+
+    def __init__(self, name: str, ptr: Any, free: Callable[[Any], object], parents: Iterable[Handle] = ()) -> None:
+        parents = tuple(parents)
+        for parent in parents:
+            parent._check_open()
+        self._name = name
+        self._ptr = ptr
+        # Newest last; weak, because children hold their parents and not the other way round.
+        self._children: dict[int, weakref.ref[Handle]] = {}
+        self._users: dict[int, str] = {}
+        self._finalizer = weakref.finalize(self, _release, ptr, free, os.getpid(), parents, id(self))
+        for parent in parents:
+            parent._children[id(self)] = weakref.ref(self)
+
+    @property
+    def ptr(self) -> Any:
+        """The native pointer; :class:`ClosedError` after close."""
+        if self._ptr is None:
+            raise ClosedError(f"this {self._name} is closed")
+        return self._ptr
+
+    @property
+    def closed(self) -> bool:
+        return self._ptr is None
+
+    def attach(self, user: object, reason: str) -> None:
+        """Record that ``user`` holds the raw pointer: :meth:`close` raises until :meth:`detach`."""
+        self._check_open()
+        self._users[id(user)] = reason
+
+    def detach(self, user: object) -> None:
+        """Undo :meth:`attach`; harmless when ``user`` was never attached."""
+        self._users.pop(id(user), None)
+
+    def close(self) -> None:
+        """Close children, newest first, then free. Idempotent; :class:`InUseError` while attached."""
+        if self._ptr is None:
+            return
+        if self._users:
+            raise InUseError(f"this {self._name} is in use: {'; '.join(self._users.values())}")
+        for ref in reversed(tuple(self._children.values())):
+            child = ref()
+            if child is not None:
+                child.close()
+        while self._children:
+            # The last reference to a child went away on another thread, which is inside its free() right now.
+            time.sleep(0.0005)
+        self._ptr = None
+        self._finalizer()
+
+    def forget(self) -> Any:
+        """Give up ownership and return the pointer: another native object owns it now."""
+        ptr = self.ptr
+        self._ptr = None
+        detached = self._finalizer.detach()
+        if detached is not None:
+            for parent in detached[2][3]:
+                parent._children.pop(id(self), None)
+        return ptr
+
+    def _check_open(self) -> None:
+        if self._ptr is None:
+            raise ClosedError(f"this {self._name} is closed")
+
+    def __repr__(self) -> str:
+        return f"<Handle {self._name} {'closed' if self._ptr is None else self._ptr}>"
+
+
+def _release(ptr: Any, free: Callable[[Any], object], pid: int, parents: tuple[Handle, ...], key: int) -> None:
+    try:
+        if os.getpid() == pid:
+            free(ptr)
+    finally:
+        for parent in parents:
+            parent._children.pop(key, None)
+
+

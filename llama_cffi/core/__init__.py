@@ -1,0 +1,1 @@
+"""One class per noun of llama.h; each owns its native object."""

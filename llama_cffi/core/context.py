@@ -1,0 +1,449 @@
+"""A context: memory, compute buffers and threads for one stream of decodes over a Model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import numpy as np
+
+from llama_cffi._native import ffi, guard, lib, log
+from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.handle import Handle
+from llama_cffi.core.batch import Batch
+from llama_cffi.core.memory import Memory
+from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
+from llama_cffi.errors import (
+    AbortedError,
+    BatchError,
+    BusyError,
+    ContextError,
+    DecodeError,
+    MemoryFullError,
+    NativeError,
+    StaleViewError,
+    TokenError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llama_cffi.core.model import Model
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+FlashAttention = Literal["auto", "disabled", "enabled"]
+
+_CACHE_TYPES: dict[str, str] = {
+    "f32": "GGML_TYPE_F32",
+    "f16": "GGML_TYPE_F16",
+    "bf16": "GGML_TYPE_BF16",
+    "q8_0": "GGML_TYPE_Q8_0",
+    "q4_0": "GGML_TYPE_Q4_0",
+    "q4_1": "GGML_TYPE_Q4_1",
+    "iq4_nl": "GGML_TYPE_IQ4_NL",
+    "q5_0": "GGML_TYPE_Q5_0",
+    "q5_1": "GGML_TYPE_Q5_1",
+}
+_FLASH: dict[str, int] = {"auto": -1, "disabled": 0, "enabled": 1}
+_ROPE_SCALING: dict[str, int] = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextOptions:
+    """How a context is made (``llama_context_params``); ``None`` leaves the model's or llama.cpp's value."""
+
+    n_ctx: int = 4096
+    """Cells of memory, in tokens, over all sequences; 0 takes the model's training length."""
+    n_batch: int = 2048
+    """Most tokens of one decode."""
+    n_ubatch: int = 512
+    """Most tokens computed at once; the unit in which an abort takes effect between layers."""
+    n_seq_max: int = 1
+    """Number of sequences: ids 0 to n_seq_max - 1."""
+    n_threads: int | None = None
+    """Threads for single tokens; None is :func:`~llama_cffi.core.threads.default_thread_count`."""
+    n_threads_batch: int | None = None
+    """Threads for prompts; None is the same as ``n_threads``."""
+    type_k: CacheType = "f16"
+    """Data type of the K cache."""
+    type_v: CacheType = "f16"
+    """Data type of the V cache; a quantised one needs flash attention."""
+    flash_attn: FlashAttention = "auto"
+    """Whether attention is computed in one fused kernel."""
+    kv_unified: bool = True
+    """One memory for all sequences, so that they can share prefixes; off: an equal part for each."""
+    swa_full: bool = True
+    """Keep all positions of sliding-window layers, so that prefixes can be cut and shared."""
+    offload_kqv: bool = True
+    """Keep the memory on the GPU with the layers."""
+    op_offload: bool = True
+    """Compute large host operations on the GPU."""
+    rope_scaling: Literal["none", "linear", "yarn", "longrope"] | None = None
+    """RoPE scaling; None is the model's."""
+    rope_freq_base: float | None = None
+    """RoPE base frequency; None is the model's."""
+    rope_freq_scale: float | None = None
+    """RoPE frequency scale; None is the model's."""
+    no_perf: bool = True
+    """Do not measure timings inside llama.cpp."""
+
+
+@dataclass(frozen=True)
+class ContextPerf:
+    """Timings that llama.cpp measured (``llama_perf_context_data``), times in milliseconds."""
+
+    load_ms: float
+    prefill_ms: float
+    decode_ms: float
+    n_prefill: int
+    n_decode: int
+    n_reused: int
+
+
+class LogitsView:
+    """A window on one row of logits inside the context; valid until its next decode.
+
+    :attr:`array` raises :class:`StaleViewError` afterwards, and :class:`ClosedError` after close.
+    """
+
+    __slots__ = ("_context", "_generation", "_row")
+
+    def __init__(self, context: Context, row: Any, generation: int) -> None:
+        self._context, self._row, self._generation = context, row, generation
+
+    @property
+    def array(self) -> NDArray[np.float32]:
+        """float32 of shape ``(n_vocab,)`` without a copy. Do not keep it beyond the next decode."""
+        context = self._context
+        context.ptr  # noqa: B018 - raises when closed
+        if context._generation != self._generation:
+            raise StaleViewError("this view is from before the context's last decode; copy with Context.logits()")
+        return np.frombuffer(ffi.buffer(self._row, 4 * context.n_vocab), dtype=np.float32)
+
+
+class Context:
+    """Decodes batches over a :class:`~llama_cffi.core.model.Model` and remembers their sequences.
+
+    One thread at a time: a second one inside any method gets :class:`BusyError`; :meth:`abort` is the exception.
+    Raises :class:`ContextError` with llama.cpp's reasons when the context cannot be made.
+    Wraps ``llama_init_from_model``.
+    """
+
+    def __init__(self, model: Model, options: ContextOptions | None = None) -> None:
+        self.model = model
+        self.options = options = options if options is not None else ContextOptions()
+        if model.options.vocab_only:
+            raise ContextError(f"{model.path} was loaded with vocab_only: it has no weights to compute with")
+        self._abort = AbortFlag()
+        params = self._native_params(options)
+        n_threads, n_threads_batch = params.n_threads, params.n_threads_batch
+        mark = log.mark()
+        try:
+            ptr = guard.init_from_model(model.ptr, params)
+        except NativeError as error:
+            raise ContextError(f"cannot make a context: {error.message}", log=error.log) from error
+        log.pump()
+        if ptr == ffi.NULL:
+            raise ContextError("cannot make a context", log=log.lines_since(mark))
+        self._resources = _Resources(self._abort)
+        # One owner for the context, its thread pools and its abort flag: they go together, in this order.
+        self._handle = Handle("Context", ptr, self._resources.free, (model.handle,))
+        self._resources.attach_pools(ptr, n_threads, n_threads_batch)
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+        self._pid = os.getpid()
+        self._generation = 0
+        self._broken: str | None = None
+        self._has_deadline = False
+        self.n_ctx: int = lib.llama_n_ctx(ptr)
+        self.n_ctx_seq: int = lib.llama_n_ctx_seq(ptr)
+        self.n_batch: int = lib.llama_n_batch(ptr)
+        self.n_ubatch: int = lib.llama_n_ubatch(ptr)
+        self.n_seq_max: int = lib.llama_n_seq_max(ptr)
+        self.n_vocab: int = model.vocab.n_tokens
+        self.n_threads: int = n_threads
+        self.n_threads_batch: int = n_threads_batch
+        self._memory = Memory(self) if lib.llama_get_memory(ptr) != ffi.NULL else None
+
+    def _native_params(self, options: ContextOptions) -> Any:
+        for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
+            value = getattr(options, name)
+            if not isinstance(value, int) or not (0 if name == "n_ctx" else 1) <= value < 2**31:
+                raise ValueError(f"{name} must be a positive int, got {value!r}")
+        limit = lib.llama_max_parallel_sequences()
+        if options.n_seq_max > limit:
+            raise ValueError(f"n_seq_max must be at most {limit}, got {options.n_seq_max}")
+        params = lib.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = options.n_ctx, options.n_batch, options.n_ubatch
+        params.n_seq_max = options.n_seq_max
+        params.n_threads = _threads("n_threads", options.n_threads, None)
+        params.n_threads_batch = _threads("n_threads_batch", options.n_threads_batch, params.n_threads)
+        params.type_k = getattr(lib, _lookup("type_k", options.type_k, _CACHE_TYPES))
+        params.type_v = getattr(lib, _lookup("type_v", options.type_v, _CACHE_TYPES))
+        params.flash_attn_type = _lookup("flash_attn", options.flash_attn, _FLASH)
+        if options.rope_scaling is not None:
+            params.rope_scaling_type = _lookup("rope_scaling", options.rope_scaling, _ROPE_SCALING)
+        for name in ("rope_freq_base", "rope_freq_scale"):
+            frequency = getattr(options, name)
+            if frequency is not None:
+                if not frequency > 0:
+                    raise ValueError(f"{name} must be positive, got {frequency}")
+                setattr(params, name, frequency)
+        params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
+        params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload
+        params.no_perf = options.no_perf
+        params.abort_callback = ffi.cast("ggml_abort_callback", self._abort.callback)
+        params.abort_callback_data = self._abort.data
+        return params
+
+    # -- lifetime
+
+    @property
+    def handle(self) -> Handle:
+        """The owner of the native pointer."""
+        return self._handle
+
+    @property
+    def ptr(self) -> Any:
+        """The ``llama_context *``; :class:`ClosedError` after close."""
+        return self._handle.ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether the context is closed."""
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Stop a decode that runs on another thread, then free the context. Idempotent."""
+        if self._handle.closed:
+            return
+        while not self._lock.acquire(timeout=0.01):
+            if self._owner == threading.get_ident():
+                raise BusyError("a Context cannot be closed from inside its own call")
+            self._abort.set()
+        try:
+            self._handle.close()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<Context: closed>"
+        return f"<Context n_ctx={self.n_ctx} n_seq_max={self.n_seq_max} n_threads={self.n_threads}>"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the context for several calls on this thread; :class:`BusyError` when another thread has it."""
+        mine = threading.get_ident()
+        if self._owner == mine:
+            yield
+            return
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _acquire(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise BusyError("another thread is inside this Context; use one Context per thread, or one Engine for all")
+        if self._pid != os.getpid():
+            self._lock.release()
+            raise ContextError("this Context was made in another process; its threads did not survive the fork")
+        self._owner = threading.get_ident()
+
+    def _release(self) -> None:
+        self._owner = None
+        self._lock.release()
+
+    # -- computing
+
+    def decode(self, batch: Batch, *, deadline: float | None = None) -> None:
+        """Compute a batch and add it to the memory. Wraps ``llama_decode``.
+
+        ``deadline`` is a :func:`time.monotonic` time after which the computation stops.
+        Raises :class:`BatchError` for more than ``n_batch`` tokens, unknown sequence ids and positions that do not
+        follow the memory, :class:`TokenError` for ids outside the vocabulary, :class:`MemoryFullError` when there
+        is no room (the memory is then as before), :class:`AbortedError` after :meth:`abort` or the deadline
+        (whole micro-batches computed so far stay in memory), and :class:`DecodeError` for anything else.
+        A signal handler that raises, as Ctrl-C does, stops the computation too.
+        """
+        if self._memory is None:
+            raise UnsupportedError("this model has no decoder memory; use encode()")
+        self._compute(guard.decode, batch, deadline)
+
+    def encode(self, batch: Batch, *, deadline: float | None = None) -> None:
+        """Compute a batch without the memory, or with the encoder. Wraps ``llama_encode``; raises as decode."""
+        if batch.n_tokens > self.n_ubatch:
+            raise BatchError(f"an encoder takes its {batch.n_tokens} tokens at once; n_ubatch is {self.n_ubatch}")
+        self._compute(guard.encode, batch, deadline)
+
+    def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
+        n = batch._native.n_tokens
+        if not 0 < n <= self.n_batch:
+            raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
+        ptr = self._handle.ptr
+        if self._owner == threading.get_ident():
+            return self._compute_locked(function, ptr, batch, deadline)
+        self._acquire()
+        try:
+            self._compute_locked(function, ptr, batch, deadline)
+        finally:
+            self._release()
+
+    def _compute_locked(self, function: Any, ptr: Any, batch: Batch, deadline: float | None) -> None:
+        if self._broken is not None:
+            raise ContextError(f"this Context is unusable since an earlier failure: {self._broken}")
+        self._generation += 1
+        flag = self._abort
+        flag.arm()
+        if deadline is not None or self._has_deadline:
+            flag.deadline, self._has_deadline = deadline, deadline is not None
+        try:
+            code = function(ptr, batch._native)
+        except NativeError as error:
+            if "ggml" in error.message.partition(":")[0]:
+                # Assertions inside ggml's graph code leave worker threads in the middle of a graph.
+                self._broken = error.message
+            raise
+        if code != 0:
+            self._fail(code, batch)
+
+    def _fail(self, code: int, batch: Batch) -> NoReturn:
+        flag = self._abort
+        exception = flag.take_exception()
+        if exception is not None:
+            raise exception
+        lines = log.lines_since(log.call_mark())
+        log.pump()
+        if code == 1:
+            raise MemoryFullError(
+                f"no room for {batch.n_tokens} tokens in a memory of {self.n_ctx}", code=code, log=lines
+            )
+        if code == 2:
+            expired = flag.expired
+            flag.clear()
+            raise AbortedError("the deadline has passed" if expired else "the decode was aborted")
+        if code == -1:
+            n = batch.n_tokens
+            tokens, ids = batch.token[:n], batch.seq_id[:n]
+            if tokens.min() < 0 or tokens.max() >= self.n_vocab:
+                self.model.vocab.check_tokens(tokens)
+                raise TokenError("a token is outside the vocabulary", log=lines)
+            used = ids[np.arange(ids.shape[1]) < batch.n_seq_id[:n, None]]
+            if used.size and (used.min() < 0 or used.max() >= self.n_seq_max):
+                bad = int(used.min() if used.min() < 0 else used.max())
+                raise BatchError(f"seq_id {bad} is outside 0 to {self.n_seq_max - 1} (n_seq_max={self.n_seq_max})")
+            raise BatchError("llama.cpp refuses the batch", log=lines)
+        raise DecodeError(f"llama.cpp failed with code {code}", code=code, log=lines)
+
+    def abort(self) -> None:
+        """Stop the decode that is running now, or the next one when none runs. Any thread may call it."""
+        self._abort.set()
+
+    def synchronize(self) -> None:
+        """Wait for the device. Wraps ``llama_synchronize``."""
+        with self.lock():
+            lib.llama_synchronize(self.ptr)
+
+    # -- results
+
+    def logits(self, i: int = -1) -> NDArray[np.float32]:
+        """A copy of the logits of batch row ``i``, float32 of shape ``(n_vocab,)``; negative counts from the end.
+
+        Raises :class:`BatchError` for a row whose output was not asked for. Wraps ``llama_get_logits_ith``.
+        """
+        with self.lock():
+            row = self._logits_row(i)
+            return np.frombuffer(ffi.buffer(row, 4 * self.n_vocab), dtype=np.float32).copy()
+
+    def logits_view(self, i: int = -1) -> LogitsView:
+        """The same row without a copy; see :class:`LogitsView`."""
+        with self.lock():
+            return LogitsView(self, self._logits_row(i), self._generation)
+
+    def _logits_row(self, i: int) -> Any:
+        row = lib.llama_get_logits_ith(self._handle.ptr, i)
+        if row == ffi.NULL:
+            raise BatchError(f"row {i} has no logits: its output was not asked for in the last decode",
+                             log=log.lines_since(log.call_mark()))  # fmt: skip
+        return row
+
+    @property
+    def memory(self) -> Memory:
+        """The context's memory. Raises :class:`UnsupportedError` for a model that keeps none."""
+        self._handle.ptr  # noqa: B018 - raises when closed
+        if self._memory is None:
+            raise UnsupportedError("this model keeps no memory")
+        return self._memory
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
+        n_threads = _threads("n_threads", n_threads, None)
+        n_threads_batch = _threads("n_threads_batch", n_threads_batch, n_threads)
+        with self.lock():
+            self._resources.attach_pools(self.ptr, n_threads, n_threads_batch)
+            lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
+            self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+
+    @property
+    def perf(self) -> ContextPerf:
+        """Timings since the last reset; all zero with ``no_perf``. Wraps ``llama_perf_context``."""
+        data = lib.llama_perf_context(self.ptr)
+        return ContextPerf(data.t_load_ms, data.t_p_eval_ms, data.t_eval_ms, data.n_p_eval, data.n_eval, data.n_reused)
+
+    def perf_reset(self) -> None:
+        """Start the timings again. Wraps ``llama_perf_context_reset``."""
+        lib.llama_perf_context_reset(self.ptr)
+
+
+class _Resources:
+    """What a ``llama_context`` points at besides its model. Never refers to the Context: see Handle."""
+
+    __slots__ = ("_flag", "_pools")
+
+    def __init__(self, flag: AbortFlag) -> None:
+        self._flag = flag
+        self._pools: dict[int, Any] = {}
+
+    def attach_pools(self, ptr: Any, n_threads: int, n_threads_batch: int) -> None:
+        """Compute with one pool when both counts agree, otherwise with one for single tokens and one for prompts."""
+        for count in (n_threads, n_threads_batch):
+            if count not in self._pools:
+                self._pools[count] = new_pool(count)
+        # Pools no longer used stay (asleep) until the context goes: the CPU backend pauses the one it had before.
+        lib.llama_attach_threadpool(ptr, self._pools[n_threads], self._pools[n_threads_batch])
+
+    def free(self, ptr: Any) -> None:
+        lib.llama_free(ptr)
+        while self._pools:
+            free_pool(self._pools.popitem()[1])
+
+
+def _threads(name: str, value: int | None, default: int | None) -> int:
+    if value is None:
+        return default if default is not None else default_thread_count()
+    if not 1 <= value <= MAX_THREADS:
+        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value}")
+    return value
+
+
+def _lookup(name: str, value: str, table: dict[str, Any]) -> Any:
+    try:
+        return table[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, got {value!r}") from None

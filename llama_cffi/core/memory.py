@@ -1,0 +1,118 @@
+"""The key/value cells (or recurrent state) of a Context, by sequence and position."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llama_cffi._native import guard, lib
+from llama_cffi.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.context import Context
+
+_MAX_POS = 2**31 - 1
+
+
+class Memory:
+    """A view of the memory of a :class:`~llama_cffi.core.context.Context`; lives as long as the context.
+
+    Ranges are half open; ``None`` for ``p0`` means 0 and for ``p1`` the end. Every method raises
+    :class:`BusyError` while another thread is inside the context, and ``ValueError`` for a sequence id outside
+    ``0 <= seq_id < n_seq_max`` or a negative position.
+    """
+
+    __slots__ = ("_context", "_ptr")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._ptr = lib.llama_get_memory(context.ptr)
+
+    @property
+    def ptr(self) -> Any:
+        """The ``llama_memory_t``; :class:`ClosedError` when the context is closed."""
+        self._context.ptr  # noqa: B018 - raises when the context is closed
+        return self._ptr
+
+    def clear(self, *, data: bool = True) -> None:
+        """Forget everything; ``data`` also zeroes the buffers. Wraps ``llama_memory_clear``."""
+        self._call("llama_memory_clear", data)
+
+    def seq_rm(self, seq_id: int | None, p0: int | None = None, p1: int | None = None) -> bool:
+        """Remove positions of a sequence (of all with None).
+
+        Returns False when the memory cannot remove a part of a sequence, as recurrent ones cannot; removing a
+        whole sequence always works. Wraps ``llama_memory_seq_rm``.
+        """
+        target = -1 if seq_id is None else self._seq(seq_id)
+        return bool(self._call("llama_memory_seq_rm", target, *_range(p0, p1)) & 0xFF)
+
+    def seq_cp(self, src: int, dst: int, p0: int | None = None, p1: int | None = None) -> None:
+        """Let ``dst`` share positions of ``src``. Wraps ``llama_memory_seq_cp``.
+
+        With ``kv_unified=False`` only whole sequences can be copied; a part raises :class:`UnsupportedError`.
+        """
+        if (p0 or p1 is not None) and not self._context.options.kv_unified and src != dst:
+            raise UnsupportedError("copying a part of a sequence needs a Context with kv_unified=True")
+        self._call("llama_memory_seq_cp", self._seq(src), self._seq(dst), *_range(p0, p1))
+
+    def seq_keep(self, seq_id: int) -> None:
+        """Remove every other sequence. Wraps ``llama_memory_seq_keep``."""
+        self._call("llama_memory_seq_keep", self._seq(seq_id))
+
+    def seq_add(self, seq_id: int, p0: int | None, p1: int | None, delta: int) -> None:
+        """Shift the positions of a range by ``delta``. Wraps ``llama_memory_seq_add``.
+
+        Raises :class:`UnsupportedError` when :attr:`can_shift` is False.
+        """
+        self._needs_shift()
+        if abs(delta) > _MAX_POS:
+            raise ValueError(f"delta {delta} does not fit 32 bits")
+        self._call("llama_memory_seq_add", self._seq(seq_id), *_range(p0, p1), delta)
+
+    def seq_div(self, seq_id: int, p0: int | None, p1: int | None, divisor: int) -> None:
+        """Divide the positions of a range by ``divisor`` (integers). Wraps ``llama_memory_seq_div``.
+
+        Raises :class:`UnsupportedError` when :attr:`can_shift` is False.
+        """
+        self._needs_shift()
+        if not 1 <= divisor <= _MAX_POS:
+            raise ValueError(f"divisor must be at least 1, got {divisor}")
+        self._call("llama_memory_seq_div", self._seq(seq_id), *_range(p0, p1), divisor)
+
+    def seq_pos_min(self, seq_id: int) -> int | None:
+        """Smallest position held for a sequence, None when it is empty. Wraps ``llama_memory_seq_pos_min``."""
+        return _position(self._call("llama_memory_seq_pos_min", self._seq(seq_id)))
+
+    def seq_pos_max(self, seq_id: int) -> int | None:
+        """Largest position held for a sequence, None when it is empty. Wraps ``llama_memory_seq_pos_max``."""
+        return _position(self._call("llama_memory_seq_pos_max", self._seq(seq_id)))
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether positions can be shifted. Wraps ``llama_memory_can_shift``."""
+        return bool(self._call("llama_memory_can_shift") & 0xFF)
+
+    def _call(self, name: str, *args: Any) -> int:
+        with self._context.lock():
+            return guard.call_int(name, self.ptr, *args)
+
+    def _seq(self, seq_id: int) -> int:
+        n = self._context.n_seq_max
+        if not 0 <= seq_id < n:
+            raise ValueError(f"seq_id must be 0 to {n - 1} in this Context (n_seq_max={n}), got {seq_id}")
+        return seq_id
+
+    def _needs_shift(self) -> None:
+        if not self.can_shift:
+            raise UnsupportedError("the memory of this model cannot shift positions")
+
+
+def _range(p0: int | None, p1: int | None) -> tuple[int, int]:
+    for value in (p0, p1):
+        if value is not None and not 0 <= value <= _MAX_POS:
+            raise ValueError(f"positions must be 0 to {_MAX_POS}, got {value}")
+    return (p0 or 0), (-1 if p1 is None else p1)
+
+
+def _position(value: int) -> int | None:
+    return value if value >= 0 else None

@@ -1,0 +1,350 @@
+"""A loaded model: weights, metadata, vocabulary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from llama_cffi._native import callbacks, ffi, guard, lib, log
+from llama_cffi._native.handle import Handle
+from llama_cffi.core.vocab import Vocab
+from llama_cffi.errors import ModelFileError, ModelLoadCancelled, ModelNotFoundError, NativeError, UnsupportedError
+
+LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
+SplitMode = Literal["none", "layer", "row", "tensor"]
+ProgressCallback = Callable[[float], object]
+
+_LOAD_MODES: dict[str, int] = {"auto": -1, "none": 0, "mmap": 1, "mlock": 2, "mmap_mlock": 3, "direct_io": 4}
+_SPLIT_MODES: dict[str, int] = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
+_MAGIC = b"GGUF"
+_KEY_BYTES = 127
+"""Longest key or string value of an override: llama.h gives both 128 bytes, the last one a NUL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How a model is loaded (``llama_model_params``); ``None`` leaves llama.cpp's default."""
+
+    n_gpu_layers: int | None = None
+    """Layers to keep on the GPU; negative means all."""
+    split_mode: SplitMode | None = None
+    """How several GPUs share the model."""
+    main_gpu: int | None = None
+    """The GPU that holds everything when ``split_mode="none"``."""
+    tensor_split: Sequence[float] = ()
+    """Share of the model for each device."""
+    devices: Sequence[str] | None = None
+    """Names of the devices to use, as ``core.backend.devices()`` lists them; None uses all."""
+    load_mode: LoadMode = "auto"
+    """How the file is read: memory-mapped, locked in RAM, or plain reads."""
+    kv_overrides: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """Metadata values to replace while loading."""
+    vocab_only: bool = False
+    """Load the vocabulary and metadata, no weights."""
+    check_tensors: bool = False
+    """Look for invalid numbers in the weights while loading."""
+    use_extra_bufts: bool = True
+    """Allow weights to be repacked for this CPU."""
+    no_host: bool = False
+    """Bypass the host buffer of a GPU backend."""
+
+
+class Model:
+    """A model loaded from a GGUF file; Contexts share its weights.
+
+    ``path`` is one file, the first part of a split model named ``*-00001-of-000NN.gguf``, or the list of all
+    parts in order. ``progress`` receives the loaded fraction, 0.0 to 1.0; when it returns False, loading stops
+    with :class:`ModelLoadCancelled`; what it raises reaches the caller.
+
+    Raises :class:`ModelNotFoundError` and :class:`ModelFileError` with llama.cpp's own words.
+    Wraps ``llama_model_load_from_file`` and ``llama_model_load_from_splits``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        options: ModelOptions | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        single = isinstance(path, (str, os.PathLike))
+        paths = [Path(path)] if single else [Path(part) for part in path]  # type: ignore[arg-type,union-attr]
+        if not paths:
+            raise ModelFileError("no model file was given")
+        self.options = options if options is not None else ModelOptions()
+        self.path = paths[0]
+        for part in paths:
+            _check_file(part)
+        with callbacks.Progress(progress) as reporter:
+            params, keep = _native_params(self.options)
+            params.progress_callback = reporter.callback
+            params.progress_callback_user_data = reporter.data
+            mark = log.mark()
+            try:
+                if single:
+                    ptr = guard.model_load_from_file(os.fsencode(paths[0]), params)
+                else:
+                    ptr = guard.model_load_from_splits([os.fsencode(part) for part in paths], params)
+            except NativeError as error:
+                raise ModelFileError(f"cannot load {self.path}: {error.message}", log=error.log) from error
+            finally:
+                log.pump()
+            del keep
+            if ptr == ffi.NULL:
+                reporter.reraise()
+                if reporter.cancelled:
+                    raise ModelLoadCancelled(f"loading {self.path} was cancelled by the progress callback")
+                raise ModelFileError(f"cannot load {self.path}", log=log.lines_since(mark))
+        # The model keeps its params struct; the callback in it is only called while loading.
+        self._handle = Handle("Model", ptr, lib.llama_model_free)
+        self.vocab = Vocab(self._handle)
+        reporter.reraise(self.close)
+
+    @property
+    def handle(self) -> Handle:
+        """The owner of the native pointer."""
+        return self._handle
+
+    @property
+    def ptr(self) -> Any:
+        """The ``llama_model *``; :class:`ClosedError` after close."""
+        return self._handle.ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` ran."""
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Close every Context and sampler made from this model, then free it. Idempotent."""
+        self._handle.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else self.desc
+        return f"<Model {self.path.name!r}: {state}>"
+
+    # -- metadata
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The file's scalar metadata, values as text. Wraps ``llama_model_meta_*``; arrays are in GGUFFile."""
+        result = {}
+        for i in range(lib.llama_model_meta_count(self.ptr)):
+            key = self._string(lib.llama_model_meta_key_by_index, i)
+            value = self._string(lib.llama_model_meta_val_str_by_index, i)
+            if key is not None and value is not None:
+                result[key] = value
+        return result
+
+    @cached_property
+    def desc(self) -> str:
+        """A short description, for example ``"llama 8B Q4_K - Medium"``. Wraps ``llama_model_desc``."""
+        return self._string(lib.llama_model_desc) or ""
+
+    @cached_property
+    def architecture(self) -> str:
+        """The ``general.architecture`` of the file."""
+        return self.metadata.get("general.architecture", "")
+
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The Jinja text of the default or a named chat template, None where there is none."""
+        key = name.encode() if name is not None else ffi.NULL
+        text = lib.llama_model_chat_template(self.ptr, key)
+        return ffi.string(text).decode("utf-8", "replace") if text != ffi.NULL else None
+
+    # -- sizes
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters."""
+        return int(lib.llama_model_n_params(self.ptr))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return int(lib.llama_model_size(self.ptr))
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Context length that the model was trained with, in tokens."""
+        return int(lib.llama_model_n_ctx_train(self.ptr))
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the hidden state."""
+        return int(lib.llama_model_n_embd(self.ptr))
+
+    @property
+    def n_layer(self) -> int:
+        """Number of layers."""
+        return int(lib.llama_model_n_layer(self.ptr))
+
+    @property
+    def n_head(self) -> int:
+        """Number of attention heads."""
+        return int(lib.llama_model_n_head(self.ptr))
+
+    @property
+    def n_head_kv(self) -> int:
+        """Number of key/value heads."""
+        return int(lib.llama_model_n_head_kv(self.ptr))
+
+    @property
+    def n_swa(self) -> int:
+        """Sliding window of the attention in tokens, 0 for none."""
+        return int(lib.llama_model_n_swa(self.ptr))
+
+    @property
+    def rope_freq_scale_train(self) -> float:
+        """RoPE frequency scale that the model was trained with."""
+        return float(lib.llama_model_rope_freq_scale_train(self.ptr))
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model has an encoder."""
+        return bool(lib.llama_model_has_encoder(self.ptr))
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the model has a decoder."""
+        return bool(lib.llama_model_has_decoder(self.ptr))
+
+    @property
+    def decoder_start_token(self) -> int | None:
+        """The token that starts the decoder of an encoder-decoder model."""
+        token = int(lib.llama_model_decoder_start_token(self.ptr))
+        return token if token >= 0 else None
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the model is recurrent, as Mamba and RWKV are."""
+        return bool(lib.llama_model_is_recurrent(self.ptr))
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether the model mixes attention and recurrent layers."""
+        return bool(lib.llama_model_is_hybrid(self.ptr))
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether the model is diffusion-based."""
+        return bool(lib.llama_model_is_diffusion(self.ptr))
+
+    def _string(self, function: Any, *index: int) -> str | None:
+        room = 256
+        while True:
+            buffer = ffi.new("char[]", room)
+            n = function(self.ptr, *index, buffer, room)
+            if n < 0:
+                return None
+            if n < room:
+                return bytes(ffi.buffer(buffer, n)).decode("utf-8", "replace")
+            room = n + 1
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is plainly no model before llama.cpp sees it."""
+    if "\0" in str(path):
+        raise ModelFileError(f"the path {str(path)!r} holds a NUL byte")
+    if not path.exists():
+        raise ModelNotFoundError(f"there is no file {path}")
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a directory; name the GGUF file in it")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
+    if not magic:
+        raise ModelFileError(f"{path} is empty")
+    if magic != _MAGIC:
+        raise ModelFileError(f"{path} is not a GGUF file: it starts with {magic!r}, not {_MAGIC!r}")
+
+
+def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
+    """The ``llama_model_params`` of the options, and what its pointers point at."""
+    params = lib.llama_model_default_params()
+    keep: list[Any] = []
+    if options.n_gpu_layers is not None:
+        params.n_gpu_layers = options.n_gpu_layers
+    if options.split_mode is not None:
+        params.split_mode = _choice("split_mode", options.split_mode, _SPLIT_MODES)
+    params.load_mode = _choice("load_mode", options.load_mode, _LOAD_MODES)
+    if "mmap" in options.load_mode and not lib.llama_supports_mmap():
+        raise UnsupportedError("this libllama cannot memory-map model files")
+    if "mlock" in options.load_mode and not lib.llama_supports_mlock():
+        raise UnsupportedError("this libllama cannot lock model files in memory")
+    if options.main_gpu is not None:
+        if options.main_gpu < 0:
+            raise ValueError(f"main_gpu must not be negative, got {options.main_gpu}")
+        params.main_gpu = options.main_gpu
+    if options.tensor_split:
+        limit = lib.llama_max_devices()
+        if len(options.tensor_split) > limit or any(not share >= 0 for share in options.tensor_split):
+            raise ValueError(f"tensor_split takes at most {limit} shares, none negative, got {options.tensor_split}")
+        # llama.cpp reads llama_max_devices() values whatever the caller meant.
+        shares = ffi.new("float[]", limit)
+        shares[0 : len(options.tensor_split)] = list(options.tensor_split)
+        keep.append(shares)
+        params.tensor_split = shares
+    if options.devices is not None:
+        devices = ffi.new("ggml_backend_dev_t[]", len(options.devices) + 1)
+        for i, name in enumerate(options.devices):
+            devices[i] = lib.ggml_backend_dev_by_name(name.encode())
+            if devices[i] == ffi.NULL:
+                raise ValueError(f"there is no device named {name!r}")
+        keep.append(devices)
+        params.devices = devices
+    if options.kv_overrides:
+        overrides = ffi.new("struct llama_model_kv_override[]", len(options.kv_overrides) + 1)
+        for slot, (key, value) in zip(overrides, options.kv_overrides.items(), strict=False):
+            _fill_override(slot, key, value)
+        keep.append(overrides)
+        params.kv_overrides = overrides
+    params.vocab_only = options.vocab_only
+    params.check_tensors = options.check_tensors
+    params.use_extra_bufts = options.use_extra_bufts
+    params.no_host = options.no_host
+    return params, keep
+
+
+def _fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
+    name = key.encode()
+    if not 0 < len(name) <= _KEY_BYTES or b"\0" in name:
+        raise ValueError(f"kv_overrides: the key {key!r} must have 1 to {_KEY_BYTES} bytes")
+    slot.key = name
+    if isinstance(value, bool):
+        slot.tag, slot.val_bool = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"kv_overrides[{key!r}]: {value} does not fit 64 bits")
+        slot.tag, slot.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, value
+    elif isinstance(value, float):
+        slot.tag, slot.val_f64 = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
+    elif isinstance(value, str):
+        data = value.encode()
+        if len(data) > _KEY_BYTES or b"\0" in data:
+            raise ValueError(f"kv_overrides[{key!r}]: at most {_KEY_BYTES} bytes, no NUL")
+        slot.tag, slot.val_str = lib.LLAMA_KV_OVERRIDE_TYPE_STR, data
+    else:
+        raise TypeError(f"kv_overrides[{key!r}] must be bool, int, float or str, not {type(value).__name__}")
+
+
+def _choice(name: str, value: str, table: dict[str, int]) -> int:
+    try:
+        return table[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, got {value!r}") from None

@@ -1,0 +1,318 @@
+"""Text to token ids and back."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama_cffi._native import ffi, guard, lib
+from llama_cffi.errors import TokenError, TokenizeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llama_cffi._native.handle import Handle
+
+_INT32_MIN = -(2**31)
+_MAX_TEXT = 2**31 - 1
+
+
+class VocabType(enum.IntEnum):
+    """Tokenizer families (``enum llama_vocab_type``)."""
+
+    NONE = 0
+    SPM = 1
+    BPE = 2
+    WPM = 3
+    UGM = 4
+    RWKV = 5
+    PLAMO2 = 6
+    TEST = 7
+
+
+class TokenAttr(enum.IntFlag):
+    """Attributes of a token (``enum llama_token_attr``)."""
+
+    UNDEFINED = 0
+    UNKNOWN = 1 << 0
+    UNUSED = 1 << 1
+    NORMAL = 1 << 2
+    CONTROL = 1 << 3
+    USER_DEFINED = 1 << 4
+    BYTE = 1 << 5
+    NORMALIZED = 1 << 6
+    LSTRIP = 1 << 7
+    RSTRIP = 1 << 8
+    SINGLE_WORD = 1 << 9
+
+
+class Vocab:
+    """The vocabulary of a :class:`~llama_cffi.core.model.Model`: a view that lives as long as its model.
+
+    Tokenising is thread-safe.
+    """
+
+    __slots__ = ("_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens", "type")
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._ptr = lib.llama_model_get_vocab(handle.ptr)
+        self.n_tokens: int = lib.llama_vocab_n_tokens(self._ptr)
+        self.type = VocabType(lib.llama_vocab_type(self._ptr))
+        self._pieces: dict[int, bytes] = {}
+        self._special_pieces: dict[int, bytes] = {}
+
+    @property
+    def ptr(self) -> Any:
+        """The ``llama_vocab *``; :class:`ClosedError` when the model is closed."""
+        self._handle.ptr  # noqa: B018 - raises when the model is closed
+        return self._ptr
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    def __repr__(self) -> str:
+        return f"<Vocab {self.type.name} n_tokens={self.n_tokens}>"
+
+    # -- text and tokens
+
+    def tokenize(
+        self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
+    ) -> NDArray[np.int32]:
+        """Token ids of a text, int32 of shape ``(n,)``.
+
+        ``add_special`` adds BOS, EOS or SEP where the model wants them. ``parse_special`` reads the text of
+        control tokens as those tokens; leave it off for text that comes from users.
+        Raises :class:`TokenizeError` for lone surrogates, a model without a tokenizer and texts above 2 GiB.
+        Wraps ``llama_tokenize``.
+        """
+        if isinstance(text, str):
+            try:
+                data = text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise TokenizeError(
+                    f"the text holds a lone surrogate {error.object[error.start]!r} at index {error.start}: "
+                    "it is not valid Unicode"
+                ) from None
+        elif isinstance(text, bytes):
+            data = text
+        else:
+            raise TypeError(f"text must be str or bytes, not {type(text).__name__}")
+        if self.type is VocabType.NONE:
+            raise TokenizeError("this model has no tokenizer; pass token ids")
+        if len(data) > _MAX_TEXT:
+            raise TokenizeError(f"the text has {len(data)} bytes; llama.cpp takes at most {_MAX_TEXT}")
+        # A token covers at least one byte in nearly every vocabulary, and at most a few specials are added.
+        room = len(data) + 8
+        for _ in range(2):
+            tokens = np.empty(room, dtype=np.int32)
+            n = guard.call_int(
+                "llama_tokenize", self.ptr, data, len(data), ffi.from_buffer(tokens), room, add_special, parse_special
+            )
+            if n >= 0:
+                return tokens[:n].copy() if n < room // 2 else tokens[:n]
+            if n == _INT32_MIN:
+                raise TokenizeError("the text has more than 2**31 - 1 tokens")
+            room = -n
+        raise TokenizeError(f"llama.cpp could not tokenise the text (needs {room} tokens)")
+
+    def detokenize(
+        self, tokens: Sequence[int] | NDArray[np.int32], *, remove_special: bool = False, unparse_special: bool = True
+    ) -> bytes:
+        """Bytes of a token sequence; usually UTF-8, cut points inside a character excepted.
+
+        ``remove_special`` drops the BOS and EOS that the model would add; ``unparse_special`` writes control
+        tokens out as text. Raises :class:`TokenError` for ids outside the vocabulary. Wraps ``llama_detokenize``.
+        """
+        ids = self.check_tokens(tokens)
+        if self.type is VocabType.NONE:
+            raise TokenizeError("this model has no tokenizer")
+        if not len(ids):
+            return b""
+        room = 8 * len(ids) + 16
+        for _ in range(2):
+            text = ffi.new("char[]", room)
+            n = guard.call_int(
+                "llama_detokenize",
+                self.ptr,
+                ffi.from_buffer(ids),
+                len(ids),
+                text,
+                room,
+                remove_special,
+                unparse_special,
+            )
+            if n >= 0:
+                return bytes(ffi.buffer(text, n))
+            room = -n
+        raise TokenizeError("llama.cpp could not detokenise the tokens")
+
+    def check_tokens(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
+        """The same ids as a contiguous int32 array; :class:`TokenError` names the first that is no token."""
+        array = np.asarray(tokens)
+        if array.ndim != 1:
+            raise TokenError(f"tokens must be one-dimensional, not of shape {array.shape}")
+        if not array.size:
+            return np.empty(0, dtype=np.int32)
+        if array.dtype.kind not in "iu":
+            raise TokenError(f"tokens must be integers, not {array.dtype}")
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= self.n_tokens:
+            index = int(np.argmax((array < 0) | (array >= self.n_tokens)))
+            raise TokenError(
+                f"token {int(array[index])} at index {index} is outside the vocabulary of {self.n_tokens} tokens"
+            )
+        return np.ascontiguousarray(array, dtype=np.int32)
+
+    def piece(self, token: int, *, special: bool = True) -> bytes:
+        """The bytes of one token, not always valid UTF-8 alone.
+
+        Control tokens give their text, or ``b""`` with ``special=False``. Wraps ``llama_token_to_piece``.
+        """
+        cache = self._special_pieces if special else self._pieces
+        found = cache.get(token)
+        if found is not None:
+            return found
+        self._check(token)
+        if self.type is VocabType.NONE:
+            raise TokenizeError("this model has no tokenizer")
+        room = 64
+        while True:
+            buffer = ffi.new("char[]", room)
+            n = guard.call_int("llama_token_to_piece", self.ptr, token, buffer, room, 0, special)
+            if n >= 0:
+                break
+            room = -n
+        cache[token] = piece = bytes(ffi.buffer(buffer, n))
+        return piece
+
+    # -- single tokens
+
+    def text(self, token: int) -> str:
+        """The token as it stands in the vocabulary, for example ``"▁the"``. Wraps ``llama_vocab_get_text``."""
+        return str(ffi.string(lib.llama_vocab_get_text(self._typed(token), token)).decode("utf-8", "replace"))
+
+    def score(self, token: int) -> float:
+        """The token's score in the vocabulary. Wraps ``llama_vocab_get_score``."""
+        return float(lib.llama_vocab_get_score(self._typed(token), token))
+
+    def attr(self, token: int) -> TokenAttr:
+        """The token's attributes. Wraps ``llama_vocab_get_attr``."""
+        return TokenAttr(lib.llama_vocab_get_attr(self._typed(token), token))
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends generation (EOS, EOT, ...). Wraps ``llama_vocab_is_eog``."""
+        self._check(token)
+        return bool(lib.llama_vocab_is_eog(self.ptr, token))
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is a control token, which renders as no text. Wraps ``llama_vocab_is_control``."""
+        self._check(token)
+        return bool(lib.llama_vocab_is_control(self.ptr, token))
+
+    # -- special tokens; None where the vocabulary has none
+
+    @property
+    def bos(self) -> int | None:
+        """Beginning of sequence."""
+        return _optional(lib.llama_vocab_bos(self.ptr))
+
+    @property
+    def eos(self) -> int | None:
+        """End of sequence."""
+        return _optional(lib.llama_vocab_eos(self.ptr))
+
+    @property
+    def eot(self) -> int | None:
+        """End of turn."""
+        return _optional(lib.llama_vocab_eot(self.ptr))
+
+    @property
+    def sep(self) -> int | None:
+        """Sentence separator."""
+        return _optional(lib.llama_vocab_sep(self.ptr))
+
+    @property
+    def nl(self) -> int | None:
+        """Newline."""
+        return _optional(lib.llama_vocab_nl(self.ptr))
+
+    @property
+    def pad(self) -> int | None:
+        """Padding."""
+        return _optional(lib.llama_vocab_pad(self.ptr))
+
+    @property
+    def mask(self) -> int | None:
+        """Mask."""
+        return _optional(lib.llama_vocab_mask(self.ptr))
+
+    @property
+    def fim_pre(self) -> int | None:
+        """Fill-in-the-middle: before the prefix."""
+        return _optional(lib.llama_vocab_fim_pre(self.ptr))
+
+    @property
+    def fim_suf(self) -> int | None:
+        """Fill-in-the-middle: before the suffix."""
+        return _optional(lib.llama_vocab_fim_suf(self.ptr))
+
+    @property
+    def fim_mid(self) -> int | None:
+        """Fill-in-the-middle: before the middle."""
+        return _optional(lib.llama_vocab_fim_mid(self.ptr))
+
+    @property
+    def fim_pad(self) -> int | None:
+        """Fill-in-the-middle: padding."""
+        return _optional(lib.llama_vocab_fim_pad(self.ptr))
+
+    @property
+    def fim_rep(self) -> int | None:
+        """Fill-in-the-middle: before a repository name."""
+        return _optional(lib.llama_vocab_fim_rep(self.ptr))
+
+    @property
+    def fim_sep(self) -> int | None:
+        """Fill-in-the-middle: before a file name."""
+        return _optional(lib.llama_vocab_fim_sep(self.ptr))
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether the model wants BOS before a text."""
+        return bool(lib.llama_vocab_get_add_bos(self.ptr))
+
+    @property
+    def add_eos(self) -> bool:
+        """Whether the model wants EOS after a text."""
+        return bool(lib.llama_vocab_get_add_eos(self.ptr))
+
+    @property
+    def add_sep(self) -> bool:
+        """Whether the model wants SEP after a text."""
+        return bool(lib.llama_vocab_get_add_sep(self.ptr))
+
+    @property
+    def suppress_tokens(self) -> tuple[int, ...]:
+        """Tokens that the model's author wants never sampled. Wraps ``llama_vocab_get_suppress_tokens``."""
+        n = ffi.new("int32_t *")
+        tokens = lib.llama_vocab_get_suppress_tokens(self.ptr, n)
+        return tuple(ffi.unpack(tokens, n[0])) if tokens != ffi.NULL and n[0] > 0 else ()
+
+    def _check(self, token: int) -> None:
+        if not 0 <= token < self.n_tokens:
+            raise TokenError(f"token {token} is outside the vocabulary of {self.n_tokens} tokens")
+
+    def _typed(self, token: int) -> Any:
+        self._check(token)
+        if self.type is VocabType.NONE:
+            # llama.cpp asserts on every per-token question to a vocabulary without tokens.
+            raise UnsupportedError("this model has no vocabulary entries")
+        return self.ptr
+
+
+def _optional(token: int) -> int | None:
+    return token if token >= 0 else None

@@ -1,0 +1,175 @@
+"""Many requests over one Context: submit, step, read. No thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from llama_cffi.engine.request import Chunk, FinishReason, Request, draw_seed
+from llama_cffi.engine.runner import Runner
+from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan
+from llama_cffi.engine.sequence import Sequence
+from llama_cffi.errors import ContextOverflowError, LlamaCffiError, MemoryFullError, UnsupportedError
+
+
+class Engine:
+    """The one generation loop. Whoever wants a chunk drives it with :meth:`step`, also from several threads:
+    a step computes for every sequence, and each reader finds its chunks in its own queue.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max)
+        self._lock = threading.RLock()
+        self._abandoned: deque[Sequence] = deque()
+
+    def submit(self, request: Request) -> Sequence:
+        """Queue a request; its chunks come out of :meth:`next_chunk`.
+
+        Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
+        ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
+        ``overflow="shift"`` on a memory that cannot, and what the sampling parameters raise.
+        """
+        n_ctx, n_prompt = self._runner.n_ctx, len(request.tokens)
+        if n_prompt > n_ctx:
+            raise ContextOverflowError(f"the prompt has {n_prompt} tokens; the context has room for {n_ctx}")
+        if request.overflow == "error" and request.max_tokens is not None and n_prompt + request.max_tokens > n_ctx:
+            raise ContextOverflowError(
+                f"{n_prompt} prompt tokens and max_tokens={request.max_tokens} do not fit a context of {n_ctx}"
+            )
+        if request.overflow == "shift" and not self._runner.can_shift:
+            raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
+        seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
+        with self._lock:
+            sequence = Sequence(request, self._runner.chooser(request, seed), seed)
+            if request.max_tokens == 0:
+                sequence.finish(FinishReason.LENGTH)
+            else:
+                self._scheduler.submit(sequence)
+        return sequence
+
+    def next_chunk(self, sequence: Sequence) -> Chunk | None:
+        """The next chunk of a sequence, computing as needed; None after the last one.
+
+        Raises what made the sequence fail, once.
+        """
+        chunks = sequence.chunks
+        while not chunks:
+            if sequence.done:
+                error, sequence.error = sequence.error, None
+                if error is not None:
+                    sequence.finish_reason = FinishReason.CANCELLED
+                    raise error
+                return None
+            with self._lock:
+                # Another thread's step may have brought the chunk while this one waited for the lock.
+                if not chunks and not sequence.done:
+                    self.step()
+        return chunks.popleft()
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence with what it has. Harmless when it is done."""
+        with self._lock:
+            if not sequence.done:
+                sequence.finish(FinishReason.CANCELLED)
+                self._scheduler.release(sequence)
+
+    def abandon(self, sequence: Sequence) -> None:
+        """Cancel at the next step. Takes no lock: a garbage collection inside a step may call it."""
+        self._abandoned.append(sequence)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._scheduler.waiting or self._scheduler.running)
+
+    def step(self) -> bool:
+        """Compute one batch and hand out its tokens; False when there was nothing to do.
+
+        An error that belongs to one request ends that request only. One of the decode itself ends every request in
+        the batch; what interrupts the caller (Ctrl-C) leaves all of them where they were.
+        """
+        with self._lock:
+            while self._abandoned:
+                self.cancel(self._abandoned.popleft())
+            plan = self._scheduler.plan(self._prepare)
+            if not plan:
+                return False
+            try:
+                rows = self._runner.decode(plan)
+            except MemoryFullError as error:
+                self._make_room(error)
+                return True
+            except LlamaCffiError as error:
+                for sequence, _, _ in plan:
+                    self._fail(sequence, error)
+                return True
+            except BaseException:
+                # Part of the batch may be in memory: cut it back to what the sequences know of.
+                for sequence, _, _ in plan:
+                    self._rewind(sequence)
+                raise
+            for (sequence, count, output), row in zip(plan, rows, strict=True):
+                sequence.n_past += count
+                if output:
+                    self._advance(sequence, row)
+            return True
+
+    def _advance(self, sequence: Sequence, row: int) -> None:
+        try:
+            token = sequence.chooser.choose(row)
+            n_top = sequence.request.logprobs
+            logprob = None if n_top is None else sequence.chooser.logprob(row, token, n_top)
+            sequence.accept(token, self._runner.piece(token), logprob)
+            if sequence.finish_reason is None and sequence.n_past >= self._runner.n_ctx:
+                self._overflow(sequence)
+        except LlamaCffiError as error:
+            self._fail(sequence, error)
+            return
+        if sequence.finish_reason is not None:
+            self._scheduler.release(sequence)
+
+    def _overflow(self, sequence: Sequence) -> None:
+        """The sequence has filled its context and has one more token to compute."""
+        policy = sequence.request.overflow
+        n_ctx = self._runner.n_ctx
+        if policy == "error":
+            raise ContextOverflowError(f"the text has filled the context of {n_ctx} tokens")
+        if policy == "stop":
+            sequence.finish(FinishReason.LENGTH)
+            return
+        # Keep the beginning of the prompt (BOS, instructions), forget the older half of the rest.
+        n_keep = min(sequence.n_prompt, n_ctx // 4)
+        n_drop = max(1, (n_ctx - n_keep) // 2)
+        if sequence.seq_id is not None:
+            self._runner.shift(sequence.seq_id, n_keep, n_drop)
+        del sequence.tokens[n_keep : n_keep + n_drop]
+        sequence.n_past -= n_drop
+
+    def _prepare(self, admission: Admission) -> int:
+        slot, source, n = admission
+        runner = self._runner
+        if source is None:
+            return n if runner.keep(slot.seq_id, n) else 0
+        return n if runner.copy(source.seq_id, slot.seq_id, n) else 0
+
+    def _make_room(self, error: MemoryFullError) -> None:
+        seq_id = self._scheduler.make_room()
+        if seq_id is not None:
+            self._runner.keep(seq_id, 0)
+            return
+        for sequence in tuple(self._scheduler.running):
+            self._fail(sequence, error)
+
+    def _rewind(self, sequence: Sequence) -> None:
+        if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.n_past):
+            sequence.n_past = 0
+
+    def _fail(self, sequence: Sequence, error: LlamaCffiError) -> None:
+        if sequence.seq_id is not None:
+            self._runner.keep(sequence.seq_id, 0)
+        sequence.fail(error)
+        self._scheduler.release(sequence, keep=False)
+
+
+__all__ = ["Engine", "StepPlan"]

@@ -1,0 +1,107 @@
+"""A Runner without a model: for tests of everything above it."""
+
+from __future__ import annotations
+
+from llama_cffi.engine.request import Request, TokenLogprob
+from llama_cffi.engine.scheduler import StepPlan
+from llama_cffi.errors import MemoryFullError
+
+
+class FakeRunner:
+    """A deterministic "model" over bytes: token n is the byte n, token 256 ends generation.
+
+    The next token depends on all tokens in memory, so a scheduler that loses, repeats or mixes up a token changes
+    the text. :meth:`expected` computes the same text directly. ``n_cells`` bounds the memory over all sequences.
+    """
+
+    EOG = 256
+
+    def __init__(self, *, n_batch: int = 8, n_ctx: int = 64, n_seq_max: int = 4, n_cells: int | None = None) -> None:
+        self.n_batch = n_batch
+        self.n_ctx = n_ctx
+        self.n_seq_max = n_seq_max
+        self.can_shift = True
+        self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
+        self.memory: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
+        self.decoded: list[list[tuple[int, int]]] = []
+        """For each decode, (seq_id, number of tokens) of its items."""
+        self._rows: dict[int, int] = {}
+
+    @classmethod
+    def next_token(cls, tokens: list[int]) -> int:
+        """The token that follows ``tokens``."""
+        state = 7
+        for token in tokens:
+            state = (state * 31 + token + 1) % 65_521
+        return cls.EOG if state % 61 == 0 else 97 + state % 26
+
+    @classmethod
+    def expected(cls, prompt: list[int], max_tokens: int, n_ctx: int) -> list[int]:
+        """What a lone, uninterrupted sequence generates."""
+        tokens, output = list(prompt), []
+        while len(output) < max_tokens and len(tokens) <= n_ctx:
+            token = cls.next_token(tokens)
+            if token == cls.EOG:
+                break
+            tokens.append(token)
+            output.append(token)
+        return output
+
+    def decode(self, plan: StepPlan) -> list[int]:
+        total = sum(count for _, count, _ in plan)
+        if not 0 < total <= self.n_batch:
+            raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")
+        if sum(map(len, self.memory.values())) + total > self.n_cells:
+            raise MemoryFullError("no room", code=1)
+        rows, self._rows, row = [], {}, -1
+        for sequence, count, output in plan:
+            if sequence.seq_id is None:
+                raise AssertionError("a sequence without a slot was scheduled")
+            memory = self.memory[sequence.seq_id]
+            if memory != sequence.tokens[: sequence.n_past]:
+                raise AssertionError(f"slot {sequence.seq_id} does not hold what its sequence believes")
+            memory.extend(sequence.tokens[sequence.n_past : sequence.n_past + count])
+            row += count
+            rows.append(row)
+            if output:
+                self._rows[row] = self.next_token(memory)
+        self.decoded.append([(sequence.seq_id, count) for sequence, count, _ in plan if sequence.seq_id is not None])
+        return rows
+
+    def piece(self, token: int) -> bytes | None:
+        return None if token == self.EOG else bytes([token])
+
+    def chooser(self, request: Request, seed: int) -> FakeChooser:
+        return FakeChooser(self)
+
+    def keep(self, seq_id: int, n: int) -> bool:
+        memory = self.memory[seq_id]
+        if n > len(memory):
+            memory.clear()
+            return False
+        del memory[n:]
+        return True
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        self.memory[target] = self.memory[source][:n]
+        return True
+
+    def shift(self, seq_id: int, start: int, count: int) -> None:
+        del self.memory[seq_id][start : start + count]
+
+
+class FakeChooser:
+    """Reads the token that a :class:`FakeRunner` computed."""
+
+    def __init__(self, runner: FakeRunner) -> None:
+        self._runner = runner
+        self.closed = False
+
+    def choose(self, row: int) -> int:
+        return self._runner._rows[row]
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        return TokenLogprob(token, bytes([token]) if token < 256 else b"", 0.0, ((token, 0.0),) * min(n_top, 1))
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,134 @@
+"""What executes a plan: the only file of the engine that touches a Context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from llama_cffi.engine.choosers import make_chooser
+from llama_cffi.engine.request import Request
+from llama_cffi.engine.scheduler import StepPlan
+from llama_cffi.engine.sequence import Chooser
+from llama_cffi.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.batch import Batch
+    from llama_cffi.core.context import Context
+
+
+class Runner(Protocol):
+    """What the engine needs of a Context. :class:`~llama_cffi.engine.fake.FakeRunner` does it without a model."""
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of one decode."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Most tokens of one sequence."""
+
+    @property
+    def n_seq_max(self) -> int:
+        """Number of sequences."""
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether :meth:`shift` works."""
+
+    def decode(self, plan: StepPlan) -> list[int]:
+        """Compute a plan and return, for each of its items, the batch row of its last token.
+
+        Raises :class:`MemoryFullError` with the memory as it was before.
+        """
+
+    def piece(self, token: int) -> bytes | None:
+        """The bytes of a token in a text, None when it ends generation."""
+
+    def chooser(self, request: Request, seed: int) -> Chooser:
+        """The chooser of a new sequence; raises what is wrong with the request's sampling."""
+
+    def keep(self, seq_id: int, n: int) -> bool:
+        """Cut the memory of a sequence to its first ``n`` tokens.
+
+        False when that cannot be done; the memory of the sequence is then empty.
+        """
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        """Make the empty ``target`` hold the first ``n`` tokens of ``source``; False when that cannot be done."""
+
+    def shift(self, seq_id: int, start: int, count: int) -> None:
+        """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
+
+
+class ContextRunner:
+    """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
+
+    def __init__(self, context: Context) -> None:
+        from llama_cffi.core.batch import Batch
+
+        self.context = context
+        self.n_batch = context.n_batch
+        self.n_ctx = context.n_ctx_seq
+        self.n_seq_max = context.n_seq_max
+        self.can_shift = context.memory.can_shift
+        self._memory = context.memory
+        self._vocab = context.model.vocab
+        self._unified = context.options.kv_unified
+        # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
+        self._recurrent = context.model.is_recurrent or context.model.is_hybrid
+        self._n_swa = 0 if context.options.swa_full else context.model.n_swa
+        self._batch: Batch = Batch(context.n_batch)
+        self._pieces: dict[int, bytes | None] = {}
+
+    def decode(self, plan: StepPlan) -> list[int]:
+        batch = self._batch
+        batch.clear()
+        rows = []
+        for sequence, count, output in plan:
+            start = sequence.n_past
+            seq_id = sequence.seq_id
+            if count == 1:
+                rows.append(batch.add(sequence.tokens[start], start, seq_id, output=output))  # type: ignore[arg-type]
+            else:
+                tokens = sequence.tokens[start : start + count]
+                rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
+        self.context.decode(batch)
+        return rows
+
+    def piece(self, token: int) -> bytes | None:
+        try:
+            return self._pieces[token]
+        except KeyError:
+            vocab = self._vocab
+            piece = None if vocab.is_eog(token) else vocab.piece(token, special=False)
+            self._pieces[token] = piece
+            return piece
+
+    def chooser(self, request: Request, seed: int) -> Chooser:
+        return make_chooser(self.context, request, seed)
+
+    def keep(self, seq_id: int, n: int) -> bool:
+        memory = self._memory
+        if n and self._holds(seq_id, n) and memory.seq_rm(seq_id, n):
+            return True
+        memory.seq_rm(seq_id)
+        return n == 0
+
+    def _holds(self, seq_id: int, n: int) -> bool:
+        """Whether the cells that position ``n`` attends to are all there: a sliding window drops old ones."""
+        first, last = self._memory.seq_pos_min(seq_id), self._memory.seq_pos_max(seq_id)
+        if first is None or last is None or last + 1 < n:
+            return False
+        return first <= max(0, n - self._n_swa) if self._n_swa else first == 0 or self._recurrent
+
+    def copy(self, source: int, target: int, n: int) -> bool:
+        self._memory.seq_rm(target)
+        if not self._unified or self._recurrent:
+            return False
+        self._memory.seq_cp(source, target, 0, n)
+        return True
+
+    def shift(self, seq_id: int, start: int, count: int) -> None:
+        memory = self._memory
+        if not self.can_shift or not memory.seq_rm(seq_id, start, start + count):
+            raise UnsupportedError("the memory of this model cannot be shifted")
+        memory.seq_add(seq_id, start + count, None, -count)

@@ -1,0 +1,127 @@
+"""Which tokens of which sequences the next decode computes. Pure bookkeeping: no native call, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llama_cffi.engine.sequence import Sequence
+from llama_cffi.engine.slots import Slot, choose_slot
+
+
+class Work(NamedTuple):
+    """The next ``count`` tokens of a sequence; with ``output`` the last one's logits are wanted."""
+
+    sequence: Sequence
+    count: int
+    output: bool
+
+
+class Admission(NamedTuple):
+    """A sequence about to enter ``slot``, reusing ``n_reused`` tokens: the slot's own, or copied from ``source``."""
+
+    slot: Slot
+    source: Slot | None
+    n_reused: int
+
+
+StepPlan = list[Work]
+"""One decode: never more than ``n_batch`` tokens in all."""
+
+Prepare = Callable[[Admission], int]
+"""Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
+
+
+class Scheduler:
+    """Decides what runs: decode steps first, then prefill in order of arrival, in chunks that fill the batch.
+
+    A sequence that finds no room in memory is preempted (newest first): it waits, and its tokens are computed again.
+    """
+
+    def __init__(self, n_batch: int, n_slots: int) -> None:
+        self._n_batch = n_batch
+        self.slots = [Slot(seq_id) for seq_id in range(n_slots)]
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._clock = 0
+        self._full = False
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        self.waiting.append(sequence)
+
+    def plan(self, prepare: Prepare) -> StepPlan:
+        """The next decode; empty when there is nothing to do."""
+        if self.waiting and not self._full:
+            self._admit(prepare)
+        running = self.running
+        if len(running) == 1:
+            sequence = running[0]
+            pending = len(sequence.tokens) - sequence.n_past
+            count = min(pending, self._n_batch)
+            return [Work(sequence, count, count == pending)]
+        budget = self._n_batch
+        plan = [Work(sequence, 1, True) for sequence in running if sequence.n_pending == 1][:budget]
+        budget -= len(plan)
+        for sequence in running:
+            if budget == 0:
+                break
+            pending = sequence.n_pending
+            if pending > 1:
+                count = min(pending, budget)
+                plan.append(Work(sequence, count, count == pending))
+                budget -= count
+        return plan
+
+    def _admit(self, prepare: Prepare) -> None:
+        # Prefill that would not start in this step anyway can wait: a slot taken later may reuse more.
+        budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
+        while self.waiting and budget > 0:
+            sequence = self.waiting[0]
+            choice = choose_slot(self.slots, sequence.tokens)
+            if choice is None:
+                return
+            admission = Admission(*choice)
+            n = prepare(admission)
+            self.waiting.popleft()
+            slot = admission.slot
+            slot.take(sequence)
+            sequence.start(slot.seq_id, n)
+            self.running.append(sequence)
+            budget -= sequence.n_pending
+
+    def release(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""
+        if sequence.seq_id is None:
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
+            return
+        self._clock += 1
+        slot = self.slots[sequence.seq_id]
+        slot.last_used = self._clock
+        slot.release(keep=keep)
+        sequence.seq_id = None
+        self.running.remove(sequence)
+        self._full = False
+
+    def make_room(self) -> int | None:
+        """The memory is full: the seq_id to clear, None when only one sequence is left and nothing can go.
+
+        Tokens kept for reuse go first, the slot unused for longest before the others; then the newest sequence
+        goes back to the queue, and nobody is admitted until another one ends.
+        """
+        idle = [slot for slot in self.slots if slot.sequence is None and slot.tokens]
+        if idle:
+            slot = min(idle, key=lambda slot: slot.last_used)
+            slot.release(keep=False)
+            return slot.seq_id
+        if len(self.running) < 2:
+            return None
+        sequence = self.running[-1]
+        seq_id = sequence.seq_id
+        self.release(sequence, keep=False)
+        sequence.n_past = 0
+        self.waiting.appendleft(sequence)
+        self._full = True
+        return seq_id

@@ -1,0 +1,140 @@
+"""One request on its way: its tokens, what of them is in memory, and the text made of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter
+from typing import Protocol
+
+from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
+from llama_cffi.text import Detokenizer, StopMatcher
+
+
+class Chooser(Protocol):
+    """Picks the next token of one sequence from a row of logits and remembers what it picked."""
+
+    def choose(self, row: int) -> int:
+        """The token chosen from batch row ``row`` of the last decode."""
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        """Log-probability of ``token`` at that row with ``n_top`` alternatives."""
+
+    def close(self) -> None:
+        """Give back native resources."""
+
+
+class Sequence:
+    """The state of a request between submit and its last chunk.
+
+    ``tokens`` is what the memory holds or must hold next, ``n_past`` how many of them it holds. A context shift
+    removes from ``tokens``; ``output`` keeps everything that was generated.
+    """
+
+    __slots__ = ("_detokenizer", "_first", "_last", "_logprobs", "_start", "_stops", "_text", "chooser", "chunks",
+                 "error", "finish_reason", "n_cached", "n_past", "n_prompt", "output", "request", "seed", "seq_id",
+                 "tokens")  # fmt: skip
+
+    def __init__(self, request: Request, chooser: Chooser, seed: int) -> None:
+        self.request = request
+        self.chooser = chooser
+        self.seed = seed
+        self.tokens = list(request.tokens)
+        self.n_prompt = len(self.tokens)
+        self.n_past = 0
+        self.n_cached = 0
+        self.seq_id: int | None = None
+        self.output: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.error: BaseException | None = None
+        self.chunks: deque[Chunk] = deque()
+        self._detokenizer = Detokenizer()
+        self._stops = StopMatcher(request.stop)
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
+        self._start = self._first = self._last = 0.0
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that must still be computed before the next one can be chosen."""
+        return len(self.tokens) - self.n_past
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None or self.error is not None
+
+    def start(self, seq_id: int, n_cached: int) -> None:
+        """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its tokens."""
+        self.seq_id = seq_id
+        self.n_past = n_cached
+        if not self._start:
+            self._start = perf_counter()
+            self.n_cached = n_cached
+
+    def accept(self, token: int, piece: bytes | None, logprob: TokenLogprob | None = None) -> None:
+        """Add a chosen token and queue its chunk; ``piece`` None means end of generation."""
+        self._last = now = perf_counter()
+        if not self._first:
+            self._first = now
+        if piece is None:
+            self.finish(FinishReason.STOP)
+            return
+        self.tokens.append(token)
+        self.output.append(token)
+        text = self._stops.feed(self._detokenizer.feed(piece))
+        if text:
+            self._text.append(text)
+        logprobs = None
+        if self._logprobs is not None and logprob is not None:
+            self._logprobs.append(logprob)
+            logprobs = (logprob,)
+        if self._stops.matched is not None:
+            self._finish(FinishReason.STOP, text, (token,), logprobs)
+        elif len(self.output) == self.request.max_tokens:
+            self._finish(FinishReason.LENGTH, text + self._flush(), (token,), logprobs)
+        else:
+            self.chunks.append(Chunk(text, (token,), logprobs))
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the sequence; the text held back is part of it unless the caller cancelled."""
+        if not self.done:
+            self._finish(reason, "" if reason is FinishReason.CANCELLED else self._flush(), (), None)
+
+    def fail(self, error: BaseException) -> None:
+        """End the sequence with an exception for whoever reads its chunks."""
+        if not self.done:
+            self.error = error
+            self.chooser.close()
+
+    def _flush(self) -> str:
+        text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
+        if text:
+            self._text.append(text)
+        return text
+
+    def _finish(
+        self, reason: FinishReason, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] | None
+    ) -> None:
+        # A stop string that only the end of the text decided (it began a longer one) counts as a stop.
+        if reason is FinishReason.LENGTH and self._stops.matched is not None:
+            reason = FinishReason.STOP
+        self.finish_reason = reason
+        self.chooser.close()
+        self.chunks.append(Chunk(text, tokens, logprobs, self._completion(reason)))
+
+    def _completion(self, reason: FinishReason) -> Completion:
+        return Completion(
+            text="".join(self._text),
+            tokens=tuple(self.output),
+            finish_reason=reason,
+            stop=self._stops.matched,
+            usage=Usage(self.n_prompt, self.n_cached, len(self.output)),
+            timings=Timings(
+                prefill_seconds=max(0.0, self._first - self._start),
+                decode_seconds=max(0.0, self._last - self._first),
+                prefill_tokens=self.n_prompt - self.n_cached,
+                decode_tokens=max(0, len(self.output) - 1),
+            ),
+            seed=self.seed,
+            logprobs=tuple(self._logprobs) if self._logprobs is not None else None,
+        )

@@ -1,0 +1,76 @@
+"""The memory of a Context as the engine sees it: one slot for each sequence id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama_cffi.engine.sequence import Sequence
+
+
+class Slot:
+    """Bookkeeping around one seq_id: who uses it, or which tokens were left in its memory."""
+
+    __slots__ = ("_cached", "last_used", "seq_id", "sequence")
+
+    def __init__(self, seq_id: int) -> None:
+        self.seq_id = seq_id
+        self.sequence: Sequence | None = None
+        self.last_used = 0
+        self._cached: list[int] = []
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens whose cells are in memory."""
+        sequence = self.sequence
+        return self._cached if sequence is None else sequence.tokens[: sequence.n_past]
+
+    def take(self, sequence: Sequence) -> None:
+        """Give the slot to a sequence."""
+        self.sequence = sequence
+        self._cached = []
+
+    def release(self, *, keep: bool = True) -> None:
+        """Take it back; with ``keep`` the tokens in memory stay for the next request that begins like them."""
+        self._cached = self.tokens if keep else []
+        self.sequence = None
+
+
+def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
+    """Length of the common beginning of two token lists."""
+    limit = min(len(a), len(b))
+    if a[:limit] == b[:limit]:
+        return limit
+    # Slices compare at C speed: halve the interval instead of walking it.
+    low, high = 0, limit
+    while low < high - 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def choose_slot(slots: list[Slot], prompt: list[int]) -> tuple[Slot, Slot | None, int] | None:
+    """The idle slot for a prompt, the slot to copy a prefix from (None: the slot's own memory), and its length.
+
+    None when every slot is busy. The longest common prefix wins; an idle slot is used up only when most of what it
+    holds is reused, otherwise its memory is shared with the slot unused for longest.
+    """
+    idle = [slot for slot in slots if slot.sequence is None]
+    if not idle:
+        return None
+    # The last prompt token is always computed: its logits choose the first new one.
+    best, n = None, 0
+    for slot in slots:
+        length = min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
+        if length > n:
+            best, n = slot, length
+    if best is not None and best.sequence is None and 2 * n >= len(best.tokens):
+        return best, None, n
+    target = min(idle, key=lambda slot: (len(slot.tokens) > 0, slot.last_used))
+    if best is None:
+        return target, None, 0
+    return (target, None, n) if target is best else (target, best, n)

@@ -1,0 +1,164 @@
+"""Every exception that llama_cffi raises on purpose.
+
+::
+
+    LlamaCffiError
+    ├── LibraryError (ImportError)          no usable libllama, or one that does not fit this build
+    ├── UnsupportedError (NotImplementedError)  the library or the model cannot do what was asked
+    ├── ClosedError (ValueError)            a closed handle was used
+    ├── InUseError (RuntimeError)           an object is attached to another one that needs it
+    ├── BusyError (RuntimeError)            another thread is inside the same Context
+    ├── NativeError (RuntimeError)          llama.cpp failed an assertion or threw, and was caught
+    ├── AbortedError (RuntimeError)         a decode was stopped by its abort flag or deadline
+    ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
+    │   └── ModelNotFoundError (FileNotFoundError)
+    ├── ModelLoadCancelled (RuntimeError)   the progress callback said no
+    ├── ContextError (RuntimeError)         a Context could not be made, or broke
+    ├── DecodeError (RuntimeError)          llama_decode or llama_encode refused a batch
+    │   └── MemoryFullError                 no room for the batch in the context's memory
+    ├── BatchError (ValueError)             a batch that llama.cpp would not survive
+    ├── TokenError (ValueError)             a token id outside the vocabulary
+    ├── TokenizeError (ValueError)          text that cannot be tokenised
+    ├── SamplerError (ValueError)           a sampler or chain that cannot select
+    │   └── GrammarError                    a grammar that does not parse, or was violated
+    ├── PromptError (ValueError)            a prompt that cannot be generated from
+    │   └── ContextOverflowError            prompt or output longer than the context allows
+    └── StaleViewError (RuntimeError)       a view of logits used after the next decode
+
+Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LlamaCffiError(Exception):
+    """Base of every exception of this package.
+
+    ``log`` holds the lines that llama.cpp logged during the failing call; they are part of ``str(error)``.
+    """
+
+    def __init__(self, message: str, *, log: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.log = tuple(log)
+
+    def __str__(self) -> str:
+        if not self.log:
+            return self.message
+        return self.message + "\nllama.cpp said:\n" + "\n".join(f"  {line}" for line in self.log)
+
+
+class LibraryError(LlamaCffiError, ImportError):
+    """No usable libllama was found, or the one found does not fit this build."""
+
+
+class UnsupportedError(LlamaCffiError, NotImplementedError):
+    """The library or the model cannot do what was asked."""
+
+
+class ClosedError(LlamaCffiError, ValueError):
+    """A closed object was used."""
+
+
+class InUseError(LlamaCffiError, RuntimeError):
+    """The object is attached to another one that still needs it."""
+
+
+class BusyError(LlamaCffiError, RuntimeError):
+    """Another thread is inside the same Context."""
+
+
+class NativeError(LlamaCffiError, RuntimeError):
+    """llama.cpp failed an assertion or threw an exception, which the guard caught."""
+
+
+class AbortedError(LlamaCffiError, RuntimeError):
+    """A decode was stopped by its abort flag or its deadline."""
+
+
+class ModelFileError(LlamaCffiError, ValueError):
+    """The file is not a model that llama.cpp can load."""
+
+
+class ModelNotFoundError(ModelFileError, FileNotFoundError):
+    """There is no such model file."""
+
+
+class ModelLoadCancelled(LlamaCffiError, RuntimeError):
+    """The progress callback returned False."""
+
+
+class ContextError(LlamaCffiError, RuntimeError):
+    """A Context could not be created, or an earlier failure left it unusable."""
+
+
+class DecodeError(LlamaCffiError, RuntimeError):
+    """llama.cpp refused a batch; ``code`` is its return value."""
+
+    def __init__(self, message: str, *, code: int = 0, log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.code = code
+
+
+class MemoryFullError(DecodeError):
+    """The context's memory has no room for the batch; nothing of it was kept."""
+
+
+class BatchError(LlamaCffiError, ValueError):
+    """A batch that does not fit its Context."""
+
+
+class TokenError(LlamaCffiError, ValueError):
+    """A token id outside the vocabulary."""
+
+
+class TokenizeError(LlamaCffiError, ValueError):
+    """Text that cannot be tokenised, or a vocabulary that cannot do it."""
+
+
+class SamplerError(LlamaCffiError, ValueError):
+    """A sampler parameter out of range, or a chain that selects no token."""
+
+
+class GrammarError(SamplerError):
+    """A grammar that does not parse, or a token that it forbids."""
+
+
+class PromptError(LlamaCffiError, ValueError):
+    """A prompt that nothing can be generated from."""
+
+
+class ContextOverflowError(PromptError):
+    """Prompt or output need more positions than the context has."""
+
+
+class StaleViewError(LlamaCffiError, RuntimeError):
+    """A view into a context's buffers was used after they were written again."""
+
+
+__all__ = [
+    "AbortedError",
+    "BatchError",
+    "BusyError",
+    "ClosedError",
+    "ContextError",
+    "ContextOverflowError",
+    "DecodeError",
+    "GrammarError",
+    "InUseError",
+    "LibraryError",
+    "LlamaCffiError",
+    "MemoryFullError",
+    "ModelFileError",
+    "ModelLoadCancelled",
+    "ModelNotFoundError",
+    "NativeError",
+    "PromptError",
+    "SamplerError",
+    "StaleViewError",
+    "TokenError",
+    "TokenizeError",
+    "UnsupportedError",
+]
