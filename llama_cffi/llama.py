@@ -157,7 +157,7 @@ class Llama:
     @overload
     def generate(
         self,
-        prompt: SequenceOf[str] | SequenceOf[SequenceOf[int]],
+        prompt: list[str] | list[list[int]],
         *,
         max_tokens: int | None = None,
         stop: str | SequenceOf[str] = (),
@@ -169,7 +169,7 @@ class Llama:
 
     def generate(
         self,
-        prompt: str | SequenceOf[int] | NDArray[np.int32] | SequenceOf[str] | SequenceOf[SequenceOf[int]],
+        prompt: str | SequenceOf[int] | NDArray[np.int32] | list[str] | list[list[int]],
         *,
         max_tokens: int | None = None,
         stop: str | SequenceOf[str] = (),
@@ -240,12 +240,8 @@ class Llama:
         logprobs: int | None,
         overflow: Overflow | None,
     ) -> Request:
-        if isinstance(prompt, (str, bytes)):
-            tokens = self.model.vocab.tokenize(prompt)
-        elif isinstance(prompt, (SequenceOf, np.ndarray)):
-            tokens = self.model.vocab.check_tokens(prompt)
-        else:
-            raise TypeError(f"a prompt is a str or token ids, not {type(prompt).__name__}")
+        vocab = self.model.vocab
+        tokens = vocab.tokenize(prompt) if isinstance(prompt, str) else vocab.check_tokens(prompt)
         if not len(tokens):
             raise PromptError("the prompt has no tokens, and this model puts no BOS before a text")
         return Request(
@@ -266,7 +262,11 @@ class Llama:
         return self.model.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(
-        self, tokens: SequenceOf[int] | NDArray[np.int32], *, remove_special: bool = False, unparse_special: bool = True
+        self,
+        tokens: SequenceOf[int] | NDArray[np.int32],
+        *,
+        remove_special: bool = False,
+        unparse_special: bool = True,
     ) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD. See :meth:`Vocab.detokenize`."""
         data = self.model.vocab.detokenize(tokens, remove_special=remove_special, unparse_special=unparse_special)

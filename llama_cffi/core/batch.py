@@ -22,8 +22,22 @@ class Batch:
     says how many rows count. Nothing is copied on the way into ``llama_batch``.
     """
 
-    __slots__ = ("_native", "_pos", "_seq_ids", "_tokens", "capacity", "n_seq_id", "n_seq_max", "output", "pos",
-                 "seq_id", "token", "_n_seq_id", "_output", "_keep")  # fmt: skip
+    __slots__ = (
+        "_keep",
+        "_n_seq_id",
+        "_native",
+        "_output",
+        "_pos",
+        "_seq_ids",
+        "_tokens",
+        "capacity",
+        "n_seq_id",
+        "n_seq_max",
+        "output",
+        "pos",
+        "seq_id",
+        "token",
+    )  # fmt: skip
 
     def __init__(self, capacity: int, n_seq_max: int = 1) -> None:
         if capacity < 1 or n_seq_max < 1:
@@ -97,7 +111,12 @@ class Batch:
         return row
 
     def extend(
-        self, tokens: Sequence[int] | NDArray[np.int32], pos: int, seq_id: int = 0, *, output_last: bool = False
+        self,
+        tokens: Sequence[int] | NDArray[np.int32],
+        pos: int,
+        seq_id: int = 0,
+        *,
+        output_last: bool = False,
     ) -> int:
         """Append consecutive tokens of one sequence from position ``pos`` on; return the last row.
 

@@ -369,7 +369,8 @@ class Context:
         """
         with self.lock():
             row = self._logits_row(i)
-            return np.frombuffer(ffi.buffer(row, 4 * self.n_vocab), dtype=np.float32).copy()
+            copy: NDArray[np.float32] = np.frombuffer(ffi.buffer(row, 4 * self.n_vocab), dtype=np.float32).copy()
+            return copy
 
     def logits_view(self, i: int = -1) -> LogitsView:
         """The same row without a copy; see :class:`LogitsView`."""

@@ -13,7 +13,13 @@ from typing import Any, Literal
 from llama_cffi._native import callbacks, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.vocab import Vocab
-from llama_cffi.errors import ModelFileError, ModelLoadCancelled, ModelNotFoundError, NativeError, UnsupportedError
+from llama_cffi.errors import (
+    ModelFileError,
+    ModelLoadCancelled,
+    ModelNotFoundError,
+    NativeError,
+    UnsupportedError,
+)
 
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
 SplitMode = Literal["none", "layer", "row", "tensor"]

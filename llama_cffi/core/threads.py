@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ def default_thread_count() -> int:
 
 
 def _affinity() -> frozenset[int]:
-    if sys.platform == "linux":
+    # Linux and some BSDs have it, macOS and Windows do not.
+    if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset()
 

@@ -110,7 +110,14 @@ class Vocab:
         for _ in range(2):
             tokens = np.empty(room, dtype=np.int32)
             n = guard.call_int(
-                "llama_tokenize", self.ptr, data, len(data), ffi.from_buffer(tokens), room, add_special, parse_special
+                "llama_tokenize",
+                self.ptr,
+                data,
+                len(data),
+                ffi.from_buffer(tokens),
+                room,
+                add_special,
+                parse_special,
             )
             if n >= 0:
                 return tokens[:n].copy() if n < room // 2 else tokens[:n]
@@ -120,7 +127,11 @@ class Vocab:
         raise TokenizeError(f"llama.cpp could not tokenise the text (needs {room} tokens)")
 
     def detokenize(
-        self, tokens: Sequence[int] | NDArray[np.int32], *, remove_special: bool = False, unparse_special: bool = True
+        self,
+        tokens: Sequence[int] | NDArray[np.int32],
+        *,
+        remove_special: bool = False,
+        unparse_special: bool = True,
     ) -> bytes:
         """Bytes of a token sequence; usually UTF-8, cut points inside a character excepted.
 
@@ -152,6 +163,8 @@ class Vocab:
 
     def check_tokens(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
         """The same ids as a contiguous int32 array; :class:`TokenError` names the first that is no token."""
+        if not isinstance(tokens, (Sequence, np.ndarray)) or isinstance(tokens, (str, bytes)):
+            raise TypeError(f"tokens must be a sequence of ints, not {type(tokens).__name__}")
         array = np.asarray(tokens)
         if array.ndim != 1:
             raise TokenError(f"tokens must be one-dimensional, not of shape {array.shape}")

@@ -171,7 +171,10 @@ def chain_samplers(sampling: SamplingParams, seed: int) -> list[Sampler]:
     if sampling.has_penalties:
         samplers.append(
             Penalties(
-                sampling.penalty_last_n, sampling.penalty_repeat, sampling.penalty_freq, sampling.penalty_present
+                sampling.penalty_last_n,
+                sampling.penalty_repeat,
+                sampling.penalty_freq,
+                sampling.penalty_present,
             )
         )
     if sampling.temperature <= 0:

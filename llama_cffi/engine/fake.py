@@ -38,7 +38,8 @@ class FakeRunner:
     @classmethod
     def expected(cls, prompt: list[int], max_tokens: int, n_ctx: int) -> list[int]:
         """What a lone, uninterrupted sequence generates."""
-        tokens, output = list(prompt), []
+        tokens = list(prompt)
+        output: list[int] = []
         while len(output) < max_tokens and len(tokens) <= n_ctx:
             token = cls.next_token(tokens)
             if token == cls.EOG:

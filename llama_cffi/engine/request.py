@@ -134,7 +134,9 @@ class Request:
         if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
             raise ValueError(f"logprobs must be None or a number of alternatives, got {self.logprobs!r}")
         if self.overflow not in OVERFLOW_POLICIES:
-            raise ValueError(f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {self.overflow!r}")
+            raise ValueError(
+                f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {self.overflow!r}"
+            )
 
 
 @dataclass(frozen=True)

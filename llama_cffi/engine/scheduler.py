@@ -11,10 +11,10 @@ from llama_cffi.engine.slots import Slot, choose_slot
 
 
 class Work(NamedTuple):
-    """The next ``count`` tokens of a sequence; with ``output`` the last one's logits are wanted."""
+    """The next ``n_tokens`` tokens of a sequence; with ``output`` the last one's logits are wanted."""
 
     sequence: Sequence
-    count: int
+    n_tokens: int
     output: bool
 
 

@@ -113,7 +113,11 @@ class Sequence:
         return text
 
     def _finish(
-        self, reason: FinishReason, text: str, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] | None
+        self,
+        reason: FinishReason,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] | None,
     ) -> None:
         # A stop string that only the end of the text decided (it began a longer one) counts as a stop.
         if reason is FinishReason.LENGTH and self._stops.matched is not None:

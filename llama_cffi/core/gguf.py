@@ -1,0 +1,195 @@
+"""What a GGUF file is, without loading its weights."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_cffi._native import ffi, guard, lib
+from llama_cffi._native.handle import Handle
+from llama_cffi.errors import ModelFileError, ModelNotFoundError
+
+MetadataValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
+
+_MAGIC = b"GGUF"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a GGUF file.
+
+    ``shape`` counts elements, innermost dimension first, as ggml does; ``type`` is ggml's name of the data
+    type (``f32``, ``q8_0``, ...); ``offset`` is in bytes from the start of the file; ``nbytes`` is the stored
+    size.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+    nbytes: int
+
+    @property
+    def n_elements(self) -> int:
+        """How many numbers the tensor holds."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+class GGUFFile:
+    """Metadata and tensor list of one GGUF file, read completely when it is made.
+
+    ``metadata`` maps keys to numbers, strings and lists of them, in file order; a string that is not valid
+    UTF-8 carries replacement characters, and ends at its first NUL byte, where C readers end it too.
+    ``tensors`` lists the tensors in file order. Nothing stays open: there is nothing to close.
+
+    Raises ModelNotFoundError if there is no such file, and ModelFileError with the reason if it is not a
+    readable, complete GGUF file. Wraps ``gguf_init_from_file`` with ``no_alloc``.
+    """
+
+    path: Path
+    version: int
+    alignment: int
+    data_offset: int
+    file_size: int
+    metadata: dict[str, MetadataValue]
+    tensors: list[TensorInfo]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.file_size = check_gguf_file(self.path)
+        # No ggml_context is asked for: no tensor is allocated, and the weights are not read.
+        params = ffi.new("struct gguf_init_params *", {"no_alloc": True})[0]
+        mark = guard.mark()
+        ptr = lib.gguf_init_from_file(os.fsencode(self.path), params)
+        if ptr == ffi.NULL:
+            raise ModelFileError(f"{self.path} is a damaged GGUF file", log=guard.lines_since(mark))
+        handle = Handle("GGUFFile", ptr, lib.gguf_free)
+        try:
+            self.version = lib.gguf_get_version(ptr)
+            self.alignment = lib.gguf_get_alignment(ptr)
+            self.data_offset = lib.gguf_get_data_offset(ptr)
+            self.metadata = {
+                _text(lib.gguf_get_key(ptr, i)): _read_value(ptr, i) for i in range(lib.gguf_get_n_kv(ptr))
+            }
+            self.tensors = [_read_tensor(ptr, i, self.data_offset) for i in range(lib.gguf_get_n_tensors(ptr))]
+        finally:
+            handle.close()
+        for tensor in self.tensors:
+            end = tensor.offset + tensor.nbytes
+            if end > self.file_size:
+                raise ModelFileError(
+                    f"{self.path} is truncated: tensor {tensor.name} ends at byte {end}, "
+                    f"but the file has {self.file_size}"
+                )
+
+    @property
+    def architecture(self) -> str | None:
+        """``general.architecture``, or None where the file does not say (it then is no model)."""
+        value = self.metadata.get("general.architecture")
+        return value if isinstance(value, str) else None
+
+    @property
+    def n_params(self) -> int:
+        """How many numbers all tensors hold together."""
+        return sum(tensor.n_elements for tensor in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors together, without padding."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def __repr__(self) -> str:
+        return f"<GGUFFile {self.path.name!r}: {self.architecture}, {len(self.tensors)} tensors>"
+
+
+def check_gguf_file(path: Path) -> int:
+    """Return the size in bytes of a file that begins like GGUF.
+
+    Raises ModelNotFoundError, or ModelFileError for a directory, an empty file, a file that cannot be read
+    and one that is something else than GGUF: cases in which llama.cpp names no reason.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelNotFoundError(f"no such file: {path}") from error
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"cannot read {path!s}: {error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelFileError(f"{path} is a directory, not a GGUF file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelFileError(f"{path} is not a regular file")
+    if status.st_size == 0:
+        raise ModelFileError(f"{path} is empty")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(len(_MAGIC))
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
+    if magic != _MAGIC:
+        raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}")
+    return status.st_size
+
+
+def _text(pointer: Any) -> str:
+    value: bytes = ffi.string(pointer)
+    return value.decode("utf-8", "replace")
+
+
+def _readers() -> dict[int, tuple[str, Callable[[Any, int], Any]]]:
+    """C type and scalar getter of each GGUF value type."""
+    return {
+        lib.GGUF_TYPE_UINT8: ("uint8_t", lib.gguf_get_val_u8),
+        lib.GGUF_TYPE_INT8: ("int8_t", lib.gguf_get_val_i8),
+        lib.GGUF_TYPE_UINT16: ("uint16_t", lib.gguf_get_val_u16),
+        lib.GGUF_TYPE_INT16: ("int16_t", lib.gguf_get_val_i16),
+        lib.GGUF_TYPE_UINT32: ("uint32_t", lib.gguf_get_val_u32),
+        lib.GGUF_TYPE_INT32: ("int32_t", lib.gguf_get_val_i32),
+        lib.GGUF_TYPE_UINT64: ("uint64_t", lib.gguf_get_val_u64),
+        lib.GGUF_TYPE_INT64: ("int64_t", lib.gguf_get_val_i64),
+        lib.GGUF_TYPE_FLOAT32: ("float", lib.gguf_get_val_f32),
+        lib.GGUF_TYPE_FLOAT64: ("double", lib.gguf_get_val_f64),
+        lib.GGUF_TYPE_BOOL: ("int8_t", lib.gguf_get_val_bool),
+    }
+
+
+def _read_value(ptr: Any, key: int) -> MetadataValue:
+    kind = lib.gguf_get_kv_type(ptr, key)
+    if kind == lib.GGUF_TYPE_STRING:
+        return _text(lib.gguf_get_val_str(ptr, key))
+    if kind != lib.GGUF_TYPE_ARRAY:
+        value: MetadataValue = _READERS[kind][1](ptr, key)
+        return value
+    count = lib.gguf_get_arr_n(ptr, key)
+    kind = lib.gguf_get_arr_type(ptr, key)
+    if kind == lib.GGUF_TYPE_STRING:
+        get = lib.gguf_get_arr_str
+        return [_text(get(ptr, key, i)) for i in range(count)]
+    if count == 0:
+        return []
+    numbers: list[Any] = ffi.unpack(ffi.cast(f"{_READERS[kind][0]} *", lib.gguf_get_arr_data(ptr, key)), count)
+    return [number != 0 for number in numbers] if kind == lib.GGUF_TYPE_BOOL else numbers
+
+
+def _read_tensor(ptr: Any, index: int, data_offset: int) -> TensorInfo:
+    shape = list(lib.gguf_get_tensor_ne(ptr, index)[0 : lib.GGML_MAX_DIMS])
+    while len(shape) > 1 and shape[-1] == 1:
+        shape.pop()
+    return TensorInfo(
+        name=_text(lib.gguf_get_tensor_name(ptr, index)),
+        shape=tuple(shape),
+        type=_text(lib.ggml_type_name(lib.gguf_get_tensor_type(ptr, index))),
+        offset=data_offset + lib.gguf_get_tensor_offset(ptr, index),
+        nbytes=lib.gguf_get_tensor_size(ptr, index),
+    )
+
+
+_READERS = _readers()
+
+__all__ = ["GGUFFile", "MetadataValue", "TensorInfo", "check_gguf_file"]
