@@ -1,0 +1,25 @@
+"""What every test can ask for. Nothing is downloaded here: what is missing is skipped with the reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The top folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Models and reference outputs: LLAMA_CFFI_TEST_ASSETS, or shared/assets beside the checkout."""
+    folder = Path(os.environ.get("LLAMA_CFFI_TEST_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not folder.is_dir():
+        pytest.skip(f"no test assets in {folder} (set LLAMA_CFFI_TEST_ASSETS)")
+    return folder

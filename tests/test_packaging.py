@@ -1,0 +1,174 @@
+"""What an installation holds: a wheel built from the checkout, in an environment that knows nothing of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+_WHERE = """
+import json, llama_cffi
+from llama_cffi import _native
+from llama_cffi._native import lib
+info = _native.library_info()
+maps = open("/proc/self/maps").read().split() if __import__("sys").platform == "linux" else []
+print(json.dumps({
+    "package": llama_cffi.__file__,
+    "library": str(info.path),
+    "source": info.source,
+    "mapped": sorted({path for path in maps if "libllama" in path or "libggml" in path}),
+}))
+"""
+
+_LIFE = """
+from llama_cffi import Llama
+with Llama.demo() as llm:
+    print(llm.generate("Once upon a time", max_tokens=16, temperature=0).text)
+"""
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what could lead back to the checkout or to its virtual environment."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "PYTHON"))}
+    return {name: value for name, value in env.items() if name not in ("VIRTUAL_ENV", "LD_LIBRARY_PATH")}
+
+
+def call(command: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=env or clean_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("dist")
+    call([sys.executable, "-m", "build", "--wheel", "--outdir", target, checkout], target)
+    (path,) = target.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an empty virtual environment that got the wheel."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "venv"
+    venv.create(folder, with_pip=True)
+    interpreter = folder / "bin" / "python"
+    call([interpreter, "-m", "pip", "install", "--quiet", wheel], folder)
+    return interpreter
+
+
+@pytest.mark.packaging
+def test_wheel_is_for_this_platform_and_every_python(wheel: Path) -> None:
+    name, version, python, abi, platform = wheel.stem.split("-")
+    assert (name, version.count(".")) == ("llama_cffi", 2)
+    assert (python, abi) == ("cp310", "abi3")
+    assert platform != "any"
+
+
+@pytest.mark.packaging
+def test_wheel_holds_each_library_once_and_nothing_of_the_build(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        folder = "llama_cffi/_native/"
+        libraries = [name for name in names if name.startswith(f"{folder}lib/lib")]
+        stems = [Path(name).name.split(".")[0] for name in libraries]
+        assert sorted(stems) == sorted(set(stems))
+        assert {"libllama", "libggml", "libggml-base"} <= set(stems)
+        assert any(stem.startswith("libggml-cpu") for stem in stems)
+        for needed in ("lib/stamp.json", "lib/LICENSE.llama.cpp", "_llama.abi3.so", "_helpers.abi3.so"):
+            assert folder + needed in names
+        for needed in ("py.typed", "models/demo.gguf", "cli/__init__.py"):
+            assert f"llama_cffi/{needed}" in names
+        assert not [n for n in names if n.split("/")[0] not in ("llama_cffi", names[-1].split("/")[0])]
+        assert not [name for name in names if name.startswith(f"{folder}helpers/")]
+        assert archive.read(f"{folder}lib/LICENSE.llama.cpp").startswith(b"MIT License")
+
+
+@pytest.mark.packaging
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF run paths")
+def test_no_run_path_leaves_the_package(wheel: Path, checkout: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    binaries = [path for path in tmp_path.rglob("*") if path.suffix == ".so" or ".so." in path.name]
+    assert len(binaries) >= 6
+    for path in binaries:
+        dynamic = call(["readelf", "-d", path], tmp_path)
+        run_paths = [line.split("[")[1].split("]")[0] for line in dynamic.splitlines() if "PATH" in line]
+        assert all(path in ("$ORIGIN", "$ORIGIN/lib") for path in ":".join(run_paths).split(":") if path), path
+        if path.name.startswith("_"):
+            assert str(checkout).encode() not in path.read_bytes()
+
+
+@pytest.mark.packaging
+def test_installed_libraries_are_those_of_the_environment(python: Path, checkout: Path) -> None:
+    said = json.loads(call([python, "-c", _WHERE], python.parent))
+    home = python.parents[1]
+    assert said["source"] == "bundled"
+    for path in [said["package"], said["library"], *said["mapped"]]:
+        assert home in Path(path).parents
+        assert checkout not in Path(path).parents
+
+
+@pytest.mark.packaging
+def test_installed_package_writes_a_story(python: Path) -> None:
+    command = python.parent / "llama-cffi"
+    story = call([command, "generate", "Once upon a time", "-n", "24", "--temp", "0"], python.parent)
+    assert len(story.split()) > 10
+    assert call([python, "-c", _LIFE], python.parent).strip()
+    assert "bundled" in call([command, "doctor"], python.parent)
+
+
+@pytest.mark.packaging
+def test_source_distribution_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
+    call([sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, checkout], tmp_path)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    call(["tar", "xzf", sdist], tmp_path)
+    (tree,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    env = {**clean_environment(), "LLAMA_CFFI_PREFIX": str(checkout / "build" / "libllama")}
+    call([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, tree], tmp_path, env)
+    (built,) = tmp_path.glob("*.whl")
+    assert built.name == wheel.name
+    assert sorted(zipfile.ZipFile(built).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def setup_py(checkout: Path, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "setup.py", "build_ext", "--inplace", "--build-temp", str(tmp_path)]
+    return subprocess.run(
+        command, cwd=checkout, env={**clean_environment(), **env}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_prefix_that_is_not_finished_is_refused(checkout: Path, tmp_path: Path) -> None:
+    done = setup_py(checkout, tmp_path, LLAMA_CFFI_PREFIX=str(tmp_path))
+    assert done.returncode == 1
+    assert "holds no finished build" in done.stderr
+    assert "scripts/build_libllama.py --prefix" in done.stderr
+
+
+def test_an_editable_build_refuses_a_prefix_it_would_not_run_with(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "stamp.json").write_text("{}")
+    done = setup_py(checkout, tmp_path, LLAMA_CFFI_PREFIX=str(tmp_path))
+    assert done.returncode == 1
+    assert "unset LLAMA_CFFI_PREFIX" in done.stderr
+
+
+def test_ci_runs_the_commands_of_the_readme(checkout: Path) -> None:
+    readme = (checkout / "README.md").read_text(encoding="utf-8")
+    ci = (checkout / ".ci" / "run").read_text(encoding="utf-8")
+    (command,) = (line for line in ci.splitlines() if line.endswith("&& pytest"))
+    assert command in readme
