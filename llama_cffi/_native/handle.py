@@ -98,5 +98,3 @@ def _release(ptr: Any, free: Callable[[Any], object], pid: int, parents: tuple[H
     finally:
         for parent in parents:
             parent._children.pop(key, None)
-
-

@@ -316,8 +316,8 @@ class Context:
         try:
             code = function(ptr, batch._native)
         except NativeError as error:
-            if "ggml" in error.message.partition(":")[0]:
-                # Assertions inside ggml's graph code leave worker threads in the middle of a graph.
+            if error.message.partition(": ")[2].startswith("ggml"):
+                # The assertion left ggml's scheduler in the middle of something; llama.cpp's own checks come before.
                 self._broken = error.message
             raise
         if code != 0:

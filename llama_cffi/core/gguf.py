@@ -11,7 +11,7 @@ from typing import Any
 
 from llama_cffi._native import ffi, guard, lib
 from llama_cffi._native.handle import Handle
-from llama_cffi.errors import ModelFileError, ModelNotFoundError
+from llama_cffi.errors import ModelFileError, ModelNotFoundError, NativeError
 
 MetadataValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 
@@ -64,10 +64,11 @@ class GGUFFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.file_size = check_gguf_file(self.path)
-        # No ggml_context is asked for: no tensor is allocated, and the weights are not read.
-        params = ffi.new("struct gguf_init_params *", {"no_alloc": True})[0]
         mark = guard.mark()
-        ptr = lib.gguf_init_from_file(os.fsencode(self.path), params)
+        try:
+            ptr = guard.call_ptr("llama_cffi_gguf_open", os.fsencode(self.path))
+        except NativeError as error:
+            raise ModelFileError(f"cannot read {self.path}: {error.message}", log=error.log) from error
         if ptr == ffi.NULL:
             raise ModelFileError(f"{self.path} is a damaged GGUF file", log=guard.lines_since(mark))
         handle = Handle("GGUFFile", ptr, lib.gguf_free)

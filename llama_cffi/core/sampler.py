@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from llama_cffi._native import ffi, guard, lib, log
+from llama_cffi._native import ffi, guard, lib, log, stderr
 from llama_cffi._native.handle import Handle
 from llama_cffi.errors import GrammarError, NativeError, SamplerError, TokenError
 
@@ -155,15 +155,18 @@ class Grammar(Sampler):
                 raise GrammarError(f"the {name} holds a NUL character")
             if not value.strip():
                 raise GrammarError(f"the {name} is empty")
+        text, root = _utf8(self.text), _utf8(self.root)
         mark = log.mark()
         try:
-            ptr = guard.call_ptr(
-                "llama_sampler_init_grammar", vocab.ptr, _utf8(self.text), _utf8(self.root)
-            )  # fmt: skip
+            # The parser prints the place of an error instead of logging it.
+            with stderr.captured() as printed:
+                ptr = guard.call_ptr("llama_sampler_init_grammar", vocab.ptr, text, root)
         except NativeError as error:
             raise GrammarError(f"the grammar cannot be used: {error.message}", log=error.log) from error
         if ptr == ffi.NULL:
-            raise GrammarError("the grammar does not parse", log=log.lines_since(mark))
+            reasons = [line for line in printed.text.splitlines() if line.strip()]
+            raise GrammarError("the grammar does not parse", log=(*reasons, *log.lines_since(mark)))
+        printed.forward()
         return ptr
 
 

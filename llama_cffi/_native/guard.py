@@ -1,0 +1,238 @@
+"""Guarded calls: what would end the process inside llama.cpp becomes :class:`NativeError`.
+
+llama.cpp ends the process when an assertion fails, and lets C++ exceptions out of its C functions. Each
+function here calls one llama.h function through the C++ helper, which catches both. Validation comes first
+and belongs to the caller; this is the net under it. An assertion on one of llama.cpp's own threads, or in
+the middle of a graph, cannot be caught: then the reason, the last log lines and the Python stacks of all
+threads go to standard error before the process ends.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NoReturn
+
+from llama_cffi import _native
+from llama_cffi._native import log
+from llama_cffi._native._helpers import ffi, lib
+from llama_cffi._native.log import lines_since, mark
+from llama_cffi.errors import NativeError
+
+_FAILED = int(lib.LCH_FAILED)
+_MAX_ARGS = 8
+
+_cast = ffi.cast
+_lch_batch, _lch_sample, _lch_accept, _lch_call = lib.lch_batch, lib.lch_sample, lib.lch_accept, lib.lch_call
+
+
+def install(llama_ffi: Any, llama_lib: Any) -> None:
+    """Route failed assertions of a loaded library here. Wraps ``ggml_set_abort_callback``."""
+    lib.lch_on_fatal(lib.lch_python_stacks)
+    callback = llama_ffi.cast("ggml_abort_callback_t", ffi.addressof(lib, "lch_on_abort"))
+    llama_lib.ggml_set_abort_callback(callback)
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def lch_python_stacks() -> None:
+    """The process is about to end: say where every Python thread is."""
+    faulthandler.dump_traceback(file=2, all_threads=True)
+
+
+def library_of(function: Any) -> str | None:
+    """Path of the library that holds the code at an address, None when it is in none.
+
+    What ``ffi.addressof(lib, name)`` gives in API mode is a stub inside the extension, not the library's function.
+    """
+    path = ffi.new("char[4096]")
+    if not lib.lch_library_of(_cast("void *", function), path, len(path)):
+        return None
+    return str(ffi.string(path).decode("utf-8", "surrogateescape"))
+
+
+# -- calls with a fixed shape
+
+
+def decode(ctx: Any, batch: Any) -> int:
+    """Status of ``llama_decode`` for the ``llama_batch`` that ``batch`` points to."""
+    result = _lch_batch(_address("llama_decode"), ctx, batch, _size("llama_batch"))
+    return result if result != _FAILED else _fail("llama_decode")
+
+
+def encode(ctx: Any, batch: Any) -> int:
+    """Status of ``llama_encode`` for the ``llama_batch`` that ``batch`` points to."""
+    result = _lch_batch(_address("llama_encode"), ctx, batch, _size("llama_batch"))
+    return result if result != _FAILED else _fail("llama_encode")
+
+
+def sampler_sample(chain: Any, ctx: Any, idx: int) -> int:
+    """Token that ``llama_sampler_sample`` selects, and accepts, for an output row."""
+    result = _lch_sample(_address("llama_sampler_sample"), chain, ctx, idx)
+    return result if result != _FAILED else _fail("llama_sampler_sample")
+
+
+def sampler_accept(sampler: Any, token: int) -> None:
+    """Wraps ``llama_sampler_accept``; a token that a grammar forbids raises."""
+    if _lch_accept(_address("llama_sampler_accept"), sampler, token) == _FAILED:
+        _fail("llama_sampler_accept")
+
+
+def sampler_apply(sampler: Any, candidates: Any) -> None:
+    """Wraps ``llama_sampler_apply`` for the ``llama_token_data_array`` that ``candidates`` points to."""
+    call_int("llama_sampler_apply", sampler, candidates)
+
+
+def sampler_reset(sampler: Any) -> None:
+    """Wraps ``llama_sampler_reset``."""
+    call_int("llama_sampler_reset", sampler)
+
+
+def sampler_clone(sampler: Any) -> Any:
+    """Wraps ``llama_sampler_clone``."""
+    return call_ptr("llama_sampler_clone", sampler)
+
+
+def model_load_from_file(path: bytes, params: Any) -> Any:
+    """The model, or NULL. Wraps ``llama_model_load_from_file``."""
+    return _with_params("llama_model_load_from_file", ffi.from_buffer(path + b"\0"), params)
+
+
+def model_load_from_splits(paths: Sequence[bytes], params: Any) -> Any:
+    """The model, or NULL. Wraps ``llama_model_load_from_splits``."""
+    name = "llama_model_load_from_splits"
+    texts = [ffi.from_buffer("char[]", path + b"\0") for path in paths]
+    pointer, size = _struct(params)
+    result = lib.lch_with_list(_address(name), ffi.new("char *[]", texts), len(texts), pointer, size)
+    return _pointer(name, result)
+
+
+def init_from_model(model: Any, params: Any) -> Any:
+    """The context, or NULL. Wraps ``llama_init_from_model``."""
+    return _with_params("llama_init_from_model", model, params)
+
+
+# -- calls of any shape
+
+
+def call_int(name: str, *args: Any) -> int:
+    """Result of any llama.h function with up to eight integer, bool or pointer arguments; 0 for a void one.
+
+    Pointers may be cffi data, bytes, or None for NULL; a pointer result comes back as its address.
+    """
+    address, kind, n_args = _function(name)
+    if len(args) != n_args:
+        raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
+    result = _lch_call(address, kind, *[_word(arg) for arg in args], *_PADDING[n_args])
+    return result if result != _FAILED else _fail(name)
+
+
+def call_ptr(name: str, *args: Any) -> Any:
+    """Like :func:`call_int`, for a function that returns a pointer: cffi data of its declared type."""
+    return _pointer(name, call_int(name, *args))
+
+
+_PADDING = [(0,) * (_MAX_ARGS - n) for n in range(_MAX_ARGS + 1)]
+
+
+def _word(arg: Any) -> int:
+    if isinstance(arg, int):
+        return arg
+    if isinstance(arg, ffi.CData):
+        return int(_cast("intptr_t", arg))
+    if isinstance(arg, bytes):
+        # The caller's argument tuple keeps the bytes alive; CPython ends them with a NUL.
+        return int(_cast("intptr_t", ffi.from_buffer(arg)))
+    if arg is None:
+        return 0
+    return int(arg.__index__())
+
+
+def _with_params(name: str, first: Any, params: Any) -> Any:
+    pointer, size = _struct(params)
+    return _pointer(name, lib.lch_with_params(_address(name), first, pointer, size))
+
+
+def _struct(params: Any) -> tuple[Any, int]:
+    """Address and size of a struct given as such or as a pointer to it."""
+    if _native.ffi.typeof(params).kind == "struct":
+        params = _native.ffi.addressof(params)
+    return params, _native.ffi.sizeof(params[0])
+
+
+def _pointer(name: str, result: int) -> Any:
+    if result == _FAILED:
+        _fail(name)
+    return _native.ffi.cast(_native.ffi.typeof(_native.ffi.addressof(_native.lib, name)).result, result)
+
+
+@cache
+def _address(name: str) -> Any:
+    return _cast("void *", _native.ffi.addressof(_native.lib, name))
+
+
+@cache
+def _size(struct: str) -> int:
+    return int(_native.ffi.sizeof(struct))
+
+
+_RESULTS = {
+    "void": lib.LCH_VOID,
+    "bool": lib.LCH_BOOL,
+    "_Bool": lib.LCH_BOOL,
+}
+
+
+@cache
+def _function(name: str) -> tuple[Any, int, int]:
+    """Address, kind of result and number of arguments of a llama.h function."""
+    llama_ffi = _native.ffi
+    function = llama_ffi.typeof(llama_ffi.addressof(_native.lib, name))
+    by_value = [arg.cname for arg in function.args if not _is_word(arg)]
+    if by_value or len(function.args) > _MAX_ARGS or not _is_word(function.result, void=True):
+        raise TypeError(f"{name} cannot be called through call_int: {function.cname}")
+    return _address(name), _result_kind(function.result), len(function.args)
+
+
+def _is_word(ctype: Any, *, void: bool = False) -> bool:
+    if ctype.kind == "primitive":
+        return ctype.cname not in ("float", "double", "long double")
+    return ctype.kind in ("pointer", "function", "enum") or (void and ctype.kind == "void")
+
+
+def _result_kind(ctype: Any) -> int:
+    if ctype.kind in ("void", "primitive") and ctype.cname in _RESULTS:
+        return int(_RESULTS[ctype.cname])
+    if ctype.kind in ("pointer", "function") or _native.ffi.sizeof(ctype) == 8:
+        return int(lib.LCH_INT64)
+    signed = int(_native.ffi.cast(ctype, -1)) < 0
+    return int(lib.LCH_INT32 if signed else lib.LCH_UINT32)
+
+
+_PATH = re.compile(r"^\S*[/\\](?=[^/\\\s]+:\d+: )")
+
+
+def _fail(name: str) -> NoReturn:
+    message = ffi.string(lib.lch_failure()).decode("utf-8", "replace")
+    raise NativeError(f"{name}: {_PATH.sub('', message)}", log=log.lines_since(log.call_mark()))
+
+
+__all__ = [
+    "call_int",
+    "call_ptr",
+    "decode",
+    "encode",
+    "init_from_model",
+    "install",
+    "library_of",
+    "lines_since",
+    "mark",
+    "model_load_from_file",
+    "model_load_from_splits",
+    "sampler_accept",
+    "sampler_apply",
+    "sampler_clone",
+    "sampler_reset",
+    "sampler_sample",
+]

@@ -1,0 +1,67 @@
+/* What the helper extension offers to Python: read by cffi as its cdef and included by every C++ file
+   of this folder. Nothing of llama.cpp is included or linked; its functions arrive as `void *`. */
+
+/* ---- guard.cpp: calls that turn a failed GGML_ASSERT or a C++ exception into LCH_FAILED ---- */
+
+enum lch_result { LCH_VOID, LCH_BOOL, LCH_INT32, LCH_UINT32, LCH_INT64 };
+
+void lch_on_abort(const char *message);                     /* for ggml_set_abort_callback */
+void lch_on_fatal(void (*python_stacks)(void));
+const char *lch_failure(void);                              /* why this thread's last guarded call failed */
+
+int64_t lch_batch(void *fn, void *ctx, void *batch, size_t size);
+int64_t lch_with_params(void *fn, void *first, void *params, size_t size);
+int64_t lch_with_list(void *fn, void *list, size_t n, void *params, size_t size);
+int64_t lch_sample(void *fn, void *chain, void *ctx, int32_t idx);
+int64_t lch_accept(void *fn, void *sampler, int32_t token);
+int64_t lch_call(void *fn, int result, int64_t a0, int64_t a1, int64_t a2, int64_t a3,
+                 int64_t a4, int64_t a5, int64_t a6, int64_t a7);
+int64_t lch_library_of(void *fn, char *buf, size_t size);
+
+/* ---- log.cpp: a ring of llama.cpp's log lines ---- */
+
+typedef struct {
+    uint64_t seq;
+    uint64_t thread;
+    int level;
+    char text[492];
+} lch_line;
+
+void lch_log(int level, const char *text, void *user);      /* for llama_log_set */
+void lch_log_keep(int min_level);
+uint64_t lch_log_end(void);                                 /* sequence number of the next line */
+uint64_t lch_log_call(void);                                /* the end when this thread's last guarded call began */
+int lch_log_read(uint64_t *seq, int own_thread, lch_line *out);
+
+/* ---- abort.cpp: the flag that a long computation looks at ---- */
+
+typedef struct {
+    int flag;
+    int interrupted;
+    int poll_signals;
+    int64_t deadline_ns;
+    int64_t next_poll_ns;
+} lch_abort;
+
+int64_t lch_abort_now(void);
+void lch_abort_set(lch_abort *state, int value);
+int lch_abort_isset(lch_abort *state);
+void lch_abort_arm(lch_abort *state, int poll_signals);
+void lch_abort_deadline(lch_abort *state, int64_t deadline_ns);
+bool lch_abort_check(void *state);                          /* for llama_set_abort_callback */
+void lch_abort_signals(int (*poll)(void));
+
+/* ---- select.cpp: token selection over a row of raw logits ---- */
+
+enum lch_select_error { LCH_SELECT_NAN = -1, LCH_SELECT_EMPTY = -2, LCH_SELECT_INF = -3, LCH_SELECT_MEMORY = -4 };
+
+typedef struct lch_selector lch_selector;
+
+lch_selector *lch_selector_new(double temperature, int32_t top_k, double top_p, double min_p, uint64_t seed);
+lch_selector *lch_selector_clone(const lch_selector *self);
+void lch_selector_free(lch_selector *self);
+void lch_selector_reset(lch_selector *self);
+int32_t lch_select(lch_selector *self, const float *row, int32_t n);
+int32_t lch_logprob(const float *row, int32_t n, int32_t token, double *out);
+int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, float *logprobs);
+const char *lch_select_isa(void);

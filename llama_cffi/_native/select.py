@@ -1,0 +1,104 @@
+"""Token selection over a row of raw logits, with the distribution of llama.cpp's default chain.
+
+llama.cpp copies the whole vocabulary into 12-byte records, and sorts it for top-p without top-k. The C++
+helper does neither; see ``helpers/select.cpp``. Rows are cffi pointers to ``n_vocab`` float32 logits.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NoReturn
+
+from llama_cffi._native._helpers import ffi, lib
+from llama_cffi.errors import SamplerError
+
+_lch_select = lib.lch_select
+
+_ERRORS = {
+    lib.LCH_SELECT_NAN: "the logits contain NaN",
+    lib.LCH_SELECT_EMPTY: "every logit is -inf: no token is left to select",
+    lib.LCH_SELECT_INF: "a logit is +inf: it has no probability",
+    lib.LCH_SELECT_MEMORY: "no memory left to select a token",
+}
+
+
+class Selector:
+    """Draws tokens as llama.cpp's chain top-k, top-p, min-p, temperature, dist does, from its own random numbers.
+
+    ``temperature`` <= 0 selects the largest logit, the first of equals. ``top_k`` <= 0, ``top_p`` >= 1 and
+    ``min_p`` <= 0 switch those steps off. ``seed`` is any integer of 64 bits: the same seed gives the same tokens
+    for the same rows. Not for two threads at once. Raises :class:`SamplerError` for parameters that are NaN.
+    """
+
+    __slots__ = ("__weakref__", "_finalizer", "_self")
+
+    def __init__(
+        self,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("temperature", temperature), ("top_p", top_p), ("min_p", min_p)):
+            if value != value:
+                raise SamplerError(f"{name} is NaN")
+        if min_p > 1:
+            raise SamplerError(f"min_p must be at most 1, got {min_p}")
+        top_k = max(0, min(top_k, 2**31 - 1))
+        self._own(lib.lch_selector_new(temperature, top_k, top_p, min_p, seed & (2**64 - 1)))
+
+    def _own(self, pointer: Any) -> None:
+        if pointer == ffi.NULL:
+            raise MemoryError("no memory for a token selector")
+        self._self = pointer
+        self._finalizer = weakref.finalize(self, lib.lch_selector_free, pointer)
+
+    def select(self, row: Any, n_vocab: int) -> int:
+        """Token id drawn from one row. Raises :class:`SamplerError` for NaN, or when nothing can be drawn."""
+        token = _lch_select(self._self, row, n_vocab)
+        return token if token >= 0 else _fail(token)
+
+    def reset(self) -> None:
+        """Start the random numbers again from the seed."""
+        lib.lch_selector_reset(self._self)
+
+    def clone(self) -> Selector:
+        """A selector that continues from the same state on its own."""
+        other = object.__new__(Selector)
+        other._own(lib.lch_selector_clone(self._self))
+        return other
+
+
+def logprob(row: Any, n_vocab: int, token: int) -> float:
+    """Natural log-probability of a token under the softmax of the whole row; -inf for a masked one.
+
+    Raises :class:`SamplerError` for NaN or infinite rows, and for a token outside the row.
+    """
+    if not 0 <= token < n_vocab:
+        raise SamplerError(f"token {token} is outside the row of {n_vocab} logits")
+    out = ffi.new("double *")
+    status = lib.lch_logprob(row, n_vocab, token, out)
+    return float(out[0]) if status >= 0 else _fail(status)
+
+
+def top_logprobs(row: Any, n_vocab: int, k: int) -> list[tuple[int, float]]:
+    """The ``k`` most probable tokens of a row and their natural log-probabilities, best first.
+
+    Fewer when fewer logits are above -inf. Raises :class:`SamplerError` for NaN or infinite rows.
+    """
+    k = min(k, n_vocab)
+    if k <= 0:
+        return []
+    ids, logprobs = ffi.new("int32_t[]", k), ffi.new("float[]", k)
+    found = lib.lch_top_logprobs(row, n_vocab, k, ids, logprobs)
+    if found < 0:
+        _fail(found)
+    return list(zip(ffi.unpack(ids, found), ffi.unpack(logprobs, found), strict=True))
+
+
+def _fail(code: int) -> NoReturn:
+    raise SamplerError(_ERRORS[code])
+
+
+__all__ = ["Selector", "logprob", "top_logprobs"]
