@@ -189,6 +189,7 @@ class Llama:
         anything is computed, :class:`GrammarError` and :class:`DecodeError` while computing. Ctrl-C stops within a
         fraction of a second and leaves the object usable.
         """
+        engine = self._open_engine()
         params = _sampling(sampling, options)
         many = _is_list_of_prompts(prompt)
         prompts = list(prompt) if many else [prompt]
@@ -196,7 +197,6 @@ class Llama:
             self._request(one, params, max_tokens, stop, logprobs, overflow)  # type: ignore[arg-type]
             for one in prompts
         ]
-        engine = self._open_engine()
         sequences = []
         completions = []
         try:
@@ -227,9 +227,10 @@ class Llama:
         What :meth:`generate` raises before computing is raised by this call, not by the first iteration. Closing the
         iterator cancels. Several streams may be read in turn, or by several threads.
         """
-        request = self._request(prompt, _sampling(sampling, options), max_tokens, stop, logprobs, overflow)
         engine = self._open_engine()
-        return _Stream(engine, request)
+        return _Stream(
+            engine, self._request(prompt, _sampling(sampling, options), max_tokens, stop, logprobs, overflow)
+        )
 
     def _request(
         self,

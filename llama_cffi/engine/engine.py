@@ -9,7 +9,7 @@ from llama_cffi.engine.request import Chunk, FinishReason, Request, draw_seed
 from llama_cffi.engine.runner import Runner
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.errors import ContextOverflowError, LlamaCffiError, MemoryFullError, UnsupportedError
+from llama_cffi.errors import ClosedError, ContextOverflowError, LlamaCffiError, MemoryFullError, UnsupportedError
 
 
 class Engine:
@@ -166,10 +166,12 @@ class Engine:
             sequence.n_past = 0
 
     def _fail(self, sequence: Sequence, error: LlamaCffiError) -> None:
-        if sequence.seq_id is not None:
-            self._runner.keep(sequence.seq_id, 0)
+        seq_id = sequence.seq_id
         sequence.fail(error)
         self._scheduler.release(sequence, keep=False)
+        # Of a closed context there is no memory left to clear.
+        if seq_id is not None and not isinstance(error, ClosedError):
+            self._runner.keep(seq_id, 0)
 
 
 __all__ = ["Engine", "StepPlan"]

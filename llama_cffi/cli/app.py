@@ -1,0 +1,42 @@
+"""The typer application. Imports neither numpy nor the extension: commands do that when they run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import llama_cffi
+from llama_cffi.cli.doctor import doctor
+from llama_cffi.cli.generate import generate
+from llama_cffi.cli.info import info
+
+app = typer.Typer(
+    name="llama-cffi",
+    help="Run GGUF models with llama.cpp.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # with this many options, panels leave the help texts no room
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llama-cffi {llama_cffi.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Run GGUF models with llama.cpp."""
+
+
+app.command()(generate)
+app.command()(info)
+app.command()(doctor)

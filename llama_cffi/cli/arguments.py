@@ -1,0 +1,126 @@
+"""Option texts of llama.cpp's own syntax, read into values. Wrong ones are usage errors (exit code 2)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+_BIAS = re.compile(r"\s*(\d+)\s*([+-])\s*(\S+)\s*")
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
+_TRUTH = {"true": True, "false": False}
+
+
+def logit_bias(texts: Sequence[str]) -> dict[int, float]:
+    """``15043+1``, ``15043-1`` and ``15043-inf`` as token ids and biases; several for one token add up."""
+    result: dict[int, float] = {}
+    for text in texts:
+        match = _BIAS.fullmatch(text)
+        try:
+            if match is None:
+                raise ValueError
+            bias = float(match[2] + match[3])
+        except ValueError:
+            raise typer.BadParameter(
+                f"{text!r} is not TOKEN+BIAS or TOKEN-BIAS, as in 15043+1", param_hint="--logit-bias"
+            ) from None
+        result[int(match[1])] = result.get(int(match[1]), 0.0) + bias
+    return result
+
+
+def kv_overrides(texts: Sequence[str]) -> dict[str, bool | int | float | str]:
+    """``KEY=TYPE:VALUE`` texts, also several in one separated by commas, as metadata values."""
+    result: dict[str, bool | int | float | str] = {}
+    for text in texts:
+        # A comma separates only where another KEY=TYPE: follows, so that string values may hold commas.
+        for item in re.split(r",(?=[^=,]+=(?:int|float|bool|str):)", text):
+            match = re.fullmatch(r"([^=]+)=(int|float|bool|str):(.*)", item, re.DOTALL)
+            try:
+                if match is None:
+                    raise ValueError
+                result[match[1]] = _value(match[2], match[3])
+            except (KeyError, ValueError):
+                raise typer.BadParameter(
+                    f"{item!r} is not KEY=TYPE:VALUE with TYPE int, float, bool or str",
+                    param_hint="--override-kv",
+                ) from None
+    return result
+
+
+def _value(kind: str, text: str) -> bool | int | float | str:
+    if kind == "bool":
+        return _TRUTH[text]
+    if kind == "int":
+        return int(text)
+    return float(text) if kind == "float" else text
+
+
+def gpu_layers(text: str) -> int | None:
+    """``auto`` (the library decides), ``all``, or a number of layers."""
+    if text in ("auto", "all"):
+        return None if text == "auto" else -1
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number, auto or all", param_hint="--n-gpu-layers"
+        ) from None
+
+
+def devices(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas; ``none`` is no device, None all of them."""
+    if text is None:
+        return None
+    return () if text == "none" else tuple(name.strip() for name in text.split(","))
+
+
+def tensor_split(text: str | None) -> tuple[float, ...]:
+    """Shares separated by commas or slashes."""
+    try:
+        return tuple(float(share) for share in re.split(r"[,/]+", text)) if text else ()
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers", param_hint="--tensor-split") from None
+
+
+def unescape(text: str) -> str:
+    r"""``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` as characters; other backslashes stay."""
+
+    def character(match: re.Match[str]) -> str:
+        code = match[1]
+        return chr(int(code[1:], 16)) if len(code) == 3 else _ESCAPED.get(code, match[0])
+
+    return _ESCAPE.sub(character, text)
+
+
+def prompt_text(argument: str | None, option: str | None, file: Path | None, *, escape: bool) -> str:
+    """The prompt from the one place that was named, or from standard input when that is no terminal."""
+    if sum(source is not None for source in (argument, option, file)) > 1:
+        raise typer.BadParameter("give the prompt once: as an argument, with --prompt or with --file")
+    given = argument if argument is not None else option
+    if given is not None:
+        return unescape(given) if escape else given
+    if file is not None and str(file) != "-":
+        return read_text(file)
+    if file is None and sys.stdin.isatty():
+        raise typer.BadParameter("no prompt: give one as an argument, with --file, or on standard input")
+    text = _decode(sys.stdin.buffer.read(), "standard input")
+    if not text and file is None:
+        raise typer.BadParameter("no prompt: none given, and standard input is empty")
+    return text
+
+
+def read_text(path: Path) -> str:
+    """The text of a prompt or grammar file, without the newline that editors put at its end."""
+    return _decode(path.read_bytes(), str(path))
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not valid UTF-8 at byte {error.start}") from None
+    return text[:-1].removesuffix("\r") if text.endswith("\n") else text

@@ -1,0 +1,225 @@
+"""``llama-cffi generate``: continue a prompt, streaming to the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import llama_cffi
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.loading import load
+
+if TYPE_CHECKING:
+    from llama_cffi import Completion, Llama
+
+
+@console.command
+def generate(
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="The text to continue.")] = None,
+    prompt_option: Annotated[
+        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give PROMPT.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        options.option(
+            "-f", "--file", metavar="FILE", help="Read the prompt from a file; - is standard input."
+        ),
+    ] = None,
+    n_predict: Annotated[
+        int,
+        options.option(
+            "-n",
+            "--n-predict",
+            "--predict",
+            metavar="N",
+            min=-2,
+            env="N_PREDICT",
+            help="Most tokens to generate; -1 for no limit, -2 until the context is full.",
+        ),
+    ] = -1,
+    stop: Annotated[
+        list[str] | None,
+        options.option(
+            "-r", "--reverse-prompt", "--stop", metavar="TEXT", help="End before this text. Repeatable."
+        ),
+    ] = None,
+    escape: Annotated[
+        bool,
+        options.option(
+            "-e", "--escape/--no-escape", help="Read \\n, \\t, \\xHH ... in PROMPT and stop texts."
+        ),
+    ] = False,
+    display_prompt: Annotated[
+        bool | None,
+        options.option(
+            "--display-prompt/--no-display-prompt",
+            show_default="on a terminal",
+            help="Print the prompt first.",
+        ),
+    ] = None,
+    show_timings: Annotated[
+        bool | None,
+        options.option(
+            "--show-timings/--no-show-timings",
+            env="SHOW_TIMINGS",
+            show_default="on a terminal",
+            help="End with a line about tokens and speed.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    model: options.Model = None,
+    n_gpu_layers: options.GpuLayers = "auto",
+    device: options.Device = None,
+    split_mode: options.Split = None,
+    tensor_split: options.TensorSplit = None,
+    main_gpu: options.MainGpu = None,
+    load_mode: options.Load = "auto",
+    check_tensors: options.CheckTensors = False,
+    override_kv: options.OverrideKv = None,
+    ctx_size: options.CtxSize = None,
+    batch_size: options.BatchSize = 2048,
+    ubatch_size: options.UbatchSize = 512,
+    threads: options.Threads = None,
+    threads_batch: options.ThreadsBatch = None,
+    context_shift: options.ContextShift = False,
+    temperature: options.Temperature = 0.8,
+    top_k: options.TopK = 40,
+    top_p: options.TopP = 0.95,
+    min_p: options.MinP = 0.05,
+    seed: options.Seed = -1,
+    repeat_last_n: options.RepeatLastN = 64,
+    repeat_penalty: options.RepeatPenalty = 1.0,
+    presence_penalty: options.PresencePenalty = 0.0,
+    frequency_penalty: options.FrequencyPenalty = 0.0,
+    logit_bias: options.LogitBias = None,
+    ignore_eos: options.IgnoreEos = False,
+    grammar: options.Grammar = None,
+    grammar_file: options.GrammarFile = None,
+) -> None:
+    """Continue a prompt with a model.
+
+    The text goes to standard output, everything else to standard error. On a terminal, control characters
+    in the text are shown as symbols; a pipe or a file gets the text as it is.
+    """
+    if grammar is not None and grammar_file is not None:
+        raise typer.BadParameter("give either --grammar or --grammar-file")
+    bias = arguments.logit_bias(logit_bias or ())
+    overrides = arguments.kv_overrides(override_kv or ())
+    layers = arguments.gpu_layers(n_gpu_layers)
+    shares = arguments.tensor_split(tensor_split)
+    stops = [arguments.unescape(text) if escape else text for text in stop or ()]
+    text = arguments.prompt_text(prompt, prompt_option, file, escape=escape)
+    if grammar_file is not None:
+        grammar = arguments.read_text(grammar_file)
+    n_threads = _positive(threads)
+    llm = load(
+        model,
+        n_seq_max=1,  # the whole context belongs to this prompt
+        n_ctx=ctx_size,
+        n_batch=batch_size,
+        n_ubatch=min(ubatch_size, batch_size),
+        n_threads=n_threads,
+        n_threads_batch=_positive(threads_batch) or n_threads,
+        model_options=llama_cffi.ModelOptions(
+            n_gpu_layers=layers,
+            devices=arguments.devices(device),
+            split_mode=split_mode,
+            tensor_split=shares,
+            main_gpu=main_gpu,
+            load_mode=options.LOAD_MODES[load_mode],
+            check_tensors=check_tensors,
+            kv_overrides=overrides,
+        ),
+    )
+    with llm:
+        if ignore_eos:
+            vocab = llm.model.vocab
+            bias |= {token: float("-inf") for token in range(vocab.n_tokens) if vocab.is_eog(token)}
+        sampling = llama_cffi.SamplingParams(
+            temperature=max(temperature, 0.0),
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=None if seed in (-1, 2**32 - 1) else seed,
+            penalty_last_n=repeat_last_n,
+            penalty_repeat=repeat_penalty,
+            penalty_freq=frequency_penalty,
+            penalty_present=presence_penalty,
+            logit_bias=bias,
+            grammar=grammar,
+        )
+        request: dict[str, Any] = {
+            "max_tokens": n_predict if n_predict >= 0 else None,
+            "stop": stops,
+            "overflow": "shift" if context_shift and n_predict != -2 else "stop",
+            "sampling": sampling,
+        }
+        if as_json:
+            completion = llm.generate(text, **request)
+            console.print_json(_report(llm, completion))
+        else:
+            if sys.stdout.isatty() if display_prompt is None else display_prompt:
+                _write(text, "1")
+            completion = _stream(llm, text, request)
+        if sys.stderr.isatty() if show_timings is None else show_timings:
+            console.note(_summary(completion))
+
+
+def _stream(llm: Llama, prompt: str, request: dict[str, Any]) -> Completion:
+    """Print the text as it comes."""
+    completion = None
+    for chunk in llm.stream(prompt, **request):
+        _write(chunk.text)
+        completion = chunk.completion or completion
+    if completion is None:
+        raise RuntimeError("the stream ended without a completion")
+    if sys.stdout.isatty() and not completion.text.endswith("\n"):
+        print()
+    return completion
+
+
+def _write(text: str, codes: str = "") -> None:
+    if not text:
+        return
+    if sys.stdout.isatty():
+        text = console.style(console.printable(text), codes) if codes else console.printable(text)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _report(llm: Llama, completion: Completion) -> dict[str, Any]:
+    """The completion as plain data."""
+    timings = completion.timings
+    return {
+        "text": completion.text,
+        "tokens": list(completion.tokens),
+        "finish_reason": str(completion.finish_reason),
+        "stop": completion.stop,
+        "usage": dataclasses.asdict(completion.usage),
+        "timings": {
+            **dataclasses.asdict(timings),
+            "prefill_tokens_per_second": timings.prefill_tokens_per_second,
+            "decode_tokens_per_second": timings.decode_tokens_per_second,
+        },
+        "seed": completion.seed,
+        "model": {"path": str(llm.model.path), "description": llm.model.desc},
+    }
+
+
+def _summary(completion: Completion) -> str:
+    """One line about the tokens and the time they took."""
+    usage, timings = completion.usage, completion.timings
+    return (
+        f"prompt: {usage.prompt_tokens} tokens, {timings.prefill_tokens_per_second:.0f} per second; "
+        f"text: {usage.completion_tokens} tokens, {timings.decode_tokens_per_second:.0f} per second; "
+        f"ended by {completion.finish_reason}; seed {completion.seed}"
+    )
+
+
+def _positive(count: int | None) -> int | None:
+    return count if count is not None and count > 0 else None

@@ -1,0 +1,51 @@
+"""Loading a model for a command: the demo model by default, and a percentage while a person waits."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import llama_cffi
+from llama_cffi.cli import console
+
+_PATIENCE = 0.5
+"""Seconds of loading after which the percentage appears."""
+
+
+def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
+    """Open the model, or the demo model with a line that says so; `options` are those of `Llama`."""
+    file = str(path) if path is not None else _demo()
+    progress = _Percentage() if sys.stderr.isatty() else None
+    try:
+        return llama_cffi.Llama(file, progress=progress, **options)
+    finally:
+        if progress is not None:
+            progress.clear()
+
+
+def _demo() -> str:
+    from llama_cffi.llama import demo_path
+
+    console.note("no --model: using the demo model, a tiny writer of short stories")
+    return demo_path()
+
+
+class _Percentage:
+    """A progress callback that rewrites one line of standard error."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown = -1
+
+    def __call__(self, fraction: float) -> bool:
+        percent = int(fraction * 100)
+        if percent != self._shown and time.monotonic() - self._start > _PATIENCE:
+            self._shown = percent
+            print(f"\rloading {percent} %", end="", file=sys.stderr, flush=True)
+        return True
+
+    def clear(self) -> None:
+        if self._shown >= 0:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,193 @@
+"""Options of the commands, with the names and environment variables of llama.cpp's own tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from llama_cffi.core.model import LoadMode as ModelLoadMode
+
+LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
+LOAD_MODES: dict[str, ModelLoadMode] = {
+    "auto": "auto",
+    "none": "none",
+    "mmap": "mmap",
+    "mlock": "mlock",
+    "mmap+mlock": "mmap_mlock",
+    "dio": "direct_io",
+}
+"""The words of llama.cpp's tools, and those of `ModelOptions`."""
+
+SplitMode = Literal["none", "layer", "row", "tensor"]
+
+
+def option(*names: str, env: str | None = None, **settings: Any) -> Any:
+    """A typer option; `env` is the name of its variable after ``LLAMA_ARG_``."""
+    return typer.Option(*names, envvar=f"LLAMA_ARG_{env}" if env else None, **settings)
+
+
+Json = Annotated[bool, option("--json", help="Print one JSON object instead.")]
+Verbose = Annotated[bool, option("-v", "--verbose", help="Show llama.cpp's log, and tracebacks of errors.")]
+
+Model = Annotated[
+    Path | None,
+    option("-m", "--model", metavar="FILE", env="MODEL", help="GGUF file; without it, the demo model."),
+]
+GpuLayers = Annotated[
+    str,
+    option(
+        "-ngl", "--n-gpu-layers", "--gpu-layers", metavar="N", env="N_GPU_LAYERS",
+        help="Layers to keep on the GPU: a number, auto or all.",
+    ),
+]  # fmt: skip
+Device = Annotated[
+    str | None,
+    option(
+        "-dev", "--device", metavar="NAMES", env="DEVICE",
+        help="Devices to offload to, separated by commas, as doctor lists them; none for no offloading.",
+    ),
+]  # fmt: skip
+Split = Annotated[
+    SplitMode | None,
+    option(
+        "-sm", "--split-mode", metavar="MODE", env="SPLIT_MODE",
+        help="How several GPUs share the model: none, layer, row or tensor.",
+    ),
+]  # fmt: skip
+TensorSplit = Annotated[
+    str | None,
+    option(
+        "-ts", "--tensor-split", metavar="SHARES", env="TENSOR_SPLIT",
+        help="Share of the model for each GPU, for example 3,1.",
+    ),
+]  # fmt: skip
+MainGpu = Annotated[
+    int | None,
+    option(
+        "-mg", "--main-gpu", metavar="INDEX", env="MAIN_GPU", help="The GPU to use with --split-mode none."
+    ),
+]
+Load = Annotated[
+    LoadMode,
+    option(
+        "-lm", "--load-mode", metavar="MODE", env="LOAD_MODE",
+        help="How the file is read: auto, none, mmap, mlock, mmap+mlock or dio.",
+    ),
+]  # fmt: skip
+CheckTensors = Annotated[bool, option("--check-tensors", help="Look for invalid numbers in the weights.")]
+OverrideKv = Annotated[
+    list[str] | None,
+    option(
+        "--override-kv", metavar="KEY=TYPE:VALUE",
+        help="Replace a metadata value; TYPE is int, float, bool or str. Repeatable.",
+    ),
+]  # fmt: skip
+
+CtxSize = Annotated[
+    int | None,
+    option(
+        "-c", "--ctx-size", metavar="N", min=0, env="CTX_SIZE",
+        help="Context length in tokens; 0 takes all that the model was trained with.",
+    ),
+]  # fmt: skip
+BatchSize = Annotated[
+    int, option("-b", "--batch-size", metavar="N", min=1, env="BATCH", help="Most tokens of one decode.")
+]
+UbatchSize = Annotated[
+    int,
+    option("-ub", "--ubatch-size", metavar="N", min=1, env="UBATCH", help="Most tokens computed at once."),
+]
+Threads = Annotated[
+    int | None,
+    option(
+        "-t", "--threads", metavar="N", env="THREADS",
+        help="Threads; without it, or with 0 or less, the physical cores that this process may use.",
+    ),
+]  # fmt: skip
+ThreadsBatch = Annotated[
+    int | None,
+    option("-tb", "--threads-batch", metavar="N", help="Threads for the prompt; as --threads if not given."),
+]
+ContextShift = Annotated[
+    bool,
+    option(
+        "--context-shift/--no-context-shift", env="CONTEXT_SHIFT",
+        help="When the context is full, forget its older half and go on, instead of ending.",
+    ),
+]  # fmt: skip
+
+Temperature = Annotated[
+    float,
+    option(
+        "--temp", "--temperature", metavar="N", env="TEMPERATURE", help="0 always takes the likeliest token."
+    ),
+]
+TopK = Annotated[
+    int,
+    option("--top-k", metavar="N", env="TOP_K", help="Choose among the N likeliest tokens; 0 is off."),
+]
+TopP = Annotated[
+    float,
+    option(
+        "--top-p", metavar="N", env="TOP_P",
+        help="Choose among the likeliest tokens that hold this much probability; 1 is off.",
+    ),
+]  # fmt: skip
+MinP = Annotated[
+    float,
+    option(
+        "--min-p", metavar="N", env="MIN_P",
+        help="Leave out tokens less likely than this part of the likeliest; 0 is off.",
+    ),
+]  # fmt: skip
+Seed = Annotated[
+    int,
+    option(
+        "-s", "--seed", metavar="N", min=-1, max=2**32 - 1,
+        help="The same seed gives the same text; -1 draws one.",
+    ),
+]  # fmt: skip
+RepeatLastN = Annotated[
+    int,
+    option("--repeat-last-n", metavar="N", min=0, help="How many of the last tokens the penalties look at."),
+]
+RepeatPenalty = Annotated[
+    float,
+    option(
+        "--repeat-penalty",
+        metavar="N",
+        env="REPEAT_PENALTY",
+        help="Make repeated tokens less likely; 1 is off.",
+    ),
+]
+PresencePenalty = Annotated[
+    float,
+    option(
+        "--presence-penalty", metavar="N", env="PRESENCE_PENALTY",
+        help="Taken off the logit of a token that was seen; 0 is off.",
+    ),
+]  # fmt: skip
+FrequencyPenalty = Annotated[
+    float,
+    option(
+        "--frequency-penalty", metavar="N", env="FREQUENCY_PENALTY",
+        help="Taken off the logit of a token for each time it was seen; 0 is off.",
+    ),
+]  # fmt: skip
+LogitBias = Annotated[
+    list[str] | None,
+    option(
+        "-l", "--logit-bias", metavar="TOKEN+BIAS",
+        help="Change the logit of a token id: 15043+1, 15043-1, 15043-inf. Repeatable.",
+    ),
+]  # fmt: skip
+IgnoreEos = Annotated[bool, option("--ignore-eos", help="Never choose an end-of-generation token.")]
+Grammar = Annotated[
+    str | None, option("--grammar", metavar="GBNF", help="Only text that this grammar allows.")
+]
+GrammarFile = Annotated[
+    Path | None, option("--grammar-file", metavar="FILE", help="Read the grammar from a file.")
+]

@@ -1,0 +1,82 @@
+"""What `doctor` tries in a child process, so that a library that ends the process ends only the child.
+
+``python -m llama_cffi.cli.probe library|decode`` prints one JSON object: what it found, or an "error".
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+DECODE_SECONDS = 1.0
+
+
+def library() -> dict[str, Any]:
+    """Load libllama and describe it."""
+    from llama_cffi._native import library_info
+
+    found = library_info()
+
+    from llama_cffi.core import backend
+
+    return {
+        "library": {
+            "path": str(found.path),
+            "source": found.source,
+            "mode": found.mode,
+            "version": found.version,
+            "commit": found.commit,
+            "stamp": found.stamp,
+        },
+        "devices": [
+            {
+                "name": device.name,
+                "description": device.description,
+                "type": device.type,
+                "memory_free": device.memory_free,
+                "memory_total": device.memory_total,
+                "backend": device.backend,
+            }
+            for device in backend.devices()
+        ],
+        "cpu_features": backend.cpu_features(),
+    }
+
+
+def decode() -> dict[str, Any]:
+    """Generate with the demo model for a second."""
+    from llama_cffi import Llama
+
+    start = time.perf_counter()
+    with Llama.demo(n_seq_max=1) as llm:
+        loaded = time.perf_counter()
+        tokens, seconds, text = 0, 0.0, ""
+        while seconds < DECODE_SECONDS:
+            completion = llm.generate("Once upon a time", max_tokens=64, temperature=0.0)
+            text = text or completion.text
+            tokens += completion.usage.completion_tokens
+            seconds = time.perf_counter() - loaded
+            if not tokens:
+                raise RuntimeError("the demo model generated nothing")
+        return {
+            "tokens_per_second": tokens / seconds,
+            "tokens": tokens,
+            "seconds": seconds,
+            "load_seconds": loaded - start,
+            "text": text,
+        }
+
+
+def main() -> None:
+    """Run the probe named on the command line."""
+    try:
+        found = {"library": library, "decode": decode}[sys.argv[1]]()
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
