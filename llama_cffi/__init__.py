@@ -13,8 +13,6 @@ Importing the package loads nothing; the first name taken from it loads libllama
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,8 +86,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        # Costs 35 ms, which few programs should pay.
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
-            return _version("llama-cffi")
+            return version("llama-cffi")
         except PackageNotFoundError:
             return "0+unknown"
     if name not in _HOME:

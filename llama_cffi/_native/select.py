@@ -70,6 +70,16 @@ class Selector:
         return other
 
 
+def instruction_set(wanted: str | None = None) -> str:
+    """The vector instructions that selection uses: ``"avx512"``, ``"avx2"`` or ``"baseline"``.
+
+    ``wanted`` replaces the choice for this process, for tests; :class:`ValueError` when the CPU cannot run it.
+    """
+    if wanted is not None and not lib.lch_select_use(wanted.encode()):
+        raise ValueError(f"this CPU or build has no {wanted!r} selection")
+    return str(ffi.string(lib.lch_select_isa()).decode())
+
+
 def logprob(row: Any, n_vocab: int, token: int) -> float:
     """Natural log-probability of a token under the softmax of the whole row; -inf for a masked one.
 
@@ -101,4 +111,4 @@ def _fail(code: int) -> NoReturn:
     raise SamplerError(_ERRORS[code])
 
 
-__all__ = ["Selector", "logprob", "top_logprobs"]
+__all__ = ["Selector", "instruction_set", "logprob", "top_logprobs"]

@@ -66,9 +66,7 @@ def gpu_layers(text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not a number, auto or all", param_hint="--n-gpu-layers"
-        ) from None
+        raise typer.BadParameter(f"{text!r} is not a number, auto or all", param_hint="--n-gpu-layers") from None
 
 
 def devices(text: str | None) -> tuple[str, ...] | None:

@@ -114,9 +114,7 @@ def _library_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     for device in report["devices"]:
         memory = f", {console.size_text(device['memory_total'])}" if device["memory_total"] else ""
         found.append((f"device {device['name']}", f"{device['description']} ({device['type']}{memory})"))
-    features = [
-        key if value == 1 else f"{key}={value}" for key, value in report["cpu_features"].items() if value
-    ]
+    features = [key if value == 1 else f"{key}={value}" for key, value in report["cpu_features"].items() if value]
     found.append(("CPU features", ", ".join(features) or "none"))
     return found
 
@@ -128,9 +126,15 @@ def _decode_rows(decode: dict[str, Any] | None) -> list[tuple[str, str]]:
         (
             "decode test",
             f"{decode['tokens_per_second']:.0f} tokens per second with the demo model, "
-            f"loaded in {decode['load_seconds']:.2f} s",
+            f"loaded in {decode['load_seconds']:.2f} s{_busy()}",
         )
     ]
+
+
+def _busy() -> str:
+    """A hint where the figure says more about the other processes than about the installation."""
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    return f"; the machine is busy, with a load of {load:.1f} on {cpus} CPUs" if load > cpus + 1 else ""
 
 
 def _stamp_rows(stamp: dict[str, Any]) -> list[tuple[str, str]]:

@@ -25,9 +25,7 @@ def generate(
     ] = None,
     file: Annotated[
         Path | None,
-        options.option(
-            "-f", "--file", metavar="FILE", help="Read the prompt from a file; - is standard input."
-        ),
+        options.option("-f", "--file", metavar="FILE", help="Read the prompt from a file; - is standard input."),
     ] = None,
     n_predict: Annotated[
         int,
@@ -43,15 +41,11 @@ def generate(
     ] = -1,
     stop: Annotated[
         list[str] | None,
-        options.option(
-            "-r", "--reverse-prompt", "--stop", metavar="TEXT", help="End before this text. Repeatable."
-        ),
+        options.option("-r", "--reverse-prompt", "--stop", metavar="TEXT", help="End before this text. Repeatable."),
     ] = None,
     escape: Annotated[
         bool,
-        options.option(
-            "-e", "--escape/--no-escape", help="Read \\n, \\t, \\xHH ... in PROMPT and stop texts."
-        ),
+        options.option("-e", "--escape/--no-escape", help="Read \\n, \\t, \\xHH ... in PROMPT and stop texts."),
     ] = False,
     display_prompt: Annotated[
         bool | None,
@@ -166,7 +160,7 @@ def generate(
             if sys.stdout.isatty() if display_prompt is None else display_prompt:
                 _write(text, "1")
             completion = _stream(llm, text, request)
-        if sys.stderr.isatty() if show_timings is None else show_timings:
+        if sys.stderr.isatty() and not as_json if show_timings is None else show_timings:
             console.note(_summary(completion))
 
 

@@ -140,9 +140,7 @@ def _value(value: Any) -> str:
     return console.one_line(value) if isinstance(value, str) else str(value)
 
 
-def _report(
-    summary: Summary, opened: list[tuple[Path, GGUFFile]], *, metadata: bool, tensors: bool
-) -> dict[str, Any]:
+def _report(summary: Summary, opened: list[tuple[Path, GGUFFile]], *, metadata: bool, tensors: bool) -> dict[str, Any]:
     """The same as plain data; long arrays of the metadata as their length and first values."""
     report = dataclasses.asdict(summary)
     report |= {"tensor_bytes": summary.tensor_bytes, "bits_per_weight": summary.bits_per_weight}

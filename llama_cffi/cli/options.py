@@ -66,9 +66,7 @@ TensorSplit = Annotated[
 ]  # fmt: skip
 MainGpu = Annotated[
     int | None,
-    option(
-        "-mg", "--main-gpu", metavar="INDEX", env="MAIN_GPU", help="The GPU to use with --split-mode none."
-    ),
+    option("-mg", "--main-gpu", metavar="INDEX", env="MAIN_GPU", help="The GPU to use with --split-mode none."),
 ]
 Load = Annotated[
     LoadMode,
@@ -121,9 +119,7 @@ ContextShift = Annotated[
 
 Temperature = Annotated[
     float,
-    option(
-        "--temp", "--temperature", metavar="N", env="TEMPERATURE", help="0 always takes the likeliest token."
-    ),
+    option("--temp", "--temperature", metavar="N", env="TEMPERATURE", help="0 always takes the likeliest token."),
 ]
 TopK = Annotated[
     int,
@@ -185,9 +181,5 @@ LogitBias = Annotated[
     ),
 ]  # fmt: skip
 IgnoreEos = Annotated[bool, option("--ignore-eos", help="Never choose an end-of-generation token.")]
-Grammar = Annotated[
-    str | None, option("--grammar", metavar="GBNF", help="Only text that this grammar allows.")
-]
-GrammarFile = Annotated[
-    Path | None, option("--grammar-file", metavar="FILE", help="Read the grammar from a file.")
-]
+Grammar = Annotated[str | None, option("--grammar", metavar="GBNF", help="Only text that this grammar allows.")]
+GrammarFile = Annotated[Path | None, option("--grammar-file", metavar="FILE", help="Read the grammar from a file.")]

@@ -52,13 +52,16 @@ def decode() -> dict[str, Any]:
     start = time.perf_counter()
     with Llama.demo(n_seq_max=1) as llm:
         loaded = time.perf_counter()
-        tokens, seconds, text = 0, 0.0, ""
-        while seconds < DECODE_SECONDS:
-            completion = llm.generate("Once upon a time", max_tokens=64, temperature=0.0)
-            text = text or completion.text
-            tokens += completion.usage.completion_tokens
-            seconds = time.perf_counter() - loaded
-            if not tokens:
+        tokens, text = 0, ""
+        while (seconds := time.perf_counter() - loaded) < DECODE_SECONDS:
+            before = tokens
+            for chunk in llm.stream("Once upon a time", temperature=0.0):
+                tokens += len(chunk.tokens)
+                text += "" if before else chunk.text
+                seconds = time.perf_counter() - loaded
+                if seconds >= DECODE_SECONDS:
+                    break
+            if tokens == before:
                 raise RuntimeError("the demo model generated nothing")
         return {
             "tokens_per_second": tokens / seconds,

@@ -75,9 +75,7 @@ def parts(path: Path, metadata: Mapping[str, Any]) -> tuple[list[Path], list[Pat
     return [file for file in files if file.exists()], [file for file in files if not file.exists()]
 
 
-def summarise(
-    first: GGUFFile, path: Path, files: Iterable[tuple[Path, GGUFFile]], missing: list[Path]
-) -> Summary:
+def summarise(first: GGUFFile, path: Path, files: Iterable[tuple[Path, GGUFFile]], missing: list[Path]) -> Summary:
     """Put together the parts of a model; `first` holds the metadata that counts."""
     files = list(files)
     metadata: Mapping[str, Any] = first.metadata

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from llama_cffi._native import callbacks, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
+from llama_cffi.core.gguf import check_gguf_file
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.errors import (
     ModelFileError,
     ModelLoadCancelled,
-    ModelNotFoundError,
     NativeError,
     UnsupportedError,
 )
@@ -27,7 +27,6 @@ ProgressCallback = Callable[[float], object]
 
 _LOAD_MODES: dict[str, int] = {"auto": -1, "none": 0, "mmap": 1, "mlock": 2, "mmap_mlock": 3, "direct_io": 4}
 _SPLIT_MODES: dict[str, int] = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
-_MAGIC = b"GGUF"
 _KEY_BYTES = 127
 """Longest key or string value of an override: llama.h gives both 128 bytes, the last one a NUL."""
 
@@ -85,7 +84,7 @@ class Model:
         self.options = options if options is not None else ModelOptions()
         self.path = paths[0]
         for part in paths:
-            _check_file(part)
+            check_gguf_file(part)
         with callbacks.Progress(progress) as reporter:
             params, keep = _native_params(self.options)
             params.progress_callback = reporter.callback
@@ -259,25 +258,6 @@ class Model:
             if n < room:
                 return bytes(ffi.buffer(buffer, n)).decode("utf-8", "replace")
             room = n + 1
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is plainly no model before llama.cpp sees it."""
-    if "\0" in str(path):
-        raise ModelFileError(f"the path {str(path)!r} holds a NUL byte")
-    if not path.exists():
-        raise ModelNotFoundError(f"there is no file {path}")
-    if path.is_dir():
-        raise ModelFileError(f"{path} is a directory; name the GGUF file in it")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
-    if not magic:
-        raise ModelFileError(f"{path} is empty")
-    if magic != _MAGIC:
-        raise ModelFileError(f"{path} is not a GGUF file: it starts with {magic!r}, not {_MAGIC!r}")
 
 
 def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:

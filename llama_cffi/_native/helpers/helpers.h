@@ -65,3 +65,4 @@ int32_t lch_select(lch_selector *self, const float *row, int32_t n);
 int32_t lch_logprob(const float *row, int32_t n, int32_t token, double *out);
 int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, float *logprobs);
 const char *lch_select_isa(void);
+int lch_select_use(const char *isa);                        /* NULL: the best; 0 when this CPU cannot */

@@ -40,7 +40,8 @@ namespace avx512 {
 #define LCH_NAME "avx512"
 #define LCH_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define LCH_WIDTH 16
-#define LCH_SCALE _mm512_scalef_ps
+// The unmasked intrinsic makes GCC 12 warn of an uninitialised value in its own header.
+#define LCH_SCALE(x, exponent) _mm512_maskz_scalef_ps(0xffff, x, exponent)
 #include "kernels.inc"
 }  // namespace avx512
 
@@ -60,25 +61,42 @@ namespace baseline {
 #include "kernels.inc"
 }  // namespace baseline
 
-const Kernels & choose() {
+// Best first; nullptr where this CPU cannot run it.
+const Kernels * const * variants() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        return avx512::table;
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return avx2::table;
-    }
+    static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    static const Kernels * const all[] = {
+        has_avx512 ? &avx512::table : nullptr, has_avx2 ? &avx2::table : nullptr, &baseline::table,
+    };
+#else
+    static const Kernels * const all[] = {nullptr, nullptr, &baseline::table};
 #endif
-    return baseline::table;
+    return all;
 }
+
+const Kernels * find(const char * name) {
+    const Kernels * const * all = variants();
+    const auto * found = std::find_if(all, all + 3, [&](const Kernels * k) {
+        return k && (!name || !std::strcmp(k->name, name));
+    });
+    return found == all + 3 ? nullptr : *found;
+}
+
+const Kernels * chosen = find(nullptr);
 
 }  // namespace
 
-const Kernels & kernels() {
-    static const Kernels & chosen = choose();
-    return chosen;
+const Kernels & kernels() { return *chosen; }
+
+bool use_kernels(const char * name) {
+    const Kernels * found = find(name);
+    if (found) {
+        chosen = found;
+    }
+    return found;
 }
 
 }  // namespace lch

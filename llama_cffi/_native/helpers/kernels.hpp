@@ -49,4 +49,7 @@ struct Kernels {
 
 const Kernels & kernels();
 
+// Replaces the choice, for tests; false when this CPU cannot run the named one. nullptr names the best.
+bool use_kernels(const char * name);
+
 }  // namespace lch

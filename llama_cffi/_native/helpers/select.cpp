@@ -84,19 +84,32 @@ uint64_t rank_key(float x, int index) {
 using lch::Row;
 
 struct Scratch {
-    std::vector<float> maxima, weights;
+    std::vector<float> maxima, weights, moved;
     std::vector<double> group_ends;
     std::vector<uint64_t> keys;
 
     // Block maxima and the row's maximum; an error code for rows that nothing can be selected from.
     int begin(const float * data, int n, Row & row) {
-        const size_t n_blocks = static_cast<size_t>((n + kGroup - 1) / kGroup) * kLanes;
-        maxima.resize(n_blocks);
+        maxima.resize(static_cast<size_t>((n + kGroup - 1) / kGroup) * kLanes);
         row = {data, n, 0};
         if (!lch::kernels().block_maxima(data, n, maxima.data(), &row.top)) {
             return LCH_SELECT_NAN;
         }
         return row.top == -INFINITY ? LCH_SELECT_EMPTY : 0;
+    }
+
+    // The same for what needs sums. Logits far from zero are moved there, in a copy.
+    int begin_sums(const float * data, int n, Row & row) {
+        int error = begin(data, n, row);
+        if (!error && row.top == INFINITY) {
+            error = LCH_SELECT_INF;
+        }
+        if (!error && std::abs(row.top) > lch::kFar) {
+            moved.resize(static_cast<size_t>(n));
+            std::transform(data, data + n, moved.begin(), [&](float x) { return x - row.top; });
+            error = begin(moved.data(), n, row);
+        }
+        return error;
     }
 
     int n_blocks() const { return static_cast<int>(maxima.size()); }
@@ -174,14 +187,12 @@ struct lch_selector {
 
     int32_t select(const float * data, int n) {
         Row row;
-        if (const int error = scratch.begin(data, n, row)) {
+        const bool greedy = temperature <= 0 || top_k == 1 || top_p <= 0;
+        if (const int error = greedy ? scratch.begin(data, n, row) : scratch.begin_sums(data, n, row)) {
             return error;
         }
-        if (temperature <= 0 || top_k == 1 || top_p <= 0) {
+        if (greedy) {
             return scratch.first_maximum(row);
-        }
-        if (row.top == INFINITY) {
-            return LCH_SELECT_INF;
         }
         Draws draws{random.next()};
         return top_k > 0 && top_k < n ? draw_sorted(row, draws) : draw_by_rejection(row, draws);
@@ -253,7 +264,7 @@ private:
     bool in_nucleus(const Row & row, float x, int index) const {
         const lch::Kernels & k = lch::kernels();
         const float * maxima = scratch.maxima.data();
-        double above, total;
+        double above;
         if (k.count_at_least(maxima, scratch.n_blocks(), x) <= scratch.n_blocks() / 64) {
             // The whole is at least what ranks before and the logit's own mass: often that settles it.
             above = k.sum_above(row, maxima, x, index);
@@ -261,7 +272,7 @@ private:
                 return true;
             }
         }
-        total = k.rough_sum_exp_above(row, x, index, &above);
+        double total = k.rough_sum_exp_above(row, x, index, &above);
         if (above * (1 + 2 * lch::kRough) < top_p * total * (1 - 2 * lch::kRough)) {
             return true;
         }
@@ -321,9 +332,14 @@ private:
     }
 };
 
+// Colder than this, exponents overflow, and logits that differ at all have no chance anyway.
+static float usable(double temperature) {
+    return temperature > 0 ? std::max(static_cast<float>(temperature), 1e-6f) : 0.0f;
+}
+
 lch_selector * lch_selector_new(double temperature, int32_t top_k, double top_p, double min_p, uint64_t seed) {
     return new (std::nothrow) lch_selector{
-        static_cast<float>(temperature), top_k, static_cast<float>(top_p), static_cast<float>(min_p),
+        usable(temperature), top_k, static_cast<float>(top_p), static_cast<float>(min_p),
         seed, Random(seed), {},
     };
 }
@@ -350,11 +366,8 @@ int32_t lch_top_logprobs(const float * data, int32_t n, int32_t k, int32_t * ids
     static thread_local Scratch scratch;
     try {
         Row row;
-        if (const int error = scratch.begin(data, n, row)) {
+        if (const int error = scratch.begin_sums(data, n, row)) {
             return error;
-        }
-        if (row.top == INFINITY) {
-            return LCH_SELECT_INF;
         }
         scratch.top_k(row, k);
         const double log_total = std::log(lch::kernels().sum_exp(row));
@@ -373,13 +386,10 @@ int32_t lch_logprob(const float * data, int32_t n, int32_t token, double * out) 
     static thread_local Scratch scratch;
     try {
         Row row;
-        if (const int error = scratch.begin(data, n, row)) {
+        if (const int error = scratch.begin_sums(data, n, row)) {
             return error;
         }
-        if (row.top == INFINITY) {
-            return LCH_SELECT_INF;
-        }
-        *out = static_cast<double>(data[token]) - row.top - std::log(lch::kernels().sum_exp(row));
+        *out = static_cast<double>(row.data[token]) - row.top - std::log(lch::kernels().sum_exp(row));
         return 0;
     } catch (const std::bad_alloc &) {
         return LCH_SELECT_MEMORY;
@@ -387,3 +397,5 @@ int32_t lch_logprob(const float * data, int32_t n, int32_t token, double * out) 
 }
 
 const char * lch_select_isa(void) { return lch::kernels().name; }
+
+int lch_select_use(const char * isa) { return lch::use_kernels(isa); }
