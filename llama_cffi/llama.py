@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from importlib import resources
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
@@ -329,7 +329,7 @@ class _Stream(Iterator[Chunk]):
 
 def demo_path() -> str:
     """The path of the model that ships with the package."""
-    path = resources.files("llama_cffi") / "models" / "demo.gguf"
+    path = Path(__file__).with_name("models") / "demo.gguf"
     if not path.is_file():
         raise ModelFileError("this installation of llama_cffi lacks its demo model")
     return str(path)

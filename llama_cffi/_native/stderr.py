@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,9 @@ def captured() -> Iterator[Captured]:
         except OSError:  # closed, as in a daemon: there is nothing to catch
             yield result
             return
+        # Imported here: it costs a start of the package several milliseconds, and grammars are rare.
+        import tempfile
+
         with tempfile.TemporaryFile() as file:
             os.dup2(file.fileno(), 2)
             try:

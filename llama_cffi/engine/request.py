@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-import secrets
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
@@ -220,4 +220,4 @@ class Chunk:
 
 def draw_seed() -> int:
     """A random seed."""
-    return secrets.randbelow(MAX_SEED + 1)
+    return int.from_bytes(os.urandom(8), "little") % (MAX_SEED + 1)
