@@ -14,6 +14,8 @@ from typing import Any
 
 from llama_cffi._native._helpers import ffi, lib
 
+_FOREVER = 1e9  # seconds
+
 _abort_arm = lib.lch_abort_arm
 _main_thread = threading.main_thread
 _get_ident = threading.get_ident
@@ -82,9 +84,9 @@ class AbortFlag:
         if moment is None:
             lib.lch_abort_deadline(self._state, 0)
         else:
-            # The C clock may count from another moment; 0 means no deadline.
-            at = lib.lch_abort_now() + int((moment - time.monotonic()) * 1e9)
-            lib.lch_abort_deadline(self._state, max(at, 1))
+            # The C clock may count from another moment; 0 means no deadline. 30 years stand for infinity.
+            left = min(max(moment - time.monotonic(), -_FOREVER), _FOREVER)
+            lib.lch_abort_deadline(self._state, max(lib.lch_abort_now() + int(left * 1e9), 1))
 
     @property
     def expired(self) -> bool:

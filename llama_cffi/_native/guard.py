@@ -58,19 +58,19 @@ def library_of(function: Any) -> str | None:
 def decode(ctx: Any, batch: Any) -> int:
     """Status of ``llama_decode`` for the ``llama_batch`` that ``batch`` points to."""
     result = _lch_batch(_address("llama_decode"), ctx, batch, _size("llama_batch"))
-    return result if result != _FAILED else _fail("llama_decode")
+    return int(result) if result != _FAILED else _fail("llama_decode")
 
 
 def encode(ctx: Any, batch: Any) -> int:
     """Status of ``llama_encode`` for the ``llama_batch`` that ``batch`` points to."""
     result = _lch_batch(_address("llama_encode"), ctx, batch, _size("llama_batch"))
-    return result if result != _FAILED else _fail("llama_encode")
+    return int(result) if result != _FAILED else _fail("llama_encode")
 
 
 def sampler_sample(chain: Any, ctx: Any, idx: int) -> int:
     """Token that ``llama_sampler_sample`` selects, and accepts, for an output row."""
     result = _lch_sample(_address("llama_sampler_sample"), chain, ctx, idx)
-    return result if result != _FAILED else _fail("llama_sampler_sample")
+    return int(result) if result != _FAILED else _fail("llama_sampler_sample")
 
 
 def sampler_accept(sampler: Any, token: int) -> None:
@@ -125,7 +125,7 @@ def call_int(name: str, *args: Any) -> int:
     if len(args) != n_args:
         raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
     result = _lch_call(address, kind, *[_word(arg) for arg in args], *_PADDING[n_args])
-    return result if result != _FAILED else _fail(name)
+    return int(result) if result != _FAILED else _fail(name)
 
 
 def call_ptr(name: str, *args: Any) -> Any:

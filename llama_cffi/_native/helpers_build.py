@@ -63,6 +63,3 @@ def _builder() -> FFI:
 
 
 ffibuilder = _builder()
-
-if __name__ == "__main__":
-    ffibuilder.compile(tmpdir=str(_HERE.parents[1]), verbose=True)

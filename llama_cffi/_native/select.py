@@ -57,7 +57,7 @@ class Selector:
     def select(self, row: Any, n_vocab: int) -> int:
         """Token id drawn from one row. Raises :class:`SamplerError` for NaN, or when nothing can be drawn."""
         token = _lch_select(self._self, row, n_vocab)
-        return token if token >= 0 else _fail(token)
+        return int(token) if token >= 0 else _fail(token)
 
     def reset(self) -> None:
         """Start the random numbers again from the seed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -100,10 +101,11 @@ def prompt_text(argument: str | None, option: str | None, file: Path | None, *, 
         raise typer.BadParameter("give the prompt once: as an argument, with --prompt or with --file")
     given = argument if argument is not None else option
     if given is not None:
+        given = _argument(given)
         return unescape(given) if escape else given
     if file is not None and str(file) != "-":
         return read_text(file)
-    if file is None and sys.stdin.isatty():
+    if sys.stdin is None or (file is None and sys.stdin.isatty()):
         raise typer.BadParameter("no prompt: give one as an argument, with --file, or on standard input")
     text = _decode(sys.stdin.buffer.read(), "standard input")
     if not text and file is None:
@@ -116,9 +118,16 @@ def read_text(path: Path) -> str:
     return _decode(path.read_bytes(), str(path))
 
 
-def _decode(data: bytes, source: str) -> str:
+def _argument(text: str) -> str:
+    """A command line argument as UTF-8, also where the locale is not: Python keeps such bytes as surrogates."""
+    if text.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in text):
+        return text
+    return _decode(os.fsencode(text), "the prompt", whole=True)
+
+
+def _decode(data: bytes, source: str, *, whole: bool = False) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not valid UTF-8 at byte {error.start}") from None
-    return text[:-1].removesuffix("\r") if text.endswith("\n") else text
+    return text if whole or not text.endswith("\n") else text[:-1].removesuffix("\r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
@@ -34,9 +35,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         verbose = bool(kwargs.get("verbose"))
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
+        _prepare_streams()
         try:
             if verbose:
                 show_native_log()
@@ -56,6 +55,16 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             fail(f"{error}\nSee also: llama-cffi doctor" if broken else str(error))
 
     return run
+
+
+def _prepare_streams() -> None:
+    """Make printing never fail over a character, nor over a stream that the caller closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - it lives as long as sys
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def fail(message: str) -> NoReturn:

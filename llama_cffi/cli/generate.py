@@ -102,7 +102,6 @@ def generate(
     """
     if grammar is not None and grammar_file is not None:
         raise typer.BadParameter("give either --grammar or --grammar-file")
-    bias = arguments.logit_bias(logit_bias or ())
     overrides = arguments.kv_overrides(override_kv or ())
     layers = arguments.gpu_layers(n_gpu_layers)
     shares = arguments.tensor_split(tensor_split)
@@ -110,6 +109,20 @@ def generate(
     text = arguments.prompt_text(prompt, prompt_option, file, escape=escape)
     if grammar_file is not None:
         grammar = arguments.read_text(grammar_file)
+    # Before loading, which may take minutes: wrong values must not wait for it.
+    sampling = llama_cffi.SamplingParams(
+        temperature=max(temperature, 0.0),
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=None if seed in (-1, 2**32 - 1) else seed,
+        penalty_last_n=repeat_last_n,
+        penalty_repeat=repeat_penalty,
+        penalty_freq=frequency_penalty,
+        penalty_present=presence_penalty,
+        logit_bias=arguments.logit_bias(logit_bias or ()),
+        grammar=grammar,
+    )
     n_threads = _positive(threads)
     llm = load(
         model,
@@ -133,20 +146,8 @@ def generate(
     with llm:
         if ignore_eos:
             vocab = llm.model.vocab
-            bias |= {token: float("-inf") for token in range(vocab.n_tokens) if vocab.is_eog(token)}
-        sampling = llama_cffi.SamplingParams(
-            temperature=max(temperature, 0.0),
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=None if seed in (-1, 2**32 - 1) else seed,
-            penalty_last_n=repeat_last_n,
-            penalty_repeat=repeat_penalty,
-            penalty_freq=frequency_penalty,
-            penalty_present=presence_penalty,
-            logit_bias=bias,
-            grammar=grammar,
-        )
+            ends = {token: float("-inf") for token in range(vocab.n_tokens) if vocab.is_eog(token)}
+            sampling = dataclasses.replace(sampling, logit_bias={**sampling.logit_bias, **ends})
         request: dict[str, Any] = {
             "max_tokens": n_predict if n_predict >= 0 else None,
             "stop": stops,
@@ -157,17 +158,19 @@ def generate(
             completion = llm.generate(text, **request)
             console.print_json(_report(llm, completion))
         else:
-            if sys.stdout.isatty() if display_prompt is None else display_prompt:
-                _write(text, "1")
-            completion = _stream(llm, text, request)
+            shown = sys.stdout.isatty() if display_prompt is None else display_prompt
+            completion = _stream(llm, text, request, show_prompt=shown)
         if sys.stderr.isatty() and not as_json if show_timings is None else show_timings:
             console.note(_summary(completion))
 
 
-def _stream(llm: Llama, prompt: str, request: dict[str, Any]) -> Completion:
+def _stream(llm: Llama, prompt: str, request: dict[str, Any], *, show_prompt: bool) -> Completion:
     """Print the text as it comes."""
     completion = None
-    for chunk in llm.stream(prompt, **request):
+    chunks = llm.stream(prompt, **request)  # a prompt that is refused is refused here, before it is shown
+    if show_prompt:
+        _write(prompt, "1")
+    for chunk in chunks:
         _write(chunk.text)
         completion = chunk.completion or completion
     if completion is None:

@@ -17,7 +17,7 @@ _PATIENCE = 0.5
 def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
     """Open the model, or the demo model with a line that says so; `options` are those of `Llama`."""
     file = str(path) if path is not None else _demo()
-    progress = _Percentage() if sys.stderr.isatty() else None
+    progress = Percentage() if sys.stderr.isatty() else None
     try:
         return llama_cffi.Llama(file, progress=progress, **options)
     finally:
@@ -32,7 +32,7 @@ def _demo() -> str:
     return demo_path()
 
 
-class _Percentage:
+class Percentage:
     """A progress callback that rewrites one line of standard error."""
 
     def __init__(self) -> None:

@@ -287,7 +287,13 @@ class Context:
         self._compute(guard.decode, batch, deadline)
 
     def encode(self, batch: Batch, *, deadline: float | None = None) -> None:
-        """Compute a batch without the memory, or with the encoder. Wraps ``llama_encode``; raises as decode."""
+        """Compute a batch without the memory, or with the encoder. Wraps ``llama_encode``; raises as decode.
+
+        :class:`UnsupportedError` for a model that is only a decoder.
+        """
+        if self._memory is not None and not self.model.has_encoder:
+            # llama.cpp would follow a null pointer.
+            raise UnsupportedError("this model has no encoder; use decode()")
         if batch.n_tokens > self.n_ubatch:
             raise BatchError(f"an encoder takes its {batch.n_tokens} tokens at once; n_ubatch is {self.n_ubatch}")
         self._compute(guard.encode, batch, deadline)

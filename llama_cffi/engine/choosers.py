@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_cffi._native import ffi, lib
-from llama_cffi._native.select import Selector, logprob, top_logprobs
 from llama_cffi.core.sampler import (
     Dist,
     Grammar,
@@ -21,6 +19,7 @@ from llama_cffi.core.sampler import (
     TopK,
     TopP,
 )
+from llama_cffi.core.selection import TokenSelector, row_logprobs
 from llama_cffi.engine.request import Request, SamplingParams, TokenLogprob
 from llama_cffi.engine.sequence import Chooser
 from llama_cffi.errors import GrammarError
@@ -44,62 +43,46 @@ def make_chooser(context: Context, request: Request, seed: int) -> Chooser:
     return GrammarChooser(context, base, Grammar(sampling.grammar, sampling.grammar_root))
 
 
-class _Rows:
-    """Access to the logits of the last decode."""
+class _Logprobs:
+    """What every chooser reports the same way: the model's probabilities, whatever chose the token."""
 
-    __slots__ = ("_context", "_get", "_n_vocab")
+    __slots__ = ("_context",)
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._n_vocab = context.n_vocab
-        self._get = lib.llama_get_logits_ith
-
-    def row(self, i: int) -> Any:
-        row = self._get(self._context.ptr, i)
-        return row if row != ffi.NULL else self._context._logits_row(i)
-
-    def array(self, i: int) -> NDArray[np.float32]:
-        return np.frombuffer(ffi.buffer(self.row(i), 4 * self._n_vocab), dtype=np.float32)
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
-        ptr, n = self.row(row), self._n_vocab
-        top = tuple(top_logprobs(ptr, n, n_top)) if n_top else ()
-        return TokenLogprob(token, self._context.model.vocab.piece(token), logprob(ptr, n, token), top)
+        value, top = row_logprobs(self._context, row, token, n_top)
+        return TokenLogprob(token, self._context.model.vocab.piece(token), value, top)
 
 
-class SelectorChooser(_Rows):
-    """Token selection over the raw row: greedy, or top-k, top-p, min-p and temperature.
+class SelectorChooser(_Logprobs):
+    """Greedy, or top-k, top-p, min-p and temperature, over the raw row."""
 
-    llama.cpp's chain copies the whole vocabulary into records first; this reads the row where it is.
-    """
-
-    __slots__ = ("_selector",)
+    __slots__ = ("_selector", "choose", "peek")
 
     def __init__(self, context: Context, sampling: SamplingParams, seed: int) -> None:
         super().__init__(context)
-        self._selector = Selector(
+        self._selector = TokenSelector(
+            context,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             min_p=sampling.min_p,
             seed=seed,
         )
-
-    def choose(self, row: int) -> int:
-        return self._selector.select(self.row(row), self._n_vocab)
-
-    def peek(self, logits: NDArray[np.float32]) -> int:
-        """Choose from a whole row without remembering; a selector remembers nothing anyway."""
-        return self._selector.select(ffi.from_buffer("float[]", logits), self._n_vocab)
+        # A selector remembers nothing of what it chose, so choosing and peeking are the same.
+        self.choose = self._selector.select
+        self.peek = self._selector.select_from
 
     def accept(self, token: int) -> None:
-        """A token was chosen after all."""
+        """A peeked token was chosen after all."""
 
     def close(self) -> None:
         pass
 
 
-class ChainChooser(_Rows):
+class ChainChooser(_Logprobs):
     """llama.cpp's own chain, for penalties and logit bias."""
 
     __slots__ = ("_chain",)
@@ -127,7 +110,7 @@ class ChainChooser(_Rows):
         self._chain.close()
 
 
-class GrammarChooser(_Rows):
+class GrammarChooser(_Logprobs):
     """A grammar over another chooser.
 
     Testing one token against a grammar is cheap, testing the whole vocabulary is not. So the token is chosen first,
@@ -143,7 +126,7 @@ class GrammarChooser(_Rows):
         self._grammar = SamplerChain((grammar, Greedy()), context.model.vocab)
 
     def choose(self, row: int) -> int:
-        logits = self.array(row)
+        logits = self._context.logits_view(row).array
         token = self._base.peek(logits)
         _, verdict, _ = self._grammar.apply(_ZERO, ids=np.array([token], dtype=np.int32))
         if verdict[0] == -np.inf:

@@ -1,0 +1,57 @@
+"""Token selection and log-probabilities on the logits where the last decode left them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llama_cffi._native import ffi, lib
+from llama_cffi._native.select import Selector, logprob, top_logprobs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llama_cffi.core.context import Context
+
+_get_row = lib.llama_get_logits_ith
+_NULL = ffi.NULL
+
+
+class TokenSelector:
+    """Greedy choice, or top-k, top-p, min-p, temperature and a draw, over rows of one Context.
+
+    The distribution is that of a :class:`~llama_cffi.core.sampler.SamplerChain` with the same steps, which copies the
+    whole vocabulary first; this reads the row in place. ``temperature <= 0`` is greedy; ``top_k <= 0``, ``top_p=1``
+    and ``min_p=0`` switch a step off. The same seed draws the same tokens from the same rows.
+    """
+
+    __slots__ = ("_context", "_n_vocab", "_select")
+
+    def __init__(
+        self, context: Context, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+    ) -> None:
+        self._context = context
+        self._n_vocab = context.n_vocab
+        self._select = Selector(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed).select
+
+    def select(self, i: int = -1) -> int:
+        """The token chosen from batch row ``i`` of the last decode.
+
+        Raises :class:`BatchError` for a row without logits, :class:`SamplerError` for NaN or nothing to choose from.
+        """
+        context = self._context
+        row = _get_row(context._handle.ptr, i)
+        return self._select(row if row != _NULL else context._logits_row(i), self._n_vocab)
+
+    def select_from(self, logits: NDArray[np.float32]) -> int:
+        """The token chosen from a row of one's own, float32 of shape ``(n_vocab,)``."""
+        return self._select(ffi.from_buffer("float[]", logits), len(logits))
+
+
+def row_logprobs(context: Context, i: int, token: int, n_top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """Natural log-probability of ``token`` at batch row ``i``, and the ``n_top`` likeliest tokens with theirs.
+
+    Raises as :meth:`TokenSelector.select`.
+    """
+    row, n = context._logits_row(i), context.n_vocab
+    return logprob(row, n, token), tuple(top_logprobs(row, n, n_top)) if n_top else ()
