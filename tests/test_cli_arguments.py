@@ -1,0 +1,122 @@
+"""The command line's own parsing and printing, without a model."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_cffi.cli import arguments, console, loading
+
+
+def test_logit_bias() -> None:
+    assert arguments.logit_bias(["15043+1", " 7 - 0.5", "2-inf", "7-1"]) == {15043: 1.0, 7: -1.5, 2: -math.inf}
+    assert arguments.logit_bias([]) == {}
+
+
+@pytest.mark.parametrize("text", ["", "7", "7*2", "x+1", "7+", "7+x", "-7+1", "7+1+1x"])
+def test_bad_logit_bias_is_a_usage_error(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        arguments.logit_bias([text])
+
+
+def test_kv_overrides() -> None:
+    texts = ["a.b=int:-3,c=bool:true", "d=float:1.5", "e=str:x, y=z,f=bool:false"]
+    expected = {"a.b": -3, "c": True, "d": 1.5, "e": "x, y=z", "f": False}
+    assert arguments.kv_overrides(texts) == expected
+
+
+@pytest.mark.parametrize("text", ["a", "a=1", "a=int:x", "a=bool:yes", "a=list:1", "=int:1", "a=float:"])
+def test_bad_kv_overrides_are_usage_errors(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        arguments.kv_overrides([text])
+
+
+def test_gpu_options() -> None:
+    assert [arguments.gpu_layers(text) for text in ("auto", "all", "0", "12")] == [None, -1, 0, 12]
+    assert arguments.devices(None) is None
+    assert arguments.devices("none") == ()
+    assert arguments.devices("CUDA0, CUDA1") == ("CUDA0", "CUDA1")
+    assert arguments.tensor_split("3,1/2") == (3.0, 1.0, 2.0)
+    assert arguments.tensor_split(None) == ()
+    for call in (lambda: arguments.gpu_layers("many"), lambda: arguments.tensor_split("a,b")):
+        with pytest.raises(typer.BadParameter):
+            call()
+
+
+def test_unescape() -> None:
+    assert arguments.unescape(r"a\nb\tc\\n\x41\'\"\q\x4") == "a\nb\tc\\nA'\"\\q\\x4"
+
+
+@given(st.text())
+def test_unescape_undoes_escaping(text: str) -> None:
+    escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    assert arguments.unescape(escaped) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "text"), [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\r", "a\r"), (b"", ""), (b"\n", "")]
+)
+def test_one_newline_at_the_end_of_a_file_is_not_part_of_the_prompt(data: bytes, text: str, tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes(data)
+    assert arguments.read_text(tmp_path / "prompt") == text
+
+
+def test_a_file_that_is_no_text_is_refused_with_the_place(tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes(b"abc\xff")
+    with pytest.raises(ValueError, match="not valid UTF-8 at byte 3"):
+        arguments.read_text(tmp_path / "prompt")
+
+
+@given(st.text())
+def test_printable_text_steers_no_terminal(text: str) -> None:
+    shown = console.printable(text)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert len(shown) == len(text)
+
+
+@given(st.text(), st.integers(4, 50))
+def test_one_line_is_one_line(text: str, limit: int) -> None:
+    shown = console.one_line(text, limit)
+    assert len(shown) <= limit
+    assert shown.splitlines() in ([], [shown]) or set(shown) & set("\u2028\u2029")
+
+
+def test_printable_keeps_text_and_shows_controls() -> None:
+    assert console.printable("a\n\tü🦙\x1b[31m\x07\x9b\x7f") == "a\n\tü🦙␛[31m␇\N{REPLACEMENT CHARACTER}␡"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 * 1024**3, "5.0 GiB"), (2 * 1024**4, "2.0 TiB")],
+)
+def test_size_text(size: int, text: str) -> None:
+    assert console.size_text(size) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0"), (999, "999"), (1500, "1.5 K"), (7_241_732_096, "7.24 B")])
+def test_count_text(count: int, text: str) -> None:
+    assert console.count_text(count) == text
+
+
+def test_the_percentage_appears_only_after_a_while_and_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("llama_cffi.cli.loading.time.monotonic", lambda: now)
+    quick = loading.Percentage()
+    assert quick(0.5)
+    quick.clear()
+    assert capsys.readouterr().err == ""
+
+    slow = loading.Percentage()
+    now += 1.0
+    for fraction in (0.1, 0.101, 0.2):
+        assert slow(fraction)
+    slow.clear()
+    assert capsys.readouterr().err == "\rloading 10 %\rloading 20 %\r\x1b[K"
