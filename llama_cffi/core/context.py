@@ -161,6 +161,7 @@ class Context:
         self._generation = 0
         self._broken: str | None = None
         self._has_deadline = False
+        self._computing = False
         self.n_ctx: int = lib.llama_n_ctx(ptr)
         self.n_ctx_seq: int = lib.llama_n_ctx_seq(ptr)
         self.n_batch: int = lib.llama_n_batch(ptr)
@@ -250,6 +251,7 @@ class Context:
         """Hold the context for several calls on this thread; :class:`BusyError` when another thread has it."""
         mine = threading.get_ident()
         if self._owner == mine:
+            self._check_not_computing()
             yield
             return
         self._acquire()
@@ -265,6 +267,11 @@ class Context:
             self._lock.release()
             raise ContextError("this Context was made in another process; its threads did not survive the fork")
         self._owner = threading.get_ident()
+
+    def _check_not_computing(self) -> None:
+        # A signal handler runs on the thread that is inside llama_decode.
+        if self._computing:
+            raise BusyError("this Context is in the middle of a decode")
 
     def _release(self) -> None:
         self._owner = None
@@ -304,6 +311,7 @@ class Context:
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
         ptr = self._handle.ptr
         if self._owner == threading.get_ident():
+            self._check_not_computing()
             return self._compute_locked(function, ptr, batch, deadline)
         self._acquire()
         try:
@@ -319,6 +327,7 @@ class Context:
         flag.arm()
         if deadline is not None or self._has_deadline:
             flag.deadline, self._has_deadline = deadline, deadline is not None
+        self._computing = True
         try:
             code = function(ptr, batch._native)
         except NativeError as error:
@@ -326,6 +335,8 @@ class Context:
                 # The assertion left ggml's scheduler in the middle of something; llama.cpp's own checks come before.
                 self._broken = error.message
             raise
+        finally:
+            self._computing = False
         if code != 0:
             self._fail(code, batch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama_cffi._native import ffi, lib
-from llama_cffi._native.select import Selector, logprob, top_logprobs
+from llama_cffi._native.selector import Selector, logprob, top_logprobs
 
 if TYPE_CHECKING:
     import numpy as np
