@@ -23,6 +23,7 @@ class Batch:
     """
 
     __slots__ = (
+        "_counts",
         "_keep",
         "_n_seq_id",
         "_native",
@@ -59,6 +60,7 @@ class Batch:
         for i in range(capacity):
             rows[i] = self._seq_ids + i * n_seq_max
         self._keep = rows
+        self._counts = self.n_seq_id
         native = ffi.new("struct llama_batch *")
         native.token, native.pos, native.n_seq_id = self._tokens, self._pos, self._n_seq_id
         native.seq_id, native.logits = rows, self._output
@@ -85,6 +87,21 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"<Batch {self.n_tokens}/{self.capacity}>"
+
+    def check(self) -> None:
+        """Raise :class:`BatchError` when a row's ``n_seq_id`` says more ids than ``seq_id`` has columns, or none.
+
+        ``Context.decode`` calls it: llama.cpp would read past the row.
+        """
+        n = self._native.n_tokens
+        counts = self._counts[:n]
+        # One token is the common case, and a cffi read is faster than numpy.
+        low, high = (self._n_seq_id[0],) * 2 if n == 1 else (int(counts.min()), int(counts.max()))
+        if low < 1 or high > self.n_seq_max:
+            row = int(np.argmax((counts < 1) | (counts > self.n_seq_max)))
+            raise BatchError(
+                f"row {row} has n_seq_id={counts[row]}; a row of this batch holds 1 to {self.n_seq_max} sequence ids"
+            )
 
     def clear(self) -> None:
         """Forget all rows."""

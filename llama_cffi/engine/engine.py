@@ -9,7 +9,14 @@ from llama_cffi.engine.request import Chunk, FinishReason, Request, draw_seed
 from llama_cffi.engine.runner import Runner
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.errors import ClosedError, ContextOverflowError, LlamaCffiError, MemoryFullError, UnsupportedError
+from llama_cffi.errors import (
+    BusyError,
+    ClosedError,
+    ContextOverflowError,
+    LlamaCffiError,
+    MemoryFullError,
+    UnsupportedError,
+)
 
 
 class Engine:
@@ -22,6 +29,7 @@ class Engine:
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max)
         self._lock = threading.RLock()
         self._abandoned: deque[Sequence] = deque()
+        self._stepping = False
 
     def submit(self, request: Request) -> Sequence:
         """Queue a request; its chunks come out of :meth:`next_chunk`.
@@ -90,30 +98,36 @@ class Engine:
         the batch; what interrupts the caller (Ctrl-C) leaves all of them where they were.
         """
         with self._lock:
-            while self._abandoned:
-                self.cancel(self._abandoned.popleft())
-            plan = self._scheduler.plan(self._prepare)
-            if not plan:
-                return False
+            if self._stepping:
+                raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
+            self._stepping = True
             try:
-                rows = self._runner.decode(plan)
-            except MemoryFullError as error:
-                self._make_room(error)
-                return True
-            except LlamaCffiError as error:
-                for sequence, _, _ in plan:
-                    self._fail(sequence, error)
-                return True
-            except BaseException:
-                # Part of the batch may be in memory: cut it back to what the sequences know of.
-                for sequence, _, _ in plan:
-                    self._rewind(sequence)
-                raise
-            for (sequence, count, output), row in zip(plan, rows, strict=True):
-                sequence.n_past += count
+                while self._abandoned:
+                    self.cancel(self._abandoned.popleft())
+                return self._step()
+            finally:
+                self._stepping = False
+
+    def _step(self) -> bool:
+        plan = self._scheduler.plan(self._prepare)
+        if not plan:
+            return False
+        try:
+            for (sequence, n_tokens, output), row in zip(plan, self._runner.decode(plan), strict=True):
+                sequence.n_past += n_tokens
                 if output:
                     self._advance(sequence, row)
-            return True
+        except MemoryFullError as error:
+            self._make_room(error)
+        except LlamaCffiError as error:
+            for sequence, _, _ in plan:
+                self._fail(sequence, error)
+        except BaseException:
+            # More may be in memory than the sequences know of: cut it back.
+            for sequence, _, _ in plan:
+                self._rewind(sequence)
+            raise
+        return True
 
     def _advance(self, sequence: Sequence, row: int) -> None:
         try:
