@@ -26,9 +26,7 @@ PIN_FILE = Path(__file__).resolve().with_name("llama_cpp.json")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_argument_group("where llama.cpp comes from (default: vendor/llama.cpp, else the pin)")
     where.add_argument("--source", metavar="DIR", type=Path, help="a source tree (or set LLAMA_CPP_SOURCE)")
     where.add_argument("--git", metavar="URL", help="a git repository; needs --ref")
@@ -90,6 +88,8 @@ def make_request(args: argparse.Namespace, src: source.Source, tools: toolchain.
 def kept_options(args: argparse.Namespace) -> list[str]:
     """The options that make this build again: setup.py repeats them, so an install keeps a CUDA build."""
     options = [f"--cmake-arg={argument}" for argument in args.cmake_arg]
+    if args.portable:
+        options.append("--portable")
     if args.backend != "cpu":
         options += ["--backend", args.backend]
     if args.source:
@@ -120,11 +120,17 @@ def run(args: argparse.Namespace) -> None:
             "version": source.source_version(src.path),
             "commit": src.commit,
             "source_kind": src.kind,
+            "options": kept_options(args),
+            "request": request,
         }
-        about = {**about, "options": kept_options(args), "request": request}
+        dropped = install.installed_tools(args.prefix)
         install.install(tree.path, src.path, args.prefix, about)
         say(f"installed {args.prefix} in {time.monotonic() - started:.0f} s")
-    missing = [name for name in args.tool if args.force or not (args.prefix / "bin" / name).is_file()]
+        if dropped:
+            again = " ".join(f"--tool {name}" for name in dropped)
+            say(f"tools of the library before were dropped with it; to have them again: {again}")
+    present = install.installed_tools(args.prefix)
+    missing = [name for name in args.tool if args.force or name not in present]
     if missing:
         say(f"building {', '.join(missing)}")
         tree.configure([*request["flags"], *cmake.tree_flags(tools=True)])

@@ -107,6 +107,15 @@ def test_source_by_environment_and_populated_vendor_win_over_the_pin(fake: Check
     assert not fake.pip_log.exists()
 
 
+def test_a_moved_pin_replaces_what_was_unpacked(fake: Checkout, tree: Path) -> None:
+    assert fake.run().returncode == 0
+    (tree / "ggml" / "src" / "ggml.c").write_text("int ggml_answer(void) { return 7; }\n")
+    fake.publish(tree)
+    assert fake.run().returncode == 0
+    assert answer(fake.prefix) == 7
+    assert len(fake.pip_log.read_text().splitlines()) == 2
+
+
 def test_prefix_elsewhere(fake: Checkout, tmp_path: Path) -> None:
     assert fake.run("--prefix", str(tmp_path / "else" / "where")).returncode == 0
     assert answer(tmp_path / "else" / "where") == 42
@@ -153,6 +162,8 @@ def test_tool_runs_with_the_library_of_the_prefix_and_leaves_its_stamp(fake: Che
     assert number == "43"
     assert Path(path).resolve() == library
     assert "installed" not in fake.run("--tool", "llama-bench").stdout
+    assert "have them again: --tool llama-bench" in fake.run("--force").stdout
+    assert not (fake.prefix / "bin").exists()
 
 
 def test_unknown_tool(fake: Checkout) -> None:
@@ -233,9 +244,7 @@ def test_full_disk_is_named_while_compiling(fake: Checkout, tree: Path) -> None:
     assert "free about" in done.stderr
 
 
-def test_full_disk_while_installing_keeps_the_old_prefix(
-    fake: Checkout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_while_installing_keeps_the_old_prefix(fake: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fake.run().returncode == 0
 
     def full(*_: object, **__: object) -> None:
@@ -260,9 +269,7 @@ def test_a_prefix_without_a_stamp_is_not_trusted(fake: Checkout) -> None:
 @pytest.mark.parametrize("whole_group", [True, False], ids=["ctrl-c", "sigterm"])
 def test_interrupted_build_resumes(fake: Checkout, tree: Path, whole_group: bool) -> None:
     gate = tree / "gate"
-    (tree / "wait.sh").write_text(
-        f"touch {tree}/reached; while [ ! -e {gate} ]; do sleep 0.05; done; touch gate.h"
-    )
+    (tree / "wait.sh").write_text(f"touch {tree}/reached; while [ ! -e {gate} ]; do sleep 0.05; done; touch gate.h")
     with (tree / "CMakeLists.txt").open("a") as file:
         file.write(f"add_custom_command(OUTPUT gate.h COMMAND sh {tree}/wait.sh DEPENDS ggml-base)\n")
         file.write("add_custom_target(gate DEPENDS gate.h)\nadd_dependencies(llama gate)\n")
@@ -289,9 +296,7 @@ def test_interrupted_build_resumes(fake: Checkout, tree: Path, whole_group: bool
 
 def test_two_runs_at_once_take_turns(fake: Checkout) -> None:
     pipe = subprocess.PIPE
-    runs = [
-        subprocess.Popen(fake.command(), env=fake.env, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
-    ]
+    runs = [subprocess.Popen(fake.command(), env=fake.env, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     outputs = [run.communicate(timeout=120) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     said = sorted((out for out, _ in outputs), key=lambda out: "waiting for it" in out)

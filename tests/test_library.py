@@ -193,6 +193,50 @@ def test_other_version_is_refused() -> None:
         library._verify(SimpleNamespace(ffi=ffi, lib=fake), info.path, info.source, info.stamp)
 
 
+class PluginLibrary:
+    """The real library, except that its CPU backend is a plugin that loading the folder may bring."""
+
+    def __init__(self, *, has_plugin: bool) -> None:
+        from llama_cffi._native import ffi, lib
+
+        self._real = lib
+        self._cpu = ffi.cast("ggml_backend_dev_t", 1) if has_plugin else ffi.NULL
+        self._null = ffi.NULL
+        self.folders: list[bytes] = []
+        self.started = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def ggml_backend_dev_by_type(self, kind: int) -> Any:
+        return self._cpu if self.folders else self._null
+
+    def ggml_backend_load_all_from_path(self, folder: bytes) -> None:
+        self.folders.append(folder)
+
+    def llama_backend_init(self) -> None:
+        self.started = True
+
+
+def test_plugins_come_from_the_folder_of_the_library() -> None:
+    from llama_cffi._native import ffi
+
+    lib = PluginLibrary(has_plugin=True)
+    info = library_info()
+    library._initialise(SimpleNamespace(ffi=ffi, lib=lib), info.path, info.source)
+    assert lib.folders == [os.fsencode(info.directory)]
+    assert lib.started
+
+
+def test_no_plugin_for_this_cpu_is_an_error() -> None:
+    from llama_cffi._native import ffi
+
+    info = library_info()
+    module = SimpleNamespace(ffi=ffi, lib=PluginLibrary(has_plugin=False))
+    with pytest.raises(LibraryError, match="no CPU backend in this folder runs on this CPU"):
+        library._initialise(module, info.path, info.source)
+
+
 def test_without_any_library_every_place_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(library.ENV_VAR, raising=False)
     monkeypatch.setattr(library, "_BUNDLED", tmp_path / "bundled")

@@ -27,9 +27,7 @@ def join(pieces: list[bytes]) -> str:
 # Mostly bytes that mean something to UTF-8: leads, continuations, and the edges of the allowed ranges.
 utf8_like = st.lists(
     st.one_of(
-        st.sampled_from(
-            b"\x00A\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc2\xdf\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5\xfe\xff"
-        ),
+        st.sampled_from(b"\x00A\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc2\xdf\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5\xfe\xff"),
         st.integers(0, 255),
     ),
     max_size=24,

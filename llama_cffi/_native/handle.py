@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
-from llama_cffi.errors import ClosedError, InUseError
+from llama_cffi.errors import BusyError, ClosedError, InUseError
+
+
+class Gate(Protocol):
+    """What keeps threads that compute with a native object apart from the one that frees it."""
+
+    def acquire(self) -> None:
+        """Bring other threads out and keep them out; :class:`BusyError` when this thread itself is inside."""
+
+    def release(self) -> None:
+        """Let them in again; they will find the handle closed."""
 
 
 class Handle:
@@ -19,21 +31,31 @@ class Handle:
     garbage cycle, where Python promises no order. They never hold the handle itself or its wrapper: that would
     keep both alive for ever.
 
-    A handle that crossed ``fork`` never frees: the object belongs to the parent process.
+    A handle that crossed ``fork`` never frees: the object belongs to the parent process. When the interpreter ends
+    while daemon threads live, nothing is freed either: one of them may be inside. ``gate`` then stops them, and
+    :meth:`close` passes it before freeing.
     """
 
-    __slots__ = ("__weakref__", "_children", "_finalizer", "_name", "_ptr", "_users")
+    __slots__ = ("__weakref__", "_children", "_finalizer", "_gate", "_name", "_ptr", "_users")
 
-    def __init__(self, name: str, ptr: Any, free: Callable[[Any], object], parents: Iterable[Handle] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        ptr: Any,
+        free: Callable[[Any], object],
+        parents: Iterable[Handle] = (),
+        gate: Gate | None = None,
+    ) -> None:
         parents = tuple(parents)
         for parent in parents:
             parent._check_open()
         self._name = name
         self._ptr = ptr
+        self._gate = gate
         # Newest last; weak, because children hold their parents and not the other way round.
         self._children: dict[int, weakref.ref[Handle]] = {}
         self._users: dict[int, str] = {}
-        self._finalizer = weakref.finalize(self, _release, ptr, free, os.getpid(), parents, id(self))
+        self._finalizer = weakref.finalize(self, _release, ptr, free, os.getpid(), parents, id(self), gate)
         for parent in parents:
             parent._children[id(self)] = weakref.ref(self)
 
@@ -70,8 +92,16 @@ class Handle:
         while self._children:
             # The last reference to a child went away on another thread, which is inside its free() right now.
             time.sleep(0.0005)
-        self._ptr = None
-        self._finalizer()
+        if self._gate is None:
+            self._ptr = None
+            self._finalizer()
+            return
+        self._gate.acquire()
+        try:
+            self._ptr = None
+            self._finalizer()
+        finally:
+            self._gate.release()
 
     def forget(self) -> Any:
         """Give up ownership and return the pointer: another native object owns it now."""
@@ -91,10 +121,31 @@ class Handle:
         return f"<Handle {self._name} {'closed' if self._ptr is None else self._ptr}>"
 
 
-def _release(ptr: Any, free: Callable[[Any], object], pid: int, parents: tuple[Handle, ...], key: int) -> None:
+def _release(
+    ptr: Any,
+    free: Callable[[Any], object],
+    pid: int,
+    parents: tuple[Handle, ...],
+    key: int,
+    gate: Gate | None,
+) -> None:
     try:
-        if os.getpid() == pid:
-            free(ptr)
+        if os.getpid() != pid:
+            return
+        if _ending_with_threads():
+            if gate is not None:
+                # Never released: no thread may begin a computation that the end of the process would break.
+                with suppress(BusyError):
+                    gate.acquire()
+            return
+        free(ptr)
     finally:
         for parent in parents:
             parent._children.pop(key, None)
+
+
+def _ending_with_threads() -> bool:
+    """Whether the interpreter is ending under daemon threads: it stops the main thread, then runs finalizers."""
+    if threading.main_thread().is_alive():
+        return False
+    return any(thread.daemon and thread.is_alive() for thread in threading.enumerate())

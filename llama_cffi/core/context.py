@@ -153,10 +153,9 @@ class Context:
             raise ContextError("cannot make a context", log=log.lines_since(mark))
         self._resources = _Resources(self._abort)
         # One owner for the context, its thread pools and its abort flag: they go together, in this order.
-        self._handle = Handle("Context", ptr, self._resources.free, (model.handle,))
+        self._handle = Handle("Context", ptr, self._resources.free, (model.handle,), self._resources)
         self._resources.attach_pools(ptr, n_threads, n_threads_batch)
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._lock = self._resources.lock
         self._pid = os.getpid()
         self._generation = 0
         self._broken: str | None = None
@@ -170,7 +169,7 @@ class Context:
         self.n_vocab: int = model.vocab.n_tokens
         self.n_threads: int = n_threads
         self.n_threads_batch: int = n_threads_batch
-        self._memory = Memory(self) if lib.llama_get_memory(ptr) != ffi.NULL else None
+        self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
 
     def _native_params(self, options: ContextOptions) -> Any:
         for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
@@ -222,16 +221,7 @@ class Context:
 
     def close(self) -> None:
         """Stop a decode that runs on another thread, then free the context. Idempotent."""
-        if self._handle.closed:
-            return
-        while not self._lock.acquire(timeout=0.01):
-            if self._owner == threading.get_ident():
-                raise BusyError("a Context cannot be closed from inside its own call")
-            self._abort.set()
-        try:
-            self._handle.close()
-        finally:
-            self._lock.release()
+        self._handle.close()
 
     def __enter__(self) -> Context:
         return self
@@ -250,7 +240,7 @@ class Context:
     def lock(self) -> Iterator[None]:
         """Hold the context for several calls on this thread; :class:`BusyError` when another thread has it."""
         mine = threading.get_ident()
-        if self._owner == mine:
+        if self._resources.owner == mine:
             self._check_not_computing()
             yield
             return
@@ -266,7 +256,7 @@ class Context:
         if self._pid != os.getpid():
             self._lock.release()
             raise ContextError("this Context was made in another process; its threads did not survive the fork")
-        self._owner = threading.get_ident()
+        self._resources.owner = threading.get_ident()
 
     def _check_not_computing(self) -> None:
         # A signal handler runs on the thread that is inside llama_decode.
@@ -274,7 +264,7 @@ class Context:
             raise BusyError("this Context is in the middle of a decode")
 
     def _release(self) -> None:
-        self._owner = None
+        self._resources.owner = None
         self._lock.release()
 
     # -- computing
@@ -289,7 +279,7 @@ class Context:
         (whole micro-batches computed so far stay in memory), and :class:`DecodeError` for anything else.
         A signal handler that raises, as Ctrl-C does, stops the computation too.
         """
-        if self._memory is None:
+        if not self._has_memory:
             raise UnsupportedError("this model has no decoder memory; use encode()")
         self._compute(guard.decode, batch, deadline)
 
@@ -298,7 +288,8 @@ class Context:
 
         :class:`UnsupportedError` for a model that is only a decoder.
         """
-        if self._memory is not None and not self.model.has_encoder:
+        self._handle.ptr  # noqa: B018 - raises when closed
+        if self._has_memory and not self.model.has_encoder:
             # llama.cpp would follow a null pointer.
             raise UnsupportedError("this model has no encoder; use decode()")
         if batch.n_tokens > self.n_ubatch:
@@ -309,8 +300,9 @@ class Context:
         n = batch._native.n_tokens
         if not 0 < n <= self.n_batch:
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
+        batch.check()
         ptr = self._handle.ptr
-        if self._owner == threading.get_ident():
+        if self._resources.owner == threading.get_ident():
             self._check_not_computing()
             return self._compute_locked(function, ptr, batch, deadline)
         self._acquire()
@@ -405,9 +397,10 @@ class Context:
     def memory(self) -> Memory:
         """The context's memory. Raises :class:`UnsupportedError` for a model that keeps none."""
         self._handle.ptr  # noqa: B018 - raises when closed
-        if self._memory is None:
+        if not self._has_memory:
             raise UnsupportedError("this model keeps no memory")
-        return self._memory
+        # Made anew: a view kept here would be a cycle, and a dropped context would wait for the collector.
+        return Memory(self)
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
@@ -432,10 +425,12 @@ class Context:
 class _Resources:
     """What a ``llama_context`` points at besides its model. Never refers to the Context: see Handle."""
 
-    __slots__ = ("_flag", "_pools")
+    __slots__ = ("_flag", "_pools", "lock", "owner")
 
     def __init__(self, flag: AbortFlag) -> None:
         self._flag = flag
+        self.lock = threading.Lock()
+        self.owner: int | None = None
         self._pools: dict[int, Any] = {}
 
     def attach_pools(self, ptr: Any, n_threads: int, n_threads_batch: int) -> None:
@@ -445,6 +440,17 @@ class _Resources:
                 self._pools[count] = new_pool(count)
         # Pools no longer used stay (asleep) until the context goes: the CPU backend pauses the one it had before.
         lib.llama_attach_threadpool(ptr, self._pools[n_threads], self._pools[n_threads_batch])
+
+    def acquire(self) -> None:
+        """Wait until no other thread is inside, aborting what it computes; see :class:`Gate`."""
+        while not self.lock.acquire(timeout=0.01):
+            if self.owner == threading.get_ident():
+                raise BusyError("a Context cannot be closed from inside its own call")
+            self._flag.set()
+
+    def release(self) -> None:
+        """Let other threads in again."""
+        self.lock.release()
 
     def free(self, ptr: Any) -> None:
         lib.llama_free(ptr)

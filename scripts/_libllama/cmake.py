@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .report import BuildError, Progress, disk_full
-from .source import Source
+from .source import ROOT, Source
 from .toolchain import Toolchain
 
 _NINJA_STEP = re.compile(r"\[(\d+)/(\d+)\] (.*)")
@@ -96,7 +96,7 @@ class BuildTree:
     def _environment(self) -> dict[str, str]:
         return {
             # ccache: another checkout of the same source hits, another CPU's objects do not.
-            "CCACHE_BASEDIR": os.path.commonpath([self.path, self.source]),
+            "CCACHE_BASEDIR": str(ROOT),
             "CCACHE_NOHASHDIR": "1",
             "CCACHE_NAMESPACE": f"llama-cffi-{self.cpu}",
             **os.environ,

@@ -92,9 +92,7 @@ def unpack_sdist(sdist: Path, inner: str, target: Path, marker: str) -> None:
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
     except (tarfile.TarError, EOFError) as error:
-        raise BuildError(
-            f"{sdist.name} cannot be unpacked: {error}", "run this again to download it anew"
-        ) from error
+        raise BuildError(f"{sdist.name} cannot be unpacked: {error}", "run this again to download it anew") from error
     except OSError as error:
         raise from_os_error(error, target) from error
     finally:
@@ -109,9 +107,7 @@ def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, 
         return
     data = archive.extractfile(member)
     if data is None:
-        raise BuildError(
-            f"{member.name} cannot be read from the archive", "run this again to download it anew"
-        )
+        raise BuildError(f"{member.name} cannot be read from the archive", "run this again to download it anew")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         shutil.copyfileobj(data, file)

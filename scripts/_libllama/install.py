@@ -59,6 +59,15 @@ def install(tree: Path, source: Path, prefix: Path, stamp: dict[str, Any]) -> No
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def installed_tools(prefix: Path) -> list[str]:
+    """The names of the tools in a prefix; they belong to its library and leave with it."""
+    folder = prefix / "bin"
+    if not folder.is_dir():
+        return []
+    files = (path for path in folder.iterdir() if not is_shared_library(path.name) and path.suffix != ".new")
+    return sorted(path.name.removesuffix(".exe") for path in files)
+
+
 def install_tools(tree: Path, prefix: Path, tools: list[str]) -> None:
     """Copy built tools, and the libraries only they use, into `prefix`/bin; libllama they find in ../lib."""
     target = prefix / "bin"
@@ -73,13 +82,9 @@ def install_tools(tree: Path, prefix: Path, tools: list[str]) -> None:
             if name not in own and name.removeprefix("lib").startswith(("llama-", "mtmd", "server")):
                 _copy(path, target / name)
         for tool in tools:
-            built = next(
-                (p for p in ((tree / "bin" / tool), (tree / "bin" / f"{tool}.exe")) if p.is_file()), None
-            )
+            built = next((p for p in ((tree / "bin" / tool), (tree / "bin" / f"{tool}.exe")) if p.is_file()), None)
             if built is None:
-                raise BuildError(
-                    f"the build made no {tool}", "give the name of one of llama.cpp's tools: --tool"
-                )
+                raise BuildError(f"the build made no {tool}", "give the name of one of llama.cpp's tools: --tool")
             _copy(built, target / built.name)
     except OSError as error:
         raise from_os_error(error, target) from error

@@ -34,9 +34,7 @@ class Pin:
     def read(cls, path: Path) -> Pin:
         data = json.loads(path.read_text(encoding="utf-8"))
         sdist = data["sdist"]
-        return cls(
-            data["version"], data["commit"], sdist["name"], sdist["version"], sdist["sha256"], sdist["folder"]
-        )
+        return cls(data["version"], data["commit"], sdist["name"], sdist["version"], sdist["sha256"], sdist["folder"])
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,7 @@ def from_git(url: str, ref: str) -> Source:
     """Check `ref` (tag, branch or commit) of `url` out into vendor/git-<key>; BuildError when git cannot."""
     git = shutil.which("git")
     if git is None:
-        raise BuildError(
-            "--git needs git, which is not installed", "apt-get install git (or your system's way)"
-        )
+        raise BuildError("--git needs git, which is not installed", "apt-get install git (or your system's way)")
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
     path = ROOT / "vendor" / f"git-{key}"
     if not (path / ".git").is_dir():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llama_cffi import Context, ContextOptions, Llama, Model
+from tests.support.random_model import write_random_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,26 +18,33 @@ MakeLlama = Callable[..., Llama]
 
 
 @pytest.fixture(scope="session")
-def stories_path(assets: Path) -> Path:
-    """stories260K: a trained Llama of 260,000 parameters with a vocabulary of 512."""
-    return assets / "models" / "stories260K.gguf"
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights: 2 layers, 64 wide, 512 tokens, trained for 2,048 positions."""
+    return write_random_model(tmp_path_factory.mktemp("models") / "tiny.gguf", weights="f32")
 
 
 @pytest.fixture(scope="session")
-def stories(stories_path: Path) -> Iterator[Model]:
-    """stories260K, loaded once; tests must not close it."""
-    with Model(stories_path) as model:
+def model(model_path: Path) -> Iterator[Model]:
+    """The random model, loaded once; tests must not close it."""
+    with Model(model_path) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def stories(assets: Path) -> Iterator[Model]:
+    """stories260K: a trained Llama of 260,000 parameters with a vocabulary of 512; tests must not close it."""
+    with Model(assets / "models" / "stories260K.gguf") as model:
         yield model
 
 
 @pytest.fixture
-def make_context(stories: Model) -> Iterator[MakeContext]:
-    """Contexts over stories260K with one thread, closed after the test."""
+def make_context(model: Model) -> Iterator[MakeContext]:
+    """Makes contexts with one thread, over the random model or ``base``; closed after the test."""
     made = []
 
-    def make(**options: object) -> Context:
+    def make(base: Model = model, **options: object) -> Context:
         defaults: dict[str, object] = {"n_ctx": 256, "n_batch": 64, "n_ubatch": 64, "n_seq_max": 4, "n_threads": 1}
-        made.append(Context(stories, ContextOptions(**(defaults | options))))  # type: ignore[arg-type]
+        made.append(Context(base, ContextOptions(**(defaults | options))))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -51,13 +59,13 @@ def context(make_context: MakeContext) -> Context:
 
 
 @pytest.fixture
-def make_llama(stories: Model) -> Iterator[MakeLlama]:
-    """``Llama`` objects over stories260K with one thread, closed after the test."""
+def make_llama(model: Model) -> Iterator[MakeLlama]:
+    """Makes ``Llama`` objects with one thread, over the random model or ``base``; closed after the test."""
     made = []
 
-    def make(**options: object) -> Llama:
+    def make(base: Model = model, **options: object) -> Llama:
         defaults: dict[str, object] = {"n_ctx": 512, "n_seq_max": 4, "n_threads": 1}
-        made.append(Llama(stories, **(defaults | options)))  # type: ignore[arg-type]
+        made.append(Llama(base, **(defaults | options)))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
