@@ -98,6 +98,18 @@ def test_changed_source_and_changed_flags_and_a_lost_library_are_rebuilt(fake: C
     assert "installed" in fake.run(*options).stdout
 
 
+def test_a_library_that_the_source_no_longer_makes_is_not_installed(fake: Checkout, tree: Path) -> None:
+    recipe = (tree / "CMakeLists.txt").read_text()
+    more = "add_library(ggml-old ggml/src/ggml.c)\ntarget_link_libraries(llama PRIVATE ggml-old)\n"
+    (tree / "CMakeLists.txt").write_text(recipe + more)
+    assert fake.run("--source", str(tree)).returncode == 0
+    assert list((fake.prefix / "lib").glob("*ggml-old*"))
+    (tree / "CMakeLists.txt").write_text(recipe.replace("VERSION 9.8.7", "VERSION 9.8.8"))
+    assert fake.run("--source", str(tree)).returncode == 0
+    assert len(json.loads((fake.prefix / "stamp.json").read_text())["libraries"]) == 2
+    assert answer(fake.prefix) == 42
+
+
 def test_source_by_environment_and_populated_vendor_win_over_the_pin(fake: Checkout, tree: Path) -> None:
     assert "installed" in fake.run(LLAMA_CPP_SOURCE=str(tree)).stdout
     shutil.copytree(tree, fake.root / "vendor" / "llama.cpp")

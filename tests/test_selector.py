@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from llama_cffi._native import ffi, lib, select
+from llama_cffi._native import ffi, lib, selector
 from llama_cffi._native.selector import Selector, logprob, top_logprobs
 from llama_cffi.errors import SamplerError
 
@@ -101,13 +101,13 @@ def chain_greedy(row: Row) -> int:
 
 @pytest.fixture(params=["avx512", "avx2", "baseline"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    best = select.instruction_set()
+    best = selector.instruction_set()
     try:
-        yield select.instruction_set(request.param)
+        yield selector.instruction_set(request.param)
     except ValueError as error:
         pytest.skip(str(error))
     finally:
-        select.instruction_set(best)
+        selector.instruction_set(best)
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -244,20 +244,20 @@ def test_the_seed_decides(chain: str) -> None:
 
 
 def test_instruction_sets_draw_the_same_tokens() -> None:
-    best = select.instruction_set()
+    best = selector.instruction_set()
     row = ROWS["peaked"]
     at, n = pointer(row), len(row)
     drawn = {}
     try:
         for name in ("avx512", "avx2"):
             try:
-                select.instruction_set(name)
+                selector.instruction_set(name)
             except ValueError as error:
                 pytest.skip(str(error))
             selectors = [Selector(**parameters, seed=4) for parameters in CHAINS.values()]  # type: ignore[arg-type]
             drawn[name] = [selector.select(at, n) for selector in selectors for _ in range(300)]
     finally:
-        select.instruction_set(best)
+        selector.instruction_set(best)
     assert drawn["avx512"] == drawn["avx2"]
 
 

@@ -78,3 +78,11 @@ def test_a_slot_released_without_keeping_holds_nothing() -> None:
     slot.take(busy_sequence([1, 2]))
     slot.release(keep=False)
     assert slot.tokens == []
+
+
+def test_what_cannot_be_copied_is_used_up() -> None:
+    long, empty, running = idle(0, [1] * 30), Slot(1), Slot(2)
+    running.take(busy_sequence([1] * 9))
+    assert choose_slot([long, empty], [1, 1, 9]) == (empty, long, 2)
+    assert choose_slot([running, long, empty], [1, 1, 9], can_copy=False) == (long, None, 2)
+    assert choose_slot([running, empty], [1, 1, 9], can_copy=False) == (empty, None, 0)

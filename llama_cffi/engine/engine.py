@@ -26,7 +26,7 @@ class Engine:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max)
+        self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy)
         self._lock = threading.RLock()
         self._abandoned: deque[Sequence] = deque()
         self._stepping = False

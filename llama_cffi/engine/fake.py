@@ -21,6 +21,7 @@ class FakeRunner:
         self.n_ctx = n_ctx
         self.n_seq_max = n_seq_max
         self.can_shift = True
+        self.can_copy = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
         self.memory: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
         self.decoded: list[list[tuple[int, int]]] = []

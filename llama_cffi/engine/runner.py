@@ -34,6 +34,10 @@ class Runner(Protocol):
     def can_shift(self) -> bool:
         """Whether :meth:`shift` works."""
 
+    @property
+    def can_copy(self) -> bool:
+        """Whether :meth:`copy` works."""
+
     def decode(self, plan: StepPlan) -> list[int]:
         """Compute a plan and return, for each of its items, the batch row of its last token.
 
@@ -72,9 +76,9 @@ class ContextRunner:
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
         self._vocab = context.model.vocab
-        self._unified = context.options.kv_unified
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
+        self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
         self._batch: Batch = Batch(context.n_batch)
         self._pieces: dict[int, bytes | None] = {}
@@ -122,7 +126,7 @@ class ContextRunner:
 
     def copy(self, source: int, target: int, n: int) -> bool:
         self._memory.seq_rm(target)
-        if not self._unified or self._recurrent:
+        if not self.can_copy:
             return False
         self._memory.seq_cp(source, target, 0, n)
         return True

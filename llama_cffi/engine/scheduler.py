@@ -39,8 +39,9 @@ class Scheduler:
     A sequence that finds no room in memory is preempted (newest first): it waits, and its tokens are computed again.
     """
 
-    def __init__(self, n_batch: int, n_slots: int) -> None:
+    def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True) -> None:
         self._n_batch = n_batch
+        self._can_copy = can_copy
         self.slots = [Slot(seq_id) for seq_id in range(n_slots)]
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -79,7 +80,7 @@ class Scheduler:
         budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
-            choice = choose_slot(self.slots, sequence.tokens)
+            choice = choose_slot(self.slots, sequence.tokens, can_copy=self._can_copy)
             if choice is None:
                 return
             admission = Admission(*choice)

@@ -53,22 +53,25 @@ def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
     return low
 
 
-def choose_slot(slots: list[Slot], prompt: list[int]) -> tuple[Slot, Slot | None, int] | None:
+def choose_slot(
+    slots: list[Slot], prompt: list[int], *, can_copy: bool = True
+) -> tuple[Slot, Slot | None, int] | None:
     """The idle slot for a prompt, the slot to copy a prefix from (None: the slot's own memory), and its length.
 
     None when every slot is busy. The longest common prefix wins; an idle slot is used up only when most of what it
-    holds is reused, otherwise its memory is shared with the slot unused for longest.
+    holds is reused, otherwise its memory is shared with the slot unused for longest. Without ``can_copy`` nothing
+    can be shared: the idle slot with the longest prefix is used up.
     """
     idle = [slot for slot in slots if slot.sequence is None]
     if not idle:
         return None
     # The last prompt token is always computed: its logits choose the first new one.
     best, n = None, 0
-    for slot in slots:
+    for slot in slots if can_copy else idle:
         length = min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
         if length > n:
             best, n = slot, length
-    if best is not None and best.sequence is None and 2 * n >= len(best.tokens):
+    if best is not None and best.sequence is None and (2 * n >= len(best.tokens) or not can_copy):
         return best, None, n
     target = min(idle, key=lambda slot: (len(slot.tokens) > 0, slot.last_used))
     if best is None:

@@ -73,6 +73,11 @@ class BuildTree:
         log = self.path / "configure.log"
         if self._run(command, log, None) != 0:
             raise _failure("cmake could not configure llama.cpp", log, self.path)
+        # A library that a newer source no longer makes must not be installed beside what replaced it.
+        log = self.path / "clean.log"
+        if self._run([self.toolchain.ninja, "-C", str(self.path), "-t", "cleandead"], log, None) != 0:
+            reason = f"{self.toolchain.ninja} is older than 1.10"
+            raise BuildError(reason, f"{sys.executable} -m pip install --upgrade ninja", log.read_text())
 
     def build(self, targets: Sequence[str], jobs: int | None) -> None:
         """Build `targets`; what ninja has finished stays finished when this fails or is interrupted."""
