@@ -22,9 +22,22 @@ PINNED = abi.generations()[-1]
 NPM_FOLDER = os.environ.get("LLAMA_CFFI_NPM_LIBS")
 NPM_LIBRARIES = {
     "3.12.4": "b6301",
+    "3.13.0": "b6431",
+    "3.14.0": "b6673",
+    "3.14.2": "b6845",
+    "3.14.4": "b7324",
+    "3.14.5": "b7347",
+    "3.15.0": "b7698",
     "3.15.1": "b7836",
+    "3.16.0": "b8095",
+    "3.16.2": "b8121",
+    "3.17.1": "b8179",
+    "3.18.0": "b8352",
     "3.18.1": "b8390",
+    "3.19.0": "b9842",
+    "3.19.1": "b10068",
     "3.20.0": "b10361",
+    "3.21.1": "v0.4.0",
     "3.22.1": "v0.5.0",
 }
 
@@ -81,7 +94,7 @@ needs_libllama = pytest.mark.skipif(
     not (LIBRARIES / "libllama.so").exists() or ctypes.sizeof(ctypes.c_void_p) != 8,
     reason="no build/libllama to probe",
 )
-needs_npm = pytest.mark.skipif(NPM_FOLDER is None, reason="LLAMA_CFFI_NPM_LIBS names no folder of unpacked npm packages")
+needs_npm = pytest.mark.skipif(NPM_FOLDER is None, reason="LLAMA_CFFI_NPM_LIBS names no folder of npm packages")
 
 
 def test_releases_are_named_once_and_span_b6301_to_the_pin() -> None:
@@ -140,7 +153,7 @@ def test_cffi_computes_the_layouts_that_the_compiler_told(generation: abi.Genera
     ffi.cdef(abi.declarations(generation, trimmed_headers()))
     for struct in generation.structs.values():
         kind = ffi.typeof(f"struct {struct.name}")
-        assert ffi.sizeof(kind) == struct.size
+        assert ffi.sizeof(f"struct {struct.name}") == struct.size
         offsets = {name: field.offset for name, field in kind.fields}
         for field in struct.fields:
             if field.name:
@@ -177,6 +190,7 @@ def test_since_and_until() -> None:
     assert str(abi.since("llama_model_params.load_mode")) == "b10361"
     assert str(abi.since("llama_context_params.flash_attn_type")) == "b6431"
     assert str(abi.until("llama_context_params.flash_attn")) == "b6301"
+    assert str(abi.until("llama_set_adapter_lora")) == "b7836"
     assert abi.until("llama_decode") is None
     assert abi.since("llama_no_such_function") is None
     assert str(abi.since("llama_batch_ext_init")) == "0c1e57098 (in llama-cpp-python 0.3.36)"
@@ -224,6 +238,33 @@ def test_symbols_between_two_generations_are_in_doubt() -> None:
     assert "struct llama_sampler_i" in found.doubtful
 
 
+def test_releases_that_nothing_tells_apart_leave_one_struct_in_doubt() -> None:
+    older, newer = generation_of("c0159f9c1"), generation_of("f49e91787")
+    images = {name: images[0] for name, images in newer.images.items()}
+    found = abi.match(abi.Fingerprint(None, images, older.always | newer.always))
+    assert found is not None
+    assert found.certain
+    assert found.reasons == ()
+    assert "struct llama_model_quantize_params" in found.doubtful
+    assert "struct llama_context_params" not in found.doubtful
+
+
+def test_an_older_library_is_refused_with_its_differences() -> None:
+    oldest = abi.generations()[0]
+    good = synthetic(oldest)
+    image = good.images["llama_context_default_params"]
+    cut = abi.Fingerprint(None, {**good.images, "llama_context_default_params": image[:-32]}, good.symbols)
+    assert abi.by_fingerprint(cut) is None
+    assert abi.nearest(cut) is oldest
+    assert any("swa_full" in line and "unwritten" in line for line in abi.explain_difference(cut, oldest))
+
+
+def test_one_generation_is_read_by_its_name() -> None:
+    assert abi.generation(PINNED.name) is PINNED
+    with pytest.raises(KeyError):
+        abi.generation("../../secret")
+
+
 def test_a_version_beyond_the_pin_is_in_doubt() -> None:
     shown = dataclasses.replace(synthetic(PINNED), version="99.0.0")
     assert abi.by_fingerprint(shown) is None
@@ -235,7 +276,7 @@ def test_a_version_beyond_the_pin_is_in_doubt() -> None:
 def test_picture_tells_written_from_left_alone() -> None:
     first, second = bytes([0xA5, 1, 0xA5, 7, 0xA5]), bytes([0x5A, 1, 0xA5, 9, 0x5A])
     assert abi.picture(first, second) == "..01a5"
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         abi.picture(b"", b"a")
 
 
@@ -256,3 +297,15 @@ def test_prebuilt_libraries_are_recognised(package: str, release: str) -> None:
     expected = generation_of(release)
     assert abi.explain_difference(shown, expected) == []
     assert abi.by_fingerprint(shown) is expected
+
+
+@needs_npm
+@pytest.mark.parametrize("package", ["3.6.0", "3.10.0"])
+def test_libraries_older_than_the_range_are_refused(package: str) -> None:
+    folder = Path(NPM_FOLDER or "", package, "package", "bins", "linux-x64")
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    shown = fingerprint_of(folder)
+    assert abi.by_fingerprint(shown) is None
+    assert abi.nearest(shown) is abi.generations()[0]
+    assert abi.explain_difference(shown, abi.generations()[0])

@@ -103,14 +103,8 @@ def write(releases: list[Release], folder: Path) -> list[Group]:
         data = _generation(one, pinned, everywhere, anywhere)
         data["changed_from_previous"] = changes(groups[number - 1], one) if number else []
         _dump(folder / f"{one.name}.json", data)
-    _dump(
-        folder / "index.json",
-        {
-            "format": FORMAT,
-            "generations": [one.name for one in groups],
-            "since": _since(releases),
-        },
-    )
+    names = [one.name for one in groups]
+    _dump(folder / "index.json", {"format": FORMAT, "generations": names, **lifetimes(releases)})
     return groups
 
 
@@ -173,20 +167,25 @@ def _generation(
     }
 
 
-def _since(releases: list[Release]) -> dict[str, str]:
-    """The first known release of everything that the first one lacks: functions, "struct.field", constants."""
+def names_of(described: Description) -> list[str]:
+    """Everything that can come and go: functions, constants, "struct.field"."""
+    fields = [f"{name}.{one[1]}" for name, struct in described.structs.items() for one in struct["fields"] if one[1]]
+    return [*described.functions, *described.legacy, *described.constants, *fields]
+
+
+def lifetimes(releases: list[Release]) -> dict[str, dict[str, str]]:
+    """{"since": the first known release of what the oldest lacks, "until": the last one of what the newest lacks}."""
     first: dict[str, str] = {}
+    last: dict[str, str] = {}
     for release in releases:
-        described = release.described
-        fields = [
-            f"{name}.{field}"
-            for name, struct in described.structs.items()
-            for _, field, *_ in struct["fields"]
-            if field
-        ]
-        for name in [*described.functions, *described.constants, *fields]:
+        for name in names_of(release.described):
             first.setdefault(name, release.source.name)
-    return {name: since for name, since in sorted(first.items()) if since != releases[0].source.name}
+            last[name] = release.source.name
+    oldest, newest = releases[0].source.name, releases[-1].source.name
+    return {
+        "since": {name: since for name, since in sorted(first.items()) if since != oldest},
+        "until": {name: until for name, until in sorted(last.items()) if until != newest},
+    }
 
 
 def _dump(path: Path, data: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pycparser import c_ast, c_generator, c_parser
+from pycparser import c_ast, c_generator, c_parser  # type: ignore[import-untyped]
 
 from _libllama.report import BuildError
 

@@ -129,7 +129,7 @@ def _common(one: str, other: str) -> str:
 
 def picture(data: str, fields: list[list[int]]) -> str:
     """Hex of a struct in which bytes that belong to no field are ".."."""
-    covered = set()
+    covered: set[int] = set()
     for offset, size in fields:
         covered.update(range(offset, offset + size))
     return "".join(data[2 * i : 2 * i + 2] if i in covered else ".." for i in range(len(data) // 2))

@@ -47,12 +47,14 @@ class Fingerprint:
 class Match:
     """A generation that a library may belong to.
 
-    `exact`: everything that was read fits, and fits no other generation. Otherwise `reasons` says what is in doubt, and
-    `doubtful` names the functions, constants and structs ("struct x") that may differ from the generation's.
+    `certain`: everything that was read fits releases of this generation. `doubtful` names the functions, constants and
+    structs ("struct x") that may be otherwise nevertheless and must not be used: when a certain match fits another
+    generation as well, what differs between the two; when `reasons` says that the library lies between two generations,
+    what changed around them.
     """
 
     generation: Generation
-    exact: bool
+    certain: bool
     doubtful: frozenset[str]
     reasons: tuple[str, ...]
 
@@ -63,9 +65,9 @@ def symbols_of_interest() -> frozenset[str]:
 
 
 def by_fingerprint(fingerprint: Fingerprint) -> Generation | None:
-    """The one generation that the fingerprint belongs to without doubt, or None."""
+    """The generation of which the fingerprint shows a release, or None; match() says what may be otherwise still."""
     found = match(fingerprint)
-    return found.generation if found is not None and found.exact else None
+    return found.generation if found is not None and found.certain else None
 
 
 def match(fingerprint: Fingerprint) -> Match | None:
@@ -79,16 +81,15 @@ def match(fingerprint: Fingerprint) -> Match | None:
     best = [one for one in fitting if len(conflicts[one.name]) == least]
     chosen = best[-1]
     reasons = list(conflicts[chosen.name])
-    others = [one for one in best if one is not chosen]
-    reasons += [f"{one.name} fits as well" for one in others]
+    newest = max(_numbers(release.version) for one in known for release in one.releases)
+    if fingerprint.version is not None and _numbers(fingerprint.version) > newest:
+        reasons.append(f"version {fingerprint.version} is newer than any known release")
+    others = best[:-1]
     if reasons:
         place = known.index(chosen)
         others += [known[near] for near in (place - 1, place + 1) if 0 <= near < len(known)]
-    newest = max((_numbers(release.version) for one in known for release in one.releases), default=())
-    if fingerprint.version is not None and _numbers(fingerprint.version) > newest:
-        reasons.append(f"version {fingerprint.version} is newer than any known release")
-    doubtful = frozenset().union(*(differing(chosen, other) for other in others)) if others else frozenset()
-    return Match(chosen, not reasons, doubtful, tuple(reasons))
+    doubtful = {name for other in others for name in differing(chosen, other)}
+    return Match(chosen, not reasons, frozenset(doubtful), tuple(reasons))
 
 
 def nearest(fingerprint: Fingerprint) -> Generation:

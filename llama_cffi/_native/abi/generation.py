@@ -122,7 +122,15 @@ class Generation:
 @cache
 def generations() -> tuple[Generation, ...]:
     """All known generations, oldest first; the last one holds the pinned release."""
-    return tuple(_generation(_read(name)) for name in _index()["generations"])
+    return tuple(generation(name) for name in _index()["generations"])
+
+
+@cache
+def generation(name: str) -> Generation:
+    """One generation by its name, without reading the others; KeyError for an unknown name."""
+    if name not in _index()["generations"]:
+        raise KeyError(name)
+    return _generation(_read(name))
 
 
 def since(name: str) -> Release | None:
@@ -139,8 +147,8 @@ def since(name: str) -> Release | None:
 
 def until(name: str) -> Release | None:
     """The last known release that has what since() takes; None when the pinned one has it too, or none does."""
-    having = [one for one in generations() if one.has(name)]
-    return having[-1].last if having and having[-1] is not generations()[-1] else None
+    last = _index()["until"].get(name)
+    return next((release for one in generations() for release in one.releases if release.name == last), None)
 
 
 @cache
