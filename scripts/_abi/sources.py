@@ -20,6 +20,10 @@ CACHE = ROOT / "build" / "abi-sources"
 SDIST = "llama-cpp-python"
 NPM = "node-llama-cpp"
 
+_TREE = "vendor/llama.cpp/"
+_GIT = ".git/modules/vendor/llama.cpp/"  # where the sdist keeps the history of its submodule, cut to one commit
+_LOG_FORMAT = ("--abbrev=9", "--format=%h %cs")
+
 # All that is read of a tree: the public headers, the library's own sources, and the version.
 KEPT = re.compile(r"(include|ggml/include)/[^/]+\.h|src/llama[^/]*\.(cpp|h)|(ggml/)?CMakeLists\.txt")
 
@@ -69,7 +73,7 @@ def version_of(path: Path) -> str:
 
 def _from_folder(path: Path) -> Source:
     done = subprocess.run(
-        ["git", "-C", str(path), "log", "-1", "--abbrev=9", "--format=%h %cs"],
+        ["git", "-C", str(path), "log", "-1", *_LOG_FORMAT],
         capture_output=True,
         text=True,
         check=False,
@@ -99,33 +103,54 @@ def _from_sdist(sdist: Path, version: str) -> Source:
 
 
 def _unpack_sdist(sdist: Path, target: Path) -> None:
+    files: dict[str, bytes] = {}
+    git: dict[str, bytes] = {}
+    changelog = ""
     with tarfile.open(sdist) as archive:
-        members = {}
         for member in archive:
-            _, _, inner = member.name.partition("/")
-            if member.isfile() and inner == "CHANGELOG.md":
-                members[inner] = member
-            elif member.isfile() and inner.startswith("vendor/llama.cpp/"):
-                members[inner.removeprefix("vendor/llama.cpp/")] = member
-        _keep({name: archive.extractfile(member) for name, member in members.items() if _wanted(name)}, target)
+            if not member.isfile() or (file := archive.extractfile(member)) is None:
+                continue
+            _, _, name = member.name.partition("/")
+            in_git, in_tree = name.removeprefix(_GIT), name.removeprefix(_TREE)
+            if in_git != name and re.match(r"HEAD$|shallow$|objects/", in_git):
+                git[in_git] = file.read()
+            elif in_tree != name and KEPT.fullmatch(in_tree):
+                files[in_tree] = file.read()
+            elif name == "CHANGELOG.md":
+                changelog = file.read().decode()
+    known = _head(git) if "HEAD" in git else commit_in_changelog(changelog, target.name)[:9]
+    files["COMMIT"] = f"{known}\n".encode()
+    _keep(files, target)
 
 
-def _wanted(name: str) -> bool:
-    return name == "CHANGELOG.md" or KEPT.fullmatch(name) is not None
+def _head(git: dict[str, bytes]) -> str:
+    """Commit and date of a submodule's git folder, of which only the objects are taken over: its config is not ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        call(["git", "init", "--quiet", "--bare", folder], "git init")
+        for name in git.keys() - {"HEAD"}:
+            path = Path(folder, name)
+            if Path(folder).resolve() not in path.resolve().parents:
+                raise BuildError(f"the archive holds an unsafe name: {name!r}", "do not use this archive")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(git[name])
+        head = git["HEAD"].decode().strip()
+        if not re.fullmatch(r"[0-9a-f]{40}", head):
+            raise BuildError(f"the sdist's submodule is at {head!r}, not at a commit", "give another version")
+        return call(["git", "--git-dir", folder, "log", "-1", *_LOG_FORMAT, head], "git log").strip()
 
 
-def _keep(files: dict[str, object], target: Path) -> None:
+def _keep(files: dict[str, bytes], target: Path) -> None:
     fresh = target.with_name(target.name + ".unpacking")
     shutil.rmtree(fresh, ignore_errors=True)
-    for name, file in files.items():
+    for name, data in files.items():
         (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / name).write_bytes(file.read())  # type: ignore[attr-defined]
+        (fresh / name).write_bytes(data)
     fresh.rename(target)
 
 
 def _sdist_source(path: Path, version: str) -> Source:
-    commit = commit_in_changelog((path / "CHANGELOG.md").read_text(encoding="utf-8"), version)
-    return Source(path, commit[:9] or f"{SDIST}-{version}", commit[:9], "", version)
+    commit, _, date = (path / "COMMIT").read_text(encoding="utf-8").strip().partition(" ")
+    return Source(path, commit or f"{SDIST}-{version}", commit, date, version)
 
 
 def commit_in_changelog(text: str, version: str) -> str:
@@ -161,12 +186,15 @@ def _from_npm(version: str) -> Source:
 def _unpack_bundle(bundle: Path, target: Path) -> None:
     git = bundle.parent / "git"
     call(["git", "clone", "--quiet", "--bare", str(bundle), str(git)], "git clone")
-    at = call(["git", "-C", str(git), "log", "-1", "--all", "--abbrev=9", "--format=%h %cs"], "git log").strip()
-    names = call(["git", "-C", str(git), "ls-tree", "-r", "--name-only", at.split()[0]], "git ls-tree").splitlines()
-    whole = bundle.parent / "tree.tar"
-    kept = [name for name in names if _wanted(name)]
-    call(["git", "-C", str(git), "archive", "--output", str(whole), at.split()[0], "--", *kept], "git archive")
-    with tarfile.open(whole) as archive:
-        members = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
-        _keep(dict(members), target)
-    (target / "COMMIT").write_text(at + "\n", encoding="utf-8")
+    at = call(["git", "-C", str(git), "log", "-1", "--all", *_LOG_FORMAT], "git log").strip()
+    commit = at.split()[0]
+    names = call(["git", "-C", str(git), "ls-tree", "-r", "--name-only", commit], "git ls-tree").splitlines()
+    tree = bundle.parent / "tree.tar"
+    kept = [name for name in names if KEPT.fullmatch(name)]
+    call(["git", "-C", str(git), "archive", "--output", str(tree), commit, "--", *kept], "git archive")
+    files = {"COMMIT": f"{at}\n".encode()}
+    with tarfile.open(tree) as archive:
+        for member in archive:
+            if member.isfile() and (data := archive.extractfile(member)) is not None:
+                files[member.name] = data.read()
+    _keep(files, target)

@@ -22,10 +22,8 @@ class Release:
     version: str
 
     def __str__(self) -> str:
-        # A build number or a version says where a release stands; a commit alone does not.
-        if self.name != self.commit or not self.source:
-            return self.name
-        return f"{self.name} (in llama-cpp-python {self.source})"
+        # A build number or a version says where a release stands; a commit needs its date.
+        return f"{self.name} of {self.date}" if self.name == self.commit and self.date else self.name
 
 
 @dataclass(frozen=True)
