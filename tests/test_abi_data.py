@@ -106,6 +106,12 @@ def test_releases_are_named_once_and_span_b6301_to_the_pin() -> None:
     assert PINNED.last.version == pin["version"].removesuffix("-dev")
 
 
+def test_releases_are_ordered_in_time() -> None:
+    dates = [release.date for one in abi.generations() for release in one.releases]
+    assert all(dates)
+    assert dates == sorted(dates)
+
+
 def test_the_list_of_releases_is_the_data() -> None:
     listed = json.loads((ROOT / "scripts" / "abi_releases.json").read_text(encoding="utf-8"))["releases"]
     assert [one["name"] for one in listed] == [one.name for each in abi.generations() for one in each.releases]
@@ -193,7 +199,7 @@ def test_since_and_until() -> None:
     assert str(abi.until("llama_set_adapter_lora")) == "b7836"
     assert abi.until("llama_decode") is None
     assert abi.since("llama_no_such_function") is None
-    assert str(abi.since("llama_batch_ext_init")) == "0c1e57098 (in llama-cpp-python 0.3.36)"
+    assert str(abi.since("llama_batch_ext_init")) == "0c1e57098 of 2026-10-01"
 
 
 def test_a_changed_default_is_explained_by_its_field() -> None:
