@@ -53,9 +53,7 @@ def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
     return low
 
 
-def choose_slot(
-    slots: list[Slot], prompt: list[int], *, can_copy: bool = True
-) -> tuple[Slot, Slot | None, int] | None:
+def choose_slot(slots: list[Slot], prompt: list[int], *, can_copy: bool = True) -> tuple[Slot, Slot | None, int] | None:
     """The idle slot for a prompt, the slot to copy a prefix from (None: the slot's own memory), and its length.
 
     None when every slot is busy. The longest common prefix wins; an idle slot is used up only when most of what it

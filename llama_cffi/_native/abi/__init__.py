@@ -1,0 +1,62 @@
+"""Known ABI generations of llama.cpp, as data, and the fingerprint that tells which one a library has.
+
+The JSON files are written by scripts/add_abi.py from llama.cpp's headers; nothing here is edited by hand.
+"""
+
+from __future__ import annotations
+
+from .declarations import declarations
+from .fingerprint import (
+    BUFFER_SIZE,
+    DEFAULTS,
+    PATTERNS,
+    Fingerprint,
+    Match,
+    by_fingerprint,
+    differing,
+    explain_difference,
+    match,
+    nearest,
+    picture,
+    symbols_of_interest,
+)
+from .generation import (
+    Field,
+    Generation,
+    Release,
+    Struct,
+    enums,
+    generation,
+    generations,
+    pinned_constants,
+    pinned_functions,
+    since,
+    until,
+)
+
+__all__ = [
+    "BUFFER_SIZE",
+    "DEFAULTS",
+    "PATTERNS",
+    "Field",
+    "Fingerprint",
+    "Generation",
+    "Match",
+    "Release",
+    "Struct",
+    "by_fingerprint",
+    "declarations",
+    "differing",
+    "enums",
+    "explain_difference",
+    "generation",
+    "generations",
+    "match",
+    "nearest",
+    "picture",
+    "pinned_constants",
+    "pinned_functions",
+    "since",
+    "symbols_of_interest",
+    "until",
+]
