@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from llama_cffi import Batch
 from llama_cffi._native import ffi
@@ -43,7 +46,7 @@ def test_the_columns_are_what_llama_cpp_reads() -> None:
 
 def test_columns_have_the_types_of_llama_h() -> None:
     batch = Batch(2, n_seq_max=3)
-    columns = [batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.output]
+    columns: list[NDArray[Any]] = [batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.output]
     assert [column.dtype.name for column in columns] == ["int32"] * 4 + ["int8"]
     assert [column.shape for column in columns] == [(2,), (2,), (2,), (2, 3), (2,)]
 

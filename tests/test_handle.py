@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 
+from llama_cffi._native import handle as handle_module
 from llama_cffi._native.handle import Handle
 from llama_cffi.errors import BusyError, ClosedError, InUseError
 
@@ -35,6 +36,9 @@ class Gate:
 
     def release(self) -> None:
         self.events.append("release")
+
+    def shut(self) -> None:
+        self.events.append("shut")
 
 
 def test_close_frees_once() -> None:
@@ -225,3 +229,30 @@ def test_another_process_frees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)
     handle.close()
     assert freed == []
+
+
+def test_a_child_made_while_the_gate_is_awaited_goes_first() -> None:
+    freed = Freed()
+
+    class Late(Gate):
+        def acquire(self) -> None:
+            super().acquire()
+            if not children:
+                children.append(freed.make("child", parent))
+
+    children: list[Handle] = []
+    gate = Late()
+    parent = freed.make("parent", gate=gate)
+    parent.close()
+    assert freed == ["child", "parent"]
+    assert gate.events == ["acquire", "release"] * 2
+
+
+def test_at_the_end_under_daemon_threads_nothing_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed, gate = Freed(), Gate()
+    handle = freed.make("a", gate=gate)
+    monkeypatch.setattr(handle_module, "_ending_with_threads", lambda: True)
+    del handle
+    gc.collect()
+    assert freed == []
+    assert gate.events == ["shut"]

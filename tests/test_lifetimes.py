@@ -272,6 +272,49 @@ def test_closing_what_another_thread_computes_with(model_path: Path, closing: st
     assert "AbortedError" in out
 
 
+INSIDE = """
+import sys, threading, time
+import numpy as np
+from llama_cffi import Context, ContextOptions, Llama, LlamaCffiError, Model, SamplerChain
+from llama_cffi.core.sampler import Dist, TopP
+
+logits = np.linspace(-5, 5, 512, dtype=np.float32)
+calls = {
+    "tokenize": lambda model, chain, llm: model.vocab.tokenize("tana nese " * 10_000),
+    "context": lambda model, chain, llm: Context(model, ContextOptions(n_ctx=256, n_threads=1)).close(),
+    "chain": lambda model, chain, llm: chain.apply(logits),
+    "generate": lambda model, chain, llm: llm.generate("tana", max_tokens=20, penalty_repeat=1.1, logprobs=2),
+}
+closers = {"tokenize": (0,), "context": (0,), "chain": (1, 0), "generate": (2, 0)}
+for round in range(10):
+    model = Model(sys.argv[1])
+    objects = (model, SamplerChain([TopP(0.9), Dist(1)], model.vocab), Llama(model, n_ctx=256, n_threads=1))
+    ended = []
+    def work():
+        try:
+            while True:
+                calls[sys.argv[2]](*objects)
+        except LlamaCffiError as error:
+            ended.append(type(error).__name__)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.01 + round * 0.001)
+    for i in closers[sys.argv[2]]:
+        objects[i].close()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 2
+    print(*ended)
+"""
+
+
+@pytest.mark.parametrize("call", ["tokenize", "context", "chain", "generate"])
+def test_closing_while_threads_are_inside(model_path: Path, call: str) -> None:
+    out = run_child(INSIDE, model_path, call)
+    assert set(out.split()) <= {"ClosedError", "BusyError", "AbortedError"}
+
+
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")
 def test_a_forked_child_frees_nothing(model_path: Path) -> None:
     out = run_child(

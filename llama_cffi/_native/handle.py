@@ -7,20 +7,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from llama_cffi.errors import BusyError, ClosedError, InUseError
+from llama_cffi.errors import ClosedError, InUseError
 
-
-class Gate(Protocol):
-    """What keeps threads that compute with a native object apart from the one that frees it."""
-
-    def acquire(self) -> None:
-        """Bring other threads out and keep them out; :class:`BusyError` when this thread itself is inside."""
-
-    def release(self) -> None:
-        """Let them in again; they will find the handle closed."""
+if TYPE_CHECKING:
+    from llama_cffi._native.gate import Gate
 
 
 class Handle:
@@ -81,27 +73,33 @@ class Handle:
 
     def close(self) -> None:
         """Close children, newest first, then free. Idempotent; :class:`InUseError` while attached."""
-        if self._ptr is None:
-            return
-        if self._users:
-            raise InUseError(f"this {self._name} is in use: {'; '.join(self._users.values())}")
+        while self._ptr is not None:
+            if self._users:
+                raise InUseError(f"this {self._name} is in use: {'; '.join(self._users.values())}")
+            self._close_children()
+            if self._gate is None:
+                self._free()
+                return
+            self._gate.acquire()
+            try:
+                # A thread that was inside may have made a child: that one goes first.
+                if not self._children:
+                    self._free()
+            finally:
+                self._gate.release()
+
+    def _close_children(self) -> None:
         for ref in reversed(tuple(self._children.values())):
             child = ref()
             if child is not None:
                 child.close()
-        while self._children:
+        while any(ref() is None for ref in tuple(self._children.values())):
             # The last reference to a child went away on another thread, which is inside its free() right now.
             time.sleep(0.0005)
-        if self._gate is None:
-            self._ptr = None
-            self._finalizer()
-            return
-        self._gate.acquire()
-        try:
-            self._ptr = None
-            self._finalizer()
-        finally:
-            self._gate.release()
+
+    def _free(self) -> None:
+        self._ptr = None
+        self._finalizer()
 
     def forget(self) -> Any:
         """Give up ownership and return the pointer: another native object owns it now."""
@@ -134,9 +132,7 @@ def _release(
             return
         if _ending_with_threads():
             if gate is not None:
-                # Never released: no thread may begin a computation that the end of the process would break.
-                with suppress(BusyError):
-                    gate.acquire()
+                gate.shut()
             return
         free(ptr)
     finally:

@@ -143,17 +143,18 @@ class Context:
         self._abort = AbortFlag()
         params = self._native_params(options)
         n_threads, n_threads_batch = params.n_threads, params.n_threads_batch
-        mark = log.mark()
-        try:
-            ptr = guard.init_from_model(model.ptr, params)
-        except NativeError as error:
-            raise ContextError(f"cannot make a context: {error.message}", log=error.log) from error
-        log.pump()
-        if ptr == ffi.NULL:
-            raise ContextError("cannot make a context", log=log.lines_since(mark))
-        self._resources = _Resources(self._abort)
-        # One owner for the context, its thread pools and its abort flag: they go together, in this order.
-        self._handle = Handle("Context", ptr, self._resources.free, (model.handle,), self._resources)
+        with model.gate:
+            mark = log.mark()
+            try:
+                ptr = guard.init_from_model(model.ptr, params)
+            except NativeError as error:
+                raise ContextError(f"cannot make a context: {error.message}", log=error.log) from error
+            log.pump()
+            if ptr == ffi.NULL:
+                raise ContextError("cannot make a context", log=log.lines_since(mark))
+            self._resources = _Resources(self._abort)
+            # One owner for the context, its thread pools and its abort flag: they go together, in this order.
+            self._handle = Handle("Context", ptr, self._resources.free, (model.handle,), self._resources)
         self._resources.attach_pools(ptr, n_threads, n_threads_batch)
         self._lock = self._resources.lock
         self._pid = os.getpid()
@@ -442,7 +443,7 @@ class _Resources:
         lib.llama_attach_threadpool(ptr, self._pools[n_threads], self._pools[n_threads_batch])
 
     def acquire(self) -> None:
-        """Wait until no other thread is inside, aborting what it computes; see :class:`Gate`."""
+        """Wait until no other thread is inside, aborting what it computes; see ``_native.gate``."""
         while not self.lock.acquire(timeout=0.01):
             if self.owner == threading.get_ident():
                 raise BusyError("a Context cannot be closed from inside its own call")
@@ -451,6 +452,11 @@ class _Resources:
     def release(self) -> None:
         """Let other threads in again."""
         self.lock.release()
+
+    def shut(self) -> None:
+        """Abort what is computed and keep the lock: the end of the process would break the next computation."""
+        self._flag.set()
+        self.lock.acquire(timeout=1.0)
 
     def free(self, ptr: Any) -> None:
         lib.llama_free(ptr)

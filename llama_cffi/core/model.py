@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from llama_cffi._native import callbacks, ffi, guard, lib, log
+from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.gguf import check_gguf_file
 from llama_cffi.core.vocab import Vocab
@@ -106,9 +107,15 @@ class Model:
                     raise ModelLoadCancelled(f"loading {self.path} was cancelled by the progress callback")
                 raise ModelFileError(f"cannot load {self.path}", log=log.lines_since(mark))
         # The model keeps its params struct; the callback in it is only called while loading.
-        self._handle = Handle("Model", ptr, lib.llama_model_free)
-        self.vocab = Vocab(self._handle)
+        self._gate = SharedGate()
+        self._handle = Handle("Model", ptr, lib.llama_model_free, gate=self._gate)
+        self.vocab = Vocab(self._handle, self._gate)
         reporter.reraise(self.close)
+
+    @property
+    def gate(self) -> SharedGate:
+        """``with model.gate:`` keeps other threads from closing the model meanwhile."""
+        return self._gate
 
     @property
     def handle(self) -> Handle:

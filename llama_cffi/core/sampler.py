@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llama_cffi._native import ffi, guard, lib, log, stderr
+from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.errors import GrammarError, NativeError, SamplerError, TokenError
 
@@ -174,7 +175,8 @@ class SamplerChain:
     """Samplers run in order over one row of logits. Wraps ``llama_sampler_chain_*``.
 
     Raises :class:`SamplerError` for an empty chain and for one that does not end in a selecting sampler, and what
-    the samplers raise for their parameters. The chain belongs to the vocabulary's model and is closed with it.
+    the samplers raise for their parameters. One thread at a time: a second one inside any method gets
+    :class:`BusyError`. The chain belongs to the vocabulary's model and is closed with it.
     """
 
     def __init__(self, samplers: Iterable[Sampler], vocab: Vocab) -> None:
@@ -186,14 +188,16 @@ class SamplerChain:
             )
         self.samplers = steps
         self.vocab = vocab
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        self._handle = Handle("SamplerChain", chain, lib.llama_sampler_free, (vocab._handle,))
-        try:
-            for step in steps:
-                lib.llama_sampler_chain_add(chain, step.create(vocab))
-        except BaseException:
-            self._handle.close()
-            raise
+        self._gate = ExclusiveGate()
+        with vocab.gate:
+            chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+            self._handle = Handle("SamplerChain", chain, lib.llama_sampler_free, (vocab.handle,), self._gate)
+            try:
+                for step in steps:
+                    lib.llama_sampler_chain_add(chain, step.create(vocab))
+            except BaseException:
+                self._handle.close()
+                raise
 
     @property
     def ptr(self) -> Any:
@@ -229,7 +233,7 @@ class SamplerChain:
         Do not call :meth:`accept` for it: grammar and penalties would advance twice. Raises :class:`BatchError`
         for a row without logits, :class:`GrammarError` when the grammar allows no token.
         """
-        with context.lock():
+        with context.lock(), self._gate:
             context._logits_row(i)
             try:
                 return guard.sampler_sample(self.ptr, context.ptr, i)
@@ -254,12 +258,14 @@ class SamplerChain:
         native = ffi.new("llama_token_data_array *")
         native.data = ffi.cast("llama_token_data *", ffi.from_buffer(candidates))
         native.size, native.selected = row.size, -1
-        try:
-            guard.sampler_apply(self.ptr, native)
-        except NativeError as error:
-            raise self._error("the chain failed", error) from error
-        result = np.frombuffer(ffi.buffer(native.data, int(native.size) * _CANDIDATE.itemsize), dtype=_CANDIDATE)
-        return result["id"].copy(), result["logit"].copy(), int(native.selected)
+        with self._gate:
+            try:
+                guard.sampler_apply(self.ptr, native)
+            except NativeError as error:
+                raise self._error("the chain failed", error) from error
+            # The chain may have put its own array there.
+            result = np.frombuffer(ffi.buffer(native.data, int(native.size) * _CANDIDATE.itemsize), dtype=_CANDIDATE)
+            return result["id"].copy(), result["logit"].copy(), int(native.selected)
 
     def accept(self, token: int) -> None:
         """Tell the chain that a token was chosen elsewhere. Wraps ``llama_sampler_accept``.
@@ -270,21 +276,24 @@ class SamplerChain:
         if not 0 <= token < self.vocab.n_tokens:
             raise TokenError(f"token {token} is outside the vocabulary of {self.vocab.n_tokens} tokens")
         try:
-            guard.sampler_accept(self.ptr, token)
+            with self._gate:
+                guard.sampler_accept(self.ptr, token)
         except NativeError as error:
             raise self._error(f"the chain cannot accept token {token}", error) from error
 
     def reset(self) -> None:
         """Return every sampler to its first state. Wraps ``llama_sampler_reset``."""
-        guard.sampler_reset(self.ptr)
+        with self._gate:
+            guard.sampler_reset(self.ptr)
 
     def clone(self) -> SamplerChain:
         """A chain with the same samplers in the same state. Wraps ``llama_sampler_clone``."""
         twin = object.__new__(SamplerChain)
         twin.samplers, twin.vocab = self.samplers, self.vocab
-        twin._handle = Handle(
-            "SamplerChain", guard.sampler_clone(self.ptr), lib.llama_sampler_free, (self.vocab._handle,)
-        )
+        twin._gate = ExclusiveGate()
+        with self._gate:
+            ptr = guard.sampler_clone(self.ptr)
+            twin._handle = Handle("SamplerChain", ptr, lib.llama_sampler_free, (self.vocab.handle,), twin._gate)
         return twin
 
     def _error(self, message: str, error: NativeError) -> SamplerError:

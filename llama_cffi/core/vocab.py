@@ -14,6 +14,7 @@ from llama_cffi.errors import TokenError, TokenizeError, UnsupportedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llama_cffi._native.gate import SharedGate
     from llama_cffi._native.handle import Handle
 
 _INT32_MIN = -(2**31)
@@ -55,15 +56,26 @@ class Vocab:
     Tokenising is thread-safe.
     """
 
-    __slots__ = ("_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens", "type")
+    __slots__ = ("_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens", "type")
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, gate: SharedGate) -> None:
         self._handle = handle
+        self._gate = gate
         self._ptr = lib.llama_model_get_vocab(handle.ptr)
         self.n_tokens: int = lib.llama_vocab_n_tokens(self._ptr)
         self.type = VocabType(lib.llama_vocab_type(self._ptr))
         self._pieces: dict[int, bytes] = {}
         self._special_pieces: dict[int, bytes] = {}
+
+    @property
+    def handle(self) -> Handle:
+        """The owner of the model that the vocabulary is part of."""
+        return self._handle
+
+    @property
+    def gate(self) -> SharedGate:
+        """``with vocab.gate:`` keeps other threads from closing the model meanwhile."""
+        return self._gate
 
     @property
     def ptr(self) -> Any:
@@ -109,16 +121,17 @@ class Vocab:
         room = len(data) + 8
         for _ in range(2):
             tokens = np.empty(room, dtype=np.int32)
-            n = guard.call_int(
-                "llama_tokenize",
-                self.ptr,
-                data,
-                len(data),
-                ffi.from_buffer(tokens),
-                room,
-                add_special,
-                parse_special,
-            )
+            with self._gate:
+                n = guard.call_int(
+                    "llama_tokenize",
+                    self.ptr,
+                    data,
+                    len(data),
+                    ffi.from_buffer(tokens),
+                    room,
+                    add_special,
+                    parse_special,
+                )
             if n >= 0:
                 return tokens[:n].copy() if n < room // 2 else tokens[:n]
             if n == _INT32_MIN:
@@ -146,16 +159,17 @@ class Vocab:
         room = 8 * len(ids) + 16
         for _ in range(2):
             text = ffi.new("char[]", room)
-            n = guard.call_int(
-                "llama_detokenize",
-                self.ptr,
-                ffi.from_buffer(ids),
-                len(ids),
-                text,
-                room,
-                remove_special,
-                unparse_special,
-            )
+            with self._gate:
+                n = guard.call_int(
+                    "llama_detokenize",
+                    self.ptr,
+                    ffi.from_buffer(ids),
+                    len(ids),
+                    text,
+                    room,
+                    remove_special,
+                    unparse_special,
+                )
             if n >= 0:
                 return bytes(ffi.buffer(text, n))
             room = -n
@@ -195,7 +209,8 @@ class Vocab:
         room = 64
         while True:
             buffer = ffi.new("char[]", room)
-            n = guard.call_int("llama_token_to_piece", self.ptr, token, buffer, room, 0, special)
+            with self._gate:
+                n = guard.call_int("llama_token_to_piece", self.ptr, token, buffer, room, 0, special)
             if n >= 0:
                 break
             room = -n
@@ -206,7 +221,8 @@ class Vocab:
 
     def text(self, token: int) -> str:
         """The token as it stands in the vocabulary, for example ``"▁the"``. Wraps ``llama_vocab_get_text``."""
-        return str(ffi.string(lib.llama_vocab_get_text(self._typed(token), token)).decode("utf-8", "replace"))
+        with self._gate:
+            return str(ffi.string(lib.llama_vocab_get_text(self._typed(token), token)).decode("utf-8", "replace"))
 
     def score(self, token: int) -> float:
         """The token's score in the vocabulary. Wraps ``llama_vocab_get_score``."""

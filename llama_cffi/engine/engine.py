@@ -104,7 +104,9 @@ class Engine:
             try:
                 while self._abandoned:
                     self.cancel(self._abandoned.popleft())
-                return self._step()
+                # Until the tokens are chosen nobody else may write or free the logits.
+                with self._runner.lock():
+                    return self._step()
             finally:
                 self._stepping = False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from llama_cffi.engine.request import Request, TokenLogprob
 from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.errors import MemoryFullError
@@ -48,6 +50,9 @@ class FakeRunner:
             tokens.append(token)
             output.append(token)
         return output
+
+    def lock(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def decode(self, plan: StepPlan) -> list[int]:
         total = sum(count for _, count, _ in plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from llama_cffi.engine.choosers import make_chooser
@@ -38,6 +39,9 @@ class Runner(Protocol):
     def can_copy(self) -> bool:
         """Whether :meth:`copy` works."""
 
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
+
     def decode(self, plan: StepPlan) -> list[int]:
         """Compute a plan and return, for each of its items, the batch row of its last token.
 
@@ -73,6 +77,7 @@ class ContextRunner:
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
+        self.lock = context.lock
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
         self._vocab = context.model.vocab

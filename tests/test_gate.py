@@ -1,0 +1,75 @@
+"""Gates: who frees a native object waits for those who are inside."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from llama_cffi._native.gate import ExclusiveGate, SharedGate
+from llama_cffi.errors import BusyError
+
+
+@pytest.mark.parametrize("gate", [SharedGate(), ExclusiveGate()], ids=["shared", "exclusive"])
+def test_freeing_waits_for_who_is_inside(gate: SharedGate | ExclusiveGate) -> None:
+    events: list[str] = []
+    entered, leave = threading.Event(), threading.Event()
+
+    def visit() -> None:
+        with gate:
+            entered.set()
+            leave.wait(10)
+            events.append("left")
+
+    def free() -> None:
+        gate.acquire()
+        events.append("freed")
+        gate.release()
+
+    visitor, closer = threading.Thread(target=visit), threading.Thread(target=free)
+    visitor.start()
+    assert entered.wait(10)
+    closer.start()
+    closer.join(0.05)
+    assert events == []
+    leave.set()
+    visitor.join()
+    closer.join()
+    assert events == ["left", "freed"]
+    with gate:
+        events.append("open again")
+    gate.acquire()
+    gate.release()
+
+
+@pytest.mark.parametrize("gate", [SharedGate(), ExclusiveGate()], ids=["shared", "exclusive"])
+def test_nobody_frees_what_he_is_inside(gate: SharedGate | ExclusiveGate) -> None:
+    with gate, pytest.raises(BusyError, match="inside its own call"):
+        gate.acquire()
+    gate.acquire()
+    gate.release()
+
+
+def test_many_share_a_shared_gate() -> None:
+    gate, barrier = SharedGate(), threading.Barrier(3, timeout=10)
+    passed: list[int] = []
+
+    def visit(number: int) -> None:
+        with gate, gate:
+            barrier.wait()
+            passed.append(number)
+
+    threads = [threading.Thread(target=visit, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(passed) == [0, 1, 2]
+
+
+def test_one_at_a_time_in_an_exclusive_gate() -> None:
+    gate = ExclusiveGate()
+    with gate, pytest.raises(BusyError, match="another thread"):
+        gate.__enter__()
+    with gate:
+        pass
