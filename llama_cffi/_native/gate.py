@@ -36,8 +36,13 @@ class SharedGate:
         self._inside: list[int] = []
 
     def __enter__(self) -> None:
+        me = _get_ident()
+        if me in self._inside:
+            # Who is inside already must not wait for a closer that waits for him.
+            self._inside.append(me)
+            return
         with self._lock:
-            self._inside.append(_get_ident())
+            self._inside.append(me)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -45,13 +50,11 @@ class SharedGate:
         self._inside.remove(_get_ident())
 
     def acquire(self) -> None:
-        while True:
-            if _get_ident() in self._inside:
-                raise BusyError("this object cannot be closed from inside its own call")
-            self._lock.acquire()
-            if not self._inside:
-                return
-            self._lock.release()
+        if _get_ident() in self._inside:
+            raise BusyError("this object cannot be closed from inside its own call")
+        # Held while waiting, so that nobody else enters: leaving needs no lock.
+        self._lock.acquire()
+        while self._inside:
             time.sleep(0.0005)
 
     def release(self) -> None:

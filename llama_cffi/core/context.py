@@ -152,25 +152,30 @@ class Context:
             log.pump()
             if ptr == ffi.NULL:
                 raise ContextError("cannot make a context", log=log.lines_since(mark))
-            self._resources = _Resources(self._abort)
-            # One owner for the context, its thread pools and its abort flag: they go together, in this order.
-            self._handle = Handle("Context", ptr, self._resources.free, (model.handle,), self._resources)
-        self._resources.attach_pools(ptr, n_threads, n_threads_batch)
-        self._lock = self._resources.lock
+            self._resources = resources = _Resources(self._abort)
+            try:
+                resources.attach_pools(ptr, n_threads, n_threads_batch)
+                self.n_ctx: int = lib.llama_n_ctx(ptr)
+                self.n_ctx_seq: int = lib.llama_n_ctx_seq(ptr)
+                self.n_batch: int = lib.llama_n_batch(ptr)
+                self.n_ubatch: int = lib.llama_n_ubatch(ptr)
+                self.n_seq_max: int = lib.llama_n_seq_max(ptr)
+                self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
+                # One owner for the context, its thread pools and its abort flag: they go together, in this order.
+                # Last: from here on a closing model frees the context.
+                self._handle = Handle("Context", ptr, resources.free, (model.handle,), resources)
+            except BaseException:
+                resources.free(ptr)
+                raise
+        self._lock = resources.lock
         self._pid = os.getpid()
         self._generation = 0
         self._broken: str | None = None
         self._has_deadline = False
         self._computing = False
-        self.n_ctx: int = lib.llama_n_ctx(ptr)
-        self.n_ctx_seq: int = lib.llama_n_ctx_seq(ptr)
-        self.n_batch: int = lib.llama_n_batch(ptr)
-        self.n_ubatch: int = lib.llama_n_ubatch(ptr)
-        self.n_seq_max: int = lib.llama_n_seq_max(ptr)
         self.n_vocab: int = model.vocab.n_tokens
         self.n_threads: int = n_threads
         self.n_threads_batch: int = n_threads_batch
-        self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
 
     def _native_params(self, options: ContextOptions) -> Any:
         for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):

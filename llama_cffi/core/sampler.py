@@ -191,12 +191,13 @@ class SamplerChain:
         self._gate = ExclusiveGate()
         with vocab.gate:
             chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-            self._handle = Handle("SamplerChain", chain, lib.llama_sampler_free, (vocab.handle,), self._gate)
             try:
                 for step in steps:
                     lib.llama_sampler_chain_add(chain, step.create(vocab))
+                # Last: from here on a closing model frees the chain.
+                self._handle = Handle("SamplerChain", chain, lib.llama_sampler_free, (vocab.handle,), self._gate)
             except BaseException:
-                self._handle.close()
+                lib.llama_sampler_free(chain)
                 raise
 
     @property

@@ -5,8 +5,8 @@ The JSON files are written by scripts/add_abi.py from llama.cpp's headers; nothi
 
 from __future__ import annotations
 
-from .declarations import declarations
-from .fingerprint import (
+from llama_cffi._native.abi.declarations import declarations
+from llama_cffi._native.abi.fingerprint import (
     BUFFER_SIZE,
     DEFAULTS,
     PATTERNS,
@@ -20,7 +20,7 @@ from .fingerprint import (
     picture,
     symbols_of_interest,
 )
-from .generation import (
+from llama_cffi._native.abi.generation import (
     Field,
     Generation,
     Release,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .generation import Generation, enums
+from llama_cffi._native.abi.generation import Generation, enums
 
 _STRUCT = re.compile(r"(typedef )?struct (\w+) \{")
 _ENUM = re.compile(r"enum (\w+) \{[^}]*\}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .generation import Generation, generations
+from llama_cffi._native.abi.generation import Generation, generations
 
 # The functions that a probe calls, and the struct that each returns through a hidden pointer.
 DEFAULTS = {
