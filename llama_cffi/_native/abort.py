@@ -7,6 +7,7 @@ middle of a long prefill.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from types import TracebackType
@@ -17,8 +18,8 @@ from llama_cffi._native._helpers import ffi, lib
 _FOREVER = 1e9  # seconds
 
 _abort_arm = lib.lch_abort_arm
-_main_thread = threading.main_thread
 _get_ident = threading.get_ident
+_main_ident = threading.main_thread().ident
 
 
 class _Interrupt:
@@ -42,6 +43,16 @@ def lch_python_signals() -> int:
 
 
 lib.lch_abort_signals(lib.lch_python_signals)
+
+
+def _after_fork() -> None:
+    """The thread that forked is the main thread of the child."""
+    global _main_ident
+    _main_ident = _get_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class AbortFlag:
@@ -96,7 +107,7 @@ class AbortFlag:
 
     def arm(self) -> None:
         """Call before each computation: on the main thread signals are looked at from 50 ms on."""
-        _abort_arm(self._state, _get_ident() == _main_thread().ident)
+        _abort_arm(self._state, _get_ident() == _main_ident)
 
     def take_exception(self) -> BaseException | None:
         """What a signal handler raised during the computation, once; the caller raises it."""

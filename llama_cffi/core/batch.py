@@ -94,10 +94,11 @@ class Batch:
         ``Context.decode`` calls it: llama.cpp would read past the row.
         """
         n = self._native.n_tokens
-        counts = self._counts[:n]
         # One token is the common case, and a cffi read is faster than numpy.
-        low, high = (self._n_seq_id[0],) * 2 if n == 1 else (int(counts.min()), int(counts.max()))
-        if low < 1 or high > self.n_seq_max:
+        if n == 1 and 0 < self._n_seq_id[0] <= self.n_seq_max:
+            return
+        counts = self._counts[:n]
+        if counts.min() < 1 or counts.max() > self.n_seq_max:
             row = int(np.argmax((counts < 1) | (counts > self.n_seq_max)))
             raise BatchError(
                 f"row {row} has n_seq_id={counts[row]}; a row of this batch holds 1 to {self.n_seq_max} sequence ids"
@@ -106,6 +107,13 @@ class Batch:
     def clear(self) -> None:
         """Forget all rows."""
         self._native.n_tokens = 0
+
+    def single(self, token: int, pos: int, seq_id: int) -> None:
+        """Make one token, whose logits are wanted, the whole batch: a decode step of one sequence."""
+        self._tokens[0] = token
+        self._pos[0] = pos
+        self._seq_ids[0] = seq_id
+        self._n_seq_id[0] = self._output[0] = self._native.n_tokens = 1
 
     def add(self, token: int, pos: int, seq_id: int | Iterable[int] = 0, *, output: bool = False) -> int:
         """Append one token and return its row. Raises :class:`BatchError` when the batch is full."""

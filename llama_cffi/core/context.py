@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -52,6 +50,19 @@ _CACHE_TYPES: dict[str, str] = {
 }
 _FLASH: dict[str, int] = {"auto": -1, "disabled": 0, "enabled": 1}
 _ROPE_SCALING: dict[str, int] = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+
+
+# Asked for at every decode, and a system call is slow when the caches are full of weights: the process id is kept.
+_pid = os.getpid()
+
+
+def _after_fork() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +179,7 @@ class Context:
                 resources.free(ptr)
                 raise
         self._lock = resources.lock
-        self._pid = os.getpid()
+        self._pid = _pid
         self._generation = 0
         self._broken: str | None = None
         self._has_deadline = False
@@ -242,24 +253,17 @@ class Context:
             return "<Context: closed>"
         return f"<Context n_ctx={self.n_ctx} n_seq_max={self.n_seq_max} n_threads={self.n_threads}>"
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the context for several calls on this thread; :class:`BusyError` when another thread has it."""
-        mine = threading.get_ident()
-        if self._resources.owner == mine:
-            self._check_not_computing()
-            yield
-            return
-        self._acquire()
-        try:
-            yield
-        finally:
-            self._release()
+    def lock(self) -> _Inside:
+        """``with context.lock():`` holds the context for several calls on this thread.
+
+        Raises :class:`BusyError` when another thread has it.
+        """
+        return _Inside(self)
 
     def _acquire(self) -> None:
         if not self._lock.acquire(blocking=False):
             raise BusyError("another thread is inside this Context; use one Context per thread, or one Engine for all")
-        if self._pid != os.getpid():
+        if self._pid != _pid:
             self._lock.release()
             raise ContextError("this Context was made in another process; its threads did not survive the fork")
         self._resources.owner = threading.get_ident()
@@ -303,31 +307,30 @@ class Context:
         self._compute(guard.encode, batch, deadline)
 
     def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
-        n = batch._native.n_tokens
+        # Once per token, after the weights have pushed Python out of the caches: a frame costs microseconds here.
+        native = batch._native
+        n = native.n_tokens
         if not 0 < n <= self.n_batch:
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
         batch.check()
         ptr = self._handle.ptr
-        if self._resources.owner == threading.get_ident():
+        nested = self._resources.owner == threading.get_ident()
+        if nested:
             self._check_not_computing()
-            return self._compute_locked(function, ptr, batch, deadline)
-        self._acquire()
+        else:
+            self._acquire()
         try:
-            self._compute_locked(function, ptr, batch, deadline)
-        finally:
-            self._release()
-
-    def _compute_locked(self, function: Any, ptr: Any, batch: Batch, deadline: float | None) -> None:
-        if self._broken is not None:
-            raise ContextError(f"this Context is unusable since an earlier failure: {self._broken}")
-        self._generation += 1
-        flag = self._abort
-        flag.arm()
-        if deadline is not None or self._has_deadline:
-            flag.deadline, self._has_deadline = deadline, deadline is not None
-        self._computing = True
-        try:
-            code = function(ptr, batch._native)
+            if self._broken is not None:
+                raise ContextError(f"this Context is unusable since an earlier failure: {self._broken}")
+            self._generation += 1
+            flag = self._abort
+            flag.arm()
+            if deadline is not None or self._has_deadline:
+                flag.deadline, self._has_deadline = deadline, deadline is not None
+            self._computing = True
+            code = function(ptr, native)
+            if code != 0:
+                self._fail(code, batch)
         except NativeError as error:
             if error.message.partition(": ")[2].startswith("ggml"):
                 # The assertion left ggml's scheduler in the middle of something; llama.cpp's own checks come before.
@@ -335,8 +338,8 @@ class Context:
             raise
         finally:
             self._computing = False
-        if code != 0:
-            self._fail(code, batch)
+            if not nested:
+                self._release()
 
     def _fail(self, code: int, batch: Batch) -> NoReturn:
         flag = self._abort
@@ -426,6 +429,29 @@ class Context:
     def perf_reset(self) -> None:
         """Start the timings again. Wraps ``llama_perf_context_reset``."""
         lib.llama_perf_context_reset(self.ptr)
+
+
+class _Inside:
+    """One stay inside a context; a class, because a generator's frames cost a decode step a microsecond."""
+
+    __slots__ = ("_context", "_nested")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        context = self._context
+        self._nested = context._resources.owner == threading.get_ident()
+        if self._nested:
+            context._check_not_computing()
+        else:
+            context._acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._nested:
+            self._context._release()
 
 
 class _Resources:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from llama_cffi.core.context import Context
 
 _get_row = lib.llama_get_logits_ith
-_NULL = ffi.NULL
 
 
 class TokenSelector:
@@ -41,7 +40,7 @@ class TokenSelector:
         """
         context = self._context
         row = _get_row(context._handle.ptr, i)
-        return self._select(row if row != _NULL else context._logits_row(i), self._n_vocab)
+        return self._select(row if row else context._logits_row(i), self._n_vocab)
 
     def select_from(self, logits: NDArray[np.float32]) -> int:
         """The token chosen from a row of one's own, float32 of shape ``(n_vocab,)``."""

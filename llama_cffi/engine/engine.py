@@ -136,7 +136,7 @@ class Engine:
             token = sequence.chooser.choose(row)
             n_top = sequence.request.logprobs
             logprob = None if n_top is None else sequence.chooser.logprob(row, token, n_top)
-            sequence.accept(token, self._runner.piece(token), logprob)
+            sequence.accept(token, self._runner.pieces[token], logprob)
             if sequence.finish_reason is None and sequence.n_past >= self._runner.n_ctx:
                 self._overflow(sequence)
         except LlamaCffiError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 
 from llama_cffi.engine.request import Request, TokenLogprob
 from llama_cffi.engine.scheduler import StepPlan
@@ -17,6 +19,7 @@ class FakeRunner:
     """
 
     EOG = 256
+    pieces: Mapping[int, bytes | None] = MappingProxyType({**{n: bytes([n]) for n in range(256)}, EOG: None})
 
     def __init__(self, *, n_batch: int = 8, n_ctx: int = 64, n_seq_max: int = 4, n_cells: int | None = None) -> None:
         self.n_batch = n_batch
@@ -74,9 +77,6 @@ class FakeRunner:
                 self._rows[row] = self.next_token(memory)
         self.decoded.append([(sequence.seq_id, count) for sequence, count, _ in plan if sequence.seq_id is not None])
         return rows
-
-    def piece(self, token: int) -> bytes | None:
-        return None if token == self.EOG else bytes([token])
 
     def chooser(self, request: Request, seed: int) -> FakeChooser:
         return FakeChooser(self)

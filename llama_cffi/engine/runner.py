@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ from llama_cffi.errors import UnsupportedError
 if TYPE_CHECKING:
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context
+    from llama_cffi.core.vocab import Vocab
 
 
 class Runner(Protocol):
@@ -48,8 +50,9 @@ class Runner(Protocol):
         Raises :class:`MemoryFullError` with the memory as it was before.
         """
 
-    def piece(self, token: int) -> bytes | None:
-        """The bytes of a token in a text, None when it ends generation."""
+    @property
+    def pieces(self) -> Mapping[int, bytes | None]:
+        """The bytes of each token in a text, None when it ends generation."""
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         """The chooser of a new sequence; raises what is wrong with the request's sampling."""
@@ -67,6 +70,21 @@ class Runner(Protocol):
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
 
+_FIRST_ROW = [0]
+
+
+class _Pieces(dict[int, "bytes | None"]):
+    """The pieces looked up so far; a dict finds them again without a Python call."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+
+    def __missing__(self, token: int) -> bytes | None:
+        vocab = self._vocab
+        piece = self[token] = None if vocab.is_eog(token) else vocab.piece(token, special=False)
+        return piece
+
+
 class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
@@ -80,16 +98,22 @@ class ContextRunner:
         self.lock = context.lock
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
-        self._vocab = context.model.vocab
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
         self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
         self._batch: Batch = Batch(context.n_batch)
-        self._pieces: dict[int, bytes | None] = {}
+        self.pieces: Mapping[int, bytes | None] = _Pieces(context.model.vocab)
 
     def decode(self, plan: StepPlan) -> list[int]:
         batch = self._batch
+        if len(plan) == 1 and plan[0][1] == 1:
+            # One sequence, one token: what a single stream does nearly all the time.
+            sequence = plan[0][0]
+            start = sequence.n_past
+            batch.single(sequence.tokens[start], start, sequence.seq_id)  # type: ignore[arg-type]
+            self.context.decode(batch)
+            return _FIRST_ROW
         batch.clear()
         rows = []
         for sequence, count, output in plan:
@@ -102,15 +126,6 @@ class ContextRunner:
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
         self.context.decode(batch)
         return rows
-
-    def piece(self, token: int) -> bytes | None:
-        try:
-            return self._pieces[token]
-        except KeyError:
-            vocab = self._vocab
-            piece = None if vocab.is_eog(token) else vocab.piece(token, special=False)
-            self._pieces[token] = piece
-            return piece
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         return make_chooser(self.context, request, seed)

@@ -31,8 +31,8 @@ class Sequence:
     """
 
     __slots__ = ("_detokenizer", "_first", "_last", "_logprobs", "_start", "_stops", "_text", "chooser", "chunks",
-                 "error", "finish_reason", "n_cached", "n_past", "n_prompt", "output", "request", "seed", "seq_id",
-                 "tokens")  # fmt: skip
+                 "done", "error", "finish_reason", "n_cached", "n_past", "n_prompt", "output", "request", "seed",
+                 "seq_id", "tokens")  # fmt: skip
 
     def __init__(self, request: Request, chooser: Chooser, seed: int) -> None:
         self.request = request
@@ -46,9 +46,11 @@ class Sequence:
         self.output: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
+        self.done = False
+        """Whether nothing more will come."""
         self.chunks: deque[Chunk] = deque()
         self._detokenizer = Detokenizer()
-        self._stops = StopMatcher(request.stop)
+        self._stops = StopMatcher(request.stop) if request.stop else None
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
         self._start = self._first = self._last = 0.0
@@ -57,11 +59,6 @@ class Sequence:
     def n_pending(self) -> int:
         """Tokens that must still be computed before the next one can be chosen."""
         return len(self.tokens) - self.n_past
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing more will come."""
-        return self.finish_reason is not None or self.error is not None
 
     def start(self, seq_id: int, n_cached: int) -> None:
         """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its tokens."""
@@ -81,14 +78,17 @@ class Sequence:
             return
         self.tokens.append(token)
         self.output.append(token)
-        text = self._stops.feed(self._detokenizer.feed(piece))
+        text = self._detokenizer.feed(piece)
+        stops = self._stops
+        if stops is not None:
+            text = stops.feed(text)
         if text:
             self._text.append(text)
         logprobs = None
         if self._logprobs is not None and logprob is not None:
             self._logprobs.append(logprob)
             logprobs = (logprob,)
-        if self._stops.matched is not None:
+        if stops is not None and stops.matched is not None:
             self._finish(FinishReason.STOP, text, (token,), logprobs)
         elif len(self.output) == self.request.max_tokens:
             self._finish(FinishReason.LENGTH, text + self._flush(), (token,), logprobs)
@@ -103,11 +103,13 @@ class Sequence:
     def fail(self, error: BaseException) -> None:
         """End the sequence with an exception for whoever reads its chunks."""
         if not self.done:
-            self.error = error
+            self.error, self.done = error, True
             self.chooser.close()
 
     def _flush(self) -> str:
-        text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
+        text = self._detokenizer.flush()
+        if self._stops is not None:
+            text = self._stops.feed(text) + self._stops.flush()
         if text:
             self._text.append(text)
         return text
@@ -120,18 +122,19 @@ class Sequence:
         logprobs: tuple[TokenLogprob, ...] | None,
     ) -> None:
         # A stop string that only the end of the text decided (it began a longer one) counts as a stop.
-        if reason is FinishReason.LENGTH and self._stops.matched is not None:
+        stop = self._stops.matched if self._stops is not None else None
+        if reason is FinishReason.LENGTH and stop is not None:
             reason = FinishReason.STOP
-        self.finish_reason = reason
+        self.finish_reason, self.done = reason, True
         self.chooser.close()
-        self.chunks.append(Chunk(text, tokens, logprobs, self._completion(reason)))
+        self.chunks.append(Chunk(text, tokens, logprobs, self._completion(reason, stop)))
 
-    def _completion(self, reason: FinishReason) -> Completion:
+    def _completion(self, reason: FinishReason, stop: str | None) -> Completion:
         return Completion(
             text="".join(self._text),
             tokens=tuple(self.output),
             finish_reason=reason,
-            stop=self._stops.matched,
+            stop=stop,
             usage=Usage(self.n_prompt, self.n_cached, len(self.output)),
             timings=Timings(
                 prefill_seconds=max(0.0, self._first - self._start),
