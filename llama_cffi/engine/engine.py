@@ -72,7 +72,7 @@ class Engine:
             with self._lock:
                 # Another thread's step may have brought the chunk while this one waited for the lock.
                 if not chunks and not sequence.done:
-                    self.step()
+                    self._step()
         return chunks.popleft()
 
     def cancel(self, sequence: Sequence) -> None:
@@ -98,19 +98,22 @@ class Engine:
         the batch; what interrupts the caller (Ctrl-C) leaves all of them where they were.
         """
         with self._lock:
-            if self._stepping:
-                raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
-            self._stepping = True
-            try:
-                while self._abandoned:
-                    self.cancel(self._abandoned.popleft())
-                # Until the tokens are chosen nobody else may write or free the logits.
-                with self._runner.lock():
-                    return self._step()
-            finally:
-                self._stepping = False
+            return self._step()
 
     def _step(self) -> bool:
+        if self._stepping:
+            raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
+        self._stepping = True
+        try:
+            while self._abandoned:
+                self.cancel(self._abandoned.popleft())
+            # Until the tokens are chosen nobody else may write or free the logits.
+            with self._runner.lock():
+                return self._compute()
+        finally:
+            self._stepping = False
+
+    def _compute(self) -> bool:
         plan = self._scheduler.plan(self._prepare)
         if not plan:
             return False

@@ -204,7 +204,8 @@ class Completion:
         return self.text
 
 
-@dataclass(frozen=True)
+# Not frozen: one is made for each token, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class Chunk:
     """A piece of a text that is being generated; ``text`` may be empty while a character or a stop string is open."""
 

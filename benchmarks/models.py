@@ -1,0 +1,34 @@
+"""The models that are measured: random weights, written once into a cache folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+from tests.support import random_model
+from tests.support.random_model import SHAPE_15M, SHAPE_160M, Shape, write_random_model
+
+SHAPES: dict[str, Shape] = {"15M": SHAPE_15M, "160M": SHAPE_160M}
+
+
+def model_file(name: str, cache: Path) -> Path:
+    """The Q8_0 model of a shape; written when it is missing or was written by other code."""
+    shape = SHAPES[name]
+    recipe = repr(sorted(asdict(shape).items())).encode() + Path(random_model.__file__).read_bytes()
+    path = cache / f"random-{name}-q8_0-{sha256(recipe).hexdigest()[:12]}.gguf"
+    if not path.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        for old in cache.glob(f"random-{name}-q8_0-*.gguf"):
+            old.unlink()
+        write_random_model(path, shape)
+    return path
+
+
+def describe(name: str, path: Path) -> str:
+    """One line about a model."""
+    shape = SHAPES[name]
+    return (
+        f"{name}: {shape.n_layer} layers, {shape.n_embd} wide, {shape.n_vocab:,} tokens, "
+        f"Q8_0, {path.stat().st_size / 2**20:.1f} MiB"
+    )

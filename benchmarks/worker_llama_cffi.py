@@ -1,0 +1,161 @@
+"""One measurement of this package in a process of its own; `benchmarks/peers.py` runs it.
+
+    python worker_llama_cffi.py MODEL TEST SETTINGS
+
+TEST is ``greedy``, ``sampled`` or ``prompt`` (seconds of each repetition), ``split`` (where the time of a token
+goes), ``batch`` (a list of prompts at once against one by one) or ``memory`` (says ``ready`` and waits to be
+measured). SETTINGS is a JSON object. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+from unittest.mock import patch
+
+from llama_cffi import Llama
+from llama_cffi.core.context import ContextOptions
+from llama_cffi.engine.request import SamplingParams
+
+FIRST_TEXT_TOKEN = 300
+SAMPLING = {"greedy": SamplingParams(temperature=0.0), "sampled": SamplingParams(seed=1)}
+
+
+def open_model(path: str, settings: dict[str, Any]) -> Llama:
+    """A Llama with what the peers are given too, and the defaults of the package for the rest."""
+    threads = settings["threads"]
+    return Llama(
+        path,
+        n_ctx=settings["n_ctx"],
+        n_batch=settings["n_batch"],
+        n_ubatch=settings["n_ubatch"],
+        n_threads=threads,
+        n_threads_batch=threads,
+        context_options=ContextOptions(type_k="f16", type_v="f16", flash_attn="auto"),
+    )
+
+
+def random_prompt(llm: Llama, n: int, rng: random.Random) -> list[int]:
+    """Tokens that share no prefix with another prompt."""
+    return [rng.randrange(FIRST_TEXT_TOKEN, llm.model.vocab.n_tokens) for _ in range(n)]
+
+
+def stream(llm: Llama, sampling: SamplingParams, n: int) -> float:
+    """Seconds for n tokens from an empty memory, the first one's prompt (BOS) included."""
+    prompt = llm.tokenize("")
+    llm.context.memory.clear()
+    count = 0
+    start = perf_counter()
+    for chunk in llm.stream(prompt, max_tokens=n, sampling=sampling):
+        count += len(chunk.tokens)
+    seconds = perf_counter() - start
+    if count != n:
+        raise SystemExit(f"{count} tokens came instead of {n}")
+    return seconds
+
+
+def prompt(llm: Llama, n: int, rng: random.Random) -> float:
+    """Seconds from a prompt of n tokens to the first token after it."""
+    tokens = random_prompt(llm, n, rng)
+    llm.context.memory.clear()
+    start = perf_counter()
+    result = llm.generate(tokens, max_tokens=1, sampling=SAMPLING["greedy"])
+    seconds = perf_counter() - start
+    if result.usage.cached_tokens:
+        raise SystemExit("a prompt that should be new was in memory")
+    return seconds
+
+
+class Clock:
+    """Adds up the time inside a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.seconds = 0.0
+
+    def __call__(self, *args: Any) -> Any:
+        start = perf_counter()
+        try:
+            return self._function(*args)
+        finally:
+            self.seconds += perf_counter() - start
+
+
+def split(llm: Llama, settings: dict[str, Any]) -> dict[str, float]:
+    """Microseconds per token inside llama_decode, in choosing the token, and in Python between them.
+
+    The clocks themselves cost about half a microsecond, which is counted as Python.
+    """
+    from llama_cffi._native import guard
+    from llama_cffi.core.selection import TokenSelector
+
+    n, results = settings["n_tokens"], {}
+    decode, select = guard.decode, TokenSelector.select
+    for name, sampling in SAMPLING.items():
+        samples = []
+        for _ in range(settings["reps"]):
+            in_decode, in_select = Clock(decode), Clock(select)
+
+            def timed_select(self: TokenSelector, row: int, clock: Clock = in_select) -> Any:
+                return clock(self, row)
+
+            with patch.object(guard, "decode", in_decode), patch.object(TokenSelector, "select", timed_select):
+                total = stream(llm, sampling, n)
+            rest = total - in_decode.seconds - in_select.seconds
+            samples.append((in_decode.seconds, in_select.seconds, rest))
+        for part, seconds in zip(("decode", "select", "python"), min(samples, key=sum), strict=True):
+            results[f"{name}_{part}_us"] = 1e6 * seconds / n
+    return results
+
+
+def batch(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str, list[float]]:
+    """Tokens per second of n prompts one by one and of the same prompts as a list."""
+    n, n_prompts, length = settings["n_tokens"], settings["n_prompts"], settings["prompt_tokens"]
+    results: dict[str, list[float]] = {"single": [], "list": []}
+    for _ in range(settings["reps"]):
+        for name, rates in results.items():
+            # New prompts for each way: nothing of the other's is reused.
+            prompts = [random_prompt(llm, length, rng) for _ in range(n_prompts)]
+            llm.context.memory.clear()
+            start = perf_counter()
+            if name == "list":
+                llm.generate(prompts, max_tokens=n, temperature=0.0)
+            else:
+                for one in prompts:
+                    llm.generate(one, max_tokens=n, temperature=0.0)
+            rates.append(n * n_prompts / (perf_counter() - start))
+    return results
+
+
+def main() -> None:
+    path, test, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    rng = random.Random(settings["seed"])
+    with open_model(path, settings) as llm:
+        result: Any
+        if test == "memory":
+            prompt(llm, settings["n_prompt"], rng)
+            stream(llm, SAMPLING["sampled"], 16)
+            print("ready", flush=True)
+            sys.stdin.readline()
+            return
+        if test == "split":
+            stream(llm, SAMPLING["greedy"], 16)
+            result = split(llm, settings)
+        elif test == "batch":
+            stream(llm, SAMPLING["greedy"], 16)
+            result = batch(llm, settings, rng)
+        elif test == "prompt":
+            prompt(llm, settings["n_prompt"], rng)
+            result = [prompt(llm, settings["n_prompt"], rng) for _ in range(settings["reps"])]
+        else:
+            stream(llm, SAMPLING[test], 4)
+            result = [stream(llm, SAMPLING[test], settings["n_tokens"]) for _ in range(settings["reps"])]
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
