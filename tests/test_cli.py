@@ -328,7 +328,7 @@ def test_an_argument_is_utf8_in_every_locale(monkeypatch: pytest.MonkeyPatch, ll
 def test_closed_and_full_streams() -> None:
     command = " ".join(COMMAND)
     shell = subprocess.run(
-        f"{command} generate hi -n 2 <&- >&- 2>&- && {command} generate hi -n 2 > /dev/full",
+        f"{command} generate hi -n 2 <&- >&- 2>&- && {command} generate hi -n 9 --seed 1 --ignore-eos > /dev/full",
         shell=True, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert shell.returncode == 1
