@@ -287,3 +287,13 @@ def test_threads_drive_each_other() -> None:
     for thread in threads:
         thread.join(20)
     assert results == {n: runner.expected([n, n], 20, 64) for n in range(8)}
+
+
+@pytest.mark.parametrize("n", range(2, 20))
+def test_what_a_shift_moved_is_not_reused(n: int) -> None:
+    prompt = next([n] for n in range(256) if len(FakeRunner.expected([n], 60, 60)) == 60)
+    engine = Engine(FakeRunner(n_ctx=20, n_batch=8))
+    shifted = run(engine, prompt, overflow="shift", max_tokens=22)
+    # The memory holds the prompt and, moved up behind it, the newer half of the text.
+    followed = run(engine, [*prompt, *shifted.tokens[-n:]], max_tokens=1)
+    assert followed.usage.cached_tokens <= len(prompt)

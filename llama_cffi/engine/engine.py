@@ -164,6 +164,8 @@ class Engine:
             self._runner.shift(sequence.seq_id, n_keep, n_drop)
         del sequence.tokens[n_keep : n_keep + n_drop]
         sequence.n_past -= n_drop
+        # What moved was computed with the forgotten tokens before it: no other prompt may take it for its own.
+        sequence.n_exact = min(sequence.n_exact, n_keep)
 
     def _prepare(self, admission: Admission) -> int:
         slot, source, n = admission

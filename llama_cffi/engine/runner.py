@@ -146,7 +146,7 @@ class ContextRunner:
 
     def copy(self, source: int, target: int, n: int) -> bool:
         self._memory.seq_rm(target)
-        if not self.can_copy:
+        if not self.can_copy or not self._holds(source, n):
             return False
         self._memory.seq_cp(source, target, 0, n)
         return True

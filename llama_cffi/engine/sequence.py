@@ -9,6 +9,8 @@ from typing import Protocol
 from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
 from llama_cffi.text import Detokenizer, StopMatcher
 
+_ALL = 2**63
+
 
 class Chooser(Protocol):
     """Picks the next token of one sequence from a row of logits and remembers what it picked."""
@@ -27,12 +29,13 @@ class Sequence:
     """The state of a request between submit and its last chunk.
 
     ``tokens`` is what the memory holds or must hold next, ``n_past`` how many of them it holds. A context shift
-    removes from ``tokens``; ``output`` keeps everything that was generated.
+    removes from ``tokens``; ``output`` keeps everything that was generated, and ``n_exact`` says how many of the first
+    tokens are in memory as they would be without the shift.
     """
 
     __slots__ = ("_detokenizer", "_first", "_last", "_logprobs", "_start", "_stops", "_text", "chooser", "chunks",
-                 "done", "error", "finish_reason", "n_cached", "n_past", "n_prompt", "output", "request", "seed",
-                 "seq_id", "tokens")  # fmt: skip
+                 "done", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "request",
+                 "seed", "seq_id", "tokens")  # fmt: skip
 
     def __init__(self, request: Request, chooser: Chooser, seed: int) -> None:
         self.request = request
@@ -41,6 +44,7 @@ class Sequence:
         self.tokens = list(request.tokens)
         self.n_prompt = len(self.tokens)
         self.n_past = 0
+        self.n_exact = _ALL
         self.n_cached = 0
         self.seq_id: int | None = None
         self.output: list[int] = []
@@ -64,6 +68,7 @@ class Sequence:
         """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its tokens."""
         self.seq_id = seq_id
         self.n_past = n_cached
+        self.n_exact = _ALL
         if not self._start:
             self._start = perf_counter()
             self.n_cached = n_cached

@@ -22,9 +22,9 @@ class Slot:
 
     @property
     def tokens(self) -> list[int]:
-        """Tokens whose cells are in memory."""
+        """Tokens whose cells are in memory, as computing them alone would give."""
         sequence = self.sequence
-        return self._cached if sequence is None else sequence.tokens[: sequence.n_past]
+        return self._cached if sequence is None else sequence.tokens[: min(sequence.n_past, sequence.n_exact)]
 
     def take(self, sequence: Sequence) -> None:
         """Give the slot to a sequence."""
