@@ -133,7 +133,7 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
         print(f"\n{describe(name, path)}; {rounds} rounds")
         print(table(rows, bench.name))
         for kind, label in (("greedy", "greedy"), ("sampled", "default sampling")):
-            parts = ", ".join(f"{part} {split[f'{kind}_{part}_us']:.1f}" for part in ("decode", "select", "python"))
+            parts = ", ".join(f"{part} {split[f'{kind}_{part}_us']:.1f}" for part in ("native", "python"))
             print(f"  microseconds per token, {label}: {parts}")
         print(f"  memory: {sizes['libllama']:.1f} MiB for libllama in a C program; above that", end=" ")
         print(", ".join(f"{peer.name} {sizes[peer.name] - sizes['libllama']:.1f} MiB" for peer in peers))

@@ -86,28 +86,22 @@ class Clock:
 
 
 def split(llm: Llama, settings: dict[str, Any]) -> dict[str, float]:
-    """Microseconds per token inside llama_decode, in choosing the token, and in Python between them.
+    """Microseconds per token inside the native call (decode and selection), and in Python between two of them.
 
-    The clocks themselves cost about half a microsecond, which is counted as Python.
+    The clock itself costs about half a microsecond, which is counted as Python.
     """
-    from llama_cffi._native import guard
-    from llama_cffi.core.selection import TokenSelector
+    from llama_cffi._native import step
 
     n, results = settings["n_tokens"], {}
-    decode, select = guard.decode, TokenSelector.select
+    run = step._step_run
     for name, sampling in SAMPLING.items():
         samples = []
         for _ in range(settings["reps"]):
-            in_decode, in_select = Clock(decode), Clock(select)
-
-            def timed_select(self: TokenSelector, row: int, clock: Clock = in_select) -> Any:
-                return clock(self, row)
-
-            with patch.object(guard, "decode", in_decode), patch.object(TokenSelector, "select", timed_select):
+            clock = Clock(run)
+            with patch.object(step, "_step_run", clock):
                 total = stream(llm, sampling, n)
-            rest = total - in_decode.seconds - in_select.seconds
-            samples.append((in_decode.seconds, in_select.seconds, rest))
-        for part, seconds in zip(("decode", "select", "python"), min(samples, key=sum), strict=True):
+            samples.append((clock.seconds, total - clock.seconds))
+        for part, seconds in zip(("native", "python"), min(samples, key=sum), strict=True):
             results[f"{name}_{part}_us"] = 1e6 * seconds / n
     return results
 

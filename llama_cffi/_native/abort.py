@@ -19,7 +19,8 @@ _FOREVER = 1e9  # seconds
 
 _abort_arm = lib.lch_abort_arm
 _get_ident = threading.get_ident
-_main_ident = threading.main_thread().ident
+# The thread that Python runs signal handlers on.
+main_ident = threading.main_thread().ident
 
 
 class _Interrupt:
@@ -47,8 +48,8 @@ lib.lch_abort_signals(lib.lch_python_signals)
 
 def _after_fork() -> None:
     """The thread that forked is the main thread of the child."""
-    global _main_ident
-    _main_ident = _get_ident()
+    global main_ident
+    main_ident = _get_ident()
 
 
 if hasattr(os, "register_at_fork"):
@@ -107,7 +108,7 @@ class AbortFlag:
 
     def arm(self) -> None:
         """Call before each computation: on the main thread signals are looked at from 50 ms on."""
-        _abort_arm(self._state, _get_ident() == _main_ident)
+        _abort_arm(self._state, _get_ident() == main_ident)
 
     def take_exception(self) -> BaseException | None:
         """What a signal handler raised during the computation, once; the caller raises it."""

@@ -57,26 +57,26 @@ def library_of(function: Any) -> str | None:
 
 def decode(ctx: Any, batch: Any) -> int:
     """Status of ``llama_decode`` for the ``llama_batch`` that ``batch`` points to."""
-    result = _lch_batch(_address("llama_decode"), ctx, batch, _size("llama_batch"))
-    return int(result) if result != _FAILED else _fail("llama_decode")
+    result = _lch_batch(address("llama_decode"), ctx, batch, _size("llama_batch"))
+    return int(result) if result != _FAILED else fail("llama_decode")
 
 
 def encode(ctx: Any, batch: Any) -> int:
     """Status of ``llama_encode`` for the ``llama_batch`` that ``batch`` points to."""
-    result = _lch_batch(_address("llama_encode"), ctx, batch, _size("llama_batch"))
-    return int(result) if result != _FAILED else _fail("llama_encode")
+    result = _lch_batch(address("llama_encode"), ctx, batch, _size("llama_batch"))
+    return int(result) if result != _FAILED else fail("llama_encode")
 
 
 def sampler_sample(chain: Any, ctx: Any, idx: int) -> int:
     """Token that ``llama_sampler_sample`` selects, and accepts, for an output row."""
-    result = _lch_sample(_address("llama_sampler_sample"), chain, ctx, idx)
-    return int(result) if result != _FAILED else _fail("llama_sampler_sample")
+    result = _lch_sample(address("llama_sampler_sample"), chain, ctx, idx)
+    return int(result) if result != _FAILED else fail("llama_sampler_sample")
 
 
 def sampler_accept(sampler: Any, token: int) -> None:
     """Wraps ``llama_sampler_accept``; a token that a grammar forbids raises."""
-    if _lch_accept(_address("llama_sampler_accept"), sampler, token) == _FAILED:
-        _fail("llama_sampler_accept")
+    if _lch_accept(address("llama_sampler_accept"), sampler, token) == _FAILED:
+        fail("llama_sampler_accept")
 
 
 def sampler_apply(sampler: Any, candidates: Any) -> None:
@@ -104,7 +104,7 @@ def model_load_from_splits(paths: Sequence[bytes], params: Any) -> Any:
     name = "llama_model_load_from_splits"
     texts = [ffi.from_buffer("char[]", path + b"\0") for path in paths]
     pointer, size = _struct(params)
-    result = lib.lch_with_list(_address(name), ffi.new("char *[]", texts), len(texts), pointer, size)
+    result = lib.lch_with_list(address(name), ffi.new("char *[]", texts), len(texts), pointer, size)
     return _pointer(name, result)
 
 
@@ -125,7 +125,7 @@ def call_int(name: str, *args: Any) -> int:
     if len(args) != n_args:
         raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
     result = _lch_call(address, kind, *[_word(arg) for arg in args], *_PADDING[n_args])
-    return int(result) if result != _FAILED else _fail(name)
+    return int(result) if result != _FAILED else fail(name)
 
 
 def call_ptr(name: str, *args: Any) -> Any:
@@ -151,7 +151,7 @@ def _word(arg: Any) -> int:
 
 def _with_params(name: str, first: Any, params: Any) -> Any:
     pointer, size = _struct(params)
-    return _pointer(name, lib.lch_with_params(_address(name), first, pointer, size))
+    return _pointer(name, lib.lch_with_params(address(name), first, pointer, size))
 
 
 def _struct(params: Any) -> tuple[Any, int]:
@@ -163,12 +163,13 @@ def _struct(params: Any) -> tuple[Any, int]:
 
 def _pointer(name: str, result: int) -> Any:
     if result == _FAILED:
-        _fail(name)
+        fail(name)
     return _native.ffi.cast(_native.ffi.typeof(_native.ffi.addressof(_native.lib, name)).result, result)
 
 
 @cache
-def _address(name: str) -> Any:
+def address(name: str) -> Any:
+    """A llama.h function as the ``void *`` that the helpers call."""
     return _cast("void *", _native.ffi.addressof(_native.lib, name))
 
 
@@ -192,7 +193,7 @@ def _function(name: str) -> tuple[Any, int, int]:
     by_value = [arg.cname for arg in function.args if not _is_word(arg)]
     if by_value or len(function.args) > _MAX_ARGS or not _is_word(function.result, void=True):
         raise TypeError(f"{name} cannot be called through call_int: {function.cname}")
-    return _address(name), _result_kind(function.result), len(function.args)
+    return address(name), _result_kind(function.result), len(function.args)
 
 
 def _is_word(ctype: Any, *, void: bool = False) -> bool:
@@ -213,16 +214,19 @@ def _result_kind(ctype: Any) -> int:
 _PATH = re.compile(r"^\S*[/\\](?=[^/\\\s]+:\d+: )")
 
 
-def _fail(name: str) -> NoReturn:
+def fail(name: str) -> NoReturn:
+    """Raise why this thread's last guarded call, of the function ``name``, failed."""
     message = ffi.string(lib.lch_failure()).decode("utf-8", "replace")
     raise NativeError(f"{name}: {_PATH.sub('', message)}", log=log.lines_since(log.call_mark()))
 
 
 __all__ = [
+    "address",
     "call_int",
     "call_ptr",
     "decode",
     "encode",
+    "fail",
     "init_from_model",
     "install",
     "library_of",

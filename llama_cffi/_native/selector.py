@@ -57,7 +57,7 @@ class Selector:
     def select(self, row: Any, n_vocab: int) -> int:
         """Token id drawn from one row. Raises :class:`SamplerError` for NaN, or when nothing can be drawn."""
         token = _lch_select(self._self, row, n_vocab)
-        return int(token) if token >= 0 else _fail(token)
+        return int(token) if token >= 0 else raise_selection_error(token)
 
     def reset(self) -> None:
         """Start the random numbers again from the seed."""
@@ -89,7 +89,7 @@ def logprob(row: Any, n_vocab: int, token: int) -> float:
         raise SamplerError(f"token {token} is outside the row of {n_vocab} logits")
     out = ffi.new("double *")
     status = lib.lch_logprob(row, n_vocab, token, out)
-    return float(out[0]) if status >= 0 else _fail(status)
+    return float(out[0]) if status >= 0 else raise_selection_error(status)
 
 
 def top_logprobs(row: Any, n_vocab: int, k: int) -> list[tuple[int, float]]:
@@ -103,12 +103,13 @@ def top_logprobs(row: Any, n_vocab: int, k: int) -> list[tuple[int, float]]:
     ids, logprobs = ffi.new("int32_t[]", k), ffi.new("float[]", k)
     found = lib.lch_top_logprobs(row, n_vocab, k, ids, logprobs)
     if found < 0:
-        _fail(found)
+        raise_selection_error(found)
     return list(zip(ffi.unpack(ids, found), ffi.unpack(logprobs, found), strict=True))
 
 
-def _fail(code: int) -> NoReturn:
+def raise_selection_error(code: int) -> NoReturn:
+    """Raise what one of ``lch_select_error`` means."""
     raise SamplerError(_ERRORS[code])
 
 
-__all__ = ["Selector", "instruction_set", "logprob", "top_logprobs"]
+__all__ = ["Selector", "instruction_set", "logprob", "raise_selection_error", "top_logprobs"]

@@ -13,6 +13,7 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.handle import Handle
+from llama_cffi._native.step import Step
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
@@ -20,6 +21,7 @@ from llama_cffi.errors import (
     AbortedError,
     BatchError,
     BusyError,
+    ClosedError,
     ContextError,
     DecodeError,
     MemoryFullError,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llama_cffi.core.model import Model
+    from llama_cffi.core.selection import TokenSelector
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 FlashAttention = Literal["auto", "disabled", "enabled"]
@@ -51,6 +54,7 @@ _CACHE_TYPES: dict[str, str] = {
 _FLASH: dict[str, int] = {"auto": -1, "disabled": 0, "enabled": 1}
 _ROPE_SCALING: dict[str, int] = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 
+_get_ident = threading.get_ident
 
 # Asked for at every decode, and a system call is slow when the caches are full of weights: the process id is kept.
 _pid = os.getpid()
@@ -185,6 +189,9 @@ class Context:
         self._has_deadline = False
         self._computing = False
         self.n_vocab: int = model.vocab.n_tokens
+        self._single = Batch(1)
+        self._single.single(0, 0, 0)
+        self._step = Step(ptr, self._single.ptr, self._abort, self.n_vocab)
         self.n_threads: int = n_threads
         self.n_threads_batch: int = n_threads_batch
 
@@ -266,7 +273,7 @@ class Context:
         if self._pid != _pid:
             self._lock.release()
             raise ContextError("this Context was made in another process; its threads did not survive the fork")
-        self._resources.owner = threading.get_ident()
+        self._resources.owner = _get_ident()
 
     def _check_not_computing(self) -> None:
         # A signal handler runs on the thread that is inside llama_decode.
@@ -306,40 +313,78 @@ class Context:
             raise BatchError(f"an encoder takes its {batch.n_tokens} tokens at once; n_ubatch is {self.n_ubatch}")
         self._compute(guard.encode, batch, deadline)
 
-    def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
+    def step(self, selector: TokenSelector, token: int, pos: int, seq_id: int = 0) -> int:
+        """Decode one token of one sequence and return the token that ``selector`` chooses to follow it.
+
+        The same as :meth:`decode` of that one row and :meth:`TokenSelector.select`, in one native call, and raises
+        as they do. The row's logits stay readable.
+        """
         # Once per token, after the weights have pushed Python out of the caches: a frame costs microseconds here.
-        native = batch._native
-        n = native.n_tokens
-        if not 0 < n <= self.n_batch:
-            raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
-        batch.check()
-        ptr = self._handle.ptr
-        nested = self._resources.owner == threading.get_ident()
-        if nested:
-            self._check_not_computing()
-        else:
-            self._acquire()
+        if not self._has_memory:
+            raise UnsupportedError("this model has no decoder memory; use encode()")
+        nested = self._begin()
         try:
-            if self._broken is not None:
-                raise ContextError(f"this Context is unusable since an earlier failure: {self._broken}")
-            self._generation += 1
-            flag = self._abort
-            flag.arm()
-            if deadline is not None or self._has_deadline:
-                flag.deadline, self._has_deadline = deadline, deadline is not None
-            self._computing = True
-            code = function(ptr, native)
-            if code != 0:
-                self._fail(code, batch)
+            if self._has_deadline:
+                self._abort.deadline, self._has_deadline = None, False
+            next_token = self._step.run(selector.native, token, pos, seq_id)
+            if next_token < 0:
+                self._fail(self._step.status, self._single)
+            return next_token
         except NativeError as error:
-            if error.message.partition(": ")[2].startswith("ggml"):
-                # The assertion left ggml's scheduler in the middle of something; llama.cpp's own checks come before.
-                self._broken = error.message
+            self._check_broken(error)
             raise
         finally:
             self._computing = False
             if not nested:
                 self._release()
+
+    def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
+        native = batch._native
+        n = native.n_tokens
+        if not 0 < n <= self.n_batch:
+            raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
+        batch.check()
+        nested = self._begin()
+        try:
+            flag = self._abort
+            flag.arm()
+            if deadline is not None or self._has_deadline:
+                flag.deadline, self._has_deadline = deadline, deadline is not None
+            code = function(self._handle.ptr, native)
+            if code != 0:
+                self._fail(code, batch)
+        except NativeError as error:
+            self._check_broken(error)
+            raise
+        finally:
+            self._computing = False
+            if not nested:
+                self._release()
+
+    def _begin(self) -> bool:
+        """Enter for a computation; True when this thread was inside already."""
+        nested = self._resources.owner == _get_ident()
+        if nested:
+            self._check_not_computing()
+        else:
+            self._acquire()
+        try:
+            if self._handle._ptr is None:
+                raise ClosedError("this Context is closed")
+            if self._broken is not None:
+                raise ContextError(f"this Context is unusable since an earlier failure: {self._broken}")
+            self._generation += 1
+            self._computing = True
+        except BaseException:
+            if not nested:
+                self._release()
+            raise
+        return nested
+
+    def _check_broken(self, error: NativeError) -> None:
+        if error.message.partition(": ")[2].startswith("ggml"):
+            # The assertion left ggml's scheduler in the middle of something; llama.cpp's own checks come before.
+            self._broken = error.message
 
     def _fail(self, code: int, batch: Batch) -> NoReturn:
         flag = self._abort
@@ -441,7 +486,7 @@ class _Inside:
 
     def __enter__(self) -> None:
         context = self._context
-        self._nested = context._resources.owner == threading.get_ident()
+        self._nested = context._resources.owner == _get_ident()
         if self._nested:
             context._check_not_computing()
         else:
@@ -476,7 +521,7 @@ class _Resources:
     def acquire(self) -> None:
         """Wait until no other thread is inside, aborting what it computes; see ``_native.gate``."""
         while not self.lock.acquire(timeout=0.01):
-            if self.owner == threading.get_ident():
+            if self.owner == _get_ident():
                 raise BusyError("a Context cannot be closed from inside its own call")
             self._flag.set()
 

@@ -24,14 +24,15 @@ class TokenSelector:
     and ``min_p=0`` switch a step off. The same seed draws the same tokens from the same rows.
     """
 
-    __slots__ = ("_context", "_n_vocab", "_select")
+    __slots__ = ("_context", "_n_vocab", "_select", "native")
 
     def __init__(
         self, context: Context, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
     ) -> None:
         self._context = context
         self._n_vocab = context.n_vocab
-        self._select = Selector(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed).select
+        self.native = Selector(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+        self._select = self.native.select
 
     def select(self, i: int = -1) -> int:
         """The token chosen from batch row ``i`` of the last decode.

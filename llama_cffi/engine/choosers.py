@@ -59,11 +59,11 @@ class _Logprobs:
 class SelectorChooser(_Logprobs):
     """Greedy, or top-k, top-p, min-p and temperature, over the raw row."""
 
-    __slots__ = ("_selector", "choose", "peek")
+    __slots__ = ("choose", "peek", "selector")
 
     def __init__(self, context: Context, sampling: SamplingParams, seed: int) -> None:
         super().__init__(context)
-        self._selector = TokenSelector(
+        self.selector = TokenSelector(
             context,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -72,8 +72,8 @@ class SelectorChooser(_Logprobs):
             seed=seed,
         )
         # A selector remembers nothing of what it chose, so choosing and peeking are the same.
-        self.choose = self._selector.select
-        self.peek = self._selector.select_from
+        self.choose = self.selector.select
+        self.peek = self.selector.select_from
 
     def accept(self, token: int) -> None:
         """A peeked token was chosen after all."""

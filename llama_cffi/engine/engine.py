@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from llama_cffi.engine.request import Chunk, FinishReason, Request, draw_seed
+from llama_cffi.engine.request import Chunk, FinishReason, Request, TokenLogprob, draw_seed
 from llama_cffi.engine.runner import Runner
-from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan
+from llama_cffi.engine.scheduler import Admission, Scheduler
 from llama_cffi.engine.sequence import Sequence
 from llama_cffi.errors import (
     BusyError,
@@ -26,6 +26,8 @@ class Engine:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._pieces = runner.pieces
+        self._n_ctx = runner.n_ctx
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy)
         self._lock = threading.RLock()
         self._abandoned: deque[Sequence] = deque()
@@ -38,7 +40,7 @@ class Engine:
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
         ``overflow="shift"`` on a memory that cannot, and what the sampling parameters raise.
         """
-        n_ctx, n_prompt = self._runner.n_ctx, len(request.tokens)
+        n_ctx, n_prompt = self._n_ctx, len(request.tokens)
         if n_prompt > n_ctx:
             raise ContextOverflowError(f"the prompt has {n_prompt} tokens; the context has room for {n_ctx}")
         if request.overflow == "error" and request.max_tokens is not None and n_prompt + request.max_tokens > n_ctx:
@@ -107,9 +109,7 @@ class Engine:
         try:
             while self._abandoned:
                 self.cancel(self._abandoned.popleft())
-            # Until the tokens are chosen nobody else may write or free the logits.
-            with self._runner.lock():
-                return self._compute()
+            return self._compute()
         finally:
             self._stepping = False
 
@@ -117,11 +117,21 @@ class Engine:
         plan = self._scheduler.plan(self._prepare)
         if not plan:
             return False
+        runner = self._runner
         try:
-            for (sequence, n_tokens, output), row in zip(plan, self._runner.decode(plan), strict=True):
-                sequence.n_past += n_tokens
-                if output:
-                    self._advance(sequence, row)
+            if len(plan) == 1:
+                sequence, n_tokens, output = plan[0]
+                lone = n_tokens == 1 and output and sequence.request.logprobs is None
+                if lone and (token := runner.step(sequence)) is not None:
+                    sequence.n_past += 1
+                    self._accept(sequence, token, None)
+                    return True
+            # Until the tokens are chosen nobody else may write or free the logits.
+            with runner.lock():
+                for (sequence, n_tokens, output), row in zip(plan, runner.decode(plan), strict=True):
+                    sequence.n_past += n_tokens
+                    if output:
+                        self._advance(sequence, row)
         except MemoryFullError as error:
             self._make_room(error)
         except LlamaCffiError as error:
@@ -139,19 +149,21 @@ class Engine:
             token = sequence.chooser.choose(row)
             n_top = sequence.request.logprobs
             logprob = None if n_top is None else sequence.chooser.logprob(row, token, n_top)
-            sequence.accept(token, self._runner.pieces[token], logprob)
-            if sequence.finish_reason is None and sequence.n_past >= self._runner.n_ctx:
-                self._overflow(sequence)
+            self._accept(sequence, token, logprob)
         except LlamaCffiError as error:
             self._fail(sequence, error)
-            return
+
+    def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
+        sequence.accept(token, self._pieces[token], logprob)
+        if sequence.finish_reason is None and sequence.n_past >= self._n_ctx:
+            self._overflow(sequence)
         if sequence.finish_reason is not None:
             self._scheduler.release(sequence)
 
     def _overflow(self, sequence: Sequence) -> None:
         """The sequence has filled its context and has one more token to compute."""
         policy = sequence.request.overflow
-        n_ctx = self._runner.n_ctx
+        n_ctx = self._n_ctx
         if policy == "error":
             raise ContextOverflowError(f"the text has filled the context of {n_ctx} tokens")
         if policy == "stop":
@@ -195,4 +207,4 @@ class Engine:
             self._runner.keep(seq_id, 0)
 
 
-__all__ = ["Engine", "StepPlan"]
+__all__ = ["Engine"]

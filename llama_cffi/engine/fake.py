@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 
 from llama_cffi.engine.request import Request, TokenLogprob
-from llama_cffi.engine.scheduler import StepPlan
+from llama_cffi.engine.scheduler import StepPlan, Work
+from llama_cffi.engine.sequence import Sequence
 from llama_cffi.errors import MemoryFullError
 
 
@@ -77,6 +78,13 @@ class FakeRunner:
                 self._rows[row] = self.next_token(memory)
         self.decoded.append([(sequence.seq_id, count) for sequence, count, _ in plan if sequence.seq_id is not None])
         return rows
+
+    def step(self, sequence: Sequence) -> int | None:
+        # Every other one the long way, so that both are tried.
+        if len(self.decoded) % 2:
+            return None
+        (row,) = self.decode([Work(sequence, 1, True)])
+        return self._rows[row]
 
     def chooser(self, request: Request, seed: int) -> FakeChooser:
         return FakeChooser(self)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-from llama_cffi.engine.choosers import make_chooser
+from llama_cffi.core.batch import Batch
+from llama_cffi.engine.choosers import SelectorChooser, make_chooser
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.scheduler import StepPlan
-from llama_cffi.engine.sequence import Chooser
+from llama_cffi.engine.sequence import Chooser, Sequence
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
 
@@ -50,6 +50,12 @@ class Runner(Protocol):
         Raises :class:`MemoryFullError` with the memory as it was before.
         """
 
+    def step(self, sequence: Sequence) -> int | None:
+        """Compute the one pending token of a sequence and choose the next one, faster than decode and chooser do it.
+
+        None when that way does not exist; nothing was computed then. Raises as :meth:`decode` and the chooser.
+        """
+
     @property
     def pieces(self) -> Mapping[int, bytes | None]:
         """The bytes of each token in a text, None when it ends generation."""
@@ -70,9 +76,6 @@ class Runner(Protocol):
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
 
-_FIRST_ROW = [0]
-
-
 class _Pieces(dict[int, "bytes | None"]):
     """The pieces looked up so far; a dict finds them again without a Python call."""
 
@@ -89,8 +92,6 @@ class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
     def __init__(self, context: Context) -> None:
-        from llama_cffi.core.batch import Batch
-
         self.context = context
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
@@ -102,18 +103,12 @@ class ContextRunner:
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
         self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
-        self._batch: Batch = Batch(context.n_batch)
+        self._step = context.step
+        self._batch = Batch(context.n_batch)
         self.pieces: Mapping[int, bytes | None] = _Pieces(context.model.vocab)
 
     def decode(self, plan: StepPlan) -> list[int]:
         batch = self._batch
-        if len(plan) == 1 and plan[0][1] == 1:
-            # One sequence, one token: what a single stream does nearly all the time.
-            sequence = plan[0][0]
-            start = sequence.n_past
-            batch.single(sequence.tokens[start], start, sequence.seq_id)  # type: ignore[arg-type]
-            self.context.decode(batch)
-            return _FIRST_ROW
         batch.clear()
         rows = []
         for sequence, count, output in plan:
@@ -126,6 +121,13 @@ class ContextRunner:
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
         self.context.decode(batch)
         return rows
+
+    def step(self, sequence: Sequence) -> int | None:
+        chooser = sequence.chooser
+        if type(chooser) is not SelectorChooser:
+            return None
+        start = sequence.n_past
+        return self._step(chooser.selector, sequence.tokens[start], start, sequence.seq_id)  # type: ignore[arg-type]
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         return make_chooser(self.context, request, seed)

@@ -13,6 +13,12 @@
 #  include <dlfcn.h>
 #endif
 
+using lch::as;
+using lch::BatchStruct;
+using lch::blob_of;
+using lch::guarded;
+using lch::ParamStruct;
+
 namespace {
 
 thread_local int  depth = 0;
@@ -25,50 +31,6 @@ void (*python_stacks)(void) = nullptr;
 struct AssertionFailure : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
-
-// A struct that llama.h passes by value. The real parameter structs are smaller; passing more is harmless
-// because it is the last argument: SysV x86-64 copies it to the stack, where the callee reads its own part,
-// and AArch64 and Win64 pass the address of a copy.
-struct Params {
-    alignas(16) unsigned char bytes[512];
-};
-
-struct BatchParams {
-    alignas(16) unsigned char bytes[128];
-};
-
-template <class Blob>
-Blob blob_of(const void * source, size_t size) {
-    Blob blob;
-    if (size > sizeof blob.bytes) {
-        throw std::invalid_argument("the struct is larger than the guard can pass by value");
-    }
-    std::memcpy(blob.bytes, source, size);
-    std::memset(blob.bytes + size, 0, sizeof blob.bytes - size);
-    return blob;
-}
-
-void remember(const char * message) {
-    std::snprintf(failure, sizeof failure, "%s", message);
-}
-
-template <class Call>
-int64_t guarded(Call call) {
-    try {
-        lch::Guarded guard;
-        return call();
-    } catch (const std::exception & error) {
-        remember(error.what());
-    } catch (...) {
-        remember("an exception of unknown type");
-    }
-    return LCH_FAILED;
-}
-
-template <class Function>
-Function * as(void * fn) {
-    return reinterpret_cast<Function *>(fn);
-}
 
 int64_t address(void * pointer) {
     return static_cast<int64_t>(reinterpret_cast<intptr_t>(pointer));
@@ -98,6 +60,8 @@ Unguarded::Unguarded() : depth_(depth) { depth = 0; }
 
 Unguarded::~Unguarded() { depth = depth_; }
 
+void remember(const char * message) { std::snprintf(failure, sizeof failure, "%s", message); }
+
 }  // namespace lch
 
 void lch_on_abort(const char * message) {
@@ -121,17 +85,17 @@ const char * lch_failure(void) { return failure; }
 
 int64_t lch_batch(void * fn, void * ctx, void * batch, size_t size) {
     return guarded([&]() -> int64_t {
-        return as<int32_t(void *, BatchParams)>(fn)(ctx, blob_of<BatchParams>(batch, size));
+        return as<int32_t(void *, BatchStruct)>(fn)(ctx, blob_of<BatchStruct>(batch, size));
     });
 }
 
 int64_t lch_with_params(void * fn, void * first, void * params, size_t size) {
-    return guarded([&] { return address(as<void *(void *, Params)>(fn)(first, blob_of<Params>(params, size))); });
+    return guarded([&] { return address(as<void *(void *, ParamStruct)>(fn)(first, blob_of<ParamStruct>(params, size))); });
 }
 
 int64_t lch_with_list(void * fn, void * list, size_t n, void * params, size_t size) {
     return guarded([&] {
-        return address(as<void *(void *, size_t, Params)>(fn)(list, n, blob_of<Params>(params, size)));
+        return address(as<void *(void *, size_t, ParamStruct)>(fn)(list, n, blob_of<ParamStruct>(params, size)));
     });
 }
 

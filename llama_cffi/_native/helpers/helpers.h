@@ -66,3 +66,25 @@ int32_t lch_logprob(const float *row, int32_t n, int32_t token, double *out);
 int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, float *logprobs);
 const char *lch_select_isa(void);
 int lch_select_use(const char *isa);                        /* NULL: the best; 0 when this CPU cannot */
+
+/* ---- step.cpp: one token of one sequence decoded, and the next one selected, in one guarded call ---- */
+
+enum lch_step_error { LCH_STEP_STATUS = -16, LCH_STEP_NO_ROW = -17 };
+
+typedef struct {
+    void *decode;                                           /* llama_decode */
+    void *logits;                                           /* llama_get_logits_ith */
+    void *ctx;
+    void *batch;                                            /* of one row, whose columns follow */
+    size_t batch_size;
+    int32_t *token;
+    int32_t *pos;
+    int32_t *seq_id;
+    lch_abort *abort;
+    int32_t n_vocab;
+    int32_t status;                                         /* of llama_decode, after LCH_STEP_STATUS */
+} lch_step;
+
+/* A token, or one of lch_select_error, lch_step_error, LCH_FAILED. */
+int64_t lch_step_run(lch_step *step, lch_selector *selector, int32_t token, int32_t pos, int32_t seq_id,
+                     int poll_signals);

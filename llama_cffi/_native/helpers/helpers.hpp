@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
 
 // No llama.cpp function that the guard calls returns this, neither as an integer nor as a pointer.
 #define LCH_FAILED INT64_MIN
@@ -38,5 +41,49 @@ public:
 private:
     int depth_;
 };
+
+// Keeps why this thread's guarded call failed.
+void remember(const char * message);
+
+// What a call returns, or LCH_FAILED when it threw.
+template <class Call>
+int64_t guarded(Call call) {
+    try {
+        Guarded guard;
+        return call();
+    } catch (const std::exception & error) {
+        remember(error.what());
+    } catch (...) {
+        remember("an exception of unknown type");
+    }
+    return LCH_FAILED;
+}
+
+template <class Function>
+Function * as(void * fn) {
+    return reinterpret_cast<Function *>(fn);
+}
+
+// A struct that llama.h passes by value. The real parameter structs are smaller; passing more is harmless
+// because it is the last argument: SysV x86-64 copies it to the stack, where the callee reads its own part,
+// and AArch64 and Win64 pass the address of a copy.
+struct ParamStruct {
+    alignas(16) unsigned char bytes[512];
+};
+
+struct BatchStruct {
+    alignas(16) unsigned char bytes[128];
+};
+
+template <class Blob>
+Blob blob_of(const void * source, size_t size) {
+    Blob blob;
+    if (size > sizeof blob.bytes) {
+        throw std::invalid_argument("the struct is larger than the guard can pass by value");
+    }
+    std::memcpy(blob.bytes, source, size);
+    std::memset(blob.bytes + size, 0, sizeof blob.bytes - size);
+    return blob;
+}
 
 }  // namespace lch
