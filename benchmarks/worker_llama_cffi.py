@@ -90,17 +90,25 @@ def split(llm: Llama, settings: dict[str, Any]) -> dict[str, float]:
 
     The clock itself costs about half a microsecond, which is counted as Python.
     """
-    from llama_cffi._native import step
+    from llama_cffi._native import guard
+    from llama_cffi.core.context import Context
+    from llama_cffi.core.selection import TokenSelector
 
     n, results = settings["n_tokens"], {}
-    run = step._step_run
+    decode, stepper = guard.decode, Context.stepper
     for name, sampling in SAMPLING.items():
         samples = []
         for _ in range(settings["reps"]):
-            clock = Clock(run)
-            with patch.object(step, "_step_run", clock):
+            clocks = [Clock(decode)]
+
+            def timed(self: Context, selector: TokenSelector, clocks: list[Clock] = clocks) -> Clock:
+                clocks.append(Clock(stepper(self, selector)))
+                return clocks[-1]
+
+            with patch.object(Context, "stepper", timed), patch.object(guard, "decode", clocks[0]):
                 total = stream(llm, sampling, n)
-            samples.append((clock.seconds, total - clock.seconds))
+            native = sum(clock.seconds for clock in clocks)
+            samples.append((native, total - native))
         for part, seconds in zip(("native", "python"), min(samples, key=sum), strict=True):
             results[f"{name}_{part}_us"] = 1e6 * seconds / n
     return results

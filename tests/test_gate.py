@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -69,7 +70,10 @@ def test_many_share_a_shared_gate() -> None:
 
 def test_one_at_a_time_in_an_exclusive_gate() -> None:
     gate = ExclusiveGate()
-    with gate, pytest.raises(BusyError, match="another thread"):
-        gate.__enter__()
+    with gate:
+        with pytest.raises(BusyError, match="already"):
+            gate.__enter__()
+        with ThreadPoolExecutor() as pool, pytest.raises(BusyError, match="another thread"):
+            pool.submit(gate.__enter__).result()
     with gate:
         pass

@@ -7,7 +7,6 @@ middle of a long prefill.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from types import TracebackType
@@ -16,11 +15,6 @@ from typing import Any
 from llama_cffi._native._helpers import ffi, lib
 
 _FOREVER = 1e9  # seconds
-
-_abort_arm = lib.lch_abort_arm
-_get_ident = threading.get_ident
-# The thread that Python runs signal handlers on.
-main_ident = threading.main_thread().ident
 
 
 class _Interrupt:
@@ -44,16 +38,7 @@ def lch_python_signals() -> int:
 
 
 lib.lch_abort_signals(lib.lch_python_signals)
-
-
-def _after_fork() -> None:
-    """The thread that forked is the main thread of the child."""
-    global main_ident
-    main_ident = _get_ident()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+lib.lch_main_thread(threading.main_thread().ident or 0)
 
 
 class AbortFlag:
@@ -108,7 +93,7 @@ class AbortFlag:
 
     def arm(self) -> None:
         """Call before each computation: on the main thread signals are looked at from 50 ms on."""
-        _abort_arm(self._state, _get_ident() == main_ident)
+        lib.lch_abort_arm(self._state)
 
     def take_exception(self) -> BaseException | None:
         """What a signal handler raised during the computation, once; the caller raises it."""

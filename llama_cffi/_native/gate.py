@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-from llama_cffi.errors import BusyError
+from llama_cffi._native._helpers import ffi, lib
+from llama_cffi.errors import BusyError, ContextError
 
 _get_ident = threading.get_ident
+_enter, _leave = lib.lch_door_enter, lib.lch_door_leave
 
 
 class Gate(Protocol):
@@ -65,35 +68,68 @@ class SharedGate:
 
 
 class ExclusiveGate:
-    """One thread at a time may be inside; a second one gets :class:`BusyError`."""
+    """One thread at a time may be inside; a second one gets :class:`BusyError`.
 
-    __slots__ = ("_lock", "_owner")
+    ``what`` names the object in messages. A closer calls ``interrupt`` while it waits.
+    """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+    __slots__ = ("_interrupt", "_what", "native")
+
+    def __init__(self, what: str = "object", interrupt: Callable[[], object] | None = None) -> None:
+        self._what = what
+        self._interrupt = interrupt
+        #: The ``lch_door *``, which other helpers may pass through.
+        self.native = ffi.new("lch_door *")
+        lib.lch_door_init(self.native)
+
+    def enter(self) -> bool:
+        """Go in, and say whether this thread already was: only who was not leaves again."""
+        entry = _enter(self.native)
+        if entry < 0:
+            self.refuse(entry)
+        return bool(entry)
+
+    def leave(self) -> None:
+        """Go out."""
+        _leave(self.native)
+
+    def refuse(self, entry: int) -> NoReturn:
+        """Raise why the door did not open."""
+        if entry == lib.LCH_DOOR_FORKED:
+            raise ContextError(f"this {self._what} was made in another process; its threads did not survive the fork")
+        if entry == lib.LCH_DOOR_COMPUTING:
+            raise BusyError(f"this {self._what} is in the middle of a computation")
+        raise BusyError(f"another thread is inside this {self._what}; use one per thread, or one Engine for all")
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise BusyError("another thread is inside this object")
-        self._owner = _get_ident()
+        if self.enter():
+            raise BusyError(f"this thread is inside this {self._what} already")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._owner = None
-        self._lock.release()
+        self.leave()
 
     def acquire(self) -> None:
-        while not self._lock.acquire(timeout=0.01):
-            if self._owner == _get_ident():
-                raise BusyError("this object cannot be closed from inside its own call")
+        while (entry := _enter(self.native)) != lib.LCH_DOOR_ENTERED:
+            if entry == lib.LCH_DOOR_FORKED:
+                return  # nothing of the parent's is freed here
+            if entry != lib.LCH_DOOR_BUSY:
+                raise BusyError(f"this {self._what} cannot be closed from inside its own call")
+            if self._interrupt is not None:
+                self._interrupt()
+            time.sleep(0.0005)
 
     def release(self) -> None:
-        self._lock.release()
+        self.leave()
 
     def shut(self) -> None:
-        pass  # what runs inside is short
+        # What runs inside without an interruption is short. The door stays closed: what begins later would break.
+        if self._interrupt is not None:
+            self._interrupt()
+            end = time.monotonic() + 1.0
+            while _enter(self.native) == lib.LCH_DOOR_BUSY and time.monotonic() < end:
+                time.sleep(0.0005)
 
 
 __all__ = ["ExclusiveGate", "Gate", "SharedGate"]

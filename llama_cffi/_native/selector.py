@@ -30,7 +30,7 @@ class Selector:
     for the same rows. Not for two threads at once. Raises :class:`SamplerError` for parameters that are NaN.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "_self")
+    __slots__ = ("__weakref__", "_finalizer", "native")
 
     def __init__(
         self,
@@ -51,22 +51,23 @@ class Selector:
     def _own(self, pointer: Any) -> None:
         if pointer == ffi.NULL:
             raise MemoryError("no memory for a token selector")
-        self._self = pointer
+        #: The ``lch_selector *``.
+        self.native: Any = pointer
         self._finalizer = weakref.finalize(self, lib.lch_selector_free, pointer)
 
     def select(self, row: Any, n_vocab: int) -> int:
         """Token id drawn from one row. Raises :class:`SamplerError` for NaN, or when nothing can be drawn."""
-        token = _lch_select(self._self, row, n_vocab)
+        token = _lch_select(self.native, row, n_vocab)
         return int(token) if token >= 0 else raise_selection_error(token)
 
     def reset(self) -> None:
         """Start the random numbers again from the seed."""
-        lib.lch_selector_reset(self._self)
+        lib.lch_selector_reset(self.native)
 
     def clone(self) -> Selector:
         """A selector that continues from the same state on its own."""
         other = object.__new__(Selector)
-        other._own(lib.lch_selector_clone(self._self))
+        other._own(lib.lch_selector_clone(self.native))
         return other
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -12,16 +12,15 @@ import numpy as np
 
 from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
-from llama_cffi._native.step import Step
+from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
 from llama_cffi.errors import (
     AbortedError,
     BatchError,
-    BusyError,
-    ClosedError,
     ContextError,
     DecodeError,
     MemoryFullError,
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.model import Model
     from llama_cffi.core.selection import TokenSelector
+
+Stepper = Callable[[int, int, int], int]
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 FlashAttention = Literal["auto", "disabled", "enabled"]
@@ -53,20 +54,6 @@ _CACHE_TYPES: dict[str, str] = {
 }
 _FLASH: dict[str, int] = {"auto": -1, "disabled": 0, "enabled": 1}
 _ROPE_SCALING: dict[str, int] = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
-
-_get_ident = threading.get_ident
-
-# Asked for at every decode, and a system call is slow when the caches are full of weights: the process id is kept.
-_pid = os.getpid()
-
-
-def _after_fork() -> None:
-    global _pid
-    _pid = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +124,7 @@ class LogitsView:
         """float32 of shape ``(n_vocab,)`` without a copy. Do not keep it beyond the next decode."""
         context = self._context
         context.ptr  # noqa: B018 - raises when closed
-        if context._generation != self._generation:
+        if context._door.n_computed != self._generation:
             raise StaleViewError("this view is from before the context's last decode; copy with Context.logits()")
         return np.frombuffer(ffi.buffer(self._row, 4 * context.n_vocab), dtype=np.float32)
 
@@ -167,7 +154,8 @@ class Context:
             log.pump()
             if ptr == ffi.NULL:
                 raise ContextError("cannot make a context", log=log.lines_since(mark))
-            self._resources = resources = _Resources(self._abort)
+            self._gate = gate = ExclusiveGate("Context", self._abort.set)
+            resources = _Resources(gate)
             try:
                 resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self.n_ctx: int = lib.llama_n_ctx(ptr)
@@ -178,20 +166,17 @@ class Context:
                 self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
                 # One owner for the context, its thread pools and its abort flag: they go together, in this order.
                 # Last: from here on a closing model frees the context.
-                self._handle = Handle("Context", ptr, resources.free, (model.handle,), resources)
+                self._handle = Handle("Context", ptr, resources.free, (model.handle,), gate)
             except BaseException:
                 resources.free(ptr)
                 raise
-        self._lock = resources.lock
-        self._pid = _pid
-        self._generation = 0
+        self._resources = resources
+        self._door = gate.native
         self._broken: str | None = None
-        self._has_deadline = False
-        self._computing = False
         self.n_vocab: int = model.vocab.n_tokens
         self._single = Batch(1)
         self._single.single(0, 0, 0)
-        self._step = Step(ptr, self._single.ptr, self._abort, self.n_vocab)
+        self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab)
         self.n_threads: int = n_threads
         self.n_threads_batch: int = n_threads_batch
 
@@ -265,24 +250,7 @@ class Context:
 
         Raises :class:`BusyError` when another thread has it.
         """
-        return _Inside(self)
-
-    def _acquire(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise BusyError("another thread is inside this Context; use one Context per thread, or one Engine for all")
-        if self._pid != _pid:
-            self._lock.release()
-            raise ContextError("this Context was made in another process; its threads did not survive the fork")
-        self._resources.owner = _get_ident()
-
-    def _check_not_computing(self) -> None:
-        # A signal handler runs on the thread that is inside llama_decode.
-        if self._computing:
-            raise BusyError("this Context is in the middle of a decode")
-
-    def _release(self) -> None:
-        self._resources.owner = None
-        self._lock.release()
+        return _Inside(self._gate)
 
     # -- computing
 
@@ -319,72 +287,65 @@ class Context:
         The same as :meth:`decode` of that one row and :meth:`TokenSelector.select`, in one native call, and raises
         as they do. The row's logits stay readable.
         """
-        # Once per token, after the weights have pushed Python out of the caches: a frame costs microseconds here.
+        result = self.stepper(selector)(token, pos, seq_id)
+        if result < 0:
+            self.step_failed(result)
+        return result
+
+    def stepper(self, selector: TokenSelector) -> Stepper:
+        """:meth:`step` as a function of (token, pos, seq_id) that no Python code runs in.
+
+        For the generation loop: after a decode the weights have pushed Python out of the caches, and every frame
+        costs microseconds. It does not raise: a negative result is for :meth:`step_failed`. The caller keeps the
+        context and the selector.
+        """
         if not self._has_memory:
             raise UnsupportedError("this model has no decoder memory; use encode()")
-        nested = self._begin()
-        try:
-            if self._has_deadline:
-                self._abort.deadline, self._has_deadline = None, False
-            next_token = self._step.run(selector.native, token, pos, seq_id)
-            if next_token < 0:
-                self._fail(self._step.status, self._single)
-            return next_token
-        except NativeError as error:
-            self._check_broken(error)
-            raise
-        finally:
-            self._computing = False
-            if not nested:
-                self._release()
+        return self._step.bind(selector.native)
+
+    def step_failed(self, result: int) -> NoReturn:
+        """Raise what a negative result of a :meth:`stepper` means."""
+        if result == SHUT:
+            self._raise_shut()
+        if result == STATUS:
+            self._fail(self._step.status, self._single)
+        with self._noting_damage():
+            self._step.fail(result)
 
     def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
-        native = batch._native
-        n = native.n_tokens
+        n = batch.n_tokens
         if not 0 < n <= self.n_batch:
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
         batch.check()
-        nested = self._begin()
-        try:
-            flag = self._abort
+        door, flag = self._door, self._abort
+        with self.lock(), self._noting_damage():
+            if door.shut:
+                self._raise_shut()
+            door.n_computed += 1
+            flag.deadline = deadline
             flag.arm()
-            if deadline is not None or self._has_deadline:
-                flag.deadline, self._has_deadline = deadline, deadline is not None
-            code = function(self._handle.ptr, native)
+            door.computing = 1
+            try:
+                code = function(self.ptr, batch.ptr)
+            finally:
+                door.computing = 0
             if code != 0:
                 self._fail(code, batch)
-        except NativeError as error:
-            self._check_broken(error)
-            raise
-        finally:
-            self._computing = False
-            if not nested:
-                self._release()
 
-    def _begin(self) -> bool:
-        """Enter for a computation; True when this thread was inside already."""
-        nested = self._resources.owner == _get_ident()
-        if nested:
-            self._check_not_computing()
-        else:
-            self._acquire()
+    def _raise_shut(self) -> NoReturn:
+        self._handle.ptr  # noqa: B018 - raises when closed
+        raise ContextError(f"this Context is unusable since an earlier failure: {self._broken}")
+
+    @contextmanager
+    def _noting_damage(self) -> Iterator[None]:
         try:
-            if self._handle._ptr is None:
-                raise ClosedError("this Context is closed")
-            if self._broken is not None:
-                raise ContextError(f"this Context is unusable since an earlier failure: {self._broken}")
-            self._generation += 1
-            self._computing = True
-        except BaseException:
-            if not nested:
-                self._release()
+            yield
+        except NativeError as error:
+            if error.message.partition(": ")[2].startswith("ggml"):
+                # The assertion left ggml's scheduler in the middle of something; llama.cpp's own checks come before.
+                self._broken = error.message
+                self._door.shut = 1
             raise
-        return nested
-
-    def _check_broken(self, error: NativeError) -> None:
-        if error.message.partition(": ")[2].startswith("ggml"):
-            # The assertion left ggml's scheduler in the middle of something; llama.cpp's own checks come before.
-            self._broken = error.message
 
     def _fail(self, code: int, batch: Batch) -> NoReturn:
         flag = self._abort
@@ -438,7 +399,7 @@ class Context:
     def logits_view(self, i: int = -1) -> LogitsView:
         """The same row without a copy; see :class:`LogitsView`."""
         with self.lock():
-            return LogitsView(self, self._logits_row(i), self._generation)
+            return LogitsView(self, self._logits_row(i), self._door.n_computed)
 
     def _logits_row(self, i: int) -> Any:
         row = lib.llama_get_logits_ith(self._handle.ptr, i)
@@ -479,35 +440,28 @@ class Context:
 class _Inside:
     """One stay inside a context; a class, because a generator's frames cost a decode step a microsecond."""
 
-    __slots__ = ("_context", "_nested")
+    __slots__ = ("_gate", "_nested")
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, gate: ExclusiveGate) -> None:
+        self._gate = gate
 
     def __enter__(self) -> None:
-        context = self._context
-        self._nested = context._resources.owner == _get_ident()
-        if self._nested:
-            context._check_not_computing()
-        else:
-            context._acquire()
+        self._nested = self._gate.enter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._nested:
-            self._context._release()
+            self._gate.leave()
 
 
 class _Resources:
-    """What a ``llama_context`` points at besides its model. Never refers to the Context: see Handle."""
+    """What is freed with a ``llama_context``. Never refers to the Context: see Handle."""
 
-    __slots__ = ("_flag", "_pools", "lock", "owner")
+    __slots__ = ("_gate", "_pools")
 
-    def __init__(self, flag: AbortFlag) -> None:
-        self._flag = flag
-        self.lock = threading.Lock()
-        self.owner: int | None = None
+    def __init__(self, gate: ExclusiveGate) -> None:
+        self._gate = gate
         self._pools: dict[int, Any] = {}
 
     def attach_pools(self, ptr: Any, n_threads: int, n_threads_batch: int) -> None:
@@ -518,23 +472,8 @@ class _Resources:
         # Pools no longer used stay (asleep) until the context goes: the CPU backend pauses the one it had before.
         lib.llama_attach_threadpool(ptr, self._pools[n_threads], self._pools[n_threads_batch])
 
-    def acquire(self) -> None:
-        """Wait until no other thread is inside, aborting what it computes; see ``_native.gate``."""
-        while not self.lock.acquire(timeout=0.01):
-            if self.owner == _get_ident():
-                raise BusyError("a Context cannot be closed from inside its own call")
-            self._flag.set()
-
-    def release(self) -> None:
-        """Let other threads in again."""
-        self.lock.release()
-
-    def shut(self) -> None:
-        """Abort what is computed and keep the lock: the end of the process would break the next computation."""
-        self._flag.set()
-        self.lock.acquire(timeout=1.0)
-
     def free(self, ptr: Any) -> None:
+        self._gate.native.shut = 1
         lib.llama_free(ptr)
         while self._pools:
             free_pool(self._pools.popitem()[1])

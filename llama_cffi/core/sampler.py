@@ -188,7 +188,7 @@ class SamplerChain:
             )
         self.samplers = steps
         self.vocab = vocab
-        self._gate = ExclusiveGate()
+        self._gate = ExclusiveGate("SamplerChain")
         with vocab.gate:
             chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
             try:
@@ -291,7 +291,7 @@ class SamplerChain:
         """A chain with the same samplers in the same state. Wraps ``llama_sampler_clone``."""
         twin = object.__new__(SamplerChain)
         twin.samplers, twin.vocab = self.samplers, self.vocab
-        twin._gate = ExclusiveGate()
+        twin._gate = ExclusiveGate("SamplerChain")
         with self._gate:
             ptr = guard.sampler_clone(self.ptr)
             twin._handle = Handle("SamplerChain", ptr, lib.llama_sampler_free, (self.vocab.handle,), twin._gate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -37,33 +37,37 @@ def make_chooser(context: Context, request: Request, seed: int) -> Chooser:
     if sampling.has_penalties or sampling.logit_bias:
         base = ChainChooser(context, request, seed)
     else:
-        base = SelectorChooser(context, sampling, seed)
+        base = SelectorChooser(context, request, seed)
     if sampling.grammar is None:
         return base
     return GrammarChooser(context, base, Grammar(sampling.grammar, sampling.grammar_root))
 
 
-class _Logprobs:
-    """What every chooser reports the same way: the model's probabilities, whatever chose the token."""
+class _ContextChooser:
+    """What every chooser does the same way: it reports the model's probabilities, whatever chose the token."""
 
     __slots__ = ("_context",)
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
+    def step_failed(self, result: int) -> NoReturn:
+        self._context.step_failed(result)
+
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
         value, top = row_logprobs(self._context, row, token, n_top)
         return TokenLogprob(token, self._context.model.vocab.piece(token), value, top)
 
 
-class SelectorChooser(_Logprobs):
+class SelectorChooser(_ContextChooser):
     """Greedy, or top-k, top-p, min-p and temperature, over the raw row."""
 
-    __slots__ = ("choose", "peek", "selector")
+    __slots__ = ("_selector", "choose", "peek", "step")
 
-    def __init__(self, context: Context, sampling: SamplingParams, seed: int) -> None:
+    def __init__(self, context: Context, request: Request, seed: int) -> None:
+        sampling = request.sampling
         super().__init__(context)
-        self.selector = TokenSelector(
+        self._selector = TokenSelector(
             context,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -71,9 +75,10 @@ class SelectorChooser(_Logprobs):
             min_p=sampling.min_p,
             seed=seed,
         )
+        self.step = context.stepper(self._selector) if request.logprobs is None else None
         # A selector remembers nothing of what it chose, so choosing and peeking are the same.
-        self.choose = self.selector.select
-        self.peek = self.selector.select_from
+        self.choose = self._selector.select
+        self.peek = self._selector.select_from
 
     def accept(self, token: int) -> None:
         """A peeked token was chosen after all."""
@@ -82,10 +87,12 @@ class SelectorChooser(_Logprobs):
         pass
 
 
-class ChainChooser(_Logprobs):
+class ChainChooser(_ContextChooser):
     """llama.cpp's own chain, for penalties and logit bias."""
 
     __slots__ = ("_chain",)
+
+    step = None
 
     def __init__(self, context: Context, request: Request, seed: int) -> None:
         super().__init__(context)
@@ -110,7 +117,7 @@ class ChainChooser(_Logprobs):
         self._chain.close()
 
 
-class GrammarChooser(_Logprobs):
+class GrammarChooser(_ContextChooser):
     """A grammar over another chooser.
 
     Testing one token against a grammar is cheap, testing the whole vocabulary is not. So the token is chosen first,
@@ -118,6 +125,8 @@ class GrammarChooser(_Logprobs):
     """
 
     __slots__ = ("_base", "_grammar")
+
+    step = None
 
     def __init__(self, context: Context, base: SelectorChooser | ChainChooser, grammar: Grammar) -> None:
         super().__init__(context)

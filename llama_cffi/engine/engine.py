@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence as SequenceOf
 
-from llama_cffi.engine.request import Chunk, FinishReason, Request, TokenLogprob, draw_seed
+from llama_cffi.engine.request import Chunk, FinishReason, Request, draw_seed
 from llama_cffi.engine.runner import Runner
 from llama_cffi.engine.scheduler import Admission, Scheduler
 from llama_cffi.engine.sequence import Sequence
@@ -106,58 +107,67 @@ class Engine:
         if self._stepping:
             raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
         self._stepping = True
+        affected: SequenceOf[Sequence] = ()
         try:
             while self._abandoned:
                 self.cancel(self._abandoned.popleft())
-            return self._compute()
-        finally:
-            self._stepping = False
-
-    def _compute(self) -> bool:
-        plan = self._scheduler.plan(self._prepare)
-        if not plan:
-            return False
-        runner = self._runner
-        try:
-            if len(plan) == 1:
-                sequence, n_tokens, output = plan[0]
-                lone = n_tokens == 1 and output and sequence.request.logprobs is None
-                if lone and (token := runner.step(sequence)) is not None:
-                    sequence.n_past += 1
-                    self._accept(sequence, token, None)
-                    return True
+            lone = self._scheduler.lone
+            if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.chooser.step) is not None:
+                # What a single stream does nearly all the time, in this one frame: after a decode the weights have
+                # pushed Python out of the caches, and every frame costs microseconds.
+                affected = (lone,)
+                position = lone.n_past
+                token = step(lone.tokens[position], position, lone.seq_id)  # type: ignore[arg-type]
+                if token < 0:
+                    lone.chooser.step_failed(token)
+                lone.n_past = position + 1
+                lone.accept(token, self._pieces[token])
+                if lone.done or lone.n_past >= self._n_ctx:
+                    self._settle(lone)
+                return True
+            plan = self._scheduler.plan(self._prepare)
+            if not plan:
+                return False
+            affected = [sequence for sequence, _, _ in plan]
             # Until the tokens are chosen nobody else may write or free the logits.
-            with runner.lock():
-                for (sequence, n_tokens, output), row in zip(plan, runner.decode(plan), strict=True):
+            with self._runner.lock():
+                for (sequence, n_tokens, output), row in zip(plan, self._runner.decode(plan), strict=True):
                     sequence.n_past += n_tokens
                     if output:
                         self._advance(sequence, row)
-        except MemoryFullError as error:
-            self._make_room(error)
+            return True
         except LlamaCffiError as error:
-            for sequence, _, _ in plan:
-                self._fail(sequence, error)
+            if not affected:
+                raise
+            if isinstance(error, MemoryFullError):
+                self._make_room(error)
+            else:
+                for sequence in affected:
+                    self._fail(sequence, error)
+            return True
         except BaseException:
             # More may be in memory than the sequences know of: cut it back.
-            for sequence, _, _ in plan:
+            for sequence in affected:
                 self._rewind(sequence)
             raise
-        return True
+        finally:
+            self._stepping = False
 
     def _advance(self, sequence: Sequence, row: int) -> None:
         try:
             token = sequence.chooser.choose(row)
             n_top = sequence.request.logprobs
             logprob = None if n_top is None else sequence.chooser.logprob(row, token, n_top)
-            self._accept(sequence, token, logprob)
+            sequence.accept(token, self._pieces[token], logprob)
+            self._settle(sequence)
         except LlamaCffiError as error:
             self._fail(sequence, error)
 
-    def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
-        sequence.accept(token, self._pieces[token], logprob)
-        if sequence.finish_reason is None and sequence.n_past >= self._n_ctx:
+    def _settle(self, sequence: Sequence) -> None:
+        """After a token: make room for the next one, or give the slot back when there is none."""
+        if not sequence.done and sequence.n_past >= self._n_ctx:
             self._overflow(sequence)
-        if sequence.finish_reason is not None:
+        if sequence.done:
             self._scheduler.release(sequence)
 
     def _overflow(self, sequence: Sequence) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
+from typing import NoReturn
 
 from llama_cffi.engine.request import Request, TokenLogprob
-from llama_cffi.engine.scheduler import StepPlan, Work
-from llama_cffi.engine.sequence import Sequence
+from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.errors import MemoryFullError
 
 
@@ -33,6 +33,7 @@ class FakeRunner:
         self.decoded: list[list[tuple[int, int]]] = []
         """For each decode, (seq_id, number of tokens) of its items."""
         self._rows: dict[int, int] = {}
+        self._n_choosers = 0
 
     @classmethod
     def next_token(cls, tokens: list[int]) -> int:
@@ -79,15 +80,10 @@ class FakeRunner:
         self.decoded.append([(sequence.seq_id, count) for sequence, count, _ in plan if sequence.seq_id is not None])
         return rows
 
-    def step(self, sequence: Sequence) -> int | None:
-        # Every other one the long way, so that both are tried.
-        if len(self.decoded) % 2:
-            return None
-        (row,) = self.decode([Work(sequence, 1, True)])
-        return self._rows[row]
-
     def chooser(self, request: Request, seed: int) -> FakeChooser:
-        return FakeChooser(self)
+        # Every other one steps, so that both ways are tried.
+        self._n_choosers += 1
+        return FakeChooser(self, steps=self._n_choosers % 2 == 0)
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self.memory[seq_id]
@@ -108,9 +104,24 @@ class FakeRunner:
 class FakeChooser:
     """Reads the token that a :class:`FakeRunner` computed."""
 
-    def __init__(self, runner: FakeRunner) -> None:
+    def __init__(self, runner: FakeRunner, *, steps: bool = True) -> None:
         self._runner = runner
+        self.step = self._step if steps else None
         self.closed = False
+
+    def _step(self, token: int, pos: int, seq_id: int) -> int:
+        runner = self._runner
+        memory = runner.memory[seq_id]
+        if len(memory) != pos:
+            raise AssertionError(f"slot {seq_id} holds {len(memory)} tokens, not {pos}")
+        if sum(map(len, runner.memory.values())) >= runner.n_cells:
+            return -1
+        memory.append(token)
+        runner.decoded.append([(seq_id, 1)])
+        return runner.next_token(memory)
+
+    def step_failed(self, result: int) -> NoReturn:
+        raise MemoryFullError("no room", code=1)
 
     def choose(self, row: int) -> int:
         return self._runner._rows[row]

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from llama_cffi.core.batch import Batch
-from llama_cffi.engine.choosers import SelectorChooser, make_chooser
+from llama_cffi.engine.choosers import make_chooser
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.scheduler import StepPlan
-from llama_cffi.engine.sequence import Chooser, Sequence
+from llama_cffi.engine.sequence import Chooser
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -48,12 +48,6 @@ class Runner(Protocol):
         """Compute a plan and return, for each of its items, the batch row of its last token.
 
         Raises :class:`MemoryFullError` with the memory as it was before.
-        """
-
-    def step(self, sequence: Sequence) -> int | None:
-        """Compute the one pending token of a sequence and choose the next one, faster than decode and chooser do it.
-
-        None when that way does not exist; nothing was computed then. Raises as :meth:`decode` and the chooser.
         """
 
     @property
@@ -103,7 +97,6 @@ class ContextRunner:
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
         self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
-        self._step = context.step
         self._batch = Batch(context.n_batch)
         self.pieces: Mapping[int, bytes | None] = _Pieces(context.model.vocab)
 
@@ -121,13 +114,6 @@ class ContextRunner:
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
         self.context.decode(batch)
         return rows
-
-    def step(self, sequence: Sequence) -> int | None:
-        chooser = sequence.chooser
-        if type(chooser) is not SelectorChooser:
-            return None
-        start = sequence.n_past
-        return self._step(chooser.selector, sequence.tokens[start], start, sequence.seq_id)  # type: ignore[arg-type]
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         return make_chooser(self.context, request, seed)

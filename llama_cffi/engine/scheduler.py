@@ -47,21 +47,20 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._clock = 0
         self._full = False
+        self.lone: Sequence | None = None
+        """The running sequence when it is the only one and nobody waits: the next plan is about it alone."""
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self.waiting.append(sequence)
+        self.lone = None
 
     def plan(self, prepare: Prepare) -> StepPlan:
         """The next decode; empty when there is nothing to do."""
         if self.waiting and not self._full:
             self._admit(prepare)
         running = self.running
-        if len(running) == 1:
-            sequence = running[0]
-            pending = len(sequence.tokens) - sequence.n_past
-            count = min(pending, self._n_batch)
-            return [Work(sequence, count, count == pending)]
+        self.lone = running[0] if len(running) == 1 and not self.waiting else None
         budget = self._n_batch
         plan = [Work(sequence, 1, True) for sequence in running if sequence.n_pending == 1][:budget]
         budget -= len(plan)
@@ -105,6 +104,7 @@ class Scheduler:
         sequence.seq_id = None
         self.running.remove(sequence)
         self._full = False
+        self.lone = None
 
     def make_room(self) -> int | None:
         """The memory is full: the seq_id to clear, None when only one sequence is left and nothing can go.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
 from llama_cffi.text import Detokenizer, StopMatcher
@@ -14,6 +15,15 @@ _ALL = 2**63
 
 class Chooser(Protocol):
     """Picks the next token of one sequence from a row of logits and remembers what it picked."""
+
+    @property
+    def step(self) -> Callable[[int, int, int], int] | None:
+        """Computes the one pending (token, position, seq_id) of the sequence and chooses the next token, if the chooser
+        has a faster way than a decode and :meth:`choose`. A negative result is for :meth:`step_failed`.
+        """
+
+    def step_failed(self, result: int) -> NoReturn:
+        """Raise what went wrong in :attr:`step`, as the runner's decode and :meth:`choose` would."""
 
     def choose(self, row: int) -> int:
         """The token chosen from batch row ``row`` of the last decode."""

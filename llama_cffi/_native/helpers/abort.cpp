@@ -48,8 +48,8 @@ void lch_abort_set(lch_abort * state, int value) { flag_of(state).store(value, s
 
 int lch_abort_isset(lch_abort * state) { return flag_of(state).load(std::memory_order_relaxed); }
 
-void lch_abort_arm(lch_abort * state, int poll_signals) {
-    state->poll_signals = poll_signals;
+void lch_abort_arm(lch_abort * state) {
+    state->poll_signals = lch_is_main_thread();
     state->next_poll_ns = now() + kPollInterval;
 }
 

@@ -46,7 +46,7 @@ typedef struct {
 int64_t lch_abort_now(void);
 void lch_abort_set(lch_abort *state, int value);
 int lch_abort_isset(lch_abort *state);
-void lch_abort_arm(lch_abort *state, int poll_signals);
+void lch_abort_arm(lch_abort *state);                       /* at the beginning of a computation */
 void lch_abort_deadline(lch_abort *state, int64_t deadline_ns);
 bool lch_abort_check(void *state);                          /* for llama_set_abort_callback */
 void lch_abort_signals(int (*poll)(void));
@@ -67,9 +67,34 @@ int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, f
 const char *lch_select_isa(void);
 int lch_select_use(const char *isa);                        /* NULL: the best; 0 when this CPU cannot */
 
+/* ---- door.cpp: one thread at a time inside a native object ---- */
+
+/* Below the numbers of lch_select_error, because one function returns both. */
+enum lch_door_entry {
+    LCH_DOOR_ENTERED = 0,
+    LCH_DOOR_NESTED = 1,                                    /* this thread is inside already */
+    LCH_DOOR_BUSY = -8,                                     /* another thread is inside */
+    LCH_DOOR_COMPUTING = -9,                                /* this thread is inside a computation: a signal handler */
+    LCH_DOOR_FORKED = -10                                   /* the object belongs to the parent process */
+};
+
+typedef struct {
+    uint64_t owner;                                         /* the thread inside, 0 for nobody */
+    uint64_t forks;                                         /* of this process when the door was made */
+    uint64_t n_computed;                                    /* computations begun */
+    int computing;
+    int shut;                                               /* nothing may be computed any more */
+} lch_door;
+
+void lch_door_init(lch_door *door);
+int lch_door_enter(lch_door *door);
+void lch_door_leave(lch_door *door);
+void lch_main_thread(uint64_t ident);                       /* Python's identifier of its main thread */
+int lch_is_main_thread(void);
+
 /* ---- step.cpp: one token of one sequence decoded, and the next one selected, in one guarded call ---- */
 
-enum lch_step_error { LCH_STEP_STATUS = -16, LCH_STEP_NO_ROW = -17 };
+enum lch_step_error { LCH_STEP_STATUS = -16, LCH_STEP_NO_ROW = -17, LCH_STEP_SHUT = -18 };
 
 typedef struct {
     void *decode;                                           /* llama_decode */
@@ -81,10 +106,10 @@ typedef struct {
     int32_t *pos;
     int32_t *seq_id;
     lch_abort *abort;
+    lch_door *door;
     int32_t n_vocab;
     int32_t status;                                         /* of llama_decode, after LCH_STEP_STATUS */
 } lch_step;
 
-/* A token, or one of lch_select_error, lch_step_error, LCH_FAILED. */
-int64_t lch_step_run(lch_step *step, lch_selector *selector, int32_t token, int32_t pos, int32_t seq_id,
-                     int poll_signals);
+/* A token, or one of lch_select_error, lch_door_entry, lch_step_error, LCH_FAILED. */
+int64_t lch_step_run(lch_step *step, lch_selector *selector, int32_t token, int32_t pos, int32_t seq_id);
