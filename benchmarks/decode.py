@@ -20,6 +20,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -30,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import memory  # noqa: E402
 from benchmarks.compare import Contender, measure, spread, table  # noqa: E402
+from benchmarks.compiler import compile_c  # noqa: E402
 from benchmarks.models import SHAPES, describe, model_file  # noqa: E402
 from benchmarks.peers import (  # noqa: E402
     BenchmarkError,
@@ -42,6 +44,7 @@ from benchmarks.peers import (  # noqa: E402
 )
 
 REPS = {"15M": 5, "160M": 2}
+PAIRS = {"15M": 40, "160M": 12}
 
 
 def main() -> int:
@@ -125,6 +128,11 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
             *measure(generation, path, settings, rounds, progress),
             *measure(prompt, path, settings, rounds, progress),
         ]
+        progress("in turn with C, in one process")
+        with tempfile.TemporaryDirectory() as folder:
+            loop = compile_c("loop.c", Path(folder) / "loop.so", "-shared", "-fPIC")
+            reps = 2 if options.quick else PAIRS[name]
+            paired = own.call("paired", path, asdict(replace(settings, reps=reps)) | {"loop": str(loop)})
         progress("where a token's time goes")
         split = own.call("split", path, asdict(replace(settings, reps=2 if options.quick else 10)))
         progress("memory")
@@ -132,6 +140,14 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
         progress("")
         print(f"\n{describe(name, path)}; {rounds} rounds")
         print(table(rows, bench.name))
+        print(f"  llama_cffi by llama-bench's loop in the same process, in turn ({reps} pairs):")
+        for kind, label in (
+            ("greedy", f"tg{n}, greedy"),
+            ("sampled", f"tg{n}, default sampling"),
+            ("prompt", prompt[0].title),
+        ):
+            first, third = spread(paired[kind])
+            print(f"    {label:<40}{statistics.median(paired[kind]):<16.3f}{first:.3f} to {third:.3f}")
         for kind, label in (("greedy", "greedy"), ("sampled", "default sampling")):
             parts = ", ".join(f"{part} {split[f'{kind}_{part}_us']:.1f}" for part in ("native", "python"))
             print(f"  microseconds per token, {label}: {parts}")
@@ -140,6 +156,7 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
         results["models"][name] = {
             "settings": asdict(settings),
             "rows": [asdict(row) for row in rows],
+            "paired_ratios": paired,
             "split_us": split,
             "memory_mib": sizes,
         }

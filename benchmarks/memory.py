@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import tempfile
 from dataclasses import asdict
@@ -11,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.peers import PREFIX, BenchmarkError, PythonPeer, Settings, run_command
+from benchmarks.compiler import compile_c
+from benchmarks.peers import PREFIX, BenchmarkError, PythonPeer, Settings
 
 MIB = 2**20
 PACKAGE_N_SEQ_MAX = 8
@@ -30,15 +29,8 @@ def resident(process: subprocess.Popen[str]) -> float:
 
 def baseline(model: Path, settings: Settings, n_seq_max: int, prefix: Path = PREFIX) -> float:
     """Resident memory in MiB of a C program that does with libllama what the Python workers do."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise BenchmarkError("no C compiler for the memory baseline (set CC)")
-    source = Path(__file__).with_name("baseline.c")
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "baseline"
-        lib = prefix / "lib"
-        flags = [f"-I{prefix / 'include'}", f"-L{lib}", f"-Wl,-rpath,{lib}", "-lllama", "-lggml", "-lggml-base"]
-        run_command([*compiler.split(), "-O1", str(source), "-o", str(program), *flags])
+        program = compile_c("baseline.c", Path(folder) / "baseline", prefix=prefix)
         numbers = (
             settings.n_ctx,
             min(settings.n_batch, settings.n_ctx),

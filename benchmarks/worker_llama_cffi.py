@@ -3,12 +3,14 @@
     python worker_llama_cffi.py MODEL TEST SETTINGS
 
 TEST is ``greedy``, ``sampled`` or ``prompt`` (seconds of each repetition), ``split`` (where the time of a token
-goes), ``batch`` (a list of prompts at once against one by one) or ``memory`` (says ``ready`` and waits to be
-measured). SETTINGS is a JSON object. Prints one line of JSON.
+goes), ``paired`` (speed by that of llama-bench's loops in the same process), ``batch`` (a list of prompts at once
+against one by one) or ``memory`` (says ``ready`` and waits to be measured). SETTINGS is a JSON object. Prints one
+line of JSON.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import random
 import sys
@@ -18,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from llama_cffi import Llama
+from llama_cffi._native import ffi
 from llama_cffi.core.context import ContextOptions
 from llama_cffi.engine.request import SamplingParams
 
@@ -114,6 +117,34 @@ def split(llm: Llama, settings: dict[str, Any]) -> dict[str, float]:
     return results
 
 
+def paired(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str, list[float]]:
+    """Speed of each test by that of the C loops of ``loop.c`` just before and after it, on the same context."""
+    loop = ctypes.CDLL(settings["loop"])
+    context = ctypes.c_void_p(int(ffi.cast("intptr_t", llm.context.ptr)))
+
+    def c_loop(name: str, n: int) -> float:
+        function = getattr(loop, name)
+        function.restype = ctypes.c_double
+        seconds = float(function(context, n))
+        if seconds < 0:
+            raise SystemExit(f"{name} failed")
+        return seconds
+
+    n, n_prompt = settings["n_tokens"], settings["n_prompt"]
+    tests: dict[str, tuple[str, int, Callable[[], float]]] = {
+        "greedy": ("loop_tokens", n, lambda: stream(llm, SAMPLING["greedy"], n)),
+        "sampled": ("loop_tokens", n, lambda: stream(llm, SAMPLING["sampled"], n)),
+        "prompt": ("loop_prompt", n_prompt, lambda: prompt(llm, n_prompt, rng)),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in tests}
+    for _ in range(settings["reps"]):
+        for name, (function, count, test) in tests.items():
+            before = c_loop(function, count)
+            seconds = test()
+            ratios[name].append((before + c_loop(function, count)) / 2 / seconds)
+    return ratios
+
+
 def batch(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str, list[float]]:
     """Tokens per second of n prompts one by one and of the same prompts as a list."""
     n, n_prompts, length = settings["n_tokens"], settings["n_prompts"], settings["prompt_tokens"]
@@ -147,6 +178,9 @@ def main() -> None:
         if test == "split":
             stream(llm, SAMPLING["greedy"], 16)
             result = split(llm, settings)
+        elif test == "paired":
+            stream(llm, SAMPLING["greedy"], 16)
+            result = paired(llm, settings, rng)
         elif test == "batch":
             stream(llm, SAMPLING["greedy"], 16)
             result = batch(llm, settings, rng)

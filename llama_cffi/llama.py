@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
@@ -313,8 +314,11 @@ class _Stream(Iterator[Chunk]):
         # A stream that nobody reads any more must not go on computing in other callers' batches.
         weakref.finalize(self, engine.abandon, self._sequence).atexit = False
 
-    def __iter__(self) -> _Stream:
-        return self
+    def __iter__(self) -> Iterator[Chunk]:
+        # A loop calls the engine without a frame of this class in between; see Engine._step.
+        following = partial(self._next, self._sequence)
+        following.stream = self  # type: ignore[attr-defined]  # what finalizes it must live as long
+        return iter(following, None)
 
     def __next__(self) -> Chunk:
         chunk = self._next(self._sequence)

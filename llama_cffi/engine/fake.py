@@ -20,7 +20,9 @@ class FakeRunner:
     """
 
     EOG = 256
-    pieces: Mapping[int, bytes | None] = MappingProxyType({**{n: bytes([n]) for n in range(256)}, EOG: None})
+    pieces: Mapping[int, str | bytes | None] = MappingProxyType(
+        {**{n: chr(n) if n < 128 else bytes([n]) for n in range(256)}, EOG: None}
+    )
 
     def __init__(self, *, n_batch: int = 8, n_ctx: int = 64, n_seq_max: int = 4, n_cells: int | None = None) -> None:
         self.n_batch = n_batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from llama_cffi.core.batch import Batch
@@ -51,8 +51,8 @@ class Runner(Protocol):
         """
 
     @property
-    def pieces(self) -> Mapping[int, bytes | None]:
-        """The bytes of each token in a text, None when it ends generation."""
+    def pieces(self) -> Mapping[int, str | bytes | None]:
+        """What each token adds to a text: bytes when they are not whole characters, None for the end of generation."""
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         """The chooser of a new sequence; raises what is wrong with the request's sampling."""
@@ -70,15 +70,20 @@ class Runner(Protocol):
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
 
-class _Pieces(dict[int, "bytes | None"]):
+class _Pieces(dict[int, "str | bytes | None"]):
     """The pieces looked up so far; a dict finds them again without a Python call."""
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
 
-    def __missing__(self, token: int) -> bytes | None:
+    def __missing__(self, token: int) -> str | bytes | None:
         vocab = self._vocab
-        piece = self[token] = None if vocab.is_eog(token) else vocab.piece(token, special=False)
+        piece: str | bytes | None = None
+        if not vocab.is_eog(token):
+            piece = vocab.piece(token, special=False)
+            with suppress(UnicodeDecodeError):
+                piece = piece.decode()
+        self[token] = piece
         return piece
 
 
@@ -98,7 +103,7 @@ class ContextRunner:
         self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
         self._batch = Batch(context.n_batch)
-        self.pieces: Mapping[int, bytes | None] = _Pieces(context.model.vocab)
+        self.pieces: Mapping[int, str | bytes | None] = _Pieces(context.model.vocab)
 
     def decode(self, plan: StepPlan) -> list[int]:
         batch = self._batch

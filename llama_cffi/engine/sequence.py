@@ -11,6 +11,7 @@ from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, 
 from llama_cffi.text import Detokenizer, StopMatcher
 
 _ALL = 2**63
+_new = object.__new__
 
 
 class Chooser(Protocol):
@@ -83,8 +84,8 @@ class Sequence:
             self._start = perf_counter()
             self.n_cached = n_cached
 
-    def accept(self, token: int, piece: bytes | None, logprob: TokenLogprob | None = None) -> None:
-        """Add a chosen token and queue its chunk; ``piece`` None means end of generation."""
+    def accept(self, token: int, piece: str | bytes | None, logprob: TokenLogprob | None = None) -> None:
+        """Add a chosen token and queue its chunk; ``piece`` is as in :attr:`Runner.pieces`."""
         self._last = now = perf_counter()
         if not self._first:
             self._first = now
@@ -93,7 +94,8 @@ class Sequence:
             return
         self.tokens.append(token)
         self.output.append(token)
-        text = self._detokenizer.feed(piece)
+        detokenizer = self._detokenizer
+        text = piece if type(piece) is str and not detokenizer.pending else detokenizer.feed(piece)
         stops = self._stops
         if stops is not None:
             text = stops.feed(text)
@@ -108,7 +110,10 @@ class Sequence:
         elif len(self.output) == self.request.max_tokens:
             self._finish(FinishReason.LENGTH, text + self._flush(), (token,), logprobs)
         else:
-            self.chunks.append(Chunk(text, (token,), logprobs))
+            # Chunk(...) would be one more frame; see Engine._step.
+            chunk = _new(Chunk)
+            chunk.text, chunk.tokens, chunk.logprobs, chunk.completion = text, (token,), logprobs, None
+            self.chunks.append(chunk)
 
     def finish(self, reason: FinishReason) -> None:
         """End the sequence; the text held back is part of it unless the caller cancelled."""

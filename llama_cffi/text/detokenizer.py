@@ -15,24 +15,24 @@ class Detokenizer:
     ill-formed run becomes one U+FFFD, as the Unicode standard recommends.
     """
 
-    __slots__ = ("_pending",)
+    __slots__ = ("pending",)
 
     def __init__(self) -> None:
-        self._pending = b""
-
-    @property
-    def pending(self) -> bytes:
+        self.pending = b""
         """The bytes held back: the beginning of a character, at most 3 bytes."""
-        return self._pending
 
-    def feed(self, piece: bytes) -> str:
-        """Add bytes and return the characters that are complete now (possibly none)."""
-        data = self._pending + piece if self._pending else piece
+    def feed(self, piece: bytes | str) -> str:
+        """Add bytes, or text that has been decoded already, and return the characters that are complete now."""
+        if isinstance(piece, str):
+            if not self.pending:
+                return piece
+            piece = piece.encode()
+        data = self.pending + piece if self.pending else piece
         text, used = utf_8_decode(data, "replace", False)
-        self._pending = data[used:]
+        self.pending = data[used:]
         return text
 
     def flush(self) -> str:
         """End the stream: return what was held back, replaced by U+FFFD, and be ready for a new stream."""
-        data, self._pending = self._pending, b""
+        data, self.pending = self.pending, b""
         return data.decode("utf-8", "replace")
