@@ -44,7 +44,7 @@ from benchmarks.peers import (  # noqa: E402
 )
 
 REPS = {"15M": 5, "160M": 2}
-PAIRS = {"15M": 40, "160M": 12}
+PAIRS = {"15M": 100, "160M": 12}
 
 
 def main() -> int:

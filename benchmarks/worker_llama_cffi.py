@@ -50,7 +50,7 @@ def random_prompt(llm: Llama, n: int, rng: random.Random) -> list[int]:
 def stream(llm: Llama, sampling: SamplingParams, n: int) -> float:
     """Seconds for n tokens from an empty memory, the first one's prompt (BOS) included."""
     prompt = llm.tokenize("")
-    llm.context.memory.clear()
+    llm.context.memory.clear(data=False)
     count = 0
     start = perf_counter()
     for chunk in llm.stream(prompt, max_tokens=n, sampling=sampling):
@@ -64,7 +64,7 @@ def stream(llm: Llama, sampling: SamplingParams, n: int) -> float:
 def prompt(llm: Llama, n: int, rng: random.Random) -> float:
     """Seconds from a prompt of n tokens to the first token after it."""
     tokens = random_prompt(llm, n, rng)
-    llm.context.memory.clear()
+    llm.context.memory.clear(data=False)
     start = perf_counter()
     result = llm.generate(tokens, max_tokens=1, sampling=SAMPLING["greedy"])
     seconds = perf_counter() - start
@@ -153,7 +153,7 @@ def batch(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str,
         for name, rates in results.items():
             # New prompts for each way: nothing of the other's is reused.
             prompts = [random_prompt(llm, length, rng) for _ in range(n_prompts)]
-            llm.context.memory.clear()
+            llm.context.memory.clear(data=False)
             start = perf_counter()
             if name == "list":
                 llm.generate(prompts, max_tokens=n, temperature=0.0)

@@ -169,7 +169,7 @@ class Timings:
     prefill_seconds: float
     """From the start of the request's prefill to its first token."""
     decode_seconds: float
-    """From the first token to the last."""
+    """From the first token to the end of the generation."""
     prefill_tokens: int
     decode_tokens: int
 

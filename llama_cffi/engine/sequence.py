@@ -44,7 +44,7 @@ class Sequence:
     tokens are in memory as they would be without the shift.
     """
 
-    __slots__ = ("_detokenizer", "_first", "_last", "_logprobs", "_start", "_stops", "_text", "chooser", "chunks",
+    __slots__ = ("_detokenizer", "_first", "_logprobs", "_max_tokens", "_start", "_stops", "_text", "chooser", "chunks",
                  "done", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "request",
                  "seed", "seq_id", "tokens")  # fmt: skip
 
@@ -68,7 +68,8 @@ class Sequence:
         self._stops = StopMatcher(request.stop) if request.stop else None
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
-        self._start = self._first = self._last = 0.0
+        self._max_tokens = request.max_tokens
+        self._start = self._first = 0.0
 
     @property
     def n_pending(self) -> int:
@@ -86,9 +87,8 @@ class Sequence:
 
     def accept(self, token: int, piece: str | bytes | None, logprob: TokenLogprob | None = None) -> None:
         """Add a chosen token and queue its chunk; ``piece`` is as in :attr:`Runner.pieces`."""
-        self._last = now = perf_counter()
         if not self._first:
-            self._first = now
+            self._first = perf_counter()
         if piece is None:
             self.finish(FinishReason.STOP)
             return
@@ -107,7 +107,7 @@ class Sequence:
             logprobs = (logprob,)
         if stops is not None and stops.matched is not None:
             self._finish(FinishReason.STOP, text, (token,), logprobs)
-        elif len(self.output) == self.request.max_tokens:
+        elif len(self.output) == self._max_tokens:
             self._finish(FinishReason.LENGTH, text + self._flush(), (token,), logprobs)
         else:
             # Chunk(...) would be one more frame; see Engine._step.
@@ -158,7 +158,7 @@ class Sequence:
             usage=Usage(self.n_prompt, self.n_cached, len(self.output)),
             timings=Timings(
                 prefill_seconds=max(0.0, self._first - self._start),
-                decode_seconds=max(0.0, self._last - self._first),
+                decode_seconds=perf_counter() - self._first if self._first else 0.0,
                 prefill_tokens=self.n_prompt - self.n_cached,
                 decode_tokens=max(0, len(self.output) - 1),
             ),
