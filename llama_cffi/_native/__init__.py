@@ -1,6 +1,6 @@
 """The C boundary: trimmed headers, the library loader, guarded calls and handles.
 
-``ffi`` and ``lib`` are bound on first access, so importing this package loads no library.
+``ffi``, ``lib`` and ``binding``, which holds both, are bound on first access: importing this package loads no library.
 """
 
 from __future__ import annotations
@@ -8,19 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama_cffi._native.binding import Binding
     from llama_cffi._native.library import LibraryInfo
 
     ffi: Any
     lib: Any
+    binding: Binding
 else:
 
     def __getattr__(name: str) -> Any:
-        if name not in ("ffi", "lib"):
+        if name not in ("ffi", "lib", "binding"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from llama_cffi._native import library
 
-        module = library.load()
-        globals().update(ffi=module.ffi, lib=module.lib)
+        bound = library.load()
+        globals().update(ffi=bound.ffi, lib=bound.lib, binding=bound)
         return globals()[name]
 
 
@@ -31,4 +33,4 @@ def library_info() -> LibraryInfo:
     return library.info()
 
 
-__all__ = ["ffi", "lib", "library_info"]
+__all__ = ["binding", "ffi", "lib", "library_info"]

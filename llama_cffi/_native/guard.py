@@ -164,13 +164,13 @@ def _struct(params: Any) -> tuple[Any, int]:
 def _pointer(name: str, result: int) -> Any:
     if result == _FAILED:
         fail(name)
-    return _native.ffi.cast(_native.ffi.typeof(_native.ffi.addressof(_native.lib, name)).result, result)
+    return _native.ffi.cast(_native.ffi.typeof(_native.binding.function(name)).result, result)
 
 
 @cache
 def address(name: str) -> Any:
     """A llama.h function as the ``void *`` that the helpers call."""
-    return _cast("void *", _native.ffi.addressof(_native.lib, name))
+    return _cast("void *", _native.binding.function(name))
 
 
 @cache
@@ -189,7 +189,7 @@ _RESULTS = {
 def _function(name: str) -> tuple[Any, int, int]:
     """Address, kind of result and number of arguments of a llama.h function."""
     llama_ffi = _native.ffi
-    function = llama_ffi.typeof(llama_ffi.addressof(_native.lib, name))
+    function = llama_ffi.typeof(_native.binding.function(name))
     by_value = [arg.cname for arg in function.args if not _is_word(arg)]
     if by_value or len(function.args) > _MAX_ARGS or not _is_word(function.result, void=True):
         raise TypeError(f"{name} cannot be called through call_int: {function.cname}")

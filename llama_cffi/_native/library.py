@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llama_cffi._native.binding import ApiBinding, Binding, Mode
 from llama_cffi.errors import LibraryError
 
 ENV_VAR = "LLAMA_CFFI_LIB"
@@ -35,39 +36,39 @@ class LibraryInfo:
     path: Path
     directory: Path
     source: Source
-    mode: Literal["api"]
+    mode: Mode
     version: str
     commit: str
     stamp: dict[str, Any]
 
 
 _lock = threading.RLock()
-_module: Any = None
+_binding: Binding | None = None
 _info: LibraryInfo | None = None
 _failure: LibraryError | None = None
 # A library object closes its library when it is collected, and these must never be closed.
 _opened: list[Any] = []
 
 
-def load() -> Any:
-    """Return the extension module (``.ffi``, ``.lib``), bound to a checked libllama.
+def load() -> Binding:
+    """Return the binding to a checked libllama.
 
     Looks at exactly one place: ``LLAMA_CFFI_LIB`` (a file or a folder) if it is set, else the libraries
     bundled with the package, else the checkout's build tree. Raises LibraryError with every path tried and
     the reason; a failure is final for the process, because what is mapped cannot be unmapped safely.
     """
-    global _module, _info, _failure
+    global _binding, _info, _failure
     with _lock:
         if _failure is not None:
             raise _failure.with_traceback(None)
-        if _module is None:
+        if _binding is None:
             try:
-                module, info = _load()
+                binding, info = _load()
             except LibraryError as error:
                 _failure = error
                 raise
-            _module, _info = module, info
-        return _module
+            _binding, _info = binding, info
+        return _binding
 
 
 def info() -> LibraryInfo:
@@ -78,7 +79,7 @@ def info() -> LibraryInfo:
     return _info
 
 
-def _load() -> tuple[Any, LibraryInfo]:
+def _load() -> tuple[Binding, LibraryInfo]:
     path, source = _choose()
     stamp = _read_stamp(path.parent, source)
     _open_all(path, source)
@@ -87,7 +88,9 @@ def _load() -> tuple[Any, LibraryInfo]:
     _verify(module, path, source, stamp)
     _initialise(module, path, source)
     version = module.ffi.string(module.lib.llama_version()).decode()
-    return module, LibraryInfo(path, path.parent, source, "api", version, str(stamp.get("commit", "")), stamp)
+    return ApiBinding(module), LibraryInfo(
+        path, path.parent, source, "api", version, str(stamp.get("commit", "")), stamp
+    )
 
 
 def _choose() -> tuple[Path, Source]:
