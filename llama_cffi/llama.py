@@ -45,6 +45,8 @@ class Llama:
     of 4096 and what the model was trained for; 0: the latter), ``n_seq_max`` how many texts are generated at once.
     ``overflow`` is what happens when a text fills the context: ``"stop"`` finishes it with ``length``, ``"error"``
     raises :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on.
+    All layers go to a GPU when the library has one (``n_gpu_layers`` limits them, ``model.placement`` says what went
+    where); ``require_gpu`` raises :class:`UnsupportedError` instead of computing on the CPU.
     ``model_options`` and ``context_options`` give everything else; the arguments here win over the latter.
 
     Any thread may call any method: concurrent calls are computed together, in one batch.
@@ -63,6 +65,7 @@ class Llama:
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         n_gpu_layers: int | None = None,
+        require_gpu: bool = False,
         overflow: Overflow = "stop",
         model_options: ModelOptions | None = None,
         context_options: ContextOptions | None = None,
@@ -71,15 +74,15 @@ class Llama:
         if overflow not in OVERFLOW_POLICIES:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {overflow!r}")
         if isinstance(model, Model):
-            if model_options is not None or n_gpu_layers is not None or progress is not None:
-                raise ValueError("a Model is loaded already: give model_options, n_gpu_layers and progress to Model()")
+            if model_options is not None or n_gpu_layers is not None or require_gpu or progress is not None:
+                raise ValueError("a Model is loaded already: give options of the load and progress to Model()")
             self._owns_model = False
             self.model = model
         else:
-            if n_gpu_layers is not None:
+            if n_gpu_layers is not None or require_gpu:
                 if model_options is not None:
-                    raise ValueError("give n_gpu_layers or model_options, not both")
-                model_options = ModelOptions(n_gpu_layers=n_gpu_layers)
+                    raise ValueError("give n_gpu_layers and require_gpu, or model_options, not both")
+                model_options = ModelOptions(n_gpu_layers=n_gpu_layers, require_gpu=require_gpu)
             self._owns_model = True
             self.model = Model(model, model_options, progress=progress)
         self.overflow: Overflow = overflow

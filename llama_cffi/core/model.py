@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from typing import Any, Literal
 from llama_cffi._native import callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
+from llama_cffi.core.backend import devices
 from llama_cffi.core.gguf import check_gguf_file
+from llama_cffi.core.placement import Placement, read_placement
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.errors import (
     ModelFileError,
@@ -37,7 +40,9 @@ class ModelOptions:
     """How a model is loaded (``llama_model_params``); ``None`` leaves llama.cpp's default."""
 
     n_gpu_layers: int | None = None
-    """Layers to keep on the GPU; negative means all."""
+    """Layers to keep on GPUs; negative means all. None means all when the library found a GPU."""
+    require_gpu: bool = False
+    """Raise :class:`UnsupportedError` when no weights end up on a GPU, rather than compute on the CPU."""
     split_mode: SplitMode | None = None
     """How several GPUs share the model."""
     main_gpu: int | None = None
@@ -84,6 +89,7 @@ class Model:
             raise ModelFileError("no model file was given")
         self.options = options if options is not None else ModelOptions()
         self.path = paths[0]
+        _check_gpu(self.options)
         for part in paths:
             check_gguf_file(part)
         with callbacks.Progress(progress) as reporter:
@@ -106,11 +112,16 @@ class Model:
                 if reporter.cancelled:
                     raise ModelLoadCancelled(f"loading {self.path} was cancelled by the progress callback")
                 raise ModelFileError(f"cannot load {self.path}", log=log.lines_since(mark))
+            self.placement: Placement = read_placement(log.lines_since(mark, logging.INFO), devices())
+            """Where the weights are: bytes by buffer and device, layers on GPUs."""
         # The model keeps its params struct; the callback in it is only called while loading.
         self._gate = SharedGate()
         self._handle = Handle("Model", ptr, lib.llama_model_free, gate=self._gate)
         self.vocab = Vocab(self._handle, self._gate)
         reporter.reraise(self.close)
+        if self.options.require_gpu and not self.placement.gpu_bytes:
+            self.close()
+            raise UnsupportedError(f"require_gpu: no weights went to a GPU ({self.placement})")
 
     @property
     def gate(self) -> SharedGate:
@@ -265,6 +276,17 @@ class Model:
             if n < room:
                 return bytes(ffi.buffer(buffer, n)).decode("utf-8", "replace")
             room = n + 1
+
+
+def _check_gpu(options: ModelOptions) -> None:
+    if not options.require_gpu:
+        return
+    if options.n_gpu_layers == 0 or options.vocab_only:
+        raise ValueError("require_gpu contradicts n_gpu_layers=0 and vocab_only=True")
+    found = devices()
+    if not any(device.type in ("gpu", "igpu") for device in found):
+        names = ", ".join(device.name for device in found)
+        raise UnsupportedError(f"require_gpu: libllama found no GPU here, only {names}; see `llama-cffi doctor`")
 
 
 def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
