@@ -3,9 +3,9 @@
     python worker_llama_cffi.py MODEL TEST SETTINGS
 
 TEST is ``greedy``, ``sampled`` or ``prompt`` (seconds of each repetition), ``split`` (where the time of a token
-goes), ``paired`` (speed by that of llama-bench's loops in the same process), ``batch`` (a list of prompts at once
-against one by one) or ``memory`` (says ``ready`` and waits to be measured). SETTINGS is a JSON object. Prints one
-line of JSON.
+goes), ``paired`` (speed by that of llama-bench's loops in the same process), ``calls`` (seconds of single calls),
+``batch`` (a list of prompts at once against one by one) or ``memory`` (says ``ready`` and waits to be measured).
+SETTINGS is a JSON object. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from llama_cffi import Llama
-from llama_cffi._native import ffi
+from llama_cffi._native import ffi, lib
 from llama_cffi.core.context import ContextOptions
 from llama_cffi.engine.request import SamplingParams
 
@@ -145,6 +145,26 @@ def paired(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str
     return ratios
 
 
+def calls(llm: Llama) -> dict[str, list[float]]:
+    """Seconds of one call into libllama, of different kinds; the best of several repetitions of each."""
+    context, n = llm.context.ptr, 2000
+    tests: dict[str, Callable[[], Any]] = {
+        "getter": lambda: lib.llama_n_ctx(context),
+        "struct": lambda: lib.llama_perf_context(context),
+        "tokenize": lambda: llm.tokenize("the quick brown fox jumps over the lazy dog"),
+    }
+    results = {}
+    for name, test in tests.items():
+        samples = []
+        for _ in range(5):
+            start = perf_counter()
+            for _ in range(n):
+                test()
+            samples.append((perf_counter() - start) / n)
+        results[name] = [min(samples)]
+    return results
+
+
 def batch(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str, list[float]]:
     """Tokens per second of n prompts one by one and of the same prompts as a list."""
     n, n_prompts, length = settings["n_tokens"], settings["n_prompts"], settings["prompt_tokens"]
@@ -181,6 +201,8 @@ def main() -> None:
         elif test == "paired":
             stream(llm, SAMPLING["greedy"], 16)
             result = paired(llm, settings, rng)
+        elif test == "calls":
+            result = calls(llm)
         elif test == "batch":
             stream(llm, SAMPLING["greedy"], 16)
             result = batch(llm, settings, rng)
