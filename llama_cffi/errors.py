@@ -22,7 +22,9 @@
     ├── SamplerError (ValueError)           a sampler or chain that cannot select
     │   └── GrammarError                    a grammar that does not parse, or was violated
     ├── PromptError (ValueError)            a prompt that cannot be generated from
-    │   └── ContextOverflowError            prompt or output longer than the context allows
+    │   ├── ContextOverflowError            prompt or output longer than the context allows
+    │   ├── MessageError                    a message of a conversation that is none
+    │   └── TemplateError                   a chat template that does not parse, or refuses the messages
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -55,7 +57,11 @@ class LibraryError(LlamaCffiError, ImportError):
 
 
 class UnsupportedError(LlamaCffiError, NotImplementedError):
-    """The library or the model cannot do what was asked."""
+    """The library or the model cannot do what was asked; ``since`` is the first llama.cpp release that can, if known."""
+
+    def __init__(self, message: str, *, since: str = "", log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.since = since
 
 
 class ClosedError(LlamaCffiError, ValueError):
@@ -134,6 +140,14 @@ class ContextOverflowError(PromptError):
     """Prompt or output need more positions than the context has."""
 
 
+class MessageError(PromptError):
+    """A message of a conversation is malformed; the text names its place."""
+
+
+class TemplateError(PromptError):
+    """A chat template does not parse, takes too long, or refuses the messages."""
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -151,6 +165,7 @@ __all__ = [
     "LibraryError",
     "LlamaCffiError",
     "MemoryFullError",
+    "MessageError",
     "ModelFileError",
     "ModelLoadCancelled",
     "ModelNotFoundError",
@@ -158,6 +173,7 @@ __all__ = [
     "PromptError",
     "SamplerError",
     "StaleViewError",
+    "TemplateError",
     "TokenError",
     "TokenizeError",
     "UnsupportedError",

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
@@ -32,6 +32,9 @@ from llama_cffi.errors import ClosedError, ModelFileError, PromptError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
+
+    from llama_cffi.text.chat import ChatFormat, ChatOptions
+    from llama_cffi.text.messages import Message
 
 DEFAULT_N_CTX = 4096
 """Context length unless one is given; less when the model was trained for less."""
@@ -257,6 +260,95 @@ class Llama:
             logprobs=logprobs,
             overflow=overflow if overflow is not None else self.overflow,
         )
+
+    # -- chat
+
+    def chat(
+        self,
+        messages: str | SequenceOf[Message],
+        *,
+        prefix: str = "",
+        max_tokens: int | None = None,
+        stop: str | SequenceOf[str] = (),
+        logprobs: int | None = None,
+        overflow: Overflow | None = None,
+        sampling: SamplingParams | None = None,
+        chat: ChatOptions | None = None,
+        **options: Unpack[SamplingKwargs],
+    ) -> Completion:
+        """Generate the reply to a conversation, in the format that the model's chat template gives it.
+
+        ``messages`` are mappings with ``role`` and ``content``, or one text of the user. The reply continues
+        ``prefix``, which the result does not repeat. ``chat`` holds template, tools, documents and the template's own
+        variables; see :class:`~llama_cffi.text.chat.ChatOptions`. The rest is as in :meth:`generate`.
+
+        What messages say is never read as control tokens. Raises :class:`MessageError` for malformed messages and
+        :class:`TemplateError` for a model without a template, or one whose template refuses them.
+        """
+        tokens = self.tokenize_chat(messages, prefix=prefix, **(chat or {}))
+        return self.generate(
+            tokens,
+            max_tokens=max_tokens,
+            stop=stop,
+            logprobs=logprobs,
+            overflow=overflow,
+            sampling=sampling,
+            **options,
+        )
+
+    def stream_chat(
+        self,
+        messages: str | SequenceOf[Message],
+        *,
+        prefix: str = "",
+        max_tokens: int | None = None,
+        stop: str | SequenceOf[str] = (),
+        logprobs: int | None = None,
+        overflow: Overflow | None = None,
+        sampling: SamplingParams | None = None,
+        chat: ChatOptions | None = None,
+        **options: Unpack[SamplingKwargs],
+    ) -> Iterator[Chunk]:
+        """:meth:`chat` as an iterator of chunks, as :meth:`stream` gives them."""
+        tokens = self.tokenize_chat(messages, prefix=prefix, **(chat or {}))
+        return self.stream(
+            tokens,
+            max_tokens=max_tokens,
+            stop=stop,
+            logprobs=logprobs,
+            overflow=overflow,
+            sampling=sampling,
+            **options,
+        )
+
+    def tokenize_chat(
+        self,
+        messages: str | SequenceOf[Message],
+        *,
+        prefix: str = "",
+        add_generation_prompt: bool = True,
+        **options: Unpack[ChatOptions],
+    ) -> NDArray[np.int32]:
+        """Token ids of a conversation, int32 of shape ``(n,)``, without computing it; raises as :meth:`chat`."""
+        rendered = self._format.render(messages, add_generation_prompt=add_generation_prompt, **options)
+        return self._format.tokenize(rendered, prefix=prefix)
+
+    def render_chat(
+        self,
+        messages: str | SequenceOf[Message],
+        *,
+        add_generation_prompt: bool = True,
+        **options: Unpack[ChatOptions],
+    ) -> str:
+        """The conversation as the model's chat template writes it; raises as :meth:`chat`."""
+        return self._format.render(messages, add_generation_prompt=add_generation_prompt, **options).text
+
+    @cached_property
+    def _format(self) -> ChatFormat:
+        # jinja2 takes 40 ms to import, which who does not chat need not pay.
+        from llama_cffi.text.chat import ChatFormat
+
+        return ChatFormat(self.model)
 
     # -- text and tokens
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi, guard, lib
+from llama_cffi.core.strings import to_text
 from llama_cffi.errors import TokenError, TokenizeError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class Vocab:
     def text(self, token: int) -> str:
         """The token as it stands in the vocabulary, for example ``"▁the"``. Wraps ``llama_vocab_get_text``."""
         with self._gate:
-            return str(ffi.string(lib.llama_vocab_get_text(self._typed(token), token)).decode("utf-8", "replace"))
+            return to_text(lib.llama_vocab_get_text(self._typed(token), token))
 
     def score(self, token: int) -> float:
         """The token's score in the vocabulary. Wraps ``llama_vocab_get_score``."""
@@ -242,6 +243,16 @@ class Vocab:
         """Whether the token is a control token, which renders as no text. Wraps ``llama_vocab_is_control``."""
         self._check(token)
         return bool(lib.llama_vocab_is_control(self.ptr, token))
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """The text of every control token with its id; a pass over the whole vocabulary."""
+        control = int(TokenAttr.CONTROL | TokenAttr.UNKNOWN)
+        with self._gate:
+            ptr = self._typed(0)
+            found = [token for token in range(self.n_tokens) if lib.llama_vocab_get_attr(ptr, token) & control]
+            texts = [to_text(lib.llama_vocab_get_text(ptr, token)) for token in found]
+        return {text: token for text, token in zip(texts, found, strict=True) if text}
 
     # -- special tokens; None where the vocabulary has none
 

@@ -1,0 +1,130 @@
+"""Messages of a conversation: checked, brought into one form, and marked where they could pass for control tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llama_cffi.errors import MessageError, UnsupportedError
+
+Message = Mapping[str, Any]
+"""``role`` and ``content`` as in OpenAI's API: text, a list of text parts, or None beside ``tool_calls``."""
+
+# A role goes into a template's control tokens, so that it must not bring any of its own.
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+# What a template compares and what names something; everything else is somebody's words.
+_STRUCTURE = frozenset({"role", "type", "id", "name", "tool_call_id"})
+
+
+def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages with the text parts of each content joined.
+
+    Raises :class:`MessageError` that names the place of what is wrong, and :class:`UnsupportedError` for parts that
+    are no text.
+    """
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise MessageError(f"messages must be a list of messages, not {type(messages).__name__}")
+    if not messages:
+        raise MessageError("messages is empty: there is nothing to reply to")
+    return [_check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def _check_message(message: Message, place: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise MessageError(f"{place} must be a mapping with a role and a content, not {type(message).__name__}")
+    role = message.get("role")
+    if not isinstance(role, str) or not _NAME.fullmatch(role):
+        raise MessageError(f"{place} needs a role such as 'user', 'assistant' or 'system', not {role!r}")
+    checked: dict[str, Any] = dict(message)
+    calls = message.get("tool_calls")
+    if message.get("content") is None:
+        if not calls:
+            raise MessageError(f"{place} has neither content nor tool_calls")
+        checked["content"] = None if "content" in message else ""
+    else:
+        checked["content"] = _text_of(message["content"], f"{place}.content")
+    if calls is not None:
+        if isinstance(calls, str) or not isinstance(calls, Sequence):
+            raise MessageError(f"{place}.tool_calls must be a list, not {type(calls).__name__}")
+        checked["tool_calls"] = [_check_call(call, f"{place}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    check_text(checked, place)
+    return checked
+
+
+def _text_of(content: Any, place: str) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Mapping) or not isinstance(content, Sequence):
+        raise MessageError(f"{place} must be a text or a list of parts, not {type(content).__name__}")
+    texts = []
+    for i, part in enumerate(content):
+        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+            raise MessageError(f"{place}[{i}] must be a mapping with a type")
+        if part["type"] != "text":
+            raise UnsupportedError(f"{place}[{i}] is of type {part['type']!r}; only text can be given to this model")
+        if not isinstance(part.get("text"), str):
+            raise MessageError(f"{place}[{i}].text must be a str")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _check_call(call: Any, place: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise MessageError(f"{place} needs a function with a name")
+    if not _NAME.fullmatch(function["name"]):
+        raise MessageError(f"{place}.function.name must consist of letters, digits and _.-, got {function['name']!r}")
+    arguments = function.get("arguments", {})
+    try:
+        parsed = arguments_object(arguments)
+    except ValueError as error:
+        raise MessageError(f"{place}.function.arguments is no JSON: {error}") from None
+    if not isinstance(parsed, Mapping):
+        raise MessageError(f"{place}.function.arguments must be an object, not {type(parsed).__name__}")
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def arguments_object(arguments: Any) -> Any:
+    """The arguments of a tool call as the object that their JSON text says, if they are one."""
+    return json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+
+
+def arguments_text(arguments: Any) -> str:
+    """The arguments of a tool call as JSON text; as they are if they are one."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def check_text(value: Any, place: str) -> None:
+    """Raise :class:`MessageError` for a text anywhere in ``value`` that is not valid Unicode, naming its place."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise MessageError(f"{place} holds a lone surrogate at index {error.start}: no valid Unicode") from None
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            check_text(key, f"a key of {place}")
+            check_text(one, f"{place}.{key}")
+    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        for i, one in enumerate(value):
+            check_text(one, f"{place}[{i}]")
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy with every text changed that is somebody's words and not structure."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {
+            key: one if key in _STRUCTURE and isinstance(one, str) and _NAME.fullmatch(one) else map_texts(one, change)
+            for key, one in value.items()
+        }
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [map_texts(one, change) for one in value]
+    return value
+
+
+__all__ = ["Message", "arguments_object", "arguments_text", "check_messages", "check_text", "map_texts"]
