@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from llama_cffi.engine.request import (
 )
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.errors import ClosedError, ModelFileError, PromptError
+from llama_cffi.session import ChatSession
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -320,6 +321,12 @@ class Llama:
             sampling=sampling,
             **options,
         )
+
+    def session(
+        self, messages: SequenceOf[Message] = (), *, chat: ChatOptions | None = None, **options: Any
+    ) -> ChatSession:
+        """A conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""
+        return ChatSession(self, messages, chat=chat, **options)
 
     def tokenize_chat(
         self,
