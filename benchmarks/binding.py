@@ -33,6 +33,7 @@ WAYS = (
     PythonPeer("ABI mode, C helpers", WORKER, LLAMA_CFFI_BINDING="abi"),
     PythonPeer("ABI mode, Python only", WORKER, LLAMA_CFFI_BINDING="abi", LLAMA_CFFI_HELPERS="none"),
 )
+BOUND = dict(zip((way.name for way in WAYS), ("api, compiled", "abi, compiled", "abi, python"), strict=True))
 CALLS = {"getter": "llama_n_ctx", "struct": "llama_perf_context, by value", "tokenize": "Vocab.tokenize, 9 words"}
 
 
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for i in range(options.rounds):
             for way in WAYS if i % 2 == 0 else reversed(WAYS):
                 found = way.call("paired", path, settings) | way.call("calls", path, settings)
+                if (bound := found.pop("bound")) != BOUND[way.name]:
+                    raise BenchmarkError(f"{way.name} ran with {bound} instead of {BOUND[way.name]}")
                 for name, values in found.items():
                     samples[way.name].setdefault(name, []).extend(values)
 

@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from llama_cffi import Llama
-from llama_cffi._native import ffi, lib
+from llama_cffi._native import ffi, lib, library_info
 from llama_cffi.core.context import ContextOptions
 from llama_cffi.engine.request import SamplingParams
 
@@ -145,15 +145,15 @@ def paired(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str
     return ratios
 
 
-def calls(llm: Llama) -> dict[str, list[float]]:
-    """Seconds of one call into libllama, of different kinds; the best of several repetitions of each."""
-    context, n = llm.context.ptr, 2000
+def calls(llm: Llama) -> dict[str, Any]:
+    """How the library is bound, and seconds of one call into it of different kinds, the best of several repetitions."""
+    info, context, n = library_info(), llm.context.ptr, 2000
     tests: dict[str, Callable[[], Any]] = {
         "getter": lambda: lib.llama_n_ctx(context),
         "struct": lambda: lib.llama_perf_context(context),
         "tokenize": lambda: llm.tokenize("the quick brown fox jumps over the lazy dog"),
     }
-    results = {}
+    results: dict[str, Any] = {"bound": f"{info.mode}, {info.helpers}"}
     for name, test in tests.items():
         samples = []
         for _ in range(5):
