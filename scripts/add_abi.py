@@ -19,11 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from _abi.describe import CDEF_DIR, Description, Wanted, describe
 from _abi.generations import Release, write
-from _abi.headers import read_headers
 from _abi.sources import CACHE, ROOT, Source, locate
 from _libllama.report import BuildError, say
+from llama_cffi._native.abi.derive.describe import CDEF_DIR, Description, Wanted, describe
+from llama_cffi._native.abi.derive.headers import read_headers
+from llama_cffi.errors import LibraryError
 
 LIST = ROOT / "scripts" / "abi_releases.json"
 FOLDER = ROOT / "llama_cffi" / "_native" / "abi"
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         sources = [trees.get(entry["name"]) or recorded(entry) for entry in entries]
         releases = describe_all(sources)
         groups = write(releases, given.output)
-    except BuildError as error:
+    except (BuildError, LibraryError) as error:
         print(error, file=sys.stderr)
         return 1
     if added:
@@ -99,7 +100,7 @@ def describe_all(sources: list[Source]) -> list[Release]:
 
 def digest() -> str:
     """What a description depends on beside its release: the reader, the trimmed headers, the pinned release."""
-    parts = [ROOT / "scripts" / "_abi" / name for name in ("headers.py", "layout.py", "describe.py")]
+    parts = [FOLDER / "derive" / name for name in ("headers.py", "layout.py", "describe.py")]
     parts += [*sorted(CDEF_DIR.glob("*.h")), ROOT / "scripts" / "llama_cpp.json"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()[:16]
 

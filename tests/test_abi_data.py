@@ -271,6 +271,16 @@ def test_one_generation_is_read_by_its_name() -> None:
         abi.generation("../../secret")
 
 
+def test_a_struct_whose_picture_did_not_change_is_not_in_doubt() -> None:
+    """Else a newer release with the same structs could not even load a model."""
+    before = abi.generations()[-2]
+    assert {"struct llama_model_params", "struct llama_model_quantize_params"} <= abi.differing(PINNED, before)
+    found = abi.match(dataclasses.replace(synthetic(PINNED), version="99.0.0"))
+    assert found is not None
+    assert not any(name.startswith("struct ") for name in found.doubtful)
+    assert "LLAMA_SESSION_VERSION" in found.doubtful
+
+
 def test_a_version_beyond_the_pin_is_in_doubt() -> None:
     shown = dataclasses.replace(synthetic(PINNED), version="99.0.0")
     assert abi.by_fingerprint(shown) is None

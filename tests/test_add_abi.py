@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from _abi.describe import Description
 from _abi.generations import Release, changes, group, lifetimes
-from _abi.headers import read_cdefs, read_headers
-from _abi.layout import default_bytes, defined_functions, measure, picture
 from _abi.sources import Source, commit_in_changelog, locate, version_of
 from _libllama.report import BuildError
 from add_abi import extended
+from llama_cffi._native.abi.derive.describe import Description
+from llama_cffi._native.abi.derive.headers import read_cdefs, read_headers
+from llama_cffi._native.abi.derive.layout import default_bytes, defined_functions, measure, picture
+from llama_cffi.errors import LibraryError
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None or shutil.which("c++") is None, reason="no C compiler")
 
@@ -124,7 +125,7 @@ def test_a_declared_function_without_a_definition_is_no_symbol(tree: Path) -> No
 @needs_compiler
 def test_a_source_without_defaults_is_refused(tree: Path) -> None:
     (tree / "src" / "llama.cpp").write_text("", encoding="utf-8")
-    with pytest.raises(BuildError, match="llama_model_default_params is not defined once"):
+    with pytest.raises(LibraryError, match="llama_model_default_params is not defined once"):
         default_bytes(tree)
 
 
@@ -223,7 +224,7 @@ def test_an_argument_that_names_nothing_is_refused(text: str) -> None:
 
 
 def test_a_folder_without_llama_h_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"not a llama\.cpp source tree"):
+    with pytest.raises(LibraryError, match=r"not a llama\.cpp source tree"):
         read_headers(locate(str(tmp_path)).path)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .describe import Description
+from llama_cffi._native.abi.derive.describe import Description
+
 from .sources import Source, version_of
 
 FORMAT = 1

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from _libllama.report import BuildError, say
-
-from .headers import call
+from llama_cffi._native.abi.derive.headers import call
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "abi-sources"

@@ -50,7 +50,7 @@ class Match:
     `certain`: everything that was read fits releases of this generation. `doubtful` names the functions, constants and
     structs ("struct x") that may be otherwise nevertheless and must not be used: when a certain match fits another
     generation as well, what differs between the two; when `reasons` says that the library lies between two generations,
-    what changed around them.
+    what changed around them, except structs whose picture shows that they did not change.
     """
 
     generation: Generation
@@ -88,7 +88,7 @@ def match(fingerprint: Fingerprint) -> Match | None:
     if reasons:
         place = known.index(chosen)
         others += [known[near] for near in (place - 1, place + 1) if 0 <= near < len(known)]
-    doubtful = {name for other in others for name in differing(chosen, other)}
+    doubtful = {name for other in others for name in differing(chosen, other) - _shown_otherwise(fingerprint, other)}
     return Match(chosen, not reasons, frozenset(doubtful), tuple(reasons))
 
 
@@ -142,10 +142,20 @@ def explain_difference(fingerprint: Fingerprint, generation: Generation) -> list
 
 
 def _pictures_fit(fingerprint: Fingerprint, generation: Generation) -> bool:
-    return all(
-        function in fingerprint.images
-        and any(not _wrong_bytes(fingerprint.images[function], image) for image in generation.images[function])
-        for function in DEFAULTS
+    return all(_picture_fits(fingerprint, generation, function) for function in DEFAULTS)
+
+
+def _picture_fits(fingerprint: Fingerprint, generation: Generation, function: str) -> bool:
+    seen = fingerprint.images.get(function)
+    return seen is not None and any(not _wrong_bytes(seen, image) for image in generation.images[function])
+
+
+def _shown_otherwise(fingerprint: Fingerprint, generation: Generation) -> frozenset[str]:
+    """The structs that the library cannot have from a generation: their pictures differ from its."""
+    return frozenset(
+        f"struct {struct}"
+        for function, struct in DEFAULTS.items()
+        if not _picture_fits(fingerprint, generation, function)
     )
 
 

@@ -128,7 +128,7 @@ def generation(name: str) -> Generation:
     """One generation by its name, without reading the others; KeyError for an unknown name."""
     if name not in _index()["generations"]:
         raise KeyError(name)
-    return _generation(_read(name))
+    return from_data(_read(name))
 
 
 def since(name: str) -> Release | None:
@@ -177,7 +177,8 @@ def _read(name: str) -> dict[str, Any]:
     return data
 
 
-def _generation(data: dict[str, Any]) -> Generation:
+def from_data(data: dict[str, Any]) -> Generation:
+    """A generation as a JSON file of this folder, or of a cache, holds it."""
     facts = ("name", "commit", "date", "source", "version")
     return Generation(
         name=data["name"],

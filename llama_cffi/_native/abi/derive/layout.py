@@ -7,16 +7,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from _libllama.report import BuildError
-
-from .headers import Declarations, call, compiler, include_folders, present_headers
-
-# The functions whose result shows the layout of a struct, and that struct.
-DEFAULTS = {
-    "llama_model_default_params": "llama_model_params",
-    "llama_context_default_params": "llama_context_params",
-    "llama_model_quantize_default_params": "llama_model_quantize_params",
-}
+from llama_cffi._native.abi.derive.headers import Declarations, call, compiler, include_folders, present_headers
+from llama_cffi._native.abi.fingerprint import DEFAULTS
+from llama_cffi.errors import LibraryError
 
 
 def run_program(source: Path, text: str, language: str, headers: list[str]) -> str:
@@ -90,7 +83,7 @@ def default_bytes(source: Path) -> dict[str, str]:
         pattern = rf"^(?:struct )?{struct} {function}\(\s*(?:void)?\s*\) \{{.*?^\}}"
         matches = [found[0] for text in texts for found in re.findall(f"({pattern})()", text, flags=re.M | re.S)]
         if len(matches) != 1:
-            raise BuildError(f"{function} is not defined once in {source}/src", "give a complete source tree")
+            raise LibraryError(f"{function} is not defined once in {source}/src: give a complete source tree")
         functions.append(matches[0])
     # A constant of the same source file that a default refers to.
     words = set(re.findall(r"\b[A-Z][A-Z0-9_]{4,}\b", "".join(functions)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from pycparser import c_ast, c_generator, c_parser  # type: ignore[import-untyped]
 
-from _libllama.report import BuildError
+from llama_cffi.errors import LibraryError
 
 # In the order in which one program includes them; a release may lack some.
 HEADERS = ("ggml.h", "ggml-backend.h", "ggml-cpu.h", "ggml-opt.h", "gguf.h", "llama.h")
@@ -55,21 +55,24 @@ def compiler(language: str = "c") -> list[str]:
 
 
 def call(command: list[str], what: str, stdin: str | None = None) -> str:
-    """Run a tool and return what it prints; BuildError with its words when it fails."""
+    """Run a tool and return what it prints; LibraryError with its words when it fails."""
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise BuildError(f"{what} needs {command[0]}, which is not there", f"install {command[0]}") from error
+        raise LibraryError(f"{what} needs {command[0]}, which is not there: install it") from error
     if done.returncode:
-        raise BuildError(f"{what} failed", "look at the message above it", done.stderr.strip()[-4000:])
+        raise LibraryError(f"{what} failed:\n{done.stderr.strip()[-4000:]}")
     return done.stdout
 
 
 def include_folders(source: Path) -> list[Path]:
-    """Where llama.cpp's public headers lie in a source tree."""
-    folders = [folder for folder in (source / "include", source / "ggml" / "include") if folder.is_dir()]
+    """Where llama.cpp's public headers lie in a source tree, or in a folder of installed headers."""
+    places = [source / "include", source / "ggml" / "include"]
+    if (source / "llama.h").is_file():
+        places = [source, source.parent / "ggml" / "include"]
+    folders = [folder for folder in places if folder.is_dir()]
     if not any((folder / "llama.h").is_file() for folder in folders):
-        raise BuildError(f"{source} is not a llama.cpp source tree", "give a folder that holds include/llama.h")
+        raise LibraryError(f"{source} is not a llama.cpp source tree: give a folder that holds include/llama.h")
     return folders
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import layout
-from .headers import Declarations, cdef_macros, read_cdefs, read_headers
+from llama_cffi._native.abi.derive import layout
+from llama_cffi._native.abi.derive.headers import Declarations, cdef_macros, read_cdefs, read_headers
+from llama_cffi._native.abi.fingerprint import DEFAULTS
 
-ROOT = Path(__file__).resolve().parents[2]
-CDEF_DIR = ROOT / "llama_cffi" / "_native" / "cdef"
+CDEF_DIR = Path(__file__).resolve().parents[2] / "cdef"
 
 # Found with ggml_backend_reg_get_proc_address and cast to a type of threadpool.h: their signatures count too.
 PROC_FUNCTIONS = (
@@ -65,8 +65,19 @@ def _cdef_order(path: Path) -> tuple[int, str]:
 
 
 def describe(source: Path, wanted: Wanted, pinned: Declarations) -> Description:
-    """Read the interface of the release in `source`."""
+    """Read the interface of the release in `source`, a source tree."""
     found = read_headers(source)
+    new = {name for name in found.llama_functions if name not in pinned.functions}
+    described = describe_headers(source, found, wanted, layout.defined_functions(source, new))
+    return replace(
+        described,
+        symbols=sorted(layout.defined_functions(source, found.llama_functions)),
+        images=default_images(source, described.structs),
+    )
+
+
+def describe_headers(source: Path, found: Declarations, wanted: Wanted, legacy: set[str]) -> Description:
+    """What the headers alone tell: no symbols and no images."""
     declared = wanted.declared
     structs = [name for name in declared.structs if name in found.structs]
     constants = {value for enum in declared.enums.values() for value in enum}
@@ -74,16 +85,7 @@ def describe(source: Path, wanted: Wanted, pinned: Declarations) -> Description:
     macros = layout.defined_macros(source, wanted.macros)
     measured = layout.measure(source, found, structs, sorted(constants & have) + macros)
     names = [name for name in (*declared.functions, *PROC_FUNCTIONS) if name in found.functions]
-    legacy = {name for name in found.llama_functions if name not in pinned.functions}
-    legacy = layout.defined_functions(source, legacy)
     described = {name: _struct(found, measured, name) for name in structs}
-    defaults = layout.default_bytes(source)
-    images = {
-        function: layout.picture(
-            data, [place for field, place in measured.places[layout.DEFAULTS[function]].items() if field]
-        )
-        for function, data in defaults.items()
-    }
     texts = [field[0] for struct in described.values() for field in struct["fields"]]
     texts += [found.functions[name] for name in [*names, *sorted(legacy)]]
     return Description(
@@ -93,10 +95,18 @@ def describe(source: Path, wanted: Wanted, pinned: Declarations) -> Description:
         measured.values,
         _missing_types(texts, found, declared),
         {name: found.functions[name] for name in sorted(legacy)},
-        sorted(layout.defined_functions(source, found.llama_functions)),
-        images,
+        [],
+        {},
         {name: found.enums[name] for name in declared.enums if name in found.enums},
     )
+
+
+def default_images(source: Path, structs: dict[str, Any]) -> dict[str, str]:
+    """What the default-params functions of a source tree write into structs of these layouts."""
+    return {
+        function: layout.picture(data, [field[2:] for field in structs[DEFAULTS[function]]["fields"]])
+        for function, data in layout.default_bytes(source).items()
+    }
 
 
 def _struct(found: Declarations, measured: layout.Measured, name: str) -> dict[str, Any]:

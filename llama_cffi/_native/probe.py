@@ -1,0 +1,130 @@
+"""A look at a library from a child process: what it shows of its binary interface, or why it shows nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from llama_cffi._native import abi, companions, elf
+from llama_cffi.errors import LibraryError
+
+SECONDS = 8.0
+"""How long a library may take; the whole refusal of one that hangs stays below ten seconds."""
+
+_CHILD = Path(__file__).with_name("probe_child.py")
+
+
+def probe(path: Path, *, seconds: float = SECONDS) -> abi.Fingerprint:
+    """Open a library in a child process and return its fingerprint.
+
+    LibraryError with the reason for anything that is not a libllama that can be opened here: a file of another kind,
+    a dependency that is missing, a crash, an exit or a hang while it is opened, a missing function.
+    """
+    symbols = sorted(abi.symbols_of_interest())
+    request = {
+        "paths": [str(one) for one in (*_checked(path), path)],
+        "functions": list(abi.DEFAULTS),
+        "symbols": symbols,
+        "patterns": abi.PATTERNS,
+        "size": abi.BUFFER_SIZE,
+        "seconds": seconds,
+    }
+    answer = _ask(path, request, seconds)
+    if "error" in answer:
+        raise LibraryError(f"{path} cannot be opened: {answer['error']}")
+    results = {name: [bytes.fromhex(one) for one in both] for name, both in answer["results"].items()}
+    if not results:
+        raise LibraryError(f"{path} is not a libllama: it has none of {', '.join(abi.DEFAULTS)}")
+    images = {name: abi.picture(*both) for name, both in results.items()}
+    return abi.Fingerprint(answer["version"], images, frozenset(answer["symbols"]))
+
+
+def _checked(path: Path) -> list[Path]:
+    """What goes before the library; LibraryError where a look at the bytes is enough to refuse it."""
+    try:
+        if sys.platform == "linux":
+            named = elf.read(path, symbols=True).symbols
+            # No symbols at all: the file has no section headers, and only the loader can tell.
+            if named and not named & abi.DEFAULTS.keys():
+                raise LibraryError(f"{path} is not a libllama: it has none of {', '.join(abi.DEFAULTS)}")
+        return companions.before(path)
+    except elf.ElfError as error:
+        raise LibraryError(f"{path} cannot be used: {error}") from error
+    except OSError as error:
+        raise LibraryError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _ask(path: Path, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    if not sys.executable:
+        raise LibraryError(f"{path} cannot be checked: this Python does not know its own program (sys.executable)")
+    with tempfile.TemporaryDirectory(prefix="llama_cffi-probe-") as folder:
+        answer = Path(folder, "answer.json")
+        with Path(folder, "stderr").open("w+b") as said:
+            code = _run(json.dumps({**request, "answer": str(answer)}), said.fileno(), seconds)
+            said.seek(0)
+            words = said.read(1 << 16).decode("utf-8", "replace").strip()
+        if code is None:
+            reason = "it hangs while it is loaded, or lies on a very slow disk"
+            raise LibraryError(f"{path} was not opened within {seconds:.0f} seconds: {reason}")
+        if code or not answer.is_file():
+            raise LibraryError(f"{path} {_death(code)}{_tail(words)}")
+        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return found
+
+
+def _run(request: str, stderr: int, seconds: float) -> int | None:
+    """Exit code of the child, None after a timeout; whatever it started goes with it."""
+    # -I and -S: nothing of the host's environment or site-packages runs in the child.
+    command = [sys.executable, "-I", "-S", str(_CHILD)]
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + seconds
+    try:
+        child.communicate(request, timeout=seconds)
+        return child.returncode
+    except subprocess.TimeoutExpired:
+        return None
+    except BrokenPipeError:
+        return child.wait(max(deadline - time.monotonic(), 0.1))
+    finally:
+        _end(child)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    if hasattr(os, "killpg"):
+        # The group outlives its leader if the library started something.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+    elif child.poll() is None:
+        child.kill()
+    child.wait()
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGILL:
+        return "uses an instruction that this CPU does not have (SIGILL)"
+    if code < 0:
+        return f"crashes while it is opened and asked for its defaults ({signal.Signals(-code).name})"
+    return f"ends the process while it is opened (exit code {code})"
+
+
+def _tail(words: str) -> str:
+    lines = words.splitlines()[-5:]
+    return "; it said:\n" + "\n".join(f"  {line[:200]}" for line in lines) if lines else ""
+
+
+__all__ = ["SECONDS", "probe"]
