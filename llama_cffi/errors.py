@@ -57,7 +57,7 @@ class LibraryError(LlamaCffiError, ImportError):
 
 
 class UnsupportedError(LlamaCffiError, NotImplementedError):
-    """The library or the model cannot do what was asked; ``since`` is the first llama.cpp release that can, if known."""
+    """The library or the model cannot do what was asked; ``since`` is the first llama.cpp release that can, or ""."""
 
     def __init__(self, message: str, *, since: str = "", log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)

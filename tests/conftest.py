@@ -15,6 +15,26 @@ settings.load_profile("project")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "how libllama is bound: by the compiled extension, or by declarations of its binary interface"
+    parser.addoption("--binding", choices=("api", "abi"), default="api", help=help_text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the mode before anything is imported, for this process and the children of tests."""
+    # API mode is what the package chooses itself; said aloud, it would refuse the other libraries that tests use.
+    os.environ.pop("LLAMA_CFFI_BINDING", None)
+    if config.getoption("--binding") == "abi":
+        os.environ["LLAMA_CFFI_BINDING"] = "abi"
+
+
+@pytest.fixture
+def api_mode(request: pytest.FixtureRequest) -> None:
+    """Skips a test that is about the compiled extension when this run does without it."""
+    if request.config.getoption("--binding") == "abi":
+        pytest.skip("this is about the compiled extension, and this run has --binding=abi")
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The top folder of the repository."""

@@ -160,6 +160,7 @@ def test_cdef_files_are_the_files_of_the_folder() -> None:
     assert sorted(BUILD.CDEF_FILES) == sorted(path.name for path in BUILD.CDEF_DIR.glob("*.h"))
 
 
+@pytest.mark.usefixtures("api_mode")
 def test_compiled_constants_equal_the_headers() -> None:
     from llama_cffi._native import ffi, lib, library_info
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     lib: Any
     binding: Binding
 else:
+    # The module of that name takes its place here when it is imported first: now, and never again.
+    import llama_cffi._native.binding  # noqa: F401
+
+    del binding  # noqa: F821
 
     def __getattr__(name: str) -> Any:
         if name not in ("ffi", "lib", "binding"):

@@ -1,4 +1,4 @@
-"""Python functions that llama.cpp calls, one ``extern "Python"`` per C signature.
+"""Python functions that llama.cpp calls, one per C signature.
 
 An exception must not cross C: the callback stores it and returns the value that stops the C function; whoever made
 the call raises it again afterwards.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from llama_cffi._native import ffi, lib
+from llama_cffi._native import binding, ffi, lib
 
 
 class Progress:
@@ -37,7 +37,7 @@ class Progress:
     @property
     def callback(self) -> Any:
         """The C function to register."""
-        return lib.llama_cffi_progress
+        return _CALLBACK
 
     @property
     def data(self) -> Any:
@@ -66,7 +66,16 @@ def _store(kind: Any, error: BaseException, trace: TracebackType) -> bool:
     return False
 
 
-@ffi.def_extern(name="llama_cffi_progress", onerror=_store, error=False)  # type: ignore[untyped-decorator]
 def _on_progress(fraction: float, data: Any) -> bool:
     progress: Progress = ffi.from_handle(data)
     return progress.report(fraction)
+
+
+def _make_callback() -> Any:
+    if binding.mode == "abi":
+        return ffi.callback("llama_progress_callback", _on_progress, error=False, onerror=_store)
+    ffi.def_extern("llama_cffi_progress", error=False, onerror=_store)(_on_progress)
+    return lib.llama_cffi_progress
+
+
+_CALLBACK = _make_callback()

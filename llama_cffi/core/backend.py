@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from llama_cffi._native import ffi, lib
+from llama_cffi._native import binding, ffi, lib
+from llama_cffi.core.strings import to_text
 
 DeviceType = Literal["cpu", "gpu", "igpu", "accel", "meta"]
 
@@ -60,14 +61,14 @@ def cpu_features() -> dict[str, bool | int]:
     found: dict[str, bool | int] = {}
     while feature.name != ffi.NULL:
         value = int(ffi.string(feature.value))
-        found[_text(feature.name)] = bool(value) if value in (0, 1) else value
+        found[to_text(feature.name)] = bool(value) if value in (0, 1) else value
         feature += 1
     return found
 
 
 def system_info() -> str:
     """Return llama.cpp's own one-line summary of backends and their features; ``llama_print_system_info``."""
-    return _text(lib.llama_print_system_info()).strip(" |")
+    return to_text(lib.llama_print_system_info()).strip(" |")
 
 
 def supports() -> Supports:
@@ -83,28 +84,19 @@ def supports() -> Supports:
 
 
 def _device(device: Any) -> Device:
-    kinds: dict[int, DeviceType] = {
-        lib.GGML_BACKEND_DEVICE_TYPE_CPU: "cpu",
-        lib.GGML_BACKEND_DEVICE_TYPE_GPU: "gpu",
-        lib.GGML_BACKEND_DEVICE_TYPE_IGPU: "igpu",
-        lib.GGML_BACKEND_DEVICE_TYPE_ACCEL: "accel",
-        lib.GGML_BACKEND_DEVICE_TYPE_META: "meta",
-    }
+    # Older releases know fewer kinds, and number them otherwise.
+    names = {kind: f"GGML_BACKEND_DEVICE_TYPE_{kind.upper()}" for kind in get_args(DeviceType)}
+    kinds: dict[int, DeviceType] = {getattr(lib, name): kind for kind, name in names.items() if binding.has(name)}
     free, total = ffi.new("size_t *"), ffi.new("size_t *")
     lib.ggml_backend_dev_memory(device, free, total)
     return Device(
-        name=_text(lib.ggml_backend_dev_name(device)),
-        description=_text(lib.ggml_backend_dev_description(device)),
+        name=to_text(lib.ggml_backend_dev_name(device)),
+        description=to_text(lib.ggml_backend_dev_description(device)),
         type=kinds[lib.ggml_backend_dev_type(device)],
         memory_free=free[0],
         memory_total=total[0],
-        backend=_text(lib.ggml_backend_reg_name(lib.ggml_backend_dev_backend_reg(device))),
+        backend=to_text(lib.ggml_backend_reg_name(lib.ggml_backend_dev_backend_reg(device))),
     )
-
-
-def _text(pointer: Any) -> str:
-    value: bytes = ffi.string(pointer)
-    return value.decode("utf-8", "replace")
 
 
 __all__ = ["Device", "DeviceType", "Supports", "cpu_features", "devices", "supports", "system_info"]

@@ -23,7 +23,6 @@ class Batch:
     """
 
     __slots__ = (
-        "_counts",
         "_keep",
         "_n_seq_id",
         "_native",
@@ -60,7 +59,6 @@ class Batch:
         for i in range(capacity):
             rows[i] = self._seq_ids + i * n_seq_max
         self._keep = rows
-        self._counts = self.n_seq_id
         native = ffi.new("struct llama_batch *")
         native.token, native.pos, native.n_seq_id = self._tokens, self._pos, self._n_seq_id
         native.seq_id, native.logits = rows, self._output
@@ -97,7 +95,7 @@ class Batch:
         # One token is the common case, and a cffi read is faster than numpy.
         if n == 1 and 0 < self._n_seq_id[0] <= self.n_seq_max:
             return
-        counts = self._counts[:n]
+        counts = self.n_seq_id[:n]
         if counts.min() < 1 or counts.max() > self.n_seq_max:
             row = int(np.argmax((counts < 1) | (counts > self.n_seq_max)))
             raise BatchError(

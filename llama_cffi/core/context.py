@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from llama_cffi._native import ffi, guard, lib, log
+from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.memory import Memory
+from llama_cffi.core.options import choice, constant
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
 from llama_cffi.errors import (
     AbortedError,
@@ -52,8 +53,17 @@ _CACHE_TYPES: dict[str, str] = {
     "q5_0": "GGML_TYPE_Q5_0",
     "q5_1": "GGML_TYPE_Q5_1",
 }
-_FLASH: dict[str, int] = {"auto": -1, "disabled": 0, "enabled": 1}
-_ROPE_SCALING: dict[str, int] = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+_FLASH: dict[str, str] = {
+    "auto": "LLAMA_FLASH_ATTN_TYPE_AUTO",
+    "disabled": "LLAMA_FLASH_ATTN_TYPE_DISABLED",
+    "enabled": "LLAMA_FLASH_ATTN_TYPE_ENABLED",
+}
+_ROPE_SCALING: dict[str, str] = {
+    "none": "LLAMA_ROPE_SCALING_TYPE_NONE",
+    "linear": "LLAMA_ROPE_SCALING_TYPE_LINEAR",
+    "yarn": "LLAMA_ROPE_SCALING_TYPE_YARN",
+    "longrope": "LLAMA_ROPE_SCALING_TYPE_LONGROPE",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +169,7 @@ class Context:
             try:
                 resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self.n_ctx: int = lib.llama_n_ctx(ptr)
-                self.n_ctx_seq: int = lib.llama_n_ctx_seq(ptr)
+                self.n_ctx_seq: int = _n_ctx_seq(ptr, options)
                 self.n_batch: int = lib.llama_n_batch(ptr)
                 self.n_ubatch: int = lib.llama_n_ubatch(ptr)
                 self.n_seq_max: int = lib.llama_n_seq_max(ptr)
@@ -193,11 +203,11 @@ class Context:
         params.n_seq_max = options.n_seq_max
         params.n_threads = _threads("n_threads", options.n_threads, None)
         params.n_threads_batch = _threads("n_threads_batch", options.n_threads_batch, params.n_threads)
-        params.type_k = getattr(lib, _lookup("type_k", options.type_k, _CACHE_TYPES))
-        params.type_v = getattr(lib, _lookup("type_v", options.type_v, _CACHE_TYPES))
-        params.flash_attn_type = _lookup("flash_attn", options.flash_attn, _FLASH)
+        params.type_k = constant("type_k", options.type_k, _CACHE_TYPES)
+        params.type_v = constant("type_v", options.type_v, _CACHE_TYPES)
+        _set_flash_attn(params, options.flash_attn)
         if options.rope_scaling is not None:
-            params.rope_scaling_type = _lookup("rope_scaling", options.rope_scaling, _ROPE_SCALING)
+            params.rope_scaling_type = constant("rope_scaling", options.rope_scaling, _ROPE_SCALING)
         for name in ("rope_freq_base", "rope_freq_scale"):
             frequency = getattr(options, name)
             if frequency is not None:
@@ -479,16 +489,24 @@ class _Resources:
             free_pool(self._pools.popitem()[1])
 
 
+def _set_flash_attn(params: Any, value: FlashAttention) -> None:
+    if binding.has("llama_context_params.flash_attn_type"):
+        params.flash_attn_type = constant("flash_attn", value, _FLASH)
+    elif choice("flash_attn", value, _FLASH) != _FLASH["auto"]:
+        # The oldest releases know on and off, and choose nothing themselves.
+        params.flash_attn = value == "enabled"
+
+
+def _n_ctx_seq(ptr: Any, options: ContextOptions) -> int:
+    if binding.has("llama_n_ctx_seq"):
+        return int(lib.llama_n_ctx_seq(ptr))
+    n_ctx: int = lib.llama_n_ctx(ptr)
+    return n_ctx if options.kv_unified else n_ctx // lib.llama_n_seq_max(ptr)
+
+
 def _threads(name: str, value: int | None, default: int | None) -> int:
     if value is None:
         return default if default is not None else default_thread_count()
     if not 1 <= value <= MAX_THREADS:
         raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value}")
     return value
-
-
-def _lookup(name: str, value: str, table: dict[str, Any]) -> Any:
-    try:
-        return table[value]
-    except (KeyError, TypeError):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, got {value!r}") from None

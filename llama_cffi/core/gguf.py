@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import ffi, guard, lib
+from llama_cffi._native import binding, ffi, guard, lib
 from llama_cffi._native.handle import Handle
+from llama_cffi.core.strings import to_text
 from llama_cffi.errors import ModelFileError, ModelNotFoundError, NativeError
 
 MetadataValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
@@ -65,8 +66,10 @@ class GGUFFile:
         self.path = Path(path)
         self.file_size = check_gguf_file(self.path)
         mark = guard.mark()
+        # An older libllama tells the shapes only to who takes the tensors too.
+        tensors = ffi.new("struct ggml_context **") if not binding.has("gguf_get_tensor_ne") else ffi.NULL
         try:
-            ptr = guard.call_ptr("llama_cffi_gguf_open", os.fsencode(self.path))
+            ptr = guard.call_ptr("gguf_init_from_file", os.fsencode(self.path), True, tensors)
         except NativeError as error:
             raise ModelFileError(f"cannot read {self.path}: {error.message}", log=error.log) from error
         if ptr == ffi.NULL:
@@ -77,11 +80,13 @@ class GGUFFile:
             self.alignment = lib.gguf_get_alignment(ptr)
             self.data_offset = lib.gguf_get_data_offset(ptr)
             self.metadata = {
-                _text(lib.gguf_get_key(ptr, i)): _read_value(ptr, i) for i in range(lib.gguf_get_n_kv(ptr))
+                to_text(lib.gguf_get_key(ptr, i)): _read_value(ptr, i) for i in range(lib.gguf_get_n_kv(ptr))
             }
-            self.tensors = [_read_tensor(ptr, i, self.data_offset) for i in range(lib.gguf_get_n_tensors(ptr))]
+            self.tensors = [_read_tensor(ptr, i, tensors, self.data_offset) for i in range(lib.gguf_get_n_tensors(ptr))]
         finally:
             handle.close()
+            if tensors:
+                lib.ggml_free(tensors[0])
         for tensor in self.tensors:
             end = tensor.offset + tensor.nbytes
             if end > self.file_size:
@@ -138,11 +143,6 @@ def check_gguf_file(path: Path) -> int:
     return status.st_size
 
 
-def _text(pointer: Any) -> str:
-    value: bytes = ffi.string(pointer)
-    return value.decode("utf-8", "replace")
-
-
 def _readers() -> dict[int, tuple[str, Callable[[Any, int], Any]]]:
     """C type and scalar getter of each GGUF value type."""
     return {
@@ -163,7 +163,7 @@ def _readers() -> dict[int, tuple[str, Callable[[Any, int], Any]]]:
 def _read_value(ptr: Any, key: int) -> MetadataValue:
     kind = lib.gguf_get_kv_type(ptr, key)
     if kind == lib.GGUF_TYPE_STRING:
-        return _text(lib.gguf_get_val_str(ptr, key))
+        return to_text(lib.gguf_get_val_str(ptr, key))
     if kind != lib.GGUF_TYPE_ARRAY:
         value: MetadataValue = _READERS[kind][1](ptr, key)
         return value
@@ -171,21 +171,23 @@ def _read_value(ptr: Any, key: int) -> MetadataValue:
     kind = lib.gguf_get_arr_type(ptr, key)
     if kind == lib.GGUF_TYPE_STRING:
         get = lib.gguf_get_arr_str
-        return [_text(get(ptr, key, i)) for i in range(count)]
+        return [to_text(get(ptr, key, i)) for i in range(count)]
     if count == 0:
         return []
     numbers: list[Any] = ffi.unpack(ffi.cast(f"{_READERS[kind][0]} *", lib.gguf_get_arr_data(ptr, key)), count)
     return [number != 0 for number in numbers] if kind == lib.GGUF_TYPE_BOOL else numbers
 
 
-def _read_tensor(ptr: Any, index: int, data_offset: int) -> TensorInfo:
-    shape = list(lib.gguf_get_tensor_ne(ptr, index)[0 : lib.GGML_MAX_DIMS])
+def _read_tensor(ptr: Any, index: int, tensors: Any, data_offset: int) -> TensorInfo:
+    name = lib.gguf_get_tensor_name(ptr, index)
+    sizes = lib.ggml_get_tensor(tensors[0], name).ne if tensors else lib.gguf_get_tensor_ne(ptr, index)
+    shape = list(sizes[0 : lib.GGML_MAX_DIMS])
     while len(shape) > 1 and shape[-1] == 1:
         shape.pop()
     return TensorInfo(
-        name=_text(lib.gguf_get_tensor_name(ptr, index)),
+        name=to_text(name),
         shape=tuple(shape),
-        type=_text(lib.ggml_type_name(lib.gguf_get_tensor_type(ptr, index))),
+        type=to_text(lib.ggml_type_name(lib.gguf_get_tensor_type(ptr, index))),
         offset=data_offset + lib.gguf_get_tensor_offset(ptr, index),
         nbytes=lib.gguf_get_tensor_size(ptr, index),
     )

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from llama_cffi._native import callbacks, ffi, guard, lib, log
+from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.backend import devices
 from llama_cffi.core.gguf import check_gguf_file
+from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.core.placement import Placement, read_placement
+from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.errors import (
     ModelFileError,
@@ -29,8 +31,21 @@ LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
 SplitMode = Literal["none", "layer", "row", "tensor"]
 ProgressCallback = Callable[[float], object]
 
-_LOAD_MODES: dict[str, int] = {"auto": -1, "none": 0, "mmap": 1, "mlock": 2, "mmap_mlock": 3, "direct_io": 4}
-_SPLIT_MODES: dict[str, int] = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
+_LOAD_MODES: dict[str, tuple[str, frozenset[str]]] = {
+    "auto": ("LLAMA_LOAD_MODE_AUTO", frozenset()),
+    "none": ("LLAMA_LOAD_MODE_NONE", frozenset()),
+    "mmap": ("LLAMA_LOAD_MODE_MMAP", frozenset({"use_mmap"})),
+    "mlock": ("LLAMA_LOAD_MODE_MLOCK", frozenset({"use_mlock"})),
+    "mmap_mlock": ("LLAMA_LOAD_MODE_MMAP_MLOCK", frozenset({"use_mmap", "use_mlock"})),
+    "direct_io": ("LLAMA_LOAD_MODE_DIRECT_IO", frozenset({"use_direct_io"})),
+}
+"""Each mode as llama.cpp's enumerator, and as the switches that releases before the enumerators have on."""
+_SPLIT_MODES: dict[str, str] = {
+    "none": "LLAMA_SPLIT_MODE_NONE",
+    "layer": "LLAMA_SPLIT_MODE_LAYER",
+    "row": "LLAMA_SPLIT_MODE_ROW",
+    "tensor": "LLAMA_SPLIT_MODE_TENSOR",
+}
 _KEY_BYTES = 127
 """Longest key or string value of an override: llama.h gives both 128 bytes, the last one a NUL."""
 
@@ -185,8 +200,8 @@ class Model:
     def chat_template(self, name: str | None = None) -> str | None:
         """The Jinja text of the default or a named chat template, None where there is none."""
         key = name.encode() if name is not None else ffi.NULL
-        text = lib.llama_model_chat_template(self.ptr, key)
-        return ffi.string(text).decode("utf-8", "replace") if text != ffi.NULL else None
+        template = lib.llama_model_chat_template(self.ptr, key)
+        return to_text(template) if template != ffi.NULL else None
 
     # -- sizes
 
@@ -259,7 +274,11 @@ class Model:
     @property
     def is_hybrid(self) -> bool:
         """Whether the model mixes attention and recurrent layers."""
-        return bool(lib.llama_model_is_hybrid(self.ptr))
+        if binding.has("llama_model_is_hybrid"):
+            return bool(lib.llama_model_is_hybrid(self.ptr))
+        # Older releases do not say, but the file does: it gives the sizes of the recurrent layers.
+        sizes = tuple(f"{self.architecture}.{kind}." for kind in ("ssm", "shortconv"))
+        return not self.is_recurrent and any(key.startswith(sizes) for key in self.metadata)
 
     @property
     def is_diffusion(self) -> bool:
@@ -296,8 +315,8 @@ def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers
     if options.split_mode is not None:
-        params.split_mode = _choice("split_mode", options.split_mode, _SPLIT_MODES)
-    params.load_mode = _choice("load_mode", options.load_mode, _LOAD_MODES)
+        params.split_mode = constant("split_mode", options.split_mode, _SPLIT_MODES)
+    _set_load_mode(params, options.load_mode)
     if "mmap" in options.load_mode and not lib.llama_supports_mmap():
         raise UnsupportedError("this libllama cannot memory-map model files")
     if "mlock" in options.load_mode and not lib.llama_supports_mlock():
@@ -332,8 +351,19 @@ def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     params.vocab_only = options.vocab_only
     params.check_tensors = options.check_tensors
     params.use_extra_bufts = options.use_extra_bufts
-    params.no_host = options.no_host
+    set_field(params, "no_host", options.no_host, option="no_host", lacking=False)
     return params, keep
+
+
+def _set_load_mode(params: Any, mode: LoadMode) -> None:
+    enumerator, switches = choice("load_mode", mode, _LOAD_MODES)
+    if mode == "auto":
+        return  # what every release does by default, whatever it calls that
+    if binding.has("llama_model_params.load_mode"):
+        params.load_mode = getattr(lib, enumerator)
+        return
+    for name in ("use_mmap", "use_mlock", "use_direct_io"):
+        set_field(params, name, name in switches, option=f"load_mode={mode!r}", lacking=False)
 
 
 def _fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
@@ -356,10 +386,3 @@ def _fill_override(slot: Any, key: str, value: bool | int | float | str) -> None
         slot.tag, slot.val_str = lib.LLAMA_KV_OVERRIDE_TYPE_STR, data
     else:
         raise TypeError(f"kv_overrides[{key!r}] must be bool, int, float or str, not {type(value).__name__}")
-
-
-def _choice(name: str, value: str, table: dict[str, int]) -> int:
-    try:
-        return table[value]
-    except (KeyError, TypeError):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, got {value!r}") from None

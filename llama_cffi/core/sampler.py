@@ -14,6 +14,7 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib, log, stderr
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
+from llama_cffi.core.options import call_named
 from llama_cffi.errors import GrammarError, NativeError, SamplerError, TokenError
 
 if TYPE_CHECKING:
@@ -120,7 +121,14 @@ class Penalties(Sampler):
         if not (_finite("penalty_repeat", self.repeat) > 0):
             raise SamplerError(f"penalty_repeat must be above 0, got {self.repeat}")
         freq, present = _finite("penalty_freq", self.freq), _finite("penalty_present", self.present)
-        return lib.llama_sampler_init_penalties(vocab.n_tokens, self.last_n, self.repeat, freq, present)
+        return call_named(
+            "llama_sampler_init_penalties",
+            n_vocab=vocab.n_tokens,
+            penalty_last_n=self.last_n,
+            penalty_repeat=self.repeat,
+            penalty_freq=freq,
+            penalty_present=present,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""What the loaded libllama can do: llama.h's functions by what they are for, and newer options.
+
+A feature that is not there does no harm until it is used: what it lacks raises :class:`UnsupportedError` then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from llama_cffi import _native
+from llama_cffi._native.binding import missing
+
+# Name, purpose, and what it needs: functions by pattern, constants, and "struct.field". A function belongs to the first
+# row that it fits, so the special stand before the general.
+_TABLE = (
+    ("version", "the library says its version", "llama_version"),
+    ("open_files", "models, adapters and GGUF from an open file", "llama_*_file_ptr gguf_*_file_ptr"),
+    ("load_mode", "one option for the way to read a model", "llama_load_mode_* llama_model_params.load_mode"),
+    ("lazy_loading", "weights read when they are needed", "llama_model_params.lazy_mode LLAMA_LAZY_MODE_ON"),
+    ("no_host", "no host buffer beside a GPU's", "llama_model_params.no_host"),
+    ("split_tensors", "each tensor spread over the GPUs", "LLAMA_SPLIT_MODE_TENSOR"),
+    ("model_from_code", "a model whose weights the program gives", "llama_model_init_from_user"),
+    ("model_save", "a model written to a file", "llama_model_save_to_file"),
+    ("model_ftype", "the quantisation of a model", "llama_model_ftype llama_ftype_name"),
+    ("model_hybrid", "the library knows hybrid models", "llama_model_is_hybrid"),
+    ("model_widths", "input and output width of a model", "llama_model_n_embd_inp llama_model_n_embd_out"),
+    (
+        "sampling_hints",
+        "the author's sampling parameters",
+        "llama_model_meta_key_str LLAMA_MODEL_META_KEY_SAMPLING_TEMP",
+    ),
+    (
+        "mtp",
+        "layers that predict several tokens",
+        "llama_model_n_layer_nextn llama_model_params.load_mtp LLAMA_CONTEXT_TYPE_MTP llama_context_params.ctx_type",
+    ),
+    ("quantize_preview", "the size of a quantised model beforehand", "llama_model_quantize_params.dry_run"),
+    ("quantize_overrides", "quantisation chosen for each tensor", "llama_model_quantize_params.tt_overrides"),
+    ("quantize", "models quantised", "llama_model_quantize*"),
+    ("models", "models loaded and described", "llama_model_*"),
+    ("suppress_tokens", "tokens that the author wants never sampled", "llama_vocab_get_suppress_tokens"),
+    ("vocab", "text to tokens and back", "llama_vocab_* llama_tokenize llama_token_to_piece llama_detokenize"),
+    (
+        "flash_attn_auto",
+        "flash attention chosen by llama.cpp",
+        "llama_context_params.flash_attn_type llama_flash_attn_*",
+    ),
+    (
+        "backend_sampling",
+        "sampling inside the computation",
+        "llama_set_sampler llama_get_sampled_* llama_context_params.samplers",
+    ),
+    ("rollback", "recurrent memory that can go back", "llama_n_rs_seq llama_context_params.n_rs_seq"),
+    (
+        "embeddings",
+        "embeddings of tokens and sequences",
+        "llama_set_embeddings llama_get_embeddings* llama_pooling_type",
+    ),
+    ("causal_attn_get", "the kind of attention in use", "llama_get_causal_attn"),
+    ("context_shares", "how much of a context each sequence has", "llama_n_ctx_seq"),
+    (
+        "contexts",
+        "contexts and their results",
+        "llama_context_default_params llama_init_from_model llama_free llama_n_* llama_get_* "
+        "llama_set_causal_attn llama_set_abort_callback llama_synchronize",
+    ),
+    ("threads", "threads and pools of them", "llama_*_threadpool llama_set_n_threads ggml_threadpool_*"),
+    ("extended_batches", "batches that grow by rows", "llama_batch_ext_* llama_process LLAMA_PROCESS_TYPE_DECODE"),
+    ("batches", "tokens computed", "llama_batch_* llama_decode llama_encode"),
+    ("memory", "what a context remembers, by sequence", "llama_memory_*"),
+    ("adaptive_p", "the adaptive-p sampler", "llama_sampler_init_adaptive_p"),
+    ("sampler_copy", "a sampler's state given to another", "llama_sampler_copy llama_sampler_i.copy_state"),
+    ("samplers", "samplers and chains", "llama_sampler_*"),
+    ("adapter_metadata", "what an adapter says of itself", "llama_adapter_meta_*"),
+    ("adapter_invocation", "the tokens that switch an adapter on", "llama_adapter_get_alora_*"),
+    ("adapter_vector", "control vectors", "llama_set_adapter_cvec"),
+    ("adapter_lora", "LoRA adapters, several at once", "llama_adapter_lora_* llama_set_adapters_lora"),
+    ("state_on_device", "saved states that stay on the GPU", "LLAMA_STATE_SEQ_FLAGS_ON_DEVICE"),
+    ("state_partial", "saved states without the attention's part", "LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY"),
+    ("state_sequences", "single sequences saved and restored", "llama_state_seq_*"),
+    ("state", "contexts saved and restored", "llama_state_*"),
+    ("log_get", "the log callback in use", "llama_log_get ggml_log_get"),
+    ("log", "the log caught", "llama_log_set ggml_log_set ggml_set_abort_callback"),
+    ("perf", "timings", "llama_perf_*"),
+    ("chat_templates", "llama.cpp's own chat templates", "llama_chat_*"),
+    ("split_files", "names of the parts of a model", "llama_split_*"),
+    ("training", "models trained", "ggml_opt_* llama_opt_*"),
+    ("gguf_sources", "GGUF from memory or from a function", "gguf_init_from_buffer gguf_init_from_callback"),
+    ("gguf_shapes", "shapes of tensors without the tensors", "gguf_get_tensor_ne"),
+    (
+        "gguf_write",
+        "GGUF files made",
+        "gguf_init_empty gguf_remove_key gguf_set_* gguf_add_* gguf_write_* gguf_get_meta_*",
+    ),
+    ("gguf", "GGUF files read", "gguf_*"),
+    ("backend_register", "a backend of the program's own", "ggml_backend_register"),
+    ("backends", "devices and backends", "ggml_backend_* llama_numa_init"),
+    ("tensors", "ggml's types and tensors", "ggml_*"),
+    ("buffer_limit", "how many placement rules a model takes", "llama_max_tensor_buft_overrides"),
+    (
+        "library",
+        "the library itself",
+        "llama_backend_* llama_time_us llama_max_* llama_supports_* llama_print_system_info",
+    ),
+)
+
+# Asked of the CPU backend by name, because it may be a plug-in.
+_IN_BACKEND = frozenset(
+    ["ggml_numa_init", "ggml_is_numa"]
+    + [f"ggml_threadpool_{name}" for name in ("new", "free", "get_n_threads", "pause", "resume")]
+)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One thing that a libllama can do, true when this one can.
+
+    ``needs`` names its functions, constants and "struct.field"s, ``missing`` those that are not there, and ``since``
+    the first llama.cpp release with all of them, "" where that is not known.
+    """
+
+    name: str
+    purpose: str
+    needs: tuple[str, ...]
+    missing: tuple[str, ...]
+    since: str
+
+    def __bool__(self) -> bool:
+        return not self.missing
+
+    def require(self) -> None:
+        """Raise :class:`UnsupportedError` that names the first missing symbol and its release."""
+        if self.missing:
+            raise missing(self.missing[0], self.name)
+
+    def __str__(self) -> str:
+        state = "yes" if self else f"no, since {self.since}" if self.since else "no"
+        return f"{self.name:20} {state:20} {self.purpose}"
+
+
+class Features(Mapping[str, Feature]):
+    """Every :class:`Feature` by name; the library is loaded by the first question. ``KeyError`` for another name."""
+
+    @cached_property
+    def _all(self) -> dict[str, Feature]:
+        return {
+            name: _feature(name, purpose, needs) for (name, purpose, _), needs in zip(_TABLE, _needs(), strict=True)
+        }
+
+    def __getitem__(self, name: str) -> Feature:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def missing(self) -> tuple[Feature, ...]:
+        """What this libllama cannot do."""
+        return tuple(feature for feature in self.values() if not feature)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.values()))
+
+    def __repr__(self) -> str:
+        return f"<Features: {len(self) - len(self.missing())} of {len(self)}>"
+
+
+def _needs() -> list[list[str]]:
+    """For each row of the table the names that its patterns stand for."""
+    from llama_cffi._native.abi import pinned_functions
+
+    patterns = [needs.split() for _, _, needs in _TABLE]
+    found = [[one for one in row if "." in one or one.isupper()] for row in patterns]
+    for function in pinned_functions():
+        if function in _IN_BACKEND:
+            continue
+        fits = (any(fnmatchcase(function, one) for one in row) for row in patterns)
+        found[list(fits).index(True)].append(function)
+    return found
+
+
+def _feature(name: str, purpose: str, needs: list[str]) -> Feature:
+    from llama_cffi._native import abi
+
+    releases = [release.name for one in abi.generations() for release in one.releases]
+    known = [release.name for one in needs if (release := abi.since(one)) is not None]
+    return Feature(
+        name=name,
+        purpose=purpose,
+        needs=tuple(needs),
+        missing=tuple(one for one in needs if not _native.binding.has(one)),
+        since=max(known, key=releases.index, default=""),
+    )
+
+
+features = Features()
+
+__all__ = ["Feature", "Features", "features"]
