@@ -16,6 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama_cffi._native.features import features
+    from llama_cffi._native.library import use_library
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context, ContextOptions
     from llama_cffi.core.gguf import GGUFFile
@@ -58,6 +60,8 @@ _HOME = {
     "TokenLogprob": "engine.request",
     "Usage": "engine.request",
     "Vocab": "core.vocab",
+    "features": "_native.features",
+    "use_library": "_native.library",
 }
 
 __all__ = [
@@ -81,6 +85,8 @@ __all__ = [
     "TokenLogprob",
     "Usage",
     "Vocab",
+    "features",
+    "use_library",
 ]
 
 

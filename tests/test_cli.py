@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 import llama_cffi
+from llama_cffi._native import abi
+from llama_cffi.cli import hardware
 from llama_cffi.cli.generate import generate as generate_command
 from tests.test_gguf import GGML_F32, STRING, U16, U32, array, gguf, pair, tensor
 
@@ -567,7 +569,9 @@ def test_doctor_json() -> None:
     assert report["ok"] is True
     assert report["problems"] == []
     assert Path(report["library"]["path"]).is_file()
-    assert report["library"]["mode"] == "api"
+    assert report["library"]["mode"] in ("api", "abi")
+    assert report["library"]["helpers"] in ("compiled", "python")
+    assert [one["path"] for one in report["candidates"] if one["state"] == "taken"] == [report["library"]["path"]]
     assert report["devices"][-1]["type"] == "cpu"
     assert report["decode"]["tokens_per_second"] > 0
     assert report["decode"]["seconds"] >= 1.0
@@ -581,7 +585,7 @@ def test_doctor_of_a_broken_installation(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "Traceback" not in done.stdout + done.stderr
     assert "broken: The library cannot be used." in done.stdout
     assert str(tmp_path) in done.stdout
-    assert "unset it" in done.stdout
+    assert "use_library()" in done.stdout
     report = json.loads(run("doctor", "--json").stdout)
     assert (report["ok"], report["library"], report["decode"]) == (False, None, None)
     assert len(report["problems"]) == 1
@@ -601,3 +605,56 @@ def test_doctor_survives_a_library_that_ends_the_process(monkeypatch: pytest.Mon
     assert done.returncode == 1
     assert "an instruction that this CPU does not have" in done.stdout
     assert "scripts/build_libllama.py --force" in done.stdout
+
+
+def test_doctor_says_why_a_place_was_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = json.loads(run("doctor", "--json").stdout)
+    places = {one["source"] for one in report["candidates"]}
+    assert {"bundled", "build tree", "system"} <= places
+    taken = [one["state"] == "taken" for one in report["candidates"]].index(True)
+    for one in report["candidates"][:taken]:
+        assert one["state"].startswith("no ")
+    monkeypatch.setenv("LLAMA_CFFI_LIB", report["library"]["path"])
+    again = json.loads(run("doctor", "--json").stdout)
+    assert again["candidates"] == [{"source": "explicit", "path": report["library"]["path"], "state": "taken"}]
+
+
+def test_doctor_of_a_library_bound_by_its_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_CFFI_BINDING", "abi")
+    done = run("doctor")
+    assert done.returncode == 0
+    generation = abi.generations()[-1]
+    assert f"{generation.name} ({generation.range}), by its fingerprint" in done.stdout
+    assert re.search(r"^mode +abi$", done.stdout, re.MULTILINE)
+
+
+def test_doctor_judges_a_library_without_using_it(tmp_path: Path) -> None:
+    library = json.loads(run("doctor", "--json").stdout)["library"]["path"]
+    done = run("doctor", "--lib", library)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{abi.generations()[-1].name} (" in done.stdout
+    assert done.stdout.endswith("\nok\n")
+    report = json.loads(run("doctor", "--lib", Path(library).parent, "--json").stdout)
+    assert (report["ok"], report["library"], report["problems"]) == (True, library, [])
+    assert report["fingerprint"]["bytes"]["llama_context_params"] > 100
+
+
+def test_doctor_refuses_a_file_that_is_no_library(tmp_path: Path) -> None:
+    file = tmp_path / "libllama.so"
+    file.write_text("no library\x1b[2J")
+    done = run("doctor", "--lib", file)
+    assert done.returncode == 1
+    assert "broken: " in done.stdout
+    assert "cannot be used" in done.stdout
+    assert "\x1b[2J" not in done.stdout
+    report = json.loads(run("doctor", "--lib", tmp_path / "none", "--json").stdout)
+    assert (report["ok"], "no such file or folder" in report["problem"]) == (False, True)
+
+
+def test_what_a_library_leaves_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: ["Model 9"])
+    assert hardware.unused_gpus([{"type": "cpu"}]) == ["Model 9"]
+    assert hardware.unused_gpus([{"type": "cpu"}, {"type": "gpu"}]) == []
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx", "avx2", "sse"})
+    assert hardware.unused_cpu_features({"AVX": True}) == ["AVX2"]
+    assert hardware.unused_cpu_features({"AVX": True, "AVX2": True}) == []

@@ -1,36 +1,38 @@
-"""Finding libllama, loading it once, and refusing one that does not fit."""
+"""Choosing a libllama, binding it once, and refusing one that cannot be trusted."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
-import sys
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from llama_cffi._native.binding import ApiBinding, Binding, Mode
+from llama_cffi._native import companions, places, private
+from llama_cffi._native.binding import ApiBinding, Binding, Mode, bind_abi
+from llama_cffi._native.elf import ElfError
+from llama_cffi._native.places import ENV_VAR, Source
 from llama_cffi.errors import LibraryError
 
-ENV_VAR = "LLAMA_CFFI_LIB"
+if TYPE_CHECKING:
+    from llama_cffi._native.verdict import Verdict
+
+BINDING_VAR = "LLAMA_CFFI_BINDING"
 
 _HERE = Path(__file__).resolve().parent
-_BUNDLED = _HERE / "lib"
-_BUILD_TREE = _HERE.parents[1] / "build" / "libllama" / "lib"
-_BUILD_COMMAND = "python scripts/build_libllama.py"
-
-Source = Literal["explicit", "bundled", "build tree"]
 
 
 @dataclass(frozen=True, slots=True)
 class LibraryInfo:
     """Which libllama this process uses and what is known about it.
 
-    ``source`` says which of the three places it was taken from, ``mode`` how it is bound, ``stamp`` is what
-    its build wrote down (commit, flags, compiler, header hash).
+    ``source`` says from which place it was taken, ``mode`` how it is bound, ``generation`` which known (or derived)
+    binary interface it has in ABI mode, and ``doubts`` why some of that is not certain. ``version`` is what the
+    library calls itself, or the release in its file's name, or "". ``helpers`` are "compiled" or "python". ``stamp`` is
+    what its build wrote down (commit, flags, compiler, header hash), {} for a library of other people.
     """
 
     path: Path
@@ -39,10 +41,16 @@ class LibraryInfo:
     mode: Mode
     version: str
     commit: str
+    generation: str | None
+    doubts: tuple[str, ...]
+    helpers: Literal["compiled", "python"]
     stamp: dict[str, Any]
 
 
 _lock = threading.RLock()
+_chosen: Path | None = None
+_include: Path | None = None
+_private = False
 _binding: Binding | None = None
 _info: LibraryInfo | None = None
 _failure: LibraryError | None = None
@@ -50,12 +58,37 @@ _failure: LibraryError | None = None
 _opened: list[Any] = []
 
 
+def use_library(
+    path: str | os.PathLike[str], *, include: str | os.PathLike[str] | None = None, private: bool = False
+) -> None:
+    """Choose the libllama of this process: a file, or a folder that holds one; before its first use.
+
+    ``include`` is the folder of llama.h that it was built from, needed for a release that llama_cffi does not know.
+    ``private`` opens a copy under names of its own, so that another llama.cpp which this process opens later cannot get
+    its parts; one that is there already is always avoided so. The library is opened by the first use. LibraryError for
+    a path without a library, for a second choice that differs from the first, and when another library is in use
+    already; the same choice again is fine.
+    """
+    global _chosen, _include, _private, _failure
+    with _lock:
+        found, _ = places.choose(Path(path))
+        headers = Path(include).absolute() if include is not None else None
+        if _chosen is not None and not (_same(_chosen, found) and (_include, _private) == (headers, private)):
+            raise LibraryError(f"use_library() has chosen {_chosen} already, and one process uses one libllama")
+        if _info is not None and not _same(_info.path, found):
+            raise LibraryError(f"{_info.path} is in use already: call use_library() before anything else")
+        if _opened and _failure is not None:
+            raise LibraryError("a library was opened and refused in this process: start a new one") from _failure
+        if _info is None:
+            _chosen, _include, _private, _failure = found, headers, private, None
+
+
 def load() -> Binding:
     """Return the binding to a checked libllama.
 
-    Looks at exactly one place: ``LLAMA_CFFI_LIB`` (a file or a folder) if it is set, else the libraries
-    bundled with the package, else the checkout's build tree. Raises LibraryError with every path tried and
-    the reason; a failure is final for the process, because what is mapped cannot be unmapped safely.
+    It is the one that :func:`use_library` or ``LLAMA_CFFI_LIB`` names, else the first of the bundled one, the
+    checkout's build tree and the system's. Raises LibraryError with every path tried and the reason; a failure
+    is final for the process, unless :func:`use_library` then names another library.
     """
     global _binding, _info, _failure
     with _lock:
@@ -79,150 +112,164 @@ def info() -> LibraryInfo:
     return _info
 
 
+def helpers_kind() -> Literal["compiled", "python"]:
+    """Whether the C helpers are there, or Python and numpy do their work."""
+    from llama_cffi._native.helpers import KIND
+
+    return KIND
+
+
 def _load() -> tuple[Binding, LibraryInfo]:
-    path, source = _choose()
-    stamp = _read_stamp(path.parent, source)
-    _open_all(path, source)
-    module = _import_extension("_llama", source)
-    _import_extension("_helpers", source)
-    _verify(module, path, source, stamp)
-    _initialise(module, path, source)
-    version = module.ffi.string(module.lib.llama_version()).decode()
-    return ApiBinding(module), LibraryInfo(
-        path, path.parent, source, "api", version, str(stamp.get("commit", "")), stamp
+    path, source = places.choose(_chosen)
+    stamp = read_stamp(path.parent)
+    binding: Binding
+    verdict: Verdict | None = None
+    try:
+        files = [*companions.before(path), path]
+    except (OSError, ElfError) as error:
+        raise places.failed([(path, str(error))], places.advice(source)) from error
+    if _wants_api(path, stamp):
+        _open_all(files, source)
+        module = _import_extension(source)
+        _verify(module, path, source, stamp)
+        binding = ApiBinding(module)
+        version = module.ffi.string(module.lib.llama_version()).decode()
+    else:
+        from llama_cffi._native.verdict import judge
+
+        verdict = judge(path, include=_include)
+        if _private or private.clashes(path):
+            files = private.copies(path)
+        _open_all(files, source)
+        binding = _bind_abi(files[-1], verdict)
+        version = verdict.version
+    _initialise(binding, files[-1], source)
+    return binding, LibraryInfo(
+        path=path,
+        directory=path.parent,
+        source=source,
+        mode=binding.mode,
+        version=version,
+        commit=str(stamp.get("commit", "")),
+        generation=verdict.generation.name if verdict is not None else None,
+        doubts=verdict.reasons if verdict is not None else (),
+        helpers=helpers_kind(),
+        stamp=stamp,
     )
 
 
-def _choose() -> tuple[Path, Source]:
-    explicit = os.environ.get(ENV_VAR)
-    if explicit:
-        path = Path(explicit).absolute()
-        found = path if path.is_file() else _find(path, "llama")
-        if found is None:
-            reason = "no libllama in this folder" if path.is_dir() else "no such file or folder"
-            raise _failed([(path, f"{reason} (from {ENV_VAR})")], _advice("explicit"))
-        return found, "explicit"
-    tried = []
-    places: tuple[tuple[Source, Path], ...] = (("bundled", _BUNDLED), ("build tree", _BUILD_TREE))
-    for source, directory in places:
-        if not directory.is_dir():
-            tried.append((directory, f"no such folder ({source})"))
-            continue
-        found = _find(directory, "llama")
-        if found is not None:
-            return found, source
-        tried.append((directory, f"no libllama in this folder ({source})"))
-        break
-    raise _failed(tried, _advice(source))
+def _same(one: Path, other: Path) -> bool:
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
 
 
-def _find(directory: Path, stem: str) -> Path | None:
-    """Return the library's file in ``directory``; wheels carry no links, so a versioned name will do."""
-    if sys.platform == "darwin":
-        plain, versioned = f"lib{stem}.dylib", f"lib{stem}.*.dylib"
-    else:
-        plain, versioned = f"lib{stem}.so", f"lib{stem}.so.*"
-    if (directory / plain).is_file():
-        return directory / plain
-    return min(directory.glob(versioned), key=lambda path: (len(path.name), path.name), default=None)
-
-
-def _read_stamp(directory: Path, source: Source) -> dict[str, Any]:
-    tried = []
+def read_stamp(directory: Path) -> dict[str, Any]:
+    """What the build of a library wrote down beside it or in the folder above; {} where there is nothing of ours."""
     for path in (directory / "stamp.json", directory.parent / "stamp.json"):
         try:
             stamp = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            tried.append((path, "no such file; without it nothing says which headers the library belongs to"))
-        except (OSError, ValueError) as error:
-            raise _failed([(path, f"not a readable stamp: {error}")], _advice(source)) from error
-        else:
-            if not isinstance(stamp, dict):
-                raise _failed([(path, "not a stamp: the JSON is no object")], _advice(source))
+        except (OSError, ValueError):
+            continue
+        if isinstance(stamp, dict) and "header_hash" in stamp:
             return stamp
-    raise _failed(tried, _advice(source))
+    return {}
 
 
-def _open_all(path: Path, source: Source) -> None:
+def _wants_api(path: Path, stamp: dict[str, Any]) -> bool:
+    """Whether the compiled extension binds this library.
+
+    It must have the headers that the extension was made from, and no other library may have its name: the extension
+    finds it by that alone.
+    """
+    wanted = os.environ.get(BINDING_VAR)
+    if wanted == "abi":
+        return False
+    if wanted == "api":
+        return True
+    if wanted:
+        raise LibraryError(f'{BINDING_VAR} is "api" or "abi", not {wanted!r}')
+    # Its bytes are searched, because importing it would map the library that it was linked to.
+    hash_of, extension = str(stamp.get("header_hash", "")), extension_file()
+    fits = bool(hash_of) and extension is not None and hash_of.encode() in extension.read_bytes()
+    return fits and not _private and not private.clashes(path)
+
+
+def extension_file() -> Path | None:
+    """The compiled extension of API mode; None in an install that was made without a compiler."""
+    found = importlib.util.find_spec("llama_cffi._native._llama")
+    return Path(found.origin) if found is not None and found.origin else None
+
+
+def _open_all(paths: list[Path], source: Source) -> None:
     """Map the libraries by absolute path, dependencies first: what is mapped wins over any search path."""
     import _cffi_backend
 
-    directory = path.parent
     opener = _cffi_backend.FFI()
-    flags = os.RTLD_NOW | os.RTLD_LOCAL
-    backends = []
-    if not _is_plugin_build(directory):
-        names = {file.name.split(".")[0].removeprefix("lib") for file in directory.glob("libggml-*")}
-        backends = sorted(names - {"ggml-base"})
-    for stem in ("ggml-base", *backends, "ggml"):
-        found = _find(directory, stem)
-        if found is None:
-            raise _failed([(directory, f"no lib{stem} beside {path.name}")], _advice(source))
-        _open(opener, found, flags, source)
-    _open(opener, path, flags, source)
+    # Nothing is shown to other libraries of this process, and nothing goes away before it.
+    flags = os.RTLD_NOW | os.RTLD_LOCAL | getattr(os, "RTLD_NODELETE", 0)
+    for path in paths:
+        try:
+            _opened.append(opener.dlopen(str(path), flags))
+        except OSError as error:
+            raise places.failed([(path, str(error))], places.advice(source)) from error
 
 
-def _open(opener: Any, path: Path, flags: int, source: Source) -> None:
+def _bind_abi(path: Path, verdict: Verdict) -> Binding:
+    from llama_cffi._native.verdict import modules_folder
+
     try:
-        _opened.append(opener.dlopen(str(path), flags))
-    except OSError as error:
-        raise _failed([(path, str(error))], _advice(source)) from error
+        return bind_abi(path, verdict.generation, doubtful=verdict.doubtful, modules_folder=modules_folder())
+    except OSError:
+        import tempfile
+
+        # The cache cannot be written; once loaded, the declarations are needed no more.
+        with tempfile.TemporaryDirectory() as folder:
+            return bind_abi(path, verdict.generation, doubtful=verdict.doubtful, modules_folder=Path(folder))
 
 
-def _import_extension(name: str, source: Source) -> Any:
+def _import_extension(source: Source) -> Any:
     try:
-        return importlib.import_module(f"llama_cffi._native.{name}")
+        return importlib.import_module("llama_cffi._native._llama")
     except ImportError as error:
-        raise _failed([(_HERE / f"{name}.abi3.so", str(error))], _advice(source)) from error
-
-
-def _is_plugin_build(directory: Path) -> bool:
-    # With GGML_BACKEND_DL the CPU backends carry a suffix; mapping one that is for another CPU may trap.
-    return any(True for _ in directory.glob("libggml-cpu-*"))
+        raise places.failed([(_HERE / "_llama", str(error))], places.advice(source)) from error
 
 
 def _verify(module: Any, path: Path, source: Source, stamp: dict[str, Any]) -> None:
+    """What API mode relies on: the extension found this very library, of the headers that it was compiled against."""
     ffi, lib = module.ffi, module.lib
+    help_text = places.advice(source)
     address = lib.llama_cffi_library_path()
     actual = Path(os.fsdecode(ffi.string(address))) if address else None
     if actual is None or not actual.exists() or not actual.samefile(path):
-        raise _failed([(path, f"the extension was bound to {actual} instead")], _advice(source))
+        raise places.failed([(path, f"the extension was bound to {actual} instead")], help_text)
     compiled = ffi.string(lib.LLAMA_CFFI_VERSION).decode()
     version = ffi.string(lib.llama_version()).decode()
     if version != compiled:
         reason = f"is llama.cpp {version}, but this build of llama_cffi needs {compiled}"
-        raise _failed([(path, reason)], _advice(source))
+        raise places.failed([(path, reason)], help_text)
     expected = ffi.string(lib.LLAMA_CFFI_HEADER_HASH).decode()
     actual_hash = stamp.get("header_hash")
     if actual_hash != expected:
         reason = f"belongs to headers with hash {actual_hash}, but this build of llama_cffi needs {expected}"
-        raise _failed([(path, reason)], _advice(source))
+        raise places.failed([(path, reason)], help_text)
 
 
-def _initialise(module: Any, path: Path, source: Source) -> None:
+def _initialise(binding: Binding, path: Path, source: Source) -> None:
     from llama_cffi._native import guard, log
 
-    ffi, lib = module.ffi, module.lib
+    ffi, lib = binding.ffi, binding.lib
     log.install(ffi, lib)
     guard.install(ffi, lib)
-    if lib.ggml_backend_dev_by_type(lib.GGML_BACKEND_DEVICE_TYPE_CPU) == ffi.NULL:
-        lib.ggml_backend_load_all_from_path(os.fsencode(path.parent))
-        if lib.ggml_backend_dev_by_type(lib.GGML_BACKEND_DEVICE_TYPE_CPU) == ffi.NULL:
-            raise _failed([(path.parent, "no CPU backend in this folder runs on this CPU")], _advice(source))
+
+    def has_cpu() -> bool:
+        return bool(lib.ggml_backend_dev_by_type(lib.GGML_BACKEND_DEVICE_TYPE_CPU) != ffi.NULL)
+
+    # Not ggml_backend_load_all(): it looks into the current folder, too.
+    for folder in dict.fromkeys(plugin.parent for plugin in companions.plugins(path.parent)):
+        if not has_cpu():
+            lib.ggml_backend_load_all_from_path(os.fsencode(folder))
+    if not has_cpu():
+        raise places.failed([(path.parent, "no CPU backend in this folder runs on this CPU")], places.advice(source))
     lib.llama_backend_init()
 
 
-def _advice(source: Source) -> str:
-    if source == "explicit":
-        return (
-            f"{ENV_VAR} must name the lib folder of what `{_BUILD_COMMAND} --prefix DIR` installs, of the same "
-            "llama.cpp release that llama_cffi was compiled against; unset it to use the bundled library"
-        )
-    if source == "bundled":
-        return "the installation is damaged: reinstall llama-cffi"
-    return f"run `{_BUILD_COMMAND}` in the checkout, then reinstall llama-cffi"
-
-
-def _failed(tried: Iterable[tuple[Path, str]], advice: str) -> LibraryError:
-    lines = "".join(f"\n  {path}: {reason}" for path, reason in tried)
-    return LibraryError(f"cannot use libllama:{lines}\n{advice}")
+__all__ = ["BINDING_VAR", "ENV_VAR", "LibraryInfo", "helpers_kind", "info", "load", "use_library"]

@@ -8,13 +8,15 @@ import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 import llama_cffi
-from llama_cffi.cli import console, options
+from llama_cffi.cli import console, hardware, options
 
 _TIMEOUT = 120.0
 """Seconds after which a probe counts as hanging; a cold disk and a busy machine fit into it."""
@@ -23,30 +25,61 @@ _REBUILD = "Build it on this machine: python scripts/build_libllama.py --force, 
 _REINSTALL = "Install again: pip install --force-reinstall llama-cffi, or in a checkout: pip install -e ."
 
 
+Lib = Annotated[Path | None, options.option("--lib", metavar="PATH", help="Judge this libllama, and do nothing else.")]
+Include = Annotated[
+    Path | None,
+    options.option("--include", metavar="DIR", help="Folder of the llama.h that the library was built from."),
+]
+
+
 @console.command
-def doctor(as_json: options.Json = False, verbose: options.Verbose = False) -> None:
+def doctor(
+    lib: Lib = None, include: Include = None, as_json: options.Json = False, verbose: options.Verbose = False
+) -> None:
     """Check the installation: library, devices, CPU features, and a second of decoding.
 
-    Ends with exit code 1 when something is broken, and says how to mend it.
+    Ends with exit code 1 when something is broken, and says how to mend it. With --lib it only says what a library is,
+    or why it cannot be used; that library is opened in a child process and nowhere else.
     """
-    report: dict[str, Any] = {"versions": versions()}
+    from llama_cffi.cli import judge
+
+    if lib is not None:
+        verdict = judge.judge_library(lib, include)
+        _finish(verdict | {"problems": [verdict["problem"]] if verdict["problem"] else []}, judge.rows, as_json=as_json)
+        return
+    if include is not None:
+        os.environ["LLAMA_CFFI_INCLUDE"] = str(include)
+    report: dict[str, Any] = {"versions": versions(), "candidates": judge.candidates()}
     problems: list[str] = []
     library, problem = _probe("library", verbose=verbose)
     report |= {"library": None, "devices": [], "cpu_features": {}, "decode": None} | library
+    report |= {"unused_gpus": [], "unused_cpu_features": []}
     if problem:
         problems.append(f"The library cannot be used. {problem}")
     else:
+        report["unused_gpus"] = hardware.unused_gpus(report["devices"])
+        report["unused_cpu_features"] = hardware.unused_cpu_features(report["cpu_features"])
         report["decode"], problem = _probe("decode", verbose=verbose)
         if problem:
             problems.append(f"The decode test failed. {problem}")
-    report |= {"problems": problems, "ok": not problems}
+    _finish(report | {"problems": problems, "ok": not problems}, _rows, as_json=as_json)
 
+
+def _finish(report: dict[str, Any], rows: Callable[[dict[str, Any]], list[tuple[str, str]]], *, as_json: bool) -> None:
     if as_json:
         console.print_json(report)
     else:
-        _show(report)
-    if problems:
+        console.rows(rows(report))
+        for problem in report["problems"]:
+            print(f"\n{console.style('broken:', '1;31')} {_lines(problem)}")
+        if report["ok"]:
+            print(f"\n{console.style('ok', '1;32')}")
+    if report["problems"]:
         raise typer.Exit(console.FAILURE)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(console.printable(line) for line in text.splitlines())
 
 
 def versions() -> dict[str, str]:
@@ -91,12 +124,16 @@ def _death(code: int, stderr: str) -> str:
     return f"The child process ended with code {code}:\n{last}"
 
 
-def _show(report: dict[str, Any]) -> None:
-    console.rows([*report["versions"].items(), *_library_rows(report), *_decode_rows(report["decode"])])
-    for problem in report["problems"]:
-        print(f"\n{console.style('broken:', '1;31')} {console.printable(problem)}")
-    if report["ok"]:
-        print(f"\n{console.style('ok', '1;32')}")
+def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    tried = [(f"{one['source']} library", f"{one['path']}: {one['state']}") for one in report["candidates"]]
+    # Once one is taken, the places that hold nothing are of no interest.
+    shown = [row for row, one in zip(tried, report["candidates"], strict=True) if not one["state"].startswith("no ")]
+    return [
+        *report["versions"].items(),
+        *(shown if report["library"] else tried),
+        *_library_rows(report),
+        *_decode_rows(report["decode"]),
+    ]
 
 
 def _library_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -108,15 +145,32 @@ def _library_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("library", library["path"]),
         ("source", library["source"]),
         ("mode", library["mode"]),
-        ("llama.cpp", f"{library['version']}, commit {library['commit'] or 'unknown'}"),
+        ("llama.cpp", f"{library['version'] or 'unknown version'}, commit {library['commit'] or 'unknown'}"),
+        *_binding_rows(library),
         *_stamp_rows(library["stamp"] or {}),
     ]
     for device in report["devices"]:
         memory = f", {console.size_text(device['memory_total'])}" if device["memory_total"] else ""
         found.append((f"device {device['name']}", f"{device['description']} ({device['type']}{memory})"))
+    if report["unused_gpus"]:
+        found.append(("unused GPU", f"{', '.join(report['unused_gpus'])}: this library has no backend that drives it"))
     features = [key if value == 1 else f"{key}={value}" for key, value in report["cpu_features"].items() if value]
     found.append(("CPU features", ", ".join(features) or "none"))
+    if report["unused_cpu_features"]:
+        missing = ", ".join(report["unused_cpu_features"])
+        found.append(("unused by it", f"{missing}: this CPU has them, and the library was built without"))
     return found
+
+
+def _binding_rows(library: dict[str, Any]) -> list[tuple[str, str]]:
+    """How the library is bound: what its fingerprint fits, and who does the work of the helpers."""
+    found = []
+    if library["generation"]:
+        generation = library["generation"]
+        found.append(("generation", f"{generation['name']} ({generation['range']}), by its fingerprint"))
+    found += [("doubt", reason) for reason in library["doubts"]]
+    helpers = {"compiled": "compiled", "python": "Python and numpy; a C compiler at install time makes faster ones"}
+    return [*found, ("helpers", helpers[library["helpers"]])]
 
 
 def _decode_rows(decode: dict[str, Any] | None) -> list[tuple[str, str]]:

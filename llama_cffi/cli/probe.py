@@ -28,6 +28,9 @@ def library() -> dict[str, Any]:
             "mode": found.mode,
             "version": found.version,
             "commit": found.commit,
+            "generation": _generation(found.generation),
+            "doubts": list(found.doubts),
+            "helpers": found.helpers,
             "stamp": found.stamp,
         },
         "devices": [
@@ -43,6 +46,16 @@ def library() -> dict[str, Any]:
         ],
         "cpu_features": backend.cpu_features(),
     }
+
+
+def _generation(name: str | None) -> dict[str, str] | None:
+    """The name and the range of releases of a known generation; the range of a derived one is its headers."""
+    if name is None:
+        return None
+    from llama_cffi._native import abi
+
+    known = next((one for one in abi.generations() if one.name == name), None)
+    return {"name": name, "range": known.range if known else "derived from headers"}
 
 
 def decode() -> dict[str, Any]:
