@@ -2,6 +2,8 @@
 
 pyproject.toml holds everything that is not a build step. Environment variables of a build:
 
+LLAMA_CFFI_BUILD       full (the default); helpers: only the extension that is not tied to a libllama;
+                       none: compile nothing. The last two need a library at run time
 LLAMA_CFFI_PREFIX      a finished prefix of scripts/build_libllama.py to use instead of building one
 LLAMA_CFFI_BUILD_ARGS  options for scripts/build_libllama.py, e.g. "--backend cuda"
 LLAMA_CFFI_PORTABLE=1  a wheel for every CPU of this architecture, for publishing
@@ -29,6 +31,18 @@ BUILD_FILES = {
     "llama_cffi._native._llama": NATIVE / "binding_build.py",
     "llama_cffi._native._helpers": NATIVE / "helpers_build.py",
 }
+BUILDS = {"full": list(BUILD_FILES), "helpers": ["llama_cffi._native._helpers"], "none": []}
+
+
+def chosen_build() -> str:
+    """LLAMA_CFFI_BUILD, checked."""
+    build = os.environ.get("LLAMA_CFFI_BUILD") or "full"
+    if build not in BUILDS:
+        sys.exit(f"error: LLAMA_CFFI_BUILD={build} is none of {', '.join(BUILDS)}")
+    return build
+
+
+BUILD = chosen_build()
 
 
 def libllama_prefix(*, editable: bool) -> Path:
@@ -66,7 +80,7 @@ def build_arguments(prefix: Path) -> list[str]:
     return kept
 
 
-def generate(extension: Extension, folder: Path, prefix: Path, *, bundled: bool) -> None:
+def generate(extension: Extension, folder: Path, prefix: Path | None, *, bundled: bool) -> None:
     """Write the extension's C source and take over the settings of its cffi build file."""
     build_file = BUILD_FILES[extension.name]
     ffibuilder = runpy.run_path(str(build_file))["ffibuilder"]
@@ -80,7 +94,8 @@ def generate(extension: Extension, folder: Path, prefix: Path, *, bundled: bool)
         argument for argument in made.extra_link_args if not (bundled and "build/libllama" in argument)
     ]
     headers = [str(path) for pattern in ("cdef/*.h", "helpers/*") for path in NATIVE.glob(pattern)]
-    extension.depends = [*made.depends, *headers, str(build_file), str(prefix / "stamp.json"), __file__]
+    stamp = [str(prefix / "stamp.json")] if prefix else []
+    extension.depends = [*made.depends, *headers, str(build_file), *stamp, __file__]
 
 
 def bundle(prefix: Path, target: Path) -> None:
@@ -95,17 +110,32 @@ def bundle(prefix: Path, target: Path) -> None:
     (target / "stamp.json").write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
 
 
+def write_abi_modules(folder: Path) -> None:
+    """Write what ABI mode reads at run time instead of a compiled binding."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from llama_cffi._native.abi.modules import write_modules
+    finally:
+        sys.path.pop(0)
+    written = write_modules(folder)
+    for path in folder.glob("_[!_]*.py"):
+        if path not in written:
+            path.unlink()  # of a generation that is no more
+
+
 class BuildExtensions(build_ext):
     """build_ext that builds libllama first and carries it along unless it builds in place."""
 
     def run(self) -> None:
         in_place = bool(self.inplace or self.editable_mode)
-        prefix = libllama_prefix(editable=in_place)
-        os.environ["LLAMA_CFFI_PREFIX"] = str(prefix)
+        prefix = None
+        if BUILD == "full":
+            prefix = libllama_prefix(editable=in_place)
+            os.environ["LLAMA_CFFI_PREFIX"] = str(prefix)
         for extension in self.extensions:
             generate(extension, Path(self.build_temp), prefix, bundled=not in_place)
         super().run()
-        if not in_place:
+        if prefix and not in_place:
             bundle(prefix, Path(self.build_lib) / "llama_cffi" / "_native" / "lib")
 
     def build_extensions(self) -> None:
@@ -117,19 +147,23 @@ class BuildExtensions(build_ext):
 
 
 class BuildModules(build_py):
-    """build_py that first drops what an earlier build left, so that deleted files do not reach a wheel."""
+    """build_py that adds the modules of ABI mode, and first drops what an earlier build left for the wheel."""
 
     def run(self) -> None:
         package = Path(self.build_lib) / "llama_cffi"
-        if not self.editable_mode and package.is_dir():
+        if self.editable_mode:
+            package = ROOT / "llama_cffi"
+        else:
+            kept = [f"{name.rpartition('.')[2]}.abi3" for name in BUILDS[BUILD]]
             for path in package.rglob("*"):
-                if path.is_file() and ".abi3." not in path.name:
+                if path.is_file() and not path.name.startswith(tuple(kept)):
                     path.unlink()
         super().run()
+        write_abi_modules(package / "_native" / "abi")
 
 
 setup(
     cmdclass={"build_ext": BuildExtensions, "build_py": BuildModules},
-    ext_modules=[Extension(name, sources=[], py_limited_api=True) for name in BUILD_FILES],
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    ext_modules=[Extension(name, sources=[], py_limited_api=True) for name in BUILDS[BUILD]],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if BUILDS[BUILD] else {},
 )

@@ -23,6 +23,7 @@ from llama_cffi import (
     ModelOptions,
     SamplingParams,
 )
+from llama_cffi._native import helpers
 from llama_cffi.engine.scheduler import Scheduler
 from llama_cffi.errors import ContextOverflowError
 from tests.support.children import run_child
@@ -499,7 +500,8 @@ def test_ctrl_c_in_a_long_prefill(tmp_path: Path) -> None:
     )
     how, seconds, same = out.split()
     assert (how, same) == ("interrupted", "True")
-    assert float(seconds) < 0.3
+    # Without the compiled helpers a signal waits for the end of llama_decode.
+    assert helpers.KIND == "python" or float(seconds) < 0.3
 
 
 # -- construction

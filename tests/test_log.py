@@ -13,7 +13,7 @@ import pytest
 
 from llama_cffi import _native
 from llama_cffi._native import guard, log
-from llama_cffi._native._helpers import ffi, lib
+from llama_cffi._native.helpers import ffi, lib
 
 DEBUG, INFO, WARN, ERROR, CONT = 1, 2, 3, 4, 5
 RING = 1024

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+import build_backend
 
 _WHERE = """
 import json, llama_cffi
@@ -54,22 +58,29 @@ def call(command: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = 
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("dist")
-    call([sys.executable, "-m", "build", "--wheel", "--outdir", target, checkout], target)
+def make_wheel(checkout: Path, target: Path, **env: str) -> Path:
+    environment = {**clean_environment(), **env}
+    call([sys.executable, "-m", "build", "--wheel", "--outdir", target, checkout], target, environment)
     (path,) = target.glob("*.whl")
     return path
 
 
-@pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def install(wheel: Path, folder: Path) -> Path:
     """The interpreter of an empty virtual environment that got the wheel."""
-    folder = tmp_path_factory.mktemp("elsewhere") / "venv"
     venv.create(folder, with_pip=True)
     interpreter = folder / "bin" / "python"
     call([interpreter, "-m", "pip", "install", "--quiet", wheel], folder)
     return interpreter
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_wheel(checkout, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(wheel, tmp_path_factory.mktemp("elsewhere") / "venv")
 
 
 @pytest.mark.packaging
@@ -144,6 +155,127 @@ def test_source_distribution_builds_the_same_wheel(checkout: Path, wheel: Path, 
     (built,) = tmp_path.glob("*.whl")
     assert built.name == wheel.name
     assert sorted(zipfile.ZipFile(built).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+# -- wheels that compile little or nothing, and need a library at run time
+
+
+@pytest.fixture(scope="module")
+def no_tools(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PATH that leads to no compiler, no cmake and nothing else."""
+    return str(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="module", params=["none", "helpers"])
+def small(
+    request: pytest.FixtureRequest, checkout: Path, no_tools: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """The kind of build, and its wheel."""
+    env = {"PATH": no_tools} if request.param == "none" else {}
+    return request.param, make_wheel(checkout, tmp_path_factory.mktemp("dist"), LLAMA_CFFI_BUILD=request.param, **env)
+
+
+@pytest.fixture(scope="module")
+def small_python(small: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(small[1], tmp_path_factory.mktemp("elsewhere") / "venv")
+
+
+_WITHOUT_A_LIBRARY = """
+import llama_cffi
+from llama_cffi.errors import LibraryError
+try:
+    llama_cffi.Llama.demo()
+except LibraryError as error:
+    print(error)
+"""
+
+_WITH_A_LIBRARY = """
+import json
+from llama_cffi import Llama
+from llama_cffi._native import library_info
+with Llama.demo() as llm:
+    text = llm.generate("Once upon a time", max_tokens=16, temperature=0).text
+info = library_info()
+print(json.dumps({"text": text, "mode": info.mode, "helpers": info.helpers}))
+"""
+
+
+@pytest.mark.packaging
+def test_a_small_wheel_holds_what_it_says(small: tuple[str, Path]) -> None:
+    build, wheel = small
+    tag = wheel.stem.split("-", 2)[2]
+    assert tag == "py3-none-any" if build == "none" else tag.startswith("cp310-abi3-") and "any" not in tag
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name.removeprefix("llama_cffi/_native/") for name in archive.namelist()]
+    binaries = [name for name in names if ".so" in name or name.startswith("lib/")]
+    assert binaries == ([] if build == "none" else ["_helpers.abi3.so"])
+    generations = {name[len("abi/") : -len(".json")] for name in names if re.fullmatch(r"abi/[^/]+\.json", name)}
+    generations -= {"index"}
+    assert len(generations) > 10
+    assert {f"abi/_{name.replace('.', '_')}.py" for name in generations - {"pinned"}} <= set(names)
+    assert {"abi/index.json", "cdef/types.h", "pure/select.py"} <= set(names)
+
+
+@pytest.mark.packaging
+def test_a_small_wheel_without_a_library_says_how_to_get_one(small_python: Path, no_tools: str) -> None:
+    said = call([small_python, "-c", _WITHOUT_A_LIBRARY], small_python.parent, {"PATH": no_tools})
+    assert "no usable libllama" in said
+    assert "(bundled)" in said
+    assert "LLAMA_CFFI_LIB=" in said
+
+
+@pytest.mark.packaging
+def test_a_small_wheel_writes_with_a_library_of_the_users(
+    small: tuple[str, Path], small_python: Path, checkout: Path, no_tools: str, python: Path, tmp_path: Path
+) -> None:
+    env = {
+        "PATH": no_tools,
+        "LLAMA_CFFI_LIB": str(checkout / "build" / "libllama" / "lib"),
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+    said = json.loads(call([small_python, "-c", _WITH_A_LIBRARY], small_python.parent, env))
+    full = json.loads(call([python, "-c", _WITH_A_LIBRARY], python.parent))
+    assert (said["mode"], said["helpers"]) == ("abi", "python" if small[0] == "none" else "compiled")
+    assert (full["mode"], full["helpers"]) == ("api", "compiled")
+    assert said["text"] == full["text"] != ""
+
+
+@pytest.mark.packaging
+def test_the_source_distribution_builds_without_tools(checkout: Path, no_tools: str, tmp_path: Path) -> None:
+    call([sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, checkout], tmp_path)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert not [name for name in archive.getnames() if re.search(r"_native/abi/_(?!_)", name)]
+        archive.extractall(tmp_path, filter="data")
+    (tree,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    wheel = make_wheel(tree, tmp_path, LLAMA_CFFI_BUILD="none", PATH=no_tools)
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_an_unknown_build_is_an_error(checkout: Path, tmp_path: Path) -> None:
+    done = setup_py(checkout, tmp_path, LLAMA_CFFI_BUILD="some")
+    assert done.returncode == 1
+    assert "LLAMA_CFFI_BUILD=some is none of full, helpers, none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "tools"),
+    [
+        ({}, True),
+        ({"LLAMA_CFFI_BUILD": "full"}, True),
+        ({"LLAMA_CFFI_PREFIX": "somewhere"}, False),
+        ({"LLAMA_CFFI_BUILD": "helpers"}, False),
+        ({"LLAMA_CFFI_BUILD": "none"}, False),
+    ],
+)
+def test_only_who_builds_libllama_needs_cmake(
+    env: dict[str, str], tools: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LLAMA_CFFI_BUILD", "LLAMA_CFFI_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert ("ninja" in build_backend._tools()) == tools
 
 
 def setup_py(checkout: Path, tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn, Protocol
 
-from llama_cffi._native._helpers import ffi, lib
+from llama_cffi._native import helpers
+from llama_cffi._native.helpers import lib
 from llama_cffi.errors import BusyError, ContextError
 
 _get_ident = threading.get_ident
@@ -78,8 +79,8 @@ class ExclusiveGate:
     def __init__(self, what: str = "object", interrupt: Callable[[], object] | None = None) -> None:
         self._what = what
         self._interrupt = interrupt
-        #: The ``lch_door *``, which other helpers may pass through.
-        self.native = ffi.new("lch_door *")
+        #: The ``lch_door``, which other helpers may pass through.
+        self.native = helpers.new("lch_door")
         lib.lch_door_init(self.native)
 
     def enter(self) -> bool:

@@ -5,19 +5,21 @@ function here calls one llama.h function through the C++ helper, which catches b
 and belongs to the caller; this is the net under it. An assertion on one of llama.cpp's own threads, or in
 the middle of a graph, cannot be caught: then the reason, the last log lines and the Python stacks of all
 threads go to standard error before the process ends.
+
+Without the compiled helpers nothing is caught: see ``pure/guard.py`` for what is then looked at before a call.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import re
+import weakref
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NoReturn
 
 from llama_cffi import _native
-from llama_cffi._native import log
-from llama_cffi._native._helpers import ffi, lib
+from llama_cffi._native import helpers, log
+from llama_cffi._native.helpers import ffi, lib
 from llama_cffi._native.log import lines_since, mark
 from llama_cffi.errors import NativeError
 
@@ -30,15 +32,11 @@ _lch_batch, _lch_sample, _lch_accept, _lch_call = lib.lch_batch, lib.lch_sample,
 
 def install(llama_ffi: Any, llama_lib: Any) -> None:
     """Route failed assertions of a loaded library here. Wraps ``ggml_set_abort_callback``."""
-    lib.lch_on_fatal(lib.lch_python_stacks)
-    callback = llama_ffi.cast("ggml_abort_callback_t", ffi.addressof(lib, "lch_on_abort"))
+    callback = llama_ffi.cast("ggml_abort_callback_t", helpers.address("lch_on_abort"))
     llama_lib.ggml_set_abort_callback(callback)
-
-
-@ffi.def_extern()  # type: ignore[untyped-decorator]
-def lch_python_stacks() -> None:
-    """The process is about to end: say where every Python thread is."""
-    faulthandler.dump_traceback(file=2, all_threads=True)
+    if helpers.KIND == "python":
+        # No Python may run once the interpreter has ended.
+        weakref.finalize(install, llama_lib.ggml_set_abort_callback, llama_ffi.cast("ggml_abort_callback_t", 0))
 
 
 def library_of(function: Any) -> str | None:
@@ -169,8 +167,8 @@ def _pointer(name: str, result: int) -> Any:
 
 @cache
 def address(name: str) -> Any:
-    """A llama.h function as the ``void *`` that the helpers call."""
-    return _cast("void *", _native.binding.function(name))
+    """A llama.h function as the helpers take it."""
+    return helpers.function(name)
 
 
 @cache

@@ -1,17 +1,19 @@
-"""llama.cpp's log lines: from a ring in C into :mod:`logging`, and into exceptions.
+"""llama.cpp's log lines: from a ring into :mod:`logging`, and into exceptions.
 
-llama.cpp logs from any thread, also while no Python may run, so its callback only writes into a ring of
-1,024 lines. :func:`pump` forwards what is new to the logger ``llama_cffi.native``, which is silent until the
-user configures logging. Debug lines are kept only while that logger wants them.
+llama.cpp logs from any thread, so its callback only writes into a ring of 1,024 lines; the compiled helpers' one does
+so while no Python may run. :func:`pump` forwards what is new to the logger ``llama_cffi.native``, which is silent until
+the user configures logging. Debug lines are kept only while that logger wants them.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from typing import Any
 
-from llama_cffi._native._helpers import ffi, lib
+from llama_cffi._native import helpers
+from llama_cffi._native.helpers import ffi, lib
 
 logger = logging.getLogger("llama_cffi.native")
 logger.addHandler(logging.NullHandler())
@@ -25,8 +27,12 @@ _log_end = lib.lch_log_end
 
 def install(llama_ffi: Any, llama_lib: Any) -> None:
     """Catch the log of a loaded library. Wraps ``llama_log_set``."""
-    callback = llama_ffi.cast("ggml_log_callback", ffi.addressof(lib, "lch_log"))
+    callback = llama_ffi.cast("ggml_log_callback", helpers.address("lch_log"))
     llama_lib.llama_log_set(callback, llama_ffi.NULL)
+    if helpers.KIND == "python":
+        # llama.cpp's threads may log to the end, when no Python may run any more.
+        quiet = llama_ffi.cast("ggml_log_callback", helpers.address("lch_log_nothing"))
+        weakref.finalize(_pump, llama_lib.llama_log_set, quiet, llama_ffi.NULL)
 
 
 class _Pump:
@@ -51,7 +57,7 @@ def pump() -> None:
     if _log_end() == _pump.seq[0] or not _pump.lock.acquire(blocking=False):
         return
     try:
-        line = ffi.new("lch_line *")
+        line = helpers.new("lch_line")
         expected = _pump.seq[0]
         while lib.lch_log_read(_pump.seq, 0, line):
             if line.seq != expected:
@@ -80,7 +86,7 @@ def lines_since(place: int, min_level: int = logging.WARNING) -> tuple[str, ...]
     Lines that have left the ring since are missing.
     """
     seq = ffi.new("uint64_t *", place)
-    line = ffi.new("lch_line *")
+    line = helpers.new("lch_line")
     found = []
     while lib.lch_log_read(seq, 1, line):
         if _level(line) >= min_level:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from typing import Any, NoReturn
 
-from llama_cffi._native._helpers import ffi, lib
+from llama_cffi._native.helpers import ffi, lib
 from llama_cffi.errors import SamplerError
 
 _lch_select = lib.lch_select
@@ -51,7 +51,7 @@ class Selector:
     def _own(self, pointer: Any) -> None:
         if pointer == ffi.NULL:
             raise MemoryError("no memory for a token selector")
-        #: The ``lch_selector *``.
+        #: The ``lch_selector``.
         self.native: Any = pointer
         self._finalizer = weakref.finalize(self, lib.lch_selector_free, pointer)
 
@@ -72,7 +72,8 @@ class Selector:
 
 
 def instruction_set(wanted: str | None = None) -> str:
-    """The vector instructions that selection uses: ``"avx512"``, ``"avx2"`` or ``"baseline"``.
+    """The vector instructions that selection uses: ``"avx512"``, ``"avx2"`` or ``"baseline"``; ``"numpy"`` without the
+    compiled helpers.
 
     ``wanted`` replaces the choice for this process, for tests; :class:`ValueError` when the CPU cannot run it.
     """

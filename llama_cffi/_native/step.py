@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llama_cffi import _native
-from llama_cffi._native import guard
-from llama_cffi._native._helpers import ffi, lib
+from llama_cffi._native import guard, helpers
+from llama_cffi._native.helpers import ffi, lib
 from llama_cffi._native.selector import raise_selection_error
 from llama_cffi.errors import NativeError
 
@@ -23,27 +23,30 @@ STATUS, SHUT = int(lib.LCH_STEP_STATUS), int(lib.LCH_STEP_SHUT)
 class Step:
     """``llama_decode`` for a batch of one row, then a :class:`Selector` on its logits: guarded, and inside the gate.
 
-    Everything that does not change from token to token is kept in a C struct. ``batch`` is a ``llama_batch *`` with
+    Everything that does not change from token to token is kept in one struct. ``batch`` is a ``llama_batch *`` with
     one row; it and the context must outlive this object and whatever :meth:`bind` returned.
     """
 
     __slots__ = ("_gate", "_keep", "_self")
 
     def __init__(self, ctx: Any, batch: Any, flag: AbortFlag, gate: ExclusiveGate, n_vocab: int) -> None:
-        step = ffi.new("lch_step *")
+        step = helpers.new("lch_step")
         step.decode = guard.address("llama_decode")
         step.logits = guard.address("llama_get_logits_ith")
         step.ctx, step.batch, step.batch_size = ctx, batch, _native.ffi.sizeof(batch[0])
         step.token, step.pos, step.seq_id = (
             ffi.cast("int32_t *", column) for column in (batch.token, batch.pos, batch.seq_id[0])
         )
-        step.abort, step.door, step.n_vocab = ffi.cast("lch_abort *", flag.data), gate.native, n_vocab
+        step.abort, step.door, step.n_vocab = flag.native, gate.native, n_vocab
         self._self = step
         self._gate = gate
         self._keep = (batch, flag)
 
     def bind(self, selector: Selector) -> Callable[[int, int, int], int]:
-        """``(token, pos, seq_id) -> token``, in C all the way; a negative result is for :meth:`fail`."""
+        """``(token, pos, seq_id) -> token``, in C all the way where the helpers are.
+
+        A negative result is for :meth:`fail`.
+        """
         return functools.partial(lib.lch_step_run, self._self, selector.native)
 
     @property

@@ -1,5 +1,6 @@
 /* What the helper extension offers to Python: read by cffi as its cdef and included by every C++ file
-   of this folder. Nothing of llama.cpp is included or linked; its functions arrive as `void *`. */
+   of this folder. Nothing of llama.cpp is included or linked; its functions arrive as `void *`.
+   What is here has a twin of the same name in ../pure, for where no compiler was. */
 
 /* ---- guard.cpp: calls that turn a failed GGML_ASSERT or a C++ exception into LCH_FAILED ---- */
 

@@ -1,0 +1,48 @@
+"""The helpers in Python and numpy: each module does what the C++ file of its name does, under the same names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_cffi import _native
+from llama_cffi._native.pure import abort, door, guard, log, select, step
+from llama_cffi._native.pure.process import ffi
+
+_MODULES = (guard, log, abort, door, select, step)
+
+
+class _Lib:
+    """The names of all modules in one place, as the extension has them."""
+
+
+lib: Any = _Lib()
+for _module in _MODULES:
+    for _name, _value in vars(_module).items():
+        if _name.lower().startswith("lch_"):
+            setattr(lib, _name, _value)
+
+
+def take_interrupt() -> BaseException | None:
+    """See :mod:`llama_cffi._native.helpers`, as for everything below. Handlers run after a computation, not in it."""
+    return None
+
+
+def new(struct: str) -> Any:
+    return getattr(lib, struct)()
+
+
+def address(name: str) -> Any:
+    return getattr(lib, name)
+
+
+def pointer(struct: abort.lch_abort) -> Any:
+    return struct.stop
+
+
+def function(name: str) -> Any:
+    # Not the pointer where both will do: structs with fields unknown to cffi go only to the function itself.
+    pointer, direct = _native.binding.function(name), getattr(_native.lib, name)
+    return direct if _native.ffi.typeof(direct) is _native.ffi.typeof(pointer) else pointer
+
+
+__all__ = ["address", "ffi", "function", "lib", "new", "pointer", "take_interrupt"]

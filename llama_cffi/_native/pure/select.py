@@ -1,0 +1,307 @@
+"""Token selection over a row of raw logits; see ``helpers/select.cpp``, whose numbers and order this follows.
+
+The same seed gives the same tokens. Where a sum of floats decides, the last bit may differ, as it does between the
+instruction sets of the C++ loops: about one token in a million that lies on the edge of a draw or of top-p.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_cffi._native.pure.process import ffi, float32
+
+LCH_SELECT_NAN, LCH_SELECT_EMPTY, LCH_SELECT_INF, LCH_SELECT_MEMORY = -1, -2, -3, -4
+
+Row = NDArray[np.float32]
+Wide = NDArray[np.float64]
+
+_LANES, _DEPTH = 16, 32
+_GROUP = _LANES * _DEPTH
+_FAR = 1000.0
+_LOWEST = np.float32(-3.4028234663852886e38)
+_MASK = 2**64 - 1
+
+# 2^f on [-0.5, 0.5], as in kernels.cpp: the highest power first.
+_POWERS = [np.float32(c) for c in (
+    0.001326472731307149, 0.009671512991189957, 0.05550733581185341, 0.24022242426872253, 0.6931470036506653, 1.0,
+)]  # fmt: skip
+_LOG2E = np.float32(1.44269504)
+_ROUND = np.float32(12582912.0)
+
+
+class _Draws:
+    """The numbers for one token (splitmix64)."""
+
+    def __init__(self, state: int) -> None:
+        self.state = state
+
+    def bits(self) -> int:
+        self.state = (self.state + 0x9E3779B97F4A7C15) & _MASK
+        z = self.state
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
+        return z ^ (z >> 31)
+
+    def uniform(self) -> float:
+        return _unit(self.bits())
+
+
+def _unit(bits: int) -> float:
+    return (bits >> 11) * 2.0**-53
+
+
+class _Random:
+    """The seeds of :class:`_Draws` (xoshiro256**)."""
+
+    def __init__(self, seed: int) -> None:
+        words = _Draws(seed)
+        self.state = tuple(words.bits() for _ in range(4))
+
+    def next(self) -> int:
+        a, b, c, d = self.state
+        result = _rotl(b * 5 & _MASK, 7) * 9 & _MASK
+        c ^= a
+        d ^= b
+        self.state = (a ^ d, b ^ c, c ^ (b << 17 & _MASK), _rotl(d, 45))
+        return result
+
+
+def _rotl(x: int, k: int) -> int:
+    return (x << k | x >> (64 - k)) & _MASK
+
+
+class lch_selector:
+    """The parameters in the precision in which C++ has them, and the state of the random numbers."""
+
+    def __init__(self, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> None:
+        # Colder than this, exponents overflow, and logits that differ at all have no chance anyway.
+        self.temperature = np.float32(max(float32(temperature), float32(1e-6)) if temperature > 0 else 0.0)
+        self.top_k = top_k
+        self.top_p = np.float32(float32(top_p))
+        self.log_min_p = np.float32(math.log(float32(min_p)) if float32(min_p) > 0 else -np.inf)
+        self.seed = seed
+        self.random = _Random(seed)
+
+    def select(self, data: Row) -> int:
+        greedy = self.temperature <= 0 or self.top_k == 1 or self.top_p <= 0
+        top = _top(data)
+        if isinstance(top, int):
+            return top
+        if greedy:
+            return int(data.argmax())
+        data, top, error = _near(data, top)
+        if error:
+            return error
+        draws = _Draws(self.random.next())
+        if 0 < self.top_k < len(data):
+            return self._draw_sorted(data, top, draws)
+        return self._draw_by_rejection(data, top, draws)
+
+    def _min_p_bound(self, top: np.float32) -> np.float32:
+        return max(top + self.log_min_p, _LOWEST)
+
+    def _draw_sorted(self, data: Row, top: np.float32, draws: _Draws) -> int:
+        ids, values = _top_k(data, self.top_k)
+        n = len(ids)
+        if self.top_p < 1:
+            weights = _exp(values - top)
+            before = np.cumsum(weights / np.cumsum(weights)[-1])
+            reached = np.flatnonzero(before >= self.top_p)
+            n = int(reached[0]) + 1 if len(reached) else n
+        n = max(int(np.count_nonzero(values[:n] >= self._min_p_bound(top))), 1)
+        ends = np.cumsum(_exp(values[:n] / self.temperature - top / self.temperature), dtype=np.float64)
+        return int(ids[min(int(np.searchsorted(ends, ends[-1] * draws.uniform(), side="right")), n - 1)])
+
+    def _draw_by_rejection(self, data: Row, top: np.float32, draws: _Draws) -> int:
+        blocks = _Blocks(data, top, self.temperature)
+        bound, before = self._min_p_bound(top), len(data)
+        blocks.weigh(bound)
+        nucleus = _Nucleus(data, top, float(self.top_p)) if self.top_p < 1 else None
+        while True:
+            i = blocks.draw(draws)
+            x = data[i]
+            if x < bound or (x == bound and i >= before):
+                continue
+            if nucleus is None or nucleus.holds(x, i):
+                return i
+            bound, before = x, i
+            blocks.weigh(bound)
+
+
+class _Blocks:
+    """A row in groups of 16 blocks, to draw from in proportion to exp(x / temperature)."""
+
+    def __init__(self, data: Row, top: np.float32, temperature: np.float32) -> None:
+        self.data, self.top, self.temperature = data, top, temperature
+        rest = -len(data) % _GROUP
+        padded = np.append(data, np.full(rest, -np.inf, dtype=np.float32)) if rest else data
+        self.maxima: Row = padded.reshape(-1, _DEPTH, _LANES).max(axis=1)
+
+    def weigh(self, bound: np.float32) -> None:
+        """Give a weight to blocks whose maximum reaches ``bound``."""
+        powers = _power(self.maxima - self.top, _LOG2E / self.temperature)
+        self.weights: Row = np.where(self.maxima >= bound, powers, np.float32(0))
+        groups = self.weights[:, 0].copy()
+        for lane in range(1, _LANES):
+            groups += self.weights[:, lane]
+        self.ends: Wide = np.cumsum(groups, dtype=np.float64)
+
+    def draw(self, draws: _Draws) -> int:
+        """Index of a logit in a block that has a weight."""
+        while True:
+            target = draws.uniform() * float(self.ends[-1])
+            group = int(np.searchsorted(self.ends, target, side="right"))
+            if group == len(self.ends):
+                continue
+            weights = self.weights[group].tolist()
+            rest, lane = target - (float(self.ends[group - 1]) if group else 0.0), 0
+            while lane < _LANES - 1 and rest >= weights[lane]:
+                rest -= weights[lane]
+                lane += 1
+            if weights[lane] <= 0:
+                continue
+            bits = draws.bits()
+            i = group * _GROUP + bits % _DEPTH * _LANES + lane
+            if i < len(self.data):
+                keep = math.exp(float((self.data[i] - self.maxima[group, lane]) / self.temperature))
+                if _unit(bits) < float32(keep):
+                    return i
+
+
+class _Nucleus:
+    """The logits that rank before ``top_p`` of the whole mass is reached."""
+
+    def __init__(self, data: Row, top: np.float32, top_p: float) -> None:
+        self.data, self.top, self.top_p = data, top, top_p
+        self.rough: Row = np.exp(data - top)
+        self.total = float(self.rough.sum())
+
+    def holds(self, x: np.float32, i: int) -> bool:
+        """Whether the mass that ranks before a logit is less than top_p of the whole."""
+        larger = self.data > x
+        equal = int(np.count_nonzero(self.data[:i] == x))
+        own = math.exp(float(x) - float(self.top))
+        above, limit = float(self.rough @ larger) + equal * own, self.top_p * self.total
+        if abs(above - limit) > 1e-3 * limit:
+            return above < limit
+        exact = np.exp(self.data.astype(np.float64) - float(self.top))
+        return float(exact[larger].sum()) + equal * own < self.top_p * float(exact.sum())
+
+
+def _power(x: Row, scale: np.float32) -> Row:
+    """2^(x * scale) as the C++ loops compute it with fused multiply-add, which doubles imitate."""
+    y = np.fmax((x.astype(np.float64) * scale).astype(np.float32), np.float32(-126))
+    whole = (y + _ROUND) - _ROUND
+    f = (y - whole).astype(np.float64)
+    p = np.full(x.shape, _POWERS[0])
+    for c in _POWERS[1:]:
+        p = (p * f + c).astype(np.float32)
+    return cast(Row, np.ldexp(p, whole.astype(np.int32)))
+
+
+def _exp(x: Row) -> Row:
+    # numpy's own exp() of floats is several units of the last place away from the C library's.
+    return np.exp(x.astype(np.float64)).astype(np.float32)
+
+
+def _top(data: Row) -> np.float32 | int:
+    """The largest logit, or why nothing can be selected."""
+    if not len(data):
+        return LCH_SELECT_EMPTY
+    top: np.float32 = data.max()
+    if top != top:
+        return LCH_SELECT_NAN
+    return LCH_SELECT_EMPTY if top == -np.inf else top
+
+
+def _near(data: Row, top: np.float32) -> tuple[Row, np.float32, int]:
+    """A row for sums: logits far from zero are moved there, in a copy."""
+    if top == np.inf:
+        return data, top, LCH_SELECT_INF
+    return (data - top, np.float32(0), 0) if abs(top) > _FAR else (data, top, 0)
+
+
+def _top_k(data: Row, k: int) -> tuple[NDArray[np.int64], Row]:
+    """Indices and values of the k largest finite logits; the first of equals come first."""
+    n = len(data)
+    k = min(k, n)
+    blocks = n // 64
+    if k <= blocks // 4:
+        # When k block maxima reach a value, k logits do.
+        maxima = data[: blocks * 64].reshape(64, blocks).max(axis=0)
+        bound = np.partition(maxima, blocks - k)[blocks - k]
+    else:
+        bound = np.partition(data, n - k)[n - k]
+    ids = np.flatnonzero(data >= max(bound, _LOWEST))
+    ids = ids[np.argsort(-data[ids], kind="stable")[:k]]
+    return ids, data[ids] + np.float32(0)  # -0.0 counts as 0.0
+
+
+def _row(row: Any, n: int) -> Row:
+    return np.frombuffer(ffi.buffer(row, 4 * n), dtype=np.float32) if n else np.zeros(0, dtype=np.float32)
+
+
+def lch_selector_new(temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> lch_selector:
+    return lch_selector(temperature, top_k, top_p, min_p, seed)
+
+
+def lch_selector_clone(selector: lch_selector) -> lch_selector:
+    twin = lch_selector.__new__(lch_selector)
+    twin.__dict__.update(selector.__dict__)
+    twin.random = _Random(0)
+    twin.random.state = selector.random.state
+    return twin
+
+
+def lch_selector_free(selector: lch_selector) -> None:
+    """Nothing is left to free."""
+
+
+def lch_selector_reset(selector: lch_selector) -> None:
+    selector.random = _Random(selector.seed)
+
+
+def lch_select(selector: lch_selector, row: Any, n: int) -> int:
+    with np.errstate(all="ignore"):
+        return selector.select(_row(row, n))
+
+
+def _log_softmax(row: Any, n: int) -> tuple[Row, float, int]:
+    """The row, what to subtract from a logit for its log-probability, and an error."""
+    data = _row(row, n)
+    top = _top(data)
+    if isinstance(top, int):
+        return data, 0.0, top
+    if top == np.inf:
+        return data, 0.0, LCH_SELECT_INF
+    with np.errstate(all="ignore"):
+        return data, float(top) + math.log(float(np.exp(data.astype(np.float64) - float(top)).sum())), 0
+
+
+def lch_logprob(row: Any, n: int, token: int, out: Any) -> int:
+    data, less, error = _log_softmax(row, n)
+    if not error:
+        out[0] = float(data[token]) - less
+    return error
+
+
+def lch_top_logprobs(row: Any, n: int, k: int, ids: Any, logprobs: Any) -> int:
+    data, less, error = _log_softmax(row, n)
+    if error:
+        return error
+    best, values = _top_k(data, k)
+    for place, (token, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
+        ids[place], logprobs[place] = token, value - less
+    return len(best)
+
+
+def lch_select_isa() -> Any:
+    return ffi.new("char[]", b"numpy")
+
+
+def lch_select_use(isa: bytes) -> int:
+    return isa == b"numpy"
