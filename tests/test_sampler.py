@@ -10,7 +10,6 @@ import pytest
 
 from llama_cffi import Batch, Context, Model, SamplerChain, Vocab
 from llama_cffi.core.sampler import (
-    MAX_SEED,
     Dist,
     Grammar,
     Greedy,
@@ -22,6 +21,7 @@ from llama_cffi.core.sampler import (
     TopK,
     TopP,
 )
+from llama_cffi.core.seed import MAX_SEED
 from llama_cffi.errors import BusyError, GrammarError, SamplerError, TokenError
 
 pytest_plugins = ["tests.support.models"]

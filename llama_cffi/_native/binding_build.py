@@ -77,12 +77,6 @@ static const char * llama_cffi_library_path(void) {
     Dl_info info;
     return dladdr((void *) (intptr_t) llama_model_load_from_file, &info) ? info.dli_fname : NULL;
 }
-
-/* Words and pointers only, so that the guard can call it: reading may throw std::bad_alloc. */
-static struct gguf_context * llama_cffi_gguf_open(const char * path) {
-    struct gguf_init_params params = { .no_alloc = true, .ctx = NULL };
-    return gguf_init_from_file(path, params);
-}
 """
 
 

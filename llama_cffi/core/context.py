@@ -272,7 +272,8 @@ class Context:
         follow the memory, :class:`TokenError` for ids outside the vocabulary, :class:`MemoryFullError` when there
         is no room (the memory is then as before), :class:`AbortedError` after :meth:`abort` or the deadline
         (whole micro-batches computed so far stay in memory), and :class:`DecodeError` for anything else.
-        A signal handler that raises, as Ctrl-C does, stops the computation too.
+        A signal handler that raises, as Ctrl-C does, stops the computation too; without the compiled helpers it runs,
+        and a deadline is looked at, only when the computation is over.
         """
         if not self._has_memory:
             raise UnsupportedError("this model has no decoder memory; use encode()")

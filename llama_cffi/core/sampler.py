@@ -15,6 +15,7 @@ from llama_cffi._native import ffi, guard, lib, log, stderr
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.options import call_named
+from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import GrammarError, NativeError, SamplerError, TokenError
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
-
-MAX_SEED = 2**32 - 2
-"""Largest seed: llama.h keeps 2**32 - 1 for "choose one at random"."""
 
 
 class Sampler(ABC):
@@ -313,13 +311,6 @@ class SamplerChain:
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
-def check_seed(seed: int) -> int:
-    """The seed, or :class:`SamplerError` when it is outside 0 to :data:`MAX_SEED`."""
-    if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise SamplerError(f"seed must be 0 to {MAX_SEED}, got {seed!r}")
-    return seed
-
-
 def _finite(name: str, value: float) -> float:
     if not math.isfinite(value):
         raise SamplerError(f"{name} must be a finite number, got {value}")
@@ -346,7 +337,6 @@ def _utf8(text: str) -> bytes:
 
 
 __all__ = [
-    "MAX_SEED",
     "Dist",
     "Grammar",
     "Greedy",
@@ -358,5 +348,4 @@ __all__ = [
     "Temperature",
     "TopK",
     "TopP",
-    "check_seed",
 ]

@@ -6,7 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence as SequenceOf
 
-from llama_cffi.engine.request import Chunk, FinishReason, Request, draw_seed
+from llama_cffi.core.seed import draw_seed
+from llama_cffi.engine.request import Chunk, FinishReason, Request
 from llama_cffi.engine.runner import Runner
 from llama_cffi.engine.scheduler import Admission, Scheduler
 from llama_cffi.engine.sequence import Sequence

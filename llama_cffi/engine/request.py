@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import enum
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
+from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import PromptError, SamplerError
-
-MAX_SEED = 2**32 - 2
-"""Largest seed: llama.h keeps 2**32 - 1 for "choose one at random"."""
 
 Overflow = Literal["error", "stop", "shift"]
 """What happens when a sequence has filled the context: raise ContextOverflowError, finish with ``length``, or forget
@@ -98,8 +95,8 @@ class SamplingParams:
             raise SamplerError(f"penalty_last_n must not be negative, got {self.penalty_last_n!r}")
         if self.penalty_repeat <= 0:
             raise SamplerError(f"penalty_repeat must be above 0, got {self.penalty_repeat}")
-        if self.seed is not None and (not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED):
-            raise SamplerError(f"seed must be 0 to {MAX_SEED}, got {self.seed!r}")
+        if self.seed is not None:
+            check_seed(self.seed)
 
     @property
     def has_penalties(self) -> bool:
@@ -217,8 +214,3 @@ class Chunk:
 
     def __str__(self) -> str:
         return self.text
-
-
-def draw_seed() -> int:
-    """A random seed."""
-    return int.from_bytes(os.urandom(8), "little") % (MAX_SEED + 1)
