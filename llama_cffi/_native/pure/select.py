@@ -87,34 +87,44 @@ class lch_selector:
         self.random = _Random(seed)
 
     def select(self, data: Row) -> int:
-        greedy = self.temperature <= 0 or self.top_k == 1 or self.top_p <= 0
-        top = _top(data)
+        if self.temperature <= 0 or self.top_k == 1 or self.top_p <= 0:
+            top = _top(data)
+            return top if isinstance(top, int) else int(data.argmax())
+        # Every call into numpy costs microseconds when llama.cpp has just emptied the caches, so none is made twice.
+        is_sorted = 0 < self.top_k < len(data)
+        maxima = _strip_maxima(data) if is_sorted else data
+        top = _top(maxima)
         if isinstance(top, int):
             return top
-        if greedy:
-            return int(data.argmax())
-        data, top, error = _near(data, top)
-        if error:
-            return error
+        if top == np.inf:
+            return LCH_SELECT_INF
+        if abs(top) > _FAR:
+            # Logits far from zero are moved there, in a copy.
+            with np.errstate(all="ignore"):
+                data = data - top
+            maxima, top = _strip_maxima(data) if is_sorted else data, np.float32(0)
         draws = _Draws(self.random.next())
-        if 0 < self.top_k < len(data):
-            return self._draw_sorted(data, top, draws)
-        return self._draw_by_rejection(data, top, draws)
+        if is_sorted:
+            return self._draw_sorted(data, top, draws, maxima)
+        with np.errstate(all="ignore"):
+            return self._draw_by_rejection(data, top, draws)
 
     def _min_p_bound(self, top: np.float32) -> np.float32:
         return max(top + self.log_min_p, _LOWEST)
 
-    def _draw_sorted(self, data: Row, top: np.float32, draws: _Draws) -> int:
-        ids, values = _top_k(data, self.top_k)
+    def _draw_sorted(self, data: Row, top: np.float32, draws: _Draws, maxima: Row) -> int:
+        ids, values = _top_k(data, self.top_k, maxima)
         n = len(ids)
         if self.top_p < 1:
             weights = _exp(values - top)
-            before = np.cumsum(weights / np.cumsum(weights)[-1])
-            reached = np.flatnonzero(before >= self.top_p)
-            n = int(reached[0]) + 1 if len(reached) else n
-        n = max(int(np.count_nonzero(values[:n] >= self._min_p_bound(top))), 1)
-        ends = np.cumsum(_exp(values[:n] / self.temperature - top / self.temperature), dtype=np.float64)
-        return int(ids[min(int(np.searchsorted(ends, ends[-1] * draws.uniform(), side="right")), n - 1)])
+            before = (weights / weights.cumsum()[-1]).cumsum()
+            n = min(int(before.searchsorted(self.top_p)) + 1, n)
+        if self.log_min_p > -np.inf:
+            n = max(int(np.count_nonzero(values[:n] >= self._min_p_bound(top))), 1)
+        with np.errstate(over="ignore"):
+            scaled = values[:n] / self.temperature - top / self.temperature
+        ends = _exp(scaled).cumsum(dtype=np.float64)
+        return int(ids[min(int(ends.searchsorted(ends[-1] * draws.uniform(), side="right")), n - 1)])
 
     def _draw_by_rejection(self, data: Row, top: np.float32, draws: _Draws) -> int:
         blocks = _Blocks(data, top, self.temperature)
@@ -218,27 +228,23 @@ def _top(data: Row) -> np.float32 | int:
     return LCH_SELECT_EMPTY if top == -np.inf else top
 
 
-def _near(data: Row, top: np.float32) -> tuple[Row, np.float32, int]:
-    """A row for sums: logits far from zero are moved there, in a copy."""
-    if top == np.inf:
-        return data, top, LCH_SELECT_INF
-    return (data - top, np.float32(0), 0) if abs(top) > _FAR else (data, top, 0)
+def _strip_maxima(data: Row) -> Row:
+    """The maxima of strips of 64 logits, one from each 64th of the row, and what is left over at its end."""
+    strips = len(data) // 64
+    maxima: Row = data[: strips * 64].reshape(64, strips).max(axis=0, initial=-np.inf)
+    return np.append(maxima, data[strips * 64 :]) if len(data) % 64 else maxima
 
 
-def _top_k(data: Row, k: int) -> tuple[NDArray[np.int64], Row]:
+def _top_k(data: Row, k: int, maxima: Row) -> tuple[NDArray[np.int64], Row]:
     """Indices and values of the k largest finite logits; the first of equals come first."""
-    n = len(data)
-    k = min(k, n)
-    blocks = n // 64
-    if k <= blocks // 4:
-        # When k block maxima reach a value, k logits do.
-        maxima = data[: blocks * 64].reshape(64, blocks).max(axis=0)
-        bound = np.partition(maxima, blocks - k)[blocks - k]
-    else:
-        bound = np.partition(data, n - k)[n - k]
-    ids = np.flatnonzero(data >= max(bound, _LOWEST))
-    ids = ids[np.argsort(-data[ids], kind="stable")[:k]]
-    return ids, data[ids] + np.float32(0)  # -0.0 counts as 0.0
+    k = min(k, len(data))
+    # When k of some maxima reach a value, k logits do.
+    values = maxima if k <= len(maxima) // 4 else data
+    bound = np.partition(values, len(values) - k)[len(values) - k]
+    ids = (data >= max(bound, _LOWEST)).nonzero()[0]
+    found = data[ids]
+    order = (-found).argsort(kind="stable")[:k]
+    return ids[order], found[order] + np.float32(0)  # -0.0 counts as 0.0
 
 
 def _row(row: Any, n: int) -> Row:
@@ -266,8 +272,7 @@ def lch_selector_reset(selector: lch_selector) -> None:
 
 
 def lch_select(selector: lch_selector, row: Any, n: int) -> int:
-    with np.errstate(all="ignore"):
-        return selector.select(_row(row, n))
+    return selector.select(_row(row, n))
 
 
 def _log_softmax(row: Any, n: int) -> tuple[Row, float, int]:
@@ -293,7 +298,7 @@ def lch_top_logprobs(row: Any, n: int, k: int, ids: Any, logprobs: Any) -> int:
     data, less, error = _log_softmax(row, n)
     if error:
         return error
-    best, values = _top_k(data, k)
+    best, values = _top_k(data, k, _strip_maxima(data))
     for place, (token, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
         ids[place], logprobs[place] = token, value - less
     return len(best)
