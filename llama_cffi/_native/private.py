@@ -26,7 +26,9 @@ def clashes(library: Path) -> dict[str, Path]:
     if sys.platform != "linux":
         return {}
     mapped = {Path(path) for path in _MAPPED.findall(Path("/proc/self/maps").read_text(errors="surrogateescape"))}
-    others = {}
+    others: dict[str, Path] = {}
+    if not mapped:
+        return others
     for path in mapped:
         try:
             others[elf.read(path).soname] = path
