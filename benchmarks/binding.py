@@ -11,7 +11,6 @@ fresh processes. Only the ratios mean anything.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.compiler import compile_c  # noqa: E402
 from benchmarks.models import SHAPES, describe, model_file  # noqa: E402
 from benchmarks.peers import BenchmarkError, PythonPeer, Settings, package_info  # noqa: E402
+from benchmarks.report import report  # noqa: E402
 
 WORKER = "worker_llama_cffi.py"
 WAYS = (
@@ -35,20 +35,6 @@ WAYS = (
 )
 BOUND = dict(zip((way.name for way in WAYS), ("api, compiled", "abi, compiled", "abi, python"), strict=True))
 CALLS = {"getter": "llama_n_ctx", "struct": "llama_perf_context, by value", "tokenize": "Vocab.tokenize, 9 words"}
-
-
-def main() -> int:
-    """Run the benchmark."""
-    options = parse()
-    try:
-        results = run(options)
-    except BenchmarkError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"\nwrote {options.json}")
-    return 0
 
 
 def parse() -> argparse.Namespace:
@@ -101,4 +87,4 @@ def _ratio(own: list[float], base: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(run, parse()))

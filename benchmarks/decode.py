@@ -14,7 +14,6 @@ empty memory. Only ratios of one run mean anything: compare no numbers of two ru
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -34,7 +33,6 @@ from benchmarks.compare import Contender, measure, spread, table  # noqa: E402
 from benchmarks.compiler import compile_c  # noqa: E402
 from benchmarks.models import SHAPES, describe, model_file  # noqa: E402
 from benchmarks.peers import (  # noqa: E402
-    BenchmarkError,
     PythonPeer,
     Settings,
     llama_bench,
@@ -42,24 +40,10 @@ from benchmarks.peers import (  # noqa: E402
     package,
     package_info,
 )
+from benchmarks.report import report  # noqa: E402
 
 REPS = {"15M": 5, "160M": 2}
 PAIRS = {"15M": 100, "160M": 12}
-
-
-def main() -> int:
-    """Run the benchmark."""
-    options = parse()
-    results: dict[str, Any] = {}
-    try:
-        run(options, results)
-    except BenchmarkError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"\nwrote {options.json}")
-    return 0
 
 
 def parse() -> argparse.Namespace:
@@ -86,8 +70,9 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Measure everything; print as it comes and collect it in ``results``."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything; print as it comes and return it."""
+    results: dict[str, Any] = {}
     own, bench = package(), llama_bench()
     other = llama_cpp_python(options.peer_python)
     info = package_info()
@@ -171,6 +156,7 @@ def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
             f"{statement}: {1000 * median:.0f} ms more than import numpy "
             f"({1000 * quartiles[0]:.0f} to {1000 * quartiles[1]:.0f})"
         )
+    return results
 
 
 def _memory(peers: list[PythonPeer], model: Path, settings: Settings) -> dict[str, float]:
@@ -217,4 +203,4 @@ def progress(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(run, parse()))
