@@ -292,23 +292,13 @@ class Context:
             raise BatchError(f"an encoder takes its {batch.n_tokens} tokens at once; n_ubatch is {self.n_ubatch}")
         self._compute(guard.encode, batch, deadline)
 
-    def step(self, selector: TokenSelector, token: int, pos: int, seq_id: int = 0) -> int:
-        """Decode one token of one sequence and return the token that ``selector`` chooses to follow it.
-
-        The same as :meth:`decode` of that one row and :meth:`TokenSelector.select`, in one native call, and raises
-        as they do. The row's logits stay readable.
-        """
-        result = self.stepper(selector)(token, pos, seq_id)
-        if result < 0:
-            self.step_failed(result)
-        return result
-
     def stepper(self, selector: TokenSelector) -> Stepper:
-        """:meth:`step` as a function of (token, pos, seq_id) that no Python code runs in.
+        """A function of (token, pos, seq_id): it decodes one token of one sequence and returns the one to follow it.
 
-        For the generation loop: after a decode the weights have pushed Python out of the caches, and every frame
-        costs microseconds. It does not raise: a negative result is for :meth:`step_failed`. The caller keeps the
-        context and the selector.
+        The same as :meth:`decode` of that one row and :meth:`TokenSelector.select`, in one native call; the row's
+        logits stay readable. For the generation loop: after a decode the weights have pushed Python out of the caches,
+        and every frame costs microseconds. It does not raise: a negative result is for :meth:`step_failed`. The caller
+        keeps the context and the selector.
         """
         if not self._has_memory:
             raise UnsupportedError("this model has no decoder memory; use encode()")
