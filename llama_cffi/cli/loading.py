@@ -26,7 +26,7 @@ def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
 
 
 def _demo() -> str:
-    from llama_cffi.llama import demo_path
+    from llama_cffi.facade.base import demo_path
 
     console.note("no --model: using the demo model, a tiny writer of short stories")
     return demo_path()

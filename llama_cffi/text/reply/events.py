@@ -1,0 +1,49 @@
+"""What a reply parser reports, as the text arrives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """More of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """More of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegin:
+    """A tool call begins; calls are numbered from 0. ``id`` is the model's own, or "" when its format has none."""
+
+    index: int
+    name: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """More of the JSON text of a call's arguments."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """A call is complete: its arguments were a JSON object."""
+
+    index: int
+
+
+Event = Reasoning | Text | CallBegin | CallArguments | CallEnd
+
+
+__all__ = ["CallArguments", "CallBegin", "CallEnd", "Event", "Reasoning", "Text"]

@@ -1,0 +1,74 @@
+"""What each format of replies says about itself: how to know it, how to read it, how to hold a model to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from llama_cffi.text.reply.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as a model is told of it: ``parameters`` is the JSON Schema of its arguments object."""
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a reply may consist of."""
+
+    tools: tuple[ToolSpec, ...] = ()
+    choice: Literal["auto", "required", "none"] = "auto"
+    """Whether tools may, must or must not be called. A tool chosen by name is ``required`` with that tool alone."""
+    parallel: bool = True
+    """Whether a reply may hold several calls."""
+    content: str | None = None
+    """Lark expression, over rules of its own given with ``content_rules``, that an answer in text must match; None is
+    any text."""
+    content_rules: str = ""
+    reasoning: Literal["auto", "open", "off"] = "auto"
+    """``open``: the prompt ended inside of reasoning. ``off``: the reply has none (a template wrote an empty one)."""
+
+
+class Parser(Protocol):
+    """Splits a reply into events. Never raises, whatever the text; the events do not depend on how it is cut.
+
+    Consecutive Reasoning, Text or CallArguments events join to the same text however the reply was cut.
+    """
+
+    def feed(self, text: str) -> Sequence[Event]:
+        """Add text and return what is certain now."""
+
+    def flush(self) -> Sequence[Event]:
+        """End the reply and return what was held back; a call that is not complete stays without CallEnd."""
+
+
+class ReplyFormat(Protocol):
+    """One format of replies, as a family of models writes it."""
+
+    @property
+    def name(self) -> str:
+        """What users call it, such as ``"hermes"``."""
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Texts of control tokens that carry meaning in a reply, so that they must be part of the text parsed."""
+
+    def matches(self, template: str) -> bool:
+        """Whether a model with this chat template writes replies so."""
+
+    def parser(self, plan: Plan) -> Parser:
+        """A parser for one reply."""
+
+    def grammar(self, plan: Plan, token: Callable[[str], str]) -> str | None:
+        """A Lark grammar (llguidance) of the replies that the plan allows; None when every text is one.
+
+        ``token`` gives the Lark expression of a text that may be a control token of the vocabulary.
+        """
+
+
+__all__ = ["Parser", "Plan", "ReplyFormat", "ToolSpec"]
