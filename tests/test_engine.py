@@ -90,7 +90,8 @@ def test_cancelling_some_changes_nothing_for_the_others(wanted: list[tuple[list[
 def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: int, n_slots: int) -> None:
     scheduler = Scheduler(n_batch, n_slots)
     runner = FakeRunner()
-    sequences = [Sequence(request([1] * n, max_tokens=3), runner.chooser(request([1]), 0), 0) for n in lengths]
+    pieces = runner.pieces(frozenset())
+    sequences = [Sequence(request([1] * n, max_tokens=3), runner.chooser(request([1]), 0), 0, pieces) for n in lengths]
     for sequence in sequences:
         scheduler.submit(sequence)
     for _ in range(sum(lengths) + 4 * len(lengths)):
@@ -104,7 +105,7 @@ def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: i
             assert output == (n_tokens == sequence.n_pending)
             sequence.n_past += n_tokens
             if output:
-                sequence.accept(120, b"x")
+                sequence.accept(120)
                 if sequence.done:
                     scheduler.release(sequence)
     assert all(sequence.done for sequence in sequences)

@@ -22,7 +22,7 @@ def idle(seq_id: int, cached: list[int], last_used: int = 0) -> Slot:
 
 
 def busy_sequence(held: list[int]) -> Sequence:
-    sequence = Sequence(Request(tokens=tuple(held) or (0,)), FakeChooser(FakeRunner()), 0)
+    sequence = Sequence(Request(tokens=tuple(held) or (0,)), FakeChooser(FakeRunner()), 0, {})
     sequence.n_past = len(held)
     return sequence
 

@@ -109,9 +109,17 @@ def top_logprobs(row: Any, n_vocab: int, k: int) -> list[tuple[int, float]]:
     return list(zip(ffi.unpack(ids, found), ffi.unpack(logprobs, found), strict=True))
 
 
+def mask(row: Any, n_vocab: int, allowed: Any) -> int:
+    """Set the logits of a row to -inf whose bit in ``allowed`` (``uint32_t[]``, lowest bit first) is 0.
+
+    Returns how many tokens are left.
+    """
+    return int(lib.lch_mask(row, n_vocab, allowed))
+
+
 def raise_selection_error(code: int) -> NoReturn:
     """Raise what one of ``lch_select_error`` means."""
     raise SamplerError(_ERRORS[code])
 
 
-__all__ = ["Selector", "instruction_set", "logprob", "raise_selection_error", "top_logprobs"]
+__all__ = ["Selector", "instruction_set", "logprob", "mask", "raise_selection_error", "top_logprobs"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-
 from llama_cffi.core.sampler import (
     Dist,
     Grammar,
@@ -19,15 +17,18 @@ from llama_cffi.core.sampler import (
     TopK,
     TopP,
 )
-from llama_cffi.core.selection import TokenSelector, row_logprobs
+from llama_cffi.core.selection import TokenSelector, mask_logits, mask_row, row_logprobs
 from llama_cffi.engine.request import Request, SamplingParams, TokenLogprob
 from llama_cffi.engine.sequence import Chooser
 from llama_cffi.errors import GrammarError
+from llama_cffi.text.constraint.grammar import GrammarMatcher
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from llama_cffi.core.context import Context
+    from llama_cffi.text.constraint.matcher import Matcher
 
 
 def make_chooser(context: Context, request: Request, seed: int) -> Chooser:
@@ -38,15 +39,21 @@ def make_chooser(context: Context, request: Request, seed: int) -> Chooser:
         base = ChainChooser(context, request, seed)
     else:
         base = SelectorChooser(context, request, seed)
-    if sampling.grammar is None:
+    if sampling.grammar is not None:
+        matcher: Matcher = GrammarMatcher(context.model.vocab, Grammar(sampling.grammar, sampling.grammar_root))
+    elif request.constraint is not None:
+        matcher = request.constraint.start()
+    else:
         return base
-    return GrammarChooser(context, base, Grammar(sampling.grammar, sampling.grammar_root))
+    return ConstraintChooser(context, base, matcher, in_place=request.logprobs is None)
 
 
 class _ContextChooser:
     """What every chooser does the same way: it reports the model's probabilities, whatever chose the token."""
 
     __slots__ = ("_context",)
+
+    ended = False
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -62,7 +69,7 @@ class _ContextChooser:
 class SelectorChooser(_ContextChooser):
     """Greedy, or top-k, top-p, min-p and temperature, over the raw row."""
 
-    __slots__ = ("_selector", "choose", "peek", "step")
+    __slots__ = ("_selector", "choose", "peek", "peek_row", "step")
 
     def __init__(self, context: Context, request: Request, seed: int) -> None:
         sampling = request.sampling
@@ -77,7 +84,7 @@ class SelectorChooser(_ContextChooser):
         )
         self.step = context.stepper(self._selector) if request.logprobs is None else None
         # A selector remembers nothing of what it chose, so choosing and peeking are the same.
-        self.choose = self._selector.select
+        self.choose = self.peek_row = self._selector.select
         self.peek = self._selector.select_from
 
     def accept(self, token: int) -> None:
@@ -104,8 +111,12 @@ class ChainChooser(_ContextChooser):
     def choose(self, row: int) -> int:
         return self._chain.sample(self._context, row)
 
+    def peek_row(self, row: int) -> int:
+        """Choose without accepting."""
+        return self.peek(self._context.logits_view(row).array)
+
     def peek(self, logits: NDArray[np.float32]) -> int:
-        """Choose from a whole row without accepting."""
+        """Choose from a row of one's own without accepting."""
         ids, _, selected = self._chain.apply(logits)
         return int(ids[selected])
 
@@ -117,42 +128,62 @@ class ChainChooser(_ContextChooser):
         self._chain.close()
 
 
-class GrammarChooser(_ContextChooser):
-    """A grammar over another chooser.
+class ConstraintChooser(_ContextChooser):
+    """A constraint over another chooser.
 
-    Testing one token against a grammar is cheap, testing the whole vocabulary is not. So the token is chosen first,
-    and only when the grammar forbids it the grammar masks the row and the choice is made again.
+    Testing one token is cheap, finding all that are allowed is not. So the token is chosen first, and only when the
+    constraint forbids it the row is masked and the choice made again; of the tokens allowed each one is then as likely
+    as if the mask had come first. (Limits like top-p look at the row as it is when they are applied.)
     """
 
-    __slots__ = ("_base", "_grammar")
+    __slots__ = ("_base", "_base_step", "_in_place", "_matcher", "ended", "step")
 
-    step = None
-
-    def __init__(self, context: Context, base: SelectorChooser | ChainChooser, grammar: Grammar) -> None:
+    def __init__(
+        self, context: Context, base: SelectorChooser | ChainChooser, matcher: Matcher, *, in_place: bool
+    ) -> None:
         super().__init__(context)
         self._base = base
-        # Greedy only makes the chain complete; what it selects is not used.
-        self._grammar = SamplerChain((grammar, Greedy()), context.model.vocab)
+        self._matcher = matcher
+        # Log-probabilities are read from the row afterwards, and are the model's own.
+        self._in_place = in_place
+        self._base_step = base.step
+        self.step = None if base.step is None else self._step
+        self.ended = False
+
+    def _step(self, token: int, pos: int, seq_id: int) -> int:
+        # The row that was chosen from must still be there if the choice is made again.
+        with self._context.lock():
+            chosen = self._base_step(token, pos, seq_id)  # type: ignore[misc]
+            return chosen if chosen < 0 else self._constrain(chosen, 0)
 
     def choose(self, row: int) -> int:
-        logits = self._context.logits_view(row).array
-        token = self._base.peek(logits)
-        _, verdict, _ = self._grammar.apply(_ZERO, ids=np.array([token], dtype=np.int32))
-        if verdict[0] == -np.inf:
-            _, masked, _ = self._grammar.apply(logits)
-            if not np.isfinite(masked).any():
-                raise GrammarError("the grammar allows no token at this place")
-            token = self._base.peek(masked)
-        self._grammar.accept(token)
+        return self._constrain(self._base.peek_row(row), row)
+
+    def _constrain(self, token: int, row: int) -> int:
+        matcher = self._matcher
+        if not matcher.accept(token):
+            token = self._choose_allowed(row)
         self._base.accept(token)
+        self.ended = matcher.ended
+        return token
+
+    def _choose_allowed(self, row: int) -> int:
+        allowed = self._matcher.mask()
+        if self._in_place:
+            left = mask_row(self._context, row, allowed)
+        else:
+            logits = self._context.logits(row)
+            left = mask_logits(logits, allowed)
+        if not left:
+            raise GrammarError("the constraint allows no token at this place")
+        token = self._base.peek_row(row) if self._in_place else self._base.peek(logits)
+        if not self._matcher.accept(token):
+            raise GrammarError(f"the constraint allows token {token} and then refuses it")
         return token
 
     def close(self) -> None:
         self._base.close()
-        self._grammar.close()
-
-
-_ZERO = np.zeros(1, dtype=np.float32)
+        self._matcher.close()
 
 
 def chain_samplers(sampling: SamplingParams, seed: int) -> list[Sampler]:

@@ -28,7 +28,6 @@ class Engine:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._pieces = runner.pieces
         self._n_ctx = runner.n_ctx
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy)
         self._lock = threading.RLock()
@@ -53,7 +52,9 @@ class Engine:
             raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
         with self._lock:
-            sequence = Sequence(request, self._runner.chooser(request, seed), seed)
+            sequence = Sequence(
+                request, self._runner.chooser(request, seed), seed, self._runner.pieces(request.visible)
+            )
             if request.max_tokens == 0:
                 sequence.finish(FinishReason.LENGTH)
             else:
@@ -122,7 +123,7 @@ class Engine:
                 if token < 0:
                     lone.chooser.step_failed(token)
                 lone.n_past = position + 1
-                lone.accept(token, self._pieces[token])
+                lone.accept(token)
                 if lone.done or lone.n_past >= self._n_ctx:
                     self._settle(lone)
                 return True
@@ -159,7 +160,7 @@ class Engine:
             token = sequence.chooser.choose(row)
             n_top = sequence.request.logprobs
             logprob = None if n_top is None else sequence.chooser.logprob(row, token, n_top)
-            sequence.accept(token, self._pieces[token], logprob)
+            sequence.accept(token, logprob)
             self._settle(sequence)
         except LlamaCffiError as error:
             self._fail(sequence, error)

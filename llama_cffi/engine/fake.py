@@ -20,7 +20,7 @@ class FakeRunner:
     """
 
     EOG = 256
-    pieces: Mapping[int, str | bytes | None] = MappingProxyType(
+    _PIECES: Mapping[int, str | bytes | None] = MappingProxyType(
         {**{n: chr(n) if n < 128 else bytes([n]) for n in range(256)}, EOG: None}
     )
 
@@ -82,6 +82,9 @@ class FakeRunner:
         self.decoded.append([(sequence.seq_id, count) for sequence, count, _ in plan if sequence.seq_id is not None])
         return rows
 
+    def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
+        return self._PIECES
+
     def chooser(self, request: Request, seed: int) -> FakeChooser:
         # Every other one steps, so that both ways are tried.
         self._n_choosers += 1
@@ -105,6 +108,8 @@ class FakeRunner:
 
 class FakeChooser:
     """Reads the token that a :class:`FakeRunner` computed."""
+
+    ended = False
 
     def __init__(self, runner: FakeRunner, *, steps: bool = True) -> None:
         self._runner = runner

@@ -6,10 +6,13 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import PromptError, SamplerError
+
+if TYPE_CHECKING:
+    from llama_cffi.text.constraint.matcher import Constraint
 
 Overflow = Literal["error", "stop", "shift"]
 """What happens when a sequence has filled the context: raise ContextOverflowError, finish with ``length``, or forget
@@ -22,7 +25,7 @@ class FinishReason(str, enum.Enum):
     """Why a completion ended."""
 
     STOP = "stop"
-    """An end-of-generation token or a stop string."""
+    """An end-of-generation token, a stop string, or a constraint after which nothing can follow."""
     LENGTH = "length"
     """``max_tokens`` or the end of the context."""
     CANCELLED = "cancelled"
@@ -120,6 +123,10 @@ class Request:
     logprobs: int | None = None
     """Report log-probabilities with this many alternatives; None reports none."""
     overflow: Overflow = "stop"
+    constraint: Constraint | None = None
+    """What the text must look like; besides the sampling's grammar there can be only one."""
+    visible: frozenset[int] = frozenset()
+    """Control tokens whose text is part of the text; of others nothing is seen."""
 
     def __post_init__(self) -> None:
         if not self.tokens:
@@ -130,6 +137,8 @@ class Request:
             raise ValueError(f"stop must be non-empty strings, got {self.stop!r}")
         if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
             raise ValueError(f"logprobs must be None or a number of alternatives, got {self.logprobs!r}")
+        if self.constraint is not None and self.sampling.grammar is not None:
+            raise SamplerError("a grammar and another constraint cannot both decide what comes next")
         if self.overflow not in OVERFLOW_POLICIES:
             raise ValueError(
                 f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {self.overflow!r}"

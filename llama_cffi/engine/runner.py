@@ -50,9 +50,11 @@ class Runner(Protocol):
         Raises :class:`MemoryFullError` with the memory as it was before.
         """
 
-    @property
-    def pieces(self) -> Mapping[int, str | bytes | None]:
-        """What each token adds to a text: bytes when they are not whole characters, None for the end of generation."""
+    def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
+        """What each token adds to a text: bytes when they are not whole characters, None for the end of generation.
+
+        Control tokens add nothing, unless they are ``visible``.
+        """
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         """The chooser of a new sequence; raises what is wrong with the request's sampling."""
@@ -73,14 +75,15 @@ class Runner(Protocol):
 class _Pieces(dict[int, "str | bytes | None"]):
     """The pieces looked up so far; a dict finds them again without a Python call."""
 
-    def __init__(self, vocab: Vocab) -> None:
+    def __init__(self, vocab: Vocab, visible: frozenset[int]) -> None:
         self._vocab = vocab
+        self._visible = visible
 
     def __missing__(self, token: int) -> str | bytes | None:
         vocab = self._vocab
         piece: str | bytes | None = None
         if not vocab.is_eog(token):
-            piece = vocab.piece(token, special=False)
+            piece = vocab.piece(token, special=token in self._visible)
             with suppress(UnicodeDecodeError):
                 piece = piece.decode()
         self[token] = piece
@@ -103,7 +106,7 @@ class ContextRunner:
         self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
         self._batch = Batch(context.n_batch)
-        self.pieces: Mapping[int, str | bytes | None] = _Pieces(context.model.vocab)
+        self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
     def decode(self, plan: StepPlan) -> list[int]:
         batch = self._batch
@@ -119,6 +122,11 @@ class ContextRunner:
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
         self.context.decode(batch)
         return rows
+
+    def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
+        if visible not in self._pieces:
+            self._pieces[visible] = _Pieces(self.context.model.vocab, visible)
+        return self._pieces[visible]
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         return make_chooser(self.context, request, seed)

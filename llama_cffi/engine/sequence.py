@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import NoReturn, Protocol
 
 from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
 from llama_cffi.text import Detokenizer, StopMatcher
+
+Pieces = Mapping[int, "str | bytes | None"]
+"""What each token adds to a text; see :meth:`Runner.pieces`."""
 
 _ALL = 2**63
 _new = object.__new__
@@ -22,6 +25,10 @@ class Chooser(Protocol):
         """Computes the one pending (token, position, seq_id) of the sequence and chooses the next token, if the chooser
         has a faster way than a decode and :meth:`choose`. A negative result is for :meth:`step_failed`.
         """
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow the token chosen last."""
 
     def step_failed(self, result: int) -> NoReturn:
         """Raise what went wrong in :attr:`step`, as the runner's decode and :meth:`choose` would."""
@@ -45,12 +52,13 @@ class Sequence:
     """
 
     __slots__ = ("_detokenizer", "_first", "_logprobs", "_max_tokens", "_start", "_stops", "_text", "chooser", "chunks",
-                 "done", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "request",
-                 "seed", "seq_id", "tokens")  # fmt: skip
+                 "done", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "pieces",
+                 "request", "seed", "seq_id", "tokens")  # fmt: skip
 
-    def __init__(self, request: Request, chooser: Chooser, seed: int) -> None:
+    def __init__(self, request: Request, chooser: Chooser, seed: int, pieces: Pieces) -> None:
         self.request = request
         self.chooser = chooser
+        self.pieces = pieces
         self.seed = seed
         self.tokens = list(request.tokens)
         self.n_prompt = len(self.tokens)
@@ -85,10 +93,11 @@ class Sequence:
             self._start = perf_counter()
             self.n_cached = n_cached
 
-    def accept(self, token: int, piece: str | bytes | None, logprob: TokenLogprob | None = None) -> None:
-        """Add a chosen token and queue its chunk; ``piece`` is as in :attr:`Runner.pieces`."""
+    def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
+        """Add a chosen token and queue its chunk."""
         if not self._first:
             self._first = perf_counter()
+        piece = self.pieces[token]
         if piece is None:
             self.finish(FinishReason.STOP)
             return
@@ -107,6 +116,8 @@ class Sequence:
             logprobs = (logprob,)
         if stops is not None and stops.matched is not None:
             self._finish(FinishReason.STOP, text, (token,), logprobs)
+        elif self.chooser.ended:
+            self._finish(FinishReason.STOP, text + self._flush(), (token,), logprobs)
         elif len(self.output) == self._max_tokens:
             self._finish(FinishReason.LENGTH, text + self._flush(), (token,), logprobs)
         else:

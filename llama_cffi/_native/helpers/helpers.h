@@ -65,6 +65,8 @@ void lch_selector_reset(lch_selector *self);
 int32_t lch_select(lch_selector *self, const float *row, int32_t n);
 int32_t lch_logprob(const float *row, int32_t n, int32_t token, double *out);
 int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, float *logprobs);
+/* Forbid what the bits leave out (bit t % 32 of word t / 32): those logits become -inf. How many are left. */
+int32_t lch_mask(float *row, int32_t n, const uint32_t *allowed);
 const char *lch_select_isa(void);
 int lch_select_use(const char *isa);                        /* NULL: the best; 0 when this CPU cannot */
 

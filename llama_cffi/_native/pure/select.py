@@ -294,6 +294,13 @@ def lch_logprob(row: Any, n: int, token: int, out: Any) -> int:
     return error
 
 
+def lch_mask(row: Any, n: int, allowed: Any) -> int:
+    bits = np.frombuffer(ffi.buffer(allowed, (n + 31) // 32 * 4), dtype=np.uint8)
+    kept = np.unpackbits(bits, count=n, bitorder="little").view(bool)
+    np.frombuffer(ffi.buffer(row, 4 * n), dtype=np.float32)[~kept] = -np.inf
+    return int(np.count_nonzero(kept))
+
+
 def lch_top_logprobs(row: Any, n: int, k: int, ids: Any, logprobs: Any) -> int:
     data, less, error = _log_softmax(row, n)
     if error:
