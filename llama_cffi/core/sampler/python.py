@@ -62,6 +62,9 @@ class PythonSampler(Sampler):
         """Another sampler in the same state; without it, no chain that holds this one can be cloned."""
         raise SamplerError(f"{type(self).__name__} cannot be cloned: it has no clone()")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def create(self, vocab: Vocab) -> Any:
         """Raises :class:`SamplerError`: the native side of a Python sampler is part of its chain."""
         raise SamplerError(f"{type(self).__name__} is a Python sampler: only a SamplerChain can run it")
