@@ -65,6 +65,7 @@ void lch_selector_reset(lch_selector *self);
 int32_t lch_select(lch_selector *self, const float *row, int32_t n);
 int32_t lch_logprob(const float *row, int32_t n, int32_t token, double *out);
 int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, float *logprobs);
+void lch_candidates(const float *row, int32_t n, void *records); /* llama_token_data of the tokens 0 to n - 1 */
 const char *lch_select_isa(void);
 int lch_select_use(const char *isa);                        /* NULL: the best; 0 when this CPU cannot */
 

@@ -106,7 +106,7 @@ class SamplerChain:
 
         Do not call :meth:`accept` for it: grammar and penalties would advance twice. Raises :class:`BatchError`
         for a row without logits, :class:`GrammarError` when the grammar allows no token, :class:`SamplerError` for
-        NaN among the logits, and what a :class:`PythonSampler` raises: then nothing is accepted.
+        NaN among the logits or nothing above -inf, and what a :class:`PythonSampler` raises: then nothing is accepted.
         """
         with context.lock(), self._gate:
             row = context._logits_row(i)
@@ -131,7 +131,7 @@ class SamplerChain:
 
         Takes float32 of shape ``(n,)``, of the tokens ``ids`` or of the first n, and returns the remaining
         candidates in the chain's order: ids, logits, and the index of the selected one. Raises
-        :class:`SamplerError` for NaN, and what a :class:`PythonSampler` raises.
+        :class:`SamplerError` for NaN or nothing above -inf, and what a :class:`PythonSampler` raises.
         Wraps ``llama_sampler_apply``.
         """
         row = np.asarray(logits, dtype=np.float32)
@@ -232,8 +232,11 @@ def _clone_python(sampler: PythonSampler) -> PythonSampler:
 
 
 def _check_logits(logits: NDArray[np.float32]) -> None:
-    if np.isnan(logits.max()):
-        raise SamplerError(f"the logits hold NaN, first at token {int(np.isnan(logits).argmax())}")
+    top = logits.max()
+    if np.isnan(top):
+        raise SamplerError(f"the logits hold NaN, first at index {int(np.isnan(logits).argmax())}")
+    if top == -np.inf:
+        raise SamplerError("every logit is -inf: there is no token to choose")
 
 
 __all__ = ["SamplerChain"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi
+from llama_cffi._native.selector import write_candidates
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.errors import InUseError, SamplerError
 
@@ -77,12 +78,13 @@ class Candidates:
     something else.
     """
 
-    __slots__ = ("_data", "_selected", "_sorted")
+    __slots__ = ("_data", "_selected", "_sorted", "_writable")
 
     def __init__(self, data: NDArray[Any], selected: int, is_sorted: bool) -> None:
         self._data = data
         self._selected = selected
         self._sorted = is_sorted
+        self._writable = False
 
     def __len__(self) -> int:
         return len(self._data)
@@ -100,6 +102,7 @@ class Candidates:
     @property
     def logits(self) -> NDArray[np.float32]:
         """Logits, float32 of shape ``(n,)``; NaN and +inf in them are a :class:`SamplerError`."""
+        self._writable = True
         logits: NDArray[np.float32] = self._data["logit"]
         return logits
 
@@ -161,7 +164,9 @@ class Candidates:
         self._selected = i
 
     def _check(self) -> None:
-        # One pass: a sum is finite, or -inf where tokens are forbidden. Only then is it worth looking closer.
+        if not self._writable:
+            return  # nobody saw the logits
+        # One pass: a sum is finite, or -inf where tokens are forbidden. Otherwise it is worth looking closer.
         with np.errstate(over="ignore", invalid="ignore"):
             total = self._data["logit"].sum()
         if total < np.inf:
@@ -176,14 +181,13 @@ class Candidates:
 class Workspace:
     """What the Python samplers of one chain share: the candidates under their views, and the first exception."""
 
-    __slots__ = ("_ids", "address", "array", "candidates", "error")
+    __slots__ = ("address", "array", "candidates", "error")
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.candidates = np.zeros(0, dtype=CANDIDATE)
         self.array: Any = None
         self.address = 0
-        self._ids = np.zeros(0, dtype=np.int32)
 
     def fill(self, logits: NDArray[np.float32], ids: NDArray[np.int32] | None = None) -> Any:
         """The ``llama_token_data_array *`` of logits, of the tokens ``ids`` or of the first n."""
@@ -191,13 +195,12 @@ class Workspace:
         if len(self.candidates) != n:
             # Our own memory, held by every view of it: a view that outlives the call shows old numbers, not freed ones.
             self.candidates = np.zeros(n, dtype=CANDIDATE)
-            self._ids = np.arange(n, dtype=np.int32)
             self.array = ffi.new("llama_token_data_array *")
-            self.address = self.candidates.ctypes.data
-        self.candidates["id"] = self._ids if ids is None else ids
-        self.candidates["logit"] = logits
-        self.candidates["p"] = 0
+            self.address = int(ffi.cast("intptr_t", ffi.from_buffer(self.candidates)))
         self.array.data = ffi.cast("llama_token_data *", self.address)
+        write_candidates(ffi.from_buffer("float[]", np.ascontiguousarray(logits)), n, self.array.data)
+        if ids is not None:
+            self.candidates["id"] = ids
         self.array.size, self.array.selected, self.array.sorted = n, -1, False
         return self.array
 

@@ -109,7 +109,7 @@ class Dry(Sampler):
         return call_named(
             "llama_sampler_init_dry",
             vocab=vocab.ptr,
-            n_ctx_train=0,  # only what older libraries take a last_n of -1 for
+            n_ctx_train=self.last_n,  # older libraries look back no further than this
             dry_multiplier=ranges.not_negative("dry_multiplier", self.multiplier),
             dry_base=ranges.between("dry_base", ranges.finite("dry_base", self.base), 1, math.inf),
             dry_allowed_length=ranges.count("dry_allowed_length", self.allowed_length),
