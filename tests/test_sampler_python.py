@@ -17,6 +17,7 @@ from llama_cffi.core.sampler import (
     XTC,
     Candidates,
     Dist,
+    Grammar,
     Greedy,
     LogitBias,
     Mirostat,
@@ -27,7 +28,7 @@ from llama_cffi.core.sampler import (
     TopK,
     TopP,
 )
-from llama_cffi.errors import BusyError, InUseError, SamplerError
+from llama_cffi.errors import BusyError, GrammarError, InUseError, SamplerError
 from tests.support.children import run_child
 
 pytest_plugins = ["tests.support.models"]
@@ -428,6 +429,61 @@ def test_alive_at_exit(model_path: Any) -> None:
         model_path,
     )
     assert out == "0\n"
+
+
+@pytest.mark.parametrize("repetition", range(4))
+def test_exit_while_a_daemon_thread_is_inside(model_path: Any, repetition: int) -> None:
+    """The thread ends where it next waits for the interpreter, under llama.cpp's frames."""
+    run_child(
+        """
+        import sys, threading, time
+        import numpy as np
+        from llama_cffi import Model, SamplerChain
+        from llama_cffi.core.sampler import Dist, PythonSampler
+
+        class Slow(PythonSampler):
+            def apply(self, candidates):
+                for _ in range(50):
+                    candidates.logits[0] = -1
+
+        model = Model(sys.argv[1])
+        chain = SamplerChain([Slow(), Slow(), Dist(1)], model.vocab)
+        started = threading.Event()
+        def work():
+            while True:
+                chain.apply(np.zeros(512, dtype=np.float32))
+                started.set()
+        threading.Thread(target=work, daemon=True).start()
+        assert started.wait(10)
+        time.sleep(int(sys.argv[2]) * 0.0007)
+        """,
+        model_path,
+        repetition,
+    )
+
+
+def test_other_calls_from_inside(vocab: Vocab) -> None:
+    """Another chain, and a failing one: its error is its own."""
+    other = SamplerChain([Grammar('root ::= "a"'), Greedy()], vocab)
+
+    def call(candidates: Candidates) -> None:
+        with pytest.raises(GrammarError):
+            other.accept(300)
+        other.reset()
+        candidates.logits[0] = other.apply(LOGITS)[1][0]
+
+    with other:
+        assert tokens_left(vocab, Call(call)) == [1, 2, 3, 4]
+
+
+def test_nan_of_the_model(context: Context) -> None:
+    batch = Batch(1)
+    batch.add(1, 0, output=True)
+    context.decode(batch)
+    context._logits_row(0)[5] = float("nan")
+    for steps in ([Greedy()], [Call(), Greedy()]):
+        with SamplerChain(steps, context.model.vocab) as chain, pytest.raises(SamplerError, match="NaN, first at"):
+            chain.sample(context)
 
 
 def test_bias_before_and_after(vocab: Vocab) -> None:

@@ -122,6 +122,7 @@ def test_what_needs_a_chain(llm: Llama, name: str) -> None:
         ({"sampler_order": "top_k"}, "names of"),
         ({"sampler_order": ("top_k", "dry", "top_k")}, "twice"),
         ({"mirostat": 2, "typ_p": 0.5, "penalty_freq": 1.0}, "penalty_freq, typ_p would have no effect"),
+        ({"samplers": Greedy()}, "must be a tuple of samplers"),
         ({"samplers": (Greedy(),), "seed": 3, "top_k": 5}, "top_k, seed would have no effect"),
     ],
     ids=str,
@@ -134,6 +135,8 @@ def test_parameters_that_are_refused(fields: dict[str, Any], words: str) -> None
 def test_a_chain_that_is_none_is_refused_before_computing(llm: Llama) -> None:
     with pytest.raises(SamplerError, match="must end in a sampler that selects"):
         llm.generate("tana", samplers=(TopK(3),))
+    with pytest.raises(SamplerError, match="'greedy' is none"):
+        llm.generate("tana", samplers=("greedy",))  # type: ignore[arg-type]
     with pytest.raises(TokenError):
         llm.generate("tana", samplers=(LogitBias({10**6: 1.0}), Greedy()))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Protocol
 
-from llama_cffi._native import binding, ffi, lib
+from llama_cffi._native import binding, ffi, helpers, lib
 
 
 class Callbacks(Protocol):
@@ -45,16 +45,32 @@ def _name(smpl: Any) -> Any:
     return _NAME
 
 
+# What Python calls in between is no part of the guarded call around it: a C++ exception must not cross Python's frames.
+_unguard, _reguard = helpers.lib.lch_unguard, helpers.lib.lch_reguard
+
+
 def _on_accept(smpl: Any, token: int) -> None:
-    ffi.from_handle(smpl.ctx).on_accept(token)
+    depth = _unguard()
+    try:
+        ffi.from_handle(smpl.ctx).on_accept(token)
+    finally:
+        _reguard(depth)
 
 
 def _on_apply(smpl: Any, cur_p: Any) -> None:
-    ffi.from_handle(smpl.ctx).on_apply(cur_p)
+    depth = _unguard()
+    try:
+        ffi.from_handle(smpl.ctx).on_apply(cur_p)
+    finally:
+        _reguard(depth)
 
 
 def _on_reset(smpl: Any) -> None:
-    ffi.from_handle(smpl.ctx).on_reset()
+    depth = _unguard()
+    try:
+        ffi.from_handle(smpl.ctx).on_reset()
+    finally:
+        _reguard(depth)
 
 
 def _store(kind: Any, error: BaseException, trace: TracebackType) -> None:

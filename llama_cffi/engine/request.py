@@ -204,6 +204,8 @@ class SamplingParams:
             raise SamplerError(f"mirostat chooses alone: {', '.join(given)} would have no effect beside it")
 
     def _check_samplers(self) -> None:
+        if not isinstance(self.samplers, (tuple, list)):
+            raise SamplerError(f"samplers must be a tuple of samplers, got {self.samplers!r}")
         beside = ("samplers", "logit_bias", "grammar", "grammar_root")
         given = [one.name for one in fields(self) if one.name not in beside and getattr(self, one.name) != one.default]
         if given:

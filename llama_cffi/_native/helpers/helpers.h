@@ -8,6 +8,8 @@ enum lch_result { LCH_VOID, LCH_BOOL, LCH_INT32, LCH_UINT32, LCH_INT64 };
 
 void lch_on_abort(const char *message);                     /* for ggml_set_abort_callback */
 void lch_on_fatal(void (*python_stacks)(void));
+int lch_unguard(void);                                      /* until lch_reguard(its result), on this thread */
+void lch_reguard(int depth);
 const char *lch_failure(void);                              /* why this thread's last guarded call failed */
 
 int64_t lch_batch(void *fn, void *ctx, void *batch, size_t size);

@@ -34,6 +34,9 @@ class SamplerChain:
 
     def __init__(self, samplers: Iterable[Sampler], vocab: Vocab) -> None:
         steps = tuple(samplers)
+        for step in steps:
+            if not isinstance(step, Sampler):
+                raise SamplerError(f"a chain is made of Sampler objects; {step!r} is none")
         if not steps or not steps[-1].selects:
             raise SamplerError(
                 "a chain must end in a sampler that selects a token (Greedy or Dist, for example), "
