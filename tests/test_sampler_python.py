@@ -234,8 +234,8 @@ def put(value: float) -> Any:
         (lambda c: c.keep(np.ones(4, dtype=bool)), "keep"),
         (lambda c: c.select(5), "select: index 5 is outside the 5 candidates"),
         (lambda c: c.select(-1), "select: index -1"),
-        (put(np.nan), "token 3 the logit nan"),
-        (put(np.inf), "token 3 the logit inf"),
+        (put(np.nan), "after Call, token 3 has the logit nan"),
+        (put(np.inf), "after Call, token 3 has the logit inf"),
     ],
 )
 def test_what_it_may_not_do(vocab: Vocab, function: Any, words: str) -> None:

@@ -59,7 +59,8 @@ int64_t guarded(Call call) {
         remember(error.what());
 #if defined(__GLIBCXX__)
     } catch (const abi::__forced_unwind &) {
-        throw;  // a daemon thread ends inside a Python callback, because the interpreter has: glibc aborts if that stops here
+        // A thread that ends inside a Python callback, because the interpreter has ended: glibc aborts if that stops.
+        throw;
 #endif
     } catch (...) {
         remember("an exception of unknown type");

@@ -163,7 +163,7 @@ class Candidates:
             raise SamplerError(f"select: index {i} is outside the {len(self._data)} candidates")
         self._selected = i
 
-    def _check(self) -> None:
+    def _check(self, sampler: PythonSampler) -> None:
         if not self._writable:
             return  # nobody saw the logits
         # One pass: a sum is finite, or -inf where tokens are forbidden. Otherwise it is worth looking closer.
@@ -175,7 +175,8 @@ class Candidates:
         for bad in (np.isnan(logits), np.isposinf(logits)):
             if bad.any():
                 i = int(bad.argmax())
-                raise SamplerError(f"the sampler gave token {self._data['id'][i]} the logit {logits[i]}")
+                token = self._data["id"][i]
+                raise SamplerError(f"after {type(sampler).__name__}, token {token} has the logit {logits[i]}")
 
 
 class Workspace:
@@ -269,7 +270,7 @@ class Link:
             data, copied = workspace.view(array)
             candidates = Candidates(data, int(array.selected), bool(array.sorted))
             self.sampler.apply(candidates)
-            candidates._check()
+            candidates._check(self.sampler)
             data = candidates._data
             if copied:
                 ffi.memmove(array.data, data, data.nbytes)
