@@ -417,7 +417,6 @@ int32_t lch_mask(float * row, int32_t n, const uint32_t * allowed) {
             row[start + i] = (word >> i) & 1 ? row[start + i] : forbidden;
         }
     }
-    return left;
 }
 
 const char * lch_select_isa(void) { return lch::kernels().name; }
