@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_cffi.core.batch import Batch
 from llama_cffi.engine.choosers import make_chooser
@@ -16,6 +17,15 @@ from llama_cffi.errors import UnsupportedError
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
+
+
+class Remembered(Protocol):
+    """The memory of a sequence, kept outside the context."""
+
+    @property
+    def tokens(self) -> SequenceOf[int]:
+        """What it holds."""
 
 
 class Runner(Protocol):
@@ -40,6 +50,10 @@ class Runner(Protocol):
     @property
     def can_copy(self) -> bool:
         """Whether :meth:`copy` works."""
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether :meth:`keep` works for less than the whole."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
@@ -69,6 +83,15 @@ class Runner(Protocol):
     def shift(self, seq_id: int, start: int, count: int) -> None:
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        """A sequence ended whose memory holds ``tokens``: keep it outside the context, if that is wanted."""
+
+    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
+        """What was remembered and spares a prompt of ``tokens`` more work than the ``held`` tokens in memory."""
+
+    def recall(self, seq_id: int, found: Remembered) -> bool:
+        """Make a sequence hold what was remembered; False when there is no room, and the sequence is then empty."""
+
 
 class _Pieces(dict[int, "str | bytes | None"]):
     """The pieces looked up so far; a dict finds them again without a Python call."""
@@ -90,8 +113,9 @@ class _Pieces(dict[int, "str | bytes | None"]):
 class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, prompt_cache: PromptCache | None = None) -> None:
         self.context = context
+        self._cache = prompt_cache
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
@@ -101,6 +125,7 @@ class ContextRunner:
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
         self.can_copy = context.options.kv_unified and not self._recurrent
+        self.can_cut = not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
         self._batch = Batch(context.n_batch)
         self.pieces: Mapping[int, str | bytes | None] = _Pieces(context.model.vocab)
@@ -149,3 +174,20 @@ class ContextRunner:
         if not self.can_shift or not memory.seq_rm(seq_id, start, start + count):
             raise UnsupportedError("the memory of this model cannot be shifted")
         memory.seq_add(seq_id, start + count, None, -count)
+
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        if self._cache is not None:
+            self._cache.store(self.context, seq_id, tokens, can_cut=self._can_cut_saved)
+
+    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
+        if self._cache is None:
+            return None
+        return self._cache.find(self.context, tokens, held, can_cut=self._can_cut_saved)
+
+    def recall(self, seq_id: int, found: Remembered) -> bool:
+        return cast("CachedPrompt", found).restore(self.context, seq_id)
+
+    @property
+    def _can_cut_saved(self) -> bool:
+        # Of a sliding window only the cells are saved that the next token attends to.
+        return self.can_cut and not self._n_swa
