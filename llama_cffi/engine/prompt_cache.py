@@ -55,8 +55,8 @@ class PromptCache:
 
     Give one to :class:`Llama`: what a request has computed is kept when it ends, if it has at least ``min_tokens``
     tokens and nothing kept begins with them, and read back for a prompt that begins alike, if that spares computing
-    ``min_tokens`` tokens. A memory that can be cut uses any common beginning; one that cannot (recurrent models, a
-    sliding window without ``swa_full``) needs a prompt that goes on where a kept text ended.
+    ``min_tokens`` tokens. A saved state serves any common beginning if it can be cut. Those of recurrent models and of
+    sliding windows cannot: they serve a prompt that goes on where a kept text ended.
 
     The files used least recently go first. One that is damaged is removed and a warning logged, and so is a failure to
     write: generating goes on. Several processes may share the folder, and several models: each finds its own files.

@@ -126,7 +126,7 @@ class ContextRunner:
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
         self.can_copy = context.options.kv_unified and not self._recurrent
         self.can_cut = not self._recurrent
-        self._n_swa = 0 if context.options.swa_full else context.model.n_swa
+        self._n_swa = context.model.n_swa
         self._batch = Batch(context.n_batch)
         self.pieces: Mapping[int, str | bytes | None] = _Pieces(context.model.vocab)
 
@@ -156,7 +156,10 @@ class ContextRunner:
         return n == 0
 
     def _holds(self, seq_id: int, n: int) -> bool:
-        """Whether the cells that position ``n`` attends to are all there: a sliding window drops old ones."""
+        """Whether the cells that position ``n`` attends to are all there.
+
+        A sliding window drops old ones: in memory without ``swa_full``, and always in the saved state of a sequence.
+        """
         first, last = self._memory.seq_pos_min(seq_id), self._memory.seq_pos_max(seq_id)
         if first is None or last is None or last + 1 < n:
             return False
@@ -189,5 +192,4 @@ class ContextRunner:
 
     @property
     def _can_cut_saved(self) -> bool:
-        # Of a sliding window only the cells are saved that the next token attends to.
         return self.can_cut and not self._n_swa

@@ -50,9 +50,8 @@ class State(Generation):
     def save_prompt(self, prompt: str | SequenceOf[int] | NDArray[np.int32], path: str | os.PathLike[str]) -> int:
         """Compute a prompt, unless it is in memory already, and write its state; returns its number of tokens.
 
-        The file holds the tokens too. With a memory that cannot be cut (recurrent models, a sliding window without
-        ``swa_full``) it serves prompts that go on where this one ends. Raises as :meth:`generate` and
-        :meth:`save_state`.
+        The file holds the tokens too. With recurrent models and those with a sliding window it serves prompts that go
+        on where this one ends, with others any that begin alike. Raises as :meth:`generate` and :meth:`save_state`.
         """
         tokens = self._request(prompt).tokens
         self.generate(list(tokens), max_tokens=1, temperature=0)
