@@ -76,7 +76,9 @@ def test_a_whole_context(filled: Context, make_context: MakeContext) -> None:
     np.testing.assert_array_equal(follow(other, len(OTHER), 2), expected[1])
 
 
-@pytest.mark.parametrize("options", [{}, {"flash_attn": "disabled"}, {"type_k": "f32", "type_v": "bf16"}, {"kv_unified": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"flash_attn": "disabled"}, {"type_k": "f32", "type_v": "bf16"}, {"kv_unified": False}]
+)
 def test_one_sequence_under_another_id(make_context: MakeContext, options: dict[str, Any]) -> None:
     context, other = make_context(**options), make_context(**options)
     decode(context, OTHER, seq_id=2)
@@ -231,7 +233,7 @@ def test_files_that_llama_cpp_refuses(filled: Context, tmp_path: Path) -> None:
     state.save_file(path, TEXT)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(StateError, match="llama.cpp said"):
+    with pytest.raises(StateError, match=r"llama\.cpp said"):
         state.load_file(path)
     assert filled.memory.seq_pos_max(0) is None
     state.seq_save_file(0, path)

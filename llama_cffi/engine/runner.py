@@ -179,7 +179,8 @@ class ContextRunner:
         memory.seq_add(seq_id, start + count, None, -count)
 
     def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
-        if self._cache is not None:
+        # A context shift leaves more in memory than can be used again.
+        if self._cache is not None and self.keep(seq_id, len(tokens)):
             self._cache.store(self.context, seq_id, tokens, can_cut=self._can_cut_saved)
 
     def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
