@@ -27,6 +27,7 @@ from llama_cffi.errors import (
     UnsupportedError,
 )
 from tests.support.children import run_child
+from tests.support.other_memories import write_windowed_model
 
 if TYPE_CHECKING:
     from tests.support.models import MakeContext
@@ -147,6 +148,8 @@ def test_what_stays_on_the_device(filled: Context, make_context: MakeContext) ->
     np.testing.assert_allclose(follow(filled, len(TEXT), 1), expected, atol=1e-3)
     with pytest.raises(StateMismatchError, match="its own context"):
         make_context().state.seq_set_data(0, small, on_device=True)
+    with pytest.raises(StateMismatchError):
+        state.seq_set_data(1, small, partial=True, on_device=True)
     state.seq_data(0, on_device=True)
     with pytest.raises(StateMismatchError, match="next one"):
         state.seq_set_data(1, small, on_device=True)
@@ -156,6 +159,22 @@ def test_partial_is_everything_where_all_can_be_cut(filled: Context, make_contex
     other = make_context()
     other.state.seq_set_data(0, filled.state.seq_data(0, partial=True), partial=True)
     assert other.memory.seq_pos_max(0) == len(TEXT) - 1
+
+
+def test_a_window_is_put_back_beside_the_rest(make_context: MakeContext, tmp_path: Path) -> None:
+    tokens = [300 + i % 7 for i in range(50)]
+    with Model(write_windowed_model(tmp_path / "windowed.gguf")) as model:
+        context, other = make_context(model, swa_full=False), make_context(model, swa_full=False)
+        decode(context, tokens)
+        decode(other, tokens)
+        window = context.state.seq_data(0, partial=True)
+        assert len(window) < context.state.seq_size(0) // 2
+        for pos in range(50, 200):
+            decode(context, [5], pos)
+        # The layers that see everything can be cut; the others have forgotten what comes before.
+        context.memory.seq_rm(0, 50)
+        context.state.seq_set_data(0, window, partial=True)
+        np.testing.assert_allclose(follow(context, 50), follow(other, 50), atol=1e-3)
 
 
 def test_what_an_older_library_lacks(filled: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,8 +185,8 @@ class Context:
         self._door = gate.native
         self._broken: str | None = None
         self.n_vocab: int = model.vocab.n_tokens
-        #: By sequence, the bytes that stand for what State.seq_data left on the device.
-        self.on_device: dict[int, bytes] = {}
+        #: By sequence, whether what State.seq_data left on the device is partial, and the bytes that stand for it.
+        self.on_device: dict[int, tuple[bool, bytes]] = {}
         self._single = Batch(1)
         self._single.single(0, 0, 0)
         self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab)

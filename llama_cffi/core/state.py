@@ -12,12 +12,7 @@ import numpy as np
 
 from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi.core.files import replacement
-from llama_cffi.errors import (
-    StateError,
-    StateFormatError,
-    StateMismatchError,
-    StateWriteError,
-)
+from llama_cffi.errors import StateError, StateFormatError, StateMismatchError, StateWriteError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,7 +113,7 @@ class State:
             n = guard.call_int(f"llama_state_seq_get_data{ext}", ptr, _pointer(buffer), len(buffer), seq_id, *flags)
             found = _filled(buffer, n)
             if on_device:
-                context.on_device[seq_id] = found.tobytes()
+                context.on_device[seq_id] = (partial, found.tobytes())
         return found
 
     def seq_set_data(self, seq_id: int, data: BytesLike, *, partial: bool = False, on_device: bool = False) -> None:
@@ -133,7 +128,7 @@ class State:
         context = self._context
         with context.using(rewrites=True) as ptr:
             seq_id = self._seq(seq_id)
-            if on_device and source.tobytes() not in context.on_device.values():
+            if on_device and (partial, source.tobytes()) not in context.on_device.values():
                 # llama.cpp looks for the tensors without asking whether they are there.
                 raise StateMismatchError("a state on the device serves its own context, until the next one is saved")
             mark = log.mark()
@@ -148,7 +143,8 @@ class State:
 
         ``tokens`` go into the file beside the state. Raises :class:`StateWriteError`, as on a full disk.
         """
-        self._save_file("llama_state_save_file", path, (), tokens, self.size)
+        with self._context.lock():
+            self._save_file("llama_state_save_file", path, (), tokens, self.size)
 
     def load_file(self, path: str | os.PathLike[str]) -> NDArray[np.int32]:
         """Restore a session file of llama.cpp; returns its tokens, int32. Wraps ``llama_state_load_file``.
@@ -192,6 +188,8 @@ class State:
                 expected = n if n_state is None else _FILE_HEADER.size + ids.nbytes + n_state
                 if not n or part.stat().st_size != expected:
                     raise StateWriteError(f"llama.cpp cannot write {os.fspath(path)}", log=log.lines_since(mark))
+        except StateWriteError:
+            raise
         except OSError as error:
             raise write_error(path, error) from error
 
@@ -261,8 +259,6 @@ class State:
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> StateWriteError:
     """What to raise when a state cannot be written."""
-    if isinstance(error, StateWriteError):
-        return error
     result = StateWriteError(f"cannot write {os.fspath(path)}: {error.strerror or error}")
     result.errno, result.strerror, result.filename = error.errno, error.strerror, os.fspath(Path(path))
     return result

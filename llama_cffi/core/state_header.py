@@ -41,9 +41,9 @@ class MemoryKind:
             type_k=options.type_k,
             type_v=options.type_v,
             flash_attn=options.flash_attn,
-            kv_unified=options.kv_unified,
-            swa_full=options.swa_full,
-            rope=(options.rope_scaling, options.rope_freq_base, options.rope_freq_scale),
+            kv_unified=bool(options.kv_unified),
+            swa_full=bool(options.swa_full),
+            rope=(options.rope_scaling, _float(options.rope_freq_base), _float(options.rope_freq_scale)),
         )
 
     @property
@@ -151,6 +151,10 @@ def library_name() -> str:
     """The llama.cpp in use, as headers name it."""
     info = library_info()
     return f"{info.version} {info.commit}".strip()
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _check_same(name: str, saved: object, mine: object) -> None:

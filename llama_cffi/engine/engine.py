@@ -127,8 +127,9 @@ class Engine:
         """
         with self.at_rest() as slots:
             slot = min(slots, key=lambda slot: (len(slot.tokens) > 0, slot.last_used))
-            if not self._bring(found, slot):
-                raise MemoryFullError(f"no room for {len(found.tokens)} tokens in memory")
+            reason = self._bring(found, slot)
+            if reason is not None:
+                raise MemoryFullError(f"no room for {len(found.tokens)} tokens in memory: {reason}")
 
     def step(self) -> bool:
         """Compute one batch and hand out its tokens; False when there was nothing to do.
@@ -222,16 +223,19 @@ class Engine:
         if found is not None:
             self._bring(found, slot)
 
-    def _bring(self, found: Remembered, slot: Slot) -> bool:
-        """Put remembered memory into an idle slot; others give up what they keep when there is no room."""
+    def _bring(self, found: Remembered, slot: Slot) -> str | None:
+        """Put remembered memory into an idle slot; others give up what they keep when there is no room.
+
+        Returns why there is none even then.
+        """
         slot.fill(())
-        while not self._runner.recall(slot.seq_id, found):
+        while (reason := self._runner.recall(slot.seq_id, found)) is not None:
             seq_id = self._scheduler.forget_oldest()
             if seq_id is None:
-                return False
+                return reason
             self._runner.keep(seq_id, 0)
         slot.fill(found.tokens)
-        return True
+        return None
 
     def _overflow(self, sequence: Sequence) -> None:
         """The sequence has filled its context and has one more token to compute."""

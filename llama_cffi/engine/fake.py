@@ -118,12 +118,12 @@ class FakeRunner:
         longest = max(self.remembered or (), key=lambda one: reusable(one.tokens, tokens), default=None)
         return longest if longest is not None and reusable(longest.tokens, tokens) > held else None
 
-    def recall(self, seq_id: int, found: Remembered) -> bool:
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
         self.memory[seq_id].clear()
         if sum(map(len, self.memory.values())) + len(found.tokens) > self.n_cells:
-            return False
+            return "too many tokens"
         self.memory[seq_id].extend(found.tokens)
-        return True
+        return None
 
 
 class FakeMemory(NamedTuple):

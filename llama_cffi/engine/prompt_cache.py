@@ -41,13 +41,13 @@ class CachedPrompt:
         #: What it holds.
         self.tokens = tokens
 
-    def restore(self, context: Context, seq_id: int) -> bool:
-        """Put it into a sequence; False when llama.cpp has no room for it."""
+    def restore(self, context: Context, seq_id: int) -> str | None:
+        """Put it into a sequence; otherwise say why llama.cpp has no room for it."""
         try:
             self._saved.restore(context, seq_id=seq_id)
-        except StateError:
-            return False
-        return True
+        except StateError as error:
+            return str(error)
+        return None
 
 
 class PromptCache:

@@ -89,8 +89,8 @@ class Runner(Protocol):
     def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
         """What was remembered and spares a prompt of ``tokens`` more work than the ``held`` tokens in memory."""
 
-    def recall(self, seq_id: int, found: Remembered) -> bool:
-        """Make a sequence hold what was remembered; False when there is no room, and the sequence is then empty."""
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
+        """Make a sequence hold what was remembered; otherwise say why there is no room, and the sequence is empty."""
 
 
 class _Pieces(dict[int, "str | bytes | None"]):
@@ -188,7 +188,7 @@ class ContextRunner:
             return None
         return self._cache.find(self.context, tokens, held, can_cut=self._can_cut_saved)
 
-    def recall(self, seq_id: int, found: Remembered) -> bool:
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
         return cast("CachedPrompt", found).restore(self.context, seq_id)
 
     @property
