@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from llama_cffi.core.memory import Memory
     from llama_cffi.core.model import Model, ModelOptions
     from llama_cffi.core.sampler import SamplerChain
+    from llama_cffi.core.saved_state import SavedState
+    from llama_cffi.core.state import State
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.engine import Engine
+    from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import (
         Chunk,
         Completion,
@@ -53,9 +56,12 @@ _HOME = {
     "Memory": "core.memory",
     "Model": "core.model",
     "ModelOptions": "core.model",
+    "PromptCache": "engine.prompt_cache",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
+    "SavedState": "core.saved_state",
+    "State": "core.state",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
     "Usage": "engine.request",
@@ -78,9 +84,12 @@ __all__ = [
     "Memory",
     "Model",
     "ModelOptions",
+    "PromptCache",
     "Request",
     "SamplerChain",
     "SamplingParams",
+    "SavedState",
+    "State",
     "Timings",
     "TokenLogprob",
     "Usage",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from llama_cffi.engine.prompt_cache import PromptCache
+
 DEFAULT_N_CTX = 4096
 """Context length unless one is given; less when the model was trained for less."""
 
@@ -44,6 +46,7 @@ class Base:
         model_options: ModelOptions | None = None,
         context_options: ContextOptions | None = None,
         progress: ProgressCallback | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         if overflow not in OVERFLOW_POLICIES:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {overflow!r}")
@@ -72,7 +75,7 @@ class Base:
                 n_threads_batch=n_threads_batch,
             )
             self.context = Context(self.model, options)
-            self._engine = Engine(ContextRunner(self.context))
+            self._engine = Engine(ContextRunner(self.context, prompt_cache))
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -90,6 +93,7 @@ class Base:
         n_threads_batch: int | None = None,
         overflow: Overflow = "stop",
         context_options: ContextOptions | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> Self:
         """The model that ships with the package: tiny, it writes children's stories."""
         return cls(
@@ -102,6 +106,7 @@ class Base:
             n_threads_batch=n_threads_batch,
             overflow=overflow,
             context_options=context_options,
+            prompt_cache=prompt_cache,
         )
 
     # -- text and tokens

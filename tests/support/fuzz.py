@@ -84,7 +84,8 @@ class Fuzzer:
             "sample": (12, self.sample),
             "chain call": (6, self.call_chain),
             "memory": (12, self.call_memory),
-            "logits": (8, self.read_logits),
+            "state": (4, self.call_state),
+            "logits": (14, self.read_logits),
             "threads": (1, self.set_threads),
             "close": (1, self.close),
             "drop": (2, self.drop),
@@ -246,6 +247,22 @@ class Fuzzer:
             lambda: memory.seq_pos_max(seq_id),
         ]
         self._random.choice(calls)()
+
+    def call_state(self) -> None:
+        """Take a state, maybe damage it, and give it to any context."""
+        source, target = self._pick(self.contexts).state, self._pick(self.contexts).state
+        seq_id, other = ((self._odd() if self._chance(0.1) else self._random.choice([0, 0, 1])) for _ in range(2))
+        flags = {"partial": self._chance(0.1), "on_device": self._chance(0.1)}
+        whole = self._chance(0.4)
+        data = bytearray((source.data() if whole else source.seq_data(seq_id, **flags)).tobytes())
+        if self._chance(0.3):
+            data[self._random.randrange(min(len(data), 400))] = self._random.randrange(256)
+        if self._chance(0.1):
+            del data[self._random.randrange(len(data)) :]
+        if whole == self._chance(0.97):
+            target.set_data(data)
+        else:
+            target.seq_set_data(other, data, **flags)
 
     def read_logits(self) -> None:
         context = self._pick(self.contexts)
