@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llama_cffi.core import ranges
 from llama_cffi.core.seed import check_seed
@@ -31,6 +31,8 @@ class FinishReason(str, enum.Enum):
     """``max_tokens`` or the end of the context."""
     CANCELLED = "cancelled"
     """The caller stopped it."""
+    TOOL_CALLS = "tool_calls"
+    """The reply calls tools and waits for what they return."""
 
     def __str__(self) -> str:
         return self.value
@@ -333,6 +335,8 @@ class Completion:
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry for each of ``tokens``, when asked for."""
+    parsed: Any = None
+    """What the text says as an instance of the type asked for with ``schema``."""
 
     def __str__(self) -> str:
         return self.text

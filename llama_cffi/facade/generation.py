@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
-from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -13,12 +11,14 @@ import numpy as np
 from llama_cffi.engine.request import Chunk, Completion, Overflow, Request, SamplingKwargs, SamplingParams
 from llama_cffi.errors import PromptError
 from llama_cffi.facade.base import Base
+from llama_cffi.facade.stream import Stream
+from llama_cffi.facade.structured import StructuredStream, parse_completion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from llama_cffi.engine.engine import Engine
+    from llama_cffi.text.constraint.schema import Schema, Structure
 
 
 class GenerateOptions(SamplingKwargs, total=False):
@@ -34,6 +34,9 @@ class GenerateOptions(SamplingKwargs, total=False):
     """What happens when the text fills the context; None is what the Llama was made with."""
     sampling: SamplingParams | None
     """The sampling parameters as one value, instead of their fields."""
+    schema: Schema | None
+    """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
+    ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
 
 
 class Generation(Base):
@@ -61,14 +64,16 @@ class Generation(Base):
         sampling as ``sampling=SamplingParams(...)`` or by its fields (``temperature=0`` is greedy). In a list every
         prompt uses the same seed, so each result is what the prompt alone would give.
 
-        Raises :class:`PromptError` (:class:`ContextOverflowError` among them) and :class:`SamplerError` before
-        anything is computed, :class:`GrammarError` and :class:`DecodeError` while computing. Ctrl-C stops within a
-        fraction of a second and leaves the object usable.
+        Raises :class:`PromptError` (:class:`ContextOverflowError` among them), :class:`SchemaError` and
+        :class:`SamplerError` before anything is computed, :class:`GrammarError` and :class:`DecodeError` while
+        computing, and :class:`IncompleteOutput` when a text with a schema was cut. Ctrl-C stops within a fraction of a
+        second and leaves the object usable.
         """
         engine = self._open_engine()
+        structure = self._structure(options.pop("schema", None))
         many = _is_list_of_prompts(prompt)
         prompts: Any = list(prompt) if many else [prompt]
-        requests = [self._request(one, **options) for one in prompts]
+        requests = [self._request(one, structure, **options) for one in prompts]
         sequences = []
         completions = []
         try:
@@ -81,6 +86,8 @@ class Generation(Base):
         finally:
             for sequence in sequences:
                 engine.cancel(sequence)
+        if structure is not None:
+            completions = [parse_completion(completion, structure) for completion in completions]
         return completions if many else completions[0]
 
     def stream(
@@ -91,11 +98,23 @@ class Generation(Base):
         What :meth:`generate` raises before computing is raised by this call, not by the first iteration. Closing the
         iterator cancels. Several streams may be read in turn, or by several threads.
         """
-        return _Stream(self._open_engine(), self._request(prompt, **options))
+        engine = self._open_engine()
+        structure = self._structure(options.pop("schema", None))
+        stream = Stream(engine, self._request(prompt, structure, **options))
+        return stream if structure is None else StructuredStream(stream, structure)
+
+    def _structure(self, schema: Schema | None) -> Structure | None:
+        if schema is None:
+            return None
+        # llguidance and pydantic take 0.1 s to import, which plain text need not pay.
+        from llama_cffi.text.constraint.schema import compile_schema
+
+        return compile_schema(schema, self.model.vocab)
 
     def _request(
         self,
         prompt: str | SequenceOf[int] | NDArray[np.int32],
+        structure: Structure | None = None,
         *,
         max_tokens: int | None = None,
         stop: str | SequenceOf[str] = (),
@@ -115,34 +134,8 @@ class Generation(Base):
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             logprobs=logprobs,
             overflow=overflow if overflow is not None else self.overflow,
+            constraint=None if structure is None else structure.constraint,
         )
-
-
-class _Stream(Iterator[Chunk]):
-    """The chunks of one request. Submitted when made, so that a bad request fails at the call."""
-
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self._engine = engine
-        self._sequence = engine.submit(request)
-        self._next = engine.next_chunk
-        # A stream that nobody reads any more must not go on computing in other callers' batches.
-        weakref.finalize(self, engine.abandon, self._sequence).atexit = False
-
-    def __iter__(self) -> Iterator[Chunk]:
-        # A loop calls the engine without a frame of this class in between; see Engine._step.
-        following = partial(self._next, self._sequence)
-        following.stream = self  # type: ignore[attr-defined]  # what finalizes it must live as long
-        return iter(following, None)
-
-    def __next__(self) -> Chunk:
-        chunk = self._next(self._sequence)
-        if chunk is None:
-            raise StopIteration
-        return chunk
-
-    def close(self) -> None:
-        """Cancel the request. Idempotent."""
-        self._engine.cancel(self._sequence)
 
 
 def _sampling(sampling: SamplingParams | None, fields: SamplingKwargs) -> SamplingParams:
