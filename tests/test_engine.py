@@ -100,7 +100,7 @@ def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: i
             break
         assert 1 <= sum(work.n_tokens for work in plan) <= n_batch
         assert len({id(work.sequence) for work in plan}) == len(plan) <= n_slots
-        for sequence, n_tokens, output in plan:
+        for sequence, n_tokens, output, *_ in plan:
             assert 1 <= n_tokens <= sequence.n_pending
             assert output == (n_tokens == sequence.n_pending)
             sequence.n_past += n_tokens
@@ -207,7 +207,7 @@ class Failing(FakeRunner):
     def decode(self, plan: StepPlan) -> list[int]:
         self.calls += 1
         if self.calls == self.at:
-            for sequence, _, _ in plan:
+            for sequence, *_ in plan:
                 if sequence.seq_id is not None:
                     self.memory[sequence.seq_id].append(0)  # half of a batch, as after an abort
             raise self.error

@@ -12,6 +12,7 @@ from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import PromptError, SamplerError
 
 if TYPE_CHECKING:
+    from llama_cffi.engine.drafters import DraftSource
     from llama_cffi.text.constraint.matcher import Constraint
 
 Overflow = Literal["error", "stop", "shift"]
@@ -125,6 +126,8 @@ class Request:
     overflow: Overflow = "stop"
     constraint: Constraint | None = None
     """What the text must look like; besides the sampling's grammar there can be only one."""
+    speculative: DraftSource | None = None
+    """What guesses tokens ahead, so that one decode gives several; the text does not depend on it."""
     visible: frozenset[int] = frozenset()
     """Control tokens whose text is part of the text; of others nothing is seen."""
 
@@ -191,6 +194,23 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Speculation:
+    """What came of the drafts of a completion."""
+
+    drafted_tokens: int
+    """Tokens proposed."""
+    accepted_tokens: int
+    """Those of them that were the completion's next tokens."""
+    target_decodes: int
+    """Decodes of the model after which it chose tokens; without drafts there is one for each token."""
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the drafted tokens that was accepted; 0 without drafts."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
+
+
+@dataclass(frozen=True)
 class Completion:
     """A finished text."""
 
@@ -205,6 +225,8 @@ class Completion:
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry for each of ``tokens``, when asked for."""
+    speculation: Speculation | None = None
+    """Statistics of speculative decoding, where it was on."""
 
     def __str__(self) -> str:
         return self.text

@@ -34,6 +34,14 @@ class Runner(Protocol):
         """Number of sequences."""
 
     @property
+    def n_vocab(self) -> int:
+        """Number of tokens of the vocabulary."""
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether :meth:`keep` can cut a sequence at any place."""
+
+    @property
     def can_shift(self) -> bool:
         """Whether :meth:`shift` works."""
 
@@ -45,8 +53,9 @@ class Runner(Protocol):
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
     def decode(self, plan: StepPlan) -> list[int]:
-        """Compute a plan and return, for each of its items, the batch row of its last token.
+        """Compute a plan and return, for each of its items, the batch row of its own last token.
 
+        The rows of its draft follow that one.
         Raises :class:`MemoryFullError` with the memory as it was before.
         """
 
@@ -98,11 +107,13 @@ class ContextRunner:
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
+        self.n_vocab = context.n_vocab
         self.lock = context.lock
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
+        self.can_rewind = not self._recurrent
         self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
         self._batch = Batch(context.n_batch)
@@ -112,7 +123,7 @@ class ContextRunner:
         batch = self._batch
         batch.clear()
         rows = []
-        for sequence, count, output in plan:
+        for sequence, count, output, _, draft in plan:
             start = sequence.n_past
             seq_id = sequence.seq_id
             if count == 1:
@@ -120,6 +131,8 @@ class ContextRunner:
             else:
                 tokens = sequence.tokens[start : start + count]
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
+            for pos, token in enumerate(draft, start + count):
+                batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
         self.context.decode(batch)
         return rows
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import NoReturn, Protocol
 
+from llama_cffi.engine.drafters import Drafting
 from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
 from llama_cffi.text import Detokenizer, StopMatcher
 
@@ -51,14 +52,17 @@ class Sequence:
     tokens are in memory as they would be without the shift.
     """
 
-    __slots__ = ("_detokenizer", "_first", "_logprobs", "_max_tokens", "_start", "_stops", "_text", "chooser", "chunks",
-                 "done", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "pieces",
+    __slots__ = ("_detokenizer", "_ended_by_model", "_first", "_logprobs", "_max_tokens", "_start", "_stops", "_text", "chooser", "chunks",
+                 "done", "drafting", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "pieces",
                  "request", "seed", "seq_id", "tokens")  # fmt: skip
 
-    def __init__(self, request: Request, chooser: Chooser, seed: int, pieces: Pieces) -> None:
+    def __init__(
+        self, request: Request, chooser: Chooser, seed: int, pieces: Pieces, drafting: Drafting | None = None
+    ) -> None:
         self.request = request
         self.chooser = chooser
         self.pieces = pieces
+        self.drafting = drafting
         self.seed = seed
         self.tokens = list(request.tokens)
         self.n_prompt = len(self.tokens)
@@ -77,12 +81,18 @@ class Sequence:
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
         self._max_tokens = request.max_tokens
+        self._ended_by_model = False
         self._start = self._first = 0.0
 
     @property
     def n_pending(self) -> int:
         """Tokens that must still be computed before the next one can be chosen."""
         return len(self.tokens) - self.n_past
+
+    @property
+    def n_left(self) -> int:
+        """Tokens that may still be generated."""
+        return _ALL if self._max_tokens is None else self._max_tokens - len(self.output)
 
     def start(self, seq_id: int, n_cached: int) -> None:
         """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its tokens."""
@@ -99,6 +109,7 @@ class Sequence:
             self._first = perf_counter()
         piece = self.pieces[token]
         if piece is None:
+            self._ended_by_model = True
             self.finish(FinishReason.STOP)
             return
         self.tokens.append(token)
@@ -175,4 +186,5 @@ class Sequence:
             ),
             seed=self.seed,
             logprobs=tuple(self._logprobs) if self._logprobs is not None else None,
+            speculation=self.drafting.result(len(self.output) + self._ended_by_model) if self.drafting else None,
         )

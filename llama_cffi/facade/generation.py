@@ -13,6 +13,7 @@ import numpy as np
 from llama_cffi.engine.request import Chunk, Completion, Overflow, Request, SamplingKwargs, SamplingParams
 from llama_cffi.errors import PromptError
 from llama_cffi.facade.base import Base
+from llama_cffi.facade.draft import Speculative, request_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,8 @@ class GenerateOptions(SamplingKwargs, total=False):
     """Report each token's log-probability with this many alternatives."""
     overflow: Overflow | None
     """What happens when the text fills the context; None is what the Llama was made with."""
+    speculative: Speculative | None
+    """Whether tokens are drafted ahead, and by what; None is what the Llama was made with."""
     sampling: SamplingParams | None
     """The sampling parameters as one value, instead of their fields."""
 
@@ -101,6 +104,7 @@ class Generation(Base):
         stop: str | SequenceOf[str] = (),
         logprobs: int | None = None,
         overflow: Overflow | None = None,
+        speculative: Speculative | None = None,
         sampling: SamplingParams | None = None,
         **fields: Unpack[SamplingKwargs],
     ) -> Request:
@@ -115,6 +119,7 @@ class Generation(Base):
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             logprobs=logprobs,
             overflow=overflow if overflow is not None else self.overflow,
+            speculative=request_source(speculative, self._draft),
         )
 
 
