@@ -16,8 +16,8 @@ class Llama(Chat):
     All layers go to a GPU when the library has one (``n_gpu_layers`` limits them, ``model.placement`` says what went
     where); ``require_gpu`` raises :class:`UnsupportedError` instead of computing on the CPU.
     ``draft`` turns speculative decoding on: ``"lookup"`` guesses what follows from the prompt, a GGUF file or
-    :class:`Model` with the same vocabulary computes it (:class:`PromptLookup` and :class:`DraftModel` have options). The
-    text is what it is without, in fewer decodes where the guesses are good: :attr:`Completion.speculation` counts them.
+    :class:`Model` with the same vocabulary computes it (:class:`PromptLookup` and :class:`DraftModel` have options).
+    The text is what it is without, in fewer decodes where the guesses are good; ``Completion.speculation`` counts them.
     ``model_options`` and ``context_options`` give everything else; the arguments here win over the latter.
 
     Any thread may call any method: concurrent calls are computed together, in one batch.

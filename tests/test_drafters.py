@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -219,7 +220,7 @@ def test_a_bad_drafter_is_asked_less_and_less() -> None:
     prompt = prompt_of_length(200)
     done = run(Engine(FakeRunner(n_ctx=400)), prompt, max_tokens=200, speculative=Wrong([0] * 9))
     # Three times, then 8 tokens without, three times, 16 without ...
-    assert [b - a for a, b in zip(asked[2:], asked[3:], strict=False)][::3] == [9, 17, 33, 65]
+    assert [b - a for a, b in pairwise(asked[2:])][::3] == [9, 17, 33, 65]
     assert done.speculation is not None
     assert done.speculation.drafted_tokens < 30
 
@@ -308,5 +309,5 @@ def test_a_shift_is_noticed() -> None:
 
 @pytest.mark.parametrize("options", [{"n_draft": 0}, {"min_ngram": 0}, {"max_ngram": 1}, {"n_draft": 2.5}])
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="ngram|n_draft"):
+    with pytest.raises(ValueError, match=r"ngram|n_draft"):
         PromptLookup(**options)

@@ -52,9 +52,9 @@ class Sequence:
     tokens are in memory as they would be without the shift.
     """
 
-    __slots__ = ("_detokenizer", "_ended_by_model", "_first", "_logprobs", "_max_tokens", "_start", "_stops", "_text", "chooser", "chunks",
-                 "done", "drafting", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "pieces",
-                 "request", "seed", "seq_id", "tokens")  # fmt: skip
+    __slots__ = ("_detokenizer", "_ended_by_model", "_first", "_logprobs", "_max_tokens", "_start", "_stops", "_text",
+                 "chooser", "chunks", "done", "drafting", "error", "finish_reason", "n_cached", "n_exact", "n_past",
+                 "n_prompt", "output", "pieces", "request", "seed", "seq_id", "tokens")  # fmt: skip
 
     def __init__(
         self, request: Request, chooser: Chooser, seed: int, pieces: Pieces, drafting: Drafting | None = None
