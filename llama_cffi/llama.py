@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from llama_cffi.facade.chat import Chat
+from llama_cffi.facade.infill import Infill
 
 
-class Llama(Chat):
+class Llama(Chat, Infill):
     """A model ready to generate.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only

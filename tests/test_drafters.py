@@ -140,8 +140,8 @@ def test_interrupts_change_nothing(wanted: list[tuple[list[int], Any]], every: i
     class Interrupted(FakeRunner):
         calls = 0
 
-        def decode(self, plan: Any) -> list[int]:
-            rows = super().decode(plan)
+        def decode(self, plan: Any, deadline: float | None = None) -> list[int]:
+            rows = super().decode(plan, deadline)
             self.calls += 1
             if self.calls % (every + 1) == 0:
                 raise KeyboardInterrupt  # with everything computed, and nobody told

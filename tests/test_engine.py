@@ -204,14 +204,14 @@ class Failing(FakeRunner):
         super().__init__(n_ctx=64, n_seq_max=3)
         self.error, self.at, self.calls = error, at, 0
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.calls += 1
         if self.calls == self.at:
             for sequence, *_ in plan:
                 if sequence.seq_id is not None:
                     self.memory[sequence.seq_id].append(0)  # half of a batch, as after an abort
             raise self.error
-        return super().decode(plan)
+        return super().decode(plan, deadline)
 
 
 def test_a_failed_decode_ends_every_request_in_it_and_no_later_one() -> None:
@@ -254,10 +254,10 @@ def test_an_error_of_one_request_is_its_own() -> None:
 
 def test_a_step_inside_a_step_is_refused() -> None:
     class Nested(FakeRunner):
-        def decode(self, plan: StepPlan) -> list[int]:
+        def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
             with pytest.raises(BusyError):
                 engine.step()
-            return super().decode(plan)
+            return super().decode(plan, deadline)
 
     runner = Nested()
     engine = Engine(runner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence as SequenceOf
+from time import monotonic
 
 from llama_cffi.core.seed import draw_seed
 from llama_cffi.engine.drafters import Drafting
@@ -13,6 +14,7 @@ from llama_cffi.engine.runner import Runner
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
 from llama_cffi.engine.sequence import Sequence
 from llama_cffi.errors import (
+    AbortedError,
     BusyError,
     ClosedError,
     ContextOverflowError,
@@ -34,6 +36,8 @@ class Engine:
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy)
         self._lock = threading.RLock()
         self._abandoned: deque[Sequence] = deque()
+        self._timed: list[Sequence] = []
+        """Those that a deadline may end."""
         self._stepping = False
 
     def submit(self, request: Request) -> Sequence:
@@ -65,6 +69,8 @@ class Engine:
                 sequence.finish(FinishReason.LENGTH)
             else:
                 self._scheduler.submit(sequence)
+                if sequence.deadline is not None:
+                    self._timed.append(sequence)
         return sequence
 
     def next_chunk(self, sequence: Sequence) -> Chunk | None:
@@ -88,9 +94,12 @@ class Engine:
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence with what it has. Harmless when it is done."""
+        self._end(sequence, FinishReason.CANCELLED)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         with self._lock:
             if not sequence.done:
-                sequence.finish(FinishReason.CANCELLED)
+                sequence.finish(reason)
                 self._scheduler.release(sequence)
 
     def abandon(self, sequence: Sequence) -> None:
@@ -120,6 +129,8 @@ class Engine:
         try:
             while self._abandoned:
                 self.cancel(self._abandoned.popleft())
+            if self._timed:
+                self._end_late()
             lone = self._scheduler.lone
             if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.chooser.step) is not None:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
@@ -149,7 +160,8 @@ class Engine:
             affected = [work.sequence for work in plan]
             # Until the tokens are chosen nobody else may write or free the logits.
             with self._runner.lock():
-                for (sequence, n_tokens, output, _, found), row in zip(plan, self._runner.decode(plan), strict=True):
+                rows = self._runner.decode(plan, self._deadline(affected))
+                for (sequence, n_tokens, output, _, found), row in zip(plan, rows, strict=True):
                     sequence.n_past += n_tokens
                     if output:
                         self._advance(sequence, row, found)
@@ -159,6 +171,10 @@ class Engine:
                 raise
             if isinstance(error, MemoryFullError):
                 self._make_room(error, plan)
+            elif isinstance(error, AbortedError) and self._is_late(affected):
+                # The next step ends who is late; the others' tokens are computed again.
+                for sequence in affected:
+                    self._rewind(sequence)
             else:
                 for sequence in affected:
                     self._fail(sequence, error)
@@ -170,6 +186,22 @@ class Engine:
             raise
         finally:
             self._stepping = False
+
+    def _end_late(self) -> None:
+        now = monotonic()
+        for sequence in self._timed:
+            if sequence.deadline is not None and sequence.deadline <= now:
+                self._end(sequence, FinishReason.DEADLINE)
+        self._timed = [sequence for sequence in self._timed if not sequence.done]
+
+    def _deadline(self, sequences: SequenceOf[Sequence]) -> float | None:
+        if not self._timed:
+            return None
+        return min((sequence.deadline for sequence in sequences if sequence.deadline is not None), default=None)
+
+    def _is_late(self, sequences: SequenceOf[Sequence]) -> bool:
+        deadline = self._deadline(sequences)
+        return deadline is not None and deadline <= monotonic()
 
     def _propose(self, sequence: Sequence, drafting: Drafting, n_max: int) -> list[int]:
         """A draft that fits the context, and what may still be generated: one token always comes after it."""

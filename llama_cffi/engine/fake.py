@@ -63,7 +63,7 @@ class FakeRunner:
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         total = sum(work.n_tokens + len(work.draft) for work in plan)
         if not 0 < total <= self.n_batch:
             raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")

@@ -52,11 +52,12 @@ class Runner(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         """Compute a plan and return, for each of its items, the batch row of its own last token.
 
         The rows of its draft follow that one.
-        Raises :class:`MemoryFullError` with the memory as it was before.
+        Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
+        :func:`time.monotonic` ``deadline`` has passed; some of the tokens may be in memory then.
         """
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
@@ -119,7 +120,7 @@ class ContextRunner:
         self._batch = Batch(context.n_batch)
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         batch = self._batch
         batch.clear()
         rows = []
@@ -133,7 +134,7 @@ class ContextRunner:
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
             for pos, token in enumerate(draft, start + count):
                 batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
-        self.context.decode(batch)
+        self.context.decode(batch, deadline=deadline)
         return rows
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:

@@ -8,7 +8,10 @@ from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.engine.slots import Slot, choose_slot
+from llama_cffi.engine.slots import Slot, choose_slot, common_prefix
+
+_WORTH_WAITING = 8
+"""Tokens to share for which a sequence waits until another one's prefill has computed them."""
 
 
 class Work(NamedTuple):
@@ -99,7 +102,7 @@ class Scheduler:
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
             choice = choose_slot(self.slots, sequence.tokens, can_copy=self._can_copy)
-            if choice is None:
+            if choice is None or self._shares_later(sequence.tokens, choice[2]):
                 return
             admission = Admission(*choice)
             n = prepare(admission)
@@ -109,6 +112,14 @@ class Scheduler:
             sequence.start(slot.seq_id, n)
             self.running.append(sequence)
             budget -= sequence.n_pending
+
+    def _shares_later(self, tokens: list[int], n_reused: int) -> bool:
+        """Whether what another sequence's prefill is computing right now can be shared when it is done."""
+        return self._can_copy and any(
+            min(common_prefix(other.tokens, tokens), len(tokens) - 1) - n_reused >= _WORTH_WAITING
+            for other in self.running
+            if other.n_pending > 1
+        )
 
     def release(self, sequence: Sequence, *, keep: bool = True) -> None:
         """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""
