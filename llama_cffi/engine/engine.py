@@ -23,6 +23,9 @@ from llama_cffi.errors import (
     UnsupportedError,
 )
 
+_COARSE = 0.02
+"""Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
+
 
 class Engine:
     """The one generation loop. Whoever wants a chunk drives it with :meth:`step`, also from several threads:
@@ -172,9 +175,10 @@ class Engine:
             if isinstance(error, MemoryFullError):
                 self._make_room(error, plan)
             elif isinstance(error, AbortedError) and self._is_late(affected):
-                # The next step ends who is late; the others' tokens are computed again.
+                # Who is not late computes the same tokens again.
                 for sequence in affected:
                     self._rewind(sequence)
+                self._end_late()
             else:
                 for sequence in affected:
                     self._fail(sequence, error)
@@ -188,7 +192,7 @@ class Engine:
             self._stepping = False
 
     def _end_late(self) -> None:
-        now = monotonic()
+        now = monotonic() + _COARSE
         for sequence in self._timed:
             if sequence.deadline is not None and sequence.deadline <= now:
                 self._end(sequence, FinishReason.DEADLINE)
@@ -201,7 +205,7 @@ class Engine:
 
     def _is_late(self, sequences: SequenceOf[Sequence]) -> bool:
         deadline = self._deadline(sequences)
-        return deadline is not None and deadline <= monotonic()
+        return deadline is not None and deadline <= monotonic() + _COARSE
 
     def _propose(self, sequence: Sequence, drafting: Drafting, n_max: int) -> list[int]:
         """A draft that fits the context, and what may still be generated: one token always comes after it."""
