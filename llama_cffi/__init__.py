@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llama_cffi.core.model import Model, ModelOptions
     from llama_cffi.core.sampler import SamplerChain
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.engine.draft_model import DraftModel
+    from llama_cffi.engine.drafters import PromptLookup
     from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.request import (
         Chunk,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         FinishReason,
         Request,
         SamplingParams,
+        Speculation,
         Timings,
         TokenLogprob,
         Usage,
@@ -45,6 +48,7 @@ _HOME = {
     "Completion": "engine.request",
     "Context": "core.context",
     "ContextOptions": "core.context",
+    "DraftModel": "engine.draft_model",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
@@ -53,9 +57,11 @@ _HOME = {
     "Memory": "core.memory",
     "Model": "core.model",
     "ModelOptions": "core.model",
+    "PromptLookup": "engine.drafters",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
+    "Speculation": "engine.request",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
     "Usage": "engine.request",
@@ -70,6 +76,7 @@ __all__ = [
     "Completion",
     "Context",
     "ContextOptions",
+    "DraftModel",
     "Engine",
     "FinishReason",
     "GGUFFile",
@@ -78,9 +85,11 @@ __all__ = [
     "Memory",
     "Model",
     "ModelOptions",
+    "PromptLookup",
     "Request",
     "SamplerChain",
     "SamplingParams",
+    "Speculation",
     "Timings",
     "TokenLogprob",
     "Usage",

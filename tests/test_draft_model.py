@@ -290,6 +290,25 @@ def test_what_was_opened_is_closed(model: Model, model_path: Path) -> None:
     assert not model.closed
 
 
+def test_both_compute_with_the_same_threads(make_llama: MakeLlama, model_path: Path) -> None:
+    """Two pools that take turns would wait busily for each other, and a token would take ten times as long."""
+    llm = make_llama(draft=model_path, n_threads=2)
+    assert llm._draft is not None
+    assert isinstance(llm._draft.source, ModelDrafts)
+    context = llm._draft.source.context
+    assert context.n_threads == 2
+    assert context._resources._pools is llm.context._resources._pools
+    greedy(llm, "tana")
+    llm.context.set_threads(1)
+    greedy(llm, "tana")
+    context.close()
+    assert greedy(llm, "tana", speculative=False).usage.completion_tokens == 100
+    llm = make_llama(draft=model_path, n_threads=2)
+    assert isinstance(llm._draft.source, ModelDrafts)  # type: ignore[union-attr]
+    llm.context.close()
+    assert llm._draft.source.context.closed, "the threads are gone"  # type: ignore[union-attr]
+
+
 def test_a_draft_model_that_is_closed_ends_the_request(make_llama: MakeLlama, model_path: Path) -> None:
     with Model(model_path) as other:
         llm = make_llama(draft=DraftModel(model=other, p_min=0.0))

@@ -57,7 +57,8 @@ class ModelDrafts:
             raise UnsupportedError("this model cannot draft: its memory cannot take back tokens")
         # As much room as the target has, whatever shape the target's memory has.
         wanted = replace(target.options, n_ctx=target.n_ctx, kv_unified=True, swa_full=True)
-        self.context = Context(model, wanted)
+        self.context = Context(model, wanted, threads_of=target)
+        self._target = target
         self._n_draft = options.n_draft
         self._least_logprob = math.log(options.p_min) if options.p_min > 0 else None
         self._n_ctx = self.context.n_ctx_seq
@@ -70,6 +71,7 @@ class ModelDrafts:
         """Tokens that are surely in memory, by seq_id; there may be more of them behind."""
 
     def start(self) -> Drafter:
+        """The drafter of any text: it finds out itself which one it is asked about."""
         return self
 
     def close(self) -> None:
@@ -77,10 +79,13 @@ class ModelDrafts:
         self.context.close()
 
     def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+        """The likeliest tokens to follow; see :class:`Drafter`. What the draft context raises, :class:`MemoryFullError`
+        excepted, reaches the caller.
+        """
         n_max = min(n_max, self._n_draft, self._n_ctx - len(tokens))
         if n_max < 1:
             return []
-        with self.context.lock():
+        with self._target.lock(), self.context.lock():
             try:
                 return self._draft(tokens, n_max, seq_id)
             except MemoryFullError:

@@ -61,6 +61,7 @@ class PromptLookup:
             raise ValueError(f"min_ngram={self.min_ngram} is above max_ngram={self.max_ngram}")
 
     def start(self) -> Drafter:
+        """A drafter for one text."""
         return _Lookup(self)
 
 
