@@ -82,6 +82,19 @@ def test_choices_that_cannot_be(llm: Llama) -> None:
         llm.generate(["tana", "nese"], n=2)  # type: ignore[list-item]
 
 
+# -- going on from a completion
+
+
+def test_two_texts_go_on_from_one(llm: Llama, make_llama: MakeLlama) -> None:
+    done = greedy(llm, "tana nese sona")
+    assert done.prompt == tuple(llm.tokenize("tana nese sona").tolist())
+    so_far = [*done.prompt, *done.tokens]
+    for choice in llm.generate(so_far, n=2, seed=1, max_tokens=8):
+        assert choice.usage.cached_tokens >= len(so_far) - 1
+        assert choice.tokens == make_llama().generate(so_far, seed=choice.seed, max_tokens=8).tokens
+    assert len(greedy(llm, so_far).prompt) == len(so_far)
+
+
 # -- logit bias
 
 

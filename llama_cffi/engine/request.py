@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import PromptError, SamplerError
+from llama_cffi.text.stop_patterns import make_stops
 
 if TYPE_CHECKING:
     from llama_cffi.engine.drafters import DraftSource
@@ -158,6 +159,7 @@ class Request:
         for stop in self.stop:
             if isinstance(stop, bool) or not isinstance(stop, (str, int, re.Pattern)) or stop == "":
                 raise ValueError(f"stop must be non-empty strings, tokens or compiled patterns, got {stop!r}")
+        make_stops([stop for stop in self.stop if isinstance(stop, re.Pattern)])
         if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
             raise ValueError(f"logprobs must be None or a number of alternatives, got {self.logprobs!r}")
         if self.constraint is not None and self.sampling.grammar is not None:
@@ -246,6 +248,9 @@ class Completion:
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry for each of ``tokens``, when asked for."""
+    prompt: tuple[int, ...] = field(default=(), repr=False)
+    """The prompt's tokens: ``[*completion.prompt, *completion.tokens]`` is a prompt that goes on from here, any number
+    of times, and finds what has been computed in memory."""
     speculation: Speculation | None = None
     """Statistics of speculative decoding, where it was on."""
 

@@ -65,8 +65,8 @@ class Sequence:
     tokens are in memory as they would be without the shift.
     """
 
-    __slots__ = ("_detokenizer", "_first", "_last", "_logprobs", "_max_tokens", "_skip", "_start", "_stops", "_text",
-                 "chooser", "chunks", "deadline", "done", "drafting", "error", "finish_reason", "n_cached", "n_exact",
+    __slots__ = ("_detokenizer", "_end_token", "_first", "_logprobs", "_max_tokens", "_skip", "_start", "_stops",
+                 "_text", "chooser", "chunks", "deadline", "done", "drafting", "error", "finish_reason", "n_cached", "n_exact",
                  "n_past", "n_prompt", "output", "pieces", "request", "seed", "seq_id", "tokens")  # fmt: skip
 
     def __init__(
@@ -74,7 +74,7 @@ class Sequence:
     ) -> None:
         self.request = request
         self.chooser = chooser
-        self._last: int | None = None
+        self._end_token: int | None = None
         """The token that ended the text and is no part of it."""
         ending = frozenset(stop for stop in request.stop if isinstance(stop, int))
         self.pieces = _Ending(pieces, ending) if ending else pieces
@@ -129,7 +129,7 @@ class Sequence:
             self._first = perf_counter()
         piece = self.pieces[token]
         if piece is None:
-            self._last = token
+            self._end_token = token
             self.finish(FinishReason.STOP)
             return
         self.tokens.append(token)
@@ -192,8 +192,8 @@ class Sequence:
     ) -> None:
         # A stop string that only the end of the text decided (it began a longer one) counts as a stop.
         stop: str | int | None = self._stops.matched if self._stops is not None else None
-        if stop is None and self._last in self.request.stop:
-            stop = self._last
+        if stop is None and self._end_token in self.request.stop:
+            stop = self._end_token
         if reason is FinishReason.LENGTH and stop is not None:
             reason = FinishReason.STOP
         self.finish_reason, self.done = reason, True
@@ -214,6 +214,9 @@ class Sequence:
                 decode_tokens=max(0, len(self.output) - 1),
             ),
             seed=self.seed,
+            prompt=self.request.tokens,
             logprobs=tuple(self._logprobs) if self._logprobs is not None else None,
-            speculation=self.drafting.result(len(self.output) + (self._last is not None)) if self.drafting else None,
+            speculation=self.drafting.result(len(self.output) + (self._end_token is not None))
+            if self.drafting
+            else None,
         )
