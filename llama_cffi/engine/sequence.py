@@ -66,8 +66,9 @@ class Sequence:
     """
 
     __slots__ = ("_detokenizer", "_end_token", "_first", "_logprobs", "_max_tokens", "_skip", "_start", "_stops",
-                 "_text", "chooser", "chunks", "deadline", "done", "drafting", "error", "finish_reason", "n_cached",
-                 "n_exact", "n_past", "n_prompt", "output", "pieces", "request", "seed", "seq_id", "tokens")  # fmt: skip
+                 "_text", "chooser", "chunks", "deadline", "done", "drafting", "error", "finish_reason",
+                 "n_cached", "n_exact", "n_past", "n_prompt", "output", "pieces", "request", "seed", "seq_id",
+                 "tokens")  # fmt: skip
 
     def __init__(
         self, request: Request, chooser: Chooser, seed: int, pieces: Pieces, drafting: Drafting | None = None
