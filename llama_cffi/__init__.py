@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from llama_cffi.core.saved_state import SavedState
     from llama_cffi.core.state import State
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.engine.draft_model import DraftModel
+    from llama_cffi.engine.drafters import PromptLookup
     from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         FinishReason,
         Request,
         SamplingParams,
+        Speculation,
         Timings,
         TokenLogprob,
         Usage,
@@ -48,6 +51,7 @@ _HOME = {
     "Completion": "engine.request",
     "Context": "core.context",
     "ContextOptions": "core.context",
+    "DraftModel": "engine.draft_model",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
@@ -57,10 +61,12 @@ _HOME = {
     "Model": "core.model",
     "ModelOptions": "core.model",
     "PromptCache": "engine.prompt_cache",
+    "PromptLookup": "engine.drafters",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
     "SavedState": "core.saved_state",
+    "Speculation": "engine.request",
     "State": "core.state",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
@@ -76,6 +82,7 @@ __all__ = [
     "Completion",
     "Context",
     "ContextOptions",
+    "DraftModel",
     "Engine",
     "FinishReason",
     "GGUFFile",
@@ -85,10 +92,12 @@ __all__ = [
     "Model",
     "ModelOptions",
     "PromptCache",
+    "PromptLookup",
     "Request",
     "SamplerChain",
     "SamplingParams",
     "SavedState",
+    "Speculation",
     "State",
     "Timings",
     "TokenLogprob",

@@ -21,6 +21,7 @@
     ├── TokenizeError (ValueError)          text that cannot be tokenised
     ├── SamplerError (ValueError)           a sampler or chain that cannot select
     │   └── GrammarError                    a grammar that does not parse, or was violated
+    ├── DraftError (ValueError)             a draft model that does not fit its target
     ├── PromptError (ValueError)            a prompt that cannot be generated from
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   ├── MessageError                    a message of a conversation that is none
@@ -136,6 +137,10 @@ class GrammarError(SamplerError):
     """A grammar that does not parse, or a token that it forbids."""
 
 
+class DraftError(LlamaCffiError, ValueError):
+    """A draft model whose vocabulary is not that of the model it drafts for."""
+
+
 class PromptError(LlamaCffiError, ValueError):
     """A prompt that nothing can be generated from."""
 
@@ -180,6 +185,7 @@ __all__ = [
     "ContextError",
     "ContextOverflowError",
     "DecodeError",
+    "DraftError",
     "GrammarError",
     "InUseError",
     "LibraryError",

@@ -44,6 +44,10 @@ class Runner(Protocol):
         """Number of sequences."""
 
     @property
+    def n_vocab(self) -> int:
+        """Number of tokens of the vocabulary."""
+
+    @property
     def can_shift(self) -> bool:
         """Whether :meth:`shift` works."""
 
@@ -58,10 +62,12 @@ class Runner(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
-    def decode(self, plan: StepPlan) -> list[int]:
-        """Compute a plan and return, for each of its items, the batch row of its last token.
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+        """Compute a plan and return, for each of its items, the batch row of its own last token.
 
-        Raises :class:`MemoryFullError` with the memory as it was before.
+        The rows of its draft follow that one.
+        Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
+        :func:`time.monotonic` ``deadline`` has passed; some of the tokens may be in memory then.
         """
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
@@ -122,6 +128,7 @@ class ContextRunner:
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
+        self.n_vocab = context.n_vocab
         self.lock = context.lock
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
@@ -133,11 +140,11 @@ class ContextRunner:
         self._batch = Batch(context.n_batch)
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         batch = self._batch
         batch.clear()
         rows = []
-        for sequence, count, output in plan:
+        for sequence, count, output, _, draft in plan:
             start = sequence.n_past
             seq_id = sequence.seq_id
             if count == 1:
@@ -145,7 +152,9 @@ class ContextRunner:
             else:
                 tokens = sequence.tokens[start : start + count]
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
-        self.context.decode(batch)
+            for pos, token in enumerate(draft, start + count):
+                batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
+        self.context.decode(batch, deadline=deadline)
         return rows
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:

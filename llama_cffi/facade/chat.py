@@ -121,10 +121,12 @@ class Chat(Generation):
         documents: SequenceOf[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         schema: Any = None,
-        **options: Unpack[GenerateOptions],
+        **options: Any,
     ) -> tuple[Turn, Request]:
         from llama_cffi.facade.turn import prepare_turn
 
+        if refused := [name for name in ("echo", "heal") if options.get(name)]:
+            raise ValueError(f"{refused[0]}= is for prompts; a reply begins as prefix= says")
         structure = self._structure(schema)
         turn = prepare_turn(
             self._format,
