@@ -417,6 +417,19 @@ int32_t lch_mask(float * row, int32_t n, const uint32_t * allowed) {
             row[start + i] = (word >> i) & 1 ? row[start + i] : forbidden;
         }
     }
+    return left;
+}
+
+void lch_candidates(const float * data, int32_t n, void * records) {
+    struct Record {
+        int32_t id;
+        float   logit;
+        float   p;
+    };
+    auto * record = static_cast<Record *>(records);
+    for (int32_t i = 0; i < n; i++) {
+        record[i] = {i, data[i], 0.0f};
+    }
 }
 
 const char * lch_select_isa(void) { return lch::kernels().name; }
