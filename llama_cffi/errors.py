@@ -159,7 +159,9 @@ class SchemaError(LlamaCffiError, ValueError):
     """
 
     def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
-        place = f"schema at {pointer or 'its top'}: {keyword!r} " if keyword else f"schema at {pointer}: " * bool(pointer)
+        place = (
+            f"schema at {pointer or 'its top'}: {keyword!r} " if keyword else f"schema at {pointer}: " * bool(pointer)
+        )
         super().__init__(place + message, log=log)
         self.pointer = pointer
         self.keyword = keyword

@@ -131,8 +131,7 @@ class _Canonical:
             if any(not name.isprintable() or "\x7f" in name for name in names):
                 raise SchemaError("names of properties with control characters are not supported beside patterns")
             out["patternProperties"] = {
-                pattern.source(): False if state is None else self._reference(state)
-                for pattern, state in part.patterns
+                pattern.source(): False if state is None else self._reference(state) for pattern, state in part.patterns
             }
             self.plain_names = self.plain_names or rest is not False
         elif names and rest is not False:
@@ -163,7 +162,10 @@ def _children(part: Part) -> list[State]:
 def _needs(part: Part) -> set[State]:
     """The states of which every value of the part holds one."""
     if isinstance(part, Array):
-        return {*part.prefix[: part.low], *([part.rest] if part.rest is not None and part.low > len(part.prefix) else [])}
+        return {
+            *part.prefix[: part.low],
+            *([part.rest] if part.rest is not None and part.low > len(part.prefix) else []),
+        }
     if isinstance(part, Object):
         return {part.properties[name] for name in part.required}
     return set()

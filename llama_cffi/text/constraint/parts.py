@@ -591,8 +591,9 @@ def _numbers(atoms: list[Node], mask: int) -> Iterator[Number]:
         if "multipleOf" in node.value:
             step = number(node.value["multipleOf"])
             multiple = step if multiple is None else _lcm(multiple, step)
-            if multiple.numerator > 2**31 or multiple.denominator > 10**9:
-                raise at(node.pointer, "multipleOf", "is too large or too fine")
+            # The engine counts remainders: its automaton has a state for each, and it spells steps out as decimals.
+            if multiple.numerator > 10_000 or 10**6 % multiple.denominator or 10**6 * multiple > 10**9:
+                raise at(node.pointer, "multipleOf", "is too large or too fine for the engine")
     if not mask & INTEGER:
         raise SchemaError("numbers that are no integers are not supported", pointer=atoms[0].pointer)
     part = Number(

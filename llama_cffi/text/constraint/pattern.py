@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -316,15 +317,17 @@ def _write(node: Node) -> str:
         return "(?:" + "|".join(map(_write, node.options)) + ")"
     if isinstance(node, Repeat):
         bounds = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((node.low, node.high))
-        return f"(?:{_write(node.node)})" + (
-            bounds or f"{{{node.low},{'' if node.high is None else node.high}}}"
-        )
+        return f"(?:{_write(node.node)})" + (bounds or f"{{{node.low},{'' if node.high is None else node.high}}}")
     raise AssertionError(node)
 
 
 def _write_chars(ranges: Ranges) -> str:
+    if ranges != ANY.ranges:
+        # The engine takes a class that has all control characters for one that has the quote and the backslash too
+        # (llguidance 1.9.1, in strings of JSON). No class has all of them without this one.
+        ranges = _complement((*_complement(ranges), (1, 1)))
     if not ranges:
-        raise PatternError("an empty character class matches nothing")
+        raise PatternError("a character class that is empty, or U+0001 alone, is not supported")
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         return _write_char(ranges[0][0])
     members = (_write_char(low) + (f"-{_write_char(high)}" if high > low else "") for low, high in ranges)
@@ -384,6 +387,19 @@ class Pattern:
         return cls(node)
 
     @classmethod
+    def full(cls, source: str) -> Pattern:
+        """The texts that match an ECMA-262 pattern as a whole; raises like :meth:`parse`."""
+        node = _whole(_Parser(source).parse(), left=False, right=False)
+        if _size(node) > MAX_SIZE:
+            raise PatternError(f"the pattern is too large: its repetitions write out to more than {MAX_SIZE} nodes")
+        return cls(node)
+
+    @classmethod
+    def words(cls, words: Sequence[str]) -> Pattern:
+        """Exactly these texts."""
+        return cls(Alt(tuple(Cat(tuple(_char(ord(sign)) for sign in word)) for word in words)))
+
+    @classmethod
     def lengths(cls, low: int, high: int | None) -> Pattern:
         """The texts of ``low`` to ``high`` characters."""
         return cls(Repeat(ANY, low, high))
@@ -404,7 +420,11 @@ class Pattern:
 
     def source(self) -> str:
         """The pattern for the engine: anchored at both ends, in what ECMA-262 and Rust's regex crate share."""
-        return f"^(?:{_write(self.node)})$"
+        return f"^(?:{self.body()})$"
+
+    def body(self) -> str:
+        """The same without anchors."""
+        return _write(self.node)
 
 
 def _none_of(words: list[str]) -> Node:

@@ -8,7 +8,8 @@ from urllib.parse import unquote, urldefrag, urljoin
 from llama_cffi.errors import SchemaError
 from llama_cffi.text.constraint.keywords import DRAFTS, as_json, at, check, pointer_to, subschemas
 
-_BASE = "schema:/"
+_BASE = "http://schema.invalid/"
+"""What identifiers of a schema without an absolute one are relative to."""
 
 
 class Node:
@@ -87,7 +88,7 @@ class Document:
     def target(self, node: Node) -> Node:
         """What ``$ref`` of a node means. Raises :class:`SchemaError` for what this document does not hold."""
         reference = node.value["$ref"]
-        url, fragment = urldefrag(urljoin(node.base, reference))
+        url, fragment = urldefrag(_join(node.base, reference))
         found = self._places.get(url + ("#" + fragment if fragment and not fragment.startswith("/") else ""))
         if found is None:
             raise at(node.pointer, "$ref", f"points outside of the schema, or at nothing in it: {reference!r}")
@@ -110,7 +111,7 @@ class Document:
             return base
         if self.ref_alone and "$ref" in value:
             return base
-        return urljoin(base, own)
+        return _join(base, own)
 
     def _register(self, root: Any) -> None:
         todo: list[tuple[Any, str, str]] = [(root, "", self.root.base)]
@@ -125,9 +126,9 @@ class Document:
             if not (self.ref_alone and "$ref" in value):
                 names = [base] if pointer and "$id" in value else []
                 if "$anchor" in value:
-                    names.append(urljoin(base, "#" + value["$anchor"]))
+                    names.append(_join(base, "#" + value["$anchor"]))
                 if str(value.get("$id", "")).startswith("#"):
-                    names = [urljoin(base, value["$id"])]
+                    names = [_join(base, value["$id"])]
                 for name in names:
                     url, fragment = urldefrag(name)
                     name = url + ("#" + fragment if fragment else "")
@@ -136,6 +137,11 @@ class Document:
                     self._places[name] = value, pointer, base
             for inner, place in subschemas(value, pointer):
                 todo.append((inner, place, self._base(inner, base)))
+
+
+def _join(base: str, reference: str) -> str:
+    """``urljoin`` that knows what a fragment is relative to a URN."""
+    return urldefrag(base)[0] + reference if reference.startswith("#") else urljoin(base, reference)
 
 
 __all__ = ["Document", "Node"]
