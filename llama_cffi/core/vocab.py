@@ -57,7 +57,7 @@ class Vocab:
     Tokenising is thread-safe.
     """
 
-    __slots__ = ("_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "__weakref__", "n_tokens", "type")
+    __slots__ = ("__weakref__", "_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens", "type")
 
     def __init__(self, handle: Handle, gate: SharedGate) -> None:
         self._handle = handle

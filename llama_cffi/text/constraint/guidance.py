@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import llguidance
 import numpy as np
@@ -54,7 +54,7 @@ class GuidanceTokenizer:
     :class:`SchemaError` for a model without a tokenizer, and for one that has no token to end with.
     """
 
-    _made: weakref.WeakKeyDictionary[Vocab, GuidanceTokenizer] = weakref.WeakKeyDictionary()
+    _made: ClassVar[weakref.WeakKeyDictionary[Vocab, GuidanceTokenizer]] = weakref.WeakKeyDictionary()
 
     def __init__(self, vocab: Vocab) -> None:
         if vocab.type is VocabType.NONE:
@@ -80,7 +80,7 @@ class GuidanceTokenizer:
         return found
 
     def compile(self, grammar: str) -> llguidance.LLMatcher:
-        """The matcher of a grammar at its beginning, to be copied. Raises :class:`SchemaError` with the engine's words."""
+        """The matcher of a grammar at its beginning, to be copied; :class:`SchemaError` with the engine's words."""
         found = self._grammars.get(grammar)
         if found is None:
             found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_LIMITS)
@@ -139,7 +139,7 @@ class GuidanceMatcher:
         if token in self._eog:
             # The engine would take an end as the last token, and then nothing more; for us it is no part of the text.
             return self.complete
-        if self._try((token,)):
+        if self._try([token]):
             return True
         native = self._open()
         if native.is_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from llama_cffi.text.constraint.keywords import ANNOTATIONS, TYPES, at
@@ -91,7 +92,7 @@ def _unlike(values: list[Any]) -> list[Any] | None:
     if not numbers:
         return [*out, {"type": "number"}]
     edges = [None, *numbers, None]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         bounds = {"exclusiveMinimum": low} if low is not None else {}
         out.append({"type": "number"} | bounds | ({"exclusiveMaximum": high} if high is not None else {}))
     return out

@@ -328,7 +328,7 @@ class Parts:
                 raise at(node.pointer, "uniqueItems", "is not supported for arrays that may have two items")
             if "contains" in node.value and (node.get("minContains") != 0 or "maxContains" in node.value):
                 raise at(node.pointer, "contains", "is not supported")
-        if high is not None and high > 10_000 or low > 10_000:
+        if (high is not None and high > 10_000) or low > 10_000:
             keyword = "maxItems" if low <= 10_000 else "minItems"
             node = next(node for node in atoms if node.get(keyword) is not None and node.value[keyword] > 10_000)
             raise at(node.pointer, keyword, "is not supported above 10,000")

@@ -148,10 +148,10 @@ class _Parser:
         if not (_is_count(low) and (not high or _is_count(high))):
             return None  # A brace that is no quantifier is itself.
         self.at = end + 1
-        bounds = int(low), (int(high) if high else None) if comma else int(low)
-        if bounds[1] is not None and bounds[0] > bounds[1]:
+        least, most = int(low), (int(high) if high else None) if comma else int(low)
+        if most is not None and least > most:
             raise self.error("a quantifier whose numbers are out of order")
-        return bounds
+        return least, most
 
     def atom(self) -> Node:
         sign = self.peek()
