@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +18,11 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from llama_cffi import Model, ModelOptions, Vocab
-from llama_cffi.errors import SchemaError
+from llama_cffi.errors import GrammarError, SchemaError
 from llama_cffi.text.constraint.guidance import GuidanceConstraint
 from llama_cffi.text.constraint.json_schema import compile_json_schema
 from llama_cffi.text.constraint.matcher import Constraint
-from tests.support.json_suite import accepts_some, cases, outcome
+from tests.support.json_suite import accepts, accepts_some, cases, outcome
 from tests.support.schema_table import DOCUMENT, table, written
 
 pytest_plugins = ["tests.support.models"]
@@ -163,15 +164,21 @@ def generate(constraint: Constraint, vocab: Vocab, seed: int, *, limit: int = 12
     """
     random = np.random.default_rng(seed)
     matcher, eog, out = constraint.start(), set(vocab.eog_tokens), b""
-    short = SHORT.setdefault(vocab.n_tokens, [t for t, piece in enumerate(vocab.pieces()) if piece in CLOSERS])
+    n_tokens = vocab.n_tokens
+    # Enough noise for every row: a softmax is drawn from by the largest sum of a logit and Gumbel noise.
+    logits = np.tile(random.normal(size=n_tokens).astype(np.float32) / 2.0, 2)
+    noise = np.tile(random.gumbel(size=n_tokens).astype(np.float32), 2)
+    short = SHORT.get(n_tokens)
+    if short is None:
+        short = SHORT[n_tokens] = np.isin(np.array(vocab.pieces(), dtype=object), list(CLOSERS))
+        short[list(eog)] = True
     for n in range(limit):
-        allowed = np.flatnonzero(np.unpackbits(matcher.mask().view(np.uint8), bitorder="little"))
-        if n > 30:
-            closing = np.intersect1d(allowed, [*short, *eog])
-            allowed = closing if closing.size else allowed
-        logits = random.normal(size=allowed.size) * 4 / 2.0
-        odds = np.exp(logits - logits.max())
-        token = int(random.choice(allowed, p=odds / odds.sum()))
+        allowed = np.unpackbits(matcher.mask().view(np.uint8), count=n_tokens, bitorder="little").view(np.bool_)
+        if n > 30 and (allowed & short).any():
+            allowed = allowed & short
+        i, j = random.integers(n_tokens, size=2)
+        row = logits[i : i + n_tokens] + noise[j : j + n_tokens]
+        token = int(np.argmax(np.where(allowed, row, -np.inf)))
         assert matcher.accept(token)
         if token in eog:
             return out.decode()
@@ -180,7 +187,7 @@ def generate(constraint: Constraint, vocab: Vocab, seed: int, *, limit: int = 12
 
 
 CLOSERS = {*(bytes([byte]) for byte in b'"]}:0123456789abz'), b"null", b"true"}
-SHORT: dict[int, list[int]] = {}
+SHORT: dict[int, Any] = {}
 
 
 @pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "gpt-2", "llama-spm"])
@@ -234,3 +241,93 @@ def test_accepted_is_what_jsonschema_finds_valid(vocab: Vocab) -> None:
 
     check()
     assert min(seen.values()) > 100, seen
+
+
+# -- what is refused, and when
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "keyword"),
+    [
+        (False, "", ""),
+        ({"enum": []}, "", "enum"),
+        ({"anyOf": []}, "", "anyOf"),
+        ({"type": []}, "", "type"),
+        ({"type": "text"}, "", "type"),
+        ({"minLenght": 3}, "", "minLenght"),
+        ({"minimum": "3"}, "", "minimum"),
+        ({"multipleOf": 0}, "", "multipleOf"),
+        ({"properties": {"a/b": {"required": "x"}}}, "/properties/a~1b", "required"),
+        ({"type": "array", "uniqueItems": True}, "", "uniqueItems"),
+        ({"properties": {"a": {"contains": {"const": 1}}}}, "/properties/a", "contains"),
+        ({"format": "hostname"}, "", "format"),
+        ({"pattern": "(?=a)b"}, "", "pattern"),
+        ({"pattern": "("}, "", "pattern"),
+        ({"pattern": "(a{1,1000}){1,1000}"}, "", "pattern"),
+        ({"$ref": "https://example.com/schema"}, "", "$ref"),
+        ({"$ref": "#/$defs/missing"}, "", "$ref"),
+        ({"$defs": {"a": {"$anchor": "x"}, "b": {"$anchor": "x"}}}, "/$defs/a", "$id"),
+        ({"$schema": "http://json-schema.org/draft-04/schema#"}, "", "$schema"),
+        ({"$dynamicRef": "#x"}, "", "$dynamicRef"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "", ""),
+        ({"const": "\ud800"}, "", ""),
+        ({"const": float("nan")}, "", ""),
+        ({"const": {1, 2}}, "", ""),
+        ({"minimum": 2**60, "type": "integer"}, "", "minimum"),
+        ({"items": 3}, "", "items"),
+        ({"not": {"pattern": "a"}}, "/not", "pattern"),
+    ],
+)  # fmt: skip
+def test_refused_with_its_place(schema: Any, pointer: str, keyword: str) -> None:
+    with pytest.raises(SchemaError) as caught:
+        compile_json_schema(schema)
+    assert (caught.value.pointer, caught.value.keyword) == (pointer, keyword)
+
+
+def test_a_recursive_schema_is_followed(vocab: Vocab) -> None:
+    tree = {
+        "type": "object",
+        "properties": {"v": {"type": "integer"}, "kids": {"type": "array", "items": {"$ref": "#"}}},
+    }
+    constraint = GuidanceConstraint(
+        vocab, compile_json_schema(tree | {"required": ["v"], "additionalProperties": False})
+    )
+    assert accepts(constraint, vocab, '{"v":1,"kids":[{"v":2,"kids":[{"v":3}]},{"v":4}]}')
+    assert not accepts(constraint, vocab, '{"v":1,"kids":[{"v":2,"kids":[{"v":"3"}]}]}')
+
+
+WIDE = {"type": "object", "properties": {f"property_{i}": {"type": "integer", "minimum": i} for i in range(16_000)}}
+DEEP: dict[str, Any] = {}
+NESTED: dict[str, Any] = {"type": "integer"}
+for _ in range(300):
+    DEEP = {"type": "array", "items": DEEP}
+    NESTED = {"anyOf": [NESTED, {"type": "string"}]}
+CHOICES = {"allOf": [{"anyOf": [{"minimum": i}, {"maximum": -i}]} for i in range(1, 30)]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [WIDE, WIDE | {"additionalProperties": False}, {"const": "x" * 1_000_000}, DEEP, NESTED, CHOICES],
+    ids=["wide", "closed", "long", "deep", "nested", "choices"],
+)
+def test_large_schemas_compile_or_are_refused_in_time(schema: Any, vocab: Vocab) -> None:
+    start = time.perf_counter()
+    try:
+        GuidanceConstraint(vocab, compile_json_schema(schema)).start().mask()
+    except (SchemaError, GrammarError) as error:
+        outcome = str(error)[:100]
+    else:
+        outcome = "compiled"
+    # A busy machine takes its time; what is without a limit takes hours.
+    assert time.perf_counter() - start < 60, outcome
+
+
+def test_whitespace_is_bounded(vocab: Vocab) -> None:
+    constraint = GuidanceConstraint(vocab, compile_json_schema({"type": "array", "items": {"type": "integer"}}))
+    assert accepts(constraint, vocab, "[1, 2]")
+    assert accepts(constraint, vocab, json.dumps([1, 2], indent=4))
+    assert accepts(constraint, vocab, "[\n\t1\n]")
+    assert not accepts(constraint, vocab, "[  1]")
+    assert not accepts(constraint, vocab, "[\n\n1]")
+    assert not accepts(constraint, vocab, " [1]")
+    assert not accepts(constraint, vocab, "[1] ")

@@ -1,7 +1,7 @@
 """The official test suite of JSON Schema, put to the constraint.
 
-An instance is fed as the tokens of its JSON text. It counts as accepted when some spelling of it is: a constraint may fix
-the order of properties, and how a number is written.
+An instance is fed as the tokens of its JSON text. It counts as accepted when some spelling of it is: a constraint may
+fix the order of properties, and how a number is written.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def accepts(constraint: Constraint, vocab: Vocab, text: str) -> bool:
 
 
 def spellings(value: Any) -> Iterator[str]:
-    """Compact JSON texts of a value: every order of keys, whole numbers without a fraction."""
+    """Compact JSON texts of a value: every order of keys, numbers as a bound may need them written (8.20 for 8.2)."""
     if isinstance(value, dict):
         inner = {key: list(itertools.islice(spellings(item), 24)) for key, item in value.items()}
         for order in itertools.permutations(value):
@@ -127,7 +127,8 @@ def spellings(value: Any) -> Iterator[str]:
     elif isinstance(value, float):
         if value == int(value):
             yield str(int(value))
-        yield format(Decimal(repr(value)), "f")
+        plain = format(Decimal(repr(value)), "f")
+        yield from (plain + "0" * n for n in range(4))
         yield repr(value)
     else:
         yield json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The table of keywords in docs/structured-output.md: ``python -m tests.support.schema_table [ASSETS] [VOCAB.gguf]``."""
+"""The table in docs/structured-output.md: ``python -m tests.support.schema_table [ASSETS] [VOCAB.gguf]``."""
 
 from __future__ import annotations
 

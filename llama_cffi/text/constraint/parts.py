@@ -613,8 +613,15 @@ def _numbers(atoms: list[Node], mask: int) -> Iterator[Number]:
             None if last is None else Fraction(last),
             multiple_of=None if multiple is None else Fraction(multiple.numerator),
         )
-    if not _interval_empty(part):
-        yield part
+    if _interval_empty(part):
+        return
+    if not part.integer and part.low is not None and part.high is not None and part.high - part.low < 1:
+        # The engine (llguidance 1.9.1) lets 0 through for numbers above 0 and below 0.5.
+        for node in atoms:
+            for keyword in ("exclusiveMinimum", "exclusiveMaximum"):
+                if keyword in node.value and (part.low_exclusive or part.high_exclusive):
+                    raise at(node.pointer, keyword, "is not supported for a range that is narrower than 1")
+    yield part
 
 
 def _interval_empty(part: Number) -> bool:
