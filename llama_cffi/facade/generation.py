@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from llama_cffi.text.constraint.schema import Schema, Structure
+    from llama_cffi.text.constraint.structure import Structure
 
 
 class GenerateOptions(SamplingKwargs, total=False):
@@ -53,7 +53,7 @@ class GenerateOptions(SamplingKwargs, total=False):
     """Whether tokens are drafted ahead, and by what; None is what the Llama was made with."""
     sampling: SamplingParams | None
     """The sampling parameters as one value, instead of their fields."""
-    schema: Schema | None
+    schema: Any
     """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
     ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
 
@@ -193,7 +193,7 @@ class Generation(Base):
         stream = Stream(engine, self._request(prompt, structure, suffix=suffix, **rest))
         return stream if structure is None else StructuredStream(stream, structure)
 
-    def _structure(self, schema: Schema | None) -> Structure | None:
+    def _structure(self, schema: Any) -> Structure | None:
         if schema is None:
             return None
         # llguidance and pydantic take 0.1 s to import, which plain text need not pay.
