@@ -25,6 +25,9 @@
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   ├── MessageError                    a message of a conversation that is none
     │   └── TemplateError                   a chat template that does not parse, or refuses the messages
+    ├── SchemaError (ValueError)            a schema, regex or grammar that cannot be kept to
+    ├── OutputError (ValueError)            a finished text that the asked type refuses
+    ├── IncompleteOutput (ValueError)       a text under a constraint was cut before it was complete
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -33,6 +36,7 @@ Each class also derives from the builtin that fits, so that ``except ValueError`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class LlamaCffiError(Exception):
@@ -148,6 +152,44 @@ class TemplateError(PromptError):
     """A chat template does not parse, takes too long, or refuses the messages."""
 
 
+class SchemaError(LlamaCffiError, ValueError):
+    """What ``schema=`` asks for cannot be kept to; raised before anything is generated.
+
+    ``pointer`` is the JSON pointer of the place in the schema ("" for the whole), ``keyword`` the keyword there, or "".
+    """
+
+    def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
+        place = (
+            f"schema at {pointer or 'its top'}: {keyword!r} " if keyword else f"schema at {pointer}: " * bool(pointer)
+        )
+        super().__init__(place + message, log=log)
+        self.pointer = pointer
+        self.keyword = keyword
+
+
+class OutputError(LlamaCffiError, ValueError):
+    """A finished text that does not become an instance of the asked type; ``text`` is the text.
+
+    Its cause is what the type raised, for example pydantic's ``ValidationError`` from a validator of the user's own.
+    """
+
+    def __init__(self, message: str, *, text: str, log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.text = text
+
+
+class IncompleteOutput(LlamaCffiError, ValueError):
+    """A text under a constraint ended before it was complete, most often at ``max_tokens``.
+
+    ``completion`` is the Completion, ``partial`` what the text says so far, or None.
+    """
+
+    def __init__(self, message: str, *, completion: Any, partial: Any = None, log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.completion = completion
+        self.partial = partial
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -162,6 +204,7 @@ __all__ = [
     "DecodeError",
     "GrammarError",
     "InUseError",
+    "IncompleteOutput",
     "LibraryError",
     "LlamaCffiError",
     "MemoryFullError",
@@ -170,8 +213,10 @@ __all__ = [
     "ModelLoadCancelled",
     "ModelNotFoundError",
     "NativeError",
+    "OutputError",
     "PromptError",
     "SamplerError",
+    "SchemaError",
     "StaleViewError",
     "TemplateError",
     "TokenError",
