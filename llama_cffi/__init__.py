@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from llama_cffi.errors import LlamaCffiError
     from llama_cffi.llama import Llama
+    from llama_cffi.text.constraint.values import GBNF, Lark, Lazy, Regex
 
 _HOME = {
     "Batch": "core.batch",
@@ -55,6 +56,9 @@ _HOME = {
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
+    "GBNF": "text.constraint.values",
+    "Lark": "text.constraint.values",
+    "Lazy": "text.constraint.values",
     "Llama": "llama",
     "LlamaCffiError": "errors",
     "Memory": "core.memory",
@@ -62,6 +66,7 @@ _HOME = {
     "ModelOptions": "core.model",
     "PromptCache": "engine.prompt_cache",
     "PromptLookup": "engine.drafters",
+    "Regex": "text.constraint.values",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
@@ -77,6 +82,7 @@ _HOME = {
 }
 
 __all__ = [
+    "GBNF",
     "Batch",
     "Chunk",
     "Completion",
@@ -86,6 +92,8 @@ __all__ = [
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "Lark",
+    "Lazy",
     "Llama",
     "LlamaCffiError",
     "Memory",
@@ -93,6 +101,7 @@ __all__ = [
     "ModelOptions",
     "PromptCache",
     "PromptLookup",
+    "Regex",
     "Request",
     "SamplerChain",
     "SamplingParams",

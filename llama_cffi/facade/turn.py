@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi.engine.request import Completion, FinishReason
-from llama_cffi.errors import IncompleteOutput, ToolError
+from llama_cffi.errors import IncompleteOutput
 from llama_cffi.facade.reply import Reply, ReplyBuilder, ReplyChunk
 from llama_cffi.facade.structured import parse_completion
 from llama_cffi.text.constraint.prefixed import Prefixed
-from llama_cffi.text.reply.format import Plan, ToolSpec
+from llama_cffi.text.reply.format import Plan
 from llama_cffi.text.reply.formats import detect, find
 from llama_cffi.text.tools import Tool, check_tools
 
