@@ -25,6 +25,7 @@
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   ├── MessageError                    a message of a conversation that is none
     │   └── TemplateError                   a chat template that does not parse, or refuses the messages
+    ├── ToolError (ValueError)              a tool whose definition cannot be used
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -148,6 +149,10 @@ class TemplateError(PromptError):
     """A chat template does not parse, takes too long, or refuses the messages."""
 
 
+class ToolError(LlamaCffiError, ValueError):
+    """The definition of a tool cannot be used: its name, its parameters, or the function behind it."""
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -176,5 +181,6 @@ __all__ = [
     "TemplateError",
     "TokenError",
     "TokenizeError",
+    "ToolError",
     "UnsupportedError",
 ]
