@@ -26,6 +26,7 @@
     │   ├── MessageError                    a message of a conversation that is none
     │   └── TemplateError                   a chat template that does not parse, or refuses the messages
     ├── ToolError (ValueError)              a tool whose definition cannot be used
+    │   └── ToolArgumentsError              arguments that a tool cannot be called with
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -153,6 +154,10 @@ class ToolError(LlamaCffiError, ValueError):
     """The definition of a tool cannot be used: its name, its parameters, or the function behind it."""
 
 
+class ToolArgumentsError(ToolError):
+    """The arguments of a call do not fit the tool; the text says which and why, so that the model can be told."""
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -181,6 +186,7 @@ __all__ = [
     "TemplateError",
     "TokenError",
     "TokenizeError",
+    "ToolArgumentsError",
     "ToolError",
     "UnsupportedError",
 ]

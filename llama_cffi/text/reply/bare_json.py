@@ -14,7 +14,7 @@ from llama_cffi.text.reply.json_calls import CallObject, Keys, known_names, obje
 from llama_cffi.text.reply.lark import Lark, Token, either, json_schema, literal, regex
 from llama_cffi.text.reply.outbox import Outbox
 from llama_cffi.text.reply.parser import ReplyParser
-from llama_cffi.text.reply.reasoning import Thinking
+from llama_cffi.text.reply.reasoning import THINK, Thinking
 from llama_cffi.text.reply.source import Reading, Source
 
 _FENCES = ("```json\n", "```\n")
@@ -42,7 +42,7 @@ class BareJsonFormat:
     """A text in front of calls, which some models write."""
     between: str = "\n"
     signs: tuple[str, ...] = ()
-    thinking: Thinking | None = Thinking()
+    thinking: Thinking | None = THINK
     told: bool = True
     """Whether the chat template itself tells of the tools."""
 

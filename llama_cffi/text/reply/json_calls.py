@@ -37,7 +37,9 @@ class CallObject:
     the call on: what was recorded goes out as text when there is no call in it.
     """
 
-    def __init__(self, source: Source, out: Outbox, keys: Keys, names: frozenset[str] | None = None, firsts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, source: Source, out: Outbox, keys: Keys, names: frozenset[str] | None = None, firsts: tuple[str, ...] = ()
+    ) -> None:
         self._source = source
         self._firsts = firsts
         self._out = out

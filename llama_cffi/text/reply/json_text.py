@@ -38,9 +38,8 @@ def read_value(source: Source, show: Callable[[str], object]) -> Generator[None,
     if first == '"':
         return (yield from read_string(source, show))
     if first not in ("{", "["):
-        shown: list[str] = []
-        yield from source.run(_SCALAR, lambda piece: (shown.append(piece), show(piece)))
-        return bool(shown)
+        yield from source.run(_SCALAR, show)
+        return bool(first) and bool(_SCALAR.fullmatch(first))
     open_ones: list[str] = []
     while True:
         char = yield from source.peek()

@@ -81,12 +81,9 @@ class NotationCalls:
     def calls(self, lark: Lark, plan: Plan) -> Calls:
         """The tools' names, and their arguments in the order of their schemas."""
         schema = NotationSchema(lark, self.notation)
-        begin, end = self.brackets
-        one = either(
-            f"{lark.text(self.prefix + tool.name + begin)} {schema.arguments(tool)} {lark.text(end)}"
-            for tool in plan.tools
-        )
-        one = lark.rule("call", one)
+        begin, end = self.brackets[:1], lark.text(self.brackets[1:])
+        names = ((lark.text(self.prefix + tool.name + begin), tool) for tool in plan.tools)
+        one = lark.rule("call", either(f"{name} {schema.arguments(tool)} {end}" for name, tool in names))
         if self.listed:
             more = f"({lark.text(', ')} {one})*" if plan.parallel else ""
             return Calls(((self.open, f'"[" {one} {more} "]" {lark.text(self.close)}'),))

@@ -154,7 +154,9 @@ class NotationSchema:
         members: Mapping[str, Any] = schema.get("properties", {})
         required = schema.get("required", [])
         if any(name not in members for name in required):
-            raise ToolError(f"an object in the parameters of tool {tool.name!r} requires what is none of its properties")
+            raise ToolError(
+                f"an object in the parameters of tool {tool.name!r} requires what is none of its properties"
+            )
         quote = "" if self._notation.plain else "'"
         rules = [
             (name in required, f"{self._quoted_key(tool, name, quote)} {self._value(tool, one)}")

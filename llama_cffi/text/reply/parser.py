@@ -11,7 +11,7 @@ from llama_cffi.text.reply.events import Event
 from llama_cffi.text.reply.format import Plan
 from llama_cffi.text.reply.lark import Lark, Token, either, json_schema, literal, regex
 from llama_cffi.text.reply.outbox import Outbox
-from llama_cffi.text.reply.reasoning import Thinking
+from llama_cffi.text.reply.reasoning import THINK, Thinking
 from llama_cffi.text.reply.source import Reading, Source
 from llama_cffi.text.reply.style import Calls, CallStyle
 
@@ -60,7 +60,7 @@ class TaggedFormat:
     name: str
     style: CallStyle | None
     signs: tuple[tuple[str, ...], ...] = ()
-    thinking: Thinking | None = Thinking()
+    thinking: Thinking | None = THINK
     controls: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import llguidance
+
 from llama_cffi.errors import ToolError
 from llama_cffi.text.reply.format import ToolSpec
-from llama_cffi.text.reply.lark import literal, regex
+from llama_cffi.text.reply.lark import literal
 
 Kind = Literal["text", "json", "either"]
 """How a value is written: a text as it is, anything else as JSON, or what the text looks like."""
@@ -110,12 +112,14 @@ def _searching(pattern: str, place: str) -> str:
         body, before = body[1:], ""
     if body.endswith("$") and not body.endswith("\\$"):
         body, behind = body[:-1], ""
-    inner = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "", body)
-    if re.search(r"[\^$]|\(\?[=!<P]", inner) or re.search(r"\\[bBzZAG1-9]", body) or "|" in inner and (
-        not before or not behind
-    ):
+    # What is left without escapes, classes and groups.
+    outside = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "", body)
+    special = re.search(r"[\^$]|\(\?[=!<P]", outside) or re.search(r"\\[bBzZAG1-9]", body)
+    while "(" in outside and (inner := re.sub(r"\([^()]*\)", "", outside)) != outside:
+        outside = inner
+    if special or ("|" in outside and not (before and behind)):
         raise ToolError(f"{place} has the pattern {pattern!r}, which this format cannot keep to")
-    return regex(f"{before}(?:{body}){behind}")
+    return f"/{before}(?:{llguidance.regex_to_lark(body, 'dw')}){behind}/"
 
 
 def resolve(tool: ToolSpec, schema: Any) -> Mapping[str, Any]:

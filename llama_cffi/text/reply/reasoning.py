@@ -48,4 +48,8 @@ class Thinking:
         return f"({lark.opening(self.start)} {closed} GAP)?"
 
 
-__all__ = ["Thinking"]
+THINK = Thinking()
+"""The tags that most models use."""
+
+
+__all__ = ["THINK", "Thinking"]

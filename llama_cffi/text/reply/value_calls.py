@@ -23,11 +23,11 @@ _PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 @dataclass(frozen=True, slots=True)
 class ValueCalls:
-    """``section``, then for each call ``open``, its name, ``named``, the arguments and ``close``, and the section's end.
+    """``section``, then for each call ``open``, its name, ``named``, the arguments and ``close``; the section's end.
 
     An argument is ``key``, its name, ``keyed``, perhaps ``value``, the value and ``end``. Whitespace at the ends of
-    these is what the model was trained to write; the parser takes any. ``typed``: ``keyed`` for a text and for JSON, where the tags
-    themselves tell the two apart; else the tool's schema does.
+    these is what the model was trained to write; the parser takes any. ``typed`` stands for ``keyed`` where the tags
+    tell a text (the first) from JSON (the second); else the tool's schema does.
     """
 
     open: str

@@ -22,7 +22,21 @@ from llama_cffi.text.reply.formats import (
 )
 
 # What a template is matched against, in this order: tags of one family first, those that many share last.
-_MODULES = (harmony, gemma, lfm2, kimi, solar, deepseek, command_r, mistral, functionary, json_lists, xml, llama3, hermes)
+_MODULES = (
+    harmony,
+    gemma,
+    lfm2,
+    kimi,
+    solar,
+    deepseek,
+    command_r,
+    mistral,
+    functionary,
+    json_lists,
+    xml,
+    llama3,
+    hermes,
+)
 
 FORMATS: dict[str, ReplyFormat] = {
     format.name: format for module in (*_MODULES, generic, plain) for format in module.FORMATS
@@ -46,8 +60,8 @@ def detect(template: str) -> ReplyFormat:
     for module in _MODULES:
         for format in module.FORMATS:
             if format.matches(template):
-                return format
-    return generic.GENERIC
+                return FORMATS[format.name]
+    return FORMATS["generic"]
 
 
 __all__ = ["FORMATS", "detect", "find"]

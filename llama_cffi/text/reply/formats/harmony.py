@@ -25,7 +25,7 @@ _TO = re.compile(r"to=(?:functions\.)?([A-Za-z0-9_.\-]+)")
 class HarmonyFormat:
     """Messages of three channels: ``analysis`` is reasoning, ``final`` the answer, ``commentary`` calls or text.
 
-    A prescribed answer holds for the final channel.
+    A prescribed answer (``Plan.content``) holds for the final channel, and is the rest of the reply.
     """
 
     name: str = "harmony"
@@ -95,6 +95,9 @@ class HarmonyFormat:
         return (yield from self._answer(source, out, plan))
 
     def _answer(self, source: Source, out: Outbox, plan: Plan) -> Generator[None, None, str]:
+        if plan.content is not None:
+            yield from source.rest(out.text)
+            return ""
         found = yield from source.until((*_ENDS, _START), out.text)
         if found:
             out.tag()
@@ -112,6 +115,8 @@ class HarmonyFormat:
         calls_allowed = bool(plan.tools) and plan.choice != "none"
         if plan.choice == "required" and not calls_allowed:
             raise ToolError("a call is required, but there are no tools")
+        if plan.choice == "required" and plan.reasoning == "off":
+            raise ToolError("a call is required, but the prompt ends inside of the answer")
         if not calls_allowed and plan.content is None:
             return None
         lark = Lark(token, self.controls, schema)

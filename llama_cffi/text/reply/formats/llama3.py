@@ -11,7 +11,7 @@ LLAMA3 = BareJsonFormat(
     firsts=("name", "type", "parameters"),
     tag="<|python_tag|>",
     between="; ",
-    signs=('"parameters": dictionary of argument name', "{\"name\": function name, \"parameters\""),
+    signs=('"parameters": dictionary of argument name', '{"name": function name, "parameters"'),
     thinking=None,
 )
 

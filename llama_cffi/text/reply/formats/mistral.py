@@ -28,9 +28,7 @@ MISTRAL = TaggedFormat(
 
 MISTRAL_CALL_ID = TaggedFormat(
     name="mistral-call-id",
-    style=HeaderCalls(
-        open="[TOOL_CALLS]", header="{name}[CALL_ID]{id}", sep="[ARGS]", close="", pattern=_PATTERN
-    ),
+    style=HeaderCalls(open="[TOOL_CALLS]", header="{name}[CALL_ID]{id}", sep="[ARGS]", close="", pattern=_PATTERN),
     signs=(("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),),
     thinking=Thinking("[THINK]", "[/THINK]"),
     controls=_CONTROLS,

@@ -78,6 +78,7 @@ GLM_4_7 = TaggedFormat(
 )
 
 _HY = ":opensource"
+_HY_TAGS = ("tool_calls", "tool_call", "arg_key", "arg_value", "think")
 
 HUNYUAN = TaggedFormat(
     name="hunyuan",
@@ -93,10 +94,11 @@ HUNYUAN = TaggedFormat(
     ),
     signs=(("opensource", "tool_sep"),),
     thinking=Thinking(f"<think{_HY}>", f"</think{_HY}>"),
-    controls=tuple(
-        f"<{end}{tag}{_HY}>" for tag in ("tool_calls", "tool_call", "arg_key", "arg_value", "think") for end in ("", "/")
-    )
-    + (f"<tool_sep{_HY}>",),
+    controls=(
+        *(f"<{tag}{_HY}>" for tag in _HY_TAGS),
+        *(f"</{tag}{_HY}>" for tag in _HY_TAGS),
+        f"<tool_sep{_HY}>",
+    ),
 )
 
 MINIMAX_M2 = TaggedFormat(
