@@ -33,6 +33,8 @@
     ├── SchemaError (ValueError)            a schema, regex or grammar that cannot be kept to
     ├── OutputError (ValueError)            a finished text that the asked type refuses
     ├── IncompleteOutput (ValueError)       a text under a constraint was cut before it was complete
+    ├── ToolError (ValueError)              a tool whose definition cannot be used
+    │   └── ToolArgumentsError              arguments that a tool cannot be called with
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -215,6 +217,14 @@ class IncompleteOutput(LlamaCffiError, ValueError):
         self.partial = partial
 
 
+class ToolError(LlamaCffiError, ValueError):
+    """The definition of a tool cannot be used: its name, its parameters, or the function behind it."""
+
+
+class ToolArgumentsError(ToolError):
+    """The arguments of a call do not fit the tool; the text says which and why, so that the model can be told."""
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -251,5 +261,7 @@ __all__ = [
     "TemplateError",
     "TokenError",
     "TokenizeError",
+    "ToolArgumentsError",
+    "ToolError",
     "UnsupportedError",
 ]
