@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llama_cffi.text.reply.events import Event
+
+if TYPE_CHECKING:
+    from llama_cffi.text.reply.reasoning import Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ class ReplyFormat(Protocol):
     @property
     def controls(self) -> tuple[str, ...]:
         """Texts of control tokens that carry meaning in a reply, so that they must be part of the text parsed."""
+
+    @property
+    def thinking(self) -> Thinking | None:
+        """The texts around reasoning; None where there is none."""
 
     def matches(self, template: str) -> bool:
         """Whether a model with this chat template writes replies so."""

@@ -14,10 +14,12 @@ from llama_cffi.text.reply.json_text import read_value
 from llama_cffi.text.reply.lark import Lark, Token, either, json_schema
 from llama_cffi.text.reply.outbox import Outbox
 from llama_cffi.text.reply.parser import ReplyParser
+from llama_cffi.text.reply.reasoning import Thinking
 from llama_cffi.text.reply.source import Reading, Source
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
+_THINKING = Thinking(f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>")
 _TO = re.compile(r"to=(?:functions\.)?([A-Za-z0-9_.\-]+)")
 
 
@@ -30,6 +32,7 @@ class HarmonyFormat:
 
     name: str = "harmony"
     controls: tuple[str, ...] = (_START, _CHANNEL, _MESSAGE, _CONSTRAIN, *_ENDS)
+    thinking: Thinking = _THINKING
 
     def matches(self, template: str) -> bool:
         """Whether a model with this chat template writes replies so."""
