@@ -422,6 +422,11 @@ class Terminal:
             self.output += data
         return self.output.decode("utf-8", "replace").replace("\r\n", "\n")
 
+    def type(self, text: str) -> None:
+        """Press keys; forget what was read before them."""
+        self.output = b""
+        os.write(self.fd, text.encode())
+
     def close(self) -> int:
         """Wait for the program and return its exit code."""
         code = self.process.wait(timeout=60)

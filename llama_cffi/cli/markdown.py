@@ -25,6 +25,7 @@ class MarkdownStream:
     def __init__(self, terminal: Console) -> None:
         self._terminal = terminal
         self._pending = ""
+        self._gap = False
         self._live = Live(console=terminal, auto_refresh=False, transient=True)
 
     def __enter__(self) -> MarkdownStream:
@@ -36,8 +37,7 @@ class MarkdownStream:
     ) -> None:
         self._live.update(Text(""), refresh=True)
         self._live.stop()
-        if self._pending.strip():
-            self._terminal.print(_shown(self._pending))
+        self._print(self._pending)
         self._pending = ""
 
     def write(self, text: str) -> None:
@@ -46,9 +46,17 @@ class MarkdownStream:
         end = finished_blocks(self._pending)
         if end:
             self._live.update(Text(""), refresh=True)
-            self._live.console.print(_shown(self._pending[:end]))
+            self._print(self._pending[:end])
             self._pending = self._pending[end:]
         self._live.update(self._tail(), refresh=True)
+
+    def _print(self, blocks: str) -> None:
+        """Print what is finished, a blank line after what was finished before."""
+        if blocks.strip():
+            if self._gap:
+                self._terminal.print()
+            self._terminal.print(_shown(blocks))
+            self._gap = True
 
     def _tail(self) -> Markdown | Text:
         lines = self._pending.splitlines()

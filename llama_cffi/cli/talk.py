@@ -39,7 +39,7 @@ HELP = """\
 /help          this
 /exit          leave, as Ctrl-D does
 
-Enter sends; Alt-Enter or Ctrl-J begins a new line. Ctrl-C stops an answer."""
+Enter sends; Alt-Enter begins a new line. Ctrl-C stops an answer."""
 
 
 class Talk:
@@ -258,12 +258,13 @@ def _history() -> History:
 def _keys() -> KeyBindings:
     keys = KeyBindings()
 
+    # Ctrl-J is what Enter was, when it was pressed before the prompt was there.
     @keys.add("enter")
+    @keys.add("c-j")
     def _send(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
     @keys.add("escape", "enter")
-    @keys.add("c-j")
     def _new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
