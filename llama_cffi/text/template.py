@@ -194,7 +194,10 @@ class ChatTemplate:
         # A template that makes JSON of a text escapes its quotes; one that prints an object prints Python's repr of it.
         if f'"{_NEEDLE}"' not in as_text:
             return "object"
-        return "any" if f'"{_NEEDLE}"' in as_object else "text"
+        if _NEEDLE not in as_object or f"'{_NEEDLE}'" in as_object:
+            return "text"
+        # One that has a syntax of its own for arguments writes it from objects only.
+        return "any" if f'"{_NEEDLE}"' in as_object else "object"
 
     def _try(self, messages: list[dict[str, Any]]) -> str:
         try:
