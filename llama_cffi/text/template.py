@@ -17,11 +17,11 @@ from llama_cffi.text.messages import (
     Message,
     arguments_object,
     arguments_text,
+    check_mappings,
     check_messages,
-    check_text,
     map_texts,
 )
-from llama_cffi.text.sandbox import MAX_SECONDS, Sandbox
+from llama_cffi.text.sandbox import MAX_SECONDS, Clock, Sandbox
 
 
 class TemplateWarning(UserWarning):
@@ -48,7 +48,8 @@ class ChatTemplate:
     """A Jinja chat template, rendered in a sandbox as Hugging Face renders it.
 
     ``tokens`` are variables such as ``bos_token``; ``controls`` the texts of the vocabulary's control tokens, which a
-    message must not be able to write. Raises :class:`TemplateError` for a template that does not parse.
+    message must not be able to write; ``seconds`` how long one rendering may take. Raises :class:`TemplateError` for a
+    template that does not parse.
     """
 
     def __init__(
@@ -88,13 +89,16 @@ class ChatTemplate:
         then the text comes unmarked, with a :class:`TemplateWarning`.
         """
         checked = [self._fit(message) for message in check_messages(messages)]
-        given = {"messages": checked, "tools": tools, "documents": documents}
-        for name in ("tools", "documents"):
-            check_text(given[name], name)
+        given = {
+            "messages": checked,
+            "tools": check_mappings(tools, "tools"),
+            "documents": check_mappings(documents, "documents"),
+        }
+        clock = Clock(self._seconds)
         fixed = {**self.tokens, **variables, "add_generation_prompt": add_generation_prompt}
 
         def run(words: dict[str, Any]) -> str:
-            return self._run({**fixed, **words})
+            return self._run({**fixed, **words}, clock)
 
         plain = run(given)
         if not self._controls:
@@ -116,19 +120,19 @@ class ChatTemplate:
             )
         return Rendered(plain, "")
 
-    def _run(self, variables: dict[str, Any]) -> str:
+    def _run(self, variables: dict[str, Any], clock: Clock) -> str:
         absent = [name for name in ("tools", "documents") if variables[name] is None]
         try:
-            return self._run_once(variables)
+            return self._run_once(variables, clock)
         except TemplateError:
             # Some templates test whether these are None, as transformers has it; others loop over them regardless.
             if not absent:
                 raise
-            return self._run_once({name: value for name, value in variables.items() if name not in absent})
+            return self._run_once({name: value for name, value in variables.items() if name not in absent}, clock)
 
-    def _run_once(self, variables: dict[str, Any]) -> str:
+    def _run_once(self, variables: dict[str, Any], clock: Clock) -> str:
         try:
-            return _sandbox().render(self._template, variables, self._seconds)
+            return _sandbox().render(self._template, variables, clock)
         except RecursionError:
             raise TemplateError("the chat template calls itself without end") from None
         except jinja2.TemplateError as error:
@@ -202,13 +206,15 @@ class ChatTemplate:
     def _try(self, messages: list[dict[str, Any]]) -> str:
         try:
             return self._run(
-                {**self.tokens, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+                {**self.tokens, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": True},
+                Clock(min(self._seconds, _TRIAL_SECONDS)),
             )
         except TemplateError:
             return ""
 
 
 _NEEDLE = "needle7"
+_TRIAL_SECONDS = 0.5
 _FORMS: dict[str, Callable[[Any], Any]] = {
     "object": arguments_object,
     "text": arguments_text,
