@@ -75,7 +75,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def compile_template(self, source: str) -> Template:
         """The template of ``source``; :class:`jinja2.TemplateError` when it is none."""
         tree = self._parse(source, None, None)
-        for node in (*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)):
+        repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)]
+        for node in repeated:
             node.body.insert(0, nodes.Output([_call("__clock", [])]))
         _Concatenations().visit(tree)
         tree.set_environment(self)
