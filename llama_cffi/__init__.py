@@ -24,20 +24,27 @@ if TYPE_CHECKING:
     from llama_cffi.core.memory import Memory
     from llama_cffi.core.model import Model, ModelOptions
     from llama_cffi.core.sampler import SamplerChain
+    from llama_cffi.core.saved_state import SavedState
+    from llama_cffi.core.state import State
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.engine.draft_model import DraftModel
+    from llama_cffi.engine.drafters import PromptLookup
     from llama_cffi.engine.engine import Engine
+    from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import (
         Chunk,
         Completion,
         FinishReason,
         Request,
         SamplingParams,
+        Speculation,
         Timings,
         TokenLogprob,
         Usage,
     )
     from llama_cffi.errors import LlamaCffiError
     from llama_cffi.llama import Llama
+    from llama_cffi.text.constraint.values import GBNF, Lark, Lazy, Regex
 
 _HOME = {
     "Batch": "core.batch",
@@ -45,17 +52,27 @@ _HOME = {
     "Completion": "engine.request",
     "Context": "core.context",
     "ContextOptions": "core.context",
+    "DraftModel": "engine.draft_model",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
+    "GBNF": "text.constraint.values",
+    "Lark": "text.constraint.values",
+    "Lazy": "text.constraint.values",
     "Llama": "llama",
     "LlamaCffiError": "errors",
     "Memory": "core.memory",
     "Model": "core.model",
     "ModelOptions": "core.model",
+    "PromptCache": "engine.prompt_cache",
+    "PromptLookup": "engine.drafters",
+    "Regex": "text.constraint.values",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
+    "SavedState": "core.saved_state",
+    "Speculation": "engine.request",
+    "State": "core.state",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
     "Usage": "engine.request",
@@ -65,22 +82,32 @@ _HOME = {
 }
 
 __all__ = [
+    "GBNF",
     "Batch",
     "Chunk",
     "Completion",
     "Context",
     "ContextOptions",
+    "DraftModel",
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "Lark",
+    "Lazy",
     "Llama",
     "LlamaCffiError",
     "Memory",
     "Model",
     "ModelOptions",
+    "PromptCache",
+    "PromptLookup",
+    "Regex",
     "Request",
     "SamplerChain",
     "SamplingParams",
+    "SavedState",
+    "Speculation",
+    "State",
     "Timings",
     "TokenLogprob",
     "Usage",

@@ -34,17 +34,13 @@ def demo() -> Iterator[Llama]:
         yield llm
 
 
-def asking(options: dict[str, Any]) -> dict[str, Any]:
-    return {"chat": options}
-
-
 def refuses(demo: Llama, messages: Any, error: type[LlamaCffiError], reason: str, **options: Any) -> None:
     """Every way to ask says the same, and the context is as it was."""
     before = demo.context.memory.seq_pos_max(0)
     with pytest.raises(error, match=reason):
-        demo.chat(messages, **asking(options), max_tokens=1)
+        demo.chat(messages, **options, max_tokens=1)
     with pytest.raises(error, match=reason):
-        demo.stream_chat(messages, **asking(options), max_tokens=1)
+        demo.stream_chat(messages, **options, max_tokens=1)
     with pytest.raises(error, match=reason):
         demo.tokenize_chat(messages, **options)
     assert demo.context.memory.seq_pos_max(0) == before
@@ -152,7 +148,7 @@ def test_a_template_that_never_ends(demo: Llama) -> None:
     source = "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{{ messages[0].type }}{% endfor %}{% endfor %}"
     start = monotonic()
     with pytest.raises(TemplateError, match="takes too long: more than 5 s"):
-        demo.chat([user("a"), assistant(content="", tool_calls=[CALL])], **asking({"template": source}))
+        demo.chat([user("a"), assistant(content="", tool_calls=[CALL])], template=source)
     assert monotonic() - start < 20
 
 

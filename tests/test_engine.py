@@ -14,7 +14,7 @@ from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Completion, FinishReason, Request
 from llama_cffi.engine.scheduler import Scheduler, StepPlan
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.errors import BusyError, ContextOverflowError, DecodeError, SamplerError, UnsupportedError
+from llama_cffi.errors import AbortedError, BusyError, ContextOverflowError, DecodeError, SamplerError, UnsupportedError
 
 prompts = st.lists(st.integers(0, 255), min_size=1, max_size=30)
 
@@ -90,7 +90,8 @@ def test_cancelling_some_changes_nothing_for_the_others(wanted: list[tuple[list[
 def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: int, n_slots: int) -> None:
     scheduler = Scheduler(n_batch, n_slots)
     runner = FakeRunner()
-    sequences = [Sequence(request([1] * n, max_tokens=3), runner.chooser(request([1]), 0), 0) for n in lengths]
+    pieces = runner.pieces(frozenset())
+    sequences = [Sequence(request([1] * n, max_tokens=3), runner.chooser(request([1]), 0), 0, pieces) for n in lengths]
     for sequence in sequences:
         scheduler.submit(sequence)
     for _ in range(sum(lengths) + 4 * len(lengths)):
@@ -99,12 +100,12 @@ def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: i
             break
         assert 1 <= sum(work.n_tokens for work in plan) <= n_batch
         assert len({id(work.sequence) for work in plan}) == len(plan) <= n_slots
-        for sequence, n_tokens, output in plan:
+        for sequence, n_tokens, output, *_ in plan:
             assert 1 <= n_tokens <= sequence.n_pending
             assert output == (n_tokens == sequence.n_pending)
             sequence.n_past += n_tokens
             if output:
-                sequence.accept(120, b"x")
+                sequence.accept(120)
                 if sequence.done:
                     scheduler.release(sequence)
     assert all(sequence.done for sequence in sequences)
@@ -203,14 +204,14 @@ class Failing(FakeRunner):
         super().__init__(n_ctx=64, n_seq_max=3)
         self.error, self.at, self.calls = error, at, 0
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.calls += 1
         if self.calls == self.at:
-            for sequence, _, _ in plan:
+            for sequence, *_ in plan:
                 if sequence.seq_id is not None:
                     self.memory[sequence.seq_id].append(0)  # half of a batch, as after an abort
             raise self.error
-        return super().decode(plan)
+        return super().decode(plan, deadline)
 
 
 def test_a_failed_decode_ends_every_request_in_it_and_no_later_one() -> None:
@@ -253,10 +254,10 @@ def test_an_error_of_one_request_is_its_own() -> None:
 
 def test_a_step_inside_a_step_is_refused() -> None:
     class Nested(FakeRunner):
-        def decode(self, plan: StepPlan) -> list[int]:
+        def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
             with pytest.raises(BusyError):
                 engine.step()
-            return super().decode(plan)
+            return super().decode(plan, deadline)
 
     runner = Nested()
     engine = Engine(runner)
@@ -297,3 +298,75 @@ def test_what_a_shift_moved_is_not_reused(n: int) -> None:
     # The memory holds the prompt and, moved up behind it, the newer half of the text.
     followed = run(engine, [*prompt, *shifted.tokens[-n:]], max_tokens=1)
     assert followed.usage.cached_tokens <= len(prompt)
+
+
+# -- sharing a prefill
+
+
+@settings(max_examples=60)
+@given(prompts, st.integers(1, 12), st.integers(2, 4), st.lists(st.integers(0, 3), min_size=2, max_size=7))
+def test_equal_beginnings_are_computed_once(prompt: list[int], n_batch: int, n_slots: int, ends: list[int]) -> None:
+    runner = FakeRunner(n_batch=n_batch, n_ctx=64, n_seq_max=n_slots)
+    engine = Engine(runner)
+    sequences = [engine.submit(request([*prompt, end], max_tokens=1)) for end in ends]
+    for sequence, end in zip(sequences, ends, strict=True):
+        assert list(read(engine, sequence).tokens) == runner.expected([*prompt, end], 1, 64)
+    if len(prompt) >= 10:
+        computed = sum(n for plan in runner.decoded for _, n in plan)
+        assert computed <= len(prompt) + 1 + len(ends) - 1
+    assert engine.idle
+
+
+# -- deadlines
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(prompts, st.booleans()), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 5))
+def test_a_deadline_ends_its_own(wanted: list[tuple[list[int], bool]], n_batch: int, after: int) -> None:
+    runner = FakeRunner(n_batch=n_batch, n_seq_max=3)
+    engine = Engine(runner)
+    limit = 1000.0
+    sequences = [
+        engine.submit(request(prompt, max_tokens=9, max_seconds=limit if timed else None)) for prompt, timed in wanted
+    ]
+    for _ in range(after):
+        engine.step()
+    for sequence in sequences:
+        if sequence.deadline is not None:
+            sequence.deadline = 0.0
+    done = [sequence.done for sequence in sequences]
+    for sequence, (prompt, timed), was_done in zip(sequences, wanted, done, strict=True):
+        completion = read(engine, sequence)
+        expected = runner.expected(prompt, 9, 64)
+        if timed and not was_done:
+            assert completion.finish_reason is FinishReason.DEADLINE
+            assert list(completion.tokens) == expected[: len(completion.tokens)]
+        else:
+            assert list(completion.tokens) == expected
+    assert engine.idle
+    assert not engine._timed
+
+
+def test_a_decode_that_the_deadline_stopped() -> None:
+    """Half of a batch is in memory: who is late ends, the other's tokens are computed again."""
+
+    class Late(Failing):
+        def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+            for work in plan:
+                if deadline is not None and self.calls + 1 == self.at and work.sequence.deadline is not None:
+                    work.sequence.deadline = 0.0
+            return super().decode(plan, deadline)
+
+    runner = Late(AbortedError("the deadline has passed"), at=3)
+    engine = Engine(runner)
+    late, other = (engine.submit(request([n], max_tokens=9, max_seconds=limit)) for n, limit in ((1, 100), (2, None)))
+    assert read(engine, late).finish_reason is FinishReason.DEADLINE
+    assert list(read(engine, other).tokens) == runner.expected([2], 9, 64)
+
+
+def test_an_abort_that_no_deadline_asked_for_is_an_error() -> None:
+    engine = Engine(Failing(AbortedError("aborted"), at=2))
+    sequence = engine.submit(request([1], max_tokens=9, max_seconds=1000))
+    with pytest.raises(AbortedError):
+        read(engine, sequence)
+    assert engine.idle

@@ -341,3 +341,18 @@ def test_logprob_checks_the_token() -> None:
             logprob(pointer(row), 3, token)
     assert top_logprobs(pointer(row), 3, 0) == []
     assert len(top_logprobs(pointer(row), 3, 10)) == 3
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 4000])
+def test_a_mask_forbids_what_its_bits_leave_out(n: int) -> None:
+    rng = np.random.default_rng(n)
+    row = rng.normal(0, 2, n).astype(np.float32)
+    allowed = rng.random(n) < rng.choice([0.0, 0.5, 1.0], (n + 31) // 32)[np.arange(n) // 32]
+    # What stands behind the last token must not matter.
+    bits = np.ones((n + 31) // 32 * 32, dtype=np.uint8)
+    bits[:n] = allowed
+    masked = row.copy()
+    words = np.packbits(bits, bitorder="little").view(np.uint32)
+    pointer = ffi.from_buffer("float[]", masked)
+    assert selector.mask(pointer, n, ffi.from_buffer("uint32_t[]", words)) == allowed.sum()
+    assert np.array_equal(masked, np.where(allowed, row, -np.inf))

@@ -90,6 +90,23 @@ def generate(
     repeat_penalty: options.RepeatPenalty = 1.0,
     presence_penalty: options.PresencePenalty = 0.0,
     frequency_penalty: options.FrequencyPenalty = 0.0,
+    top_n_sigma: options.TopNSigma = -1.0,
+    xtc_probability: options.XtcProbability = 0.0,
+    xtc_threshold: options.XtcThreshold = 0.1,
+    typical: options.Typical = 1.0,
+    dynatemp_range: options.DynatempRange = 0.0,
+    dynatemp_exp: options.DynatempExp = 1.0,
+    mirostat: options.Mirostat = 0,
+    mirostat_lr: options.MirostatLr = 0.1,
+    mirostat_ent: options.MirostatEnt = 5.0,
+    dry_multiplier: options.DryMultiplier = 0.0,
+    dry_base: options.DryBase = 1.75,
+    dry_allowed_length: options.DryAllowedLength = 2,
+    dry_penalty_last_n: options.DryPenaltyLastN = 64,
+    dry_sequence_breaker: options.DrySequenceBreaker = None,
+    adaptive_target: options.AdaptiveTarget = -1.0,
+    adaptive_decay: options.AdaptiveDecay = 0.9,
+    samplers: options.Samplers = None,
     logit_bias: options.LogitBias = None,
     ignore_eos: options.IgnoreEos = False,
     grammar: options.Grammar = None,
@@ -120,10 +137,27 @@ def generate(
         penalty_repeat=repeat_penalty,
         penalty_freq=frequency_penalty,
         penalty_present=presence_penalty,
+        top_n_sigma=top_n_sigma,
+        xtc_probability=xtc_probability,
+        xtc_threshold=xtc_threshold,
+        typ_p=typical,
+        dynatemp_range=dynatemp_range,
+        dynatemp_exponent=dynatemp_exp,
+        mirostat=mirostat,
+        mirostat_tau=mirostat_ent,
+        mirostat_eta=mirostat_lr,
+        dry_multiplier=dry_multiplier,
+        dry_base=dry_base,
+        dry_allowed_length=dry_allowed_length,
+        dry_penalty_last_n=dry_penalty_last_n,
+        dry_sequence_breakers=arguments.breakers(dry_sequence_breaker),
+        adaptive_target=adaptive_target,
+        adaptive_decay=adaptive_decay,
+        sampler_order=arguments.sampler_order(samplers),
         logit_bias=arguments.logit_bias(logit_bias or ()),
         grammar=grammar,
     )
-    n_threads = _positive(threads)
+    n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,  # the whole context belongs to this prompt
@@ -131,7 +165,7 @@ def generate(
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,
-        n_threads_batch=_positive(threads_batch) or n_threads,
+        n_threads_batch=arguments.positive(threads_batch) or n_threads,
         model_options=llama_cffi.ModelOptions(
             n_gpu_layers=layers,
             devices=arguments.devices(device),
@@ -156,12 +190,12 @@ def generate(
         }
         if as_json:
             completion = llm.generate(text, **request)
-            console.print_json(_report(llm, completion))
+            console.print_json(report(llm, completion))
         else:
             shown = sys.stdout.isatty() if display_prompt is None else display_prompt
             completion = _stream(llm, text, request, show_prompt=shown)
         if sys.stderr.isatty() and not as_json if show_timings is None else show_timings:
-            console.note(_summary(completion))
+            console.note(summary(completion))
 
 
 def _stream(llm: Llama, prompt: str, request: dict[str, Any], *, show_prompt: bool) -> Completion:
@@ -189,7 +223,7 @@ def _write(text: str, codes: str = "") -> None:
     sys.stdout.flush()
 
 
-def _report(llm: Llama, completion: Completion) -> dict[str, Any]:
+def report(llm: Llama, completion: Completion) -> dict[str, Any]:
     """The completion as plain data."""
     timings = completion.timings
     return {
@@ -208,7 +242,7 @@ def _report(llm: Llama, completion: Completion) -> dict[str, Any]:
     }
 
 
-def _summary(completion: Completion) -> str:
+def summary(completion: Completion) -> str:
     """One line about the tokens and the time they took."""
     usage, timings = completion.usage, completion.timings
     return (
@@ -216,7 +250,3 @@ def _summary(completion: Completion) -> str:
         f"text: {usage.completion_tokens} tokens, {timings.decode_tokens_per_second:.0f} per second; "
         f"ended by {completion.finish_reason}; seed {completion.seed}"
     )
-
-
-def _positive(count: int | None) -> int | None:
-    return count if count is not None and count > 0 else None

@@ -18,6 +18,7 @@ from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.options import choice, constant
+from llama_cffi.core.state import State
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
 from llama_cffi.errors import (
     AbortedError,
@@ -143,11 +144,17 @@ class Context:
     """Decodes batches over a :class:`~llama_cffi.core.model.Model` and remembers their sequences.
 
     One thread at a time: a second one inside any method gets :class:`BusyError`; :meth:`abort` is the exception.
+    With ``threads_of`` it computes with the threads of another context, which closes it: threads of two contexts that
+    take turns would wait busily for each other. The caller holds the other one's :meth:`lock` around every decode.
     Raises :class:`ContextError` with llama.cpp's reasons when the context cannot be made.
     Wraps ``llama_init_from_model``.
     """
 
-    def __init__(self, model: Model, options: ContextOptions | None = None) -> None:
+    _resources: _Resources
+
+    def __init__(
+        self, model: Model, options: ContextOptions | None = None, *, threads_of: Context | None = None
+    ) -> None:
         self.model = model
         self.options = options = options if options is not None else ContextOptions()
         if model.options.vocab_only:
@@ -165,7 +172,7 @@ class Context:
             if ptr == ffi.NULL:
                 raise ContextError("cannot make a context", log=log.lines_since(mark))
             self._gate = gate = ExclusiveGate("Context", self._abort.set)
-            resources = _Resources(gate)
+            resources = _Resources(gate, threads_of._resources if threads_of is not None else None)
             try:
                 resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self.n_ctx: int = lib.llama_n_ctx(ptr)
@@ -176,7 +183,8 @@ class Context:
                 self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
                 # One owner for the context, its thread pools and its abort flag: they go together, in this order.
                 # Last: from here on a closing model frees the context.
-                self._handle = Handle("Context", ptr, resources.free, (model.handle,), gate)
+                parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
+                self._handle = Handle("Context", ptr, resources.free, parents, gate)
             except BaseException:
                 resources.free(ptr)
                 raise
@@ -184,6 +192,8 @@ class Context:
         self._door = gate.native
         self._broken: str | None = None
         self.n_vocab: int = model.vocab.n_tokens
+        #: By sequence, whether what State.seq_data left on the device is partial, and the bytes that stand for it.
+        self.on_device: dict[int, tuple[bool, bytes]] = {}
         self._single = Batch(1)
         self._single.single(0, 0, 0)
         self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab)
@@ -261,6 +271,20 @@ class Context:
         Raises :class:`BusyError` when another thread has it.
         """
         return _Inside(self._gate)
+
+    @contextmanager
+    def using(self, *, rewrites: bool = False) -> Iterator[Any]:
+        """Hold the context for native calls that could damage it; yields its pointer.
+
+        Raises as :meth:`lock`, and :class:`ContextError` when an earlier failure left it unusable. With ``rewrites``
+        the calls write its results too: views of them become stale.
+        """
+        with self.lock(), self._noting_damage():
+            if self._door.shut:
+                self._raise_shut()
+            if rewrites:
+                self._door.n_computed += 1
+            yield self.ptr
 
     # -- computing
 
@@ -418,6 +442,12 @@ class Context:
         # Made anew: a view kept here would be a cycle, and a dropped context would wait for the collector.
         return Memory(self)
 
+    @property
+    def state(self) -> State:
+        """What the memory holds, to be saved and restored. Raises :class:`UnsupportedError` as :attr:`memory`."""
+        self.memory  # noqa: B018 - raises when closed, or when there is none
+        return State(self)
+
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
         n_threads = _threads("n_threads", n_threads, None)
@@ -459,11 +489,12 @@ class _Inside:
 class _Resources:
     """What is freed with a ``llama_context``. Never refers to the Context: see Handle."""
 
-    __slots__ = ("_gate", "_pools")
+    __slots__ = ("_borrows", "_gate", "_pools")
 
-    def __init__(self, gate: ExclusiveGate) -> None:
+    def __init__(self, gate: ExclusiveGate, lender: _Resources | None = None) -> None:
         self._gate = gate
-        self._pools: dict[int, Any] = {}
+        self._borrows = lender is not None
+        self._pools: dict[int, Any] = {} if lender is None else lender._pools
 
     def attach_pools(self, ptr: Any, n_threads: int, n_threads_batch: int) -> None:
         """Compute with one pool when both counts agree, otherwise with one for single tokens and one for prompts."""
@@ -476,7 +507,7 @@ class _Resources:
     def free(self, ptr: Any) -> None:
         self._gate.native.shut = 1
         lib.llama_free(ptr)
-        while self._pools:
+        while self._pools and not self._borrows:
             free_pool(self._pools.popitem()[1])
 
 

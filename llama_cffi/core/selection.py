@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama_cffi._native import ffi, lib
-from llama_cffi._native.selector import Selector, logprob, top_logprobs
+from llama_cffi._native.selector import Selector, logprob, mask, top_logprobs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,21 @@ class TokenSelector:
     def select_from(self, logits: NDArray[np.float32]) -> int:
         """The token chosen from a row of one's own, float32 of shape ``(n_vocab,)``."""
         return self._select(ffi.from_buffer("float[]", logits), len(logits))
+
+
+def mask_row(context: Context, i: int, allowed: NDArray[np.uint32]) -> int:
+    """Forbid tokens at batch row ``i`` of the last decode, in place: their logits become -inf.
+
+    ``allowed`` has one bit for each token, bit ``t % 32`` of word ``t // 32``. Returns how many tokens are left.
+    Raises :class:`BatchError` for a row without logits.
+    """
+    return mask(context._logits_row(i), context.n_vocab, ffi.from_buffer("uint32_t[]", allowed))
+
+
+def mask_logits(logits: NDArray[np.float32], allowed: NDArray[np.uint32]) -> int:
+    """The same for a row of one's own, writable float32 of shape ``(n_vocab,)``."""
+    pointer = ffi.from_buffer("float[]", logits, require_writable=True)
+    return mask(pointer, len(logits), ffi.from_buffer("uint32_t[]", allowed))
 
 
 def row_logprobs(context: Context, i: int, token: int, n_top: int) -> tuple[float, tuple[tuple[int, float], ...]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from llama_cffi.engine.request import Request, TokenLogprob
+from llama_cffi.engine.runner import Remembered
 from llama_cffi.engine.scheduler import StepPlan
+from llama_cffi.engine.slots import reusable
 from llama_cffi.errors import MemoryFullError
 
 
@@ -20,7 +23,7 @@ class FakeRunner:
     """
 
     EOG = 256
-    pieces: Mapping[int, str | bytes | None] = MappingProxyType(
+    _PIECES: Mapping[int, str | bytes | None] = MappingProxyType(
         {**{n: chr(n) if n < 128 else bytes([n]) for n in range(256)}, EOG: None}
     )
 
@@ -28,10 +31,14 @@ class FakeRunner:
         self.n_batch = n_batch
         self.n_ctx = n_ctx
         self.n_seq_max = n_seq_max
+        self.n_vocab = self.EOG + 1
         self.can_shift = True
         self.can_copy = True
+        self.can_cut = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
         self.memory: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
+        self.remembered: list[FakeMemory] | None = None
+        """What :meth:`remember` was given; None remembers nothing."""
         self.decoded: list[list[tuple[int, int]]] = []
         """For each decode, (seq_id, number of tokens) of its items."""
         self._rows: dict[int, int] = {}
@@ -61,14 +68,15 @@ class FakeRunner:
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def decode(self, plan: StepPlan) -> list[int]:
-        total = sum(count for _, count, _ in plan)
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+        total = sum(work.n_tokens + len(work.draft) for work in plan)
         if not 0 < total <= self.n_batch:
             raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")
         if sum(map(len, self.memory.values())) + total > self.n_cells:
             raise MemoryFullError("no room", code=1)
         rows, self._rows, row = [], {}, -1
-        for sequence, count, output in plan:
+        decoded: list[tuple[int, int]] = []
+        for sequence, count, output, _, draft in plan:
             if sequence.seq_id is None:
                 raise AssertionError("a sequence without a slot was scheduled")
             memory = self.memory[sequence.seq_id]
@@ -79,8 +87,18 @@ class FakeRunner:
             rows.append(row)
             if output:
                 self._rows[row] = self.next_token(memory)
-        self.decoded.append([(sequence.seq_id, count) for sequence, count, _ in plan if sequence.seq_id is not None])
+            for token in draft:
+                memory.append(token)
+                row += 1
+                self._rows[row] = self.next_token(memory)
+            if len(memory) > self.n_ctx:
+                raise AssertionError(f"slot {sequence.seq_id} holds {len(memory)} tokens of {self.n_ctx}")
+            decoded.append((sequence.seq_id, count + len(draft)))
+        self.decoded.append(decoded)
         return rows
+
+    def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
+        return self._PIECES
 
     def chooser(self, request: Request, seed: int) -> FakeChooser:
         # Every other one steps, so that both ways are tried.
@@ -102,9 +120,34 @@ class FakeRunner:
     def shift(self, seq_id: int, start: int, count: int) -> None:
         del self.memory[seq_id][start : start + count]
 
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        if self.remembered is not None:
+            if self.memory[seq_id] != list(tokens):
+                raise AssertionError(f"slot {seq_id} does not hold what is to be remembered of it")
+            self.remembered.append(FakeMemory(tuple(tokens)))
+
+    def find(self, tokens: SequenceOf[int], held: int) -> FakeMemory | None:
+        longest = max(self.remembered or (), key=lambda one: reusable(one.tokens, tokens), default=None)
+        return longest if longest is not None and reusable(longest.tokens, tokens) > held else None
+
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
+        self.memory[seq_id].clear()
+        if sum(map(len, self.memory.values())) + len(found.tokens) > self.n_cells:
+            return "too many tokens"
+        self.memory[seq_id].extend(found.tokens)
+        return None
+
+
+class FakeMemory(NamedTuple):
+    """The memory of a sequence of a :class:`FakeRunner`, kept outside it."""
+
+    tokens: tuple[int, ...]
+
 
 class FakeChooser:
     """Reads the token that a :class:`FakeRunner` computed."""
+
+    ended = False
 
     def __init__(self, runner: FakeRunner, *, steps: bool = True) -> None:
         self._runner = runner

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_cffi.core.batch import Batch
 from llama_cffi.engine.choosers import make_chooser
@@ -16,6 +17,15 @@ from llama_cffi.errors import UnsupportedError
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
+
+
+class Remembered(Protocol):
+    """The memory of a sequence, kept outside the context."""
+
+    @property
+    def tokens(self) -> SequenceOf[int]:
+        """What it holds."""
 
 
 class Runner(Protocol):
@@ -34,6 +44,10 @@ class Runner(Protocol):
         """Number of sequences."""
 
     @property
+    def n_vocab(self) -> int:
+        """Number of tokens of the vocabulary."""
+
+    @property
     def can_shift(self) -> bool:
         """Whether :meth:`shift` works."""
 
@@ -41,18 +55,26 @@ class Runner(Protocol):
     def can_copy(self) -> bool:
         """Whether :meth:`copy` works."""
 
+    @property
+    def can_cut(self) -> bool:
+        """Whether :meth:`keep` works for less than the whole."""
+
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
-    def decode(self, plan: StepPlan) -> list[int]:
-        """Compute a plan and return, for each of its items, the batch row of its last token.
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+        """Compute a plan and return, for each of its items, the batch row of its own last token.
 
-        Raises :class:`MemoryFullError` with the memory as it was before.
+        The rows of its draft follow that one.
+        Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
+        :func:`time.monotonic` ``deadline`` has passed; some of the tokens may be in memory then.
         """
 
-    @property
-    def pieces(self) -> Mapping[int, str | bytes | None]:
-        """What each token adds to a text: bytes when they are not whole characters, None for the end of generation."""
+    def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
+        """What each token adds to a text: bytes when they are not whole characters, None for the end of generation.
+
+        Control tokens add nothing, unless they are ``visible``.
+        """
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         """The chooser of a new sequence; raises what is wrong with the request's sampling."""
@@ -69,18 +91,28 @@ class Runner(Protocol):
     def shift(self, seq_id: int, start: int, count: int) -> None:
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        """A sequence ended whose memory holds ``tokens``: keep it outside the context, if that is wanted."""
+
+    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
+        """What was remembered and spares a prompt of ``tokens`` more work than the ``held`` tokens in memory."""
+
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
+        """Make a sequence hold what was remembered; otherwise say why there is no room, and the sequence is empty."""
+
 
 class _Pieces(dict[int, "str | bytes | None"]):
     """The pieces looked up so far; a dict finds them again without a Python call."""
 
-    def __init__(self, vocab: Vocab) -> None:
+    def __init__(self, vocab: Vocab, visible: frozenset[int]) -> None:
         self._vocab = vocab
+        self._visible = visible
 
     def __missing__(self, token: int) -> str | bytes | None:
         vocab = self._vocab
         piece: str | bytes | None = None
         if not vocab.is_eog(token):
-            piece = vocab.piece(token, special=False)
+            piece = vocab.piece(token, special=token in self._visible)
             with suppress(UnicodeDecodeError):
                 piece = piece.decode()
         self[token] = piece
@@ -90,26 +122,29 @@ class _Pieces(dict[int, "str | bytes | None"]):
 class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, prompt_cache: PromptCache | None = None) -> None:
         self.context = context
+        self._cache = prompt_cache
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
+        self.n_vocab = context.n_vocab
         self.lock = context.lock
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
         self.can_copy = context.options.kv_unified and not self._recurrent
-        self._n_swa = 0 if context.options.swa_full else context.model.n_swa
+        self.can_cut = not self._recurrent
+        self._n_swa = context.model.n_swa
         self._batch = Batch(context.n_batch)
-        self.pieces: Mapping[int, str | bytes | None] = _Pieces(context.model.vocab)
+        self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         batch = self._batch
         batch.clear()
         rows = []
-        for sequence, count, output in plan:
+        for sequence, count, output, _, draft in plan:
             start = sequence.n_past
             seq_id = sequence.seq_id
             if count == 1:
@@ -117,8 +152,15 @@ class ContextRunner:
             else:
                 tokens = sequence.tokens[start : start + count]
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
-        self.context.decode(batch)
+            for pos, token in enumerate(draft, start + count):
+                batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
+        self.context.decode(batch, deadline=deadline)
         return rows
+
+    def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
+        if visible not in self._pieces:
+            self._pieces[visible] = _Pieces(self.context.model.vocab, visible)
+        return self._pieces[visible]
 
     def chooser(self, request: Request, seed: int) -> Chooser:
         return make_chooser(self.context, request, seed)
@@ -131,7 +173,10 @@ class ContextRunner:
         return n == 0
 
     def _holds(self, seq_id: int, n: int) -> bool:
-        """Whether the cells that position ``n`` attends to are all there: a sliding window drops old ones."""
+        """Whether the cells that position ``n`` attends to are all there.
+
+        A sliding window drops old ones: in memory without ``swa_full``, and always in the saved state of a sequence.
+        """
         first, last = self._memory.seq_pos_min(seq_id), self._memory.seq_pos_max(seq_id)
         if first is None or last is None or last + 1 < n:
             return False
@@ -149,3 +194,20 @@ class ContextRunner:
         if not self.can_shift or not memory.seq_rm(seq_id, start, start + count):
             raise UnsupportedError("the memory of this model cannot be shifted")
         memory.seq_add(seq_id, start + count, None, -count)
+
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        # A context shift leaves more in memory than can be used again.
+        if self._cache is not None and self.keep(seq_id, len(tokens)):
+            self._cache.store(self.context, seq_id, tokens, can_cut=self._can_cut_saved)
+
+    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
+        if self._cache is None:
+            return None
+        return self._cache.find(self.context, tokens, held, can_cut=self._can_cut_saved)
+
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
+        return cast("CachedPrompt", found).restore(self.context, seq_id)
+
+    @property
+    def _can_cut_saved(self) -> bool:
+        return self.can_cut and not self._n_swa

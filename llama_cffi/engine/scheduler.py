@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.engine.slots import Slot, choose_slot
+from llama_cffi.engine.slots import Slot, choose_slot, common_prefix, reusable
+
+_WORTH_WAITING = 8
+"""Tokens to share for which a sequence waits until another one's prefill has computed them."""
 
 
 class Work(NamedTuple):
-    """The next ``n_tokens`` tokens of a sequence; with ``output`` the last one's logits are wanted."""
+    """The next ``n_tokens`` tokens of a sequence; with ``output`` the last one's logits are wanted.
+
+    The plan has room for ``n_draft`` tokens more, and ``draft`` is what was found to fill it: computed behind the
+    sequence's own tokens, every one with logits.
+    """
 
     sequence: Sequence
     n_tokens: int
     output: bool
+    n_draft: int = 0
+    draft: SequenceOf[int] = ()
 
 
 class Admission(NamedTuple):
@@ -27,21 +37,23 @@ class Admission(NamedTuple):
 
 
 StepPlan = list[Work]
-"""One decode: never more than ``n_batch`` tokens in all."""
+"""One decode: never more than ``n_batch`` tokens in all, drafts included."""
 
 Prepare = Callable[[Admission], int]
 """Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
 
 
 class Scheduler:
-    """Decides what runs: decode steps first, then prefill in order of arrival, in chunks that fill the batch.
+    """Decides what runs: decode steps first, then prefill in order of arrival, in chunks that fill the batch;
+    drafts get what is left.
 
     A sequence that finds no room in memory is preempted (newest first): it waits, and its tokens are computed again.
     """
 
-    def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True) -> None:
+    def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True, can_cut: bool = True) -> None:
         self._n_batch = n_batch
         self._can_copy = can_copy
+        self._can_cut = can_cut
         self.slots = [Slot(seq_id) for seq_id in range(n_slots)]
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -72,15 +84,26 @@ class Scheduler:
                 count = min(pending, budget)
                 plan.append(Work(sequence, count, count == pending))
                 budget -= count
-        return plan
+        return self._with_room(plan, budget) if budget else plan
+
+    def _with_room(self, plan: StepPlan, budget: int) -> StepPlan:
+        """Share what decode steps and prefill leave of the batch among the sequences that draft."""
+        n_drafting = sum(work.n_tokens == 1 and work.sequence.drafting is not None for work in plan)
+        if not n_drafting or budget < n_drafting:
+            return plan
+        room = budget // n_drafting
+        return [
+            work._replace(n_draft=room) if work.n_tokens == 1 and work.sequence.drafting is not None else work
+            for work in plan
+        ]
 
     def _admit(self, prepare: Prepare) -> None:
         # Prefill that would not start in this step anyway can wait: a slot taken later may reuse more.
         budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
-            choice = choose_slot(self.slots, sequence.tokens, can_copy=self._can_copy)
-            if choice is None:
+            choice = choose_slot(self.slots, sequence.tokens, can_copy=self._can_copy, can_cut=self._can_cut)
+            if choice is None or self._shares_later(sequence.tokens, choice[2]):
                 return
             admission = Admission(*choice)
             n = prepare(admission)
@@ -90,6 +113,14 @@ class Scheduler:
             sequence.start(slot.seq_id, n)
             self.running.append(sequence)
             budget -= sequence.n_pending
+
+    def _shares_later(self, tokens: list[int], n_reused: int) -> bool:
+        """Whether what another sequence's prefill is computing right now can be shared when it is done."""
+        return self._can_copy and any(
+            min(common_prefix(other.tokens, tokens), len(tokens) - 1) - n_reused >= _WORTH_WAITING
+            for other in self.running
+            if other.n_pending > 1
+        )
 
     def release(self, sequence: Sequence, *, keep: bool = True) -> None:
         """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""
@@ -106,17 +137,33 @@ class Scheduler:
         self._full = False
         self.lone = None
 
+    def spare(self, prompt: list[int]) -> tuple[Slot, int] | None:
+        """The idle slot whose memory is missed least, and how much of a prompt some memory holds; None without one."""
+        idle = [slot for slot in self.slots if slot.sequence is None]
+        if not idle:
+            return None
+        usable = self.slots if self._can_copy else idle
+        held = max((reusable(slot.tokens, prompt, can_cut=self._can_cut) for slot in usable), default=0)
+        return min(idle, key=lambda slot: (len(slot.tokens) > 0, slot.last_used)), held
+
+    def forget_oldest(self) -> int | None:
+        """Forget the tokens kept in the slot unused for longest: its seq_id to clear, None when none are kept."""
+        idle = [slot for slot in self.slots if slot.sequence is None and slot.tokens]
+        if not idle:
+            return None
+        slot = min(idle, key=lambda slot: slot.last_used)
+        slot.release(keep=False)
+        return slot.seq_id
+
     def make_room(self) -> int | None:
         """The memory is full: the seq_id to clear, None when only one sequence is left and nothing can go.
 
         Tokens kept for reuse go first, the slot unused for longest before the others; then the newest sequence
         goes back to the queue, and nobody is admitted until another one ends.
         """
-        idle = [slot for slot in self.slots if slot.sequence is None and slot.tokens]
-        if idle:
-            slot = min(idle, key=lambda slot: slot.last_used)
-            slot.release(keep=False)
-            return slot.seq_id
+        seq_id = self.forget_oldest()
+        if seq_id is not None:
+            return seq_id
         if len(self.running) < 2:
             return None
         sequence = self.running[-1]

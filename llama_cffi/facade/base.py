@@ -15,11 +15,14 @@ from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.request import OVERFLOW_POLICIES, Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.errors import ClosedError, ModelFileError
+from llama_cffi.facade.draft import Draft, OpenDraft
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Self
+
+    from llama_cffi.engine.prompt_cache import PromptCache
 
 DEFAULT_N_CTX = 4096
 """Context length unless one is given; less when the model was trained for less."""
@@ -41,9 +44,11 @@ class Base:
         n_gpu_layers: int | None = None,
         require_gpu: bool = False,
         overflow: Overflow = "stop",
+        draft: Draft | None = None,
         model_options: ModelOptions | None = None,
         context_options: ContextOptions | None = None,
         progress: ProgressCallback | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         if overflow not in OVERFLOW_POLICIES:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {overflow!r}")
@@ -60,6 +65,7 @@ class Base:
             self._owns_model = True
             self.model = Model(model, model_options, progress=progress)
         self.overflow: Overflow = overflow
+        self._draft: OpenDraft | None = None
         try:
             options = _context_options(
                 context_options,
@@ -72,7 +78,9 @@ class Base:
                 n_threads_batch=n_threads_batch,
             )
             self.context = Context(self.model, options)
-            self._engine = Engine(ContextRunner(self.context))
+            self._engine = Engine(ContextRunner(self.context, prompt_cache))
+            if draft is not None:
+                self._draft = OpenDraft(draft, self.context, n_gpu_layers=n_gpu_layers)
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -89,7 +97,9 @@ class Base:
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         overflow: Overflow = "stop",
+        draft: Draft | None = None,
         context_options: ContextOptions | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> Self:
         """The model that ships with the package: tiny, it writes children's stories."""
         return cls(
@@ -101,7 +111,9 @@ class Base:
             n_threads=n_threads,
             n_threads_batch=n_threads_batch,
             overflow=overflow,
+            draft=draft,
             context_options=context_options,
+            prompt_cache=prompt_cache,
         )
 
     # -- text and tokens
@@ -131,8 +143,10 @@ class Base:
         return self.context.closed
 
     def close(self) -> None:
-        """Free the context, and the model if this object loaded it. Idempotent."""
+        """Free the context, and the models that this object loaded. Idempotent."""
         self.context.close()
+        if self._draft is not None:
+            self._draft.close()
         if self._owns_model:
             self.model.close()
 

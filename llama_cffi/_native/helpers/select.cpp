@@ -10,9 +10,11 @@
 #include "kernels.hpp"
 
 #include <algorithm>
+#include <bitset>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -393,6 +395,40 @@ int32_t lch_logprob(const float * data, int32_t n, int32_t token, double * out) 
         return 0;
     } catch (const std::bad_alloc &) {
         return LCH_SELECT_MEMORY;
+    }
+}
+
+int32_t lch_mask(float * row, int32_t n, const uint32_t * allowed) {
+    constexpr float forbidden = -std::numeric_limits<float>::infinity();
+    int32_t left = 0;
+    for (int32_t start = 0; start < n; start += 32) {
+        const int32_t count = std::min(32, n - start);
+        uint32_t word = allowed[start / 32];
+        if (count < 32) {
+            word &= (1u << count) - 1;
+        }
+        // Nearly every word of a mask is empty or full.
+        if (word == 0) {
+            std::fill_n(row + start, count, forbidden);
+            continue;
+        }
+        left += static_cast<int32_t>(std::bitset<32>(word).count());
+        for (int32_t i = 0; i < count; i++) {
+            row[start + i] = (word >> i) & 1 ? row[start + i] : forbidden;
+        }
+    }
+    return left;
+}
+
+void lch_candidates(const float * data, int32_t n, void * records) {
+    struct Record {
+        int32_t id;
+        float   logit;
+        float   p;
+    };
+    auto * record = static_cast<Record *>(records);
+    for (int32_t i = 0; i < n; i++) {
+        record[i] = {i, data[i], 0.0f};
     }
 }
 
