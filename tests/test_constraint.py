@@ -100,7 +100,8 @@ def test_an_ended_text_takes_only_an_end(engine: Literal["llguidance", "llama.cp
     assert not matcher.ended
     assert follow(matcher, vocab, "ab")
     assert matcher.complete
-    assert matcher.ended
+    # To know it, llama.cpp would have to look at the whole vocabulary.
+    assert matcher.ended == (engine == "llguidance")
     assert allowed(matcher, vocab.n_tokens) == set(vocab.eog_tokens)
     matcher.close()
     matcher.close()

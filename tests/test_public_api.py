@@ -11,6 +11,7 @@ import llama_cffi
 from llama_cffi import errors
 
 PUBLIC = [
+    "GBNF",
     "Batch",
     "Chunk",
     "Completion",
@@ -19,7 +20,6 @@ PUBLIC = [
     "DraftModel",
     "Engine",
     "FinishReason",
-    "GBNF",
     "GGUFFile",
     "Lark",
     "Lazy",
