@@ -162,6 +162,7 @@ def measure_server(program: Path, model: Path, settings: Settings) -> Samples:
                     if timings["predicted_n"] != settings.n_tokens:
                         raise BenchmarkError(f"{timings['predicted_n']} tokens came instead of {settings.n_tokens}")
                     if i:
+                        # From the first token on, as ours.
                         samples.append(float(timings["predicted_per_second"]))
     except ServerError as error:
         raise BenchmarkError(str(error)) from error

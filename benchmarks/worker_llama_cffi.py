@@ -229,11 +229,12 @@ def structured(llm: Llama, settings: dict[str, Any]) -> dict[str, list[float]]:
 
 def decode_rate(llm: Llama, settings: dict[str, Any], schema: Any, seed: int) -> float:
     """Tokens per second from the first to the last of ``settings["n_tokens"]``."""
-    n = settings["n_tokens"]
+    n: int = settings["n_tokens"]
     llm.context.memory.clear(data=False)
     options: Any = {} if schema is None else {"schema": schema}
     stream = llm.stream(settings["prompt"], max_tokens=n, sampling=SamplingParams(seed=seed), **options)
-    first, start, count = 0, 0.0, 0
+    first = count = 0
+    start = perf_counter()
     try:
         for chunk in stream:
             count += len(chunk.tokens)

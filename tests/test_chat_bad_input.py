@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from llama_cffi import Llama
-from llama_cffi.errors import ContextOverflowError, LlamaCffiError, MessageError, TemplateError, UnsupportedError
+from llama_cffi.errors import (
+    ContextOverflowError,
+    LlamaCffiError,
+    MessageError,
+    TemplateError,
+    ToolError,
+    UnsupportedError,
+)
 from tests.support.conversations import CALL, TOOL, user
 
 CYCLE: dict[str, Any] = {}
@@ -90,24 +97,40 @@ def test_messages(demo: Llama, case: str) -> None:
     refuses(demo, *MESSAGES[case])
 
 
-OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "tools that are one": ({"tools": TOOL}, "tools must be a list of mappings, not dict"),
-    "tools that are a text": ({"tools": "weather"}, "tools must be a list of mappings, not str"),
-    "a tool that is none": ({"tools": [TOOL, "weather"]}, r"tools\[1\] must be a mapping, not str"),
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": function}
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], type[LlamaCffiError], str]] = {
+    "tools that are one": ({"tools": TOOL}, ToolError, "tools must be a list of tools, not dict"),
+    "tools that are a text": ({"tools": "weather"}, ToolError, "tools must be a list of tools, not str"),
+    "a tool that is none": ({"tools": [TOOL, "weather"]}, ToolError, r"tools\[1\]: .* not str"),
+    "two tools of one name": ({"tools": [TOOL, TOOL]}, ToolError, r"tools\[1\]: the name 'weather'"),
+    "a tool without a name": ({"tools": [tool(description="")]}, ToolError, r"tools\[0\]: .*name"),
     "a surrogate in a tool": (
-        {"tools": [{**TOOL, "function": {"name": "f", "description": "\ud800"}}]},
-        r"tools\[0\].function.description holds a lone surrogate",
+        {"tools": [tool(name="f", description="\ud800")]},
+        ToolError,
+        r"tools\[0\]: the description of tool 'f' holds a lone surrogate",
     ),
-    "a tool that holds itself": ({"tools": [CYCLE]}, r"tools\[0\] is nested too deep, or holds itself"),
-    "documents that are a text": ({"documents": "all"}, "documents must be a list of mappings, not str"),
-    "a document that is a text": ({"documents": ["all"]}, r"documents\[0\] must be a mapping, not str"),
+    "a tool that holds itself": (
+        {"tools": [tool(name="f", parameters={"type": "object", "properties": CYCLE})]},
+        ToolError,
+        r"tools\[0\]: the parameters of tool 'f' .* holds itself",
+    ),
+    "documents that are a text": ({"documents": "all"}, MessageError, "documents must be a list of mappings, not str"),
+    "a document that is a text": ({"documents": ["a"]}, MessageError, r"documents\[0\] must be a mapping, not str"),
+    "a surrogate in a document": (
+        {"documents": [{"title": "", "text": "\udfff"}]},
+        MessageError,
+        r"documents\[0\].text holds a lone surrogate at index 0",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", OPTIONS)
 def test_tools_and_documents(demo: Llama, case: str) -> None:
-    chat, reason = OPTIONS[case]
-    refuses(demo, [user("a")], MessageError, reason, **chat)
+    options, error, reason = OPTIONS[case]
+    refuses(demo, [user("a")], error, reason, **options)
 
 
 def test_no_tools_and_an_empty_list_of_them_are_the_same(demo: Llama) -> None:
