@@ -21,5 +21,8 @@ with Llama.demo() as llm:
     print(llm.generate("The date is ", schema=Regex(r"20\d\d-(0[1-9]|1[0-2])-\d\d"), seed=1).text)
 
     animals = {"type": "array", "items": {"enum": ["cat", "dog", "bird"]}, "minItems": 3, "maxItems": 3}
+    seen = None
     for chunk in llm.stream("Three animals: ", schema=animals, seed=2):
-        print(chunk.partial)
+        if chunk.partial != seen:
+            seen = chunk.partial
+            print(seen)

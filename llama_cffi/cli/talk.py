@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ class Talk:
         self._session = session
         self._tools = tools
         self._show_reasoning = show_reasoning
-        self._terminal = Console(highlight=False, no_color=None if colourful_stdout() else True)
+        self._terminal = Console(highlight=False, no_color=None if colourful(sys.stdout) else True)
         self._last: Reply | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/system": self._system,
@@ -101,7 +103,8 @@ class Talk:
         """Show the answer as it comes; Ctrl-C ends it and keeps what there is."""
         shown: list[str] = []
         try:
-            self._show(self._events(text), shown)
+            with _nobody_types():
+                self._show(self._events(text), shown)
         except KeyboardInterrupt:
             self._note("stopped")
             if said := "".join(shown).strip():
@@ -213,11 +216,23 @@ class Talk:
         self._terminal.print(printable(text), style=style, markup=False, end="", soft_wrap=True)
 
 
-def colourful_stdout() -> bool:
-    """Whether answers may have colours."""
-    import sys
+@contextmanager
+def _nobody_types() -> Iterator[None]:
+    """Keep what is typed during an answer out of it, and out of the next message; Ctrl-C works as ever."""
+    try:
+        import termios
 
-    return colourful(sys.stdout)
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+    except (ImportError, OSError, ValueError):
+        yield  # no terminal of this kind
+        return
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
 
 
 def _path(text: str, command: str) -> Path:
