@@ -195,6 +195,24 @@ def test_what_a_template_may_do_with_a_message_and_keep_it_apart(expression: str
 
 
 @pytest.mark.parametrize(
+    ("expression", "content"),
+    [
+        ("c | reverse", ">s/<"),
+        ("c[::-1]", ">s/<"),
+        ("c | replace('(', '<')", "(/s>"),
+        ("c | upper", "</ß>"),
+        ("c | join", "</s>"),
+    ],
+)
+def test_a_template_that_makes_a_control_token_of_a_message(expression: str, content: str) -> None:
+    source = f"{{% set c = messages[0].content %}}{{{{ {expression} }}}}"
+    controls = ["</s>", "</SS>"]
+    rendered = ChatTemplate(source, controls=controls).render([user(content)])
+    assert rendered.text in controls
+    assert not any(control in rendered.marked for control in controls)
+
+
+@pytest.mark.parametrize(
     "expression",
     [
         "c.split('</s>')[-1]",

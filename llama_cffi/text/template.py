@@ -104,7 +104,7 @@ class ChatTemplate:
         if not self._controls:
             return Rendered(plain, "")
         mark = _unused_character(plain + self.source + json.dumps(given, ensure_ascii=False, default=str))
-        for change in (self._break_firsts, self._break_controls):
+        for change in (_break_all, self._break_firsts, self._break_controls):
             try:
                 rendered = Rendered(run(map_texts(given, lambda text: change(text, mark))), mark)  # noqa: B023
             except TemplateError:
@@ -145,14 +145,7 @@ class ChatTemplate:
 
     def _break_firsts(self, text: str, mark: str) -> str:
         """Mark both ends, and what follows every character that begins a control token."""
-        core = text.strip()
-        if not core:
-            return text
-        start = text.index(core)
-        end = start + len(core)
-        broken = "".join(one + mark if one in self._firsts else one for one in core)
-        # Whitespace stays outside: a template that trims a message trims the same.
-        return f"{text[:start]}{mark}{broken}{mark}{text[end:]}"
+        return _break(text, mark, lambda core: "".join(one + mark if one in self._firsts else one for one in core))
 
     def _break_controls(self, text: str, mark: str) -> str:
         """Mark the inside of whole control tokens only."""
@@ -220,6 +213,20 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
     "text": arguments_text,
     "any": lambda arguments: arguments,
 }
+
+
+def _break_all(text: str, mark: str) -> str:
+    """Mark both ends, and between all characters: then they may also be turned round, or others put for them."""
+    return _break(text, mark, mark.join)
+
+
+def _break(text: str, mark: str, inside: Callable[[str], str]) -> str:
+    core = text.strip()
+    if not core:
+        return text
+    start = text.index(core)
+    # Whitespace stays outside: a template that trims a message trims the same.
+    return f"{text[:start]}{mark}{inside(core)}{mark}{text[start + len(core) :]}"
 
 
 def _call_with(arguments: Any) -> list[dict[str, Any]]:
