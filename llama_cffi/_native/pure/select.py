@@ -150,7 +150,8 @@ class lch_selector:
         if self.top_p < 1:
             weights = [_double_exp(value - top) for value in values]
             total = sum(weights)
-            limit, near, before = float(self.top_p) * total, 1e-4 * total, 0.0
+            # Twice 64 additions of floats, to the whole and of the parts, are off by 8e-6 at most.
+            limit, near, before = float(self.top_p) * total, 1e-5 * total, 0.0
             for i, weight in enumerate(weights):
                 before += weight
                 if before > limit - near:
