@@ -25,6 +25,7 @@ from llama_cffi._native import ffi, lib, library_info
 from llama_cffi.core.context import ContextOptions
 from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.request import SamplingParams
+from llama_cffi.errors import IncompleteOutput
 
 FIRST_TEXT_TOKEN = 300
 SAMPLING = {"greedy": SamplingParams(temperature=0.0), "sampled": SamplingParams(seed=1)}
@@ -214,6 +215,39 @@ def speculative(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dic
     return {"rates": rates, "acceptance": acceptance}
 
 
+def structured(llm: Llama, settings: dict[str, Any]) -> dict[str, list[float]]:
+    """Tokens per second after the first token, without a schema and with each of ``settings["schemas"]``, in turns."""
+    rates: dict[str, list[float]] = {"": [], **{name: [] for name in settings["schemas"]}}
+    for i in range(settings["reps"] + 1):
+        for name, samples in rates.items():
+            rate = decode_rate(llm, settings, settings["schemas"].get(name), seed=i)
+            # In the first turn the schemas are compiled.
+            if i:
+                samples.append(rate)
+    return rates
+
+
+def decode_rate(llm: Llama, settings: dict[str, Any], schema: Any, seed: int) -> float:
+    """Tokens per second from the first to the last of ``settings["n_tokens"]``."""
+    n: int = settings["n_tokens"]
+    llm.context.memory.clear(data=False)
+    options: Any = {} if schema is None else {"schema": schema}
+    stream = llm.stream(settings["prompt"], max_tokens=n, sampling=SamplingParams(seed=seed), **options)
+    first = count = 0
+    start = perf_counter()
+    try:
+        for chunk in stream:
+            count += len(chunk.tokens)
+            if not first and count:
+                first, start = count, perf_counter()
+    except IncompleteOutput as cut:
+        # The schemas are such that nothing is complete after so few tokens.
+        count = cut.completion.usage.completion_tokens
+    if count != n:
+        raise SystemExit(f"{count} tokens came instead of {n}")
+    return (n - first) / (perf_counter() - start)
+
+
 def main() -> None:
     path, test, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     rng = random.Random(settings["seed"])
@@ -239,6 +273,8 @@ def main() -> None:
         elif test == "speculative":
             stream(llm, SAMPLING["greedy"], 16)
             result = speculative(llm, settings, rng)
+        elif test == "structured":
+            result = structured(llm, settings)
         elif test == "prompt":
             prompt(llm, settings["n_prompt"], rng)
             result = [prompt(llm, settings["n_prompt"], rng) for _ in range(settings["reps"])]

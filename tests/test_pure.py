@@ -151,6 +151,28 @@ def test_log_probabilities_agree(seed: int) -> None:
     assert found[0][1] == pytest.approx(found[1][1], abs=5e-6)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_doubles_place_a_draw_as_floats_do_or_say_that_they_cannot(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    temperature, _, top_p, min_p, _ = random_parameters(rng)
+    selector = pure.lib.lch_selector_new(temperature or 0.8, 40, top_p or 0.9, min_p, 0)
+    values = np.sort(rng.normal(0, rng.choice([0.1, 3, 300]), 40).astype(np.float32))[::-1]
+    draws = [*rng.random(500), 0.0, 1 - 2**-53]
+    if seed % 2:
+        # As near to the ends of what is drawn as a number can be.
+        weights = np.exp((values.astype(np.float64) - values[0]) / selector.temperature)
+        draws += (weights.cumsum() / weights.sum()).clip(0, 1 - 2**-53).tolist()
+    undecided = 0
+    for u in draws:
+        place = selector._place_of_few(values.tolist(), values[0], u)
+        if place is None:
+            undecided += 1
+        else:
+            assert place == selector._place(values, values[0], u)
+    if top_p == 1 and selector.temperature > 0.1 and not seed % 2:
+        assert undecided < 10
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_candidates_agree(seed: int) -> None:
     row = random_row(np.random.default_rng(seed))

@@ -32,6 +32,19 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
+def check_mappings(values: Sequence[Mapping[str, Any]] | None, name: str) -> Sequence[Mapping[str, Any]] | None:
+    """Tools or documents, None for none; :class:`MessageError` that names the place of what is wrong."""
+    if values is None:
+        return None
+    if isinstance(values, (str, Mapping)) or not isinstance(values, Sequence):
+        raise MessageError(f"{name} must be a list of mappings, not {type(values).__name__}")
+    for i, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise MessageError(f"{name}[{i}] must be a mapping, not {type(value).__name__}")
+        check_text(value, f"{name}[{i}]")
+    return values or None
+
+
 def _check_message(message: Message, place: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise MessageError(f"{place} must be a mapping with a role and a content, not {type(message).__name__}")
@@ -57,8 +70,10 @@ def _check_message(message: Message, place: str) -> dict[str, Any]:
 def _text_of(content: Any, place: str) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, Mapping) or not isinstance(content, Sequence):
+    if isinstance(content, (bytes, bytearray, Mapping)) or not isinstance(content, Sequence):
         raise MessageError(f"{place} must be a text or a list of parts, not {type(content).__name__}")
+    if not content:
+        raise MessageError(f"{place} is an empty list; a content without words is an empty text")
     texts = []
     for i, part in enumerate(content):
         if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
@@ -80,7 +95,7 @@ def _check_call(call: Any, place: str) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     try:
         parsed = arguments_object(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MessageError(f"{place}.function.arguments is no JSON: {error}") from None
     if not isinstance(parsed, Mapping):
         raise MessageError(f"{place}.function.arguments must be an object, not {type(parsed).__name__}")
@@ -98,7 +113,18 @@ def arguments_text(arguments: Any) -> str:
 
 
 def check_text(value: Any, place: str) -> None:
-    """Raise :class:`MessageError` for a text anywhere in ``value`` that is not valid Unicode, naming its place."""
+    """Look at every text in ``value``.
+
+    Raises :class:`MessageError` that names the place of one that is not valid Unicode, of a key that is none, and a
+    value that is nested without end or too deep to be written as JSON.
+    """
+    try:
+        _check_texts(value, place)
+    except RecursionError:
+        raise MessageError(f"{place} is nested too deep, or holds itself") from None
+
+
+def _check_texts(value: Any, place: str) -> None:
     if isinstance(value, str):
         try:
             value.encode()
@@ -106,11 +132,13 @@ def check_text(value: Any, place: str) -> None:
             raise MessageError(f"{place} holds a lone surrogate at index {error.start}: no valid Unicode") from None
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            check_text(key, f"a key of {place}")
-            check_text(one, f"{place}.{key}")
+            if not isinstance(key, str):
+                raise MessageError(f"a key of {place} must be a str, not {type(key).__name__}")
+            _check_texts(key, f"a key of {place}")
+            _check_texts(one, f"{place}.{key}")
     elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         for i, one in enumerate(value):
-            check_text(one, f"{place}[{i}]")
+            _check_texts(one, f"{place}[{i}]")
 
 
 def map_texts(value: Any, change: Callable[[str], str]) -> Any:
@@ -127,4 +155,12 @@ def map_texts(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-__all__ = ["Message", "arguments_object", "arguments_text", "check_messages", "check_text", "map_texts"]
+__all__ = [
+    "Message",
+    "arguments_object",
+    "arguments_text",
+    "check_mappings",
+    "check_messages",
+    "check_text",
+    "map_texts",
+]

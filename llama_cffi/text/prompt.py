@@ -41,7 +41,10 @@ class PromptEncoder:
         """Token ids, int32 of shape ``(n,)``, with exactly one BOS if the model wants one.
 
         ``prefix`` is the beginning of the reply, the caller's own words: control tokens in it are control tokens.
+        Raises :class:`TemplateError` for a text that is empty.
         """
+        if not rendered.text and not prefix:
+            raise TemplateError("the chat template made an empty text")
         vocab = self._vocab
         parts = [self._tokens(rendered)]
         if prefix:
@@ -53,8 +56,6 @@ class PromptEncoder:
             # The template's BOS and the model's own are one and the same.
             if begun or vocab.add_bos:
                 tokens = np.concatenate([np.array([bos], dtype=np.int32), tokens[begun:]])
-        if not len(tokens):
-            raise TemplateError("the chat template made an empty text")
         return tokens
 
     def _tokens(self, rendered: Rendered) -> NDArray[np.int32]:

@@ -36,19 +36,20 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _Clock:
-    """The deadline of one rendering. Every turn of every loop passes here."""
+class Clock:
+    """A deadline for rendering. Every turn of a loop and every call of a macro passes here."""
 
-    __slots__ = ("_end", "_turns")
+    __slots__ = ("_end", "_seconds", "_turns")
 
     def __init__(self, seconds: float) -> None:
         self._turns = 0
+        self._seconds = seconds
         self._end = monotonic() + seconds
 
     def __call__(self) -> str:
         self._turns += 1
-        if not self._turns % 256 and monotonic() > self._end:
-            raise SecurityError("the template takes too long")
+        if not self._turns % 16 and monotonic() > self._end:
+            raise SecurityError(f"the template takes too long: more than {self._seconds:g} s")
         return ""
 
 
@@ -74,17 +75,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def compile_template(self, source: str) -> Template:
         """The template of ``source``; :class:`jinja2.TemplateError` when it is none."""
         tree = self._parse(source, None, None)
-        for loop in tree.find_all(nodes.For):
-            loop.body.insert(0, nodes.Output([_call("__clock", [])]))
+        repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)]
+        for node in repeated:
+            node.body.insert(0, nodes.Output([_call("__clock", [])]))
         _Concatenations().visit(tree)
         tree.set_environment(self)
         return Template.from_code(self, self.compile(tree), self.make_globals(None))
 
-    def render(self, template: Template, variables: dict[str, Any], seconds: float = MAX_SECONDS) -> str:
-        """The text; :class:`jinja2.TemplateError` when the template raises or takes too long."""
+    def render(self, template: Template, variables: dict[str, Any], clock: Clock) -> str:
+        """The text; :class:`jinja2.TemplateError` when the template raises, or is not done in time."""
         parts: list[str] = []
         size = 0
-        for part in template.generate({**variables, "__clock": _Clock(seconds)}):
+        for part in template.generate({**variables, "__clock": clock}):
             parts.append(part)
             size += len(part)
             if size > MAX_TEXT:
@@ -193,4 +195,4 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)  # type: ignore[arg-type]
 
 
-__all__ = ["MAX_SECONDS", "MAX_TEXT", "Sandbox"]
+__all__ = ["MAX_SECONDS", "MAX_TEXT", "Clock", "Sandbox"]

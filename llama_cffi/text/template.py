@@ -17,11 +17,11 @@ from llama_cffi.text.messages import (
     Message,
     arguments_object,
     arguments_text,
+    check_mappings,
     check_messages,
-    check_text,
     map_texts,
 )
-from llama_cffi.text.sandbox import MAX_SECONDS, Sandbox
+from llama_cffi.text.sandbox import MAX_SECONDS, Clock, Sandbox
 
 
 class TemplateWarning(UserWarning):
@@ -48,7 +48,8 @@ class ChatTemplate:
     """A Jinja chat template, rendered in a sandbox as Hugging Face renders it.
 
     ``tokens`` are variables such as ``bos_token``; ``controls`` the texts of the vocabulary's control tokens, which a
-    message must not be able to write. Raises :class:`TemplateError` for a template that does not parse.
+    message must not be able to write; ``seconds`` how long one rendering may take. Raises :class:`TemplateError` for a
+    template that does not parse.
     """
 
     def __init__(
@@ -88,19 +89,22 @@ class ChatTemplate:
         then the text comes unmarked, with a :class:`TemplateWarning`.
         """
         checked = [self._fit(message) for message in check_messages(messages)]
-        given = {"messages": checked, "tools": tools, "documents": documents}
-        for name in ("tools", "documents"):
-            check_text(given[name], name)
+        given = {
+            "messages": checked,
+            "tools": check_mappings(tools, "tools"),
+            "documents": check_mappings(documents, "documents"),
+        }
+        clock = Clock(self._seconds)
         fixed = {**self.tokens, **variables, "add_generation_prompt": add_generation_prompt}
 
         def run(words: dict[str, Any]) -> str:
-            return self._run({**fixed, **words})
+            return self._run({**fixed, **words}, clock)
 
         plain = run(given)
         if not self._controls:
             return Rendered(plain, "")
         mark = _unused_character(plain + self.source + json.dumps(given, ensure_ascii=False, default=str))
-        for change in (self._break_firsts, self._break_controls):
+        for change in (_break_all, self._break_firsts, self._break_controls):
             try:
                 rendered = Rendered(run(map_texts(given, lambda text: change(text, mark))), mark)  # noqa: B023
             except TemplateError:
@@ -116,19 +120,19 @@ class ChatTemplate:
             )
         return Rendered(plain, "")
 
-    def _run(self, variables: dict[str, Any]) -> str:
+    def _run(self, variables: dict[str, Any], clock: Clock) -> str:
         absent = [name for name in ("tools", "documents") if variables[name] is None]
         try:
-            return self._run_once(variables)
+            return self._run_once(variables, clock)
         except TemplateError:
             # Some templates test whether these are None, as transformers has it; others loop over them regardless.
             if not absent:
                 raise
-            return self._run_once({name: value for name, value in variables.items() if name not in absent})
+            return self._run_once({name: value for name, value in variables.items() if name not in absent}, clock)
 
-    def _run_once(self, variables: dict[str, Any]) -> str:
+    def _run_once(self, variables: dict[str, Any], clock: Clock) -> str:
         try:
-            return _sandbox().render(self._template, variables, self._seconds)
+            return _sandbox().render(self._template, variables, clock)
         except RecursionError:
             raise TemplateError("the chat template calls itself without end") from None
         except jinja2.TemplateError as error:
@@ -141,14 +145,7 @@ class ChatTemplate:
 
     def _break_firsts(self, text: str, mark: str) -> str:
         """Mark both ends, and what follows every character that begins a control token."""
-        core = text.strip()
-        if not core:
-            return text
-        start = text.index(core)
-        end = start + len(core)
-        broken = "".join(one + mark if one in self._firsts else one for one in core)
-        # Whitespace stays outside: a template that trims a message trims the same.
-        return f"{text[:start]}{mark}{broken}{mark}{text[end:]}"
+        return _break(text, mark, lambda core: "".join(one + mark if one in self._firsts else one for one in core))
 
     def _break_controls(self, text: str, mark: str) -> str:
         """Mark the inside of whole control tokens only."""
@@ -194,23 +191,42 @@ class ChatTemplate:
         # A template that makes JSON of a text escapes its quotes; one that prints an object prints Python's repr of it.
         if f'"{_NEEDLE}"' not in as_text:
             return "object"
-        return "any" if f'"{_NEEDLE}"' in as_object else "text"
+        if _NEEDLE not in as_object or f"'{_NEEDLE}'" in as_object:
+            return "text"
+        # One that has a syntax of its own for arguments writes it from objects only.
+        return "any" if f'"{_NEEDLE}"' in as_object else "object"
 
     def _try(self, messages: list[dict[str, Any]]) -> str:
         try:
             return self._run(
-                {**self.tokens, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+                {**self.tokens, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": True},
+                Clock(min(self._seconds, _TRIAL_SECONDS)),
             )
         except TemplateError:
             return ""
 
 
 _NEEDLE = "needle7"
+_TRIAL_SECONDS = 0.5
 _FORMS: dict[str, Callable[[Any], Any]] = {
     "object": arguments_object,
     "text": arguments_text,
     "any": lambda arguments: arguments,
 }
+
+
+def _break_all(text: str, mark: str) -> str:
+    """Mark both ends, and between all characters: then they may also be turned round, or others put for them."""
+    return _break(text, mark, mark.join)
+
+
+def _break(text: str, mark: str, inside: Callable[[str], str]) -> str:
+    core = text.strip()
+    if not core:
+        return text
+    start = text.index(core)
+    # Whitespace stays outside: a template that trims a message trims the same.
+    return f"{text[:start]}{mark}{inside(core)}{mark}{text[start + len(core) :]}"
 
 
 def _call_with(arguments: Any) -> list[dict[str, Any]]:

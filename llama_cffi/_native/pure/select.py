@@ -26,6 +26,10 @@ _GROUP = _LANES * _DEPTH
 _FAR = 1000.0
 _LOWEST = np.float32(-3.4028234663852886e38)
 _MASK = 2**64 - 1
+_FEW = 64
+
+_largest = np.maximum.reduce
+_double_exp = math.exp
 
 # 2^f on [-0.5, 0.5], as in kernels.cpp: the highest power first.
 _POWERS = [np.float32(c) for c in (
@@ -107,16 +111,28 @@ class lch_selector:
             maxima, top = _strip_maxima(data) if is_sorted else data, np.float32(0)
         draws = _Draws(self.random.next())
         if is_sorted:
-            return self._draw_sorted(data, top, draws, maxima)
+            return self._draw_sorted(data, top, draws.uniform(), maxima)
         with np.errstate(all="ignore"):
             return self._draw_by_rejection(data, top, draws)
 
     def _min_p_bound(self, top: np.float32) -> np.float32:
         return max(top + self.log_min_p, _LOWEST)
 
-    def _draw_sorted(self, data: Row, top: np.float32, draws: _Draws, maxima: Row) -> int:
-        ids, values = _top_k(data, self.top_k, maxima)
-        n = len(ids)
+    def _draw_sorted(self, data: Row, top: np.float32, u: float, maxima: Row) -> int:
+        ids, values = _candidates(data, self.top_k, maxima)
+        if self.top_k > _FEW or len(ids) > 2 * _FEW:
+            ids, values = _ranked(ids, values, self.top_k)
+            return int(ids[self._place(values, top, u)])
+        found = values.tolist()
+        order = sorted(range(len(found)), key=found.__getitem__, reverse=True)[: self.top_k]
+        place = self._place_of_few([found[i] for i in order], top, u)
+        if place is None:
+            place = self._place(_ranked(ids, values, self.top_k)[1], top, u)
+        return int(ids[order[place]])
+
+    def _place(self, values: Row, top: np.float32, u: float) -> int:
+        """Where the draw falls among the ranked candidates, in the order and precision of C++."""
+        n = len(values)
         if self.top_p < 1:
             weights = _exp(values - top)
             before = (weights / weights.cumsum()[-1]).cumsum()
@@ -126,7 +142,39 @@ class lch_selector:
         with np.errstate(over="ignore"):
             scaled = values[:n] / self.temperature - top / self.temperature
         ends = _exp(scaled).cumsum(dtype=np.float64)
-        return int(ids[min(int(ends.searchsorted(ends[-1] * draws.uniform(), side="right")), n - 1)])
+        return min(int(ends.searchsorted(ends[-1] * u, side="right")), n - 1)
+
+    def _place_of_few(self, values: list[float], maximum: np.float32, u: float) -> int | None:
+        """The same in doubles, without the calls into numpy; None where the rounding of floats could decide."""
+        n, top = len(values), float(maximum)
+        if self.top_p < 1:
+            weights = [_double_exp(value - top) for value in values]
+            total = sum(weights)
+            # Twice 64 additions of floats, to the whole and of the parts, are off by 8e-6 at most.
+            limit, near, before = float(self.top_p) * total, 1e-5 * total, 0.0
+            for i, weight in enumerate(weights):
+                before += weight
+                if before > limit - near:
+                    if before < limit + near:
+                        return None
+                    n = i + 1
+                    break
+        if self.log_min_p > -np.inf:
+            bound = float(self._min_p_bound(maximum))
+            while n > 1 and values[n - 1] < bound:
+                n -= 1
+        if n == 1:
+            return 0
+        temperature = float(self.temperature)
+        weights = [_double_exp((value - top) / temperature) for value in values[:n]]
+        total = sum(weights)
+        # Floats round two quotients of this size before their difference is taken.
+        target, near, end = u * total, 1e-6 * (1 + abs(top) / temperature) * total, 0.0
+        for i, weight in enumerate(weights):
+            end += weight
+            if end > target - near:
+                return None if end < target + near and i < n - 1 else i
+        return n - 1
 
     def _draw_by_rejection(self, data: Row, top: np.float32, draws: _Draws) -> int:
         blocks = _Blocks(data, top, self.temperature)
@@ -224,7 +272,7 @@ def _top(data: Row) -> np.float32 | int:
     """The largest logit, or why nothing can be selected."""
     if not len(data):
         return LCH_SELECT_EMPTY
-    top: np.float32 = data.max()
+    top: np.float32 = _largest(data)
     if top != top:
         return LCH_SELECT_NAN
     return LCH_SELECT_EMPTY if top == -np.inf else top
@@ -233,20 +281,26 @@ def _top(data: Row) -> np.float32 | int:
 def _strip_maxima(data: Row) -> Row:
     """The maxima of strips of 64 logits, one from each 64th of the row, and what is left over at its end."""
     strips = len(data) // 64
-    maxima: Row = data[: strips * 64].reshape(64, strips).max(axis=0, initial=-np.inf)
-    return np.append(maxima, data[strips * 64 :]) if len(data) % 64 else maxima
+    if strips * 64 == len(data) > 0:
+        return cast(Row, _largest(data.reshape(64, strips)))
+    maxima: Row = _largest(data[: strips * 64].reshape(64, strips), initial=-np.inf)
+    return np.append(maxima, data[strips * 64 :])
 
 
-def _top_k(data: Row, k: int, maxima: Row) -> tuple[NDArray[np.int64], Row]:
-    """Indices and values of the k largest finite logits; the first of equals come first."""
+def _candidates(data: Row, k: int, maxima: Row) -> tuple[NDArray[np.int64], Row]:
+    """Indices and values of the k largest finite logits and of some others, in the order of the row."""
     k = min(k, len(data))
     # When k of some maxima reach a value, k logits do.
-    values = maxima if k <= len(maxima) // 4 else data
-    bound = np.partition(values, len(values) - k)[len(values) - k]
-    ids = (data >= max(bound, _LOWEST)).nonzero()[0]
-    found = data[ids]
-    order = (-found).argsort(kind="stable")[:k]
-    return ids[order], found[order] + np.float32(0)  # -0.0 counts as 0.0
+    values = (maxima if k <= len(maxima) // 4 else data).copy()
+    values.partition(len(values) - k)
+    ids = (data >= max(values[len(values) - k], _LOWEST)).nonzero()[0]
+    return ids, data[ids]
+
+
+def _ranked(ids: NDArray[np.int64], values: Row, k: int) -> tuple[NDArray[np.int64], Row]:
+    """The k largest, the first of equals first."""
+    order = (-values).argsort(kind="stable")[:k]
+    return ids[order], values[order] + np.float32(0)  # -0.0 counts as 0.0
 
 
 def _row(row: Any, n: int) -> Row:
@@ -307,7 +361,7 @@ def lch_top_logprobs(row: Any, n: int, k: int, ids: Any, logprobs: Any) -> int:
     data, less, error = _log_softmax(row, n)
     if error:
         return error
-    best, values = _top_k(data, k, _strip_maxima(data))
+    best, values = _ranked(*_candidates(data, k, _strip_maxima(data)), k)
     for place, (token, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
         ids[place], logprobs[place] = token, value - less
     return len(best)
