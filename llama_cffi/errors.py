@@ -25,6 +25,8 @@
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   ├── MessageError                    a message of a conversation that is none
     │   └── TemplateError                   a chat template that does not parse, or refuses the messages
+    ├── ToolError (ValueError)              a tool whose definition cannot be used
+    │   └── ToolArgumentsError              arguments that a tool cannot be called with
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -148,6 +150,14 @@ class TemplateError(PromptError):
     """A chat template does not parse, takes too long, or refuses the messages."""
 
 
+class ToolError(LlamaCffiError, ValueError):
+    """The definition of a tool cannot be used: its name, its parameters, or the function behind it."""
+
+
+class ToolArgumentsError(ToolError):
+    """The arguments of a call do not fit the tool; the text says which and why, so that the model can be told."""
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -176,5 +186,7 @@ __all__ = [
     "TemplateError",
     "TokenError",
     "TokenizeError",
+    "ToolArgumentsError",
+    "ToolError",
     "UnsupportedError",
 ]
