@@ -107,10 +107,10 @@ def _choose_tools(
 ) -> tuple[tuple[ToolSpec, ...], Literal["auto", "required", "none"]]:
     """The tools that may be called, and whether one must be."""
     specs = tuple(ToolSpec(tool.name, tool.parameters) for tool in tools)
+    if choice == "none" or (choice == "auto" and not specs):
+        return specs, "none"
     if choice == "auto":
         return specs, "auto"
-    if choice == "none":
-        return specs, "none"
     if choice == "required":
         if not specs:
             raise ToolError("tool_choice='required', but there are no tools")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import re
@@ -204,7 +203,7 @@ def _arguments_model(function: Callable[..., Any], name: str, descriptions: Mapp
 
     try:
         signature = inspect.signature(function)
-        hints = typing.get_type_hints(inspect.unwrap(_unbound(function)), include_extras=True)
+        hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
     except (NameError, TypeError, ValueError) as error:
         raise ToolError(f"the annotations of tool {name!r} cannot be read: {error}") from error
     fields: dict[str, Any] = {}
@@ -227,10 +226,6 @@ def _arguments_model(function: Callable[..., Any], name: str, descriptions: Mapp
         return pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
     except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
         raise ToolError(f"the types of tool {name!r} are not all known to pydantic: {_first_line(error)}") from error
-
-
-def _unbound(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function.func if isinstance(function, functools.partial) else function
 
 
 def _schema_of(model: type[BaseModel], name: str) -> dict[str, Any]:

@@ -32,8 +32,7 @@ class ReasoningBudget:
         self.start_text = start.encode()
         self.end_text = end.encode()
         self.vocab = vocab
-        forced = vocab.tokenize(closing, add_special=False, parse_special=True)
-        self.forced: tuple[int, ...] = tuple(int(token) for token in forced)
+        self.forced = _tokens_inside(closing, vocab)
         """The tokens of the closing text."""
 
     def start(self) -> BudgetMatcher:
@@ -128,6 +127,17 @@ class BudgetMatcher:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _tokens_inside(text: str, vocab: Vocab) -> tuple[int, ...]:
+    """The tokens of a text that stands inside of another: some vocabularies put a blank before a text's beginning,
+    but not behind a line break."""
+    newline, whole = (
+        vocab.tokenize(one, add_special=False, parse_special=True).tolist() for one in ("\n", f"\n{text}")
+    )
+    if whole[: len(newline)] == newline:
+        return tuple(whole[len(newline) :])
+    return tuple(vocab.tokenize(text, add_special=False, parse_special=True).tolist())
 
 
 __all__ = ["BudgetMatcher", "ReasoningBudget"]

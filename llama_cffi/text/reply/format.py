@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from llama_cffi.text.reply.events import Event
-
-if TYPE_CHECKING:
-    from llama_cffi.text.reply.reasoning import Thinking
+from llama_cffi.text.reply.reasoning import Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class ReplyFormat(Protocol):
 
     @property
     def thinking(self) -> Thinking | None:
-        """The texts around reasoning; None where there is none."""
+        """The texts around reasoning; None for models that have none."""
 
     def matches(self, template: str) -> bool:
         """Whether a model with this chat template writes replies so."""

@@ -31,8 +31,7 @@ def literal(text: str) -> str:
 
 def json_schema(schema: Mapping[str, Any]) -> str:
     """The Lark expression of the JSON texts that satisfy a schema."""
-    options = {"whitespace_pattern": WHITESPACE, **schema.get("x-guidance", {})}
-    return f"%json {json.dumps({**schema, 'x-guidance': options})}"
+    return f"%json {json.dumps({**schema, 'x-guidance': {'whitespace_pattern': WHITESPACE}})}"
 
 
 _FIELDS = {"{n}": ("N", "/[0-9]|[1-9][0-9]/"), "{id}": ("ID", "/[A-Za-z0-9]{9}/")}
@@ -85,7 +84,9 @@ class Lark:
 
     def reserve(self, name: str) -> str:
         """The name of a rule that :meth:`define` gives a body later: one that refers to itself."""
-        return self.rule(name, f"# {len(self._rules)}")
+        free = self._free(name)
+        self._rules[free] = ("", "")
+        return free
 
     def define(self, name: str, body: str) -> None:
         """Give a reserved rule its body."""
@@ -95,17 +96,22 @@ class Lark:
         """The name of the rule with this body: ``name``, with a number where that is another rule's."""
         known = self._names.get(options + body)
         if known is None:
-            known = name
-            number = 1
-            while known in self._rules:
-                number += 1
-                known = f"{name}_{number}"
-            self._names[options + body] = known
+            known = self._names[options + body] = self._free(name)
             self._rules[known] = (options, body)
         return known
 
+    def _free(self, name: str) -> str:
+        free, number = name, 1
+        while free in self._rules:
+            number += 1
+            free = f"{name}_{number}"
+        return free
+
     def up_to(self, end: str, text: str) -> str:
-        """The expression of everything up to the first ``end`` and with it; ``text`` is the terminal in front of it."""
+        """The expression of a text that matches the terminal ``text``, and of the first ``end`` behind it.
+
+        One lexeme for both: of two, the first would take as much as it can, and ``end`` with it.
+        """
         spelled = self.rule("up_to", f"{text} {quoted(end)}", "[lazy]")
         token = self.text(end)
         return spelled if token == quoted(end) else f"({spelled} | {text} {token})"

@@ -123,8 +123,27 @@ class Notation:
             show(_escaped(f"\\{char}"))
 
 
+PYTHON = Notation(escaped=("'", '"'), words={"True": "true", "False": "false", "None": "null"}, assign="=", comma=", ")
+"""Values and keyword arguments as Python writes them."""
+
+
+def python_as_json(text: str) -> str | None:
+    """The JSON of a text that is a Python literal; None when it is none."""
+    source = Source()
+    source.push(text.strip())
+    source.ended = True
+    pieces: list[str] = []
+    reading = PYTHON.read(source, pieces.append)
+    try:
+        while True:
+            next(reading)
+    except StopIteration as done:
+        whole = done.value and source.pos == len(source.text)
+    return "".join(pieces) if whole else None
+
+
 def _escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-__all__ = ["Notation"]
+__all__ = ["PYTHON", "Notation", "python_as_json"]

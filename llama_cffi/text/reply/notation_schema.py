@@ -136,7 +136,7 @@ class NotationSchema:
         if many == "*":
             return f"{lark.text(quote)} {lark.up_to(quote, 'ANY')}"
         body = lark.terminal_of(f"/(?s:.{many})/ & ~/(?s:.*){literal(quote)}(?s:.*)/")
-        return f"{lark.text(quote)} {body} {lark.text(quote)}"
+        return f"{lark.text(quote)} {lark.up_to(quote, body)}"
 
     def _array(self, tool: ToolSpec, schema: Mapping[str, Any]) -> str:
         low, high = int(schema.get("minItems", 0)), schema.get("maxItems")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from typing import Any
 
 from llama_cffi.text.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
@@ -27,16 +28,12 @@ class Outbox:
     def drain(self) -> list[Event]:
         """The events since the last time; neighbours of one kind joined."""
         events: list[Event] = []
-        for event in self._events:
-            last = events[-1] if events else None
-            if isinstance(event, Text) and isinstance(last, Text):
-                events[-1] = Text(last.text + event.text)
-            elif isinstance(event, Reasoning) and isinstance(last, Reasoning):
-                events[-1] = Reasoning(last.text + event.text)
-            elif isinstance(event, CallArguments) and isinstance(last, CallArguments) and last.index == event.index:
-                events[-1] = CallArguments(event.index, last.text + event.text)
-            else:
-                events.append(event)
+        for (kind, index), group in groupby(self._events, key=_kind_of):
+            if kind in (CallBegin, CallEnd):
+                events.extend(group)
+                continue
+            text = "".join(event.text for event in group if isinstance(event, (Text, Reasoning, CallArguments)))
+            events.append(CallArguments(index, text) if kind is CallArguments else kind(text))
         self._events.clear()
         return events
 
@@ -94,6 +91,10 @@ class Outbox:
             return False
         self._events.append(CallEnd(self._calls - 1, id))
         return True
+
+
+def _kind_of(event: Event) -> tuple[Any, int]:
+    return type(event), getattr(event, "index", 0)
 
 
 def loads(text: str) -> Any:

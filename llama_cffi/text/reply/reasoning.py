@@ -45,7 +45,8 @@ class Thinking:
         lark.terminal("GAP", r"/\n{0,2}/")
         if open:
             return f"{closed} GAP"
-        return f"({lark.opening(self.start)} {closed} GAP)?"
+        lark.terminal("LEAD", r"/[ \n]{0,2}/")
+        return f"(LEAD {lark.opening(self.start)} {closed} GAP)?"
 
 
 THINK = Thinking()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from llama_cffi.text.reply.format import Plan, ToolSpec
 from llama_cffi.text.reply.header_calls import skip
 from llama_cffi.text.reply.json_text import read_value
-from llama_cffi.text.reply.lark import Lark, either
+from llama_cffi.text.reply.lark import Lark, either, literal, regex
+from llama_cffi.text.reply.notation import python_as_json
 from llama_cffi.text.reply.outbox import Outbox, loads
 from llama_cffi.text.reply.properties import Kind, Property, kind_of, properties, text_pattern
 from llama_cffi.text.reply.source import Reading, Source
@@ -18,7 +19,6 @@ from llama_cffi.text.reply.style import Calls
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]*")
 _KEY_STOPS = re.compile(r"[^<>\n\"]*")
-_PYTHON = {"True": "true", "False": "false", "None": "null"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class ValueCalls:
     gap: str = "\n"
     """Stands behind each argument."""
     between: str = "\n"
+    quote: tuple[str, str] | None = None
+    """What a text may stand in that holds tags of its own."""
     typed: tuple[str, str] | None = None
     closes: tuple[str, ...] = ()
     """Other texts that close a call."""
@@ -115,6 +117,8 @@ class ValueCalls:
             yield from source.one_of(self.lead)
         if kind == "text":
             out.arguments('"')
+            if self.quote and (yield from source.one_of(self.quote[0])):
+                yield from source.until((self.quote[1],), lambda text: out.arguments(_escaped(text)))
             done = yield from source.until(ends, lambda text: out.arguments(_escaped(text)))
             if done:
                 out.arguments('"')
@@ -127,9 +131,11 @@ class ValueCalls:
         done = yield from source.until(ends, pieces.append)
         if done:
             text = "".join(pieces)
-            bare = _PYTHON.get(text.strip(), text.strip())
-            is_json = bare == "null" or loads(bare) is not None
-            out.arguments(bare if is_json else json.dumps(text, ensure_ascii=False))
+            bare: str | None = text.strip()
+            if bare != "null" and loads(text) is None:
+                # Some models, and some templates, write Python.
+                bare = python_as_json(text) if kind == "json" else None
+            out.arguments(json.dumps(text, ensure_ascii=False) if bare is None else bare)
         else:
             out.arguments("".join(pieces))
         return bool(done)
@@ -167,9 +173,11 @@ class ValueCalls:
         if kind != "text":
             return f"{begin} {lark.json(prop.schema)} {lark.text(closing + self.gap)}"
         pattern = text_pattern(tool, prop, self.end)
+        if self.quote:
+            pattern = f"{pattern or 'ANY'} & ~{regex(literal(self.quote[0]) + '(?s:.*)')}"
         if pattern is None:
             return f"{begin} {lark.up_to(self.end, 'ANY')} {lark.text(self.gap)}".rstrip()
-        return f"{begin} {lark.terminal_of(pattern)} {lark.text(closing + self.gap)}"
+        return f"{begin} {lark.up_to(closing, lark.terminal_of(pattern))} {lark.text(self.gap)}".rstrip()
 
 
 def _escaped(text: str) -> str:

@@ -14,6 +14,7 @@ from llama_cffi.text.reply.json_text import read_value
 from llama_cffi.text.reply.lark import Lark, Token, either, json_schema
 from llama_cffi.text.reply.outbox import Outbox
 from llama_cffi.text.reply.parser import ReplyParser, TaggedFormat
+from llama_cffi.text.reply.reasoning import Thinking
 from llama_cffi.text.reply.source import Reading, Source
 
 FUNCTIONARY_3_1 = TaggedFormat(
@@ -34,6 +35,7 @@ class Functionary32:
     mark of the first part."""
 
     name: str = "functionary-v3.2"
+    thinking: Thinking | None = None
     controls: tuple[str, ...] = ()
 
     def matches(self, template: str) -> bool:

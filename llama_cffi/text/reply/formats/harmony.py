@@ -31,8 +31,8 @@ class HarmonyFormat:
     """
 
     name: str = "harmony"
+    thinking: Thinking | None = _THINKING
     controls: tuple[str, ...] = (_START, _CHANNEL, _MESSAGE, _CONSTRAIN, *_ENDS)
-    thinking: Thinking = _THINKING
 
     def matches(self, template: str) -> bool:
         """Whether a model with this chat template writes replies so."""
@@ -60,7 +60,7 @@ class HarmonyFormat:
             tag = yield from source.until((*_ENDS, _START), out.reasoning)
             out.tag()
         elif plan.reasoning == "off":
-            tag = yield from self._answer(source, out, plan)
+            tag = yield from self._answer(source, out, plan.content is not None)
         while True:
             source.record(tag if tag in (_START, _CHANNEL) else "")
             if tag not in (_START, _CHANNEL):
@@ -95,10 +95,11 @@ class HarmonyFormat:
             found = yield from source.until((*_ENDS, _START), out.reasoning)
             out.tag()
             return found
-        return (yield from self._answer(source, out, plan))
+        final = not to and channel is not None and channel[1] == "final"
+        return (yield from self._answer(source, out, final and plan.content is not None))
 
-    def _answer(self, source: Source, out: Outbox, plan: Plan) -> Generator[None, None, str]:
-        if plan.content is not None:
+    def _answer(self, source: Source, out: Outbox, prescribed: bool) -> Generator[None, None, str]:
+        if prescribed:
             yield from source.rest(out.text)
             return ""
         found = yield from source.until((*_ENDS, _START), out.text)
@@ -126,9 +127,9 @@ class HarmonyFormat:
         # The spelling of a tag would be read as the tag.
         tags = "|".join(re.escape(tag).replace(r"\|", "[|]") for tag in (*_ENDS, _START))
         words = lark.terminal("WORDS", f"ANY & ~/(?s:.*)({tags})(?s:.*)/")
-        ended = f"{lark.text('<|end|>')} {lark.text(f'{_START}assistant')}"
-        analysis = f"{lark.text(f'{_CHANNEL}analysis{_MESSAGE}')} {words} {ended}"
-        preamble = f"{lark.text(f'{_CHANNEL}commentary{_MESSAGE}')} {words} {ended}"
+        ended = f"{lark.up_to('<|end|>', words)} {lark.text(f'{_START}assistant')}"
+        analysis = f"{lark.text(f'{_CHANNEL}analysis{_MESSAGE}')} {ended}"
+        preamble = f"{lark.text(f'{_CHANNEL}commentary{_MESSAGE}')} {ended}"
         bodies = []
         final = lark.text(f"{_CHANNEL}final{_MESSAGE}")
         if plan.choice != "required":
@@ -146,7 +147,7 @@ class HarmonyFormat:
             before.append(preamble)
         start = f"{either(before)}* {either(bodies)}"
         if plan.reasoning == "open":
-            start = f"{words} {ended} {start}"
+            start = f"{ended} {start}"
         elif plan.reasoning == "off":
             # The prompt began the final message.
             start = str(plan.content or words)

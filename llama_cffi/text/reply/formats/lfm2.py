@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llama_cffi.text.reply.notation import Notation
+from llama_cffi.text.reply.notation import PYTHON
 from llama_cffi.text.reply.notation_calls import NotationCalls
 from llama_cffi.text.reply.parser import TaggedFormat
 
@@ -13,12 +13,7 @@ LFM2 = TaggedFormat(
         close="<|tool_call_end|>",
         brackets="()",
         listed=True,
-        notation=Notation(
-            escaped=("'", '"'),
-            words={"True": "true", "False": "false", "None": "null"},
-            assign="=",
-            comma=", ",
-        ),
+        notation=PYTHON,
     ),
     signs=(("<|tool_call_start|>",), ("<|tool_list_start|>",), ("List of tools: [",)),
     controls=("<|tool_call_start|>", "<|tool_call_end|>", "<think>", "</think>"),

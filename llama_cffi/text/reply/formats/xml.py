@@ -124,6 +124,7 @@ MINICPM = TaggedFormat(
         key='<param name="',
         keyed='">',
         end="</param>",
+        quote=("<![CDATA[", "]]>"),
         close="</function>",
         gap="",
     ),
