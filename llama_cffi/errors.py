@@ -13,6 +13,9 @@
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
     │   └── ModelNotFoundError (FileNotFoundError)
     ├── ModelLoadCancelled (RuntimeError)   the progress callback said no
+    ├── AdapterError (ValueError)           a LoRA or control vector that does not belong to the model
+    ├── QuantizeError (RuntimeError)        a model was not quantised; no file was left behind
+    │   └── QuantizeCancelled               the progress callback said no
     ├── ContextError (RuntimeError)         a Context could not be made, or broke
     ├── DecodeError (RuntimeError)          llama_decode or llama_encode refused a batch
     │   └── MemoryFullError                 no room for the batch in the context's memory
@@ -96,6 +99,18 @@ class ModelLoadCancelled(LlamaCffiError, RuntimeError):
     """The progress callback returned False."""
 
 
+class AdapterError(LlamaCffiError, ValueError):
+    """A LoRA adapter or control vector that is none, or belongs to another model."""
+
+
+class QuantizeError(LlamaCffiError, RuntimeError):
+    """A model was not quantised; nothing was left behind, and a target that was there before is unchanged."""
+
+
+class QuantizeCancelled(QuantizeError):
+    """The progress callback returned False."""
+
+
 class ContextError(LlamaCffiError, RuntimeError):
     """A Context could not be created, or an earlier failure left it unusable."""
 
@@ -154,6 +169,7 @@ class StaleViewError(LlamaCffiError, RuntimeError):
 
 __all__ = [
     "AbortedError",
+    "AdapterError",
     "BatchError",
     "BusyError",
     "ClosedError",
@@ -171,6 +187,8 @@ __all__ = [
     "ModelNotFoundError",
     "NativeError",
     "PromptError",
+    "QuantizeCancelled",
+    "QuantizeError",
     "SamplerError",
     "StaleViewError",
     "TemplateError",

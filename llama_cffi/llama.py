@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from llama_cffi.facade.adapters import Adapters
 from llama_cffi.facade.chat import Chat
+from llama_cffi.facade.scoring import Scoring
 
 
-class Llama(Chat):
+class Llama(Chat, Adapters, Scoring):
     """A model ready to generate.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only

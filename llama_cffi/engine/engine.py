@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from typing import TYPE_CHECKING
 
 from llama_cffi.core.seed import draw_seed
 from llama_cffi.engine.request import Chunk, FinishReason, Request
@@ -19,6 +21,9 @@ from llama_cffi.errors import (
     MemoryFullError,
     UnsupportedError,
 )
+
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
 
 
 class Engine:
@@ -39,7 +44,7 @@ class Engine:
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
-        ``overflow="shift"`` on a memory that cannot, and what the sampling parameters raise.
+        ``overflow="shift"`` on a memory that cannot, and what sampling parameters and adapters raise.
         """
         n_ctx, n_prompt = self._n_ctx, len(request.tokens)
         if n_prompt > n_ctx:
@@ -96,6 +101,27 @@ class Engine:
         """Whether there is nothing to do."""
         return not (self._scheduler.waiting or self._scheduler.running)
 
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        """Let go of other adapters than these when there is nothing to do; running requests keep their own."""
+        with self._lock:
+            self._drop_abandoned()
+            if self.idle:
+                self._runner.use(adapters)
+
+    def change(self, change: Callable[[], object]) -> None:
+        """Run what changes how everything is computed; what is in memory is not reused after it.
+
+        :class:`BusyError` while requests are running.
+        """
+        with self._lock:
+            self._drop_abandoned()
+            if not self.idle:
+                raise BusyError("this changes what running requests compute: let them end first")
+            for slot in self._scheduler.slots:
+                slot.release(keep=False)
+                self._runner.keep(slot.seq_id, 0)
+            change()
+
     def step(self) -> bool:
         """Compute one batch and hand out its tokens; False when there was nothing to do.
 
@@ -111,8 +137,8 @@ class Engine:
         self._stepping = True
         affected: SequenceOf[Sequence] = ()
         try:
-            while self._abandoned:
-                self.cancel(self._abandoned.popleft())
+            if self._abandoned:
+                self._drop_abandoned()
             lone = self._scheduler.lone
             if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.chooser.step) is not None:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
@@ -148,12 +174,17 @@ class Engine:
                     self._fail(sequence, error)
             return True
         except BaseException:
+            self._scheduler.lone = None  # its plan may not have been computed, nor its adapters set
             # More may be in memory than the sequences know of: cut it back.
             for sequence in affected:
                 self._rewind(sequence)
             raise
         finally:
             self._stepping = False
+
+    def _drop_abandoned(self) -> None:
+        while self._abandoned:
+            self.cancel(self._abandoned.popleft())
 
     def _advance(self, sequence: Sequence, row: int) -> None:
         try:

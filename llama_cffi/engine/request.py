@@ -12,6 +12,7 @@ from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import PromptError, SamplerError
 
 if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.text.constraint.matcher import Constraint
 
 Overflow = Literal["error", "stop", "shift"]
@@ -127,6 +128,8 @@ class Request:
     """What the text must look like; besides the sampling's grammar there can be only one."""
     visible: frozenset[int] = frozenset()
     """Control tokens whose text is part of the text; of others nothing is seen."""
+    adapters: AdapterSet = ()
+    """The adapters to compute with, as :func:`~llama_cffi.core.adapter.adapter_set` gives them."""
 
     def __post_init__(self) -> None:
         if not self.tokens:

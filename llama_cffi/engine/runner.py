@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Protocol
 
+from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.engine.choosers import make_chooser
 from llama_cffi.engine.request import Request
@@ -14,6 +15,7 @@ from llama_cffi.engine.sequence import Chooser
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
 
@@ -44,8 +46,11 @@ class Runner(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
+    def use(self, adapters: AdapterSet) -> None:
+        """Compute with these adapters from now on."""
+
     def decode(self, plan: StepPlan) -> list[int]:
-        """Compute a plan and return, for each of its items, the batch row of its last token.
+        """Compute a plan with its adapters and return, for each of its items, the batch row of its last token.
 
         Raises :class:`MemoryFullError` with the memory as it was before.
         """
@@ -57,7 +62,7 @@ class Runner(Protocol):
         """
 
     def chooser(self, request: Request, seed: int) -> Chooser:
-        """The chooser of a new sequence; raises what is wrong with the request's sampling."""
+        """The chooser of a new sequence; raises what is wrong with the request's sampling or adapters."""
 
     def keep(self, seq_id: int, n: int) -> bool:
         """Cut the memory of a sequence to its first ``n`` tokens.
@@ -106,9 +111,16 @@ class ContextRunner:
         self.can_copy = context.options.kv_unified and not self._recurrent
         self._n_swa = 0 if context.options.swa_full else context.model.n_swa
         self._batch = Batch(context.n_batch)
+        self._adapters: AdapterSet = ()
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
+    def use(self, adapters: AdapterSet) -> None:
+        if adapters != self._adapters:
+            self.context.set_adapters(dict(adapters))
+            self._adapters = adapters
+
     def decode(self, plan: StepPlan) -> list[int]:
+        self.use(plan[0].sequence.request.adapters)
         batch = self._batch
         batch.clear()
         rows = []
@@ -129,6 +141,8 @@ class ContextRunner:
         return self._pieces[visible]
 
     def chooser(self, request: Request, seed: int) -> Chooser:
+        if request.adapters:
+            adapter_set(dict(request.adapters), self.context.model)
         return make_chooser(self.context, request, seed)
 
     def keep(self, seq_id: int, n: int) -> bool:

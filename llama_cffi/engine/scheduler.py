@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llama_cffi.engine.sequence import Sequence
 from llama_cffi.engine.slots import Slot, choose_slot
+
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
 
 
 class Work(NamedTuple):
@@ -27,7 +30,7 @@ class Admission(NamedTuple):
 
 
 StepPlan = list[Work]
-"""One decode: never more than ``n_batch`` tokens in all."""
+"""One decode: never more than ``n_batch`` tokens in all, and all of them with the same adapters."""
 
 Prepare = Callable[[Admission], int]
 """Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
@@ -37,6 +40,7 @@ class Scheduler:
     """Decides what runs: decode steps first, then prefill in order of arrival, in chunks that fill the batch.
 
     A sequence that finds no room in memory is preempted (newest first): it waits, and its tokens are computed again.
+    Sequences with different adapters take turns.
     """
 
     def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True) -> None:
@@ -48,7 +52,9 @@ class Scheduler:
         self._clock = 0
         self._full = False
         self.lone: Sequence | None = None
-        """The running sequence when it is the only one and nobody waits: the next plan is about it alone."""
+        """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
+        before was."""
+        self._adapters: AdapterSet = ()
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -59,8 +65,8 @@ class Scheduler:
         """The next decode; empty when there is nothing to do."""
         if self.waiting and not self._full:
             self._admit(prepare)
-        running = self.running
-        self.lone = running[0] if len(running) == 1 and not self.waiting else None
+        running = self._turn()
+        self.lone = running[0] if len(self.running) == 1 and not self.waiting else None
         budget = self._n_batch
         plan = [Work(sequence, 1, True) for sequence in running if sequence.n_pending == 1][:budget]
         budget -= len(plan)
@@ -74,12 +80,23 @@ class Scheduler:
                 budget -= count
         return plan
 
+    def _turn(self) -> list[Sequence]:
+        """The running sequences whose adapters are next; those of one request after the other's, in a circle."""
+        running = self.running
+        sets = list(dict.fromkeys(sequence.request.adapters for sequence in running))
+        if len(sets) > 1:
+            last = sets.index(self._adapters) if self._adapters in sets else -1
+            self._adapters = sets[(last + 1) % len(sets)]
+            return [sequence for sequence in running if sequence.request.adapters == self._adapters]
+        self._adapters = sets[0] if sets else self._adapters
+        return running
+
     def _admit(self, prepare: Prepare) -> None:
         # Prefill that would not start in this step anyway can wait: a slot taken later may reuse more.
         budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
-            choice = choose_slot(self.slots, sequence.tokens, can_copy=self._can_copy)
+            choice = choose_slot(self.slots, sequence.tokens, sequence.request.adapters, can_copy=self._can_copy)
             if choice is None:
                 return
             admission = Admission(*choice)

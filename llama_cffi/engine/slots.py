@@ -6,19 +6,27 @@ from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.engine.sequence import Sequence
 
 
 class Slot:
     """Bookkeeping around one seq_id: who uses it, or which tokens were left in its memory."""
 
-    __slots__ = ("_cached", "last_used", "seq_id", "sequence")
+    __slots__ = ("_adapters", "_cached", "last_used", "seq_id", "sequence")
 
     def __init__(self, seq_id: int) -> None:
         self.seq_id = seq_id
         self.sequence: Sequence | None = None
         self.last_used = 0
         self._cached: list[int] = []
+        self._adapters: AdapterSet = ()
+
+    @property
+    def adapters(self) -> AdapterSet:
+        """The adapters that its tokens were computed with."""
+        sequence = self.sequence
+        return self._adapters if sequence is None else sequence.request.adapters
 
     @property
     def tokens(self) -> list[int]:
@@ -33,7 +41,7 @@ class Slot:
 
     def release(self, *, keep: bool = True) -> None:
         """Take it back; with ``keep`` the tokens in memory stay for the next request that begins like them."""
-        self._cached = self.tokens if keep else []
+        self._cached, self._adapters = (self.tokens, self.adapters) if keep else ([], ())
         self.sequence = None
 
 
@@ -53,12 +61,14 @@ def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
     return low
 
 
-def choose_slot(slots: list[Slot], prompt: list[int], *, can_copy: bool = True) -> tuple[Slot, Slot | None, int] | None:
+def choose_slot(
+    slots: list[Slot], prompt: list[int], adapters: AdapterSet = (), *, can_copy: bool = True
+) -> tuple[Slot, Slot | None, int] | None:
     """The idle slot for a prompt, the slot to copy a prefix from (None: the slot's own memory), and its length.
 
     None when every slot is busy. The longest common prefix wins; an idle slot is used up only when most of what it
     holds is reused, otherwise its memory is shared with the slot unused for longest. Without ``can_copy`` nothing
-    can be shared: the idle slot with the longest prefix is used up.
+    can be shared: the idle slot with the longest prefix is used up. What other adapters computed is no prefix.
     """
     idle = [slot for slot in slots if slot.sequence is None]
     if not idle:
@@ -66,6 +76,8 @@ def choose_slot(slots: list[Slot], prompt: list[int], *, can_copy: bool = True) 
     # The last prompt token is always computed: its logits choose the first new one.
     best, n = None, 0
     for slot in slots if can_copy else idle:
+        if slot.adapters != adapters:
+            continue
         length = min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
         if length > n:
             best, n = slot, length

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from llama_cffi.core.adapter import AdapterSet
+    from llama_cffi.core.control_vector import ControlVector
+
 DEFAULT_N_CTX = 4096
 """Context length unless one is given; less when the model was trained for less."""
 
@@ -60,6 +63,8 @@ class Base:
             self._owns_model = True
             self.model = Model(model, model_options, progress=progress)
         self.overflow: Overflow = overflow
+        self._adapters: AdapterSet = ()
+        self._control: tuple[ControlVector | None, range | None] = (None, None)
         try:
             options = _context_options(
                 context_options,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from llama_cffi.core.adapter import adapter_set
 from llama_cffi.engine.request import Chunk, Completion, Overflow, Request, SamplingKwargs, SamplingParams
 from llama_cffi.errors import PromptError
 from llama_cffi.facade.base import Base
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
+    from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.engine.engine import Engine
 
 
@@ -34,6 +36,8 @@ class GenerateOptions(SamplingKwargs, total=False):
     """What happens when the text fills the context; None is what the Llama was made with."""
     sampling: SamplingParams | None
     """The sampling parameters as one value, instead of their fields."""
+    adapters: Mapping[LoraAdapter, float] | None
+    """LoRA adapters and their scales; None (the default) is what :meth:`~Llama.set_adapters` said."""
 
 
 class Generation(Base):
@@ -57,9 +61,9 @@ class Generation(Base):
     ) -> Completion | list[Completion]:
         """Continue a prompt; a list of prompts gives a list of completions, computed together.
 
-        The options are those of :class:`GenerateOptions`: ``max_tokens``, ``stop``, ``logprobs``, ``overflow``, and
-        sampling as ``sampling=SamplingParams(...)`` or by its fields (``temperature=0`` is greedy). In a list every
-        prompt uses the same seed, so each result is what the prompt alone would give.
+        The options are those of :class:`GenerateOptions`: ``max_tokens``, ``stop``, ``logprobs``, ``overflow``,
+        ``adapters``, and sampling as ``sampling=SamplingParams(...)`` or by its fields (``temperature=0`` is greedy).
+        In a list every prompt uses the same seed, so each result is what the prompt alone would give.
 
         Raises :class:`PromptError` (:class:`ContextOverflowError` among them) and :class:`SamplerError` before
         anything is computed, :class:`GrammarError` and :class:`DecodeError` while computing. Ctrl-C stops within a
@@ -102,6 +106,7 @@ class Generation(Base):
         logprobs: int | None = None,
         overflow: Overflow | None = None,
         sampling: SamplingParams | None = None,
+        adapters: Mapping[LoraAdapter, float] | None = None,
         **fields: Unpack[SamplingKwargs],
     ) -> Request:
         vocab = self.model.vocab
@@ -115,6 +120,7 @@ class Generation(Base):
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             logprobs=logprobs,
             overflow=overflow if overflow is not None else self.overflow,
+            adapters=self._adapters if adapters is None else adapter_set(adapters, self.model),
         )
 
 
