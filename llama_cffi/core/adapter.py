@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.gguf import GGUFFile, MetadataValue
-from llama_cffi.errors import AdapterError, NativeError
+from llama_cffi.errors import AdapterError, ModelFileError, NativeError
 
 if TYPE_CHECKING:
     from llama_cffi.core.model import Model
@@ -36,7 +36,7 @@ class LoraAdapter:
         self.model = model
         self.path = Path(path)
         file = GGUFFile(self.path)
-        _check(file, model.architecture)
+        _check(file, model)
         self.metadata: dict[str, MetadataValue] = file.metadata
         """What the file says of itself, as :attr:`GGUFFile.metadata`."""
         with model.gate:
@@ -166,14 +166,16 @@ class Attached:
         self._handles = ()
 
 
-def _check(file: GGUFFile, architecture: str) -> None:
+def _check(file: GGUFFile, model: Model) -> None:
     """Refuse what llama.cpp would refuse without a reason, or not survive."""
     about = file.metadata
     if about.get("general.type") != "adapter" or about.get("adapter.type") != "lora":
         kind = about.get("adapter.type") or about.get("general.type") or file.architecture
         raise AdapterError(f"{file.path} is no LoRA adapter: it calls itself {kind!r}")
-    if file.architecture != architecture:
-        raise AdapterError(f"{file.path} is a LoRA for {file.architecture!r} models, and this one is {architecture!r}")
+    if file.architecture != model.architecture:
+        raise AdapterError(
+            f"{file.path} is a LoRA for {file.architecture!r} models, and this one is {model.architecture!r}"
+        )
     alpha = about.get("adapter.lora.alpha", 0.0)
     if not isinstance(alpha, float) or not math.isfinite(alpha):
         raise AdapterError(f"{file.path}: adapter.lora.alpha must be a finite number, not {alpha!r}")
@@ -187,8 +189,22 @@ def _check(file: GGUFFile, architecture: str) -> None:
         stacked = "_exps." in name
         if max(len(a.shape), len(b.shape)) > (3 if stacked else 2) or a.shape[2:] != b.shape[2:]:
             raise AdapterError(f"{file.path}: {name} and its partner have the shapes {a.shape} and {b.shape}")
-        if "token_embd." in name and a.shape[0] != b.shape[0]:
+        if name.startswith("token_embd.") and a.shape[0] != b.shape[0]:
             raise AdapterError(f"{file.path}: {name} has rank {a.shape[0]}, its partner {b.shape[0]}")
+        if name.startswith("token_embd.") and _ties_embeddings(model):
+            raise AdapterError(
+                f"{file.path} changes the token embeddings, which are this model's output matrix too: llama.cpp cannot "
+                "compute that"
+            )
+
+
+def _ties_embeddings(model: Model) -> bool:
+    """Whether the model's file has no output matrix; False when it cannot be seen there."""
+    try:
+        file = GGUFFile(model.path)
+    except ModelFileError:
+        return False
+    return "split.count" not in file.metadata and all(tensor.name != "output.weight" for tensor in file.tensors)
 
 
 __all__ = ["AdapterSet", "Attached", "LoraAdapter", "adapter_set"]

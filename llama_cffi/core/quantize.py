@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import binding, ffi, lib, library
+from llama_cffi._native import binding, ffi, lib, library, log
 from llama_cffi._native.binding import missing
 from llama_cffi.core.files import replacement
 from llama_cffi.core.gguf import GGUFFile
@@ -226,6 +226,7 @@ def _start(source: Path, part: Path, type: str, options: QuantizeOptions) -> sub
         raise QuantizeError("this Python does not know its own program (sys.executable), which does the work")
     request = {
         "sys_path": [os.path.abspath(folder) for folder in sys.path],
+        "parent": os.getpid(),
         "library": library.choice(),
         "files": [str(source), str(part)],
         "type": type,
@@ -257,6 +258,7 @@ def _follow(child: subprocess.Popen[bytes], progress: Callable[[float], object] 
     with child.stderr as stream:  # type: ignore[union-attr]
         while piece := os.read(stream.fileno(), 1 << 16):
             text += piece
+            _log(text, len(piece))
             seen = _TENSOR.findall(text, max(0, len(text) - len(piece) - 64))
             if seen and progress is not None and int(seen[-1][0]) > told:
                 told = int(seen[-1][0])
@@ -265,6 +267,13 @@ def _follow(child: subprocess.Popen[bytes], progress: Callable[[float], object] 
     if child.wait() == 0 and progress is not None:
         progress(1.0)
     return [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+
+
+def _log(text: bytes, new: int) -> None:
+    """Pass the lines that ended in the last bytes on to ``logging``, as llama.cpp's own of this process."""
+    begin = text.rfind(b"\n", 0, len(text) - new) + 1
+    for line in text[begin : text.rfind(b"\n") + 1].decode("utf-8", "replace").splitlines():
+        log.logger.info("%s", line)
 
 
 def _reason(code: int, said: list[str], free: int) -> str:

@@ -5,8 +5,13 @@ The request is one JSON object on standard input. Standard error is llama.cpp's 
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import sys
+
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -19,6 +24,7 @@ def main() -> int:
     from llama_cffi._native import ffi, lib
     from llama_cffi.core.quantize import QuantizeOptions, native_params
 
+    _end_with_parent(request["parent"])
     lib.llama_log_set(ffi.NULL, ffi.NULL)
     params, keep = native_params(request["type"], QuantizeOptions(**request["options"]))
     code = int(
@@ -26,6 +32,14 @@ def main() -> int:
     )
     del keep
     return code
+
+
+def _end_with_parent(parent: int) -> None:
+    """Who wants the file may be gone before it is written; nobody else would end this process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -92,10 +92,11 @@ class Scoring(Base):
     ) -> Perplexity:
         """Perplexity of a text, as llama.cpp's ``llama-perplexity`` computes it.
 
-        The text is cut into chunks of ``n_ctx`` tokens (default: 512, less for a short text or context), what is left
-        at the end is not used. Each chunk is computed alone, with BOS as its first token where the model wants one, and
-        the second half of its tokens is scored. With ``stride`` each chunk begins that many tokens after the one before
-        and only its last ``stride`` tokens are scored: more context for each, and more to compute.
+        The text is cut into chunks of ``n_ctx`` tokens (default: 512, less for a short text, context or training
+        length); what is left at the end is not used. Each chunk is computed alone, with BOS as its first token where
+        the model wants one, and the second half of its tokens is scored. With ``stride`` each chunk begins that many
+        tokens after the one before and only its last ``stride`` tokens are scored: more context for each, and more to
+        compute.
 
         ``progress`` receives the part that is done, 0.0 to 1.0; what it raises ends the computation. Raises
         :class:`PromptError` for a text shorter than a chunk, and :class:`ContextOverflowError` for a chunk longer than
@@ -180,7 +181,7 @@ class Scoring(Base):
     def _chunk_size(self, n_tokens: int, wanted: int | None) -> int:
         room = self.context.n_ctx_seq
         if wanted is None:
-            size = min(DEFAULT_CHUNK, room, n_tokens)
+            size = min(DEFAULT_CHUNK, room, n_tokens, self.model.n_ctx_train or DEFAULT_CHUNK)
             if size < _MIN_CHUNK:
                 raise PromptError(f"a text of {n_tokens} tokens is too short; {_MIN_CHUNK} are the least")
             return size
