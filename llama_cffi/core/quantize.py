@@ -217,8 +217,8 @@ def _tensor_type(option: str, name: str) -> int:
 @cache
 def _tensor_types() -> dict[str, int]:
     """ggml's types by name, as this library has them."""
-    names = {i: lib.ggml_type_name(i) for i in range(lib.GGML_TYPE_COUNT)}
-    return {to_text(name): i for i, name in names.items() if name != ffi.NULL and to_text(name).islower()}
+    names = {i: to_text(name) for i in range(lib.GGML_TYPE_COUNT) if (name := lib.ggml_type_name(i)) != ffi.NULL}
+    return {name.lower(): i for i, name in names.items() if " " not in name}  # "TYPE_... REMOVED, use ..."
 
 
 def _start(source: Path, part: Path, type: str, options: QuantizeOptions) -> subprocess.Popen[bytes]:
