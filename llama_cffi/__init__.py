@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_cffi._native.features import features
     from llama_cffi._native.library import use_library
+    from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context, ContextOptions
+    from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.gguf import GGUFFile
     from llama_cffi.core.memory import Memory
     from llama_cffi.core.model import Model, ModelOptions
+    from llama_cffi.core.quantize import QuantizeOptions, quantize
     from llama_cffi.core.sampler import SamplerChain
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.engine import Engine
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from llama_cffi.errors import LlamaCffiError
+    from llama_cffi.facade.scoring import Perplexity, Score
     from llama_cffi.llama import Llama
 
 _HOME = {
@@ -45,22 +49,28 @@ _HOME = {
     "Completion": "engine.request",
     "Context": "core.context",
     "ContextOptions": "core.context",
+    "ControlVector": "core.control_vector",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
     "Llama": "llama",
     "LlamaCffiError": "errors",
+    "LoraAdapter": "core.adapter",
     "Memory": "core.memory",
     "Model": "core.model",
     "ModelOptions": "core.model",
+    "Perplexity": "facade.scoring",
+    "QuantizeOptions": "core.quantize",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
+    "Score": "facade.scoring",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
     "Usage": "engine.request",
     "Vocab": "core.vocab",
     "features": "_native.features",
+    "quantize": "core.quantize",
     "use_library": "_native.library",
 }
 
@@ -70,22 +80,28 @@ __all__ = [
     "Completion",
     "Context",
     "ContextOptions",
+    "ControlVector",
     "Engine",
     "FinishReason",
     "GGUFFile",
     "Llama",
     "LlamaCffiError",
+    "LoraAdapter",
     "Memory",
     "Model",
     "ModelOptions",
+    "Perplexity",
+    "QuantizeOptions",
     "Request",
     "SamplerChain",
     "SamplingParams",
+    "Score",
     "Timings",
     "TokenLogprob",
     "Usage",
     "Vocab",
     "features",
+    "quantize",
     "use_library",
 ]
 
