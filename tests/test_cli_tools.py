@@ -105,6 +105,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(path, Shape(n_layer=6, n_embd=512, n_ff=2048), weights="f16")
 
 
+def size_of(path: Path) -> int:
+    """The size of a file that may be made anew at this moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_end_from_outside_leaves_nothing(large: Path, tmp_path: Path, number: signal.Signals) -> None:
     child = subprocess.Popen(
@@ -112,7 +120,7 @@ def test_an_end_from_outside_leaves_nothing(large: Path, tmp_path: Path, number:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while not any(path.stat().st_size for path in tmp_path.iterdir()) and time.monotonic() < deadline:
+    while not any(size_of(path) for path in tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(number)
     out, said = child.communicate(timeout=30)
