@@ -10,11 +10,13 @@ from tests.support import random_model
 from tests.support.random_model import SHAPE_15M, SHAPE_160M, Shape, write_random_model
 
 SHAPES: dict[str, Shape] = {"15M": SHAPE_15M, "160M": SHAPE_160M}
+# What a token takes in memory is that of a model of a billion parameters, 32 KiB; all else is small.
+MEMORY_SHAPES = {"memory-1B": Shape(n_layer=16, n_embd=512, n_head=8, n_ff=64)}
 
 
 def model_file(name: str, cache: Path) -> Path:
     """The Q8_0 model of a shape; written when it is missing or was written by other code."""
-    shape = SHAPES[name]
+    shape = _shape(name)
     recipe = repr(sorted(asdict(shape).items())).encode() + Path(random_model.__file__).read_bytes()
     path = cache / f"random-{name}-q8_0-{sha256(recipe).hexdigest()[:12]}.gguf"
     if not path.is_file():
@@ -27,8 +29,12 @@ def model_file(name: str, cache: Path) -> Path:
 
 def describe(name: str, path: Path) -> str:
     """One line about a model."""
-    shape = SHAPES[name]
+    shape = _shape(name)
     return (
         f"{name}: {shape.n_layer} layers, {shape.n_embd} wide, {shape.n_vocab:,} tokens, "
         f"Q8_0, {path.stat().st_size / 2**20:.1f} MiB"
     )
+
+
+def _shape(name: str) -> Shape:
+    return {**SHAPES, **MEMORY_SHAPES}[name]

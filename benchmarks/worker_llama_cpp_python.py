@@ -2,8 +2,9 @@
 
     python worker_llama_cpp_python.py MODEL TEST SETTINGS
 
-TEST is ``greedy``, ``sampled``, ``prompt`` or ``memory``, as in `worker_llama_cffi.py`; or ``probe``, which prints
-the version and the libllama that was loaded.
+TEST is ``greedy``, ``sampled``, ``prompt`` or ``memory``, as in `worker_llama_cffi.py`; ``state``, seconds of
+``save_state`` and ``load_state`` after a prompt; or ``probe``, which prints the version and the libllama that was
+loaded.
 """
 
 from __future__ import annotations
@@ -59,6 +60,20 @@ def prompt(llm: Any, n: int, rng: random.Random) -> float:
     return perf_counter() - start
 
 
+def state(llm: Any, n: int, reps: int, rng: random.Random) -> dict[str, Any]:
+    """Seconds of saving and restoring a context after a prompt of n tokens, and the bytes of llama.cpp's part."""
+    prompt(llm, n, rng)
+    save, restore = [], []
+    for _ in range(reps):
+        start = perf_counter()
+        saved = llm.save_state()
+        save.append(perf_counter() - start)
+        start = perf_counter()
+        llm.load_state(saved)
+        restore.append(perf_counter() - start)
+    return {"bytes": saved.llama_state_size, "save": save, "restore": restore}
+
+
 def main() -> None:
     path, test, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     if test == "probe":
@@ -67,6 +82,9 @@ def main() -> None:
         return
     rng = random.Random(settings["seed"])
     llm = open_model(path, settings)
+    if test == "state":
+        print(json.dumps(state(llm, settings["n_prompt"], settings["reps"], rng)))
+        return
     if test == "memory":
         prompt(llm, settings["n_prompt"], rng)
         stream(llm, "sampled", 16)

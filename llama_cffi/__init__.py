@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from llama_cffi.core.model import Model, ModelOptions
     from llama_cffi.core.quantize import QuantizeOptions, quantize
     from llama_cffi.core.sampler import SamplerChain
+    from llama_cffi.core.saved_state import SavedState
+    from llama_cffi.core.state import State
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.engine import Engine
+    from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import (
         Chunk,
         Completion,
@@ -60,11 +63,14 @@ _HOME = {
     "Model": "core.model",
     "ModelOptions": "core.model",
     "Perplexity": "facade.scoring",
+    "PromptCache": "engine.prompt_cache",
     "QuantizeOptions": "core.quantize",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
+    "SavedState": "core.saved_state",
     "Score": "facade.scoring",
+    "State": "core.state",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
     "Usage": "engine.request",
@@ -91,11 +97,14 @@ __all__ = [
     "Model",
     "ModelOptions",
     "Perplexity",
+    "PromptCache",
     "QuantizeOptions",
     "Request",
     "SamplerChain",
     "SamplingParams",
+    "SavedState",
     "Score",
+    "State",
     "Timings",
     "TokenLogprob",
     "Usage",

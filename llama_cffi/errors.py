@@ -28,6 +28,10 @@
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   ├── MessageError                    a message of a conversation that is none
     │   └── TemplateError                   a chat template that does not parse, or refuses the messages
+    ├── StateError (ValueError)             a saved state that cannot be used
+    │   ├── StateFormatError                no saved state, or a damaged one
+    │   ├── StateMismatchError              a state of another model, context or library
+    │   └── StateWriteError (OSError)       a state that could not be written, as on a full disk
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -163,6 +167,22 @@ class TemplateError(PromptError):
     """A chat template does not parse, takes too long, or refuses the messages."""
 
 
+class StateError(LlamaCffiError, ValueError):
+    """A saved state that cannot be used here."""
+
+
+class StateFormatError(StateError):
+    """The file or the bytes are no saved state, end too early, or are damaged."""
+
+
+class StateMismatchError(StateError):
+    """A state of another model, of a context with other memory, or of another llama.cpp."""
+
+
+class StateWriteError(StateError, OSError):
+    """A state could not be written, as on a full disk; what was at the path is still there."""
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -191,6 +211,10 @@ __all__ = [
     "QuantizeError",
     "SamplerError",
     "StaleViewError",
+    "StateError",
+    "StateFormatError",
+    "StateMismatchError",
+    "StateWriteError",
     "TemplateError",
     "TokenError",
     "TokenizeError",

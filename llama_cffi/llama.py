@@ -5,9 +5,10 @@ from __future__ import annotations
 from llama_cffi.facade.adapters import Adapters
 from llama_cffi.facade.chat import Chat
 from llama_cffi.facade.scoring import Scoring
+from llama_cffi.facade.state import State
 
 
-class Llama(Chat, Adapters, Scoring):
+class Llama(Chat, State, Adapters, Scoring):
     """A model ready to generate.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
@@ -17,6 +18,7 @@ class Llama(Chat, Adapters, Scoring):
     raises :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on.
     All layers go to a GPU when the library has one (``n_gpu_layers`` limits them, ``model.placement`` says what went
     where); ``require_gpu`` raises :class:`UnsupportedError` instead of computing on the CPU.
+    ``prompt_cache`` is a :class:`PromptCache` that keeps what was computed in a folder.
     ``model_options`` and ``context_options`` give everything else; the arguments here win over the latter.
 
     Any thread may call any method: concurrent calls are computed together, in one batch.

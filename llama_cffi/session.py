@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llama_cffi.core.files import replacement
 from llama_cffi.engine.request import Chunk, Completion, FinishReason
 from llama_cffi.errors import MessageError
 from llama_cffi.text.messages import Message, check_messages
@@ -122,16 +122,9 @@ class ChatSession:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the messages as JSON, replacing the file in one step."""
-        target = Path(path)
         data = json.dumps({"format": _FORMAT, "messages": self._messages}, ensure_ascii=False, indent=1)
-        handle, name = tempfile.mkstemp(prefix=target.name, dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(data + "\n")
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with replacement(path) as part:
+            part.write_text(data + "\n", encoding="utf-8")
 
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Continue the conversation that :meth:`save` wrote. Raises :class:`MessageError` for another file."""

@@ -14,10 +14,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llama_cffi import Batch, Context, ContextOptions, Llama, Model
+from llama_cffi import Batch, Context, ContextOptions, ControlVector, Llama, Model, PromptCache
 from llama_cffi._native import binding, lib
 from llama_cffi.core.adapter import LoraAdapter, adapter_set
-from llama_cffi.errors import AdapterError, ClosedError, InUseError, ModelFileError, ModelNotFoundError
+from llama_cffi.errors import (
+    AdapterError,
+    ClosedError,
+    InUseError,
+    ModelFileError,
+    ModelNotFoundError,
+    StateMismatchError,
+)
 from tests.support.children import run_child
 from tests.support.lora import ATTENTION, Pair, random_pairs, write_lora, write_merged
 from tests.support.random_model import Shape, write_random_model
@@ -393,3 +400,57 @@ def test_perplexity_with_an_adapter_is_that_of_llama_perplexity(
         assert llm.perplexity(text, n_ctx=64).value != pytest.approx(float(found[1]), rel=1e-3)
         for adapter in adapters:
             adapter.close()  # the scores are told, and nobody computes with it any more
+
+
+# -- saved states
+
+
+def test_states_say_what_changed_the_model(
+    model: Model, make_llama: MakeLlama, adapters: tuple[LoraAdapter, LoraAdapter], tmp_path: Path
+) -> None:
+    llm = make_llama()
+    prompt = "tana nese roki mupo"
+    llm.generate(prompt, max_tokens=1)
+    llm.set_adapters({adapters[0]: 0.5})
+    changed = llm.generate(prompt, max_tokens=8, temperature=0.0)
+    llm.save_state(tmp_path / "all")  # what is in memory without adapters is no part of it
+    llm.save_prompt(prompt, tmp_path / "one")
+    other = make_llama()
+    with pytest.raises(StateMismatchError, match="adapters"):
+        other.load_state(tmp_path / "all")
+    with pytest.raises(StateMismatchError, match="adapters"):
+        other.load_prompt(tmp_path / "one")
+    other.set_adapters({adapters[0]: 0.25})
+    with pytest.raises(StateMismatchError, match="adapters"):
+        other.load_state(tmp_path / "all")
+    other.set_adapters({adapters[0]: 0.5})
+    assert other.load_state(tmp_path / "all") == len(llm.tokenize(prompt)) + 7
+    again = other.generate(prompt, max_tokens=8, temperature=0.0)
+    assert (again.text, again.usage.cached_tokens > 0) == (changed.text, True)
+    assert other.generate(prompt, adapters={}, max_tokens=1).usage.cached_tokens == 0
+    other.set_control_vector(ControlVector(np.zeros((2, 64))))
+    with pytest.raises(StateMismatchError, match="control vector"):
+        llm.restore_state(other.dump_state())
+    for one in (llm, other):
+        one.set_adapters({})
+
+
+def test_the_prompt_cache_is_for_the_plain_model(
+    make_llama: MakeLlama, adapters: tuple[LoraAdapter, LoraAdapter], tmp_path: Path
+) -> None:
+    prompt = "tana nese roki mupo"
+    cache = PromptCache(tmp_path, min_tokens=4)
+    llm = make_llama(prompt_cache=cache, n_seq_max=1)
+    llm.generate(prompt, adapters={adapters[0]: 1.0}, max_tokens=2)
+    assert cache.nbytes == 0
+    plain = llm.generate(prompt, max_tokens=2, temperature=0.0)
+    assert cache.nbytes > 0
+    kept = cache.nbytes
+    assert llm.generate(prompt, adapters={adapters[0]: 1.0}, max_tokens=2).usage.cached_tokens == 0
+    assert llm.generate(prompt, max_tokens=2, temperature=0.0).text == plain.text
+    llm.set_control_vector(ControlVector(np.zeros((2, 64))))
+    assert llm.generate(prompt, max_tokens=2).usage.cached_tokens == 0
+    assert cache.nbytes == kept
+    llm.set_control_vector(None)
+    assert llm.generate(prompt, max_tokens=2).usage.cached_tokens > 0
+    llm.set_adapters({})

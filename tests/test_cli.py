@@ -233,6 +233,28 @@ def test_sampling_options_reach_the_library(llm: llama_cffi.Llama) -> None:
     assert done.stdout == expected.text
 
 
+def test_more_samplers_reach_the_library(llm: llama_cffi.Llama) -> None:
+    done = run(
+        "generate", PROMPT, "-n", "40", "-s", "5", "--top-nsigma", "3", "--xtc-probability", "0.4",
+        "--xtc-threshold", "0.05", "--typical", "0.9", "--dynatemp-range", "0.3", "--dynatemp-exp", "1.5",
+        "--dry-multiplier", "0.8", "--dry-base", "1.5", "--dry-allowed-length", "1", "--dry-penalty-last-n", "40",
+        "--dry-sequence-breaker", r"\n", "--dry-sequence-breaker", "x", "--adaptive-target", "0.4",
+        "--adaptive-decay", "0.8", "--samplers", "dry;xtc;top_n_sigma;typ_p;temperature",
+    )  # fmt: skip
+    expected = llm.generate(
+        PROMPT, max_tokens=40, seed=5, top_n_sigma=3, xtc_probability=0.4, xtc_threshold=0.05, typ_p=0.9,
+        dynatemp_range=0.3, dynatemp_exponent=1.5, dry_multiplier=0.8, dry_base=1.5, dry_allowed_length=1,
+        dry_penalty_last_n=40, dry_sequence_breakers=("\n", "x"), adaptive_target=0.4, adaptive_decay=0.8,
+        sampler_order=("dry", "xtc", "top_n_sigma", "typ_p", "temperature"),
+    )  # fmt: skip
+    assert done.stdout == expected.text
+    done = run("generate", PROMPT, "-n", "40", "-s", "5", "--mirostat", "2", "--mirostat-lr", "0.3",
+               "--mirostat-ent", "2")  # fmt: skip
+    assert done.stdout == llm.generate(
+        PROMPT, max_tokens=40, seed=5, mirostat=2, mirostat_eta=0.3, mirostat_tau=2
+    ).text  # fmt: skip
+
+
 def test_logit_bias_forbids_a_token() -> None:
     tokens = json.loads(run("generate", PROMPT, *GREEDY, "-n", "8", "--json").stdout)["tokens"]
     biased = run("generate", PROMPT, *GREEDY, "-n", "8", "--json", "-l", f"{tokens[0]}-inf")

@@ -12,11 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_cffi.cli import arguments, console, loading
+from llama_cffi.engine.request import SAMPLER_ORDER
 
 
 def test_logit_bias() -> None:
     assert arguments.logit_bias(["15043+1", " 7 - 0.5", "2-inf", "7-1"]) == {15043: 1.0, 7: -1.5, 2: -math.inf}
     assert arguments.logit_bias([]) == {}
+
+
+def test_sampler_order() -> None:
+    assert arguments.sampler_order(None) == SAMPLER_ORDER
+    assert arguments.sampler_order("top-k; dry;temperature;adaptive_p") == ("top_k", "dry", "temperature")
+    assert arguments.sampler_order("") == ()
+    with pytest.raises(typer.BadParameter, match="'top_q' is none of penalties, dry"):
+        arguments.sampler_order("top_k;top_q")
+
+
+def test_breakers() -> None:
+    assert arguments.breakers(None) == ("\n", ":", '"', "*")
+    assert arguments.breakers([r"\n", ";"]) == ("\n", ";")
+    assert arguments.breakers(["none"]) == ()
 
 
 @pytest.mark.parametrize("text", ["", "7", "7*2", "x+1", "7+", "7+x", "-7+1", "7+1+1x"])

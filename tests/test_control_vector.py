@@ -182,7 +182,7 @@ def test_prompts_in_memory_are_computed_again(make_llama: MakeLlama) -> None:
     assert (changed.usage.cached_tokens, changed.text != plain.text) == (0, True)
     stream = llm.stream("tana", max_tokens=5)
     next(stream)
-    with pytest.raises(BusyError, match="running requests"):
+    with pytest.raises(BusyError, match="requests are running"):
         llm.set_control_vector(None)
     del stream
     llm.set_control_vector(None)

@@ -163,25 +163,30 @@ def test_an_interrupt_before_the_adapters_are_set(steps: int) -> None:
         assert interrupted <= 1
 
 
-def test_what_changes_everything_waits_until_nothing_runs() -> None:
+def test_adapters_are_let_go_when_nothing_runs() -> None:
     runner = FakeRunner(n_ctx=64)
     engine = Engine(runner)
-    changes: list[int] = []
     sequence = engine.submit(request([1, 2, 3], max_tokens=5))
-    with pytest.raises(BusyError, match="running requests"):
-        engine.change(lambda: changes.append(1))
     engine.step()
     engine.use_adapters(SETS[1])  # a running request keeps its own
     assert list(read(engine, sequence).tokens) == runner.expected([1, 2, 3], 5, 64)
-    assert any(runner.memory.values())
-    engine.change(lambda: changes.append(2))
-    assert changes == [2]
-    assert not any(runner.memory.values())
-    assert run(engine, [1, 2, 3], max_tokens=1).usage.cached_tokens == 0
     abandoned = engine.submit(request([1], max_tokens=5))
     engine.abandon(abandoned)
     engine.use_adapters(SETS[2])
     assert runner.adapters == SETS[2]
+
+
+def test_what_adapters_computed_is_not_kept_outside_and_nothing_is_found_for_them() -> None:
+    runner = FakeRunner(n_batch=32, n_ctx=64, n_seq_max=1)
+    runner.remembered = []
+    engine = Engine(runner)
+    prompt = list(range(20))
+    for one in (SETS[1], (), SETS[1], (), SETS[2]):
+        completion = run(engine, prompt, max_tokens=3, adapters=one)
+        assert list(completion.tokens) == runner.expected(prompt, 3, 64, one)
+    assert {kept.tokens[:20] for kept in runner.remembered} == {tuple(prompt)}
+    assert len(runner.remembered) == 2
+    assert run(engine, [*prompt, 1, 2], max_tokens=1).usage.cached_tokens >= 19
 
 
 @settings(max_examples=100)

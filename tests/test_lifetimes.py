@@ -363,7 +363,7 @@ def test_ten_thousand_random_steps(model_path: Path) -> None:
             seen[name] = seen.get(name, 0) + int(count)
     assert sum(seen.values()) == 10_000
     # The steps reached what they are meant to shake.
-    for name in ("decode", "sample", "memory", "logits", "close", "drop", "cycle", "chain call"):
+    for name in ("decode", "sample", "memory", "state", "logits", "close", "drop", "cycle", "chain call"):
         assert seen.get(name, 0) >= 50, (name, seen)
 
 

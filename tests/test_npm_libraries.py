@@ -27,13 +27,13 @@ LIBRARIES = {
 }
 
 CHILD = r"""
-import json, sys
-from llama_cffi import Batch, Context, ContextOptions, GGUFFile, Llama, Model, ModelOptions, SamplerChain
-from llama_cffi._native import ffi, lib, library_info
+import json, shutil, sys, tempfile
+from llama_cffi import Batch, Context, ContextOptions, GGUFFile, Llama, Model, ModelOptions, SamplerChain, SavedState
+from llama_cffi._native import library_info
 from llama_cffi._native.features import features
 from llama_cffi.core.backend import devices
 from llama_cffi.core.sampler import Grammar, Greedy, Penalties
-from llama_cffi.errors import GrammarError, ModelFileError, UnsupportedError
+from llama_cffi.errors import GrammarError, ModelFileError, StateFormatError, UnsupportedError
 
 path = sys.argv[1]
 found = {}
@@ -86,16 +86,36 @@ try:
 except GrammarError as error:
     found["bad_grammar"] = str(error)
 
-# save and restore
+# save and restore: bytes, a session file, and all that a model has computed
+folder = tempfile.mkdtemp()
 with filled(tokens) as context:
-    size = lib.llama_state_get_size(context.ptr)
-    state = ffi.new("uint8_t[]", size)
-    written = lib.llama_state_get_data(context.ptr, state, size)
+    state = context.state.data()
+    one = SavedState.take(context, {0: tokens}, seq_id=0).to_bytes()
+    context.state.save_file(folder + "/session", tokens)
     expected = greedy(context, tokens[-1], len(tokens), 12)
+again, last = [], []
 with Context(model, ContextOptions(n_ctx=128, n_batch=64, n_threads=1)) as context:
-    read = lib.llama_state_set_data(context.ptr, state, written)
-    last = context.memory.seq_pos_max(0)
-    found["state"] = [written, read, last, expected, greedy(context, tokens[-1], len(tokens), 12)]
+    for restore in (
+        lambda: context.state.set_data(state),
+        lambda: SavedState.from_bytes(one).restore(context),
+        lambda: context.state.load_file(folder + "/session"),
+    ):
+        context.memory.clear()
+        restore()
+        last.append(context.memory.seq_pos_max(0))
+        again.append(greedy(context, tokens[-1], len(tokens), 12))
+found["state"] = [last, expected, again]
+story = llm.generate("Once upon a time", max_tokens=24, temperature=0)
+llm.save_state(folder + "/state")
+with Llama(model, n_ctx=512, n_seq_max=4, n_threads=1) as other:
+    other.load_state(folder + "/state")
+    same = other.generate("Once upon a time", max_tokens=24, temperature=0)
+    found["prefix"] = [story.text, same.text, same.usage.prompt_tokens, same.usage.cached_tokens]
+    try:
+        other.load_state(folder + "/session")
+    except StateFormatError as error:
+        found["no_state"] = str(error)
+shutil.rmtree(folder)
 
 # what only newer ones can do
 def refusal(function):
@@ -172,10 +192,13 @@ def test_grammar(found: dict[str, Any]) -> None:
 
 
 def test_state(found: dict[str, Any]) -> None:
-    written, read, last, expected, again = found["state"]
-    assert written == read > 0
-    assert last == 4
-    assert expected == again
+    last, expected, again = found["state"]
+    assert last == [4] * 3
+    assert again == [expected] * 3
+    story, same, n_prompt, n_cached = found["prefix"]
+    assert story == same
+    assert n_cached == n_prompt - 1
+    assert "no saved state" in found["no_state"]
 
 
 def test_what_came_later_is_refused_with_its_release(version: str, found: dict[str, Any]) -> None:

@@ -151,6 +151,18 @@ def test_log_probabilities_agree(seed: int) -> None:
     assert found[0][1] == pytest.approx(found[1][1], abs=5e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_candidates_agree(seed: int) -> None:
+    row = random_row(np.random.default_rng(seed))
+    records = [np.full(3 * len(row), np.nan, dtype=np.float32) for _ in KINDS]
+    for kind, filled in zip(KINDS, records, strict=True):
+        kind.lib.lch_candidates(kind.ffi.from_buffer("float[]", row), len(row), kind.ffi.from_buffer(filled))
+    assert records[0].tobytes() == records[1].tobytes()
+    assert records[0].view(np.int32)[::3].tolist() == list(range(len(row)))
+    np.testing.assert_array_equal(records[0][1::3], row)
+    assert not records[0][2::3].any()
+
+
 # -- the log
 
 

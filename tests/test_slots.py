@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llama_cffi.engine.fake import FakeChooser, FakeRunner
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.engine.slots import Slot, choose_slot, common_prefix
+from llama_cffi.engine.slots import Slot, choose_slot, common_prefix, reusable
 
 tokens = st.lists(st.integers(0, 2), max_size=40)
 
@@ -94,3 +94,17 @@ def test_what_other_adapters_computed_is_no_prefix() -> None:
     assert choose_slot([plain, changed], [1, 2, 3, 4]) == (plain, None, 3)
     assert choose_slot([plain, changed], [1, 2, 3, 4], ("a", 1.0)) == (changed, None, 3)  # type: ignore[arg-type]
     assert choose_slot([plain, changed], [1, 2, 3, 4], ("b", 1.0)) == (plain, None, 0)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_cut_serves_only_what_goes_on_from_its_end() -> None:
+    assert reusable([1, 2, 3], [1, 2, 3, 4]) == reusable([1, 2, 3], [1, 2, 3, 4], can_cut=False) == 3
+    assert (reusable([1, 2, 3], [1, 2, 9]), reusable([1, 2, 3], [1, 2, 9], can_cut=False)) == (2, 0)
+    assert (reusable([1, 2, 3], [1, 2, 3]), reusable([1, 2, 3], [1, 2, 3], can_cut=False)) == (2, 0)
+    long, short = idle(0, [1, 2, 3, 4, 5]), idle(1, [1, 2])
+    assert choose_slot([long, short], [1, 2, 3, 4, 9], can_copy=False, can_cut=False) == (short, None, 2)
+
+
+def test_a_slot_whose_memory_was_replaced() -> None:
+    slot = idle(0, [1, 2])
+    slot.fill((5, 6, 7))
+    assert slot.tokens == [5, 6, 7]

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi.errors import SamplerError
 
-_lch_select = lib.lch_select
+_lch_select, _lch_candidates = lib.lch_select, lib.lch_candidates
 
 _ERRORS = {
     lib.LCH_SELECT_NAN: "the logits contain NaN",
@@ -117,9 +117,22 @@ def mask(row: Any, n_vocab: int, allowed: Any) -> int:
     return int(lib.lch_mask(row, n_vocab, allowed))
 
 
+def write_candidates(row: Any, n: int, records: Any) -> None:
+    """Fill ``n`` records of ``llama_token_data`` with the tokens 0 to n - 1, their logits, and no probability."""
+    _lch_candidates(row, n, records)
+
+
 def raise_selection_error(code: int) -> NoReturn:
     """Raise what one of ``lch_select_error`` means."""
     raise SamplerError(_ERRORS[code])
 
 
-__all__ = ["Selector", "instruction_set", "logprob", "mask", "raise_selection_error", "top_logprobs"]
+__all__ = [
+    "Selector",
+    "instruction_set",
+    "logprob",
+    "mask",
+    "raise_selection_error",
+    "top_logprobs",
+    "write_candidates",
+]

@@ -7,8 +7,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+import llama_cffi
+
+if TYPE_CHECKING:
+    from llama_cffi.engine.request import SamplerName
 
 _BIAS = re.compile(r"\s*(\d+)\s*([+-])\s*(\S+)\s*")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
@@ -31,6 +37,28 @@ def logit_bias(texts: Sequence[str]) -> dict[int, float]:
             ) from None
         result[int(match[1])] = result.get(int(match[1]), 0.0) + bias
     return result
+
+
+def breakers(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """DRY's sequence breakers, with their escapes read; ``none`` is none, no option the default ones."""
+    if texts is None:
+        return llama_cffi.SamplingParams.dry_sequence_breakers
+    return tuple(unescape(text) for text in texts if text != "none")
+
+
+def sampler_order(text: str | None) -> tuple[SamplerName, ...]:
+    """Names separated by semicolons, with ``-`` for ``_`` as well; None is the default order.
+
+    ``adaptive_p`` may be among them, as in llama.cpp, where it always comes last.
+    """
+    from llama_cffi.engine.request import SAMPLER_NAMES, SAMPLER_ORDER
+
+    if text is None:
+        return SAMPLER_ORDER
+    names = [name.strip().replace("-", "_") for name in text.split(";") if name.strip()]
+    if unknown := [name for name in names if name not in (*SAMPLER_NAMES, "adaptive_p")]:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(SAMPLER_NAMES)}", param_hint="--samplers")
+    return tuple(known for name in names for known in SAMPLER_NAMES if known == name)
 
 
 def kv_overrides(texts: Sequence[str]) -> dict[str, bool | int | float | str]:

@@ -173,6 +173,125 @@ FrequencyPenalty = Annotated[
         help="Taken off the logit of a token for each time it was seen; 0 is off.",
     ),
 ]  # fmt: skip
+TopNSigma = Annotated[
+    float,
+    option(
+        "--top-nsigma", "--top-n-sigma", metavar="N",
+        help="Leave out tokens more than N standard deviations below the likeliest; 0 or less is off.",
+    ),
+]  # fmt: skip
+XtcProbability = Annotated[
+    float,
+    option(
+        "--xtc-probability", metavar="N",
+        help="How often to leave out the likeliest tokens; 0 is off.",
+    ),
+]  # fmt: skip
+XtcThreshold = Annotated[
+    float,
+    option(
+        "--xtc-threshold", metavar="N",
+        help="Of the tokens at least this likely, XTC leaves only the last; above 0.5 is off.",
+    ),
+]  # fmt: skip
+Typical = Annotated[
+    float,
+    option(
+        "--typical", "--typical-p", metavar="N",
+        help="Choose among the most typical tokens that hold this much probability; 1 is off.",
+    ),
+]  # fmt: skip
+DynatempRange = Annotated[
+    float,
+    option(
+        "--dynatemp-range", metavar="N",
+        help="Let the temperature follow the entropy this far up and down; 0 is off.",
+    ),
+]  # fmt: skip
+DynatempExp = Annotated[
+    float,
+    option(
+        "--dynatemp-exp", metavar="N",
+        help="Power of the entropy that the temperature follows.",
+    ),
+]  # fmt: skip
+Mirostat = Annotated[
+    int,
+    option(
+        "--mirostat", metavar="N", min=0, max=2,
+        help="Mirostat, version 1 or 2, instead of the other samplers; 0 is off.",
+    ),
+]  # fmt: skip
+MirostatLr = Annotated[
+    float,
+    option(
+        "--mirostat-lr", metavar="N",
+        help="How fast Mirostat follows the surprise (eta).",
+    ),
+]  # fmt: skip
+MirostatEnt = Annotated[
+    float,
+    option(
+        "--mirostat-ent", metavar="N",
+        help="Surprise that Mirostat aims at, in bits per token (tau).",
+    ),
+]  # fmt: skip
+DryMultiplier = Annotated[
+    float,
+    option(
+        "--dry-multiplier", metavar="N",
+        help="Make tokens less likely that continue a repetition (DRY), this strongly; 0 is off.",
+    ),
+]  # fmt: skip
+DryBase = Annotated[
+    float,
+    option(
+        "--dry-base", metavar="N",
+        help="How fast DRY grows with the length of the repetition; 1 at least.",
+    ),
+]  # fmt: skip
+DryAllowedLength = Annotated[
+    int,
+    option(
+        "--dry-allowed-length", metavar="N", min=0,
+        help="Repetitions shorter than this cost nothing.",
+    ),
+]  # fmt: skip
+DryPenaltyLastN = Annotated[
+    int,
+    option(
+        "--dry-penalty-last-n", metavar="N", min=0,
+        help="How many of the last tokens DRY looks at.",
+    ),
+]  # fmt: skip
+DrySequenceBreaker = Annotated[
+    list[str] | None,
+    option(
+        "--dry-sequence-breaker", metavar="TEXT",
+        help="No repetition reaches over this text; replaces the default ones, none for no text. Repeatable.",
+    ),
+]  # fmt: skip
+AdaptiveTarget = Annotated[
+    float,
+    option(
+        "--adaptive-target", metavar="N",
+        help="Choose tokens of about this probability (adaptive-p); a negative one is off.",
+    ),
+]  # fmt: skip
+AdaptiveDecay = Annotated[
+    float,
+    option(
+        "--adaptive-decay", metavar="N",
+        help="Weight of the past for adaptive-p, 0 to 0.99.",
+    ),
+]  # fmt: skip
+Samplers = Annotated[
+    str | None,
+    option(
+        "--samplers", metavar="NAMES",
+        help="Which samplers run, in this order, separated by semicolons; all others are off.",
+    ),
+]  # fmt: skip
 LogitBias = Annotated[
     list[str] | None,
     option(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
+from llama_cffi.core.fingerprint import file_pieces
 from llama_cffi.core.gguf import GGUFFile, MetadataValue
 from llama_cffi.errors import AdapterError, ModelFileError, NativeError
 
@@ -62,6 +63,11 @@ class LoraAdapter:
         """Tokens from which on an activated LoRA (aLoRA) wants to be applied; empty for any other."""
         value = self.metadata.get("adapter.alora.invocation_tokens")
         return tuple(int(token) for token in value) if isinstance(value, list) else ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of some pieces of the file, as it is at the first question; equal for copies."""
+        return file_pieces(self.path)
 
     # -- lifetime
 

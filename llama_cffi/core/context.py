@@ -20,6 +20,7 @@ from llama_cffi.core.batch import Batch
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.options import choice, constant
+from llama_cffi.core.state import State
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
 from llama_cffi.errors import (
     AbortedError,
@@ -186,7 +187,11 @@ class Context:
         self._door = gate.native
         self._broken: str | None = None
         self._adapters: AdapterSet = ()
+        self.has_control_vector = False
+        """Whether :meth:`set_control_vector` has set one."""
         self.n_vocab: int = model.vocab.n_tokens
+        #: By sequence, whether what State.seq_data left on the device is partial, and the bytes that stand for it.
+        self.on_device: dict[int, tuple[bool, bytes]] = {}
         self._single = Batch(1)
         self._single.single(0, 0, 0)
         self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab)
@@ -264,6 +269,20 @@ class Context:
         Raises :class:`BusyError` when another thread has it.
         """
         return _Inside(self._gate)
+
+    @contextmanager
+    def using(self, *, rewrites: bool = False) -> Iterator[Any]:
+        """Hold the context for native calls that could damage it; yields its pointer.
+
+        Raises as :meth:`lock`, and :class:`ContextError` when an earlier failure left it unusable. With ``rewrites``
+        the calls write its results too: views of them become stale.
+        """
+        with self.lock(), self._noting_damage():
+            if self._door.shut:
+                self._raise_shut()
+            if rewrites:
+                self._door.n_computed += 1
+            yield self.ptr
 
     # -- computing
 
@@ -416,6 +435,7 @@ class Context:
         """
         with self.lock():
             apply_control_vector(self.ptr, self.model, vector, layers)
+            self.has_control_vector = vector is not None
 
     # -- results
 
@@ -449,6 +469,12 @@ class Context:
             raise UnsupportedError("this model keeps no memory")
         # Made anew: a view kept here would be a cycle, and a dropped context would wait for the collector.
         return Memory(self)
+
+    @property
+    def state(self) -> State:
+        """What the memory holds, to be saved and restored. Raises :class:`UnsupportedError` as :attr:`memory`."""
+        self.memory  # noqa: B018 - raises when closed, or when there is none
+        return State(self)
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""

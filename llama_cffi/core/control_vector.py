@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import struct
@@ -60,6 +61,11 @@ class ControlVector:
     def n_embd(self) -> int:
         """Width of the model that it fits."""
         return int(self.data.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the numbers."""
+        return hashlib.blake2b(self.data.tobytes(), digest_size=16).hexdigest()
 
     def __mul__(self, scale: float) -> ControlVector:
         return ControlVector(self.data * np.float32(scale), model_hint=self.model_hint)

@@ -15,6 +15,7 @@ from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.backend import devices
+from llama_cffi.core.fingerprint import Fingerprint, take_fingerprint
 from llama_cffi.core.gguf import check_gguf_file
 from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.core.placement import Placement, read_placement
@@ -196,6 +197,11 @@ class Model:
     def architecture(self) -> str:
         """The ``general.architecture`` of the file."""
         return self.metadata.get("general.architecture", "")
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What tells this model from others, without reading all of its weights."""
+        return take_fingerprint(self)
 
     def chat_template(self, name: str | None = None) -> str | None:
         """The Jinja text of the default or a named chat template, None where there is none."""

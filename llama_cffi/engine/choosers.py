@@ -5,20 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from llama_cffi.core.sampler import (
+    XTC,
+    AdaptiveP,
     Dist,
+    Dry,
+    DynamicTemperature,
     Grammar,
     Greedy,
+    Infill,
     LogitBias,
     MinP,
+    Mirostat,
+    MirostatV2,
     Penalties,
+    PythonSampler,
     Sampler,
     SamplerChain,
     Temperature,
     TopK,
+    TopNSigma,
     TopP,
+    Typical,
 )
 from llama_cffi.core.selection import TokenSelector, mask_logits, mask_row, row_logprobs
-from llama_cffi.engine.request import Request, SamplingParams, TokenLogprob
+from llama_cffi.engine.request import Request, SamplerName, SamplingParams, TokenLogprob
 from llama_cffi.engine.sequence import Chooser
 from llama_cffi.errors import GrammarError
 from llama_cffi.text.constraint.grammar import GrammarMatcher
@@ -35,10 +45,7 @@ def make_chooser(context: Context, request: Request, seed: int) -> Chooser:
     """The cheapest chooser that gives the distribution which the parameters ask for."""
     sampling = request.sampling
     base: SelectorChooser | ChainChooser
-    if sampling.has_penalties or sampling.logit_bias:
-        base = ChainChooser(context, request, seed)
-    else:
-        base = SelectorChooser(context, request, seed)
+    base = ChainChooser(context, request, seed) if sampling.needs_chain else SelectorChooser(context, request, seed)
     if sampling.grammar is not None:
         matcher: Matcher = GrammarMatcher(context.model.vocab, Grammar(sampling.grammar, sampling.grammar_root))
     elif request.constraint is not None:
@@ -95,7 +102,7 @@ class SelectorChooser(_ContextChooser):
 
 
 class ChainChooser(_ContextChooser):
-    """llama.cpp's own chain, for penalties and logit bias."""
+    """llama.cpp's own chain, for whatever the selector does not do."""
 
     __slots__ = ("_chain",)
 
@@ -104,9 +111,9 @@ class ChainChooser(_ContextChooser):
     def __init__(self, context: Context, request: Request, seed: int) -> None:
         super().__init__(context)
         self._chain = SamplerChain(chain_samplers(request.sampling, seed), context.model.vocab)
-        if request.sampling.has_penalties:
-            for token in request.tokens[-request.sampling.penalty_last_n :]:
-                self._chain.accept(token)
+        # A sampler written in Python may come from an earlier request.
+        self._chain.reset()
+        self._chain.accept_prompt(request.tokens)
 
     def choose(self, row: int) -> int:
         return self._chain.sample(self._context, row)
@@ -188,24 +195,73 @@ class ConstraintChooser(_ContextChooser):
 
 def chain_samplers(sampling: SamplingParams, seed: int) -> list[Sampler]:
     """The parameters as samplers of a chain, in the order that SamplingParams documents, grammar excepted."""
-    samplers: list[Sampler] = []
-    if sampling.logit_bias:
-        samplers.append(LogitBias(dict(sampling.logit_bias)))
-    if sampling.has_penalties:
-        samplers.append(
-            Penalties(
-                sampling.penalty_last_n,
-                sampling.penalty_repeat,
-                sampling.penalty_freq,
-                sampling.penalty_present,
-            )
-        )
+    bias: list[Sampler] = [LogitBias(dict(sampling.logit_bias))] if sampling.logit_bias else []
+    if sampling.samplers is not None:
+        return [*bias, *map(_own, sampling.samplers)]
+    if sampling.mirostat:
+        return [*bias, *_mirostat(sampling, seed)]
+    steps = [sampler for name in sampling.sampler_order if (sampler := _step(name, sampling, seed)) is not None]
+    last = _last(sampling, seed)
+    if isinstance(last, Greedy) and not any(isinstance(step, (XTC, Typical, Infill)) for step in steps):
+        # The others never leave out the largest logit, and some sort the whole vocabulary.
+        steps = [step for step in steps if isinstance(step, (Penalties, Dry))]
+    return [*bias, *steps, last]
+
+
+def _own(sampler: Sampler) -> Sampler:
+    """A clone of a Python sampler that can be cloned, so that requests which run together do not share its state."""
+    if isinstance(sampler, PythonSampler) and type(sampler).clone is not PythonSampler.clone:
+        return sampler.clone()
+    return sampler
+
+
+def _mirostat(sampling: SamplingParams, seed: int) -> list[Sampler]:
     if sampling.temperature <= 0:
-        return [*samplers, Greedy()]
-    if sampling.top_k > 0:
-        samplers.append(TopK(sampling.top_k))
-    if sampling.top_p < 1:
-        samplers.append(TopP(sampling.top_p))
-    if sampling.min_p > 0:
-        samplers.append(MinP(sampling.min_p))
-    return [*samplers, Temperature(sampling.temperature), Dist(seed)]
+        return [Greedy()]
+    kind = Mirostat if sampling.mirostat == 1 else MirostatV2
+    return [Temperature(sampling.temperature), kind(seed, sampling.mirostat_tau, sampling.mirostat_eta)]
+
+
+def _step(name: SamplerName, sampling: SamplingParams, seed: int) -> Sampler | None:
+    """The sampler of a name, None when its parameters switch it off."""
+    match name:
+        case "penalties" if sampling.has_penalties:
+            return Penalties(
+                sampling.penalty_last_n, sampling.penalty_repeat, sampling.penalty_freq, sampling.penalty_present
+            )
+        case "dry" if sampling.dry_multiplier > 0 and sampling.dry_penalty_last_n:
+            return Dry(
+                sampling.dry_multiplier,
+                sampling.dry_base,
+                sampling.dry_allowed_length,
+                sampling.dry_penalty_last_n,
+                tuple(sampling.dry_sequence_breakers),
+            )
+        case "top_n_sigma" if sampling.top_n_sigma > 0:
+            return TopNSigma(sampling.top_n_sigma)
+        case "top_k" if sampling.top_k > 0:
+            return TopK(sampling.top_k)
+        case "typ_p" if sampling.typ_p < 1:
+            return Typical(sampling.typ_p)
+        case "top_p" if sampling.top_p < 1:
+            return TopP(sampling.top_p)
+        case "min_p" if sampling.min_p > 0:
+            return MinP(sampling.min_p)
+        case "xtc" if sampling.xtc_probability > 0:
+            return XTC(sampling.xtc_probability, sampling.xtc_threshold, seed)
+        case "temperature" if sampling.temperature > 0 and sampling.dynatemp_range > 0:
+            return DynamicTemperature(sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent)
+        case "temperature" if sampling.temperature > 0:
+            return Temperature(sampling.temperature)
+        case "infill":
+            return Infill()
+    return None
+
+
+def _last(sampling: SamplingParams, seed: int) -> Sampler:
+    """What selects."""
+    if sampling.temperature <= 0 and "temperature" in sampling.sampler_order:
+        return Greedy()
+    if sampling.adaptive_target >= 0:
+        return AdaptiveP(seed, sampling.adaptive_target, sampling.adaptive_decay)
+    return Dist(seed)

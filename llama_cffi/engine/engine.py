@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llama_cffi.core.seed import draw_seed
 from llama_cffi.engine.request import Chunk, FinishReason, Request
-from llama_cffi.engine.runner import Runner
+from llama_cffi.engine.runner import Remembered, Runner
 from llama_cffi.engine.scheduler import Admission, Scheduler
 from llama_cffi.engine.sequence import Sequence
+from llama_cffi.engine.slots import Slot
 from llama_cffi.errors import (
     BusyError,
     ClosedError,
@@ -34,7 +36,7 @@ class Engine:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._n_ctx = runner.n_ctx
-        self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy)
+        self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
         self._lock = threading.RLock()
         self._abandoned: deque[Sequence] = deque()
         self._stepping = False
@@ -63,6 +65,8 @@ class Engine:
             if request.max_tokens == 0:
                 sequence.finish(FinishReason.LENGTH)
             else:
+                if not request.adapters:
+                    self._recall(sequence.tokens)
                 self._scheduler.submit(sequence)
         return sequence
 
@@ -104,23 +108,41 @@ class Engine:
     def use_adapters(self, adapters: AdapterSet) -> None:
         """Let go of other adapters than these when there is nothing to do; running requests keep their own."""
         with self._lock:
-            self._drop_abandoned()
+            self._cancel_abandoned()
             if self.idle:
                 self._runner.use(adapters)
 
-    def change(self, change: Callable[[], object]) -> None:
-        """Run what changes how everything is computed; what is in memory is not reused after it.
+    @contextmanager
+    def at_rest(self) -> Iterator[list[Slot]]:
+        """Keep the engine from computing, and yield its slots: all idle, and their memory holds what they say.
 
-        :class:`BusyError` while requests are running.
+        Who changes that memory tells the slots with :meth:`Slot.fill`. Raises :class:`BusyError` when a request is
+        waiting or running.
         """
         with self._lock:
-            self._drop_abandoned()
-            if not self.idle:
-                raise BusyError("this changes what running requests compute: let them end first")
-            for slot in self._scheduler.slots:
-                slot.release(keep=False)
-                self._runner.keep(slot.seq_id, 0)
-            change()
+            self._cancel_abandoned()
+            if self._stepping or not self.idle:
+                raise BusyError("requests are running: wait for them, or cancel them")
+            self._stepping = True
+            try:
+                for slot in self._scheduler.slots:
+                    # What a context shift has moved is in memory beyond the tokens of its slot.
+                    if not self._runner.keep(slot.seq_id, len(slot.tokens)):
+                        slot.fill(())
+                yield self._scheduler.slots
+            finally:
+                self._stepping = False
+
+    def adopt(self, found: Remembered, adapters: AdapterSet = ()) -> None:
+        """Keep the memory of a sequence that was computed elsewhere, for the next request that begins like it.
+
+        Raises :class:`BusyError` as :meth:`at_rest`, and :class:`MemoryFullError` when there is no room for it.
+        """
+        with self.at_rest() as slots:
+            slot = min(slots, key=lambda slot: (len(slot.tokens) > 0, slot.last_used))
+            reason = self._bring(found, slot, adapters)
+            if reason is not None:
+                raise MemoryFullError(f"no room for {len(found.tokens)} tokens in memory: {reason}")
 
     def step(self) -> bool:
         """Compute one batch and hand out its tokens; False when there was nothing to do.
@@ -138,7 +160,7 @@ class Engine:
         affected: SequenceOf[Sequence] = ()
         try:
             if self._abandoned:
-                self._drop_abandoned()
+                self._cancel_abandoned()
             lone = self._scheduler.lone
             if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.chooser.step) is not None:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
@@ -182,7 +204,7 @@ class Engine:
         finally:
             self._stepping = False
 
-    def _drop_abandoned(self) -> None:
+    def _cancel_abandoned(self) -> None:
         while self._abandoned:
             self.cancel(self._abandoned.popleft())
 
@@ -201,7 +223,34 @@ class Engine:
         if not sequence.done and sequence.n_past >= self._n_ctx:
             self._overflow(sequence)
         if sequence.done:
+            seq_id = sequence.seq_id
             self._scheduler.release(sequence)
+            # What is kept outside is for requests without adapters.
+            if seq_id is not None and not sequence.request.adapters:
+                self._runner.remember(seq_id, self._scheduler.slots[seq_id].tokens)
+
+    def _recall(self, tokens: list[int]) -> None:
+        """Bring a remembered beginning of a prompt into an idle slot, when it is longer than what is in memory."""
+        if self._stepping or (choice := self._scheduler.spare(tokens)) is None:
+            return
+        slot, held = choice
+        found = self._runner.find(tokens, held)
+        if found is not None:
+            self._bring(found, slot)
+
+    def _bring(self, found: Remembered, slot: Slot, adapters: AdapterSet = ()) -> str | None:
+        """Put remembered memory into an idle slot; others give up what they keep when there is no room.
+
+        Returns why there is none even then.
+        """
+        slot.fill(())
+        while (reason := self._runner.recall(slot.seq_id, found)) is not None:
+            seq_id = self._scheduler.forget_oldest()
+            if seq_id is None:
+                return reason
+            self._runner.keep(seq_id, 0)
+        slot.fill(found.tokens, adapters)
+        return None
 
     def _overflow(self, sequence: Sequence) -> None:
         """The sequence has filled its context and has one more token to compute."""

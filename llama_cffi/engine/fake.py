@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from zlib import crc32
 
 from llama_cffi.engine.request import Request, TokenLogprob
+from llama_cffi.engine.runner import Remembered
 from llama_cffi.engine.scheduler import StepPlan
+from llama_cffi.engine.slots import reusable
 from llama_cffi.errors import MemoryFullError
 
 if TYPE_CHECKING:
@@ -35,8 +38,11 @@ class FakeRunner:
         self.n_seq_max = n_seq_max
         self.can_shift = True
         self.can_copy = True
+        self.can_cut = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
         self.memory: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
+        self.remembered: list[FakeMemory] | None = None
+        """What :meth:`remember` was given; None remembers nothing."""
         self.decoded: list[list[tuple[int, int]]] = []
         """For each decode, (seq_id, number of tokens) of its items."""
         self.adapters: AdapterSet = ()
@@ -122,6 +128,30 @@ class FakeRunner:
 
     def shift(self, seq_id: int, start: int, count: int) -> None:
         del self.memory[seq_id][start : start + count]
+
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        if self.remembered is not None:
+            if self.memory[seq_id] != list(tokens):
+                raise AssertionError(f"slot {seq_id} does not hold what is to be remembered of it")
+            self.remembered.append(FakeMemory(tuple(tokens)))
+
+    def find(self, tokens: SequenceOf[int], held: int) -> FakeMemory | None:
+        prompt = tuple(tokens)  # as the remembered ones: a tuple equals no list
+        longest = max(self.remembered or (), key=lambda one: reusable(one.tokens, prompt), default=None)
+        return longest if longest is not None and reusable(longest.tokens, prompt) > held else None
+
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
+        self.memory[seq_id].clear()
+        if sum(map(len, self.memory.values())) + len(found.tokens) > self.n_cells:
+            return "too many tokens"
+        self.memory[seq_id].extend(found.tokens)
+        return None
+
+
+class FakeMemory(NamedTuple):
+    """The memory of a sequence of a :class:`FakeRunner`, kept outside it."""
+
+    tokens: tuple[int, ...]
 
 
 class FakeChooser:

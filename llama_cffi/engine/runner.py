@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
+
+
+class Remembered(Protocol):
+    """The memory of a sequence, kept outside the context."""
+
+    @property
+    def tokens(self) -> SequenceOf[int]:
+        """What it holds."""
 
 
 class Runner(Protocol):
@@ -42,6 +52,10 @@ class Runner(Protocol):
     @property
     def can_copy(self) -> bool:
         """Whether :meth:`copy` works."""
+
+    @property
+    def can_cut(self) -> bool:
+        """Whether :meth:`keep` works for less than the whole."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
@@ -76,6 +90,15 @@ class Runner(Protocol):
     def shift(self, seq_id: int, start: int, count: int) -> None:
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        """A sequence ended whose memory holds ``tokens``: keep it outside the context, if that is wanted."""
+
+    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
+        """What was remembered and spares a prompt of ``tokens`` more work than the ``held`` tokens in memory."""
+
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
+        """Make a sequence hold what was remembered; otherwise say why there is no room, and the sequence is empty."""
+
 
 class _Pieces(dict[int, "str | bytes | None"]):
     """The pieces looked up so far; a dict finds them again without a Python call."""
@@ -98,8 +121,9 @@ class _Pieces(dict[int, "str | bytes | None"]):
 class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, prompt_cache: PromptCache | None = None) -> None:
         self.context = context
+        self._cache = prompt_cache
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
@@ -109,7 +133,8 @@ class ContextRunner:
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
         self.can_copy = context.options.kv_unified and not self._recurrent
-        self._n_swa = 0 if context.options.swa_full else context.model.n_swa
+        self.can_cut = not self._recurrent
+        self._n_swa = context.model.n_swa
         self._batch = Batch(context.n_batch)
         self._adapters: AdapterSet = ()
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
@@ -153,7 +178,10 @@ class ContextRunner:
         return n == 0
 
     def _holds(self, seq_id: int, n: int) -> bool:
-        """Whether the cells that position ``n`` attends to are all there: a sliding window drops old ones."""
+        """Whether the cells that position ``n`` attends to are all there.
+
+        A sliding window drops old ones: in memory without ``swa_full``, and always in the saved state of a sequence.
+        """
         first, last = self._memory.seq_pos_min(seq_id), self._memory.seq_pos_max(seq_id)
         if first is None or last is None or last + 1 < n:
             return False
@@ -171,3 +199,20 @@ class ContextRunner:
         if not self.can_shift or not memory.seq_rm(seq_id, start, start + count):
             raise UnsupportedError("the memory of this model cannot be shifted")
         memory.seq_add(seq_id, start + count, None, -count)
+
+    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+        # A context shift leaves more in memory than can be used again.
+        if self._cache is not None and not self.context.has_control_vector and self.keep(seq_id, len(tokens)):
+            self._cache.store(self.context, seq_id, tokens, can_cut=self._can_cut_saved)
+
+    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
+        if self._cache is None or self.context.has_control_vector:
+            return None
+        return self._cache.find(self.context, tokens, held, can_cut=self._can_cut_saved)
+
+    def recall(self, seq_id: int, found: Remembered) -> str | None:
+        return cast("CachedPrompt", found).restore(self.context, seq_id)
+
+    @property
+    def _can_cut_saved(self) -> bool:
+        return self.can_cut and not self._n_swa

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.engine.slots import Slot, choose_slot
+from llama_cffi.engine.slots import Slot, choose_slot, reusable
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
@@ -43,9 +43,10 @@ class Scheduler:
     Sequences with different adapters take turns.
     """
 
-    def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True) -> None:
+    def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True, can_cut: bool = True) -> None:
         self._n_batch = n_batch
         self._can_copy = can_copy
+        self._can_cut = can_cut
         self.slots = [Slot(seq_id) for seq_id in range(n_slots)]
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -96,7 +97,13 @@ class Scheduler:
         budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
-            choice = choose_slot(self.slots, sequence.tokens, sequence.request.adapters, can_copy=self._can_copy)
+            choice = choose_slot(
+                self.slots,
+                sequence.tokens,
+                sequence.request.adapters,
+                can_copy=self._can_copy,
+                can_cut=self._can_cut,
+            )
             if choice is None:
                 return
             admission = Admission(*choice)
@@ -123,17 +130,37 @@ class Scheduler:
         self._full = False
         self.lone = None
 
+    def spare(self, prompt: list[int]) -> tuple[Slot, int] | None:
+        """The idle slot whose memory is missed least, and how much of a prompt some memory holds; None without one.
+
+        The prompt is one without adapters.
+        """
+        idle = [slot for slot in self.slots if slot.sequence is None]
+        if not idle:
+            return None
+        usable = self.slots if self._can_copy else idle
+        plain = [slot for slot in usable if not slot.adapters]
+        held = max((reusable(slot.tokens, prompt, can_cut=self._can_cut) for slot in plain), default=0)
+        return min(idle, key=lambda slot: (len(slot.tokens) > 0, slot.last_used)), held
+
+    def forget_oldest(self) -> int | None:
+        """Forget the tokens kept in the slot unused for longest: its seq_id to clear, None when none are kept."""
+        idle = [slot for slot in self.slots if slot.sequence is None and slot.tokens]
+        if not idle:
+            return None
+        slot = min(idle, key=lambda slot: slot.last_used)
+        slot.release(keep=False)
+        return slot.seq_id
+
     def make_room(self) -> int | None:
         """The memory is full: the seq_id to clear, None when only one sequence is left and nothing can go.
 
         Tokens kept for reuse go first, the slot unused for longest before the others; then the newest sequence
         goes back to the queue, and nobody is admitted until another one ends.
         """
-        idle = [slot for slot in self.slots if slot.sequence is None and slot.tokens]
-        if idle:
-            slot = min(idle, key=lambda slot: slot.last_used)
-            slot.release(keep=False)
-            return slot.seq_id
+        seq_id = self.forget_oldest()
+        if seq_id is not None:
+            return seq_id
         if len(self.running) < 2:
             return None
         sequence = self.running[-1]

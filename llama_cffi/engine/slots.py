@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,10 @@ class Slot:
         self._cached, self._adapters = (self.tokens, self.adapters) if keep else ([], ())
         self.sequence = None
 
+    def fill(self, tokens: Iterable[int], adapters: AdapterSet = ()) -> None:
+        """The idle slot's memory was replaced: it holds these tokens now, computed with these adapters."""
+        self._cached, self._adapters = list(tokens), adapters
+
 
 def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
     """Length of the common beginning of two token lists."""
@@ -61,24 +66,39 @@ def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
     return low
 
 
+def reusable(tokens: Tokens[int], prompt: Tokens[int], *, can_cut: bool = True) -> int:
+    """How many tokens of a prompt need not be computed with ``tokens`` in memory.
+
+    The last prompt token always is: its logits choose the first new one. A memory that cannot be cut is of use only
+    when the prompt goes on where it ends.
+    """
+    n = min(common_prefix(tokens, prompt), len(prompt) - 1)
+    return n if can_cut or n == len(tokens) else 0
+
+
 def choose_slot(
-    slots: list[Slot], prompt: list[int], adapters: AdapterSet = (), *, can_copy: bool = True
+    slots: list[Slot],
+    prompt: list[int],
+    adapters: AdapterSet = (),
+    *,
+    can_copy: bool = True,
+    can_cut: bool = True,
 ) -> tuple[Slot, Slot | None, int] | None:
     """The idle slot for a prompt, the slot to copy a prefix from (None: the slot's own memory), and its length.
 
     None when every slot is busy. The longest common prefix wins; an idle slot is used up only when most of what it
     holds is reused, otherwise its memory is shared with the slot unused for longest. Without ``can_copy`` nothing
-    can be shared: the idle slot with the longest prefix is used up. What other adapters computed is no prefix.
+    can be shared: the idle slot with the longest prefix is used up. ``can_cut`` is as in :func:`reusable`. What other
+    adapters computed is no prefix.
     """
     idle = [slot for slot in slots if slot.sequence is None]
     if not idle:
         return None
-    # The last prompt token is always computed: its logits choose the first new one.
     best, n = None, 0
     for slot in slots if can_copy else idle:
         if slot.adapters != adapters:
             continue
-        length = min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
+        length = reusable(slot.tokens, prompt, can_cut=can_cut)
         if length > n:
             best, n = slot, length
     if best is not None and best.sequence is None and (2 * n >= len(best.tokens) or not can_copy):

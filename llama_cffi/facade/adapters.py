@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING
 
 from llama_cffi.core.adapter import LoraAdapter, adapter_set
@@ -47,5 +46,9 @@ class Adapters(Base):
         ``layers`` are the layers to add it to, all from 1 on by default. Prompts in memory are computed again.
         Raises :class:`BusyError` while requests are running, and as :meth:`Context.set_control_vector`.
         """
-        self._open_engine().change(partial(self.context.set_control_vector, vector, layers=layers))
-        self._control = (vector, layers)
+        with self._open_engine().at_rest() as slots:
+            self.context.set_control_vector(vector, layers=layers)
+            self._control = (vector, layers)
+            for slot in slots:
+                slot.fill(())
+            self.context.memory.clear(data=False)

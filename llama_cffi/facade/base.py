@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.control_vector import ControlVector
+    from llama_cffi.engine.prompt_cache import PromptCache
 
 DEFAULT_N_CTX = 4096
 """Context length unless one is given; less when the model was trained for less."""
@@ -47,6 +48,7 @@ class Base:
         model_options: ModelOptions | None = None,
         context_options: ContextOptions | None = None,
         progress: ProgressCallback | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         if overflow not in OVERFLOW_POLICIES:
             raise ValueError(f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {overflow!r}")
@@ -77,7 +79,7 @@ class Base:
                 n_threads_batch=n_threads_batch,
             )
             self.context = Context(self.model, options)
-            self._engine = Engine(ContextRunner(self.context))
+            self._engine = Engine(ContextRunner(self.context, prompt_cache))
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -95,6 +97,7 @@ class Base:
         n_threads_batch: int | None = None,
         overflow: Overflow = "stop",
         context_options: ContextOptions | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> Self:
         """The model that ships with the package: tiny, it writes children's stories."""
         return cls(
@@ -107,6 +110,7 @@ class Base:
             n_threads_batch=n_threads_batch,
             overflow=overflow,
             context_options=context_options,
+            prompt_cache=prompt_cache,
         )
 
     # -- text and tokens

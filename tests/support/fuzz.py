@@ -12,11 +12,52 @@ from typing import Any
 import numpy as np
 
 from llama_cffi import Batch, Context, ContextOptions, Model, ModelOptions, SamplerChain
-from llama_cffi.core.sampler import Dist, Grammar, Greedy, LogitBias, MinP, Penalties, Temperature, TopK, TopP
+from llama_cffi.core.sampler import (
+    XTC,
+    AdaptiveP,
+    Candidates,
+    Dist,
+    Dry,
+    DynamicTemperature,
+    Grammar,
+    Greedy,
+    Infill,
+    LogitBias,
+    MinP,
+    Mirostat,
+    MirostatV2,
+    Penalties,
+    PythonSampler,
+    Temperature,
+    TopK,
+    TopNSigma,
+    TopP,
+    Typical,
+)
 from llama_cffi.errors import LlamaCffiError
 
 ODD = [-(2**31), -2, -1, 0, 1, 2, 3, 5, 31, 63, 64, 511, 512, 10**6, 2**31 - 1]
 GRAMMARS = ['root ::= "a"+', "root ::= [a-z ]*", 'root ::= ""', "root ::= root", "root ::= (", 'other ::= "a"']
+
+
+class Careless(PythonSampler):
+    """Does something random to the candidates, also what it must not."""
+
+    def __init__(self, random: random.Random) -> None:
+        self._random = random
+
+    def apply(self, candidates: Candidates) -> None:
+        n = self._random.choice([0, 1, len(candidates) // 2, len(candidates), 10**6])
+        calls: list[Callable[[], object]] = [
+            lambda: candidates.keep(np.arange(n)[::-1]),
+            lambda: candidates.select(n),
+            lambda: setattr(candidates, "size", n),
+            lambda: candidates.logits.__setitem__(0, self._random.choice([np.nan, np.inf, -np.inf, 3e38])),
+        ]
+        self._random.choice(calls)()
+
+    def clone(self) -> Careless:
+        return Careless(self._random)
 
 
 class Fuzzer:
@@ -43,7 +84,8 @@ class Fuzzer:
             "sample": (12, self.sample),
             "chain call": (6, self.call_chain),
             "memory": (12, self.call_memory),
-            "logits": (6, self.read_logits),
+            "state": (4, self.call_state),
+            "logits": (14, self.read_logits),
             "threads": (1, self.set_threads),
             "close": (1, self.close),
             "drop": (2, self.drop),
@@ -123,9 +165,17 @@ class Fuzzer:
             Penalties(choice([0, 64, 10_000, -1]), choice([0.0, 1.0, 1.1]), 0.5, 0.5),
             LogitBias({self._odd(): choice([1.0, 1e38, -float("inf")])}),
             Grammar(choice(GRAMMARS)),
+            Typical(choice([0.0, 0.5, 1.0])),
+            TopNSigma(choice([-1.0, 1.0, 1e39])),
+            XTC(choice([0.0, 0.5, 1.0]), 0.01, 1),
+            DynamicTemperature(choice([0.0, 0.8]), choice([-1.0, 0.5, 1e30])),
+            Dry(0.8, allowed_length=choice([0, 2]), last_n=choice([0, 64, 2**31]), breakers=("a",)),
+            Infill(),
+            Careless(self._random),
         ]
-        steps = self._random.sample(steps, self._random.randrange(3))
-        steps.append(choice([Greedy(), Dist(1), Dist(self._odd()), TopK(1)]))
+        steps = self._random.sample(steps, self._random.randrange(4))
+        last = [Greedy(), Dist(1), Dist(self._odd()), TopK(1), Mirostat(1), MirostatV2(1), AdaptiveP(1, 0.3)]
+        steps.append(choice(last))
         self.chains.append(SamplerChain(steps, self._pick(self.models).vocab))
 
     def make_batch(self) -> None:
@@ -197,6 +247,22 @@ class Fuzzer:
             lambda: memory.seq_pos_max(seq_id),
         ]
         self._random.choice(calls)()
+
+    def call_state(self) -> None:
+        """Take a state, maybe damage it, and give it to any context."""
+        source, target = self._pick(self.contexts).state, self._pick(self.contexts).state
+        seq_id, other = ((self._odd() if self._chance(0.1) else self._random.choice([0, 0, 1])) for _ in range(2))
+        flags = {"partial": self._chance(0.1), "on_device": self._chance(0.1)}
+        whole = self._chance(0.4)
+        data = bytearray((source.data() if whole else source.seq_data(seq_id, **flags)).tobytes())
+        if self._chance(0.3):
+            data[self._random.randrange(min(len(data), 400))] = self._random.randrange(256)
+        if self._chance(0.1):
+            del data[self._random.randrange(len(data)) :]
+        if whole == self._chance(0.97):
+            target.set_data(data)
+        else:
+            target.seq_set_data(other, data, **flags)
 
     def read_logits(self) -> None:
         context = self._pick(self.contexts)

@@ -81,6 +81,15 @@ void lch_on_abort(const char * message) {
 
 void lch_on_fatal(void (*stacks)(void)) { python_stacks = stacks; }
 
+// Around Python code that runs inside a guarded call: see Unguarded.
+int lch_unguard(void) {
+    const int outside = depth;
+    depth = 0;
+    return outside;
+}
+
+void lch_reguard(int outside) { depth = outside; }
+
 const char * lch_failure(void) { return failure; }
 
 int64_t lch_batch(void * fn, void * ctx, void * batch, size_t size) {

@@ -8,6 +8,8 @@ enum lch_result { LCH_VOID, LCH_BOOL, LCH_INT32, LCH_UINT32, LCH_INT64 };
 
 void lch_on_abort(const char *message);                     /* for ggml_set_abort_callback */
 void lch_on_fatal(void (*python_stacks)(void));
+int lch_unguard(void);                                      /* until lch_reguard(its result), on this thread */
+void lch_reguard(int depth);
 const char *lch_failure(void);                              /* why this thread's last guarded call failed */
 
 int64_t lch_batch(void *fn, void *ctx, void *batch, size_t size);
@@ -67,6 +69,7 @@ int32_t lch_logprob(const float *row, int32_t n, int32_t token, double *out);
 int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, float *logprobs);
 /* Forbid what the bits leave out (bit t % 32 of word t / 32): those logits become -inf. How many are left. */
 int32_t lch_mask(float *row, int32_t n, const uint32_t *allowed);
+void lch_candidates(const float *row, int32_t n, void *records); /* llama_token_data of the tokens 0 to n - 1 */
 const char *lch_select_isa(void);
 int lch_select_use(const char *isa);                        /* NULL: the best; 0 when this CPU cannot */
 

@@ -7,6 +7,10 @@
 #include <exception>
 #include <stdexcept>
 
+#if defined(__GLIBCXX__)
+#  include <cxxabi.h>
+#endif
+
 // No llama.cpp function that the guard calls returns this, neither as an integer nor as a pointer.
 #define LCH_FAILED INT64_MIN
 
@@ -53,6 +57,11 @@ int64_t guarded(Call call) {
         return call();
     } catch (const std::exception & error) {
         remember(error.what());
+#if defined(__GLIBCXX__)
+    } catch (const abi::__forced_unwind &) {
+        // A thread that ends inside a Python callback, because the interpreter has ended: glibc aborts if that stops.
+        throw;
+#endif
     } catch (...) {
         remember("an exception of unknown type");
     }

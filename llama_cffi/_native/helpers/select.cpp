@@ -420,6 +420,18 @@ int32_t lch_mask(float * row, int32_t n, const uint32_t * allowed) {
     return left;
 }
 
+void lch_candidates(const float * data, int32_t n, void * records) {
+    struct Record {
+        int32_t id;
+        float   logit;
+        float   p;
+    };
+    auto * record = static_cast<Record *>(records);
+    for (int32_t i = 0; i < n; i++) {
+        record[i] = {i, data[i], 0.0f};
+    }
+}
+
 const char * lch_select_isa(void) { return lch::kernels().name; }
 
 int lch_select_use(const char * isa) { return lch::use_kernels(isa); }

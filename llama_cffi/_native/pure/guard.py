@@ -46,6 +46,14 @@ def _on_abort(message: Any) -> None:
 lch_on_abort: Any = ffi.callback("void(*)(const char *)", _on_abort)
 
 
+def lch_unguard() -> int:
+    return 0
+
+
+def lch_reguard(depth: int) -> None:
+    pass
+
+
 def lch_failure() -> Any:
     return ffi.new("char[]", _failure.text)
 

@@ -19,6 +19,8 @@ LCH_SELECT_NAN, LCH_SELECT_EMPTY, LCH_SELECT_INF, LCH_SELECT_MEMORY = -1, -2, -3
 Row = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
+_RECORD = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
 _LANES, _DEPTH = 16, 32
 _GROUP = _LANES * _DEPTH
 _FAR = 1000.0
@@ -309,6 +311,13 @@ def lch_top_logprobs(row: Any, n: int, k: int, ids: Any, logprobs: Any) -> int:
     for place, (token, value) in enumerate(zip(best.tolist(), values.tolist(), strict=True)):
         ids[place], logprobs[place] = token, value - less
     return len(best)
+
+
+def lch_candidates(row: Any, n: int, records: Any) -> None:
+    data = np.frombuffer(ffi.buffer(ffi.cast("char *", records), n * _RECORD.itemsize), dtype=_RECORD)
+    data["id"] = np.arange(n, dtype=np.int32)
+    data["logit"] = np.frombuffer(ffi.buffer(row, 4 * n), dtype=np.float32)
+    data["p"] = 0
 
 
 def lch_select_isa() -> Any:

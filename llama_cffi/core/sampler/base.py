@@ -1,0 +1,32 @@
+"""What a step of a sampler chain is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from llama_cffi.core.vocab import Vocab
+
+
+class Sampler(ABC):
+    """One step of a :class:`SamplerChain`: a frozen value; the chain makes the native object.
+
+    A parameter out of range raises :class:`SamplerError` when the chain is made, and a sampler that the loaded
+    libllama lacks :class:`UnsupportedError`.
+    """
+
+    selects: ClassVar[bool] = False
+    """Whether the step selects a token; a chain must end in one that does."""
+
+    @property
+    def history(self) -> int:
+        """How many of the last accepted tokens the step looks at."""
+        return 0
+
+    @abstractmethod
+    def create(self, vocab: Vocab) -> Any:
+        """A new ``llama_sampler *``, owned by the caller."""
+
+
+__all__ = ["Sampler"]

@@ -1,0 +1,245 @@
+"""The chain that runs samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama_cffi._native import ffi, guard, lib, sampler_interface
+from llama_cffi._native.gate import ExclusiveGate
+from llama_cffi._native.handle import Handle
+from llama_cffi.core.sampler.base import Sampler
+from llama_cffi.core.sampler.grammar import Grammar, LazyGrammar
+from llama_cffi.core.sampler.python import Link, PythonSampler, Workspace
+from llama_cffi.core.sampler.selecting import AdaptiveP
+from llama_cffi.errors import GrammarError, NativeError, SamplerError, TokenError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llama_cffi.core.context import Context
+    from llama_cffi.core.vocab import Vocab
+
+
+class SamplerChain:
+    """Samplers run in order over one row of logits. Wraps ``llama_sampler_chain_*``.
+
+    Raises :class:`SamplerError` for an empty chain and for one that does not end in a selecting sampler, and what
+    the samplers raise for their parameters. One thread at a time: a second one inside any method gets
+    :class:`BusyError`. The chain belongs to the vocabulary's model and is closed with it.
+    """
+
+    def __init__(self, samplers: Iterable[Sampler], vocab: Vocab) -> None:
+        steps = tuple(samplers)
+        for step in steps:
+            if not isinstance(step, Sampler):
+                raise SamplerError(f"a chain is made of Sampler objects; {step!r} is none")
+        if not steps or not steps[-1].selects:
+            raise SamplerError(
+                "a chain must end in a sampler that selects a token (Greedy or Dist, for example), "
+                f"not in {steps[-1] if steps else 'nothing'}"
+            )
+        self._make(steps, vocab, lambda i: steps[i].create(vocab))
+
+    def _make(self, steps: tuple[Sampler, ...], vocab: Vocab, create: Callable[[int], Any]) -> None:
+        """Fill the object; ``create`` makes the native side of the step at an index that is none of Python's."""
+        self.samplers = steps
+        self.vocab = vocab
+        self._gate = ExclusiveGate("SamplerChain")
+        self._workspace = Workspace()
+        self._drawn = False
+        # The Python side of steps: the native side knows the address of a handle, which must live as long.
+        self._links: list[Link] = []
+        self._link_handles: list[Any] = []
+        with vocab.gate:
+            chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+            try:
+                for i, step in enumerate(steps):
+                    native = self._create_python(step) if isinstance(step, PythonSampler) else create(i)
+                    lib.llama_sampler_chain_add(chain, native)
+                # Last: from here on a closing model frees the chain.
+                self._handle = Handle("SamplerChain", chain, lib.llama_sampler_free, (vocab.handle,), self._gate)
+            except BaseException:
+                lib.llama_sampler_free(chain)
+                for link in self._links:
+                    link.release()
+                raise
+        for link in self._links:
+            link.belongs_to(self._handle)
+
+    def _create_python(self, sampler: PythonSampler) -> Any:
+        link = Link(sampler, self._workspace)
+        self._links.append(link)
+        self._link_handles.append(sampler_interface.new_handle(link))
+        return sampler_interface.new_sampler(self._link_handles[-1])
+
+    @property
+    def ptr(self) -> Any:
+        """The ``llama_sampler *``; :class:`ClosedError` after close."""
+        return self._handle.ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether the chain is closed."""
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Free the chain. Idempotent."""
+        self._handle.close()
+
+    def __enter__(self) -> SamplerChain:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.samplers)
+
+    def __repr__(self) -> str:
+        return f"SamplerChain({list(self.samplers)!r})"
+
+    def sample(self, context: Context, i: int = -1) -> int:
+        """Select a token from row ``i`` of the last decode **and accept it**. Wraps ``llama_sampler_sample``.
+
+        Do not call :meth:`accept` for it: grammar and penalties would advance twice. Raises :class:`BatchError`
+        for a row without logits, :class:`GrammarError` when the grammar allows no token, :class:`SamplerError` for
+        NaN among the logits or nothing above -inf, and what a :class:`PythonSampler` raises: then nothing is accepted.
+        """
+        with context.lock(), self._gate:
+            row = context._logits_row(i)
+            logits = np.frombuffer(ffi.buffer(row, 4 * context.n_vocab), dtype=np.float32)
+            _check_logits(logits)
+            self._drawn = True
+            if self._links:
+                # In its steps: what Python raises must come out before anything is accepted.
+                left, selected = self._apply(logits)
+                token = int(left["id"][selected])
+                self._accept(token)
+                return token
+            try:
+                return guard.sampler_sample(self.ptr, context.ptr, i)
+            except NativeError as error:
+                raise self._error("the chain could not select a token", error) from error
+
+    def apply(
+        self, logits: NDArray[np.float32], *, ids: NDArray[np.int32] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], int]:
+        """Run the chain over logits without accepting.
+
+        Takes float32 of shape ``(n,)``, of the tokens ``ids`` or of the first n, and returns the remaining
+        candidates in the chain's order: ids, logits, and the index of the selected one. Raises
+        :class:`SamplerError` for NaN or nothing above -inf, and what a :class:`PythonSampler` raises.
+        Wraps ``llama_sampler_apply``.
+        """
+        row = np.asarray(logits, dtype=np.float32)
+        if row.ndim != 1 or not row.size or row.size > self.vocab.n_tokens:
+            raise SamplerError(f"logits must have shape (n,) with 1 to {self.vocab.n_tokens} values, not {row.shape}")
+        _check_logits(row)
+        tokens = None if ids is None else self.vocab.check_tokens(ids)
+        with self._gate:
+            self._drawn = True
+            left, selected = self._apply(row, tokens)
+            return left["id"].copy(), left["logit"].copy(), selected
+
+    def _apply(self, logits: NDArray[np.float32], ids: NDArray[np.int32] | None = None) -> tuple[NDArray[Any], int]:
+        """The candidates left, as a view, and the index of the selected one."""
+        array = self._workspace.fill(logits, ids)
+        try:
+            guard.sampler_apply(self.ptr, array)
+        except NativeError as error:
+            self._workspace.reraise()
+            raise self._error("the chain failed", error) from error
+        self._workspace.reraise()
+        if not 0 <= array.selected < array.size:
+            raise SamplerError(f"the chain selected none of the {array.size} candidates that it left")
+        return self._workspace.left(), int(array.selected)
+
+    def accept(self, token: int) -> None:
+        """Tell the chain that a token was chosen elsewhere. Wraps ``llama_sampler_accept``.
+
+        Raises :class:`TokenError` outside the vocabulary and :class:`GrammarError` when the grammar forbids it;
+        the chain must be :meth:`reset` then. What a :class:`PythonSampler` raises comes after all other samplers have
+        accepted.
+        """
+        self._check_token(token)
+        with self._gate:
+            self._accept(token)
+
+    def accept_prompt(self, tokens: Sequence[int] | NDArray[np.int32]) -> None:
+        """Show a prompt's tokens to the samplers that look back: penalties, DRY and those written in Python.
+
+        A grammar does not see them: it begins with the text that follows. Raises :class:`TokenError` outside the
+        vocabulary, and what a :class:`PythonSampler` raises.
+        """
+        prompt = self.vocab.check_tokens(tokens).tolist()
+        with self._gate:
+            for i, step in enumerate(self.samplers):
+                if step.history:
+                    native = lib.llama_sampler_chain_get(self.ptr, i)
+                    for token in prompt[-step.history :]:
+                        guard.sampler_accept(native, token)
+            self._workspace.reraise()
+
+    def _check_token(self, token: int) -> None:
+        if not 0 <= token < self.vocab.n_tokens:
+            raise TokenError(f"token {token} is outside the vocabulary of {self.vocab.n_tokens} tokens")
+
+    def _accept(self, token: int) -> None:
+        try:
+            guard.sampler_accept(self.ptr, token)
+        except NativeError as error:
+            self._workspace.reraise()
+            raise self._error(f"the chain cannot accept token {token}", error) from error
+        self._workspace.reraise()
+
+    def reset(self) -> None:
+        """Return every sampler to its first state. Wraps ``llama_sampler_reset``."""
+        with self._gate:
+            guard.sampler_reset(self.ptr)
+            self._drawn = False
+            self._workspace.reraise()
+
+    def clone(self) -> SamplerChain:
+        """A chain with the same samplers in the same state. Wraps ``llama_sampler_clone``.
+
+        Raises :class:`SamplerError` for a :class:`PythonSampler` without ``clone()``, and for :class:`AdaptiveP` once
+        it has drawn: llama.cpp would start its random numbers anew, and read past its memory at the next accept.
+        """
+        twin = object.__new__(SamplerChain)
+        with self._gate:
+            ptr = self.ptr
+            if self._drawn and any(isinstance(step, AdaptiveP) for step in self.samplers):
+                raise SamplerError("a chain with AdaptiveP can only be cloned before its first draw, or after a reset")
+            steps = tuple(_clone_python(step) if isinstance(step, PythonSampler) else step for step in self.samplers)
+            twin._make(steps, self.vocab, lambda i: guard.sampler_clone(lib.llama_sampler_chain_get(ptr, i)))
+        twin._drawn = self._drawn
+        return twin
+
+    def _error(self, message: str, error: NativeError) -> SamplerError:
+        lazy_or_not = (Grammar, LazyGrammar)
+        kind = GrammarError if any(isinstance(step, lazy_or_not) for step in self.samplers) else SamplerError
+        return kind(f"{message}: {error.message}", log=error.log)
+
+
+def _clone_python(sampler: PythonSampler) -> PythonSampler:
+    twin = sampler.clone()
+    if not isinstance(twin, PythonSampler):
+        raise SamplerError(f"{type(sampler).__name__}.clone() must return a PythonSampler, not {twin!r}")
+    return twin
+
+
+def _check_logits(logits: NDArray[np.float32]) -> None:
+    top = logits.max()
+    if np.isnan(top):
+        raise SamplerError(f"the logits hold NaN, first at index {int(np.isnan(logits).argmax())}")
+    if top == -np.inf:
+        raise SamplerError("every logit is -inf: there is no token to choose")
+
+
+__all__ = ["SamplerChain"]

@@ -1,0 +1,262 @@
+"""A state that says where it comes from and is checked before llama.cpp sees it: in memory, as bytes, in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from llama_cffi.core.checksum import BLOCK, Checksum
+from llama_cffi.core.files import replacement
+from llama_cffi.core.state import view_of, write_error
+from llama_cffi.core.state_header import MemoryKind, SavedSequence, StateHeader, library_name
+from llama_cffi.errors import StateError, StateFormatError, StateMismatchError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llama_cffi.core.context import Context
+    from llama_cffi.core.state import BytesLike
+
+MAGIC = b"LCFSTATE"
+VERSION = 1
+# Magic, version, lengths of header and payload, their digests. Little-endian whatever the machine.
+_FRONT = struct.Struct("<8sIQQ16s16s")
+_CHUNK = 4 * BLOCK  # about a megabyte: what was summed is still in the cache when it is copied
+
+
+class SavedState:
+    """The state of a context or of one sequence, with its header.
+
+    As bytes and in files: a front of 60 bytes (magic ``LCFSTATE``, version, lengths, checksums), the header as JSON,
+    then llama.cpp's bytes.
+    """
+
+    __slots__ = ("header", "payload")
+
+    def __init__(self, header: StateHeader, payload: NDArray[np.uint8]) -> None:
+        self.header = header
+        """Where it comes from and what it holds."""
+        self.payload = payload
+        """llama.cpp's bytes, uint8 of shape ``(n,)``."""
+
+    @classmethod
+    def take(
+        cls,
+        context: Context,
+        tokens: Mapping[int, Sequence[int]] | None = None,
+        *,
+        seq_id: int | None = None,
+        adapters: Sequence[str] = (),
+    ) -> SavedState:
+        """Save a context, or only the sequence ``seq_id``; one copy of the memory.
+
+        ``tokens`` are those of each sequence, as far as the caller knows them; ``adapters`` name what changes the model
+        now. Raises ``ValueError`` when tokens do not cover the positions in memory, and for an empty sequence.
+        """
+        with context.lock():
+            memory, state = context.memory, context.state
+            ids = range(context.n_seq_max) if seq_id is None else (seq_id,)
+            last = {one: memory.seq_pos_max(one) for one in ids}
+            sequences = {
+                one: _sequence(context, one, pos + 1, (tokens or {}).get(one))
+                for one, pos in last.items()
+                if pos is not None
+            }
+            if seq_id is not None and not sequences:
+                raise ValueError(f"sequence {seq_id} is empty")
+            payload = state.data() if seq_id is None else state.seq_data(seq_id)
+        header = StateHeader(
+            kind="context" if seq_id is None else "sequence",
+            model=context.model.fingerprint,
+            library=library_name(),
+            memory=MemoryKind.of(context),
+            adapters=tuple(adapters),
+            sequences=sequences,
+        )
+        return cls(header, payload)
+
+    def restore(
+        self, context: Context, *, seq_id: int | None = None, adapters: Sequence[str] = ()
+    ) -> dict[int, tuple[int, ...] | None]:
+        """Put it back, and return the tokens of each sequence.
+
+        A single sequence goes to ``seq_id`` (default: where it was), a whole context replaces everything. Raises
+        :class:`StateMismatchError` before anything is touched when it does not fit, and :class:`StateError` when
+        llama.cpp refuses it all the same; what it was to replace is then empty.
+        """
+        header = self.header
+        header.check(context, adapters=adapters)
+        if header.kind == "context":
+            if seq_id is not None:
+                raise StateMismatchError("the state of a whole context cannot go to one sequence")
+            targets = dict(header.sequences)
+        else:
+            ((saved_id, sequence),) = header.sequences.items()
+            targets = {saved_id if seq_id is None else seq_id: sequence}
+        with context.lock():
+            memory = context.memory
+            if header.kind == "context":
+                context.state.set_data(self.payload)
+            else:
+                context.state.seq_set_data(next(iter(targets)), self.payload)
+            for target, sequence in targets.items():
+                if memory.seq_pos_max(target) != sequence.n_past - 1:
+                    for one in targets:
+                        memory.seq_rm(one)
+                    raise StateFormatError(f"the state holds other positions of sequence {target} than it says")
+        return {target: sequence.tokens for target, sequence in targets.items()}
+
+    # -- bytes and files
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it as a file."""
+        return _FRONT.size + len(self.header.to_json()) + len(self.payload)
+
+    def to_bytes(self) -> bytes:
+        """All of it as bytes; :meth:`from_bytes` reads them."""
+        buffer = io.BytesIO()
+        self._write(buffer)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: BytesLike) -> SavedState:
+        """From :meth:`to_bytes`, without a copy. Raises :class:`StateFormatError` for other or damaged bytes."""
+        view = view_of(data).cast("B")
+        start, header, n_payload, digest = _read_front(io.BytesIO(view[: _front_size(view)]), len(view))
+        payload = np.frombuffer(view, dtype=np.uint8, count=n_payload, offset=start)
+        checksum = Checksum()
+        checksum.update(payload)
+        _check_digest(checksum, digest)
+        return cls(header, payload)
+
+    def write(self, path: str | os.PathLike[str], *, sync: bool = True) -> None:
+        """Write a file, replacing ``path`` in one step; :meth:`read` reads it.
+
+        ``sync`` waits for the disk. Raises :class:`StateWriteError`, as on a full disk; what was at ``path`` is then
+        still there.
+        """
+        try:
+            with replacement(path, sync=sync) as part, open(part, "r+b", buffering=0) as file:
+                self._write(file)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], check: Callable[[StateHeader], None] | None = None) -> SavedState:
+        """Read a file of :meth:`write`.
+
+        ``check`` sees the header before the rest is read, and may raise. Raises :class:`StateFormatError` for another
+        or a damaged file.
+        """
+        try:
+            with open(path, "rb", buffering=0) as file:
+                start, header, n_payload, digest = _read_front(file, os.fstat(file.fileno()).st_size)
+                if check is not None:
+                    check(header)
+                file.seek(start)
+                return cls(header, _read_payload(file, n_payload, digest))
+        except StateFormatError as error:
+            raise StateFormatError(f"{os.fspath(path)}: {error.message}") from error
+
+    def _write(self, file: BinaryIO | io.FileIO) -> None:
+        head = self.header.to_json()
+        payload = self.payload
+        # The checksum comes to the front when the payload has passed: it is read once only.
+        _write_all(file, bytes(_FRONT.size) + head)
+        checksum = Checksum()
+        for start in range(0, len(payload), _CHUNK):
+            chunk = payload[start : start + _CHUNK]
+            checksum.update(chunk)
+            _write_all(file, chunk.data)
+        file.seek(0)
+        front = _FRONT.pack(MAGIC, VERSION, len(head), len(payload), _digest(head), checksum.digest())
+        _write_all(file, front)
+
+
+def read_header(path: str | os.PathLike[str]) -> StateHeader:
+    """The header of a file, checked; the payload is not read. Raises :class:`StateFormatError`."""
+    with open(path, "rb", buffering=0) as file:
+        return _read_front(file, os.fstat(file.fileno()).st_size)[1]
+
+
+def _sequence(context: Context, seq_id: int, n_past: int, tokens: Sequence[int] | None) -> SavedSequence:
+    if tokens is None:
+        return SavedSequence(n_past=n_past)
+    ids = context.model.vocab.check_tokens(tokens)
+    if len(ids) != n_past:
+        raise ValueError(f"sequence {seq_id} has {n_past} positions in memory, and {len(ids)} tokens were given")
+    return SavedSequence(n_past=n_past, tokens=tuple(ids.tolist()))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _check_digest(checksum: Checksum, digest: bytes) -> None:
+    if checksum.digest() != digest:
+        raise StateFormatError("the state is damaged: its checksum is another")
+
+
+def _front_size(view: memoryview) -> int:
+    """How much of some bytes is front and header, as far as they say so."""
+    if len(view) < _FRONT.size:
+        return len(view)
+    return min(len(view), _FRONT.size + int(_FRONT.unpack_from(view)[2]))
+
+
+def _read_front(file: Any, size: int) -> tuple[int, StateHeader, int, bytes]:
+    """Where the payload starts, the header, and the payload's length and checksum."""
+    front = file.read(_FRONT.size)
+    if front[: len(MAGIC)] != MAGIC:
+        raise StateFormatError("this is no saved state")
+    if len(front) < _FRONT.size:
+        raise StateFormatError("the state is cut short")
+    _, version, n_header, n_payload, header_digest, digest = _FRONT.unpack(front)
+    if version != VERSION:
+        raise StateFormatError(f"the state has format version {version}; known is {VERSION}")
+    start = _FRONT.size + n_header
+    if start + n_payload != size:
+        what = "cut short" if start + n_payload > size else "damaged"
+        raise StateFormatError(f"the state is {what}: it says {start + n_payload} bytes and has {size}")
+    if n_payload == 0:
+        raise StateFormatError("the state is empty")
+    head = file.read(n_header)
+    if _digest(head) != header_digest:
+        raise StateFormatError("the state is damaged: the checksum of its header is another")
+    return start, StateHeader.from_json(head), n_payload, digest
+
+
+def _read_payload(file: Any, n_payload: int, digest: bytes) -> NDArray[np.uint8]:
+    # Read, not mapped: whoever cuts a mapped file short ends the process that looks at it.
+    try:
+        payload = np.empty(n_payload, dtype=np.uint8)
+    except MemoryError as error:
+        raise StateError(f"no memory for a state of {n_payload} bytes") from error
+    checksum = Checksum()
+    for start in range(0, n_payload, _CHUNK):
+        chunk = payload[start : start + _CHUNK]
+        done = 0
+        while done < len(chunk):
+            n = file.readinto(chunk[done:].data)
+            if not n:
+                raise StateFormatError("the state is cut short")
+            done += n
+        checksum.update(chunk)
+    _check_digest(checksum, digest)
+    return payload
+
+
+def _write_all(file: BinaryIO | io.FileIO, data: Any) -> None:
+    view = memoryview(data)
+    while view.nbytes:
+        view = view[file.write(view) :]
+
+
+__all__ = ["SavedState", "StateHeader", "read_header"]

@@ -1,0 +1,209 @@
+"""What a saved state says of itself, and whether it fits a Context. Pure data: no byte of the state is looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_cffi._native import library_info
+from llama_cffi.core.fingerprint import Fingerprint
+from llama_cffi.errors import StateFormatError, StateMismatchError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.context import Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryKind:
+    """What of a context decides how its memory is laid out, and what the numbers in it mean."""
+
+    n_ctx: int
+    n_ctx_seq: int
+    n_seq_max: int
+    type_k: str
+    type_v: str
+    flash_attn: str
+    kv_unified: bool
+    swa_full: bool
+    rope: tuple[str | None, float | None, float | None]
+    """Scaling, base and frequency scale as the context was given them; None is the model's."""
+
+    @classmethod
+    def of(cls, context: Context) -> MemoryKind:
+        """That of a context."""
+        options = context.options
+        return cls(
+            n_ctx=context.n_ctx,
+            n_ctx_seq=context.n_ctx_seq,
+            n_seq_max=context.n_seq_max,
+            type_k=options.type_k,
+            type_v=options.type_v,
+            flash_attn=options.flash_attn,
+            kv_unified=bool(options.kv_unified),
+            swa_full=bool(options.swa_full),
+            rope=(options.rope_scaling, _float(options.rope_freq_base), _float(options.rope_freq_scale)),
+        )
+
+    @property
+    def n_streams(self) -> int:
+        """Into how many parts llama.cpp cuts the memory."""
+        return 1 if self.kv_unified else self.n_seq_max
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedSequence:
+    """One sequence of a saved state: positions 0 to ``n_past - 1``, and its tokens, None where nobody said them."""
+
+    n_past: int
+    tokens: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateHeader:
+    """Where a saved state comes from and what it holds. ``kind`` says whether it is a whole context's."""
+
+    kind: Literal["context", "sequence"]
+    model: Fingerprint
+    library: str
+    """Version and commit of llama.cpp: the payload is in its private format."""
+    memory: MemoryKind
+    adapters: tuple[str, ...] = ()
+    """What changed the model while the state was computed, in the caller's words."""
+    sequences: Mapping[int, SavedSequence]
+
+    def check(self, context: Context, *, adapters: Sequence[str] = ()) -> None:
+        """Raise :class:`StateMismatchError` when a context cannot take this state; it says what differs."""
+        mine = context.model.fingerprint
+        if self.model != mine:
+            raise StateMismatchError(f"the state is of another model: {_differences(self.model, mine)}")
+        if self.library != library_name():
+            raise StateMismatchError(f"the state is of llama.cpp {self.library}, and this is {library_name()}")
+        if self.adapters != tuple(adapters):
+            raise StateMismatchError(
+                f"the state was computed with adapters {list(self.adapters)}, and in use are {list(adapters)}"
+            )
+        self._check_memory(context)
+        self._check_room(context)
+
+    def _check_memory(self, context: Context) -> None:
+        saved, mine = self.memory, MemoryKind.of(context)
+        for name in ("type_k", "type_v", "rope", "n_streams"):
+            _check_same(name, getattr(saved, name), getattr(mine, name))
+        if context.model.n_swa:
+            _check_same("swa_full", saved.swa_full, mine.swa_full)
+        if "auto" not in (saved.flash_attn, mine.flash_attn):
+            # What "auto" became is known to llama.cpp alone, which compares the layouts.
+            _check_same("flash_attn", saved.flash_attn, mine.flash_attn)
+
+    def _check_room(self, context: Context) -> None:
+        n_vocab = context.n_vocab
+        for seq_id, sequence in self.sequences.items():
+            if self.kind == "context" and seq_id >= context.n_seq_max:
+                raise StateMismatchError(
+                    f"the state has a sequence {seq_id}; the context has n_seq_max={context.n_seq_max}"
+                )
+            if any(not 0 <= token < n_vocab for token in sequence.tokens or ()):
+                raise StateMismatchError(f"the state has tokens outside the vocabulary of {n_vocab}")
+        if context.model.is_recurrent:
+            return  # one cell for each sequence, whatever its length
+        lengths = [sequence.n_past for sequence in self.sequences.values()]
+        if max(lengths, default=0) > context.n_ctx_seq:
+            raise StateMismatchError(
+                f"the state has a sequence of {max(lengths)} tokens; the context has room for {context.n_ctx_seq}"
+            )
+        # Shared cells are counted for each of their sequences: they were together in a memory of the saved size.
+        if self.kind == "context" and min(sum(lengths), self.memory.n_ctx) > context.n_ctx:
+            raise StateMismatchError(f"the state has {sum(lengths)} tokens; the context has room for {context.n_ctx}")
+
+    # -- as JSON
+
+    def to_json(self) -> bytes:
+        """As UTF-8 JSON."""
+        data = asdict(self)
+        data["sequences"] = {str(seq_id): asdict(one) for seq_id, one in self.sequences.items()}
+        return json.dumps(data, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> StateHeader:
+        """From :meth:`to_json`; :class:`StateFormatError` for anything else."""
+        try:
+            found = json.loads(data)
+            header = cls(
+                kind=_one_of(found.pop("kind"), ("context", "sequence")),
+                model=_record(Fingerprint, found.pop("model")),
+                library=_typed(found.pop("library"), str),
+                memory=_memory(found.pop("memory")),
+                adapters=tuple(_typed(one, str) for one in _typed(found.pop("adapters"), list)),
+                sequences={int(key): _sequence(one) for key, one in found.pop("sequences").items()},
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise StateFormatError(f"the header of the state does not make sense: {error!r}") from error
+        if found or any(seq_id < 0 for seq_id in header.sequences):
+            raise StateFormatError("the header of the state does not make sense")
+        if header.kind == "sequence" and len(header.sequences) != 1:
+            raise StateFormatError("the state of a sequence must have one sequence")
+        return header
+
+
+def library_name() -> str:
+    """The llama.cpp in use, as headers name it."""
+    info = library_info()
+    return f"{info.version} {info.commit}".strip()
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _check_same(name: str, saved: object, mine: object) -> None:
+    if saved != mine:
+        raise StateMismatchError(f"the state was saved with {name}={saved!r}, and the context has {mine!r}")
+
+
+def _differences(saved: Fingerprint, mine: Fingerprint) -> str:
+    names = [field.name for field in fields(saved) if getattr(saved, field.name) != getattr(mine, field.name)]
+    return ", ".join(f"{name} {getattr(saved, name)!r}, not {getattr(mine, name)!r}" for name in names)
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return value
+
+
+def _one_of(value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{value!r:.40} is none of {choices}")
+    return value
+
+
+_KINDS: dict[str, type] = {"str": str, "int": int, "bool": bool}
+
+
+def _record(kind: type, data: dict[str, Any]) -> Any:
+    """A dataclass from its fields, each of its declared type; a missing or an unknown one is a TypeError."""
+    types = {field.name: _KINDS.get(str(field.type)) for field in fields(kind)}
+    for name, value in data.items():
+        if (expected := types[name]) is not None:
+            _typed(value, expected)
+    return kind(**data)
+
+
+def _memory(data: dict[str, Any]) -> MemoryKind:
+    scaling, base, scale = data["rope"]
+    return _record(MemoryKind, {**data, "rope": (scaling, base, scale)})  # type: ignore[no-any-return]
+
+
+def _sequence(data: dict[str, Any]) -> SavedSequence:
+    tokens = data["tokens"]
+    if tokens is not None:
+        tokens = tuple(_typed(token, int) for token in _typed(tokens, list))
+    found: SavedSequence = _record(SavedSequence, {**data, "tokens": tokens})
+    if found.n_past < 1 or (tokens is not None and len(tokens) != found.n_past):
+        raise ValueError("a sequence whose tokens are not those in memory")
+    return found
+
+
+__all__ = ["MemoryKind", "SavedSequence", "StateHeader", "library_name"]
