@@ -2,9 +2,9 @@
 
     python worker_llama_cpp_python.py MODEL TEST SETTINGS
 
-TEST is ``greedy``, ``sampled``, ``prompt`` or ``memory``, as in `worker_llama_cffi.py`; ``state``, seconds of
-``save_state`` and ``load_state`` after a prompt; or ``probe``, which prints the version and the libllama that was
-loaded.
+TEST is ``greedy``, ``sampled``, ``prompt``, ``speculative`` or ``memory``, as in `worker_llama_cffi.py`; ``state``,
+seconds of ``save_state`` and ``load_state`` after a prompt; or ``probe``, which prints the version and the libllama
+that was loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SAMPLING = {
 }
 
 
-def open_model(path: str, settings: dict[str, Any]) -> Any:
+def open_model(path: str, settings: dict[str, Any], draft: Any = None) -> Any:
     """Its flash attention has no "auto"; on a CPU that means on."""
     return llama_cpp.Llama(
         path,
@@ -36,6 +36,7 @@ def open_model(path: str, settings: dict[str, Any]) -> Any:
         n_threads_batch=settings["threads"],
         flash_attn=True,
         verbose=False,
+        draft_model=draft,
     )
 
 
@@ -74,6 +75,32 @@ def state(llm: Any, n: int, reps: int, rng: random.Random) -> dict[str, Any]:
     return {"bytes": saved.llama_state_size, "save": save, "restore": restore}
 
 
+def speculative(path: str, settings: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Tokens per second without drafts and with its prompt lookup, from two models in one process."""
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding  # type: ignore[import-not-found, unused-ignore]
+
+    lookup = LlamaPromptLookupDecoding(max_ngram_size=settings["ngram"], num_pred_tokens=settings["n_draft"])
+    models = {"none": open_model(path, settings), "prompt lookup": open_model(path, settings, lookup)}
+    n = settings["n_tokens"]
+    rates: dict[str, list[float]] = {way: [] for way in models}
+    for llm in models.values():
+        stream(llm, "greedy", 16)
+    for _ in range(settings["reps"]):
+        plain = models["none"]
+        if settings["text"]:
+            first = plain.create_completion("Once upon a time", max_tokens=n, **SAMPLING["greedy"])
+            text = f"Once upon a time{first['choices'][0]['text']}\nOnce upon a time"
+            tokens = plain.tokenize(text.encode())
+        else:
+            tokens = [rng.randrange(FIRST_TEXT_TOKEN, plain.n_vocab()) for _ in range(settings["prompt_tokens"])]
+        for way, llm in models.items():
+            llm.reset()
+            start = perf_counter()
+            done = llm.create_completion(tokens, max_tokens=n, **SAMPLING["greedy"])
+            rates[way].append(done["usage"]["completion_tokens"] / (perf_counter() - start))
+    return {"rates": rates}
+
+
 def main() -> None:
     path, test, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     if test == "probe":
@@ -81,6 +108,9 @@ def main() -> None:
         print(json.dumps({"version": llama_cpp.__version__, "library": folder or "its own"}))
         return
     rng = random.Random(settings["seed"])
+    if test == "speculative":
+        print(json.dumps(speculative(path, settings, rng)))
+        return
     llm = open_model(path, settings)
     if test == "state":
         print(json.dumps(state(llm, settings["n_prompt"], settings["reps"], rng)))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from llama_cffi.core.saved_state import SavedState
     from llama_cffi.core.state import State
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.engine.draft_model import DraftModel
+    from llama_cffi.engine.drafters import PromptLookup
     from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import (
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         FinishReason,
         Request,
         SamplingParams,
+        Speculation,
         Timings,
         TokenLogprob,
         Usage,
@@ -53,6 +56,7 @@ _HOME = {
     "Context": "core.context",
     "ContextOptions": "core.context",
     "ControlVector": "core.control_vector",
+    "DraftModel": "engine.draft_model",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
@@ -64,12 +68,14 @@ _HOME = {
     "ModelOptions": "core.model",
     "Perplexity": "facade.scoring",
     "PromptCache": "engine.prompt_cache",
+    "PromptLookup": "engine.drafters",
     "QuantizeOptions": "core.quantize",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
     "SavedState": "core.saved_state",
     "Score": "facade.scoring",
+    "Speculation": "engine.request",
     "State": "core.state",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
@@ -87,6 +93,7 @@ __all__ = [
     "Context",
     "ContextOptions",
     "ControlVector",
+    "DraftModel",
     "Engine",
     "FinishReason",
     "GGUFFile",
@@ -98,12 +105,14 @@ __all__ = [
     "ModelOptions",
     "Perplexity",
     "PromptCache",
+    "PromptLookup",
     "QuantizeOptions",
     "Request",
     "SamplerChain",
     "SamplingParams",
     "SavedState",
     "Score",
+    "Speculation",
     "State",
     "Timings",
     "TokenLogprob",

@@ -24,6 +24,7 @@
     ├── TokenizeError (ValueError)          text that cannot be tokenised
     ├── SamplerError (ValueError)           a sampler or chain that cannot select
     │   └── GrammarError                    a grammar that does not parse, or was violated
+    ├── DraftError (ValueError)             a draft model that does not fit its target
     ├── PromptError (ValueError)            a prompt that cannot be generated from
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   ├── MessageError                    a message of a conversation that is none
@@ -32,6 +33,9 @@
     │   ├── StateFormatError                no saved state, or a damaged one
     │   ├── StateMismatchError              a state of another model, context or library
     │   └── StateWriteError (OSError)       a state that could not be written, as on a full disk
+    ├── SchemaError (ValueError)            a schema, regex or grammar that cannot be kept to
+    ├── OutputError (ValueError)            a finished text that the asked type refuses
+    ├── IncompleteOutput (ValueError)       a text under a constraint was cut before it was complete
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -40,6 +44,7 @@ Each class also derives from the builtin that fits, so that ``except ValueError`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class LlamaCffiError(Exception):
@@ -151,6 +156,10 @@ class GrammarError(SamplerError):
     """A grammar that does not parse, or a token that it forbids."""
 
 
+class DraftError(LlamaCffiError, ValueError):
+    """A draft model whose vocabulary is not that of the model it drafts for."""
+
+
 class PromptError(LlamaCffiError, ValueError):
     """A prompt that nothing can be generated from."""
 
@@ -183,6 +192,44 @@ class StateWriteError(StateError, OSError):
     """A state could not be written, as on a full disk; what was at the path is still there."""
 
 
+class SchemaError(LlamaCffiError, ValueError):
+    """What ``schema=`` asks for cannot be kept to; raised before anything is generated.
+
+    ``pointer`` is the JSON pointer of the place in the schema ("" for the whole), ``keyword`` the keyword there, or "".
+    """
+
+    def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
+        place = (
+            f"schema at {pointer or 'its top'}: {keyword!r} " if keyword else f"schema at {pointer}: " * bool(pointer)
+        )
+        super().__init__(place + message, log=log)
+        self.pointer = pointer
+        self.keyword = keyword
+
+
+class OutputError(LlamaCffiError, ValueError):
+    """A finished text that does not become an instance of the asked type; ``text`` is the text.
+
+    Its cause is what the type raised, for example pydantic's ``ValidationError`` from a validator of the user's own.
+    """
+
+    def __init__(self, message: str, *, text: str, log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.text = text
+
+
+class IncompleteOutput(LlamaCffiError, ValueError):
+    """A text under a constraint ended before it was complete, most often at ``max_tokens``.
+
+    ``completion`` is the Completion, ``partial`` what the text says so far, or None.
+    """
+
+    def __init__(self, message: str, *, completion: Any, partial: Any = None, log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.completion = completion
+        self.partial = partial
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -196,8 +243,10 @@ __all__ = [
     "ContextError",
     "ContextOverflowError",
     "DecodeError",
+    "DraftError",
     "GrammarError",
     "InUseError",
+    "IncompleteOutput",
     "LibraryError",
     "LlamaCffiError",
     "MemoryFullError",
@@ -206,10 +255,12 @@ __all__ = [
     "ModelLoadCancelled",
     "ModelNotFoundError",
     "NativeError",
+    "OutputError",
     "PromptError",
     "QuantizeCancelled",
     "QuantizeError",
     "SamplerError",
+    "SchemaError",
     "StaleViewError",
     "StateError",
     "StateFormatError",

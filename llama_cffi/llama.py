@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from llama_cffi.facade.adapters import Adapters
 from llama_cffi.facade.chat import Chat
+from llama_cffi.facade.infill import Infill
 from llama_cffi.facade.scoring import Scoring
 from llama_cffi.facade.state import State
 
 
-class Llama(Chat, State, Adapters, Scoring):
+class Llama(Chat, Infill, State, Adapters, Scoring):
     """A model ready to generate.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
@@ -18,6 +19,9 @@ class Llama(Chat, State, Adapters, Scoring):
     raises :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on.
     All layers go to a GPU when the library has one (``n_gpu_layers`` limits them, ``model.placement`` says what went
     where); ``require_gpu`` raises :class:`UnsupportedError` instead of computing on the CPU.
+    ``draft`` turns speculative decoding on: ``"lookup"`` guesses what follows from the prompt, a GGUF file or
+    :class:`Model` with the same vocabulary computes it (:class:`PromptLookup` and :class:`DraftModel` have options).
+    The text is what it is without, in fewer decodes where the guesses are good; ``Completion.speculation`` counts them.
     ``prompt_cache`` is a :class:`PromptCache` that keeps what was computed in a folder.
     ``model_options`` and ``context_options`` give everything else; the arguments here win over the latter.
 

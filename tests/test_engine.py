@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Completion, FinishReason, Request
 from llama_cffi.engine.scheduler import Scheduler, StepPlan
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.errors import BusyError, ContextOverflowError, DecodeError, SamplerError, UnsupportedError
+from llama_cffi.errors import AbortedError, BusyError, ContextOverflowError, DecodeError, SamplerError, UnsupportedError
 
 prompts = st.lists(st.integers(0, 255), min_size=1, max_size=30)
 
@@ -86,20 +87,25 @@ SETS: list[Any] = [(), (("a", 1.0),), (("a", 0.5),), (("a", 1.0), ("b", -1.0))]
 
 @settings(max_examples=150)
 @given(
-    st.lists(st.tuples(prompts, st.integers(1, 25), st.sampled_from(SETS)), min_size=1, max_size=8),
+    st.lists(st.tuples(prompts, st.integers(1, 25), st.sampled_from(SETS), st.booleans()), min_size=1, max_size=8),
     st.integers(1, 12),
     st.integers(1, 4),
     st.integers(40, 120),
 )
 def test_requests_with_different_adapters_give_what_each_gives_alone(
-    wanted: list[tuple[list[int], int, Any]], n_batch: int, n_slots: int, n_cells: int
+    wanted: list[tuple[list[int], int, Any, bool]], n_batch: int, n_slots: int, n_cells: int
 ) -> None:
     # The runner refuses a plan with two sets, and its tokens depend on the set that each one was computed with.
     runner = FakeRunner(n_batch=n_batch, n_ctx=40, n_seq_max=n_slots, n_cells=n_cells)
     engine = Engine(runner)
     for again in range(2):  # the second time there are prefixes of every set in memory
-        sequences = [engine.submit(request(prompt, max_tokens=n, adapters=one)) for prompt, n, one in wanted]
-        for sequence, (prompt, n, one) in zip(sequences, wanted, strict=True):
+        sequences = [
+            engine.submit(
+                request(prompt, max_tokens=n, adapters=one, speculative=PromptLookup(min_ngram=1) if drafts else None)
+            )
+            for prompt, n, one, drafts in wanted
+        ]
+        for sequence, (prompt, n, one, _) in zip(sequences, wanted, strict=True):
             if again:
                 engine.step()
             assert list(read(engine, sequence).tokens) == runner.expected(prompt, n, runner.n_ctx, one)
@@ -208,7 +214,7 @@ def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: i
             break
         assert 1 <= sum(work.n_tokens for work in plan) <= n_batch
         assert len({id(work.sequence) for work in plan}) == len(plan) <= n_slots
-        for sequence, n_tokens, output in plan:
+        for sequence, n_tokens, output, *_ in plan:
             assert 1 <= n_tokens <= sequence.n_pending
             assert output == (n_tokens == sequence.n_pending)
             sequence.n_past += n_tokens
@@ -312,14 +318,14 @@ class Failing(FakeRunner):
         super().__init__(n_ctx=64, n_seq_max=3)
         self.error, self.at, self.calls = error, at, 0
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.calls += 1
         if self.calls == self.at:
-            for sequence, _, _ in plan:
+            for sequence, *_ in plan:
                 if sequence.seq_id is not None:
                     self.memory[sequence.seq_id].append(0)  # half of a batch, as after an abort
             raise self.error
-        return super().decode(plan)
+        return super().decode(plan, deadline)
 
 
 def test_a_failed_decode_ends_every_request_in_it_and_no_later_one() -> None:
@@ -362,10 +368,10 @@ def test_an_error_of_one_request_is_its_own() -> None:
 
 def test_a_step_inside_a_step_is_refused() -> None:
     class Nested(FakeRunner):
-        def decode(self, plan: StepPlan) -> list[int]:
+        def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
             with pytest.raises(BusyError):
                 engine.step()
-            return super().decode(plan)
+            return super().decode(plan, deadline)
 
     runner = Nested()
     engine = Engine(runner)
@@ -406,3 +412,75 @@ def test_what_a_shift_moved_is_not_reused(n: int) -> None:
     # The memory holds the prompt and, moved up behind it, the newer half of the text.
     followed = run(engine, [*prompt, *shifted.tokens[-n:]], max_tokens=1)
     assert followed.usage.cached_tokens <= len(prompt)
+
+
+# -- sharing a prefill
+
+
+@settings(max_examples=60)
+@given(prompts, st.integers(1, 12), st.integers(2, 4), st.lists(st.integers(0, 3), min_size=2, max_size=7))
+def test_equal_beginnings_are_computed_once(prompt: list[int], n_batch: int, n_slots: int, ends: list[int]) -> None:
+    runner = FakeRunner(n_batch=n_batch, n_ctx=64, n_seq_max=n_slots)
+    engine = Engine(runner)
+    sequences = [engine.submit(request([*prompt, end], max_tokens=1)) for end in ends]
+    for sequence, end in zip(sequences, ends, strict=True):
+        assert list(read(engine, sequence).tokens) == runner.expected([*prompt, end], 1, 64)
+    if len(prompt) >= 10:
+        computed = sum(n for plan in runner.decoded for _, n in plan)
+        assert computed <= len(prompt) + 1 + len(ends) - 1
+    assert engine.idle
+
+
+# -- deadlines
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(prompts, st.booleans()), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 5))
+def test_a_deadline_ends_its_own(wanted: list[tuple[list[int], bool]], n_batch: int, after: int) -> None:
+    runner = FakeRunner(n_batch=n_batch, n_seq_max=3)
+    engine = Engine(runner)
+    limit = 1000.0
+    sequences = [
+        engine.submit(request(prompt, max_tokens=9, max_seconds=limit if timed else None)) for prompt, timed in wanted
+    ]
+    for _ in range(after):
+        engine.step()
+    for sequence in sequences:
+        if sequence.deadline is not None:
+            sequence.deadline = 0.0
+    done = [sequence.done for sequence in sequences]
+    for sequence, (prompt, timed), was_done in zip(sequences, wanted, done, strict=True):
+        completion = read(engine, sequence)
+        expected = runner.expected(prompt, 9, 64)
+        if timed and not was_done:
+            assert completion.finish_reason is FinishReason.DEADLINE
+            assert list(completion.tokens) == expected[: len(completion.tokens)]
+        else:
+            assert list(completion.tokens) == expected
+    assert engine.idle
+    assert not engine._timed
+
+
+def test_a_decode_that_the_deadline_stopped() -> None:
+    """Half of a batch is in memory: who is late ends, the other's tokens are computed again."""
+
+    class Late(Failing):
+        def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+            for work in plan:
+                if deadline is not None and self.calls + 1 == self.at and work.sequence.deadline is not None:
+                    work.sequence.deadline = 0.0
+            return super().decode(plan, deadline)
+
+    runner = Late(AbortedError("the deadline has passed"), at=3)
+    engine = Engine(runner)
+    late, other = (engine.submit(request([n], max_tokens=9, max_seconds=limit)) for n, limit in ((1, 100), (2, None)))
+    assert read(engine, late).finish_reason is FinishReason.DEADLINE
+    assert list(read(engine, other).tokens) == runner.expected([2], 9, 64)
+
+
+def test_an_abort_that_no_deadline_asked_for_is_an_error() -> None:
+    engine = Engine(Failing(AbortedError("aborted"), at=2))
+    sequence = engine.submit(request([1], max_tokens=9, max_seconds=1000))
+    with pytest.raises(AbortedError):
+        read(engine, sequence)
+    assert engine.idle

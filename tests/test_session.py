@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from llama_cffi import Llama
-from llama_cffi.engine.request import Chunk, Completion, FinishReason, Timings, Usage
+from llama_cffi.engine.request import FinishReason, Timings, Usage
 from llama_cffi.errors import MessageError
-from llama_cffi.session import ChatSession
+from llama_cffi.facade.reply import Reply, ReplyChunk
+from llama_cffi.facade.session import ChatSession
 from llama_cffi.text.messages import Message
 
 
@@ -22,15 +23,15 @@ class Echo:
         self.asked: list[list[Message]] = []
         self.options: list[dict[str, Any]] = []
 
-    def stream_chat(self, messages: Sequence[Message], **options: Any) -> Iterator[Chunk]:
+    def stream_chat(self, messages: Sequence[Message], **options: Any) -> Iterator[ReplyChunk]:
         self.asked.append(list(messages))
         self.options.append(options)
         text = f"You said {messages[-1]['content']}"
-        yield Chunk(text)
+        yield ReplyChunk(text)
         if messages[-1]["content"] == "break":
             raise RuntimeError("broken")
         reason = FinishReason.STOP
-        yield Chunk("", (), None, Completion(text, (), reason, None, Usage(1, 0, 1), Timings(0, 0, 0, 0), 0))
+        yield ReplyChunk("", (), None, Reply(text, (), reason, None, Usage(1, 0, 1), Timings(0, 0, 0, 0), 0))
 
     def tokenize_chat(self, messages: Sequence[Message], **options: Any) -> list[int]:
         return list(range(sum(len(message["content"]) for message in messages)))
@@ -98,6 +99,25 @@ def test_messages_are_copies(echo: Echo) -> None:
     session.messages[0]["content"] = "changed"
     session.messages.clear()
     assert session.messages == [{"role": "user", "content": "a"}]
+
+
+def test_messages_of_ones_own(echo: Echo) -> None:
+    session = ChatSession(echo)
+    session.say("a")
+    session.replace([{"role": "system", "content": "s"}, *session.messages])
+    assert [m["content"] for m in session.messages] == ["s", "a", "You said a"]
+    with pytest.raises(MessageError):
+        session.replace([{"role": "system"}])
+    assert len(session) == 3
+    session.replace([])
+    assert len(session) == 0
+
+
+def test_a_reply_to_what_was_added(echo: Echo) -> None:
+    session = ChatSession(echo)
+    session.add({"role": "user", "content": "a"})
+    assert session.reply().text == "You said a"
+    assert [m["role"] for m in session.messages] == ["user", "assistant"]
 
 
 def test_save_and_restore(echo: Echo, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import llama_cffi
+from llama_cffi.cli.chat import chat
 from llama_cffi.cli.doctor import doctor
 from llama_cffi.cli.generate import generate
 from llama_cffi.cli.info import info
@@ -40,6 +41,7 @@ def root(
 
 
 app.command()(generate)
+app.command()(chat)
 app.command()(perplexity)
 app.command()(quantize)
 app.command()(info)

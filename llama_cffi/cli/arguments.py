@@ -98,6 +98,11 @@ def gpu_layers(text: str) -> int | None:
         raise typer.BadParameter(f"{text!r} is not a number, auto or all", param_hint="--n-gpu-layers") from None
 
 
+def positive(count: int | None) -> int | None:
+    """A number of threads; 0 and less leave the choice to the library."""
+    return count if count is not None and count > 0 else None
+
+
 def devices(text: str | None) -> tuple[str, ...] | None:
     """Names separated by commas; ``none`` is no device, None all of them."""
     if text is None:

@@ -157,7 +157,7 @@ def generate(
         logit_bias=arguments.logit_bias(logit_bias or ()),
         grammar=grammar,
     )
-    n_threads = _positive(threads)
+    n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,  # the whole context belongs to this prompt
@@ -165,7 +165,7 @@ def generate(
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,
-        n_threads_batch=_positive(threads_batch) or n_threads,
+        n_threads_batch=arguments.positive(threads_batch) or n_threads,
         model_options=llama_cffi.ModelOptions(
             n_gpu_layers=layers,
             devices=arguments.devices(device),
@@ -190,12 +190,12 @@ def generate(
         }
         if as_json:
             completion = llm.generate(text, **request)
-            console.print_json(_report(llm, completion))
+            console.print_json(report(llm, completion))
         else:
             shown = sys.stdout.isatty() if display_prompt is None else display_prompt
             completion = _stream(llm, text, request, show_prompt=shown)
         if sys.stderr.isatty() and not as_json if show_timings is None else show_timings:
-            console.note(_summary(completion))
+            console.note(summary(completion))
 
 
 def _stream(llm: Llama, prompt: str, request: dict[str, Any], *, show_prompt: bool) -> Completion:
@@ -223,7 +223,7 @@ def _write(text: str, codes: str = "") -> None:
     sys.stdout.flush()
 
 
-def _report(llm: Llama, completion: Completion) -> dict[str, Any]:
+def report(llm: Llama, completion: Completion) -> dict[str, Any]:
     """The completion as plain data."""
     timings = completion.timings
     return {
@@ -242,7 +242,7 @@ def _report(llm: Llama, completion: Completion) -> dict[str, Any]:
     }
 
 
-def _summary(completion: Completion) -> str:
+def summary(completion: Completion) -> str:
     """One line about the tokens and the time they took."""
     usage, timings = completion.usage, completion.timings
     return (
@@ -250,7 +250,3 @@ def _summary(completion: Completion) -> str:
         f"text: {usage.completion_tokens} tokens, {timings.decode_tokens_per_second:.0f} per second; "
         f"ended by {completion.finish_reason}; seed {completion.seed}"
     )
-
-
-def _positive(count: int | None) -> int | None:
-    return count if count is not None and count > 0 else None

@@ -146,11 +146,17 @@ class Context:
     """Decodes batches over a :class:`~llama_cffi.core.model.Model` and remembers their sequences.
 
     One thread at a time: a second one inside any method gets :class:`BusyError`; :meth:`abort` is the exception.
+    With ``threads_of`` it computes with the threads of another context, which closes it: threads of two contexts that
+    take turns would wait busily for each other. The caller holds the other one's :meth:`lock` around every decode.
     Raises :class:`ContextError` with llama.cpp's reasons when the context cannot be made.
     Wraps ``llama_init_from_model``.
     """
 
-    def __init__(self, model: Model, options: ContextOptions | None = None) -> None:
+    _resources: _Resources
+
+    def __init__(
+        self, model: Model, options: ContextOptions | None = None, *, threads_of: Context | None = None
+    ) -> None:
         self.model = model
         self.options = options = options if options is not None else ContextOptions()
         if model.options.vocab_only:
@@ -168,7 +174,7 @@ class Context:
             if ptr == ffi.NULL:
                 raise ContextError("cannot make a context", log=log.lines_since(mark))
             self._gate = gate = ExclusiveGate("Context", self._abort.set)
-            resources = _Resources(gate)
+            resources = _Resources(gate, threads_of._resources if threads_of is not None else None)
             try:
                 resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self.n_ctx: int = lib.llama_n_ctx(ptr)
@@ -179,7 +185,8 @@ class Context:
                 self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
                 # One owner for the context, its thread pools and its abort flag: they go together, in this order.
                 # Last: from here on a closing model frees the context.
-                self._handle = Handle("Context", ptr, resources.free, (model.handle,), gate)
+                parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
+                self._handle = Handle("Context", ptr, resources.free, parents, gate)
             except BaseException:
                 resources.free(ptr)
                 raise
@@ -517,12 +524,13 @@ class _Inside:
 class _Resources:
     """What is freed with a ``llama_context``. Never refers to the Context: see Handle."""
 
-    __slots__ = ("_gate", "_pools", "adapters")
+    __slots__ = ("_borrows", "_gate", "_pools", "adapters")
 
-    def __init__(self, gate: ExclusiveGate) -> None:
+    def __init__(self, gate: ExclusiveGate, lender: _Resources | None = None) -> None:
         self._gate = gate
         self.adapters = Attached()
-        self._pools: dict[int, Any] = {}
+        self._borrows = lender is not None
+        self._pools: dict[int, Any] = {} if lender is None else lender._pools
 
     def attach_pools(self, ptr: Any, n_threads: int, n_threads_batch: int) -> None:
         """Compute with one pool when both counts agree, otherwise with one for single tokens and one for prompts."""
@@ -536,7 +544,7 @@ class _Resources:
         self._gate.native.shut = 1
         lib.llama_free(ptr)
         self.adapters.release()
-        while self._pools:
+        while self._pools and not self._borrows:
             free_pool(self._pools.popitem()[1])
 
 

@@ -57,7 +57,7 @@ class Vocab:
     Tokenising is thread-safe.
     """
 
-    __slots__ = ("_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens", "type")
+    __slots__ = ("__weakref__", "_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens", "type")
 
     def __init__(self, handle: Handle, gate: SharedGate) -> None:
         self._handle = handle
@@ -218,6 +218,29 @@ class Vocab:
             room = -n
         cache[token] = piece = bytes(ffi.buffer(buffer, n))
         return piece
+
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token, as :meth:`piece` gives them, in one pass. Wraps ``llama_token_to_piece``."""
+        ptr, to_piece, buffer, out = self._typed(0), lib.llama_token_to_piece, ffi.new("char[]", 256), []
+        view = ffi.buffer(buffer)
+        with self._gate:
+            for token in range(self.n_tokens):
+                n = to_piece(ptr, token, buffer, 256, 0, True)
+                out.append(view[:n] if n >= 0 else self.piece(token))
+        return out
+
+    def attrs(self) -> NDArray[np.int32]:
+        """The attributes of every token, bits of :class:`TokenAttr`, int32 of shape ``(n_tokens,)``."""
+        ptr, attr = self._typed(0), lib.llama_vocab_get_attr
+        with self._gate:
+            return np.fromiter((attr(ptr, token) for token in range(self.n_tokens)), np.int32, self.n_tokens)
+
+    @property
+    def eog_tokens(self) -> tuple[int, ...]:
+        """Every token that ends a generation; a pass over the whole vocabulary. Wraps ``llama_vocab_is_eog``."""
+        ptr, is_eog = self._typed(0), lib.llama_vocab_is_eog
+        with self._gate:
+            return tuple(token for token in range(self.n_tokens) if is_eog(ptr, token))
 
     # -- single tokens
 

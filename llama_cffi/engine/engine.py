@@ -7,15 +7,18 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from llama_cffi.core.seed import draw_seed
+from llama_cffi.engine.drafters import Drafting
 from llama_cffi.engine.request import Chunk, FinishReason, Request
 from llama_cffi.engine.runner import Remembered, Runner
-from llama_cffi.engine.scheduler import Admission, Scheduler
+from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
 from llama_cffi.engine.sequence import Sequence
 from llama_cffi.engine.slots import Slot
 from llama_cffi.errors import (
+    AbortedError,
     BusyError,
     ClosedError,
     ContextOverflowError,
@@ -27,6 +30,9 @@ from llama_cffi.errors import (
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
 
+_COARSE = 0.02
+"""Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
+
 
 class Engine:
     """The one generation loop. Whoever wants a chunk drives it with :meth:`step`, also from several threads:
@@ -36,9 +42,12 @@ class Engine:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._n_ctx = runner.n_ctx
+        self._n_batch = runner.n_batch
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
         self._lock = threading.RLock()
         self._abandoned: deque[Sequence] = deque()
+        self._timed: list[Sequence] = []
+        """Those that a deadline may end."""
         self._stepping = False
 
     def submit(self, request: Request) -> Sequence:
@@ -46,7 +55,7 @@ class Engine:
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
-        ``overflow="shift"`` on a memory that cannot, and what sampling parameters and adapters raise.
+        ``overflow="shift"`` and drafts on a memory that cannot, and what sampling parameters and adapters raise.
         """
         n_ctx, n_prompt = self._n_ctx, len(request.tokens)
         if n_prompt > n_ctx:
@@ -57,17 +66,23 @@ class Engine:
             )
         if request.overflow == "shift" and not self._runner.can_shift:
             raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
+        if request.speculative is not None and not self._runner.can_cut:
+            raise UnsupportedError("speculative decoding: the memory of this model cannot take back tokens")
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
         with self._lock:
-            sequence = Sequence(
-                request, self._runner.chooser(request, seed), seed, self._runner.pieces(request.visible)
-            )
+            drafting = None
+            if request.speculative is not None:
+                drafting = Drafting(request.speculative.start(), self._runner.n_vocab)
+            pieces = self._runner.pieces(request.visible)
+            sequence = Sequence(request, self._runner.chooser(request, seed), seed, pieces, drafting)
             if request.max_tokens == 0:
                 sequence.finish(FinishReason.LENGTH)
             else:
                 if not request.adapters:
                     self._recall(sequence.tokens)
                 self._scheduler.submit(sequence)
+                if sequence.deadline is not None:
+                    self._timed.append(sequence)
         return sequence
 
     def next_chunk(self, sequence: Sequence) -> Chunk | None:
@@ -91,9 +106,12 @@ class Engine:
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence with what it has. Harmless when it is done."""
+        self._end(sequence, FinishReason.CANCELLED)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         with self._lock:
             if not sequence.done:
-                sequence.finish(FinishReason.CANCELLED)
+                sequence.finish(reason)
                 self._scheduler.release(sequence)
 
     def abandon(self, sequence: Sequence) -> None:
@@ -158,39 +176,57 @@ class Engine:
             raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
         self._stepping = True
         affected: SequenceOf[Sequence] = ()
+        plan: StepPlan = []
         try:
             if self._abandoned:
                 self._cancel_abandoned()
+            if self._timed:
+                self._end_late()
             lone = self._scheduler.lone
             if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.chooser.step) is not None:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
                 # pushed Python out of the caches, and every frame costs microseconds.
                 affected = (lone,)
-                position = lone.n_past
-                token = step(lone.tokens[position], position, lone.seq_id)  # type: ignore[arg-type]
-                if token < 0:
-                    lone.chooser.step_failed(token)
-                lone.n_past = position + 1
-                lone.accept(token)
-                if lone.done or lone.n_past >= self._n_ctx:
-                    self._settle(lone)
-                return True
-            plan = self._scheduler.plan(self._prepare)
+                draft = self._propose(lone, lone.drafting, self._n_batch - 1) if lone.drafting is not None else None
+                if not draft:
+                    position = lone.n_past
+                    token = step(lone.tokens[position], position, lone.seq_id)  # type: ignore[arg-type]
+                    if token < 0:
+                        lone.chooser.step_failed(token)
+                    lone.n_past = position + 1
+                    lone.accept(token)
+                    if lone.done or lone.n_past >= self._n_ctx:
+                        self._settle(lone)
+                    return True
+                plan = [Work(lone, 1, True, draft=draft)]
+            else:
+                plan = self._scheduler.plan(self._prepare)
+                for i, work in enumerate(plan):
+                    if work.n_draft and (drafting := work.sequence.drafting) is not None:
+                        # What goes wrong here is the one sequence's own.
+                        affected = (work.sequence,)
+                        plan[i] = work._replace(draft=self._propose(work.sequence, drafting, work.n_draft))
             if not plan:
                 return False
-            affected = [sequence for sequence, _, _ in plan]
+            affected = [work.sequence for work in plan]
             # Until the tokens are chosen nobody else may write or free the logits.
             with self._runner.lock():
-                for (sequence, n_tokens, output), row in zip(plan, self._runner.decode(plan), strict=True):
+                rows = self._runner.decode(plan, self._deadline(affected))
+                for (sequence, n_tokens, output, _, found), row in zip(plan, rows, strict=True):
                     sequence.n_past += n_tokens
                     if output:
-                        self._advance(sequence, row)
+                        self._advance(sequence, row, found)
             return True
         except LlamaCffiError as error:
             if not affected:
                 raise
             if isinstance(error, MemoryFullError):
-                self._make_room(error)
+                self._make_room(error, plan)
+            elif isinstance(error, AbortedError) and self._is_late(affected):
+                # Who is not late computes the same tokens again.
+                for sequence in affected:
+                    self._rewind(sequence)
+                self._end_late()
             else:
                 for sequence in affected:
                     self._fail(sequence, error)
@@ -208,15 +244,52 @@ class Engine:
         while self._abandoned:
             self.cancel(self._abandoned.popleft())
 
-    def _advance(self, sequence: Sequence, row: int) -> None:
+    def _end_late(self) -> None:
+        now = monotonic() + _COARSE
+        for sequence in self._timed:
+            if sequence.deadline is not None and sequence.deadline <= now:
+                self._end(sequence, FinishReason.DEADLINE)
+        self._timed = [sequence for sequence in self._timed if not sequence.done]
+
+    def _deadline(self, sequences: SequenceOf[Sequence]) -> float | None:
+        if not self._timed:
+            return None
+        return min((sequence.deadline for sequence in sequences if sequence.deadline is not None), default=None)
+
+    def _is_late(self, sequences: SequenceOf[Sequence]) -> bool:
+        deadline = self._deadline(sequences)
+        return deadline is not None and deadline <= monotonic() + _COARSE
+
+    def _propose(self, sequence: Sequence, drafting: Drafting, n_max: int) -> list[int]:
+        """A draft that fits the context, and what may still be generated: one token always comes after it."""
+        tokens, seq_id = sequence.tokens, sequence.seq_id
+        n_max = min(n_max, self._n_ctx - len(tokens), sequence.n_left - 1)
+        return drafting.propose(tokens, n_max, seq_id=seq_id) if n_max > 0 and seq_id is not None else []
+
+    def _advance(self, sequence: Sequence, row: int, draft: SequenceOf[int]) -> None:
+        """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""
         try:
-            token = sequence.chooser.choose(row)
-            n_top = sequence.request.logprobs
-            logprob = None if n_top is None else sequence.chooser.logprob(row, token, n_top)
-            sequence.accept(token, logprob)
+            token = self._choose(sequence, row)
+            if draft and sequence.drafting is not None:
+                n_accepted = 0
+                while not sequence.done and n_accepted < len(draft) and token == draft[n_accepted]:
+                    # What was chosen is in memory already, and the row behind it says what follows.
+                    sequence.n_past += 1
+                    n_accepted += 1
+                    sequence.drafting.n_accepted += 1
+                    token = self._choose(sequence, row + n_accepted)
+                sequence.drafting.verified(n_accepted)
+                if n_accepted < len(draft):
+                    self._rewind(sequence)
             self._settle(sequence)
         except LlamaCffiError as error:
             self._fail(sequence, error)
+
+    def _choose(self, sequence: Sequence, row: int) -> int:
+        chooser, n_top = sequence.chooser, sequence.request.logprobs
+        token = chooser.choose(row)
+        sequence.accept(token, None if n_top is None else chooser.logprob(row, token, n_top))
+        return token
 
     def _settle(self, sequence: Sequence) -> None:
         """After a token: make room for the next one, or give the slot back when there is none."""
@@ -278,7 +351,14 @@ class Engine:
             return n if runner.keep(slot.seq_id, n) else 0
         return n if runner.copy(source.seq_id, slot.seq_id, n) else 0
 
-    def _make_room(self, error: MemoryFullError) -> None:
+    def _make_room(self, error: MemoryFullError, plan: StepPlan) -> None:
+        drafting = [work.sequence.drafting for work in plan if work.draft]
+        if drafting:
+            # Nobody has to go for a guess.
+            for one in drafting:
+                if one is not None:
+                    one.pause()
+            return
         seq_id = self._scheduler.make_room()
         if seq_id is not None:
             self._runner.keep(seq_id, 0)

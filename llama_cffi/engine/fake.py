@@ -36,6 +36,7 @@ class FakeRunner:
         self.n_batch = n_batch
         self.n_ctx = n_ctx
         self.n_seq_max = n_seq_max
+        self.n_vocab = self.EOG + 1
         self.can_shift = True
         self.can_copy = True
         self.can_cut = True
@@ -82,15 +83,16 @@ class FakeRunner:
     def use(self, adapters: AdapterSet) -> None:
         self.adapters = adapters
 
-    def decode(self, plan: StepPlan) -> list[int]:
-        total = sum(count for _, count, _ in plan)
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+        total = sum(work.n_tokens + len(work.draft) for work in plan)
         if not 0 < total <= self.n_batch:
             raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")
         self.use(plan[0].sequence.request.adapters)
         if sum(map(len, self.memory.values())) + total > self.n_cells:
             raise MemoryFullError("no room", code=1)
         rows, self._rows, row = [], {}, -1
-        for sequence, count, output in plan:
+        decoded: list[tuple[int, int]] = []
+        for sequence, count, output, _, draft in plan:
             if sequence.request.adapters != self.adapters:
                 raise AssertionError("sequences with different adapters were scheduled together")
             if sequence.seq_id is None:
@@ -103,7 +105,14 @@ class FakeRunner:
             rows.append(row)
             if output:
                 self._rows[row] = self.next_token(memory)
-        self.decoded.append([(sequence.seq_id, count) for sequence, count, _ in plan if sequence.seq_id is not None])
+            for token in draft:
+                memory.extend(self.cells([token], self.adapters))
+                row += 1
+                self._rows[row] = self.next_token(memory)
+            if len(memory) > self.n_ctx:
+                raise AssertionError(f"slot {sequence.seq_id} holds {len(memory)} tokens of {self.n_ctx}")
+            decoded.append((sequence.seq_id, count + len(draft)))
+        self.decoded.append(decoded)
         return rows
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import enum
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llama_cffi.core import ranges
 from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import PromptError, SamplerError
+from llama_cffi.text.stop_patterns import make_stops
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.sampler import Sampler
+    from llama_cffi.engine.drafters import DraftSource
     from llama_cffi.text.constraint.matcher import Constraint
 
 Overflow = Literal["error", "stop", "shift"]
@@ -23,15 +27,23 @@ the older half of the tokens after the prompt's first ones and go on."""
 OVERFLOW_POLICIES: tuple[Overflow, ...] = ("error", "stop", "shift")
 
 
+Stop = str | int | re.Pattern[str]
+"""A string, a token, or a regular expression (:class:`~llama_cffi.text.stop_patterns.PatternMatcher`)."""
+
+
 class FinishReason(str, enum.Enum):
     """Why a completion ended."""
 
     STOP = "stop"
-    """An end-of-generation token, a stop string, or a constraint after which nothing can follow."""
+    """An end-of-generation token, a stop string, pattern or token, or a constraint after which nothing can follow."""
     LENGTH = "length"
     """``max_tokens`` or the end of the context."""
+    DEADLINE = "deadline"
+    """``max_seconds`` have passed."""
     CANCELLED = "cancelled"
     """The caller stopped it."""
+    TOOL_CALLS = "tool_calls"
+    """The reply calls tools and waits for what they return."""
 
     def __str__(self) -> str:
         return self.value
@@ -55,6 +67,8 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
 """llama.cpp's own order."""
 
 SAMPLER_NAMES: tuple[SamplerName, ...] = (*SAMPLER_ORDER, "infill")
+Bias = Mapping[int, float] | Mapping[str, float | Literal["never"]] | Mapping[int | str, float | Literal["never"]]
+"""What is added to the logits of tokens, given by id or by text; "never" forbids one."""
 
 
 class SamplingKwargs(TypedDict, total=False):
@@ -87,7 +101,7 @@ class SamplingKwargs(TypedDict, total=False):
     adaptive_decay: float
     sampler_order: tuple[SamplerName, ...]
     samplers: tuple[Sampler, ...] | None
-    logit_bias: Mapping[int, float]
+    logit_bias: Bias
     grammar: str | None
     grammar_root: str
 
@@ -247,13 +261,21 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
     """Most tokens to generate; None goes on until the model ends or the context is full."""
-    stop: tuple[str, ...] = ()
-    """Strings that end the text; they are not part of it."""
+    max_seconds: float | None = None
+    """Seconds from the submission after which the text ends with what there is, also within its prefill."""
+    stop: tuple[Stop, ...] = ()
+    """What ends the text and is not part of it."""
+    echo: str = ""
+    """What the text begins with before anything is generated."""
+    healed: str = ""
+    """What the constraint makes the generated text begin with; it belongs to the prompt, and not to the text."""
     logprobs: int | None = None
     """Report log-probabilities with this many alternatives; None reports none."""
     overflow: Overflow = "stop"
     constraint: Constraint | None = None
     """What the text must look like; besides the sampling's grammar there can be only one."""
+    speculative: DraftSource | None = None
+    """What guesses tokens ahead, so that one decode gives several; the text does not depend on it."""
     visible: frozenset[int] = frozenset()
     """Control tokens whose text is part of the text; of others nothing is seen."""
     adapters: AdapterSet = ()
@@ -264,8 +286,12 @@ class Request:
             raise PromptError("the prompt has no tokens, and this model adds no BOS of its own")
         if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < 0):
             raise ValueError(f"max_tokens must be None or a number of tokens, got {self.max_tokens!r}")
-        if any(not isinstance(text, str) or not text for text in self.stop):
-            raise ValueError(f"stop must be non-empty strings, got {self.stop!r}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds must be None or above 0, got {self.max_seconds!r}")
+        for stop in self.stop:
+            if isinstance(stop, bool) or not isinstance(stop, (str, int, re.Pattern)) or stop == "":
+                raise ValueError(f"stop must be non-empty strings, tokens or compiled patterns, got {stop!r}")
+        make_stops([stop for stop in self.stop if isinstance(stop, re.Pattern)])
         if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
             raise ValueError(f"logprobs must be None or a number of alternatives, got {self.logprobs!r}")
         if self.constraint is not None and self.sampling.grammar is not None:
@@ -322,20 +348,52 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Speculation:
+    """What came of the drafts of a completion."""
+
+    drafted_tokens: int
+    """Tokens proposed."""
+    accepted_tokens: int
+    """Those of them that were the completion's next tokens."""
+    target_decodes: int
+    """Decodes of the model after which it chose tokens; without drafts there is one for each token."""
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the drafted tokens that was accepted; 0 without drafts."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
+
+
+@dataclass(frozen=True)
 class Completion:
     """A finished text."""
 
     text: str
     tokens: tuple[int, ...]
-    """All generated tokens, those of a stop string included, the end-of-generation token excluded."""
+    """All generated tokens, those of a stop string included, the end-of-generation or stop token excluded."""
     finish_reason: FinishReason
-    stop: str | None
-    """The stop string that ended the text, None when something else did."""
+    stop: str | int | None
+    """The stop string, the text of a stop pattern's match or the stop token that ended the text; None when something
+    else did."""
     usage: Usage
     timings: Timings
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry for each of ``tokens``, when asked for."""
+    parsed: Any = None
+    """What the text says as an instance of the type asked for with ``schema``."""
+    prompt: tuple[int, ...] = field(default=(), repr=False)
+    """The prompt's tokens: ``[*completion.prompt, *completion.tokens]`` is a prompt that goes on from here, any number
+    of times, and finds what has been computed in memory."""
+    speculation: Speculation | None = None
+    """Statistics of speculative decoding, where it was on."""
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability of the tokens; None without ``logprobs`` or without tokens."""
+        if not self.logprobs:
+            return None
+        return math.fsum(entry.logprob for entry in self.logprobs) / len(self.logprobs)
 
     def __str__(self) -> str:
         return self.text

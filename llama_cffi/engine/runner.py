@@ -46,6 +46,10 @@ class Runner(Protocol):
         """Number of sequences."""
 
     @property
+    def n_vocab(self) -> int:
+        """Number of tokens of the vocabulary."""
+
+    @property
     def can_shift(self) -> bool:
         """Whether :meth:`shift` works."""
 
@@ -63,10 +67,12 @@ class Runner(Protocol):
     def use(self, adapters: AdapterSet) -> None:
         """Compute with these adapters from now on."""
 
-    def decode(self, plan: StepPlan) -> list[int]:
-        """Compute a plan with its adapters and return, for each of its items, the batch row of its last token.
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+        """Compute a plan with its adapters and return, for each of its items, the batch row of its own last token.
 
-        Raises :class:`MemoryFullError` with the memory as it was before.
+        The rows of its draft follow that one.
+        Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
+        :func:`time.monotonic` ``deadline`` has passed; some of the tokens may be in memory then.
         """
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
@@ -127,6 +133,7 @@ class ContextRunner:
         self.n_batch = context.n_batch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
+        self.n_vocab = context.n_vocab
         self.lock = context.lock
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
@@ -144,12 +151,12 @@ class ContextRunner:
             self.context.set_adapters(dict(adapters))
             self._adapters = adapters
 
-    def decode(self, plan: StepPlan) -> list[int]:
+    def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.use(plan[0].sequence.request.adapters)
         batch = self._batch
         batch.clear()
         rows = []
-        for sequence, count, output in plan:
+        for sequence, count, output, _, draft in plan:
             start = sequence.n_past
             seq_id = sequence.seq_id
             if count == 1:
@@ -157,7 +164,9 @@ class ContextRunner:
             else:
                 tokens = sequence.tokens[start : start + count]
                 rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
-        self.context.decode(batch)
+            for pos, token in enumerate(draft, start + count):
+                batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
+        self.context.decode(batch, deadline=deadline)
         return rows
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:

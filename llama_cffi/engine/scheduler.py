@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_cffi.engine.sequence import Sequence
-from llama_cffi.engine.slots import Slot, choose_slot, reusable
+from llama_cffi.engine.slots import Slot, choose_slot, common_prefix, reusable
+
+_WORTH_WAITING = 8
+"""Tokens to share for which a sequence waits until another one's prefill has computed them."""
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
 
 
 class Work(NamedTuple):
-    """The next ``n_tokens`` tokens of a sequence; with ``output`` the last one's logits are wanted."""
+    """The next ``n_tokens`` tokens of a sequence; with ``output`` the last one's logits are wanted.
+
+    The plan has room for ``n_draft`` tokens more, and ``draft`` is what was found to fill it: computed behind the
+    sequence's own tokens, every one with logits.
+    """
 
     sequence: Sequence
     n_tokens: int
     output: bool
+    n_draft: int = 0
+    draft: SequenceOf[int] = ()
 
 
 class Admission(NamedTuple):
@@ -30,14 +40,15 @@ class Admission(NamedTuple):
 
 
 StepPlan = list[Work]
-"""One decode: never more than ``n_batch`` tokens in all, and all of them with the same adapters."""
+"""One decode: never more than ``n_batch`` tokens in all, drafts included, and all of them with the same adapters."""
 
 Prepare = Callable[[Admission], int]
 """Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
 
 
 class Scheduler:
-    """Decides what runs: decode steps first, then prefill in order of arrival, in chunks that fill the batch.
+    """Decides what runs: decode steps first, then prefill in order of arrival, in chunks that fill the batch;
+    drafts get what is left.
 
     A sequence that finds no room in memory is preempted (newest first): it waits, and its tokens are computed again.
     Sequences with different adapters take turns.
@@ -79,7 +90,18 @@ class Scheduler:
                 count = min(pending, budget)
                 plan.append(Work(sequence, count, count == pending))
                 budget -= count
-        return plan
+        return self._with_room(plan, budget) if budget else plan
+
+    def _with_room(self, plan: StepPlan, budget: int) -> StepPlan:
+        """Share what decode steps and prefill leave of the batch among the sequences that draft."""
+        n_drafting = sum(work.n_tokens == 1 and work.sequence.drafting is not None for work in plan)
+        if not n_drafting or budget < n_drafting:
+            return plan
+        room = budget // n_drafting
+        return [
+            work._replace(n_draft=room) if work.n_tokens == 1 and work.sequence.drafting is not None else work
+            for work in plan
+        ]
 
     def _turn(self) -> list[Sequence]:
         """The running sequences whose adapters are next; those of one request after the other's, in a circle."""
@@ -97,14 +119,9 @@ class Scheduler:
         budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
-            choice = choose_slot(
-                self.slots,
-                sequence.tokens,
-                sequence.request.adapters,
-                can_copy=self._can_copy,
-                can_cut=self._can_cut,
-            )
-            if choice is None:
+            adapters = sequence.request.adapters
+            choice = choose_slot(self.slots, sequence.tokens, adapters, can_copy=self._can_copy, can_cut=self._can_cut)
+            if choice is None or self._shares_later(sequence, choice[2]):
                 return
             admission = Admission(*choice)
             n = prepare(admission)
@@ -114,6 +131,15 @@ class Scheduler:
             sequence.start(slot.seq_id, n)
             self.running.append(sequence)
             budget -= sequence.n_pending
+
+    def _shares_later(self, sequence: Sequence, n_reused: int) -> bool:
+        """Whether what another sequence's prefill is computing right now can be shared when it is done."""
+        tokens, adapters = sequence.tokens, sequence.request.adapters
+        return self._can_copy and any(
+            min(common_prefix(other.tokens, tokens), len(tokens) - 1) - n_reused >= _WORTH_WAITING
+            for other in self.running
+            if other.n_pending > 1 and other.request.adapters == adapters
+        )
 
     def release(self, sequence: Sequence, *, keep: bool = True) -> None:
         """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""

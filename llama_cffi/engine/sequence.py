@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import NoReturn, Protocol
 
+from llama_cffi.engine.drafters import Drafting
 from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
-from llama_cffi.text import Detokenizer, StopMatcher
+from llama_cffi.text import Detokenizer
+from llama_cffi.text.stop_patterns import make_stops
 
 Pieces = Mapping[int, "str | bytes | None"]
 """What each token adds to a text; see :meth:`Runner.pieces`."""
 
 _ALL = 2**63
 _new = object.__new__
+
+
+class _Ending(dict[int, "str | bytes | None"]):
+    """Pieces, with tokens that end the text as the end of generation does."""
+
+    def __init__(self, pieces: Pieces, tokens: frozenset[int]) -> None:
+        super().__init__(dict.fromkeys(tokens))
+        self._pieces = pieces
+
+    def __missing__(self, token: int) -> str | bytes | None:
+        self[token] = piece = self._pieces[token]
+        return piece
 
 
 class Chooser(Protocol):
@@ -51,14 +65,21 @@ class Sequence:
     tokens are in memory as they would be without the shift.
     """
 
-    __slots__ = ("_detokenizer", "_first", "_logprobs", "_max_tokens", "_start", "_stops", "_text", "chooser", "chunks",
-                 "done", "error", "finish_reason", "n_cached", "n_exact", "n_past", "n_prompt", "output", "pieces",
-                 "request", "seed", "seq_id", "tokens")  # fmt: skip
+    __slots__ = ("_detokenizer", "_end_token", "_first", "_logprobs", "_max_tokens", "_skip", "_start", "_stops",
+                 "_text", "chooser", "chunks", "deadline", "done", "drafting", "error", "finish_reason",
+                 "n_cached", "n_exact", "n_past", "n_prompt", "output", "pieces", "request", "seed", "seq_id",
+                 "tokens")  # fmt: skip
 
-    def __init__(self, request: Request, chooser: Chooser, seed: int, pieces: Pieces) -> None:
+    def __init__(
+        self, request: Request, chooser: Chooser, seed: int, pieces: Pieces, drafting: Drafting | None = None
+    ) -> None:
         self.request = request
         self.chooser = chooser
-        self.pieces = pieces
+        self._end_token: int | None = None
+        """The token that ended the text and is no part of it."""
+        ending = frozenset(stop for stop in request.stop if isinstance(stop, int))
+        self.pieces = _Ending(pieces, ending) if ending else pieces
+        self.drafting = drafting
         self.seed = seed
         self.tokens = list(request.tokens)
         self.n_prompt = len(self.tokens)
@@ -73,8 +94,13 @@ class Sequence:
         """Whether nothing more will come."""
         self.chunks: deque[Chunk] = deque()
         self._detokenizer = Detokenizer()
-        self._stops = StopMatcher(request.stop) if request.stop else None
-        self._text: list[str] = []
+        self._stops = make_stops([stop for stop in request.stop if not isinstance(stop, int)])
+        self._skip = len(request.healed)
+        self._text: list[str] = [request.echo] if request.echo else []
+        if request.echo:
+            self.chunks.append(Chunk(request.echo))
+        self.deadline = None if request.max_seconds is None else monotonic() + request.max_seconds
+        """The :func:`time.monotonic` at which the sequence ends."""
         self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
         self._max_tokens = request.max_tokens
         self._start = self._first = 0.0
@@ -83,6 +109,11 @@ class Sequence:
     def n_pending(self) -> int:
         """Tokens that must still be computed before the next one can be chosen."""
         return len(self.tokens) - self.n_past
+
+    @property
+    def n_left(self) -> int:
+        """Tokens that may still be generated."""
+        return _ALL if self._max_tokens is None else self._max_tokens - len(self.output)
 
     def start(self, seq_id: int, n_cached: int) -> None:
         """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its tokens."""
@@ -99,12 +130,15 @@ class Sequence:
             self._first = perf_counter()
         piece = self.pieces[token]
         if piece is None:
+            self._end_token = token
             self.finish(FinishReason.STOP)
             return
         self.tokens.append(token)
         self.output.append(token)
         detokenizer = self._detokenizer
         text = piece if type(piece) is str and not detokenizer.pending else detokenizer.feed(piece)
+        if self._skip:
+            text = self._without_healed(text)
         stops = self._stops
         if stops is not None:
             text = stops.feed(text)
@@ -138,12 +172,17 @@ class Sequence:
             self.chooser.close()
 
     def _flush(self) -> str:
-        text = self._detokenizer.flush()
+        text = self._without_healed(self._detokenizer.flush())
         if self._stops is not None:
             text = self._stops.feed(text) + self._stops.flush()
         if text:
             self._text.append(text)
         return text
+
+    def _without_healed(self, text: str) -> str:
+        n = self._skip
+        self._skip = max(0, n - len(text))
+        return text[n:]
 
     def _finish(
         self,
@@ -153,14 +192,16 @@ class Sequence:
         logprobs: tuple[TokenLogprob, ...] | None,
     ) -> None:
         # A stop string that only the end of the text decided (it began a longer one) counts as a stop.
-        stop = self._stops.matched if self._stops is not None else None
+        stop: str | int | None = self._stops.matched if self._stops is not None else None
+        if stop is None and self._end_token in self.request.stop:
+            stop = self._end_token
         if reason is FinishReason.LENGTH and stop is not None:
             reason = FinishReason.STOP
         self.finish_reason, self.done = reason, True
         self.chooser.close()
         self.chunks.append(Chunk(text, tokens, logprobs, self._completion(reason, stop)))
 
-    def _completion(self, reason: FinishReason, stop: str | None) -> Completion:
+    def _completion(self, reason: FinishReason, stop: str | int | None) -> Completion:
         return Completion(
             text="".join(self._text),
             tokens=tuple(self.output),
@@ -174,5 +215,9 @@ class Sequence:
                 decode_tokens=max(0, len(self.output) - 1),
             ),
             seed=self.seed,
+            prompt=self.request.tokens,
             logprobs=tuple(self._logprobs) if self._logprobs is not None else None,
+            speculation=self.drafting.result(len(self.output) + (self._end_token is not None))
+            if self.drafting
+            else None,
         )

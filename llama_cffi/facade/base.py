@@ -15,6 +15,7 @@ from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.request import OVERFLOW_POLICIES, Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.errors import ClosedError, ModelFileError
+from llama_cffi.facade.draft import Draft, OpenDraft
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,7 @@ class Base:
         n_gpu_layers: int | None = None,
         require_gpu: bool = False,
         overflow: Overflow = "stop",
+        draft: Draft | None = None,
         model_options: ModelOptions | None = None,
         context_options: ContextOptions | None = None,
         progress: ProgressCallback | None = None,
@@ -67,6 +69,7 @@ class Base:
         self.overflow: Overflow = overflow
         self._adapters: AdapterSet = ()
         self._control: tuple[ControlVector | None, range | None] = (None, None)
+        self._draft: OpenDraft | None = None
         try:
             options = _context_options(
                 context_options,
@@ -80,6 +83,8 @@ class Base:
             )
             self.context = Context(self.model, options)
             self._engine = Engine(ContextRunner(self.context, prompt_cache))
+            if draft is not None:
+                self._draft = OpenDraft(draft, self.context, n_gpu_layers=n_gpu_layers)
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -96,6 +101,7 @@ class Base:
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         overflow: Overflow = "stop",
+        draft: Draft | None = None,
         context_options: ContextOptions | None = None,
         prompt_cache: PromptCache | None = None,
     ) -> Self:
@@ -109,6 +115,7 @@ class Base:
             n_threads=n_threads,
             n_threads_batch=n_threads_batch,
             overflow=overflow,
+            draft=draft,
             context_options=context_options,
             prompt_cache=prompt_cache,
         )
@@ -140,8 +147,10 @@ class Base:
         return self.context.closed
 
     def close(self) -> None:
-        """Free the context, and the model if this object loaded it. Idempotent."""
+        """Free the context, and the models that this object loaded. Idempotent."""
         self.context.close()
+        if self._draft is not None:
+            self._draft.close()
         if self._owns_model:
             self.model.close()
 

@@ -2,68 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from llama_cffi.engine.request import Chunk, Completion
 from llama_cffi.facade.generation import GenerateOptions, Generation
-from llama_cffi.session import ChatSession
+from llama_cffi.facade.stream import Stream
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from llama_cffi.text.chat import ChatFormat, ChatOptions
+    from llama_cffi.engine.request import Request
+    from llama_cffi.facade.reply import Reply, ReplyChunk
+    from llama_cffi.facade.session import ChatSession
+    from llama_cffi.facade.turn import Turn
+    from llama_cffi.text.chat import ChatFormat, Template, TemplateOptions
     from llama_cffi.text.messages import Message
+    from llama_cffi.text.tools import Tool
+
+
+class ChatOptions(GenerateOptions, total=False):
+    """What every conversing call takes beside its messages: :class:`GenerateOptions`, and these."""
+
+    prefix: str
+    """How the reply begins; the result does not repeat it."""
+    tools: SequenceOf[Tool | Callable[..., Any] | Mapping[str, Any]]
+    """What the model may call: typed functions, :class:`Tool` values, or definitions as in OpenAI's API."""
+    tool_choice: str
+    """``"auto"`` (the default), ``"none"``, ``"required"``, or the name of the one tool to call."""
+    parallel_tool_calls: bool
+    """Whether a reply may hold several calls (the default)."""
+    reasoning_budget: int | None
+    """Most tokens of reasoning; then it is ended. None is no limit, 0 is none at all."""
+    reply_format: str | None
+    """Name of the format of replies; None finds it in the template."""
+    template: Template
+    """Name of one of the model's templates, or the Jinja text or file of another one."""
+    documents: SequenceOf[Mapping[str, Any]] | None
+    """Texts that the reply is to be about, for templates that take them."""
+    variables: Mapping[str, Any]
+    """The template's own variables, such as ``{"enable_thinking": False}``."""
 
 
 class Chat(Generation):
     """The conversational methods of a :class:`~llama_cffi.llama.Llama`."""
 
-    def chat(
-        self,
-        messages: str | SequenceOf[Message],
-        *,
-        prefix: str = "",
-        chat: ChatOptions | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Completion:
+    def chat(self, messages: str | SequenceOf[Message], **options: Unpack[ChatOptions]) -> Reply:
         """Generate the reply to a conversation, in the format that the model's chat template gives it.
 
-        ``messages`` are mappings with ``role`` and ``content``, or one text of the user. The reply continues
-        ``prefix``, which the result does not repeat. ``chat`` holds template, tools, documents and the template's own
-        variables; see :class:`~llama_cffi.text.chat.ChatOptions`. The rest is as in :meth:`generate`.
+        ``messages`` are mappings with ``role`` and ``content``, or one text of the user. The options are those of
+        :class:`ChatOptions` and :class:`GenerateOptions`. With ``tools`` the reply may call some of them
+        (``reply.tool_calls``), with arguments that their schemas allow; with ``schema`` the answer is one of its kind.
 
-        What messages say is never read as control tokens. Raises :class:`MessageError` for malformed messages and
-        :class:`TemplateError` for a model without a template, or one whose template refuses them.
+        What messages say is never read as control tokens. Raises, before anything is computed, :class:`MessageError`
+        for malformed messages, :class:`TemplateError` for a model without a template or one whose template refuses
+        them, :class:`ToolError` and :class:`SchemaError`; :class:`IncompleteOutput` when a call or a structured answer
+        was cut; and the rest as :meth:`generate`.
         """
-        tokens = self.tokenize_chat(messages, prefix=prefix, **(chat or {}))
-        return self.generate(tokens, **options)
+        reply = None
+        for chunk in self.stream_chat(messages, **options):
+            reply = chunk.completion
+        return cast("Reply", reply)
 
-    def stream_chat(
-        self,
-        messages: str | SequenceOf[Message],
-        *,
-        prefix: str = "",
-        chat: ChatOptions | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Iterator[Chunk]:
-        """:meth:`chat` as an iterator of chunks, as :meth:`stream` gives them."""
-        tokens = self.tokenize_chat(messages, prefix=prefix, **(chat or {}))
-        return self.stream(tokens, **options)
+    def stream_chat(self, messages: str | SequenceOf[Message], **options: Unpack[ChatOptions]) -> Iterator[ReplyChunk]:
+        """:meth:`chat` as an iterator of chunks with more text, reasoning or calls; the last one has the whole reply.
 
-    def session(
-        self,
-        messages: SequenceOf[Message] = (),
-        *,
-        chat: ChatOptions | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> ChatSession:
+        What :meth:`chat` raises before computing is raised by this call. Closing the iterator cancels.
+        """
+        from llama_cffi.facade.turn import ReplyStream
+
+        engine = self._open_engine()
+        turn, request = self._turn(messages, **options)
+        return ReplyStream(Stream(engine, request), turn)
+
+    def session(self, messages: SequenceOf[Message] = (), **options: Unpack[ChatOptions]) -> ChatSession:
         """A conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""
-        return ChatSession(self, messages, chat=chat, **options)
+        from llama_cffi.facade.session import ChatSession
+
+        return ChatSession(self, messages, **options)
 
     def tokenize_chat(
         self,
@@ -71,7 +91,7 @@ class Chat(Generation):
         *,
         prefix: str = "",
         add_generation_prompt: bool = True,
-        **options: Unpack[ChatOptions],
+        **options: Unpack[TemplateOptions],
     ) -> NDArray[np.int32]:
         """Token ids of a conversation, int32 of shape ``(n,)``, without computing it; raises as :meth:`chat`."""
         rendered = self._format.render(messages, add_generation_prompt=add_generation_prompt, **options)
@@ -82,10 +102,49 @@ class Chat(Generation):
         messages: str | SequenceOf[Message],
         *,
         add_generation_prompt: bool = True,
-        **options: Unpack[ChatOptions],
+        **options: Unpack[TemplateOptions],
     ) -> str:
         """The conversation as the model's chat template writes it; raises as :meth:`chat`."""
         return self._format.render(messages, add_generation_prompt=add_generation_prompt, **options).text
+
+    def _turn(
+        self,
+        messages: str | SequenceOf[Message],
+        *,
+        prefix: str = "",
+        tools: SequenceOf[Tool | Callable[..., Any] | Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
+        reasoning_budget: int | None = None,
+        reply_format: str | None = None,
+        template: Template = None,
+        documents: SequenceOf[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        schema: Any = None,
+        **options: Any,
+    ) -> tuple[Turn, Request]:
+        from llama_cffi.facade.turn import prepare_turn
+
+        if refused := [name for name in ("echo", "heal") if options.get(name)]:
+            raise ValueError(f"{refused[0]}= is for prompts; a reply begins as prefix= says")
+        structure = self._structure(schema)
+        turn = prepare_turn(
+            self._format,
+            self.model.vocab,
+            messages,
+            prefix=prefix,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            reasoning_budget=reasoning_budget,
+            reply_format=reply_format,
+            template=template,
+            documents=documents,
+            variables=variables,
+            structure=structure,
+        )
+        request = self._request(turn.tokens, **options)
+        return turn, replace(request, constraint=turn.constraint, visible=turn.visible)
 
     @cached_property
     def _format(self) -> ChatFormat:

@@ -23,8 +23,8 @@ Template = str | os.PathLike[str] | None
 """The name of one of the model's templates, the Jinja text of another one, or its file; None is the model's default."""
 
 
-class ChatOptions(TypedDict, total=False):
-    """What can be said about a conversation beside its messages."""
+class TemplateOptions(TypedDict, total=False):
+    """What a template is given beside the messages."""
 
     template: Template
     tools: Sequence[Mapping[str, Any]] | None
@@ -61,6 +61,10 @@ class ChatFormat:
             **(variables or {}),
         )
 
+    def source(self, template: Template = None) -> str:
+        """The Jinja text of a template. Raises :class:`TemplateError` when there is none."""
+        return self._source(template)
+
     def tokenize(self, rendered: Rendered, *, prefix: str = "") -> NDArray[np.int32]:
         """Token ids of a rendered conversation and the beginning of its reply; see :meth:`PromptEncoder.encode`."""
         return self._encoder.encode(rendered, prefix=prefix)
@@ -92,4 +96,4 @@ class ChatFormat:
         return source
 
 
-__all__ = ["ChatFormat", "ChatOptions", "Template"]
+__all__ = ["ChatFormat", "Template", "TemplateOptions"]

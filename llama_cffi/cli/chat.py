@@ -1,0 +1,207 @@
+"""``llama-cffi chat``: talk with a model at a terminal, or get one answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import llama_cffi
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.generate import report
+from llama_cffi.cli.loading import load
+
+if TYPE_CHECKING:
+    from llama_cffi.facade.reply import Reply
+    from llama_cffi.facade.session import ChatSession
+    from llama_cffi.text.tools import Tool
+
+
+@console.command
+def chat(
+    message: Annotated[
+        str | None, typer.Argument(metavar="MESSAGE", help="Answer this and end, instead of going on.")
+    ] = None,
+    system: Annotated[
+        str | None,
+        options.option("-sys", "--system", "--system-prompt", metavar="TEXT", help="The instruction to begin with."),
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        options.option("--schema", metavar="FILE", help="Answers are JSON that follows this JSON Schema."),
+    ] = None,
+    tools: Annotated[
+        Path | None,
+        options.option("--tools", metavar="FILE", help="The model may call the functions of this Python file."),
+    ] = None,
+    load_from: Annotated[
+        Path | None, options.option("--load", metavar="FILE", help="Go on with a conversation that was saved.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        options.option("--chat-template", metavar="NAME", help="Name of one of the model's templates, or Jinja text."),
+    ] = None,
+    template_file: Annotated[
+        Path | None, options.option("--chat-template-file", metavar="FILE", help="Read the template from a file.")
+    ] = None,
+    reply_format: Annotated[
+        str | None,
+        options.option("--reply-format", metavar="NAME", help="How the model writes calls; found in the template."),
+    ] = None,
+    reasoning_budget: Annotated[
+        int,
+        options.option("--reasoning-budget", metavar="N", min=-1, help="Most tokens of reasoning; -1 for no limit."),
+    ] = -1,
+    show_reasoning: Annotated[
+        bool, options.option("--show-reasoning/--no-show-reasoning", help="Show what the model thinks, dimmed.")
+    ] = True,
+    n_predict: Annotated[
+        int,
+        options.option(
+            "-n",
+            "--n-predict",
+            "--predict",
+            metavar="N",
+            min=-1,
+            env="N_PREDICT",
+            help="Most tokens of an answer; -1 for no limit.",
+        ),
+    ] = -1,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    model: options.Model = None,
+    n_gpu_layers: options.GpuLayers = "auto",
+    device: options.Device = None,
+    load_mode: options.Load = "auto",
+    ctx_size: options.CtxSize = None,
+    batch_size: options.BatchSize = 2048,
+    ubatch_size: options.UbatchSize = 512,
+    threads: options.Threads = None,
+    threads_batch: options.ThreadsBatch = None,
+    temperature: options.Temperature = 0.8,
+    top_k: options.TopK = 40,
+    top_p: options.TopP = 0.95,
+    min_p: options.MinP = 0.05,
+    seed: options.Seed = -1,
+    repeat_last_n: options.RepeatLastN = 64,
+    repeat_penalty: options.RepeatPenalty = 1.0,
+    presence_penalty: options.PresencePenalty = 0.0,
+    frequency_penalty: options.FrequencyPenalty = 0.0,
+) -> None:
+    """Talk with a model.
+
+    At a terminal: answers in Markdown as they are written, /help for commands, Ctrl-C stops an answer and Ctrl-D ends.
+    With MESSAGE, or when standard input is no terminal: one answer to that text, plain, on standard output.
+    """  # fmt: skip
+    text = _message(message)
+    if as_json and text is None:
+        raise typer.BadParameter("--json gives one answer: say MESSAGE, or give it on standard input")
+    if template is not None and template_file is not None:
+        raise typer.BadParameter("give either --chat-template or --chat-template-file")
+    # Before loading, which may take minutes: wrong values must not wait for it.
+    wanted = None if schema is None else _read_schema(schema)
+    callable_tools = () if tools is None else _load_tools(tools)
+    sampling = llama_cffi.SamplingParams(
+        temperature=max(temperature, 0.0),
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=None if seed in (-1, 2**32 - 1) else seed,
+        penalty_last_n=repeat_last_n,
+        penalty_repeat=repeat_penalty,
+        penalty_freq=frequency_penalty,
+        penalty_present=presence_penalty,
+    )
+    n_threads = arguments.positive(threads)
+    llm = load(
+        model,
+        n_seq_max=1,  # the whole context belongs to this conversation
+        n_ctx=ctx_size,
+        n_batch=batch_size,
+        n_ubatch=min(ubatch_size, batch_size),
+        n_threads=n_threads,
+        n_threads_batch=arguments.positive(threads_batch) or n_threads,
+        model_options=llama_cffi.ModelOptions(
+            n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
+            devices=arguments.devices(device),
+            load_mode=options.LOAD_MODES[load_mode],
+        ),
+    )
+    with llm:
+        session = llm.session(
+            [{"role": "system", "content": system}] if system else [],
+            template=template_file if template_file is not None else template,
+            reply_format=reply_format,
+            reasoning_budget=reasoning_budget if reasoning_budget >= 0 else None,
+            max_tokens=n_predict if n_predict >= 0 else None,
+            schema=wanted,
+            sampling=sampling,
+        )
+        if load_from is not None:
+            session.restore(load_from)
+        if text is None:
+            # prompt_toolkit and rich are for people; a pipe does not wait for them to be imported.
+            from llama_cffi.cli.talk import Talk
+
+            Talk(session, tools=callable_tools, show_reasoning=show_reasoning).run()
+        elif as_json:
+            console.print_json(_answer_report(llm, session, text, callable_tools))
+        else:
+            _print_answer(session, text, callable_tools)
+
+
+def _message(argument: str | None) -> str | None:
+    """What to answer; None when a person is to be asked."""
+    if argument is None and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        return None
+    return arguments.prompt_text(argument, None, None, escape=False)
+
+
+def _read_schema(path: Path) -> Any:
+    try:
+        return json.loads(arguments.read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+
+
+def _load_tools(path: Path) -> tuple[Tool, ...]:
+    from llama_cffi.cli.tool_file import load_tools
+
+    return load_tools(path)
+
+
+def _print_answer(session: ChatSession, text: str, tools: tuple[Tool, ...]) -> None:
+    """The answer alone, as it comes."""
+    from llama_cffi.facade.tool_loop import ToolResult
+
+    written = ""
+    for event in session.stream_run(text, tools=tools, on_error="report") if tools else session.stream(text):
+        if isinstance(event, ToolResult):
+            console.note(f"{event.call.name}: {console.one_line(event.content)}")
+        elif event.text:
+            written = event.text
+            sys.stdout.write(console.printable(written) if sys.stdout.isatty() else written)
+            sys.stdout.flush()
+    if sys.stdout.isatty() and not written.endswith("\n"):
+        print()
+
+
+def _answer_report(llm: llama_cffi.Llama, session: ChatSession, text: str, tools: tuple[Tool, ...]) -> dict[str, Any]:
+    """The answer as plain data."""
+    if not tools:
+        return _reply_report(llm, session.say(text))
+    run = session.run(text, tools=tools, on_error="report")
+    results = [{"name": one.call.name, "content": one.content, "failed": one.error is not None} for one in run.results]
+    return {**_reply_report(llm, run.reply), "tool_results": results}
+
+
+def _reply_report(llm: llama_cffi.Llama, reply: Reply) -> dict[str, Any]:
+    return {
+        **report(llm, reply),
+        "reasoning": reply.reasoning,
+        "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in reply.tool_calls],
+        "parsed": reply.parsed,
+    }

@@ -1,0 +1,50 @@
+"""Logit biases as a caller writes them: by token or by text, a number or "never"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from llama_cffi.errors import SamplerError, TokenError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.vocab import Vocab
+    from llama_cffi.text.pieces import PieceIndex
+
+
+def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[], PieceIndex]) -> dict[int, float]:
+    """The same bias by token alone. A text stands for every token whose piece it is, a control token by its name.
+    ``index`` is called when there is a text.
+
+    Raises :class:`TokenError` for a text that is no single token and for ids outside the vocabulary,
+    :class:`SamplerError` for what is neither a number nor ``"never"``, or a token with two different biases.
+    """
+    found: dict[int, float] = {}
+    for key, value in bias.items():
+        if value == "never":
+            number = float("-inf")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            number = float(value)
+        else:
+            raise SamplerError(f'logit_bias[{key!r}] must be a number or "never", got {value!r}')
+        tokens = _tokens(key, index()) if isinstance(key, str) else vocab.check_tokens([key]).tolist()
+        for token in tokens:
+            if found.setdefault(token, number) != number:
+                raise SamplerError(f"logit_bias: token {token} is given twice, with {found[token]} and {number}")
+    return found
+
+
+def _tokens(key: str, index: PieceIndex) -> list[int]:
+    tokens: list[int] = index.exact(key.encode()).tolist() if key else []
+    if not tokens and key in index.vocab.control_tokens:
+        tokens = [index.vocab.control_tokens[key]]
+    if not tokens:
+        n = len(index.vocab.tokenize(key, add_special=False))
+        raise TokenError(
+            f"logit_bias: the text {key!r} is {n} tokens and none by itself; give the tokens, "
+            "or a text that is one of them, spaces included"
+        )
+    return tokens
+
+
+__all__ = ["token_bias"]

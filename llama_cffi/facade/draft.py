@@ -1,0 +1,76 @@
+"""What ``draft=`` and ``speculative=`` may say, made into a source of drafts."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
+from llama_cffi.engine.drafters import DraftSource, PromptLookup
+
+if TYPE_CHECKING:
+    from llama_cffi.core.context import Context
+
+Draft = Literal["lookup"] | str | os.PathLike[str] | Model | DraftModel | DraftSource
+"""``"lookup"`` (a :class:`PromptLookup` with its defaults), a draft model as a file or loaded, a :class:`DraftModel`
+with options, or anything else that drafts. A file that is named lookup is ``Path("lookup")``."""
+
+Speculative = bool | Literal["lookup"] | DraftSource
+"""True for what the Llama was made with, False for no drafts, or a source for this one text."""
+
+
+class OpenDraft:
+    """A source of drafts beside a Context, and what was opened for it.
+
+    Raises what loading the draft model raises, and :class:`DraftError` when it does not fit.
+    """
+
+    def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: int | None = None) -> None:
+        self._drafts: ModelDrafts | None = None
+        self._owned: Model | None = None
+        if draft == "lookup":
+            draft = PromptLookup()
+        elif isinstance(draft, (str, os.PathLike, Model)):
+            draft = DraftModel(model=draft)
+        if not isinstance(draft, DraftModel):
+            self.source = check_source(draft, "draft")
+            return
+        model = draft.model
+        if not isinstance(model, Model):
+            model = self._owned = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers))
+        try:
+            self._drafts = self.source = ModelDrafts(target, model, draft)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Free what was opened. Idempotent."""
+        if self._drafts is not None:
+            self._drafts.close()
+        if self._owned is not None:
+            self._owned.close()
+
+
+def request_source(speculative: Speculative | None, opened: OpenDraft | None) -> DraftSource | None:
+    """The source of one request's drafts; ValueError for True where there is none."""
+    if speculative is None or speculative is True:
+        if speculative and opened is None:
+            raise ValueError("speculative=True needs a Llama that was made with draft=")
+        return opened.source if opened is not None else None
+    if speculative is False:
+        return None
+    return PromptLookup() if speculative == "lookup" else check_source(speculative, "speculative")
+
+
+def check_source(source: object, name: str) -> DraftSource:
+    """The same object as a source of drafts; TypeError when it is none."""
+    if isinstance(source, (str, os.PathLike, Model, DraftModel)):
+        raise TypeError(f"{name}={source!r}: a draft model is given to Llama(draft=...), which opens it once")
+    if isinstance(source, type) or not callable(getattr(source, "start", None)):
+        raise TypeError(f"{name} must be a source of drafts, not {source!r}")
+    return source  # type: ignore[return-value]
+
+
+__all__ = ["Draft", "OpenDraft", "Speculative", "check_source", "request_source"]

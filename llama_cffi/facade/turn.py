@@ -1,0 +1,141 @@
+"""One turn of a conversation: what is asked of the model, and how its reply is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llama_cffi.engine.request import Completion, FinishReason
+from llama_cffi.errors import IncompleteOutput, ToolError
+from llama_cffi.facade.reply import Reply, ReplyBuilder, ReplyChunk
+from llama_cffi.facade.structured import parse_completion
+from llama_cffi.text.constraint.prefixed import Prefixed
+from llama_cffi.text.reply.format import Plan, ToolSpec
+from llama_cffi.text.reply.formats import detect, find
+from llama_cffi.text.tools import Tool, check_tools
+
+if TYPE_CHECKING:
+    from llama_cffi.core.vocab import Vocab
+    from llama_cffi.facade.stream import Stream
+    from llama_cffi.text.chat import ChatFormat, Template
+    from llama_cffi.text.constraint.matcher import Constraint
+    from llama_cffi.text.constraint.structure import Structure
+    from llama_cffi.text.messages import Message
+    from llama_cffi.text.reply.format import ReplyFormat
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A conversation that waits for its reply."""
+
+    tokens: Sequence[int]
+    """The prompt, ``prefix`` included."""
+    format: ReplyFormat
+    plan: Plan
+    constraint: Constraint | None
+    """What holds the reply to the plan."""
+    visible: frozenset[int]
+    """Control tokens that carry meaning in a reply."""
+    structure: Structure | None
+    """What the answer must be an instance of."""
+    prefix: str
+    """How the reply begins."""
+
+
+def prepare_turn(
+    chat: ChatFormat,
+    vocab: Vocab,
+    messages: str | Sequence[Message],
+    *,
+    prefix: str,
+    tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]],
+    tool_choice: str | Mapping[str, Any],
+    parallel_tool_calls: bool,
+    reasoning_budget: int | None,
+    reply_format: str | None,
+    template: Template,
+    documents: Sequence[Mapping[str, Any]] | None,
+    variables: Mapping[str, Any] | None,
+    structure: Structure | None,
+) -> Turn:
+    """Render the conversation and find out how its reply is written. Raises as :meth:`Llama.chat`."""
+    known = check_tools(tools)
+    specs, choice = _choose_tools(known, tool_choice)
+    given = chat.give_tools(messages, known, template=template, documents=documents, variables=variables or {})
+    reply = find(reply_format) if reply_format is not None else given.format or detect(given.source)
+    plan = Plan(
+        tools=specs,
+        choice=choice,
+        parallel=parallel_tool_calls,
+        content=None if structure is None else "@content",
+        reasoning=reply.state(given.rendered.text),
+    )
+    constraint = _constraint(reply, plan, structure, vocab)
+    if reasoning_budget is not None:
+        constraint = _with_budget(constraint, reply, plan, reasoning_budget, vocab)
+    if prefix and constraint is not None:
+        tokens = vocab.tokenize(prefix, add_special=False, parse_special=True)
+        constraint = Prefixed(constraint, tokens.tolist())
+    controls = vocab.control_tokens
+    return Turn(
+        tokens=chat.tokenize(given.rendered, prefix=prefix),
+        format=reply,
+        plan=plan,
+        constraint=constraint,
+        visible=frozenset(controls[text] for text in reply.controls if text in controls),
+        structure=structure,
+        prefix=prefix,
+    )
+
+
+class ReplyStream(Iterator[ReplyChunk]):
+    """The chunks of a reply; the last one carries the :class:`Reply`, or raises what the reply deserves."""
+
+    def __init__(self, stream: Stream, turn: Turn) -> None:
+        self._stream = stream
+        self._turn = turn
+        self._parser = turn.format.parser(turn.plan)
+        self._builder = ReplyBuilder()
+        self._given = self._answered = ""
+        if turn.prefix:
+            self._given, _, _ = self._builder.add(self._parser.feed(turn.prefix))
+            self._answered = self._given
+
+    def __next__(self) -> ReplyChunk:
+        chunk = next(self._stream)
+        events = list(self._parser.feed(chunk.text)) if chunk.text else []
+        if chunk.completion is not None:
+            events.extend(self._parser.flush())
+        text, reasoning, calls = self._builder.add(events) if events else ("", "", ())
+        self._answered += text
+        structure = self._turn.structure
+        read = None if structure is None else partial(structure.partial, self._answered)
+        reply = None if chunk.completion is None else self._finish(chunk.completion)
+        return ReplyChunk(text, chunk.tokens, chunk.logprobs, reply, reasoning, calls, read)
+
+    def _finish(self, completion: Completion) -> Reply:
+        builder, structure = self._builder, self._turn.structure
+        calls = builder.tool_calls
+        plain = {field.name: getattr(completion, field.name) for field in fields(Completion)}
+        text = builder.text[len(self._given) :]
+        reply = Reply(**{**plain, "text": text}, reasoning=builder.reasoning, tool_calls=calls, raw=completion.text)
+        if reply.finish_reason is FinishReason.CANCELLED:
+            return reply
+        if (name := builder.unfinished_call) is not None and reply.finish_reason is FinishReason.LENGTH:
+            raise IncompleteOutput(
+                f"the reply was cut after {reply.usage.completion_tokens} tokens, inside of a call of {name}",
+                completion=reply,
+            )
+        if calls and reply.finish_reason is FinishReason.STOP:
+            return replace(reply, finish_reason=FinishReason.TOOL_CALLS)
+        return reply if structure is None or calls else parse_completion(reply, structure, prefix=self._given)
+
+    def close(self) -> None:
+        """Cancel the request. Idempotent."""
+        self._stream.close()
+
+
+__all__ = ["ReplyStream", "Turn", "prepare_turn"]

@@ -1,0 +1,197 @@
+"""The llguidance engine over a vocabulary of llama.cpp."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, ClassVar
+
+import llguidance
+import numpy as np
+
+from llama_cffi.core.vocab import TokenAttr, Vocab, VocabType
+from llama_cffi.errors import ClosedError, GrammarError, SchemaError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CACHE_SIZE = 64
+"""Compiled grammars kept for each vocabulary; one takes some 100 kB to some MB."""
+
+# Bounds on what one text may cost: building a grammar takes a second or two at most, a mask some tens of milliseconds.
+_LIMITS = llguidance.LLParserLimits(verbose_errors=False)
+
+
+class _Source:
+    """What LLTokenizer asks of a tokenizer."""
+
+    def __init__(self, vocab: Vocab, pieces: list[bytes], special: list[int], eog: tuple[int, ...]) -> None:
+        self.tokens = pieces
+        self.special_token_ids = special
+        self.bos_token_id = vocab.bos
+        self.eos_token_id = eog[0]
+        # The tokenizer lives as long as its vocabulary is used, and must not keep the model alive itself.
+        self._vocab = weakref.ref(vocab)
+        self._newline = vocab.tokenize("\n", add_special=False).tolist()
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        vocab = self._vocab()
+        if vocab is None:
+            raise ClosedError("the vocabulary is gone")
+        data = text if isinstance(text, bytes) else text.encode()
+        tokens: list[int] = vocab.tokenize(data, add_special=False).tolist()
+        if b"".join(self.tokens[token] for token in tokens) == data:
+            return tokens
+        # Some vocabularies put a blank before a text; behind a line break they do not.
+        tokens = vocab.tokenize(b"\n" + data, add_special=False).tolist()
+        return tokens[len(self._newline) :]
+
+
+class GuidanceTokenizer:
+    """A vocabulary as the engine sees it: made once for each vocabulary by :meth:`of`, and holding its grammars.
+
+    Control tokens are never part of a text; every token that ends a generation ends one here. Raises
+    :class:`SchemaError` for a model without a tokenizer, and for one that has no token to end with.
+    """
+
+    _made: ClassVar[weakref.WeakKeyDictionary[Vocab, GuidanceTokenizer]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, vocab: Vocab) -> None:
+        if vocab.type is VocabType.NONE:
+            raise SchemaError("this model has no tokenizer, which a constraint needs")
+        eog = vocab.eog_tokens
+        if not eog:
+            raise SchemaError("this model has no token that ends a generation, which a constraint needs")
+        special = np.flatnonzero(vocab.attrs() & int(TokenAttr.CONTROL | TokenAttr.UNKNOWN)).tolist()
+        self.n_tokens = vocab.n_tokens
+        self.eog = frozenset(eog)
+        source = _Source(vocab, vocab.pieces(), special, eog)
+        self.native = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(source), n_vocab=vocab.n_tokens, eos_token=list(eog)
+        )
+        self._grammars: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+
+    @classmethod
+    def of(cls, vocab: Vocab) -> GuidanceTokenizer:
+        """The tokenizer of a vocabulary; takes about 0.4 s for 128,000 tokens the first time."""
+        found = cls._made.get(vocab)
+        if found is None:
+            found = cls._made[vocab] = cls(vocab)
+        return found
+
+    def compile(self, grammar: str) -> llguidance.LLMatcher:
+        """The matcher of a grammar at its beginning, to be copied; :class:`SchemaError` with the engine's words."""
+        found = self._grammars.get(grammar)
+        if found is None:
+            found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_LIMITS)
+            if found.is_error():
+                raise SchemaError(f"the engine refuses it: {_first_lines(found.get_error())}")
+            self._grammars[grammar] = found
+            while len(self._grammars) > _CACHE_SIZE:
+                self._grammars.popitem(last=False)
+        self._grammars.move_to_end(grammar)
+        return found
+
+
+class GuidanceConstraint:
+    """A grammar of llguidance, compiled for a vocabulary: Lark text, or the JSON text of a list of grammars.
+
+    Raises :class:`SchemaError` when it does not compile, or is too large.
+    """
+
+    def __init__(self, vocab: Vocab, grammar: str) -> None:
+        if "\0" in grammar:
+            raise SchemaError("the grammar holds a NUL character")
+        try:
+            grammar.encode()
+        except UnicodeEncodeError as error:
+            raise SchemaError(f"the grammar holds a lone surrogate at index {error.start}") from None
+        self.grammar = grammar
+        self._tokenizer = GuidanceTokenizer.of(vocab)
+        self._pristine = self._tokenizer.compile(grammar)
+
+    def start(self) -> GuidanceMatcher:
+        """A matcher for the beginning of a text."""
+        return GuidanceMatcher(self._pristine.deep_copy(), self._tokenizer)
+
+    def __repr__(self) -> str:
+        return f"GuidanceConstraint({self.grammar[:60]!r})"
+
+
+class GuidanceMatcher:
+    """One text under a :class:`GuidanceConstraint`."""
+
+    __slots__ = ("_address", "_eog", "_mask", "_native", "_size", "_try")
+
+    def __init__(self, native: llguidance.LLMatcher, tokenizer: GuidanceTokenizer) -> None:
+        self._native: llguidance.LLMatcher | None = native
+        self._try = native.try_consume_tokens
+        self._eog = tokenizer.eog
+        self._mask: NDArray[np.uint32] = np.zeros((tokenizer.n_tokens + 31) // 32, dtype=np.uint32)
+        self._address = self._mask.ctypes.data
+        self._size = self._mask.nbytes
+
+    def accept(self, token: int) -> bool:
+        """Advance by a token that was chosen; False when it is not allowed here, and then nothing has changed.
+
+        Raises :class:`GrammarError` when the constraint has become too complex to go on.
+        """
+        if token in self._eog:
+            # The engine would take an end as the last token, and then nothing more; for us it is no part of the text.
+            return self.complete
+        if self._try([token]):
+            return True
+        native = self._open()
+        if native.is_error():
+            raise GrammarError(f"the constraint cannot go on: {_first_lines(native.get_error())}")
+        return False
+
+    def mask(self) -> NDArray[np.uint32]:
+        """The tokens allowed here: bit ``t % 32`` of word ``t // 32``; written again by the next call.
+
+        Raises :class:`GrammarError` when nothing is allowed, and when the constraint is too complex to go on.
+        """
+        native = self._open()
+        native.unsafe_compute_mask_ptr(self._address, self._size)
+        if native.is_error():
+            raise GrammarError(f"the constraint cannot go on: {_first_lines(native.get_error())}")
+        if not self._mask.any():
+            raise GrammarError("the constraint allows no token at this place")
+        return self._mask
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as the vocabulary itself would cut their text; often none."""
+        return self._open().compute_ff_tokens()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        return self._open().is_accepting()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the text is complete and nothing can follow."""
+        native = self._open()
+        return native.is_stopped() and native.is_accepting()
+
+    def close(self) -> None:
+        """Give back what is held. Idempotent."""
+        self._native = None
+        self._try = _closed
+
+    def _open(self) -> llguidance.LLMatcher:
+        if self._native is None:
+            raise ClosedError("the matcher is closed")
+        return self._native
+
+
+def _closed(tokens: object) -> int:
+    raise ClosedError("the matcher is closed")
+
+
+def _first_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(lines[:3])[:400]
+
+
+__all__ = ["GuidanceConstraint", "GuidanceMatcher", "GuidanceTokenizer"]

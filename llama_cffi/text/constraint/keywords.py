@@ -1,0 +1,143 @@
+"""The keywords of JSON Schema: what may stand under each, checked before anything is compiled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from llama_cffi.errors import SchemaError
+
+DRAFTS = {
+    "https://json-schema.org/draft/2020-12/schema": 2020,
+    "https://json-schema.org/draft/2019-09/schema": 2019,
+    "http://json-schema.org/draft-07/schema": 7,
+    "http://json-schema.org/draft-06/schema": 6,
+}
+TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+
+ANNOTATIONS = frozenset(
+    {
+        "$comment", "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly",
+        "contentMediaType", "contentEncoding", "contentSchema", "discriminator", "$schema", "$id", "$anchor",
+    }
+)  # fmt: skip
+"""What says something about a value without restricting it. Names that begin with ``x-`` count as well."""
+
+_ONE = {
+    "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
+    "unevaluatedItems", "unevaluatedProperties",
+}  # fmt: skip
+_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems"}
+_MAPS = {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
+_COUNTS = {
+    "maxContains", "maxItems", "maxLength", "maxProperties", "minContains", "minItems", "minLength", "minProperties",
+}  # fmt: skip
+_NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"}
+_TEXTS = {"$anchor", "$id", "$ref", "$schema", "format", "pattern"}
+
+
+def at(pointer: str, keyword: str, message: str) -> SchemaError:
+    """The error for a keyword at a place of the schema."""
+    return SchemaError(message, pointer=pointer, keyword=keyword)
+
+
+def pointer_to(pointer: str, *tokens: str | int) -> str:
+    """The JSON pointer of something further down."""
+    return pointer + "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+def as_json(schema: Any) -> Any:
+    """A copy of the schema made of JSON's own types; :class:`SchemaError` for what is none."""
+    try:
+        text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
+        text.encode()
+        return json.loads(text)
+    except UnicodeEncodeError as error:
+        raise SchemaError(f"the schema holds a lone surrogate: {error.object[error.start]!r}") from None
+    except RecursionError:
+        raise SchemaError("the schema is nested too deeply") from None
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"the schema is no JSON: {error}") from None
+
+
+def subschemas(value: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]:
+    """The schemas directly inside one, with their pointers."""
+    for keyword, inner in value.items():
+        place = pointer_to(pointer, keyword)
+        if keyword in _ONE and not (keyword == "items" and isinstance(inner, list)):
+            yield inner, place
+        elif keyword in _LISTS or keyword == "items":
+            yield from ((item, pointer_to(place, i)) for i, item in enumerate(inner))
+        elif keyword in _MAPS:
+            yield from ((item, pointer_to(place, name)) for name, item in inner.items())
+        elif keyword == "dependencies":
+            yield from ((x, pointer_to(place, name)) for name, x in inner.items() if not isinstance(x, list))
+
+
+def check(value: Any, pointer: str) -> None:
+    """Raises :class:`SchemaError` unless ``value`` is a schema as far as its own keywords go."""
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, dict):
+        raise SchemaError(f"a schema is an object or a boolean, not {_short(value)}", pointer=pointer)
+    for keyword, inner in value.items():
+        problem = _problem(keyword, inner)
+        if problem:
+            raise at(pointer, keyword, problem)
+
+
+def _problem(keyword: str, inner: Any) -> str:
+    if keyword in _ONE:
+        if keyword == "items" and isinstance(inner, list):
+            return ""
+        return "" if isinstance(inner, (dict, bool)) else f"needs a schema, not {_short(inner)}"
+    if keyword in _LISTS:
+        return "" if isinstance(inner, list) and inner else f"needs a list of schemas, not {_short(inner)}"
+    if keyword in _MAPS or keyword in ("dependencies", "dependentRequired"):
+        if not isinstance(inner, dict):
+            return f"needs an object, not {_short(inner)}"
+        lists = [x for x in inner.values() if keyword == "dependentRequired" or isinstance(x, list)]
+        bad = [] if keyword in _MAPS else [x for x in lists if not _names(x)]
+        return f"needs lists of names, not {_short(bad[0])}" if bad else ""
+    if keyword in _COUNTS:
+        return "" if _is_count(inner) else f"needs an integer of 0 or more, not {_short(inner)}"
+    if keyword in _NUMBERS:
+        if not _is_number(inner) or (keyword == "multipleOf" and inner <= 0):
+            return f"needs a {'positive ' * (keyword == 'multipleOf')}number, not {_short(inner)}"
+        return ""
+    if keyword in _TEXTS:
+        return "" if isinstance(inner, str) else f"needs a string, not {_short(inner)}"
+    if keyword == "type":
+        types = inner if isinstance(inner, list) else [inner]
+        bad = [x for x in types if x not in TYPES] if types else [inner]
+        return f"needs one of {', '.join(TYPES)}, or a list of them, not {_short(bad[0])}" if bad else ""
+    if keyword == "required":
+        return "" if _names(inner) else f"needs a list of names, not {_short(inner)}"
+    if keyword == "enum":
+        return "" if isinstance(inner, list) and inner else f"needs a list of values, not {_short(inner)}"
+    if keyword == "uniqueItems":
+        return "" if isinstance(inner, bool) else f"needs true or false, not {_short(inner)}"
+    if keyword in ANNOTATIONS or keyword == "const" or keyword.startswith("x-"):
+        return ""
+    return "is not supported"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 0 and value == int(value)
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+__all__ = ["DRAFTS", "as_json", "at", "check", "pointer_to", "subschemas"]

@@ -1,0 +1,70 @@
+"""Fill-in-the-middle prompts: what stands before and after the text that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from llama_cffi.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.vocab import Vocab
+
+__all__ = ["InfillFormat", "InfillOrder"]
+
+InfillOrder = Literal["psm", "spm"]
+"""Which part comes first: the prefix (as most models were trained), or the suffix."""
+
+
+class InfillFormat:
+    """Builds prompts with the fill-in-the-middle tokens of a vocabulary.
+
+    llama.cpp finds them in the metadata, or by their usual names. Raises :class:`UnsupportedError` when there are none.
+    """
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        lacking = [name for name in ("fim_pre", "fim_suf", "fim_mid") if getattr(vocab, name) is None]
+        if lacking:
+            raise UnsupportedError(f"this model cannot fill in: its vocabulary has no {', '.join(lacking)} token")
+
+    def tokens(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        files: Mapping[str, str] | None = None,
+        name: str = "",
+        repository: str = "",
+        order: InfillOrder = "psm",
+    ) -> list[int]:
+        """Token ids of a prompt after which the model writes what belongs between ``prefix`` and ``suffix``.
+
+        ``files`` are other files, text by name, that come before; ``name`` is that of the file to fill in and
+        ``repository`` that of all of them. Where the model has a token before file names it stands there, otherwise a
+        line with the name; a name of the repository needs its token too, and is left out without.
+        No text is read as control tokens.
+        """
+        if order not in ("psm", "spm"):
+            raise ValueError(f'order must be "psm" or "spm", got {order!r}')
+        vocab = self._vocab
+        tokens: list[int | None] = [vocab.bos] if vocab.add_bos else []
+        if repository and vocab.fim_rep is not None:
+            tokens += [vocab.fim_rep, *self._plain(f"{repository}\n")]
+        for other, text in (files or {}).items():
+            tokens += [*self._file(other), *self._plain(text if text.endswith("\n") else f"{text}\n")]
+        if name or (files and vocab.fim_sep is not None):
+            tokens += self._file(name)
+        before = [vocab.fim_pre, *self._plain(prefix)]
+        after = [vocab.fim_suf, *self._plain(suffix)]
+        tokens += before + after if order == "psm" else after + before
+        return [token for token in (*tokens, vocab.fim_mid) if token is not None]
+
+    def _file(self, name: str) -> list[int | None]:
+        separator = self._vocab.fim_sep
+        if separator is None:
+            return [*self._plain(f"--- {name}\n")]
+        return [separator, *self._plain(f"{name}\n")]
+
+    def _plain(self, text: str) -> list[int]:
+        return [int(token) for token in self._vocab.tokenize(text, add_special=False)] if text else []
