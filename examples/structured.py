@@ -20,5 +20,6 @@ with Llama.demo() as llm:
     print(llm.generate("Is water wet? ", schema=["yes", "no"], temperature=0).parsed)
     print(llm.generate("The date is ", schema=Regex(r"20\d\d-(0[1-9]|1[0-2])-\d\d"), seed=1).text)
 
-    for chunk in llm.stream("Three animals: ", schema=list[Literal["cat", "dog", "bird"]], max_tokens=40, seed=2):
+    animals = {"type": "array", "items": {"enum": ["cat", "dog", "bird"]}, "minItems": 3, "maxItems": 3}
+    for chunk in llm.stream("Three animals: ", schema=animals, seed=2):
         print(chunk.partial)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from llama_cffi.errors import LlamaCffiError
     from llama_cffi.facade.scoring import Perplexity, Score
     from llama_cffi.llama import Llama
+    from llama_cffi.text.constraint.values import GBNF, Lark, Lazy, Regex
 
 _HOME = {
     "Batch": "core.batch",
@@ -60,6 +61,9 @@ _HOME = {
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
+    "GBNF": "text.constraint.values",
+    "Lark": "text.constraint.values",
+    "Lazy": "text.constraint.values",
     "Llama": "llama",
     "LlamaCffiError": "errors",
     "LoraAdapter": "core.adapter",
@@ -70,6 +74,7 @@ _HOME = {
     "PromptCache": "engine.prompt_cache",
     "PromptLookup": "engine.drafters",
     "QuantizeOptions": "core.quantize",
+    "Regex": "text.constraint.values",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
@@ -87,6 +92,7 @@ _HOME = {
 }
 
 __all__ = [
+    "GBNF",
     "Batch",
     "Chunk",
     "Completion",
@@ -97,6 +103,8 @@ __all__ = [
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "Lark",
+    "Lazy",
     "Llama",
     "LlamaCffiError",
     "LoraAdapter",
@@ -107,6 +115,7 @@ __all__ = [
     "PromptCache",
     "PromptLookup",
     "QuantizeOptions",
+    "Regex",
     "Request",
     "SamplerChain",
     "SamplingParams",

@@ -36,6 +36,9 @@
     ├── SchemaError (ValueError)            a schema, regex or grammar that cannot be kept to
     ├── OutputError (ValueError)            a finished text that the asked type refuses
     ├── IncompleteOutput (ValueError)       a text under a constraint was cut before it was complete
+    ├── ToolError (ValueError)              a tool whose definition cannot be used
+    │   └── ToolArgumentsError              arguments that a tool cannot be called with
+    ├── ToolLimitError (RuntimeError)       the model calls tools without end
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
 Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
@@ -43,7 +46,7 @@ Each class also derives from the builtin that fits, so that ``except ValueError`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -230,6 +233,22 @@ class IncompleteOutput(LlamaCffiError, ValueError):
         self.partial = partial
 
 
+class ToolError(LlamaCffiError, ValueError):
+    """The definition of a tool cannot be used: its name, its parameters, or the function behind it."""
+
+
+class ToolArgumentsError(ToolError):
+    """The arguments of a call do not fit the tool; the text says which and why, so that the model can be told."""
+
+
+class ToolLimitError(LlamaCffiError, RuntimeError):
+    """The model went on calling tools; ``messages`` is what was said."""
+
+    def __init__(self, message: str, *, messages: Sequence[Mapping[str, Any]], log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.messages = list(messages)
+
+
 class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
@@ -269,5 +288,8 @@ __all__ = [
     "TemplateError",
     "TokenError",
     "TokenizeError",
+    "ToolArgumentsError",
+    "ToolError",
+    "ToolLimitError",
     "UnsupportedError",
 ]

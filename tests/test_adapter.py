@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +29,7 @@ from tests.support.random_model import Shape, write_random_model
 
 if TYPE_CHECKING:
     from tests.support.models import MakeContext, MakeLlama
+    from tests.support.tools import Measure
 
 pytest_plugins = ["tests.support.models", "tests.support.tools"]
 
@@ -383,21 +382,16 @@ def test_options_of_the_context_are_kept(model: Model, paths: list[Path]) -> Non
 
 
 def test_perplexity_with_an_adapter_is_that_of_llama_perplexity(
-    model_path: Path, tmp_path: Path, paths: list[Path], llama_perplexity: Path
+    model_path: Path, tmp_path: Path, paths: list[Path], llama_perplexity: Measure
 ) -> None:
     text = " ".join(["tana nese roki", "mupo", "tana seli"] * 90)
     (tmp_path / "text").write_text(text)
-    said = subprocess.run(
-        [llama_perplexity, "-m", model_path, "-f", tmp_path / "text", "-c", "64", "-t", "1",
-         "--lora-scaled", f"{paths[0]}:0.6,{paths[1]}:-0.4"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    found = re.search(r"PPL = ([\d.]+)", said.stdout + said.stderr)
-    assert found
+    scaled = f"{paths[0]}:0.6,{paths[1]}:-0.4"
+    expected, _ = llama_perplexity("-m", model_path, "-f", tmp_path / "text", "-c", "64", "--lora-scaled", scaled)
     with Llama(model_path, n_ctx=256, n_threads=1) as llm:
         adapters = {llm.load_adapter(paths[0]): 0.6, llm.load_adapter(paths[1]): -0.4}
-        assert llm.perplexity(text, n_ctx=64, adapters=adapters).value == pytest.approx(float(found[1]), rel=1e-3)
-        assert llm.perplexity(text, n_ctx=64).value != pytest.approx(float(found[1]), rel=1e-3)
+        assert llm.perplexity(text, n_ctx=64, adapters=adapters).value == pytest.approx(expected, rel=1e-3)
+        assert llm.perplexity(text, n_ctx=64).value != pytest.approx(expected, rel=1e-3)
         for adapter in adapters:
             adapter.close()  # the scores are told, and nobody computes with it any more
 

@@ -76,7 +76,7 @@ def test_a_template_of_ones_own(demo: Llama, tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text(source)
     assert demo.render_chat("Hi", template=path) == "[user] Hi\n"
-    reply = demo.chat("Hi", chat={"template": path}, max_tokens=1)
+    reply = demo.chat("Hi", template=path, max_tokens=1)
     assert reply.usage.prompt_tokens == len(demo.tokenize_chat("Hi", template=path))
 
 

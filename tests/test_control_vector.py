@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from tests.support.random_model import Shape, write_random_model
 
 if TYPE_CHECKING:
     from tests.support.models import MakeContext, MakeLlama
+    from tests.support.tools import Measure
 
 pytest_plugins = ["tests.support.models", "tests.support.tools"]
 
@@ -190,20 +190,17 @@ def test_prompts_in_memory_are_computed_again(make_llama: MakeLlama) -> None:
 
 
 def test_perplexity_with_a_vector_is_that_of_llama_perplexity(
-    deep_path: Path, tmp_path: Path, llama_perplexity: Path
+    deep_path: Path, tmp_path: Path, llama_perplexity: Measure
 ) -> None:
     text = " ".join(["tana nese roki", "mupo", "tana seli"] * 90)
     (tmp_path / "text").write_text(text)
     vector(4).save(tmp_path / "v.gguf")
-    said = subprocess.run(
-        [llama_perplexity, "-m", deep_path, "-f", tmp_path / "text", "-c", "64", "-t", "1",
-         "--control-vector-scaled", f"{tmp_path / 'v.gguf'}:0.7", "--control-vector-layer-range", "2", "3"],
-        capture_output=True, text=True, check=True,
+    expected, _ = llama_perplexity(
+        "-m", deep_path, "-f", tmp_path / "text", "-c", "64",
+        "--control-vector-scaled", f"{tmp_path / 'v.gguf'}:0.7", "--control-vector-layer-range", "2", "3",
     )  # fmt: skip
-    found = re.search(r"PPL = ([\d.]+)", said.stdout + said.stderr)
-    assert found
     with Llama(deep_path, n_ctx=256, n_threads=1) as llm:
         llm.set_control_vector(0.7 * ControlVector.from_gguf(tmp_path / "v.gguf"), layers=range(2, 4))
-        assert llm.perplexity(text, n_ctx=64).value == pytest.approx(float(found[1]), rel=1e-3)
+        assert llm.perplexity(text, n_ctx=64).value == pytest.approx(expected, rel=1e-3)
         llm.set_control_vector(None)
-        assert llm.perplexity(text, n_ctx=64).value != pytest.approx(float(found[1]), rel=1e-3)
+        assert llm.perplexity(text, n_ctx=64).value != pytest.approx(expected, rel=1e-3)

@@ -154,10 +154,10 @@ def multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterat
         yield ValidationError(f"{instance} is no multiple of {step}")
 
 
-Validator = extend(Draft202012Validator, {"multipleOf": multiple_of})
+Validator = extend(Draft202012Validator, {"multipleOf": multiple_of})  # type: ignore[no-untyped-call]
 
 
-def generate(constraint: Constraint, vocab: Vocab, seed: int, *, limit: int = 120) -> str | None:
+def generate(constraint: Constraint, vocab: Vocab, seed: int, *, limit: int = 80) -> str | None:
     """What random logits at temperature 2 write under the constraint; None when the limit comes first.
 
     After 30 tokens only what is short is drawn, where there is something, so that texts come to an end.

@@ -11,6 +11,7 @@ import llama_cffi
 from llama_cffi import errors
 
 PUBLIC = [
+    "GBNF",
     "Batch",
     "Chunk",
     "Completion",
@@ -21,6 +22,8 @@ PUBLIC = [
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "Lark",
+    "Lazy",
     "Llama",
     "LlamaCffiError",
     "LoraAdapter",
@@ -31,6 +34,7 @@ PUBLIC = [
     "PromptCache",
     "PromptLookup",
     "QuantizeOptions",
+    "Regex",
     "Request",
     "SamplerChain",
     "SamplingParams",

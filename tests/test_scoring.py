@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import re
-import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from llama_cffi.facade.scoring import Score
 
 if TYPE_CHECKING:
     from tests.support.models import MakeLlama
+    from tests.support.tools import Measure
 
 pytest_plugins = ["tests.support.models", "tests.support.tools"]
 
@@ -56,20 +55,15 @@ def expected(model: Model, tokens: list[int], first: int) -> list[float]:
 
 @pytest.mark.parametrize("n_ctx", [64, 127, 512])
 def test_it_is_the_number_of_llama_perplexity(
-    stories: Model, tmp_path: Path, llama_perplexity: Path, n_ctx: int
+    stories: Model, tmp_path: Path, llama_perplexity: Measure, n_ctx: int
 ) -> None:
     text = STORY * 14
     (tmp_path / "story.txt").write_text(text)
-    said = subprocess.run(
-        [llama_perplexity, "-m", stories.path, "-f", tmp_path / "story.txt", "-c", str(n_ctx), "-t", "1"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    found = re.search(r"PPL = ([\d.]+) \+/- ([\d.]+)", said.stdout + said.stderr)
-    assert found
+    value, error = llama_perplexity("-m", stories.path, "-f", tmp_path / "story.txt", "-c", str(n_ctx))
     with Llama(stories, n_ctx=2048, n_threads=1) as llm:
         result = llm.perplexity(text, n_ctx=n_ctx)
-    assert result.value == pytest.approx(float(found[1]), rel=1e-3)
-    assert result.stderr == pytest.approx(float(found[2]), rel=1e-2)
+    assert result.value == pytest.approx(value, rel=1e-3)
+    assert result.stderr == pytest.approx(error, rel=1e-2)
     assert result.value == pytest.approx(math.exp(result.nll))
 
 

@@ -57,7 +57,17 @@ class Vocab:
     Tokenising is thread-safe.
     """
 
-    __slots__ = ("__weakref__", "_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens", "type")
+    __slots__ = (
+        "__weakref__",
+        "_eog_tokens",
+        "_gate",
+        "_handle",
+        "_pieces",
+        "_ptr",
+        "_special_pieces",
+        "n_tokens",
+        "type",
+    )
 
     def __init__(self, handle: Handle, gate: SharedGate) -> None:
         self._handle = handle
@@ -67,6 +77,7 @@ class Vocab:
         self.type = VocabType(lib.llama_vocab_type(self._ptr))
         self._pieces: dict[int, bytes] = {}
         self._special_pieces: dict[int, bytes] = {}
+        self._eog_tokens: tuple[int, ...] | None = None
 
     @property
     def handle(self) -> Handle:
@@ -237,10 +248,15 @@ class Vocab:
 
     @property
     def eog_tokens(self) -> tuple[int, ...]:
-        """Every token that ends a generation; a pass over the whole vocabulary. Wraps ``llama_vocab_is_eog``."""
+        """Every token that ends a generation; the first time, a pass over the whole vocabulary.
+
+        Wraps ``llama_vocab_is_eog``.
+        """
         ptr, is_eog = self._typed(0), lib.llama_vocab_is_eog
-        with self._gate:
-            return tuple(token for token in range(self.n_tokens) if is_eog(ptr, token))
+        if self._eog_tokens is None:
+            with self._gate:
+                self._eog_tokens = tuple(token for token in range(self.n_tokens) if is_eog(ptr, token))
+        return self._eog_tokens
 
     # -- single tokens
 

@@ -10,7 +10,6 @@ from llama_cffi.core.sampler import (
     Dist,
     Dry,
     DynamicTemperature,
-    Grammar,
     Greedy,
     Infill,
     LogitBias,
@@ -31,7 +30,7 @@ from llama_cffi.core.selection import TokenSelector, mask_logits, mask_row, row_
 from llama_cffi.engine.request import Request, SamplerName, SamplingParams, TokenLogprob
 from llama_cffi.engine.sequence import Chooser
 from llama_cffi.errors import GrammarError
-from llama_cffi.text.constraint.grammar import GrammarMatcher
+from llama_cffi.text.constraint.native import NativeMatcher, grammar_chain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +46,8 @@ def make_chooser(context: Context, request: Request, seed: int) -> Chooser:
     base: SelectorChooser | ChainChooser
     base = ChainChooser(context, request, seed) if sampling.needs_chain else SelectorChooser(context, request, seed)
     if sampling.grammar is not None:
-        matcher: Matcher = GrammarMatcher(context.model.vocab, Grammar(sampling.grammar, sampling.grammar_root))
+        chain = grammar_chain(context.model.vocab, sampling.grammar, sampling.grammar_root)
+        matcher: Matcher = NativeMatcher(chain)
     elif request.constraint is not None:
         matcher = request.constraint.start()
     else:

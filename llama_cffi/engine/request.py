@@ -410,5 +410,10 @@ class Chunk:
     completion: Completion | None = None
     """The whole result, on the last chunk only."""
 
+    @property
+    def partial(self) -> Any:
+        """What the text so far says of the object asked for with ``schema``; None while it says nothing."""
+        return None
+
     def __str__(self) -> str:
         return self.text

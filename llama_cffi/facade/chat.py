@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from llama_cffi.engine.request import Request
     from llama_cffi.facade.reply import Reply, ReplyChunk
     from llama_cffi.facade.session import ChatSession
+    from llama_cffi.facade.tool_loop import OnError, ToolLoop, ToolResult, ToolRun
     from llama_cffi.facade.turn import Turn
     from llama_cffi.text.chat import ChatFormat, Template, TemplateOptions
     from llama_cffi.text.messages import Message
+    from llama_cffi.text.template import Rendered
     from llama_cffi.text.tools import Tool
 
 
@@ -46,6 +48,15 @@ class ChatOptions(GenerateOptions, total=False):
     """Texts that the reply is to be about, for templates that take them."""
     variables: Mapping[str, Any]
     """The template's own variables, such as ``{"enable_thinking": False}``."""
+
+
+class ToolOptions(ChatOptions, total=False):
+    """What the calls take that run tools: :class:`ChatOptions`, and these."""
+
+    max_rounds: int
+    """How often calls are answered, at most; 10 by default."""
+    on_error: OnError
+    """Whether an exception of a tool is raised (the default) or reported to the model."""
 
 
 class Chat(Generation):
@@ -79,6 +90,28 @@ class Chat(Generation):
         turn, request = self._turn(messages, **options)
         return ReplyStream(Stream(engine, request), turn)
 
+    def run_tools(self, messages: str | SequenceOf[Message], **options: Unpack[ToolOptions]) -> ToolRun:
+        """:meth:`chat`, calling the tools that replies ask for, until one asks for none.
+
+        The options are those of :class:`ToolOptions` and :class:`ChatOptions`; ``tools`` must be functions, or have
+        some. The model is told of arguments that do not fit; what else a tool raises reaches the caller unless
+        ``on_error="report"``. A ``tool_choice`` that demands a call holds for the first reply. Raises
+        :class:`ToolError` for tools that cannot be called, :class:`ToolLimitError`, and the rest as :meth:`chat`.
+        """
+        return self._tool_loop(messages, **options).run()
+
+    def stream_tools(
+        self, messages: str | SequenceOf[Message], **options: Unpack[ToolOptions]
+    ) -> Iterator[ReplyChunk | ToolResult]:
+        """:meth:`run_tools` as an iterator of the chunks of all replies, and of each tool's result in between."""
+        return iter(self._tool_loop(messages, **options))
+
+    def _tool_loop(self, messages: str | SequenceOf[Message], **options: Any) -> ToolLoop:
+        from llama_cffi.facade.tool_loop import ToolLoop
+
+        asked: SequenceOf[Message] = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return ToolLoop(self.stream_chat, asked, options.pop("tools", ()), **options)
+
     def session(self, messages: SequenceOf[Message] = (), **options: Unpack[ChatOptions]) -> ChatSession:
         """A conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""
         from llama_cffi.facade.session import ChatSession
@@ -94,7 +127,7 @@ class Chat(Generation):
         **options: Unpack[TemplateOptions],
     ) -> NDArray[np.int32]:
         """Token ids of a conversation, int32 of shape ``(n,)``, without computing it; raises as :meth:`chat`."""
-        rendered = self._format.render(messages, add_generation_prompt=add_generation_prompt, **options)
+        rendered = self._render(messages, add_generation_prompt=add_generation_prompt, **options)
         return self._format.tokenize(rendered, prefix=prefix)
 
     def render_chat(
@@ -105,7 +138,21 @@ class Chat(Generation):
         **options: Unpack[TemplateOptions],
     ) -> str:
         """The conversation as the model's chat template writes it; raises as :meth:`chat`."""
-        return self._format.render(messages, add_generation_prompt=add_generation_prompt, **options).text
+        return self._render(messages, add_generation_prompt=add_generation_prompt, **options).text
+
+    def _render(
+        self,
+        messages: str | SequenceOf[Message],
+        *,
+        tools: SequenceOf[Tool | Callable[..., Any] | Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> Rendered:
+        described = None
+        if tools is not None:
+            from llama_cffi.text.tools import check_tools
+
+            described = [tool.as_dict() for tool in check_tools(tools)]
+        return self._format.render(messages, tools=described, **options)
 
     def _turn(
         self,

@@ -73,7 +73,7 @@ class ReplyChunk(Chunk):
 
     @property
     def partial(self) -> Any:
-        """What the text so far says of the object asked for with ``schema``; None as long as it says nothing."""
+        """As :attr:`Chunk.partial`; parsed when asked for."""
         return None if self._partial is None else self._partial()
 
     @property

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llama_cffi.facade.reply import Reply, ReplyChunk
 
 _FORMAT = "llama_cffi conversation 1"
-_TEMPLATE_OPTIONS = ("template", "documents", "variables")
+_TEMPLATE_OPTIONS = ("template", "tools", "documents", "variables")
 
 
 class Chatter(Protocol):

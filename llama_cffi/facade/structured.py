@@ -25,7 +25,7 @@ class StructuredChunk(Chunk):
 
     @property
     def partial(self) -> Any:
-        """What the text up to here says of the object; None as long as it says nothing. Parsed when asked for."""
+        """As :attr:`Chunk.partial`; parsed when asked for."""
         return None if self._structure is None else self._structure.partial(self._so_far)
 
 

@@ -6,15 +6,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi.engine.request import Completion, FinishReason
-from llama_cffi.errors import IncompleteOutput, ToolError
+from llama_cffi.errors import IncompleteOutput, SchemaError, ToolError
 from llama_cffi.facade.reply import Reply, ReplyBuilder, ReplyChunk
 from llama_cffi.facade.structured import parse_completion
+from llama_cffi.text.constraint.both import AllOf
+from llama_cffi.text.constraint.budget import ReasoningBudget
+from llama_cffi.text.constraint.guidance import GuidanceConstraint
 from llama_cffi.text.constraint.prefixed import Prefixed
+from llama_cffi.text.constraint.schema import json_rule
 from llama_cffi.text.reply.format import Plan, ToolSpec
-from llama_cffi.text.reply.formats import detect, find
+from llama_cffi.text.reply.lark import quoted
 from llama_cffi.text.tools import Tool, check_tools
 
 if TYPE_CHECKING:
@@ -64,24 +68,27 @@ def prepare_turn(
     """Render the conversation and find out how its reply is written. Raises as :meth:`Llama.chat`."""
     known = check_tools(tools)
     specs, choice = _choose_tools(known, tool_choice)
-    given = chat.give_tools(messages, known, template=template, documents=documents, variables=variables or {})
-    reply = find(reply_format) if reply_format is not None else given.format or detect(given.source)
+    rendered, reply = chat.ask(
+        messages, known, reply_format, template=template, documents=documents, variables=variables
+    )
     plan = Plan(
         tools=specs,
         choice=choice,
         parallel=parallel_tool_calls,
-        content=None if structure is None else "@content",
-        reasoning=reply.state(given.rendered.text),
+        content=None if structure is None else f"@{_CONTENT}",
+        reasoning=reply.state(rendered.text),
     )
-    constraint = _constraint(reply, plan, structure, vocab)
-    if reasoning_budget is not None:
-        constraint = _with_budget(constraint, reply, plan, reasoning_budget, vocab)
+    controls = chat.controls
+    constraint = _constraint(reply, plan, structure, vocab, controls)
+    if reasoning_budget is not None and reply.thinking is not None and plan.reasoning != "off":
+        start = "" if plan.reasoning == "open" else reply.thinking.start
+        budget = ReasoningBudget(reasoning_budget, start, reply.thinking.end, vocab)
+        constraint = budget if constraint is None else AllOf((constraint, budget))
     if prefix and constraint is not None:
-        tokens = vocab.tokenize(prefix, add_special=False, parse_special=True)
-        constraint = Prefixed(constraint, tokens.tolist())
-    controls = vocab.control_tokens
+        given = vocab.tokenize(prefix, add_special=False, parse_special=True)
+        constraint = Prefixed(constraint, given.tolist())
     return Turn(
-        tokens=chat.tokenize(given.rendered, prefix=prefix),
+        tokens=chat.tokenize(rendered, prefix=prefix).tolist(),
         format=reply,
         plan=plan,
         constraint=constraint,
@@ -89,6 +96,57 @@ def prepare_turn(
         structure=structure,
         prefix=prefix,
     )
+
+
+_CONTENT = "content"
+"""Name of the grammar that an answer follows, among those of a reply."""
+
+
+def _choose_tools(
+    tools: tuple[Tool, ...], choice: str | Mapping[str, Any]
+) -> tuple[tuple[ToolSpec, ...], Literal["auto", "required", "none"]]:
+    """The tools that may be called, and whether one must be."""
+    specs = tuple(ToolSpec(tool.name, tool.parameters) for tool in tools)
+    if choice == "auto":
+        return specs, "auto"
+    if choice == "none":
+        return specs, "none"
+    if choice == "required":
+        if not specs:
+            raise ToolError("tool_choice='required', but there are no tools")
+        return specs, "required"
+    name: Any = choice
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else choice
+    chosen = tuple(spec for spec in specs if spec.name == name)
+    if not chosen:
+        names = ", ".join(spec.name for spec in specs) or "none"
+        raise ToolError(f"tool_choice={choice!r} is neither auto, none or required nor one of the tools: {names}")
+    return chosen, "required"
+
+
+def _constraint(
+    reply: ReplyFormat, plan: Plan, structure: Structure | None, vocab: Vocab, controls: Mapping[str, int]
+) -> Constraint | None:
+    if structure is not None and not isinstance(structure.constraint, GuidanceConstraint):
+        if plan.tools and plan.choice != "none":
+            raise SchemaError(
+                "a grammar that llama.cpp enforces cannot hold beside tools: GBNF(..., engine='llguidance')"
+            )
+        return structure.constraint
+
+    def token(text: str) -> str:
+        return f"<[{controls[text]}]>" if text in controls else quoted(text)
+
+    lark = reply.grammar(plan, token, json_rule)
+    if lark is None:
+        return None
+    grammars: list[dict[str, Any]] = [{"lark_grammar": lark}]
+    if structure is not None and isinstance(structure.constraint, GuidanceConstraint):
+        first, *rest = json.loads(structure.constraint.grammar)["grammars"]
+        grammars += [{**first, "name": _CONTENT}, *rest]
+    return GuidanceConstraint(vocab, json.dumps({"grammars": grammars}))
 
 
 class ReplyStream(Iterator[ReplyChunk]):

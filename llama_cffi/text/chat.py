@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from llama_cffi.errors import TemplateError
-from llama_cffi.text.messages import Message
+from llama_cffi.text.messages import Message, check_messages
 from llama_cffi.text.prompt import PromptEncoder
+from llama_cffi.text.reply.formats import detect, find
+from llama_cffi.text.reply.formats.generic import GENERIC
+from llama_cffi.text.reply.told import tell_tools
 from llama_cffi.text.template import ChatTemplate, Rendered
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llama_cffi.core.model import Model
+    from llama_cffi.text.reply.format import ReplyFormat
+    from llama_cffi.text.tools import Tool
 
 Template = str | os.PathLike[str] | None
 """The name of one of the model's templates, the Jinja text of another one, or its file; None is the model's default."""
@@ -27,7 +32,7 @@ class TemplateOptions(TypedDict, total=False):
     """What a template is given beside the messages."""
 
     template: Template
-    tools: Sequence[Mapping[str, Any]] | None
+    tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]] | None
     documents: Sequence[Mapping[str, Any]] | None
     variables: Mapping[str, Any]
     """The template's own variables, such as ``{"enable_thinking": False}``."""
@@ -61,9 +66,49 @@ class ChatFormat:
             **(variables or {}),
         )
 
-    def source(self, template: Template = None) -> str:
-        """The Jinja text of a template. Raises :class:`TemplateError` when there is none."""
-        return self._source(template)
+    def ask(
+        self,
+        messages: str | Sequence[Message],
+        tools: Sequence[Tool],
+        reply_format: str | None,
+        *,
+        template: Template = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[Rendered, ReplyFormat]:
+        """The conversation up to where a reply begins, and the format that the reply will have.
+
+        A template that does not tell the model of the tools is helped: then they are described in words, and calls
+        are plain JSON, unless ``reply_format`` names another format. With tools, a template of the model that is named
+        ``tool_use`` is the default. Raises as :meth:`render`, and :class:`ValueError` for an unknown format.
+        """
+        if template is None and tools and self._model.chat_template("tool_use") is not None:
+            template = "tool_use"
+        reply = find(reply_format) if reply_format is not None else detect(self._source(template))
+        asked: Any = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        render = partial(self.render, template=template, documents=documents, variables=variables)
+        if not tools:
+            return render(asked), reply
+        described = [tool.as_dict() for tool in tools]
+        rendered = _attempt(partial(render, asked, tools=described))
+        if isinstance(rendered, Rendered) and rendered.text != render(asked).text:
+            return rendered, reply
+        checked = check_messages(asked)
+        if reply_format is None:
+            reply = GENERIC
+        instructions = reply.instructions(described) or GENERIC.instructions(described)
+        told = _attempt(partial(render, tell_tools(checked, instructions)))
+        if isinstance(told, TemplateError):
+            # Some templates know no system message.
+            told = _attempt(partial(render, tell_tools(checked, instructions, role="user")))
+        if isinstance(told, TemplateError):
+            raise rendered if isinstance(rendered, TemplateError) else told
+        return told, reply
+
+    @property
+    def controls(self) -> Mapping[str, int]:
+        """Texts of the vocabulary's control tokens, with their ids."""
+        return self._encoder.controls
 
     def tokenize(self, rendered: Rendered, *, prefix: str = "") -> NDArray[np.int32]:
         """Token ids of a rendered conversation and the beginning of its reply; see :meth:`PromptEncoder.encode`."""
@@ -94,6 +139,13 @@ class ChatFormat:
                 f"{self._model.path.name} has {which}: give one with template=, as Jinja text or a path"
             )
         return source
+
+
+def _attempt(render: Callable[[], Rendered]) -> Rendered | TemplateError:
+    try:
+        return render()
+    except TemplateError as error:
+        return error
 
 
 __all__ = ["ChatFormat", "Template", "TemplateOptions"]

@@ -19,7 +19,8 @@ _CACHE_SIZE = 64
 """Compiled grammars kept for each vocabulary; one takes some 100 kB to some MB."""
 
 # Bounds on what one text may cost: building a grammar takes a second or two at most, a mask some tens of milliseconds.
-_LIMITS = llguidance.LLParserLimits(verbose_errors=False)
+# A row holds an item for each property that may come next, several times over; the default gives up at 500 properties.
+_LIMITS = llguidance.LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
 
 
 class _Source:

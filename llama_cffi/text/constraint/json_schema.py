@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 from llama_cffi.errors import SchemaError
-from llama_cffi.text.constraint.parts import Array, Number, Object, Part, Parts, Simple, State, Text, Values
+from llama_cffi.text.constraint.numeric import Number
+from llama_cffi.text.constraint.parts import Array, Object, Part, Parts, Simple, State, Text, Values
 from llama_cffi.text.constraint.pattern import Pattern
 from llama_cffi.text.constraint.references import Document
 

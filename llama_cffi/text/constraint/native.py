@@ -20,15 +20,13 @@ class NativeConstraint:
 
     def __init__(self, vocab: Vocab, text: str, root: str = "root") -> None:
         try:
-            # Greedy only makes the chain complete; what it selects is not used.
-            self._pristine = SamplerChain((Grammar(text, root), Greedy()), vocab)
+            self._pristine = grammar_chain(vocab, text, root)
         except GrammarError as error:
             raise SchemaError(error.message, log=error.log) from error
-        self._eog = np.array(vocab.eog_tokens, dtype=np.int32)
 
     def start(self) -> NativeMatcher:
         """A matcher for the beginning of a text."""
-        return NativeMatcher(self._pristine.clone(), self._eog)
+        return NativeMatcher(self._pristine.clone())
 
 
 class NativeMatcher:
@@ -36,9 +34,13 @@ class NativeMatcher:
 
     __slots__ = ("_chain", "_eog", "_one", "_row", "_words")
 
-    def __init__(self, chain: SamplerChain, eog: NDArray[np.int32]) -> None:
+    #: The grammar says that nothing can follow only through an end-of-generation token: to find out earlier would take
+    #: a mask for every token.
+    ended = False
+
+    def __init__(self, chain: SamplerChain) -> None:
         self._chain = chain
-        self._eog = eog
+        self._eog = np.array(chain.vocab.eog_tokens, dtype=np.int32)
         self._one = np.zeros(1, dtype=np.int32)
         self._row: NDArray[np.float32] | None = None
         n_words = (chain.vocab.n_tokens + 31) // 32
@@ -73,15 +75,6 @@ class NativeMatcher:
         """Whether the text may end here."""
         return bool(self._allowed(self._eog).any())
 
-    @property
-    def ended(self) -> bool:
-        """Whether the text is complete and nothing can follow. Takes a mask where the text is complete."""
-        if not self.complete:
-            return False
-        bits = np.unpackbits(self.mask().view(np.uint8), bitorder="little")
-        bits[self._eog] = 0
-        return not bits.any()
-
     def close(self) -> None:
         """Free the chain. Idempotent."""
         self._chain.close()
@@ -91,4 +84,10 @@ class NativeMatcher:
         return np.isfinite(logits)
 
 
-__all__ = ["NativeConstraint", "NativeMatcher"]
+def grammar_chain(vocab: Vocab, text: str, root: str) -> SamplerChain:
+    """What :class:`NativeMatcher` asks. Raises :class:`GrammarError` with the parser's words."""
+    # Greedy only makes the chain complete; what it selects is not used.
+    return SamplerChain((Grammar(text, root), Greedy()), vocab)
+
+
+__all__ = ["NativeConstraint", "NativeMatcher", "grammar_chain"]

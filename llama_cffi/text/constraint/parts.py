@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any, TypeAlias
 
 from llama_cffi.errors import SchemaError
 from llama_cffi.text.constraint.formats import FORMATS, format_pattern
 from llama_cffi.text.constraint.keywords import at
 from llama_cffi.text.constraint.negation import negations
+from llama_cffi.text.constraint.numeric import Number, number, numbers
 from llama_cffi.text.constraint.pattern import Pattern, PatternError
 from llama_cffi.text.constraint.references import Document, Node
 
@@ -27,6 +26,8 @@ _MASKS = {
     "object": OBJECT,
 }  # fmt: skip
 _MAX_BRANCHES = 1_000
+_MAX_ALL_BRANCHES = 10_000
+_MAX_NAMES = 1_000
 _MAX_DEPTH = 120
 _MAX_SUBSETS = 6
 
@@ -43,18 +44,6 @@ class Simple:
     """Null, or any boolean."""
 
     type: str
-
-
-@dataclass(frozen=True)
-class Number:
-    """Numbers between two bounds; an exclusive one does not belong itself."""
-
-    integer: bool
-    low: Fraction | None = None
-    high: Fraction | None = None
-    low_exclusive: bool = False
-    high_exclusive: bool = False
-    multiple_of: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +86,6 @@ class _Choice:
     """Schemas of which one list must hold."""
 
     options: list[list[Node]] = field(default_factory=list)
-
-
-def number(value: float) -> Fraction:
-    """A number of a JSON text, exactly as it is written."""
-    return Fraction(value) if isinstance(value, int) else Fraction(Decimal(repr(value)))
 
 
 class Parts:
@@ -150,7 +134,7 @@ class Parts:
                 return
             todo.extend(reversed(self._in_place(item)))
         self._branches_made += 1
-        if self._branches_made > 50 * _MAX_BRANCHES:
+        if self._branches_made > _MAX_ALL_BRANCHES:
             raise SchemaError("the schema has too many combinations of choices")
         yield list(atoms.values()), mask
 
@@ -265,8 +249,10 @@ class Parts:
             parts.append(Simple("null"))
         if mask & BOOLEAN:
             parts.append(Simple("boolean"))
+        if mask & _NUMBER == FRACTIONAL:
+            raise SchemaError("numbers that are no integers are not supported", pointer=atoms[0].pointer)
         if mask & _NUMBER:
-            parts.extend(_numbers(atoms, mask))
+            parts.extend(numbers(atoms, integer=not mask & FRACTIONAL))
         if mask & STRING:
             parts.extend(self._texts(atoms))
         if mask & ARRAY:
@@ -359,6 +345,8 @@ class Parts:
             names |= dict.fromkeys(node.get("properties") or ())
         required = frozenset(name for node in atoms for name in node.get("required") or ())
         names |= dict.fromkeys(name for node in atoms for name in node.get("required") or ())
+        if len(names) > _MAX_NAMES:
+            raise SchemaError(f"an object with more than {_MAX_NAMES} properties", pointer=atoms[0].pointer)
         patterns: dict[str, Pattern] = {}
         for node in atoms:
             for source in node.get("patternProperties") or ():
@@ -478,7 +466,7 @@ class Parts:
         if isinstance(part, Simple):
             return value is None if part.type == "null" else isinstance(value, bool)
         if isinstance(part, Number):
-            return _is_number(value) and _number_holds(part, number(value))
+            return _is_number(value) and part.holds(number(value))
         if isinstance(part, Text):
             return (
                 isinstance(value, str)
@@ -575,86 +563,4 @@ def _high(atoms: list[Node], keyword: str) -> int | None:
     return min((int(node.value[keyword]) for node in atoms if keyword in node.value), default=None)
 
 
-def _numbers(atoms: list[Node], mask: int) -> Iterator[Number]:
-    low: tuple[Fraction, bool] | None = None
-    high: tuple[Fraction, bool] | None = None
-    multiple: Fraction | None = None
-    for node in atoms:
-        for keyword in ("minimum", "exclusiveMinimum"):
-            if keyword in node.value:
-                bound = _bound(node, keyword), keyword != "minimum"
-                low = bound if low is None else max(low, bound)
-        for keyword in ("maximum", "exclusiveMaximum"):
-            if keyword in node.value:
-                bound = _bound(node, keyword), keyword == "maximum"
-                high = bound if high is None else min(high, bound)
-        if "multipleOf" in node.value:
-            step = number(node.value["multipleOf"])
-            multiple = step if multiple is None else _lcm(multiple, step)
-            # The engine counts remainders: its automaton has a state for each, and it spells steps out as decimals.
-            if multiple.numerator > 10_000 or 10**6 % multiple.denominator or 10**6 * multiple > 10**9:
-                raise at(node.pointer, "multipleOf", "is too large or too fine for the engine")
-    if not mask & INTEGER:
-        raise SchemaError("numbers that are no integers are not supported", pointer=atoms[0].pointer)
-    part = Number(
-        not mask & FRACTIONAL,
-        low and low[0],
-        high and high[0],
-        bool(low and low[1]),
-        bool(high and not high[1]),
-        multiple,
-    )
-    if part.integer:
-        first = None if part.low is None else math.floor(part.low) + 1 if part.low_exclusive else math.ceil(part.low)
-        last = None if part.high is None else math.ceil(part.high) - 1 if part.high_exclusive else math.floor(part.high)
-        part = Number(
-            True,
-            None if first is None else Fraction(first),
-            None if last is None else Fraction(last),
-            multiple_of=None if multiple is None else Fraction(multiple.numerator),
-        )
-    if _interval_empty(part):
-        return
-    if not part.integer and part.low is not None and part.high is not None and part.high - part.low < 1:
-        # The engine (llguidance 1.9.1) lets 0 through for numbers above 0 and below 0.5.
-        for node in atoms:
-            for keyword in ("exclusiveMinimum", "exclusiveMaximum"):
-                if keyword in node.value and (part.low_exclusive or part.high_exclusive):
-                    raise at(node.pointer, keyword, "is not supported for a range that is narrower than 1")
-    yield part
-
-
-def _interval_empty(part: Number) -> bool:
-    if part.low is None or part.high is None:
-        return False
-    if part.multiple_of is not None:
-        step = part.multiple_of
-        first = math.floor(part.low / step) + 1 if part.low_exclusive else math.ceil(part.low / step)
-        last = math.ceil(part.high / step) - 1 if part.high_exclusive else math.floor(part.high / step)
-        return first > last
-    return part.low > part.high or (part.low == part.high and (part.low_exclusive or part.high_exclusive))
-
-
-def _bound(node: Node, keyword: str) -> Fraction:
-    value = number(node.value[keyword])
-    # The engine computes with 64-bit floats, and spells bounds out digit by digit.
-    if abs(value) > 2**53 or 10**15 % value.denominator:
-        raise at(node.pointer, keyword, "has more digits than the engine keeps to")
-    return value
-
-
-def _lcm(a: Fraction, b: Fraction) -> Fraction:
-    return Fraction(math.lcm(a.numerator, b.numerator), math.gcd(a.denominator, b.denominator))
-
-
-def _number_holds(part: Number, value: Fraction) -> bool:
-    if part.integer and value.denominator != 1:
-        return False
-    if part.low is not None and (value < part.low or (part.low_exclusive and value == part.low)):
-        return False
-    if part.high is not None and (value > part.high or (part.high_exclusive and value == part.high)):
-        return False
-    return part.multiple_of is None or (value / part.multiple_of).denominator == 1
-
-
-__all__ = ["Array", "Number", "Object", "Part", "Parts", "Simple", "State", "Text", "Values", "equal", "number"]
+__all__ = ["Array", "Object", "Part", "Parts", "Simple", "State", "Text", "Values", "equal"]

@@ -83,7 +83,7 @@ class Document:
 
     def derived(self, node: Node, value: Any, key: object) -> Node:
         """A schema made from another, which errors are said about."""
-        return self.node(value, node.pointer, node.base, (node.index, key))
+        return self.node(value, node.pointer, node.base, (node.index, "derived", key))
 
     def target(self, node: Node) -> Node:
         """What ``$ref`` of a node means. Raises :class:`SchemaError` for what this document does not hold."""

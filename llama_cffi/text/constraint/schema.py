@@ -86,6 +86,12 @@ def _json_grammars(text: str) -> list[dict[str, Any]]:
     return grammars
 
 
+def json_rule(schema: Mapping[str, Any]) -> str:
+    """A Lark expression of llguidance for the JSON texts that a schema describes, made sound; raises as above."""
+    (grammar,) = _json_grammars(json.dumps(as_json(dict(schema))))
+    return f"%json {json.dumps(grammar['json_schema'])}"
+
+
 def _pattern(pattern: Pattern) -> list[dict[str, Any]]:
     try:
         return [{"lark_grammar": f"start: /{pattern.body()}/"}]
@@ -195,4 +201,4 @@ def _relaxed(value: Any, *, names: bool = False) -> Any:
     return out
 
 
-__all__ = ["compile_schema"]
+__all__ = ["compile_schema", "json_rule"]

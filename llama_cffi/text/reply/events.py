@@ -38,9 +38,10 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnd:
-    """A call is complete: its arguments were a JSON object."""
+    """A call is complete: its arguments were a JSON object. ``id`` is the model's own where it came only now."""
 
     index: int
+    id: str = ""
 
 
 Event = Reasoning | Text | CallBegin | CallArguments | CallEnd

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llama_cffi.text.reply.events import Event
+
+if TYPE_CHECKING:
+    from llama_cffi.text.reply.reasoning import Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,35 @@ class ReplyFormat(Protocol):
     def controls(self) -> tuple[str, ...]:
         """Texts of control tokens that carry meaning in a reply, so that they must be part of the text parsed."""
 
+    @property
+    def thinking(self) -> Thinking | None:
+        """The texts around reasoning; None where there is none."""
+
     def matches(self, template: str) -> bool:
         """Whether a model with this chat template writes replies so."""
 
     def parser(self, plan: Plan) -> Parser:
         """A parser for one reply."""
 
-    def grammar(self, plan: Plan, token: Callable[[str], str]) -> str | None:
+    def state(self, prompt: str) -> Literal["auto", "open", "off"]:
+        """What the end of a prompt says about reasoning: the value for :attr:`Plan.reasoning`."""
+
+    def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """What a system message must say of the tools (in the form of OpenAI's API), because the chat template says
+        nothing of them; "" where it does."""
+
+    def grammar(
+        self,
+        plan: Plan,
+        token: Callable[[str], str],
+        schema: Callable[[Mapping[str, Any]], str] = ...,
+    ) -> str | None:
         """A Lark grammar (llguidance) of the replies that the plan allows; None when every text is one.
 
-        ``token`` gives the Lark expression of a text that may be a control token of the vocabulary.
+        ``token`` gives the Lark expression of a text that may be a control token of the vocabulary: ``<[id]>``, or
+        the text as a Lark string. ``schema`` gives the expression of the JSON texts that satisfy a schema. Raises
+        :class:`ToolError` when the format cannot hold a model to the plan: a schema that it cannot keep to, or calls
+        that are required where there can be none.
         """
 
 

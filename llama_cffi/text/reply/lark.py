@@ -1,0 +1,124 @@
+"""Grammars for llguidance, put together from texts, tokens and JSON Schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Token = Callable[[str], str]
+
+WHITESPACE = r"[ ]|\n[ \t]{0,20}"
+"""The whitespace allowed between two tokens of JSON: a blank, or a line break with an indentation. It is bounded, so
+that a model that is fond of blanks cannot spend its tokens on them."""
+
+
+def quoted(text: str) -> str:
+    """A text as a Lark string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def regex(pattern: str) -> str:
+    """A regular expression as Lark writes it."""
+    return "/" + re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern) + "/"
+
+
+def literal(text: str) -> str:
+    """A regular expression that matches the text alone."""
+    return "".join(char if char.isalnum() or char in " _<>,:;=\"'`" else f"\\x{{{ord(char):x}}}" for char in text)
+
+
+def json_schema(schema: Mapping[str, Any]) -> str:
+    """The Lark expression of the JSON texts that satisfy a schema."""
+    options = {"whitespace_pattern": WHITESPACE, **schema.get("x-guidance", {})}
+    return f"%json {json.dumps({**schema, 'x-guidance': options})}"
+
+
+_FIELDS = {"{n}": ("N", "/[0-9]|[1-9][0-9]/"), "{id}": ("ID", "/[A-Za-z0-9]{9}/")}
+
+
+class Lark:
+    """The rules of one grammar.
+
+    ``controls`` are the texts that ``token`` knows as tokens of their own; wherever one stands in a text of the
+    grammar, it is that token.
+    """
+
+    def __init__(self, token: Token, controls: Iterable[str], schema: Callable[[Mapping[str, Any]], str]) -> None:
+        self._token = token
+        self._tokens = {text: token(text) for text in controls if token(text) != quoted(text)}
+        by_length = sorted(self._tokens, key=len, reverse=True)
+        self._split = re.compile("(" + "|".join(map(re.escape, by_length)) + ")") if by_length else None
+        self._rules: dict[str, tuple[str, str]] = {}
+        self._names: dict[str, str] = {}
+        self._schema = schema
+        self.terminal("ANY", "/(?s:.*)/")
+
+    def text(self, text: str) -> str:
+        """The expression of a text, its control tokens as tokens."""
+        pieces = self._split.split(text) if self._split else [text]
+        return " ".join(self._tokens.get(piece) or quoted(piece) for piece in pieces if piece)
+
+    def template(self, text: str) -> str:
+        """The expression of a text with ``{n}`` for a number and ``{id}`` for nine letters and digits."""
+        parts = re.split(r"(\{n\}|\{id\})", text)
+        return " ".join(self.terminal(*_FIELDS[part]) if part in _FIELDS else self.text(part) for part in parts).strip()
+
+    def opening(self, text: str) -> str:
+        """The expression of a tag: as a token, and spelled out."""
+        token = self.text(text)
+        return token if token == quoted(text) else f"({token} | {quoted(text)})"
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """The rule of the JSON texts that satisfy a schema."""
+        return self.rule("json", self._schema(schema))
+
+    def terminal(self, name: str, body: str) -> str:
+        """Name a regular expression; a name that is there already keeps its meaning."""
+        self._rules.setdefault(name, ("", body))
+        return name
+
+    def terminal_of(self, body: str) -> str:
+        """The name of the terminal with this body."""
+        return self.rule("TEXT", body)
+
+    def reserve(self, name: str) -> str:
+        """The name of a rule that :meth:`define` gives a body later: one that refers to itself."""
+        return self.rule(name, f"# {len(self._rules)}")
+
+    def define(self, name: str, body: str) -> None:
+        """Give a reserved rule its body."""
+        self._rules[name] = ("", body)
+
+    def rule(self, name: str, body: str, options: str = "") -> str:
+        """The name of the rule with this body: ``name``, with a number where that is another rule's."""
+        known = self._names.get(options + body)
+        if known is None:
+            known = name
+            number = 1
+            while known in self._rules:
+                number += 1
+                known = f"{name}_{number}"
+            self._names[options + body] = known
+            self._rules[known] = (options, body)
+        return known
+
+    def up_to(self, end: str, text: str) -> str:
+        """The expression of everything up to the first ``end`` and with it; ``text`` is the terminal in front of it."""
+        spelled = self.rule("up_to", f"{text} {quoted(end)}", "[lazy]")
+        token = self.text(end)
+        return spelled if token == quoted(end) else f"({spelled} | {text} {token})"
+
+    def __str__(self) -> str:
+        return "%llguidance {}\n" + "".join(
+            f"{name}{options}: {body}\n" for name, (options, body) in self._rules.items()
+        )
+
+
+def either(choices: Iterable[str]) -> str:
+    """The expression of one of several."""
+    return "(" + " | ".join(choices) + ")"
+
+
+__all__ = ["WHITESPACE", "Lark", "Token", "either", "json_schema", "literal", "quoted", "regex"]
