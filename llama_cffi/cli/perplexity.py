@@ -59,7 +59,7 @@ def perplexity(
         model,
         n_seq_max=1,
         # Room for as many chunks as one batch takes, which are then computed together.
-        n_ctx=max(ctx_size, batch_size) if ctx_size else 0 if ctx_size == 0 else batch_size,
+        n_ctx=0 if ctx_size == 0 else max(ctx_size or 0, batch_size),
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,

@@ -104,7 +104,7 @@ class Scheduler:
         ]
 
     def _turn(self) -> list[Sequence]:
-        """The running sequences whose adapters are next; those of one request after the other's, in a circle."""
+        """The running sequences whose adapters are next: every set of adapters has its turn, in a circle."""
         running = self.running
         sets = list(dict.fromkeys(sequence.request.adapters for sequence in running))
         if len(sets) > 1:
