@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_cffi._native.features import features
     from llama_cffi._native.library import use_library
+    from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context, ContextOptions
+    from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.gguf import GGUFFile
     from llama_cffi.core.memory import Memory
     from llama_cffi.core.model import Model, ModelOptions
+    from llama_cffi.core.quantize import QuantizeOptions, quantize
     from llama_cffi.core.sampler import SamplerChain
     from llama_cffi.core.saved_state import SavedState
     from llama_cffi.core.state import State
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from llama_cffi.errors import LlamaCffiError
+    from llama_cffi.facade.scoring import Perplexity, Score
     from llama_cffi.llama import Llama
     from llama_cffi.text.constraint.values import GBNF, Lark, Lazy, Regex
 
@@ -52,6 +56,7 @@ _HOME = {
     "Completion": "engine.request",
     "Context": "core.context",
     "ContextOptions": "core.context",
+    "ControlVector": "core.control_vector",
     "DraftModel": "engine.draft_model",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
@@ -61,16 +66,20 @@ _HOME = {
     "Lazy": "text.constraint.values",
     "Llama": "llama",
     "LlamaCffiError": "errors",
+    "LoraAdapter": "core.adapter",
     "Memory": "core.memory",
     "Model": "core.model",
     "ModelOptions": "core.model",
+    "Perplexity": "facade.scoring",
     "PromptCache": "engine.prompt_cache",
     "PromptLookup": "engine.drafters",
+    "QuantizeOptions": "core.quantize",
     "Regex": "text.constraint.values",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
     "SavedState": "core.saved_state",
+    "Score": "facade.scoring",
     "Speculation": "engine.request",
     "State": "core.state",
     "Timings": "engine.request",
@@ -78,6 +87,7 @@ _HOME = {
     "Usage": "engine.request",
     "Vocab": "core.vocab",
     "features": "_native.features",
+    "quantize": "core.quantize",
     "use_library": "_native.library",
 }
 
@@ -88,6 +98,7 @@ __all__ = [
     "Completion",
     "Context",
     "ContextOptions",
+    "ControlVector",
     "DraftModel",
     "Engine",
     "FinishReason",
@@ -96,16 +107,20 @@ __all__ = [
     "Lazy",
     "Llama",
     "LlamaCffiError",
+    "LoraAdapter",
     "Memory",
     "Model",
     "ModelOptions",
+    "Perplexity",
     "PromptCache",
     "PromptLookup",
+    "QuantizeOptions",
     "Regex",
     "Request",
     "SamplerChain",
     "SamplingParams",
     "SavedState",
+    "Score",
     "Speculation",
     "State",
     "Timings",
@@ -113,6 +128,7 @@ __all__ = [
     "Usage",
     "Vocab",
     "features",
+    "quantize",
     "use_library",
 ]
 

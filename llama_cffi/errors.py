@@ -13,6 +13,9 @@
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
     │   └── ModelNotFoundError (FileNotFoundError)
     ├── ModelLoadCancelled (RuntimeError)   the progress callback said no
+    ├── AdapterError (ValueError)           a LoRA or control vector that does not belong to the model
+    ├── QuantizeError (RuntimeError)        a model was not quantised; no file was left behind
+    │   └── QuantizeCancelled               the progress callback said no
     ├── ContextError (RuntimeError)         a Context could not be made, or broke
     ├── DecodeError (RuntimeError)          llama_decode or llama_encode refused a batch
     │   └── MemoryFullError                 no room for the batch in the context's memory
@@ -105,6 +108,18 @@ class ModelNotFoundError(ModelFileError, FileNotFoundError):
 
 
 class ModelLoadCancelled(LlamaCffiError, RuntimeError):
+    """The progress callback returned False."""
+
+
+class AdapterError(LlamaCffiError, ValueError):
+    """A LoRA adapter or control vector that is none, or belongs to another model."""
+
+
+class QuantizeError(LlamaCffiError, RuntimeError):
+    """A model was not quantised; nothing was left behind, and a target that was there before is unchanged."""
+
+
+class QuantizeCancelled(QuantizeError):
     """The progress callback returned False."""
 
 
@@ -240,6 +255,7 @@ class StaleViewError(LlamaCffiError, RuntimeError):
 
 __all__ = [
     "AbortedError",
+    "AdapterError",
     "BatchError",
     "BusyError",
     "ClosedError",
@@ -260,6 +276,8 @@ __all__ = [
     "NativeError",
     "OutputError",
     "PromptError",
+    "QuantizeCancelled",
+    "QuantizeError",
     "SamplerError",
     "SchemaError",
     "StaleViewError",

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Completion, FinishReason, Request
@@ -79,6 +80,119 @@ def test_cancelling_some_changes_nothing_for_the_others(wanted: list[tuple[list[
         else:
             assert list(completion.tokens) == expected
     assert engine.idle
+
+
+SETS: list[Any] = [(), (("a", 1.0),), (("a", 0.5),), (("a", 1.0), ("b", -1.0))]
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.tuples(prompts, st.integers(1, 25), st.sampled_from(SETS), st.booleans()), min_size=1, max_size=8),
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(40, 120),
+)
+def test_requests_with_different_adapters_give_what_each_gives_alone(
+    wanted: list[tuple[list[int], int, Any, bool]], n_batch: int, n_slots: int, n_cells: int
+) -> None:
+    # The runner refuses a plan with two sets, and its tokens depend on the set that each one was computed with.
+    runner = FakeRunner(n_batch=n_batch, n_ctx=40, n_seq_max=n_slots, n_cells=n_cells)
+    engine = Engine(runner)
+    for again in range(2):  # the second time there are prefixes of every set in memory
+        sequences = [
+            engine.submit(
+                request(prompt, max_tokens=n, adapters=one, speculative=PromptLookup(min_ngram=1) if drafts else None)
+            )
+            for prompt, n, one, drafts in wanted
+        ]
+        for sequence, (prompt, n, one, _) in zip(sequences, wanted, strict=True):
+            if again:
+                engine.step()
+            assert list(read(engine, sequence).tokens) == runner.expected(prompt, n, runner.n_ctx, one)
+    assert engine.idle
+
+
+def test_sequences_with_different_adapters_take_turns() -> None:
+    runner = FakeRunner(n_batch=8, n_ctx=64, n_seq_max=4)
+    engine = Engine(runner)
+    long = next([n] for n in range(256) if len(FakeRunner.expected([n], 40, 64, SETS[1])) == 40)
+    sequences = [engine.submit(request(long, max_tokens=40, adapters=one)) for one in (*SETS[1:], SETS[1])]
+    used = []
+    for _ in range(12):
+        engine.step()
+        used.append(runner.adapters)
+    assert used == SETS[1:] * 4
+    assert [len(sequence.output) for sequence in sequences] == [4] * 4
+    # Two of one set are computed together.
+    assert [len(plan) for plan in runner.decoded[:3]] == [2, 1, 1]
+    for _ in range(30):  # and nobody waits for ever, whoever comes and goes
+        engine.submit(request([7], max_tokens=1, adapters=SETS[2]))
+        engine.step()
+    assert all(len(sequence.output) > 4 for sequence in sequences)
+
+
+def test_memory_of_one_set_is_no_prefix_of_another() -> None:
+    engine = Engine(FakeRunner(n_batch=32, n_ctx=64, n_seq_max=2))
+    prompt = list(range(20))
+    cached = [run(engine, prompt, max_tokens=1, adapters=one).usage.cached_tokens for one in (SETS[1], (), SETS[1])]
+    assert cached == [0, 0, 19]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_an_interrupt_before_the_adapters_are_set(steps: int) -> None:
+    class Interrupted(FakeRunner):
+        at = -1
+
+        def use(self, adapters: Any) -> None:
+            self.at -= 1
+            if self.at == 0:
+                raise KeyboardInterrupt
+            super().use(adapters)
+
+    for at in range(1, 4):
+        runner = Interrupted(n_ctx=64, n_seq_max=2)
+        engine = Engine(runner)
+        other = engine.submit(request([1], max_tokens=5, adapters=SETS[1]))
+        for _ in range(steps):
+            engine.step()
+        engine.cancel(other)
+        sequence = engine.submit(request([2], max_tokens=9))
+        runner.at = at
+        interrupted = 0
+        for _ in range(3):
+            try:
+                while engine.next_chunk(sequence) is not None:
+                    pass
+            except KeyboardInterrupt:
+                interrupted += 1
+        assert sequence.output == runner.expected([2], 9, 64)
+        assert interrupted <= 1
+
+
+def test_adapters_are_let_go_when_nothing_runs() -> None:
+    runner = FakeRunner(n_ctx=64)
+    engine = Engine(runner)
+    sequence = engine.submit(request([1, 2, 3], max_tokens=5))
+    engine.step()
+    engine.use_adapters(SETS[1])  # a running request keeps its own
+    assert list(read(engine, sequence).tokens) == runner.expected([1, 2, 3], 5, 64)
+    abandoned = engine.submit(request([1], max_tokens=5))
+    engine.abandon(abandoned)
+    engine.use_adapters(SETS[2])
+    assert runner.adapters == SETS[2]
+
+
+def test_what_adapters_computed_is_not_kept_outside_and_nothing_is_found_for_them() -> None:
+    runner = FakeRunner(n_batch=32, n_ctx=64, n_seq_max=1)
+    runner.remembered = []
+    engine = Engine(runner)
+    prompt = list(range(20))
+    for one in (SETS[1], (), SETS[1], (), SETS[2]):
+        completion = run(engine, prompt, max_tokens=3, adapters=one)
+        assert list(completion.tokens) == runner.expected(prompt, 3, 64, one)
+    assert {kept.tokens[:20] for kept in runner.remembered} == {tuple(prompt)}
+    assert len(runner.remembered) == 2
+    assert run(engine, [*prompt, 1, 2], max_tokens=1).usage.cached_tokens >= 19
 
 
 @settings(max_examples=100)

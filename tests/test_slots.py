@@ -88,6 +88,14 @@ def test_what_cannot_be_copied_is_used_up() -> None:
     assert choose_slot([running, empty], [1, 1, 9], can_copy=False) == (empty, None, 0)
 
 
+def test_what_other_adapters_computed_is_no_prefix() -> None:
+    plain, changed = idle(0, [1, 2, 3], last_used=1), idle(1, [1, 2, 3], last_used=2)
+    changed._adapters = ("a", 1.0)  # type: ignore[assignment]
+    assert choose_slot([plain, changed], [1, 2, 3, 4]) == (plain, None, 3)
+    assert choose_slot([plain, changed], [1, 2, 3, 4], ("a", 1.0)) == (changed, None, 3)  # type: ignore[arg-type]
+    assert choose_slot([plain, changed], [1, 2, 3, 4], ("b", 1.0)) == (plain, None, 0)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_cut_serves_only_what_goes_on_from_its_end() -> None:
     assert reusable([1, 2, 3], [1, 2, 3, 4]) == reusable([1, 2, 3], [1, 2, 3, 4], can_cut=False) == 3
     assert (reusable([1, 2, 3], [1, 2, 9]), reusable([1, 2, 3], [1, 2, 9], can_cut=False)) == (2, 0)

@@ -72,7 +72,10 @@ class Handle:
         self._users.pop(id(user), None)
 
     def close(self) -> None:
-        """Close children, newest first, then free. Idempotent; :class:`InUseError` while attached."""
+        """Close children, newest first and those in use last, then free.
+
+        Idempotent; :class:`InUseError` while attached.
+        """
         while self._ptr is not None:
             if self._users:
                 raise InUseError(f"this {self._name} is in use: {'; '.join(self._users.values())}")
@@ -89,10 +92,10 @@ class Handle:
                 self._gate.release()
 
     def _close_children(self) -> None:
-        for ref in reversed(tuple(self._children.values())):
-            child = ref()
-            if child is not None:
-                child.close()
+        children = [child for ref in reversed(tuple(self._children.values())) if (child := ref()) is not None]
+        # What another child uses waits until that one has let go of it.
+        for child in sorted(children, key=lambda child: bool(child._users)):
+            child.close()
         while any(ref() is None for ref in tuple(self._children.values())):
             # The last reference to a child went away on another thread, which is inside its free() right now.
             time.sleep(0.0005)

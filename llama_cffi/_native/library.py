@@ -112,6 +112,15 @@ def info() -> LibraryInfo:
     return _info
 
 
+def choice() -> dict[str, Any]:
+    """What :func:`use_library` must be given in another process to have the same library there."""
+    return {
+        "path": str(info().path),
+        "include": str(_include) if _include is not None else None,
+        "private": _private,
+    }
+
+
 def helpers_kind() -> Literal["compiled", "python"]:
     """Whether the C helpers are there, or Python and numpy do their work."""
     from llama_cffi._native.helpers import KIND
@@ -272,4 +281,4 @@ def _initialise(binding: Binding, path: Path, source: Source) -> None:
     lib.llama_backend_init()
 
 
-__all__ = ["BINDING_VAR", "ENV_VAR", "LibraryInfo", "helpers_kind", "info", "load", "use_library"]
+__all__ = ["BINDING_VAR", "ENV_VAR", "LibraryInfo", "choice", "helpers_kind", "info", "load", "use_library"]

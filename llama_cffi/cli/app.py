@@ -11,6 +11,8 @@ from llama_cffi.cli.chat import chat
 from llama_cffi.cli.doctor import doctor
 from llama_cffi.cli.generate import generate
 from llama_cffi.cli.info import info
+from llama_cffi.cli.perplexity import perplexity
+from llama_cffi.cli.quantize import quantize
 
 app = typer.Typer(
     name="llama-cffi",
@@ -40,5 +42,7 @@ def root(
 
 app.command()(generate)
 app.command()(chat)
+app.command()(perplexity)
+app.command()(quantize)
 app.command()(info)
 app.command()(doctor)

@@ -118,6 +118,25 @@ def tensor_split(text: str | None) -> tuple[float, ...]:
         raise typer.BadParameter(f"{text!r} is not a list of numbers", param_hint="--tensor-split") from None
 
 
+def pairs(texts: Sequence[str], option: str, form: str) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping."""
+    result = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"{text!r} is not {form}", param_hint=option)
+        result[name] = value
+    return result
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    try:
+        return tuple(int(number) for number in text.split(",")) if text else ()
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers", param_hint=option) from None
+
+
 def unescape(text: str) -> str:
     r"""``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` as characters; other backslashes stay."""
 

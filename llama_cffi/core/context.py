@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +15,9 @@ from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
+from llama_cffi.core.adapter import AdapterSet, Attached, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
+from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.options import choice, constant
 from llama_cffi.core.state import State
@@ -191,6 +193,9 @@ class Context:
         self._resources = resources
         self._door = gate.native
         self._broken: str | None = None
+        self._adapters: AdapterSet = ()
+        self.has_control_vector = False
+        """Whether :meth:`set_control_vector` has set one."""
         self.n_vocab: int = model.vocab.n_tokens
         #: By sequence, whether what State.seq_data left on the device is partial, and the bytes that stand for it.
         self.on_device: dict[int, tuple[bool, bytes]] = {}
@@ -409,6 +414,36 @@ class Context:
         with self.lock():
             lib.llama_synchronize(self.ptr)
 
+    # -- changes to the weights
+
+    @property
+    def adapters(self) -> dict[LoraAdapter, float]:
+        """The adapters that the context computes with, and their scales."""
+        return dict(self._adapters)
+
+    def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
+        """Compute with these adapters at these scales from now on, and with no others; ``{}`` is without.
+
+        What is in memory stays as it was computed. A scale of 0 is the same as leaving the adapter out; a negative one
+        takes it away from the weights. Raises :class:`AdapterError` for an adapter of another model and ``ValueError``
+        for a scale that is no finite number. Wraps ``llama_set_adapters_lora``.
+        """
+        chosen = adapter_set(adapters, self.model)
+        with self.lock():
+            self._resources.adapters.replace(self.ptr, chosen)
+            self._adapters = chosen
+
+    def set_control_vector(self, vector: ControlVector | None, *, layers: range | None = None) -> None:
+        """Add a control vector to what the layers put out from now on; None takes it away.
+
+        ``layers`` are the layers to add it to, all from 1 on by default. What is in memory stays as it was computed.
+        Raises :class:`AdapterError` for a vector of another width or with more layers than the model, and
+        ``ValueError`` for layers that the model has not. Wraps ``llama_set_adapter_cvec``.
+        """
+        with self.lock():
+            apply_control_vector(self.ptr, self.model, vector, layers)
+            self.has_control_vector = vector is not None
+
     # -- results
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:
@@ -489,10 +524,11 @@ class _Inside:
 class _Resources:
     """What is freed with a ``llama_context``. Never refers to the Context: see Handle."""
 
-    __slots__ = ("_borrows", "_gate", "_pools")
+    __slots__ = ("_borrows", "_gate", "_pools", "adapters")
 
     def __init__(self, gate: ExclusiveGate, lender: _Resources | None = None) -> None:
         self._gate = gate
+        self.adapters = Attached()
         self._borrows = lender is not None
         self._pools: dict[int, Any] = {} if lender is None else lender._pools
 
@@ -507,6 +543,7 @@ class _Resources:
     def free(self, ptr: Any) -> None:
         self._gate.native.shut = 1
         lib.llama_free(ptr)
+        self.adapters.release()
         while self._pools and not self._borrows:
             free_pool(self._pools.popitem()[1])
 

@@ -47,11 +47,12 @@ def take_fingerprint(model: Model) -> Fingerprint:
         n_layer=model.n_layer,
         n_embd=model.n_embd,
         metadata=metadata.hexdigest(),
-        pieces=_pieces(model.path),
+        pieces=file_pieces(model.path),
     )
 
 
-def _pieces(path: Path) -> str:
+def file_pieces(path: Path) -> str:
+    """Hash of 16 pieces of a file, 512 bytes each; "" where it cannot be read."""
     found = hashlib.blake2b(digest_size=16)
     try:
         with open(path, "rb", buffering=0) as file:
@@ -65,4 +66,4 @@ def _pieces(path: Path) -> str:
     return found.hexdigest()
 
 
-__all__ = ["Fingerprint", "take_fingerprint"]
+__all__ = ["Fingerprint", "file_pieces", "take_fingerprint"]

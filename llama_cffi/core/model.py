@@ -351,7 +351,7 @@ def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     if options.kv_overrides:
         overrides = ffi.new("struct llama_model_kv_override[]", len(options.kv_overrides) + 1)
         for slot, (key, value) in zip(overrides, options.kv_overrides.items(), strict=False):
-            _fill_override(slot, key, value)
+            fill_override(slot, key, value)
         keep.append(overrides)
         params.kv_overrides = overrides
     params.vocab_only = options.vocab_only
@@ -372,7 +372,8 @@ def _set_load_mode(params: Any, mode: LoadMode) -> None:
         set_field(params, name, name in switches, option=f"load_mode={mode!r}", lacking=False)
 
 
-def _fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
+def fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
+    """Write one metadata value into a ``struct llama_model_kv_override``."""
     name = key.encode()
     if not 0 < len(name) <= _KEY_BYTES or b"\0" in name:
         raise ValueError(f"kv_overrides: the key {key!r} must have 1 to {_KEY_BYTES} bytes")

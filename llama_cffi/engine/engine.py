@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from llama_cffi.core.seed import draw_seed
 from llama_cffi.engine.drafters import Drafting
@@ -25,6 +26,9 @@ from llama_cffi.errors import (
     MemoryFullError,
     UnsupportedError,
 )
+
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
 
 _COARSE = 0.02
 """Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
@@ -51,7 +55,7 @@ class Engine:
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
-        ``overflow="shift"`` and drafts on a memory that cannot, and what the sampling parameters raise.
+        ``overflow="shift"`` and drafts on a memory that cannot, and what sampling parameters and adapters raise.
         """
         n_ctx, n_prompt = self._n_ctx, len(request.tokens)
         if n_prompt > n_ctx:
@@ -74,7 +78,8 @@ class Engine:
             if request.max_tokens == 0:
                 sequence.finish(FinishReason.LENGTH)
             else:
-                self._recall(sequence.tokens)
+                if not request.adapters:
+                    self._recall(sequence.tokens)
                 self._scheduler.submit(sequence)
                 if sequence.deadline is not None:
                     self._timed.append(sequence)
@@ -118,6 +123,13 @@ class Engine:
         """Whether there is nothing to do."""
         return not (self._scheduler.waiting or self._scheduler.running)
 
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        """Let go of other adapters than these when there is nothing to do; running requests keep their own."""
+        with self._lock:
+            self._cancel_abandoned()
+            if self.idle:
+                self._runner.use(adapters)
+
     @contextmanager
     def at_rest(self) -> Iterator[list[Slot]]:
         """Keep the engine from computing, and yield its slots: all idle, and their memory holds what they say.
@@ -139,14 +151,14 @@ class Engine:
             finally:
                 self._stepping = False
 
-    def adopt(self, found: Remembered) -> None:
+    def adopt(self, found: Remembered, adapters: AdapterSet = ()) -> None:
         """Keep the memory of a sequence that was computed elsewhere, for the next request that begins like it.
 
         Raises :class:`BusyError` as :meth:`at_rest`, and :class:`MemoryFullError` when there is no room for it.
         """
         with self.at_rest() as slots:
             slot = min(slots, key=lambda slot: (len(slot.tokens) > 0, slot.last_used))
-            reason = self._bring(found, slot)
+            reason = self._bring(found, slot, adapters)
             if reason is not None:
                 raise MemoryFullError(f"no room for {len(found.tokens)} tokens in memory: {reason}")
 
@@ -220,6 +232,7 @@ class Engine:
                     self._fail(sequence, error)
             return True
         except BaseException:
+            self._scheduler.lone = None  # its plan may not have been computed, nor its adapters set
             # More may be in memory than the sequences know of: cut it back.
             for sequence in affected:
                 self._rewind(sequence)
@@ -285,7 +298,8 @@ class Engine:
         if sequence.done:
             seq_id = sequence.seq_id
             self._scheduler.release(sequence)
-            if seq_id is not None:
+            # What is kept outside is for requests without adapters.
+            if seq_id is not None and not sequence.request.adapters:
                 self._runner.remember(seq_id, self._scheduler.slots[seq_id].tokens)
 
     def _recall(self, tokens: list[int]) -> None:
@@ -297,7 +311,7 @@ class Engine:
         if found is not None:
             self._bring(found, slot)
 
-    def _bring(self, found: Remembered, slot: Slot) -> str | None:
+    def _bring(self, found: Remembered, slot: Slot, adapters: AdapterSet = ()) -> str | None:
         """Put remembered memory into an idle slot; others give up what they keep when there is no room.
 
         Returns why there is none even then.
@@ -308,7 +322,7 @@ class Engine:
             if seq_id is None:
                 return reason
             self._runner.keep(seq_id, 0)
-        slot.fill(found.tokens)
+        slot.fill(found.tokens, adapters)
         return None
 
     def _overflow(self, sequence: Sequence) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from zlib import crc32
 
 from llama_cffi.engine.request import Request, TokenLogprob
 from llama_cffi.engine.runner import Remembered
@@ -14,12 +15,16 @@ from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.engine.slots import reusable
 from llama_cffi.errors import MemoryFullError
 
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
+
 
 class FakeRunner:
     """A deterministic "model" over bytes: token n is the byte n, token 256 ends generation.
 
-    The next token depends on all tokens in memory, so a scheduler that loses, repeats or mixes up a token changes
-    the text. :meth:`expected` computes the same text directly. ``n_cells`` bounds the memory over all sequences.
+    The next token depends on all tokens in memory and on the adapters that each was computed with, so a scheduler that
+    loses, repeats or mixes up a token changes the text. :meth:`expected` computes the same text directly. ``n_cells``
+    bounds the memory over all sequences.
     """
 
     EOG = 256
@@ -41,24 +46,31 @@ class FakeRunner:
         """What :meth:`remember` was given; None remembers nothing."""
         self.decoded: list[list[tuple[int, int]]] = []
         """For each decode, (seq_id, number of tokens) of its items."""
+        self.adapters: AdapterSet = ()
         self._rows: dict[int, int] = {}
         self._n_choosers = 0
 
     @classmethod
-    def next_token(cls, tokens: list[int]) -> int:
-        """The token that follows ``tokens``."""
+    def cells(cls, tokens: Iterable[int], adapters: AdapterSet) -> list[int]:
+        """What the memory holds of tokens that were computed with these adapters; without any, the tokens."""
+        shift = crc32(repr(adapters).encode()) if adapters else 0
+        return [token + shift for token in tokens]
+
+    @classmethod
+    def next_token(cls, cells: list[int]) -> int:
+        """The token that follows what :meth:`cells` hold."""
         state = 7
-        for token in tokens:
-            state = (state * 31 + token + 1) % 65_521
+        for cell in cells:
+            state = (state * 31 + cell + 1) % 65_521
         return cls.EOG if state % 61 == 0 else 97 + state % 26
 
     @classmethod
-    def expected(cls, prompt: list[int], max_tokens: int, n_ctx: int) -> list[int]:
+    def expected(cls, prompt: list[int], max_tokens: int, n_ctx: int, adapters: AdapterSet = ()) -> list[int]:
         """What a lone, uninterrupted sequence generates."""
         tokens = list(prompt)
         output: list[int] = []
         while len(output) < max_tokens and len(tokens) <= n_ctx:
-            token = cls.next_token(tokens)
+            token = cls.next_token(cls.cells(tokens, adapters))
             if token == cls.EOG:
                 break
             tokens.append(token)
@@ -68,27 +80,33 @@ class FakeRunner:
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def use(self, adapters: AdapterSet) -> None:
+        self.adapters = adapters
+
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         total = sum(work.n_tokens + len(work.draft) for work in plan)
         if not 0 < total <= self.n_batch:
             raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")
+        self.use(plan[0].sequence.request.adapters)
         if sum(map(len, self.memory.values())) + total > self.n_cells:
             raise MemoryFullError("no room", code=1)
         rows, self._rows, row = [], {}, -1
         decoded: list[tuple[int, int]] = []
         for sequence, count, output, _, draft in plan:
+            if sequence.request.adapters != self.adapters:
+                raise AssertionError("sequences with different adapters were scheduled together")
             if sequence.seq_id is None:
                 raise AssertionError("a sequence without a slot was scheduled")
             memory = self.memory[sequence.seq_id]
-            if memory != sequence.tokens[: sequence.n_past]:
+            if memory != self.cells(sequence.tokens[: sequence.n_past], self.adapters):
                 raise AssertionError(f"slot {sequence.seq_id} does not hold what its sequence believes")
-            memory.extend(sequence.tokens[sequence.n_past : sequence.n_past + count])
+            memory.extend(self.cells(sequence.tokens[sequence.n_past : sequence.n_past + count], self.adapters))
             row += count
             rows.append(row)
             if output:
                 self._rows[row] = self.next_token(memory)
             for token in draft:
-                memory.append(token)
+                memory.extend(self.cells([token], self.adapters))
                 row += 1
                 self._rows[row] = self.next_token(memory)
             if len(memory) > self.n_ctx:
@@ -127,8 +145,9 @@ class FakeRunner:
             self.remembered.append(FakeMemory(tuple(tokens)))
 
     def find(self, tokens: SequenceOf[int], held: int) -> FakeMemory | None:
-        longest = max(self.remembered or (), key=lambda one: reusable(one.tokens, tokens), default=None)
-        return longest if longest is not None and reusable(longest.tokens, tokens) > held else None
+        prompt = tuple(tokens)  # as the remembered ones: a tuple equals no list
+        longest = max(self.remembered or (), key=lambda one: reusable(one.tokens, prompt), default=None)
+        return longest if longest is not None and reusable(longest.tokens, prompt) > held else None
 
     def recall(self, seq_id: int, found: Remembered) -> str | None:
         self.memory[seq_id].clear()
@@ -161,7 +180,7 @@ class FakeChooser:
             raise AssertionError(f"slot {seq_id} holds {len(memory)} tokens, not {pos}")
         if sum(map(len, runner.memory.values())) >= runner.n_cells:
             return -1
-        memory.append(token)
+        memory.extend(runner.cells([token], runner.adapters))
         runner.decoded.append([(seq_id, 1)])
         return runner.next_token(memory)
 

@@ -34,17 +34,18 @@ _STALE_SECONDS = 3600.0
 class CachedPrompt:
     """The state of one prompt, read and checked."""
 
-    __slots__ = ("_saved", "tokens")
+    __slots__ = ("_changes", "_saved", "tokens")
 
-    def __init__(self, saved: SavedState, tokens: Sequence[int]) -> None:
+    def __init__(self, saved: SavedState, tokens: Sequence[int], changes: Sequence[str] = ()) -> None:
         self._saved = saved
+        self._changes = changes
         #: What it holds.
         self.tokens = tokens
 
     def restore(self, context: Context, seq_id: int) -> str | None:
         """Put it into a sequence; otherwise say why llama.cpp has no room for it."""
         try:
-            self._saved.restore(context, seq_id=seq_id)
+            self._saved.restore(context, seq_id=seq_id, adapters=self._changes)
         except StateError as error:
             return str(error)
         return None
@@ -60,7 +61,8 @@ class PromptCache:
 
     The files used least recently go first. One that is damaged is removed and a warning logged, and so is a failure to
     write: generating goes on. Several processes may share the folder, and several models: each finds its own files.
-    The files hold the texts; who can read them can read those.
+    The files hold the texts; who can read them can read those. Requests with adapters, or under a control vector,
+    neither keep nor find anything here.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = 4 * 2**30, min_tokens: int = 64) -> None:

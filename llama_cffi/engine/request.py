@@ -15,6 +15,7 @@ from llama_cffi.errors import PromptError, SamplerError
 from llama_cffi.text.stop_patterns import make_stops
 
 if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.sampler import Sampler
     from llama_cffi.engine.drafters import DraftSource
     from llama_cffi.text.constraint.matcher import Constraint
@@ -277,6 +278,8 @@ class Request:
     """What guesses tokens ahead, so that one decode gives several; the text does not depend on it."""
     visible: frozenset[int] = frozenset()
     """Control tokens whose text is part of the text; of others nothing is seen."""
+    adapters: AdapterSet = ()
+    """The adapters to compute with, as :func:`~llama_cffi.core.adapter.adapter_set` gives them."""
 
     def __post_init__(self) -> None:
         if not self.tokens:

@@ -7,6 +7,7 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
+from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.engine.choosers import make_chooser
 from llama_cffi.engine.request import Request
@@ -15,6 +16,7 @@ from llama_cffi.engine.sequence import Chooser
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
@@ -62,8 +64,11 @@ class Runner(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
+    def use(self, adapters: AdapterSet) -> None:
+        """Compute with these adapters from now on."""
+
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
-        """Compute a plan and return, for each of its items, the batch row of its own last token.
+        """Compute a plan with its adapters and return, for each of its items, the batch row of its own last token.
 
         The rows of its draft follow that one.
         Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
@@ -77,7 +82,7 @@ class Runner(Protocol):
         """
 
     def chooser(self, request: Request, seed: int) -> Chooser:
-        """The chooser of a new sequence; raises what is wrong with the request's sampling."""
+        """The chooser of a new sequence; raises what is wrong with the request's sampling or adapters."""
 
     def keep(self, seq_id: int, n: int) -> bool:
         """Cut the memory of a sequence to its first ``n`` tokens.
@@ -138,9 +143,16 @@ class ContextRunner:
         self.can_cut = not self._recurrent
         self._n_swa = context.model.n_swa
         self._batch = Batch(context.n_batch)
+        self._adapters: AdapterSet = ()
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
+    def use(self, adapters: AdapterSet) -> None:
+        if adapters != self._adapters:
+            self.context.set_adapters(dict(adapters))
+            self._adapters = adapters
+
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
+        self.use(plan[0].sequence.request.adapters)
         batch = self._batch
         batch.clear()
         rows = []
@@ -163,6 +175,8 @@ class ContextRunner:
         return self._pieces[visible]
 
     def chooser(self, request: Request, seed: int) -> Chooser:
+        if request.adapters:
+            adapter_set(dict(request.adapters), self.context.model)
         return make_chooser(self.context, request, seed)
 
     def keep(self, seq_id: int, n: int) -> bool:
@@ -197,11 +211,11 @@ class ContextRunner:
 
     def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
         # A context shift leaves more in memory than can be used again.
-        if self._cache is not None and self.keep(seq_id, len(tokens)):
+        if self._cache is not None and not self.context.has_control_vector and self.keep(seq_id, len(tokens)):
             self._cache.store(self.context, seq_id, tokens, can_cut=self._can_cut_saved)
 
     def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
-        if self._cache is None:
+        if self._cache is None or self.context.has_control_vector:
             return None
         return self._cache.find(self.context, tokens, held, can_cut=self._can_cut_saved)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llama_cffi.engine.sequence import Sequence
 from llama_cffi.engine.slots import Slot, choose_slot, common_prefix, reusable
 
 _WORTH_WAITING = 8
 """Tokens to share for which a sequence waits until another one's prefill has computed them."""
+
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
 
 
 class Work(NamedTuple):
@@ -37,7 +40,7 @@ class Admission(NamedTuple):
 
 
 StepPlan = list[Work]
-"""One decode: never more than ``n_batch`` tokens in all, drafts included."""
+"""One decode: never more than ``n_batch`` tokens in all, drafts included, and all of them with the same adapters."""
 
 Prepare = Callable[[Admission], int]
 """Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
@@ -48,6 +51,7 @@ class Scheduler:
     drafts get what is left.
 
     A sequence that finds no room in memory is preempted (newest first): it waits, and its tokens are computed again.
+    Sequences with different adapters take turns.
     """
 
     def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True, can_cut: bool = True) -> None:
@@ -60,7 +64,9 @@ class Scheduler:
         self._clock = 0
         self._full = False
         self.lone: Sequence | None = None
-        """The running sequence when it is the only one and nobody waits: the next plan is about it alone."""
+        """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
+        before was."""
+        self._adapters: AdapterSet = ()
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -71,8 +77,8 @@ class Scheduler:
         """The next decode; empty when there is nothing to do."""
         if self.waiting and not self._full:
             self._admit(prepare)
-        running = self.running
-        self.lone = running[0] if len(running) == 1 and not self.waiting else None
+        running = self._turn()
+        self.lone = running[0] if len(self.running) == 1 and not self.waiting else None
         budget = self._n_batch
         plan = [Work(sequence, 1, True) for sequence in running if sequence.n_pending == 1][:budget]
         budget -= len(plan)
@@ -97,13 +103,25 @@ class Scheduler:
             for work in plan
         ]
 
+    def _turn(self) -> list[Sequence]:
+        """The running sequences whose adapters are next: every set of adapters has its turn, in a circle."""
+        running = self.running
+        sets = list(dict.fromkeys(sequence.request.adapters for sequence in running))
+        if len(sets) > 1:
+            last = sets.index(self._adapters) if self._adapters in sets else -1
+            self._adapters = sets[(last + 1) % len(sets)]
+            return [sequence for sequence in running if sequence.request.adapters == self._adapters]
+        self._adapters = sets[0] if sets else self._adapters
+        return running
+
     def _admit(self, prepare: Prepare) -> None:
         # Prefill that would not start in this step anyway can wait: a slot taken later may reuse more.
         budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
-            choice = choose_slot(self.slots, sequence.tokens, can_copy=self._can_copy, can_cut=self._can_cut)
-            if choice is None or self._shares_later(sequence.tokens, choice[2]):
+            adapters = sequence.request.adapters
+            choice = choose_slot(self.slots, sequence.tokens, adapters, can_copy=self._can_copy, can_cut=self._can_cut)
+            if choice is None or self._shares_later(sequence, choice[2]):
                 return
             admission = Admission(*choice)
             n = prepare(admission)
@@ -114,12 +132,13 @@ class Scheduler:
             self.running.append(sequence)
             budget -= sequence.n_pending
 
-    def _shares_later(self, tokens: list[int], n_reused: int) -> bool:
+    def _shares_later(self, sequence: Sequence, n_reused: int) -> bool:
         """Whether what another sequence's prefill is computing right now can be shared when it is done."""
+        tokens, adapters = sequence.tokens, sequence.request.adapters
         return self._can_copy and any(
             min(common_prefix(other.tokens, tokens), len(tokens) - 1) - n_reused >= _WORTH_WAITING
             for other in self.running
-            if other.n_pending > 1
+            if other.n_pending > 1 and other.request.adapters == adapters
         )
 
     def release(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -138,12 +157,16 @@ class Scheduler:
         self.lone = None
 
     def spare(self, prompt: list[int]) -> tuple[Slot, int] | None:
-        """The idle slot whose memory is missed least, and how much of a prompt some memory holds; None without one."""
+        """The idle slot whose memory is missed least, and how much of a prompt some memory holds; None without one.
+
+        The prompt is one without adapters.
+        """
         idle = [slot for slot in self.slots if slot.sequence is None]
         if not idle:
             return None
         usable = self.slots if self._can_copy else idle
-        held = max((reusable(slot.tokens, prompt, can_cut=self._can_cut) for slot in usable), default=0)
+        plain = [slot for slot in usable if not slot.adapters]
+        held = max((reusable(slot.tokens, prompt, can_cut=self._can_cut) for slot in plain), default=0)
         return min(idle, key=lambda slot: (len(slot.tokens) > 0, slot.last_used)), held
 
     def forget_oldest(self) -> int | None:

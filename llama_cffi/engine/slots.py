@@ -7,19 +7,27 @@ from collections.abc import Sequence as Tokens
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.engine.sequence import Sequence
 
 
 class Slot:
     """Bookkeeping around one seq_id: who uses it, or which tokens were left in its memory."""
 
-    __slots__ = ("_cached", "last_used", "seq_id", "sequence")
+    __slots__ = ("_adapters", "_cached", "last_used", "seq_id", "sequence")
 
     def __init__(self, seq_id: int) -> None:
         self.seq_id = seq_id
         self.sequence: Sequence | None = None
         self.last_used = 0
         self._cached: list[int] = []
+        self._adapters: AdapterSet = ()
+
+    @property
+    def adapters(self) -> AdapterSet:
+        """The adapters that its tokens were computed with."""
+        sequence = self.sequence
+        return self._adapters if sequence is None else sequence.request.adapters
 
     @property
     def tokens(self) -> list[int]:
@@ -34,12 +42,12 @@ class Slot:
 
     def release(self, *, keep: bool = True) -> None:
         """Take it back; with ``keep`` the tokens in memory stay for the next request that begins like them."""
-        self._cached = self.tokens if keep else []
+        self._cached, self._adapters = (self.tokens, self.adapters) if keep else ([], ())
         self.sequence = None
 
-    def fill(self, tokens: Iterable[int]) -> None:
-        """The idle slot's memory was replaced: it holds these tokens now."""
-        self._cached = list(tokens)
+    def fill(self, tokens: Iterable[int], adapters: AdapterSet = ()) -> None:
+        """The idle slot's memory was replaced: it holds these tokens now, computed with these adapters."""
+        self._cached, self._adapters = list(tokens), adapters
 
 
 def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
@@ -69,19 +77,27 @@ def reusable(tokens: Tokens[int], prompt: Tokens[int], *, can_cut: bool = True) 
 
 
 def choose_slot(
-    slots: list[Slot], prompt: list[int], *, can_copy: bool = True, can_cut: bool = True
+    slots: list[Slot],
+    prompt: list[int],
+    adapters: AdapterSet = (),
+    *,
+    can_copy: bool = True,
+    can_cut: bool = True,
 ) -> tuple[Slot, Slot | None, int] | None:
     """The idle slot for a prompt, the slot to copy a prefix from (None: the slot's own memory), and its length.
 
     None when every slot is busy. The longest common prefix wins; an idle slot is used up only when most of what it
     holds is reused, otherwise its memory is shared with the slot unused for longest. Without ``can_copy`` nothing
-    can be shared: the idle slot with the longest prefix is used up. ``can_cut`` is as in :func:`reusable`.
+    can be shared: the idle slot with the longest prefix is used up. ``can_cut`` is as in :func:`reusable`. What other
+    adapters computed is no prefix.
     """
     idle = [slot for slot in slots if slot.sequence is None]
     if not idle:
         return None
     best, n = None, 0
     for slot in slots if can_copy else idle:
+        if slot.adapters != adapters:
+            continue
         length = reusable(slot.tokens, prompt, can_cut=can_cut)
         if length > n:
             best, n = slot, length

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from llama_cffi.core.adapter import AdapterSet
+    from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.engine.prompt_cache import PromptCache
 
 DEFAULT_N_CTX = 4096
@@ -65,6 +67,8 @@ class Base:
             self._owns_model = True
             self.model = Model(model, model_options, progress=progress)
         self.overflow: Overflow = overflow
+        self._adapters: AdapterSet = ()
+        self._control: tuple[ControlVector | None, range | None] = (None, None)
         self._draft: OpenDraft | None = None
         try:
             options = _context_options(

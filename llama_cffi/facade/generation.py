@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.seed import MAX_SEED, draw_seed
 from llama_cffi.engine.request import Chunk, Completion, Overflow, Request, SamplingKwargs, SamplingParams, Stop
 from llama_cffi.errors import PromptError, SamplerError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
+    from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.text.constraint.structure import Structure
 
 
@@ -53,6 +55,8 @@ class GenerateOptions(SamplingKwargs, total=False):
     """Whether tokens are drafted ahead, and by what; None is what the Llama was made with."""
     sampling: SamplingParams | None
     """The sampling parameters as one value, instead of their fields."""
+    adapters: Mapping[LoraAdapter, float] | None
+    """LoRA adapters and their scales; None (the default) is what :meth:`~Llama.set_adapters` said."""
     schema: Any
     """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
     ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
@@ -216,6 +220,7 @@ class Generation(Base):
         overflow: Overflow | None = None,
         speculative: Speculative | None = None,
         sampling: SamplingParams | None = None,
+        adapters: Mapping[LoraAdapter, float] | None = None,
         **fields: Unpack[SamplingKwargs],
     ) -> Request:
         if suffix is None:
@@ -249,6 +254,7 @@ class Generation(Base):
             logprobs=logprobs,
             overflow=overflow if overflow is not None else self.overflow,
             speculative=request_source(speculative, self._draft),
+            adapters=self._adapters if adapters is None else adapter_set(adapters, self.model),
         )
 
     def _prompt_tokens(self, prompt: str | SequenceOf[int] | NDArray[np.int32]) -> list[int]:

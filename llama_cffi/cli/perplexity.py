@@ -1,0 +1,83 @@
+"""``llama-cffi perplexity``: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import llama_cffi
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.loading import load
+from llama_cffi.cli.progress import Bar
+
+
+@console.command
+def perplexity(
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one.")] = None,
+    file: Annotated[
+        Path | None,
+        options.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input."),
+    ] = None,
+    ctx_size: Annotated[
+        int | None,
+        options.option(
+            "-c", "--ctx-size", metavar="N", min=0, env="CTX_SIZE",
+            show_default="512, or what the model was trained for",
+            help="Tokens of the chunks that the text is cut into; 0 is what the model was trained for.",
+        ),
+    ] = None,
+    stride: Annotated[
+        int,
+        options.option(
+            "--ppl-stride", "--stride", metavar="N", min=0,
+            help="Begin a chunk every N tokens and score only its last N; 0 scores the second half of each.",
+        ),
+    ] = 0,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    model: options.Model = None,
+    n_gpu_layers: options.GpuLayers = "auto",
+    device: options.Device = None,
+    override_kv: options.OverrideKv = None,
+    batch_size: options.BatchSize = 2048,
+    ubatch_size: options.UbatchSize = 512,
+    threads: options.Threads = None,
+    threads_batch: options.ThreadsBatch = None,
+) -> None:  # fmt: skip
+    """Measure how well a model predicts a text.
+
+    The number is that of llama.cpp's llama-perplexity: the lower, the better the prediction.
+    """
+    overrides = arguments.kv_overrides(override_kv or ())
+    layers = arguments.gpu_layers(n_gpu_layers)
+    given = arguments.prompt_text(text, None, file, escape=False)
+    n_threads = threads if threads is not None and threads > 0 else None
+    llm = load(
+        model,
+        n_seq_max=1,
+        # Room for as many chunks as one batch takes, which are then computed together.
+        n_ctx=0 if ctx_size == 0 else max(ctx_size or 0, batch_size),
+        n_batch=batch_size,
+        n_ubatch=min(ubatch_size, batch_size),
+        n_threads=n_threads,
+        n_threads_batch=threads_batch if threads_batch is not None and threads_batch > 0 else n_threads,
+        model_options=llama_cffi.ModelOptions(
+            n_gpu_layers=layers, devices=arguments.devices(device), kv_overrides=overrides
+        ),
+    )
+    with llm, Bar("scoring") as bar:
+        chunk = llm.model.n_ctx_train if ctx_size == 0 else ctx_size
+        found = llm.perplexity(given, n_ctx=chunk, stride=stride or None, progress=bar)
+        about = {"path": str(llm.model.path), "description": llm.model.desc}
+    if as_json:
+        console.print_json({**dataclasses.asdict(found), "model": about})
+        return
+    console.rows(
+        [
+            ("perplexity", f"{found.value:.4f} +/- {found.stderr:.4f}"),
+            ("tokens scored", f"{found.n_tokens:,} in {found.n_chunks:,} chunk{'s' * (found.n_chunks != 1)}"),
+        ]
+    )

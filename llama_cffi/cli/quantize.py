@@ -1,0 +1,109 @@
+"""``llama-cffi quantize``: a model with smaller weights."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.progress import Bar
+
+_TERMINATED = 143
+
+
+@console.command
+def quantize(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="GGUF file, or the first part of a split model.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The file to write.")],
+    type: Annotated[
+        str, typer.Argument(metavar="TYPE", help="Such as Q4_K_M, Q8_0 or F16; one that does not exist lists all.")
+    ],
+    force: Annotated[bool, options.option("--force", help="Replace TARGET if it is there.")] = False,
+    allow_requantize: Annotated[
+        bool, options.option("--allow-requantize", help="Take a model that is quantised already; it loses twice.")
+    ] = False,
+    leave_output_tensor: Annotated[
+        bool, options.option("--leave-output-tensor", help="Do not quantise the output matrix.")
+    ] = False,
+    pure: Annotated[bool, options.option("--pure", help="Give all tensors the same type.")] = False,
+    copy: Annotated[bool, options.option("--copy", help="Only copy the tensors, whatever TYPE says.")] = False,
+    imatrix: Annotated[
+        Path | None,
+        options.option("--imatrix", metavar="FILE", help="Importance matrix; types of 2 bits and less need one."),
+    ] = None,
+    output_tensor_type: Annotated[
+        str | None, options.option("--output-tensor-type", metavar="TYPE", help="ggml's type of the output matrix.")
+    ] = None,
+    token_embedding_type: Annotated[
+        str | None, options.option("--token-embedding-type", metavar="TYPE", help="And of the token embeddings.")
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        options.option(
+            "--tensor-type", metavar="NAME=TYPE",
+            help="ggml's type for the tensors whose names match: attn_q=q8_0. Repeatable.",
+        ),
+    ] = None,
+    prune_layers: Annotated[
+        str | None, options.option("--prune-layers", metavar="N,N", help="Layers to leave out, separated by commas.")
+    ] = None,
+    override_kv: options.OverrideKv = None,
+    max_buffer_size: Annotated[
+        int | None,
+        options.option("--max-buffer-size", metavar="MIB", min=1, help="Most MiB of rows in memory at once."),
+    ] = None,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:  # fmt: skip
+    """Write a model again with weights of another type.
+
+    The result is that of llama.cpp's llama-quantize. TARGET appears when it is complete; Ctrl-C leaves nothing.
+    """
+    patterns = arguments.pairs(tensor_type or (), "--tensor-type", "NAME=TYPE, as in attn_q=q8_0")
+    layers = arguments.numbers(prune_layers, "--prune-layers")
+    overrides = arguments.kv_overrides(override_kv or ())
+    from llama_cffi.core.quantize import QuantizeOptions, quantize
+
+    settings = QuantizeOptions(
+        n_threads=threads if threads is not None and threads > 0 else None,
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
+        tensor_types=patterns,
+        allow_requantize=allow_requantize,
+        quantize_output_tensor=not leave_output_tensor,
+        pure=pure,
+        copy=copy,
+        imatrix=imatrix,
+        kv_overrides=overrides,
+        prune_layers=layers,
+        max_buf_size=max_buffer_size * 2**20 if max_buffer_size is not None else None,
+    )
+    signal.signal(signal.SIGTERM, _terminated)
+    start = time.monotonic()
+    with Bar("quantising") as bar:
+        quantize(source, target, type, settings, overwrite=force, progress=bar)
+    seconds = time.monotonic() - start
+    before, after = source.stat().st_size, target.stat().st_size
+    if as_json:
+        report = {"source": str(source), "target": str(target), "type": type.upper(), "seconds": seconds}
+        console.print_json({**report, "source_bytes": before, "target_bytes": after})
+        return
+    console.rows(
+        [
+            ("written", str(target)),
+            ("type", type.upper()),
+            ("size", f"{console.size_text(after)}, from {console.size_text(before)}"),
+            ("time", f"{seconds:.1f} s"),
+        ]
+    )
+
+
+def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(_TERMINATED)

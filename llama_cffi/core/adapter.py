@@ -1,0 +1,216 @@
+"""LoRA adapters: small changes to a model's weights that a context adds while it computes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from llama_cffi._native import binding, ffi, guard, lib, log
+from llama_cffi._native.handle import Handle
+from llama_cffi.core.fingerprint import file_pieces
+from llama_cffi.core.gguf import GGUFFile, MetadataValue
+from llama_cffi.errors import AdapterError, ModelFileError, NativeError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.model import Model
+
+_NUMBERS = ("i8", "i16", "i32", "i64", "f64")
+"""Types that no matrix product takes."""
+
+
+class LoraAdapter:
+    """A LoRA loaded from a GGUF file for one :class:`~llama_cffi.core.model.Model`.
+
+    Any number of contexts of that model may compute with it, each at a scale of its own; see
+    :meth:`Context.set_adapters`. It is closed with its model.
+
+    Raises :class:`ModelNotFoundError` and :class:`ModelFileError` for a path that is no GGUF file, and
+    :class:`AdapterError` for one that is no LoRA, or one for another model. Wraps ``llama_adapter_lora_init``.
+    """
+
+    def __init__(self, model: Model, path: str | os.PathLike[str]) -> None:
+        self.model = model
+        self.path = Path(path)
+        file = GGUFFile(self.path)
+        _check(file, model)
+        self.metadata: dict[str, MetadataValue] = file.metadata
+        """What the file says of itself, as :attr:`GGUFFile.metadata`."""
+        with model.gate:
+            mark = log.mark()
+            try:
+                ptr = guard.call_ptr("llama_adapter_lora_init", model.ptr, os.fsencode(self.path))
+            except NativeError as error:
+                raise AdapterError(f"cannot load {self.path}: {error.message}", log=error.log) from error
+            finally:
+                log.pump()
+            if ptr == ffi.NULL:
+                raise AdapterError(f"{self.path} does not fit {model.path}", log=log.lines_since(mark))
+            self._handle = Handle("LoraAdapter", ptr, lib.llama_adapter_lora_free, (model.handle,))
+
+    @cached_property
+    def alpha(self) -> float | None:
+        """The factor that the file gives to ``B @ A``, divided by the rank; None where it says none."""
+        value = self.metadata.get("adapter.lora.alpha")
+        return float(value) if isinstance(value, float) and value else None
+
+    @cached_property
+    def invocation_tokens(self) -> tuple[int, ...]:
+        """Tokens from which on an activated LoRA (aLoRA) wants to be applied; empty for any other."""
+        value = self.metadata.get("adapter.alora.invocation_tokens")
+        return tuple(int(token) for token in value) if isinstance(value, list) else ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of some pieces of the file, as it is at the first question; equal for copies."""
+        return file_pieces(self.path)
+
+    # -- lifetime
+
+    @property
+    def handle(self) -> Handle:
+        """The owner of the native pointer."""
+        return self._handle
+
+    @property
+    def ptr(self) -> Any:
+        """The ``llama_adapter_lora *``; :class:`ClosedError` after close."""
+        return self._handle.ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether the adapter is closed."""
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Free the adapter. Idempotent; :class:`InUseError` while a context computes with it."""
+        self._handle.close()
+
+    def __enter__(self) -> LoraAdapter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LoraAdapter {self.path.name!r}{': closed' if self.closed else ''}>"
+
+
+AdapterSet = tuple[tuple[LoraAdapter, float], ...]
+"""Adapters with their scales, none of them 0, in an order of their own: what computes the same is equal."""
+
+
+def adapter_set(adapters: Mapping[LoraAdapter, float], model: Model) -> AdapterSet:
+    """The adapters of a mapping to their scales, for a model.
+
+    Raises TypeError for what is no adapter, ValueError for a scale that is no finite number, :class:`AdapterError` for
+    an adapter of another model and :class:`ClosedError` for one that is closed.
+    """
+    chosen = []
+    for adapter, scale in adapters.items():
+        if not isinstance(adapter, LoraAdapter):
+            raise TypeError(f"adapters maps LoraAdapter objects to scales; got {adapter!r}")
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+            raise ValueError(f"the scale of {adapter!r} must be a finite number, got {scale!r}")
+        if adapter.model.handle is not model.handle:
+            raise AdapterError(f"{adapter!r} was loaded for another Model than {model!r}")
+        adapter.ptr  # noqa: B018 - raises when closed
+        if scale:
+            chosen.append((adapter, float(scale)))
+    return tuple(sorted(chosen, key=lambda pair: id(pair[0])))
+
+
+class Attached:
+    """The adapters inside one ``llama_context``, which keeps raw pointers to them.
+
+    Part of what is freed with the context: it holds handles, which therefore outlive the context, and no wrappers.
+    """
+
+    __slots__ = ("_handles",)
+
+    def __init__(self) -> None:
+        self._handles: tuple[Handle, ...] = ()
+
+    def replace(self, ctx: Any, adapters: AdapterSet) -> None:
+        """Compute with these and no others. Wraps ``llama_set_adapters_lora``."""
+        handles = tuple(adapter.handle for adapter, _ in adapters)
+        try:
+            # First of all: what is attached, no other thread can close.
+            for handle in handles:
+                handle.attach(self, "a Context computes with it, until set_adapters() says otherwise")
+            self._set(ctx, [handle.ptr for handle in handles], [scale for _, scale in adapters])
+        except BaseException:
+            self._detach(handles, but=self._handles)
+            raise
+        before, self._handles = self._handles, handles
+        self._detach(before, but=handles)
+
+    def _set(self, ctx: Any, pointers: list[Any], scales: list[float]) -> None:
+        if binding.has("llama_set_adapters_lora"):
+            array = ffi.new("struct llama_adapter_lora *[]", pointers)
+            guard.call_int("llama_set_adapters_lora", ctx, array, len(pointers), ffi.new("float[]", scales))
+            return
+        # Older releases take them one by one.
+        lib.llama_clear_adapter_lora(ctx)
+        for pointer, scale in zip(pointers, scales, strict=True):
+            lib.llama_set_adapter_lora(ctx, pointer, scale)
+
+    def _detach(self, handles: tuple[Handle, ...], *, but: tuple[Handle, ...] = ()) -> None:
+        for handle in handles:
+            if handle not in but:
+                handle.detach(self)
+
+    def release(self) -> None:
+        """The context is gone."""
+        self._detach(self._handles)
+        self._handles = ()
+
+
+def _check(file: GGUFFile, model: Model) -> None:
+    """Refuse what llama.cpp would refuse without a reason, or not survive."""
+    about = file.metadata
+    if about.get("general.type") != "adapter" or about.get("adapter.type") != "lora":
+        kind = about.get("adapter.type") or about.get("general.type") or file.architecture
+        raise AdapterError(f"{file.path} is no LoRA adapter: it calls itself {kind!r}")
+    if file.architecture != model.architecture:
+        raise AdapterError(
+            f"{file.path} is a LoRA for {file.architecture!r} models, and this one is {model.architecture!r}"
+        )
+    alpha = about.get("adapter.lora.alpha", 0.0)
+    if not isinstance(alpha, float) or not math.isfinite(alpha):
+        raise AdapterError(f"{file.path}: adapter.lora.alpha must be a finite number, not {alpha!r}")
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    for name, a in tensors.items():
+        b = tensors.get(f"{name.removesuffix('.lora_a')}.lora_b")
+        if not name.endswith(".lora_a") or b is None:
+            continue  # llama.cpp says what it thinks of it
+        if a.type in _NUMBERS or b.type in _NUMBERS:
+            raise AdapterError(f"{file.path}: {name} holds numbers of type {a.type} and {b.type}")
+        stacked = "_exps." in name
+        if max(len(a.shape), len(b.shape)) > (3 if stacked else 2) or a.shape[2:] != b.shape[2:]:
+            raise AdapterError(f"{file.path}: {name} and its partner have the shapes {a.shape} and {b.shape}")
+        if name.startswith("token_embd.") and a.shape[0] != b.shape[0]:
+            raise AdapterError(f"{file.path}: {name} has rank {a.shape[0]}, its partner {b.shape[0]}")
+        if name.startswith("token_embd.") and _ties_embeddings(model):
+            raise AdapterError(
+                f"{file.path} changes the token embeddings, which are this model's output matrix too: llama.cpp cannot "
+                "compute that"
+            )
+
+
+def _ties_embeddings(model: Model) -> bool:
+    """Whether the model's file has no output matrix; False when it cannot be seen there."""
+    try:
+        file = GGUFFile(model.path)
+    except ModelFileError:
+        return False
+    return "split.count" not in file.metadata and all(tensor.name != "output.weight" for tensor in file.tensors)
+
+
+__all__ = ["AdapterSet", "Attached", "LoraAdapter", "adapter_set"]
