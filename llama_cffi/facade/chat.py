@@ -34,8 +34,9 @@ class ChatOptions(GenerateOptions, total=False):
     """How the reply begins; the result does not repeat it."""
     tools: SequenceOf[Tool | Callable[..., Any] | Mapping[str, Any]]
     """What the model may call: typed functions, :class:`Tool` values, or definitions as in OpenAI's API."""
-    tool_choice: str
-    """``"auto"`` (the default), ``"none"``, ``"required"``, or the name of the one tool to call."""
+    tool_choice: str | Mapping[str, Any]
+    """``"auto"`` (the default), ``"none"``, ``"required"``, or the one tool to call: by its name, or as OpenAI's API
+    has it."""
     parallel_tool_calls: bool
     """Whether a reply may hold several calls (the default)."""
     reasoning_budget: int | None
@@ -160,7 +161,7 @@ class Chat(Generation):
         *,
         prefix: str = "",
         tools: SequenceOf[Tool | Callable[..., Any] | Mapping[str, Any]] = (),
-        tool_choice: str = "auto",
+        tool_choice: str | Mapping[str, Any] = "auto",
         parallel_tool_calls: bool = True,
         reasoning_budget: int | None = None,
         reply_format: str | None = None,

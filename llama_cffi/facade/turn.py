@@ -16,7 +16,7 @@ from llama_cffi.text.constraint.both import AllOf
 from llama_cffi.text.constraint.budget import ReasoningBudget
 from llama_cffi.text.constraint.guidance import GuidanceConstraint
 from llama_cffi.text.constraint.prefixed import Prefixed
-from llama_cffi.text.constraint.schema import json_rule
+from llama_cffi.text.constraint.schema import closed, json_rule
 from llama_cffi.text.reply.format import Plan, ToolSpec
 from llama_cffi.text.reply.lark import quoted
 from llama_cffi.text.tools import Tool, check_tools
@@ -68,7 +68,7 @@ def prepare_turn(
     """Render the conversation and find out how its reply is written. Raises as :meth:`Llama.chat`."""
     known = check_tools(tools)
     specs, choice = _choose_tools(known, tool_choice)
-    rendered, reply = chat.ask(
+    rendered, reply, source = chat.ask(
         messages, known, reply_format, template=template, documents=documents, variables=variables
     )
     plan = Plan(
@@ -79,10 +79,14 @@ def prepare_turn(
         reasoning=reply.state(rendered.text),
     )
     controls = chat.controls
-    constraint = _constraint(reply, plan, structure, vocab, controls)
-    if reasoning_budget is not None and reply.thinking is not None and plan.reasoning != "off":
-        start = "" if plan.reasoning == "open" else reply.thinking.start
-        budget = ReasoningBudget(reasoning_budget, start, reply.thinking.end, vocab)
+    held, thinking = plan, reply.thinking
+    if plan.reasoning == "auto" and thinking and thinking.optional and thinking.end.strip() not in source:
+        # A model whose template knows no reasoning answers at once, where it is held to a call or to a schema.
+        held = replace(plan, reasoning="off")
+    constraint = _constraint(reply, held, structure, vocab, controls)
+    if reasoning_budget is not None and thinking is not None and plan.reasoning != "off":
+        start = "" if plan.reasoning == "open" else thinking.start
+        budget = ReasoningBudget(reasoning_budget, start, thinking.end, vocab)
         constraint = budget if constraint is None else AllOf((constraint, budget))
     if prefix and constraint is not None:
         given = vocab.tokenize(prefix, add_special=False, parse_special=True)
@@ -139,7 +143,7 @@ def _constraint(
     def token(text: str) -> str:
         return f"<[{controls[text]}]>" if text in controls else quoted(text)
 
-    lark = reply.grammar(plan, token, json_rule)
+    lark = reply.grammar(plan, token, lambda schema: json_rule(closed(schema)))
     if lark is None:
         return None
     grammars: list[dict[str, Any]] = [{"lark_grammar": lark}]
@@ -182,10 +186,12 @@ class ReplyStream(Iterator[ReplyChunk]):
         reply = Reply(**{**plain, "text": text}, reasoning=builder.reasoning, tool_calls=calls, raw=completion.text)
         if reply.finish_reason is FinishReason.CANCELLED:
             return reply
-        if (name := builder.unfinished_call) is not None and reply.finish_reason is FinishReason.LENGTH:
+        name = builder.unfinished_call
+        demanded = self._turn.plan.choice == "required" and not calls
+        if reply.finish_reason is FinishReason.LENGTH and (name is not None or demanded):
+            place = "before its call was complete" if name is None else f"inside of a call of {name}"
             raise IncompleteOutput(
-                f"the reply was cut after {reply.usage.completion_tokens} tokens, inside of a call of {name}",
-                completion=reply,
+                f"the reply was cut after {reply.usage.completion_tokens} tokens, {place}", completion=reply
             )
         if calls and reply.finish_reason is FinishReason.STOP:
             return replace(reply, finish_reason=FinishReason.TOOL_CALLS)

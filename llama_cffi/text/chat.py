@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from llama_cffi.errors import TemplateError
 from llama_cffi.text.messages import Message, check_messages
@@ -36,6 +36,15 @@ class TemplateOptions(TypedDict, total=False):
     documents: Sequence[Mapping[str, Any]] | None
     variables: Mapping[str, Any]
     """The template's own variables, such as ``{"enable_thinking": False}``."""
+
+
+class Asked(NamedTuple):
+    """A conversation that waits for a reply."""
+
+    rendered: Rendered
+    reply: ReplyFormat
+    source: str
+    """The template's text."""
 
 
 class ChatFormat:
@@ -75,7 +84,7 @@ class ChatFormat:
         template: Template = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> tuple[Rendered, ReplyFormat]:
+    ) -> Asked:
         """The conversation up to where a reply begins, and the format that the reply will have.
 
         A template that does not tell the model of the tools is helped: then they are described in words, and calls
@@ -84,15 +93,16 @@ class ChatFormat:
         """
         if template is None and tools and self._model.chat_template("tool_use") is not None:
             template = "tool_use"
-        reply = find(reply_format) if reply_format is not None else detect(self._source(template))
+        source = self._source(template)
+        reply = find(reply_format) if reply_format is not None else detect(source)
         asked: Any = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         render = partial(self.render, template=template, documents=documents, variables=variables)
         if not tools:
-            return render(asked), reply
+            return Asked(render(asked), reply, source)
         described = [tool.as_dict() for tool in tools]
         rendered = _attempt(partial(render, asked, tools=described))
         if isinstance(rendered, Rendered) and rendered.text != render(asked).text:
-            return rendered, reply
+            return Asked(rendered, reply, source)
         checked = check_messages(asked)
         if reply_format is None:
             reply = GENERIC
@@ -103,7 +113,7 @@ class ChatFormat:
             told = _attempt(partial(render, tell_tools(checked, instructions, role="user")))
         if isinstance(told, TemplateError):
             raise rendered if isinstance(rendered, TemplateError) else told
-        return told, reply
+        return Asked(told, reply, source)
 
     @property
     def controls(self) -> Mapping[str, int]:

@@ -34,6 +34,8 @@ class _Source:
         # The tokenizer lives as long as its vocabulary is used, and must not keep the model alive itself.
         self._vocab = weakref.ref(vocab)
         self._newline = vocab.tokenize("\n", add_special=False).tolist()
+        self._ids: dict[bytes, int] = {}
+        self._longest = 0
 
     def __call__(self, text: bytes | str) -> list[int]:
         vocab = self._vocab()
@@ -44,8 +46,30 @@ class _Source:
         if b"".join(self.tokens[token] for token in tokens) == data:
             return tokens
         # Some vocabularies put a blank before a text; behind a line break they do not.
-        tokens = vocab.tokenize(b"\n" + data, add_special=False).tolist()
-        return tokens[len(self._newline) :]
+        tokens = vocab.tokenize(b"\n" + data, add_special=False).tolist()[len(self._newline) :]
+        if b"".join(self.tokens[token] for token in tokens) == data:
+            return tokens
+        # SentencePiece takes U+2581 for a blank: such a text is put together from the tokens that spell it.
+        return self._spelled(data)
+
+    def _spelled(self, data: bytes) -> list[int]:
+        """Tokens of exactly these bytes, the longest first; as far as there are any."""
+        if not self._ids:
+            special = set(self.special_token_ids)
+            self._ids = {piece: token for token, piece in enumerate(self.tokens) if piece and token not in special}
+            self._longest = max(map(len, self._ids))
+        tokens: list[int] = []
+        place = 0
+        while place < len(data):
+            for length in range(min(self._longest, len(data) - place), 0, -1):
+                token = self._ids.get(data[place : place + length])
+                if token is not None:
+                    tokens.append(token)
+                    place += length
+                    break
+            else:
+                break
+        return tokens
 
 
 class GuidanceTokenizer:

@@ -92,6 +92,46 @@ def json_rule(schema: Mapping[str, Any]) -> str:
     return f"%json {json.dumps(grammar['json_schema'])}"
 
 
+def closed(schema: Any, *, names: bool = False) -> Any:
+    """A schema whose objects take no properties but those that they list, unless they say something of others.
+
+    JSON Schema lets everything through that it does not speak of; who calls a function does not mean that.
+    ``names`` says that the keys are no keywords but names.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    if names:
+        return {name: closed(inner) for name, inner in schema.items()}
+    out = {
+        keyword: inner if keyword in _VALUES else closed(inner, names=keyword in _NAMES)
+        for keyword, inner in schema.items()
+    }
+    if "properties" in out and not out.keys() & _OPENING:
+        out["additionalProperties"] = False
+    return out
+
+
+_VALUES = ("default", "examples", "const", "enum", "discriminator")
+"""Keywords whose values are no schemas."""
+
+_NAMES = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+"""Keywords whose values are schemas by name."""
+
+_OPENING = {
+    "additionalProperties",
+    "patternProperties",
+    "unevaluatedProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "$ref",
+    "if",
+}
+"""Keywords beside which an object may have more properties than it lists."""
+
+
 def _pattern(pattern: Pattern) -> list[dict[str, Any]]:
     try:
         return [{"lark_grammar": f"start: /{pattern.body()}/"}]
@@ -201,4 +241,4 @@ def _relaxed(value: Any, *, names: bool = False) -> Any:
     return out
 
 
-__all__ = ["compile_schema", "json_rule"]
+__all__ = ["closed", "compile_schema", "json_rule"]

@@ -17,6 +17,8 @@ class Thinking:
 
     start: str = "<think>"
     end: str = "</think>"
+    optional: bool = True
+    """Whether a reply can be held to go without: not where every part of a reply says what it is."""
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
         """What a prompt leaves to the reply: reasoning that is open, none because it was closed, or either."""

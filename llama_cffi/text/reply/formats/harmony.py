@@ -19,7 +19,7 @@ from llama_cffi.text.reply.source import Reading, Source
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
-_THINKING = Thinking(f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>")
+_THINKING = Thinking(f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>", optional=False)
 _TO = re.compile(r"to=(?:functions\.)?([A-Za-z0-9_.\-]+)")
 
 
