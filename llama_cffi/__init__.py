@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from llama_cffi.errors import LlamaCffiError
+    from llama_cffi.facade.embedding import Embeddings, Label, Ranked
     from llama_cffi.llama import Llama
 
 _HOME = {
@@ -45,14 +46,17 @@ _HOME = {
     "Completion": "engine.request",
     "Context": "core.context",
     "ContextOptions": "core.context",
+    "Embeddings": "facade.embedding",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
+    "Label": "facade.embedding",
     "Llama": "llama",
     "LlamaCffiError": "errors",
     "Memory": "core.memory",
     "Model": "core.model",
     "ModelOptions": "core.model",
+    "Ranked": "facade.embedding",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
@@ -70,14 +74,17 @@ __all__ = [
     "Completion",
     "Context",
     "ContextOptions",
+    "Embeddings",
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "Label",
     "Llama",
     "LlamaCffiError",
     "Memory",
     "Model",
     "ModelOptions",
+    "Ranked",
     "Request",
     "SamplerChain",
     "SamplingParams",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from llama_cffi.facade.chat import Chat
+from llama_cffi.facade.embedding import Embedding
 
 
-class Llama(Chat):
-    """A model ready to generate.
+class Llama(Chat, Embedding):
+    """A model ready to generate and to embed.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
     when this object loaded it. ``n_ctx`` is the number of tokens in memory over all sequences (default: the smaller

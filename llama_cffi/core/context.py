@@ -316,7 +316,7 @@ class Context(EmbeddingOutputs):
 
     def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
         n = batch.n_tokens
-        if not 0 < n <= self._n_together:
+        if not 0 < n <= self.n_together:
             if 0 < n <= self.n_batch:
                 raise BatchError(f"attention or pooling needs the {n} tokens at once; n_ubatch is {self.n_ubatch}")
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")

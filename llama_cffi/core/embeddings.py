@@ -63,6 +63,8 @@ class EmbeddingOutputs:
     _door: Any
     _last_batch: tuple[int, int]
     """The computation that it was, and its rows; none of one that failed."""
+    n_together: int
+    """Most tokens of one decode: ``n_batch``, or ``n_ubatch`` where attention or pooling needs them at once."""
 
     if TYPE_CHECKING:
 
@@ -80,7 +82,7 @@ class EmbeddingOutputs:
             self._causal_attn = bool(lib.llama_get_causal_attn(ptr))
         else:
             self._causal_attn = self.model.causal_attn if options.attention is None else options.attention == "causal"
-        self._n_together = self._limit(self._embeddings, causal_attn=self._causal_attn)
+        self.n_together = self._limit(self._embeddings, causal_attn=self._causal_attn)
 
     def _limit(self, embeddings: bool, *, causal_attn: bool) -> int:
         """Most tokens of one decode."""
@@ -117,7 +119,7 @@ class EmbeddingOutputs:
         with self.lock():
             limit = self._limit(value, causal_attn=self._causal_attn)
             lib.llama_set_embeddings(self.ptr, value)
-            self._embeddings, self._n_together = value, limit
+            self._embeddings, self.n_together = value, limit
 
     @property
     def causal_attn(self) -> bool:
@@ -132,7 +134,7 @@ class EmbeddingOutputs:
         with self.lock():
             limit = self._limit(self._embeddings, causal_attn=value)
             lib.llama_set_causal_attn(self.ptr, value)
-            self._causal_attn, self._n_together = value, limit
+            self._causal_attn, self.n_together = value, limit
 
     # -- results
 

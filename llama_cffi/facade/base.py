@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.model import Model, ModelOptions, ProgressCallback
+from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.request import OVERFLOW_POLICIES, Overflow
 from llama_cffi.engine.runner import ContextRunner
-from llama_cffi.errors import ClosedError, ModelFileError
+from llama_cffi.errors import ClosedError, ModelFileError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,11 @@ class Base:
                 n_threads_batch=n_threads_batch,
             )
             self.context = Context(self.model, options)
-            self._engine = Engine(ContextRunner(self.context))
+            # An encoder generates nothing, but it embeds.
+            self._generates = self.context.has_memory and not self.model.has_encoder
+            if self._generates:
+                self._engine = Engine(ContextRunner(self.context))
+            self._embedders = Embedders(self.context)
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -131,14 +136,22 @@ class Base:
         return self.context.closed
 
     def close(self) -> None:
-        """Free the context, and the model if this object loaded it. Idempotent."""
+        """Free the contexts, and the model if this object loaded it. Idempotent."""
         self.context.close()
+        self._embedders.close()
         if self._owns_model:
             self.model.close()
 
     def _open_engine(self) -> Engine:
         if self.context.closed:
             raise ClosedError("this Llama is closed")
+        if not self._generates:
+            name = self.model.path.name
+            if self.context.has_memory and self.model.has_decoder:
+                raise UnsupportedError(
+                    f"{name} has an encoder before its decoder, which takes Context.encode and decode"
+                )
+            raise UnsupportedError(f"{name} is an encoder: it generates no text, but embed() works")
         return self._engine
 
     def __enter__(self) -> Self:
