@@ -8,8 +8,10 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli.doctor import doctor
+from llama_cffi.cli.embed import embed
 from llama_cffi.cli.generate import generate
 from llama_cffi.cli.info import info
+from llama_cffi.cli.tokenize import tokenize
 
 app = typer.Typer(
     name="llama-cffi",
@@ -38,5 +40,7 @@ def root(
 
 
 app.command()(generate)
+app.command()(embed)
+app.command()(tokenize)
 app.command()(info)
 app.command()(doctor)
