@@ -315,6 +315,8 @@ def test_mistakes_in_ranking(classifier: Llama) -> None:
         classifier.rerank("a", [])
     with pytest.raises(PromptError, match="query is an empty text"):
         classifier.rerank("", ["a"])
+    with pytest.raises(TokenizeError, match="^the text holds a lone surrogate"):
+        classifier.rerank("\ud800", ["a"])
     with pytest.raises(TokenizeError, match="document 1"):
         classifier.rerank("a", ["b", "\udfff"])
     with pytest.raises(TypeError, match="list of texts"):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.embedder import Embedder
 
 Norm = Literal["l1", "l2"]
+TextList = list[str] | tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,19 +134,24 @@ class Embedding(Base):
 
     @overload
     def similarity(
+        self, a: str, b: TextList, *, truncate: bool = False, pooling: PoolingType | None = None, prefix: str = ""
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def similarity(
         self,
-        a: str | SequenceOf[str],
-        b: str | SequenceOf[str],
+        a: TextList,
+        b: str | TextList,
         *,
         truncate: bool = False,
         pooling: PoolingType | None = None,
         prefix: str = "",
-    ) -> float | NDArray[np.float32]: ...
+    ) -> NDArray[np.float32]: ...
 
     def similarity(
         self,
-        a: str | SequenceOf[str],
-        b: str | SequenceOf[str],
+        a: str | TextList,
+        b: str | TextList,
         *,
         truncate: bool = False,
         pooling: PoolingType | None = None,
@@ -181,6 +187,7 @@ class Embedding(Base):
         if isinstance(documents, str):
             raise TypeError("documents must be a list of texts, not one text")
         found, asked = _texts(documents, "documents"), _texts(query, "query")[0]
+        self.model.vocab.tokenize(asked)  # what is wrong with the query is not said of a document
         limit = embedder.limit
         tokens = []
         for i, document in enumerate(found):
@@ -195,11 +202,9 @@ class Embedding(Base):
     def classify(self, texts: str, *, truncate: bool = False) -> list[Label]: ...
 
     @overload
-    def classify(self, texts: list[str] | tuple[str, ...], *, truncate: bool = False) -> list[list[Label]]: ...
+    def classify(self, texts: TextList, *, truncate: bool = False) -> list[list[Label]]: ...
 
-    def classify(
-        self, texts: str | list[str] | tuple[str, ...], *, truncate: bool = False
-    ) -> list[Label] | list[list[Label]]:
+    def classify(self, texts: str | TextList, *, truncate: bool = False) -> list[Label] | list[list[Label]]:
         """All labels of the model with the score of a text, the highest first; a list of texts gives a list of these.
 
         Raises :class:`UnsupportedError` for a model without a classifier head, and as :meth:`embed`.
