@@ -184,10 +184,18 @@ def test_what_must_be_seen_at_once_must_fit_a_micro_batch(
     make_context(stories, embeddings=True, kv_unified=False, n_seq_max=1, **options)
 
 
+def test_no_more_sequences_than_tokens(stories: Model, make_context: MakeContext) -> None:
+    with pytest.raises(ValueError, match="n_seq_max=4 must be at most"):
+        make_context(stories, embeddings=True, pooling="mean", n_ubatch=3)
+    context = make_context(stories, pooling="mean", n_ubatch=3)
+    with pytest.raises(ContextError, match="n_seq_max=4 must be at most n_ubatch=3"):
+        context.set_embeddings(True)
+
+
 def test_the_last_token_may_come_in_another_micro_batch(stories: Model, make_context: MakeContext) -> None:
     rows = []
     for n_ubatch in (3, 64):
-        context = make_context(stories, embeddings=True, pooling="last", n_ubatch=n_ubatch)
+        context = make_context(stories, embeddings=True, pooling="last", n_ubatch=n_ubatch, n_seq_max=1)
         context.decode(batch_of(TOKENS))
         rows.append(context.embeddings_seq(0))
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-2, atol=1e-2)

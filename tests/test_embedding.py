@@ -315,7 +315,7 @@ def test_mistakes_in_ranking(classifier: Llama) -> None:
         classifier.rerank("a", [])
     with pytest.raises(PromptError, match="query is an empty text"):
         classifier.rerank("", ["a"])
-    with pytest.raises(TokenizeError, match="^the text holds a lone surrogate"):
+    with pytest.raises(TokenizeError, match="the text holds a lone surrogate"):
         classifier.rerank("\ud800", ["a"])
     with pytest.raises(TokenizeError, match="document 1"):
         classifier.rerank("a", ["b", "\udfff"])

@@ -161,6 +161,7 @@ class Context(EmbeddingOutputs):
                 self.n_ubatch: int = lib.llama_n_ubatch(ptr)
                 self.n_seq_max: int = lib.llama_n_seq_max(ptr)
                 self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
+                self._decodes = self._has_memory and model.has_decoder
                 self._init_embeddings(ptr)
                 # One owner for the context, its thread pools and its abort flag: they go together, in this order.
                 # Last: from here on a closing model frees the context.
@@ -266,10 +267,8 @@ class Context(EmbeddingOutputs):
         A signal handler that raises, as Ctrl-C does, stops the computation too; without the compiled helpers it runs,
         and a deadline is looked at, only when the computation is over.
         """
-        if not self._has_memory:
-            raise UnsupportedError("this model has no decoder memory; use encode()")
-        if not self.model.has_decoder:
-            raise UnsupportedError("this model has no decoder; use encode()")
+        if not self._decodes:
+            raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
         self._compute(guard.decode, batch, deadline)
 
     def encode(self, batch: Batch, *, deadline: float | None = None) -> None:
@@ -301,8 +300,8 @@ class Context(EmbeddingOutputs):
         and every frame costs microseconds. It does not raise: a negative result is for :meth:`step_failed`. The caller
         keeps the context and the selector.
         """
-        if not self._has_memory:
-            raise UnsupportedError("this model has no decoder memory; use encode()")
+        if not self._decodes:
+            raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
         return self._step.bind(selector.native)
 
     def step_failed(self, result: int) -> NoReturn:

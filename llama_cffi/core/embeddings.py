@@ -37,8 +37,11 @@ _ATTENTION: Mapping[str, str] = {
 def set_embedding_params(params: Any, options: ContextOptions, model: Model) -> None:
     """Write the options about embeddings into ``llama_context_params``, whose defaults are the model's choice.
 
-    Raises :class:`UnsupportedError` for ranking with a model that has no classifier head.
+    Raises :class:`UnsupportedError` for ranking with a model that has no classifier head, and ``ValueError`` for more
+    sequences than tokens.
     """
+    if options.embeddings and options.n_seq_max > min(options.n_ubatch, options.n_batch):
+        raise ValueError(f"with embeddings n_seq_max={options.n_seq_max} must be at most n_ubatch and n_batch")
     params.embeddings = options.embeddings
     if options.pooling is not None:
         params.pooling_type = constant("pooling", options.pooling, _POOLING)
@@ -86,6 +89,9 @@ class EmbeddingOutputs:
 
     def _limit(self, embeddings: bool, *, causal_attn: bool) -> int:
         """Most tokens of one decode."""
+        if embeddings and self.n_seq_max > self.n_ubatch:
+            # llama.cpp would plan a graph with fewer tokens than sequences.
+            raise ContextError(f"with embeddings n_seq_max={self.n_seq_max} must be at most n_ubatch={self.n_ubatch}")
         together = not causal_attn or (embeddings and self._pooling in ("mean", "cls"))
         if not together or not self._has_memory:
             return self.n_batch
@@ -112,7 +118,8 @@ class EmbeddingOutputs:
         """Leave embeddings from the next decode or encode on, or leave them out. Wraps ``llama_set_embeddings``.
 
         Every token of a batch is an output row then. Raises :class:`ContextError` when mean or CLS pooling meets
-        several sequences with ``kv_unified=False``, :class:`UnsupportedError` for rank pooling without a head.
+        several sequences with ``kv_unified=False``, and for ``n_seq_max`` above ``n_ubatch``;
+        :class:`UnsupportedError` for rank pooling without a head.
         """
         if value and self._pooling == "rank" and not self.model.has_classifier:
             raise UnsupportedError('pooling="rank": this model has no classifier head')
