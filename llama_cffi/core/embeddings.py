@@ -48,8 +48,7 @@ def set_embedding_params(params: Any, options: ContextOptions, model: Model) -> 
     if options.attention is not None:
         params.attention_type = constant("attention", options.attention, _ATTENTION)
     # llama.cpp would give numbers of the hidden state as scores.
-    pooling = options.pooling or model.pooling
-    if options.embeddings and pooling == "rank" and not model.has_classifier:
+    if options.embeddings and (options.pooling or model.pooling) == "rank" and not model.has_classifier:
         raise UnsupportedError('pooling="rank": this model has no classifier head')
 
 
