@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
-from tests.support import random_model
+from benchmarks.peers import ROOT, BenchmarkError
+from tests.support import random_encoder, random_model
+from tests.support.random_encoder import SHAPE_MINI, write_random_bert
 from tests.support.random_model import SHAPE_15M, SHAPE_160M, Shape, write_random_model
 
 SHAPES: dict[str, Shape] = {"15M": SHAPE_15M, "160M": SHAPE_160M}
@@ -24,6 +27,25 @@ def model_file(name: str, cache: Path) -> Path:
         for old in cache.glob(f"random-{name}-q8_0-*.gguf"):
             old.unlink()
         write_random_model(path, shape)
+    return path
+
+
+def encoder_file(cache: Path) -> Path:
+    """The Q8_0 encoder of 12 layers, 384 wide, over a real vocabulary; written as :func:`model_file` does."""
+    vocab = (
+        Path(os.environ.get("LLAMA_CPP_SOURCE", ROOT / "vendor" / "llama.cpp")) / "models" / "ggml-vocab-bert-bge.gguf"
+    )
+    if not vocab.is_file():
+        raise BenchmarkError(f"there is no {vocab}; scripts/build_libllama.py fetches llama.cpp's source")
+    recipe = repr(SHAPE_MINI).encode() + b"".join(
+        Path(str(one.__file__)).read_bytes() for one in (random_model, random_encoder)
+    )
+    path = cache / f"random-encoder-q8_0-{sha256(recipe).hexdigest()[:12]}.gguf"
+    if not path.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        for old in cache.glob("random-encoder-q8_0-*.gguf"):
+            old.unlink()
+        write_random_bert(path, vocab, SHAPE_MINI, weights="q8_0")
     return path
 
 

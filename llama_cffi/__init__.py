@@ -46,22 +46,30 @@ if TYPE_CHECKING:
         Usage,
     )
     from llama_cffi.errors import LlamaCffiError
+    from llama_cffi.facade.embedding import Embeddings, Label, Ranked
+    from llama_cffi.facade.reply import Reply, ReplyChunk, ToolCall
     from llama_cffi.facade.scoring import Perplexity, Score
+    from llama_cffi.facade.session import ChatSession
+    from llama_cffi.facade.tool_loop import ToolResult, ToolRun
     from llama_cffi.llama import Llama
     from llama_cffi.text.constraint.values import GBNF, Lark, Lazy, Regex
+    from llama_cffi.text.tools import Tool
 
 _HOME = {
+    "GBNF": "text.constraint.values",
     "Batch": "core.batch",
+    "ChatSession": "facade.session",
     "Chunk": "engine.request",
     "Completion": "engine.request",
     "Context": "core.context",
     "ContextOptions": "core.context",
     "ControlVector": "core.control_vector",
     "DraftModel": "engine.draft_model",
+    "Embeddings": "facade.embedding",
     "Engine": "engine.engine",
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
-    "GBNF": "text.constraint.values",
+    "Label": "facade.embedding",
     "Lark": "text.constraint.values",
     "Lazy": "text.constraint.values",
     "Llama": "llama",
@@ -74,7 +82,10 @@ _HOME = {
     "PromptCache": "engine.prompt_cache",
     "PromptLookup": "engine.drafters",
     "QuantizeOptions": "core.quantize",
+    "Ranked": "facade.embedding",
     "Regex": "text.constraint.values",
+    "Reply": "facade.reply",
+    "ReplyChunk": "facade.reply",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.request",
@@ -84,6 +95,10 @@ _HOME = {
     "State": "core.state",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
+    "Tool": "text.tools",
+    "ToolCall": "facade.reply",
+    "ToolResult": "facade.tool_loop",
+    "ToolRun": "facade.tool_loop",
     "Usage": "engine.request",
     "Vocab": "core.vocab",
     "features": "_native.features",
@@ -94,15 +109,18 @@ _HOME = {
 __all__ = [
     "GBNF",
     "Batch",
+    "ChatSession",
     "Chunk",
     "Completion",
     "Context",
     "ContextOptions",
     "ControlVector",
     "DraftModel",
+    "Embeddings",
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "Label",
     "Lark",
     "Lazy",
     "Llama",
@@ -115,7 +133,10 @@ __all__ = [
     "PromptCache",
     "PromptLookup",
     "QuantizeOptions",
+    "Ranked",
     "Regex",
+    "Reply",
+    "ReplyChunk",
     "Request",
     "SamplerChain",
     "SamplingParams",
@@ -125,6 +146,10 @@ __all__ = [
     "State",
     "Timings",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolResult",
+    "ToolRun",
     "Usage",
     "Vocab",
     "features",

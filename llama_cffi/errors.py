@@ -27,6 +27,7 @@
     ├── DraftError (ValueError)             a draft model that does not fit its target
     ├── PromptError (ValueError)            a prompt that cannot be generated from
     │   ├── ContextOverflowError            prompt or output longer than the context allows
+    │   │   └── TextTooLongError            a text that cannot be embedded, ranked or classified as a whole
     │   ├── MessageError                    a message of a conversation that is none
     │   └── TemplateError                   a chat template that does not parse, or refuses the messages
     ├── StateError (ValueError)             a saved state that cannot be used
@@ -171,6 +172,17 @@ class ContextOverflowError(PromptError):
     """Prompt or output need more positions than the context has."""
 
 
+class TextTooLongError(ContextOverflowError):
+    """A text has more tokens than are computed at once, or than the context holds.
+
+    ``index`` is its place in the list, ``n_tokens`` its length and ``limit`` the longest that is possible.
+    """
+
+    def __init__(self, message: str, *, index: int, n_tokens: int, limit: int) -> None:
+        super().__init__(message)
+        self.index, self.n_tokens, self.limit = index, n_tokens, limit
+
+
 class MessageError(PromptError):
     """A message of a conversation is malformed; the text names its place."""
 
@@ -286,6 +298,7 @@ __all__ = [
     "StateMismatchError",
     "StateWriteError",
     "TemplateError",
+    "TextTooLongError",
     "TokenError",
     "TokenizeError",
     "ToolArgumentsError",

@@ -70,9 +70,9 @@ def refused(code: int, *arguments: str | Path, stdin: str | bytes | None = None)
 def test_help_imports_neither_numpy_nor_the_extension() -> None:
     script = (
         "import sys\nfrom llama_cffi.cli.app import app\n"
-        "for arguments in (['--help'], ['generate', '--help'], ['info', '--help'], ['doctor', '--help'],\n"
-        "    ['perplexity', '--help'], ['quantize', '--help']):\n"
-        "    app(arguments, standalone_mode=False)\n"
+        "commands = [c.name or c.callback.__name__ for c in app.registered_commands]\n"
+        "for command in ([], *([name] for name in commands)):\n"
+        "    app([*command, '--help'], standalone_mode=False)\n"
         "heavy = {'numpy', 'cffi', '_cffi_backend', 'llama_cffi.llama', 'llama_cffi.core'}\n"
         "heavy |= {'llama_cffi._native._llama', 'llama_cffi._native._helpers'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"

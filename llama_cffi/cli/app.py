@@ -9,10 +9,12 @@ import typer
 import llama_cffi
 from llama_cffi.cli.chat import chat
 from llama_cffi.cli.doctor import doctor
+from llama_cffi.cli.embed import embed
 from llama_cffi.cli.generate import generate
 from llama_cffi.cli.info import info
 from llama_cffi.cli.perplexity import perplexity
 from llama_cffi.cli.quantize import quantize
+from llama_cffi.cli.tokenize import tokenize
 
 app = typer.Typer(
     name="llama-cffi",
@@ -44,5 +46,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(perplexity)
 app.command()(quantize)
+app.command()(embed)
+app.command()(tokenize)
 app.command()(info)
 app.command()(doctor)

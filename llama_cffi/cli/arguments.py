@@ -147,10 +147,12 @@ def unescape(text: str) -> str:
     return _ESCAPE.sub(character, text)
 
 
-def prompt_text(argument: str | None, option: str | None, file: Path | None, *, escape: bool) -> str:
+def prompt_text(
+    argument: str | None, option: str | None, file: Path | None, *, escape: bool = False, what: str = "prompt"
+) -> str:
     """The prompt from the one place that was named, or from standard input when that is no terminal."""
     if sum(source is not None for source in (argument, option, file)) > 1:
-        raise typer.BadParameter("give the prompt once: as an argument, with --prompt or with --file")
+        raise typer.BadParameter(f"give the {what} once: as an argument, with --prompt or with --file")
     given = argument if argument is not None else option
     if given is not None:
         given = _argument(given)
@@ -158,11 +160,21 @@ def prompt_text(argument: str | None, option: str | None, file: Path | None, *, 
     if file is not None and str(file) != "-":
         return read_text(file)
     if sys.stdin is None or (file is None and sys.stdin.isatty()):
-        raise typer.BadParameter("no prompt: give one as an argument, with --file, or on standard input")
+        raise typer.BadParameter(f"no {what}: give one as an argument, with --file, or on standard input")
     text = _decode(sys.stdin.buffer.read(), "standard input")
     if not text and file is None:
-        raise typer.BadParameter("no prompt: none given, and standard input is empty")
+        raise typer.BadParameter(f"no {what}: none given, and standard input is empty")
     return text
+
+
+def texts(given: Sequence[str], file: Path | None, *, whole: bool) -> list[str]:
+    """The texts from the arguments, or the lines of the file or of standard input; ``whole`` takes those as one."""
+    if given and (file is not None or whole):
+        raise typer.BadParameter("give texts as arguments, or lines with --file or on standard input, not both")
+    if given:
+        return [_argument(text) for text in given]
+    text = prompt_text(None, None, file, what="text")
+    return [text] if whole else [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def read_text(path: Path) -> str:

@@ -25,6 +25,12 @@ def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
             progress.clear()
 
 
+def load_vocabulary(path: Path | None) -> llama_cffi.Model:
+    """Open only the vocabulary of the model, or of the demo model with a line that says so."""
+    file = str(path) if path is not None else _demo()
+    return llama_cffi.Model(file, llama_cffi.ModelOptions(vocab_only=True))
+
+
 def _demo() -> str:
     from llama_cffi.facade.base import demo_path
 

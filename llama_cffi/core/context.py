@@ -18,10 +18,12 @@ from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi.core.adapter import AdapterSet, Attached, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
+from llama_cffi.core.embeddings import Attention, EmbeddingOutputs, PoolingType, set_embedding_params
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.options import choice, constant
 from llama_cffi.core.state import State
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
+from llama_cffi.core.views import OutputView, copied
 from llama_cffi.errors import (
     AbortedError,
     BatchError,
@@ -29,7 +31,6 @@ from llama_cffi.errors import (
     DecodeError,
     MemoryFullError,
     NativeError,
-    StaleViewError,
     TokenError,
     UnsupportedError,
 )
@@ -105,6 +106,13 @@ class ContextOptions:
     """RoPE base frequency; None is the model's."""
     rope_freq_scale: float | None = None
     """RoPE frequency scale; None is the model's."""
+    embeddings: bool = False
+    """Leave embeddings as well as logits; every token of a batch is an output row then."""
+    pooling: PoolingType | None = None
+    """How the embeddings of a sequence become one: "none" for one each token, "mean", "cls" (the first token's),
+    "last", or "rank" (the scores of the classifier head). None is the model's."""
+    attention: Attention | None = None
+    """Whether a token sees only those before it; None is the model's."""
     no_perf: bool = True
     """Do not measure timings inside llama.cpp."""
 
@@ -121,28 +129,7 @@ class ContextPerf:
     n_reused: int
 
 
-class LogitsView:
-    """A window on one row of logits inside the context; valid until its next decode.
-
-    :attr:`array` raises :class:`StaleViewError` afterwards, and :class:`ClosedError` after close.
-    """
-
-    __slots__ = ("_context", "_generation", "_row")
-
-    def __init__(self, context: Context, row: Any, generation: int) -> None:
-        self._context, self._row, self._generation = context, row, generation
-
-    @property
-    def array(self) -> NDArray[np.float32]:
-        """float32 of shape ``(n_vocab,)`` without a copy. Do not keep it beyond the next decode."""
-        context = self._context
-        context.ptr  # noqa: B018 - raises when closed
-        if context._door.n_computed != self._generation:
-            raise StaleViewError("this view is from before the context's last decode; copy with Context.logits()")
-        return np.frombuffer(ffi.buffer(self._row, 4 * context.n_vocab), dtype=np.float32)
-
-
-class Context:
+class Context(EmbeddingOutputs):
     """Decodes batches over a :class:`~llama_cffi.core.model.Model` and remembers their sequences.
 
     One thread at a time: a second one inside any method gets :class:`BusyError`; :meth:`abort` is the exception.
@@ -183,6 +170,8 @@ class Context:
                 self.n_ubatch: int = lib.llama_n_ubatch(ptr)
                 self.n_seq_max: int = lib.llama_n_seq_max(ptr)
                 self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
+                self._decodes = self._has_memory and model.has_decoder
+                self._init_embeddings(ptr)
                 # One owner for the context, its thread pools and its abort flag: they go together, in this order.
                 # Last: from here on a closing model frees the context.
                 parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
@@ -196,6 +185,7 @@ class Context:
         self._adapters: AdapterSet = ()
         self.has_control_vector = False
         """Whether :meth:`set_control_vector` has set one."""
+        self._last_batch = (0, 0)
         self.n_vocab: int = model.vocab.n_tokens
         #: By sequence, whether what State.seq_data left on the device is partial, and the bytes that stand for it.
         self.on_device: dict[int, tuple[bool, bytes]] = {}
@@ -231,6 +221,7 @@ class Context:
                 setattr(params, name, frequency)
         params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
         params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload
+        set_embedding_params(params, options, self.model)
         params.no_perf = options.no_perf
         params.abort_callback = ffi.cast("ggml_abort_callback", self._abort.callback)
         params.abort_callback_data = self._abort.data
@@ -297,28 +288,37 @@ class Context:
         """Compute a batch and add it to the memory. Wraps ``llama_decode``.
 
         ``deadline`` is a :func:`time.monotonic` time after which the computation stops.
-        Raises :class:`BatchError` for more than ``n_batch`` tokens, unknown sequence ids and positions that do not
-        follow the memory, :class:`TokenError` for ids outside the vocabulary, :class:`MemoryFullError` when there
-        is no room (the memory is then as before), :class:`AbortedError` after :meth:`abort` or the deadline
+        Raises :class:`BatchError` for more than ``n_batch`` tokens (``n_ubatch`` where attention is not causal, and
+        for embeddings pooled by mean or CLS, which need their tokens at once), unknown sequence ids and positions that
+        do not follow the memory, :class:`TokenError` for ids outside the vocabulary, :class:`MemoryFullError` when
+        there is no room (the memory is then as before), :class:`AbortedError` after :meth:`abort` or the deadline
         (whole micro-batches computed so far stay in memory), and :class:`DecodeError` for anything else.
         A signal handler that raises, as Ctrl-C does, stops the computation too; without the compiled helpers it runs,
         and a deadline is looked at, only when the computation is over.
         """
-        if not self._has_memory:
-            raise UnsupportedError("this model has no decoder memory; use encode()")
+        if not self._decodes:
+            raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
         self._compute(guard.decode, batch, deadline)
 
     def encode(self, batch: Batch, *, deadline: float | None = None) -> None:
         """Compute a batch without the memory, or with the encoder. Wraps ``llama_encode``; raises as decode.
 
+        At most ``n_ubatch`` tokens, at positions that a model without memory was trained for: :class:`BatchError`.
         :class:`UnsupportedError` for a model that is only a decoder.
         """
         self._handle.ptr  # noqa: B018 - raises when closed
         if self._has_memory and not self.model.has_encoder:
             # llama.cpp would follow a null pointer.
             raise UnsupportedError("this model has no encoder; use decode()")
-        if batch.n_tokens > self.n_ubatch:
-            raise BatchError(f"an encoder takes its {batch.n_tokens} tokens at once; n_ubatch is {self.n_ubatch}")
+        n = batch.n_tokens
+        if n > self.n_ubatch:
+            raise BatchError(f"an encoder takes its {n} tokens at once; n_ubatch is {self.n_ubatch}")
+        if n and not self._has_memory:
+            # A learned position that is not there ends the process, on a thread that nothing guards.
+            first, last, limit = batch.pos[:n].min(), batch.pos[:n].max(), self.model.n_ctx_train
+            if first < 0 or last >= limit:
+                bad = first if first < 0 else last
+                raise BatchError(f"position {bad} is outside 0 to {limit - 1}, which this model was trained for")
         self._compute(guard.encode, batch, deadline)
 
     def stepper(self, selector: TokenSelector) -> Stepper:
@@ -329,8 +329,8 @@ class Context:
         and every frame costs microseconds. It does not raise: a negative result is for :meth:`step_failed`. The caller
         keeps the context and the selector.
         """
-        if not self._has_memory:
-            raise UnsupportedError("this model has no decoder memory; use encode()")
+        if not self._decodes:
+            raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
         return self._step.bind(selector.native)
 
     def step_failed(self, result: int) -> NoReturn:
@@ -344,7 +344,9 @@ class Context:
 
     def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
         n = batch.n_tokens
-        if not 0 < n <= self.n_batch:
+        if not 0 < n <= self.n_together:
+            if 0 < n <= self.n_batch:
+                raise BatchError(f"attention or pooling needs the {n} tokens at once; n_ubatch is {self.n_ubatch}")
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
         batch.check()
         door, flag = self._door, self._abort
@@ -352,6 +354,7 @@ class Context:
             if door.shut:
                 self._raise_shut()
             door.n_computed += 1
+            self._last_batch = (door.n_computed, 0)
             flag.deadline = deadline
             flag.arm()
             door.computing = 1
@@ -361,6 +364,7 @@ class Context:
                 door.computing = 0
             if code != 0:
                 self._fail(code, batch)
+            self._last_batch = (door.n_computed, n)
 
     def _raise_shut(self) -> NoReturn:
         self._handle.ptr  # noqa: B018 - raises when closed
@@ -452,14 +456,12 @@ class Context:
         Raises :class:`BatchError` for a row whose output was not asked for. Wraps ``llama_get_logits_ith``.
         """
         with self.lock():
-            row = self._logits_row(i)
-            copy: NDArray[np.float32] = np.frombuffer(ffi.buffer(row, 4 * self.n_vocab), dtype=np.float32).copy()
-            return copy
+            return copied(self._logits_row(i), self.n_vocab)
 
-    def logits_view(self, i: int = -1) -> LogitsView:
-        """The same row without a copy; see :class:`LogitsView`."""
+    def logits_view(self, i: int = -1) -> OutputView:
+        """The same row without a copy; see :class:`OutputView`."""
         with self.lock():
-            return LogitsView(self, self._logits_row(i), self._door.n_computed)
+            return OutputView(self, self._logits_row(i), self.n_vocab, self._door.n_computed)
 
     def _logits_row(self, i: int) -> Any:
         row = lib.llama_get_logits_ith(self._handle.ptr, i)
@@ -467,6 +469,11 @@ class Context:
             raise BatchError(f"row {i} has no logits: its output was not asked for in the last decode",
                              log=log.lines_since(log.call_mark()))  # fmt: skip
         return row
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the context remembers what it decoded; one of an encoder alone has nothing to remember."""
+        return self._has_memory
 
     @property
     def memory(self) -> Memory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +16,9 @@ from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.backend import devices
+from llama_cffi.core.embeddings import PoolingType, pooling_of
 from llama_cffi.core.fingerprint import Fingerprint, take_fingerprint
-from llama_cffi.core.gguf import check_gguf_file
+from llama_cffi.core.gguf import GGUFFile, check_gguf_file
 from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.core.placement import Placement, read_placement
 from llama_cffi.core.strings import to_text
@@ -105,6 +107,7 @@ class Model:
             raise ModelFileError("no model file was given")
         self.options = options if options is not None else ModelOptions()
         self.path = paths[0]
+        self._parts = paths if len(paths) > 1 else _parts(paths[0])
         _check_gpu(self.options)
         for part in paths:
             check_gguf_file(part)
@@ -232,6 +235,11 @@ class Model:
         return int(lib.llama_model_n_embd(self.ptr))
 
     @property
+    def n_embd_out(self) -> int:
+        """Width of an embedding, which projections after the last layer can make another than the hidden state's."""
+        return int(lib.llama_model_n_embd_out(self.ptr)) if binding.has("llama_model_n_embd_out") else self.n_embd
+
+    @property
     def n_layer(self) -> int:
         """Number of layers."""
         return int(lib.llama_model_n_layer(self.ptr))
@@ -291,6 +299,46 @@ class Model:
         """Whether the model is diffusion-based."""
         return bool(lib.llama_model_is_diffusion(self.ptr))
 
+    # -- embeddings and classification
+
+    @property
+    def pooling(self) -> PoolingType | None:
+        """How the model's embeddings are pooled, None where its file does not say."""
+        value = self._hint("pooling_type")
+        return None if value is None else pooling_of(value)
+
+    @property
+    def causal_attn(self) -> bool:
+        """Whether a token sees only those before it; encoders say no."""
+        return self._hint("attention.causal") != "false"
+
+    @property
+    def n_cls_out(self) -> int:
+        """Number of scores that a classifier head gives; 1 for a model without one."""
+        return int(lib.llama_model_n_cls_out(self.ptr))
+
+    def cls_label(self, i: int) -> str | None:
+        """The name of a class, None where the file gives it none. Wraps ``llama_model_cls_label``.
+
+        Raises ``IndexError`` outside ``0 <= i < n_cls_out``.
+        """
+        if not 0 <= i < self.n_cls_out:
+            raise IndexError(f"label {i} is outside 0 to {self.n_cls_out - 1}")
+        label = lib.llama_model_cls_label(self.ptr, i)
+        return to_text(label) if label != ffi.NULL else None
+
+    @cached_property
+    def has_classifier(self) -> bool:
+        """Whether there is a classifier head, which rank pooling needs; the first question reads the tensor list."""
+        names = ("cls.weight", "cls.output.weight")
+        return any(tensor.name in names for part in self._parts for tensor in GGUFFile(part).tensors)
+
+    def _hint(self, name: str) -> str | None:
+        """A value under the architecture's name as llama.cpp saw it: with the overrides of the load."""
+        key = f"{self.architecture}.{name}"
+        value = self.options.kv_overrides.get(key, self.metadata.get(key))
+        return None if value is None else str(value).lower()
+
     def _string(self, function: Any, *index: int) -> str | None:
         room = 256
         while True:
@@ -301,6 +349,14 @@ class Model:
             if n < room:
                 return bytes(ffi.buffer(buffer, n)).decode("utf-8", "replace")
             room = n + 1
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a model that llama.cpp finds by the name of the first."""
+    match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", path.name)
+    if match is None:
+        return [path]
+    return [path.with_name(f"{match[1]}-{i:05}-of-{match[2]}.gguf") for i in range(1, int(match[2]) + 1)]
 
 
 def _check_gpu(options: ModelOptions) -> None:

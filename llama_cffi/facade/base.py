@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.model import Model, ModelOptions, ProgressCallback
+from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.request import OVERFLOW_POLICIES, Overflow
 from llama_cffi.engine.runner import ContextRunner
-from llama_cffi.errors import ClosedError, ModelFileError
+from llama_cffi.errors import ClosedError, ModelFileError, UnsupportedError
 from llama_cffi.facade.draft import Draft, OpenDraft
 
 if TYPE_CHECKING:
@@ -82,9 +83,13 @@ class Base:
                 n_threads_batch=n_threads_batch,
             )
             self.context = Context(self.model, options)
-            self._engine = Engine(ContextRunner(self.context, prompt_cache))
+            # An encoder generates nothing, but it embeds.
+            self._generates = self.context.has_memory and not self.model.has_encoder
+            if self._generates:
+                self._engine = Engine(ContextRunner(self.context, prompt_cache))
             if draft is not None:
                 self._draft = OpenDraft(draft, self.context, n_gpu_layers=n_gpu_layers)
+            self._embedders = Embedders(self.context)
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -147,8 +152,9 @@ class Base:
         return self.context.closed
 
     def close(self) -> None:
-        """Free the context, and the models that this object loaded. Idempotent."""
+        """Free the contexts, and the models that this object loaded. Idempotent."""
         self.context.close()
+        self._embedders.close()
         if self._draft is not None:
             self._draft.close()
         if self._owns_model:
@@ -157,6 +163,13 @@ class Base:
     def _open_engine(self) -> Engine:
         if self.context.closed:
             raise ClosedError("this Llama is closed")
+        if not self._generates:
+            name = self.model.path.name
+            if self.context.has_memory and self.model.has_decoder:
+                raise UnsupportedError(
+                    f"{name} has an encoder before its decoder, which takes Context.encode and decode"
+                )
+            raise UnsupportedError(f"{name} is an encoder: it generates no text, but embed() works")
         return self._engine
 
     def __enter__(self) -> Self:

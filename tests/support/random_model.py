@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,28 +79,34 @@ def write_random_model(
     Raises ValueError for a shape that has no such model.
     """
     target = Path(path)
-    tokenizer = _tokenizer_fields(Path(vocab)) if vocab is not None else None
+    tokenizer = tokenizer_fields(Path(vocab)) if vocab is not None else None
     if tokenizer is not None:
         shape = Shape(**{**vars(shape), "n_vocab": len(tokenizer["tokenizer.ggml.tokens"].contents())})
     _check(shape, weights)
 
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    writer = gguf.GGUFWriter(temporary, "llama")
-    try:
+    with new_gguf(target, "llama") as writer:
         writer.add_name(f"random {shape.n_layer}x{shape.n_embd}")
         writer.add_file_type(_FILE_TYPES[weights])
         _add_shape(writer, shape)
         if tokenizer is None:
-            _add_synthetic_vocab(writer, shape.n_vocab)
+            add_synthetic_vocab(writer, shape.n_vocab)
         else:
-            for name, field in tokenizer.items():
-                sub_type = field.types[-1] if len(field.types) > 1 else None
-                writer.add_key_value(name, field.contents(), field.types[0], sub_type)
+            add_tokenizer(writer, tokenizer)
         for key, value in (metadata or {}).items():
             _add_value(writer, key, value)
         control = range(N_CONTROL) if tokenizer is None else _control_tokens(tokenizer)
         for name, array in _random_tensors(shape, np.random.default_rng(seed), control):
-            _add_tensor(writer, name, array, weights)
+            add_tensor(writer, name, array, weights)
+    return target
+
+
+@contextmanager
+def new_gguf(target: Path, architecture: str) -> Iterator[Any]:
+    """A ``GGUFWriter`` for keys and tensors; the file appears when the block ends, whole or not at all."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    writer = gguf.GGUFWriter(temporary, architecture)
+    try:
+        yield writer
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -107,7 +114,6 @@ def write_random_model(
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    return target
 
 
 def synthetic_vocab(n_vocab: int) -> list[tuple[bytes, float, int]]:
@@ -166,7 +172,8 @@ def _add_shape(writer: Any, shape: Shape) -> None:
     writer.add_vocab_size(shape.n_vocab)
 
 
-def _add_synthetic_vocab(writer: Any, n_vocab: int) -> None:
+def add_synthetic_vocab(writer: Any, n_vocab: int) -> None:
+    """Write :func:`synthetic_vocab` as the model's tokenizer."""
     texts, scores, types = zip(*synthetic_vocab(n_vocab), strict=True)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(list(texts))
@@ -178,9 +185,17 @@ def _add_synthetic_vocab(writer: Any, n_vocab: int) -> None:
     writer.add_add_bos_token(True)
 
 
-def _tokenizer_fields(path: Path) -> dict[str, Any]:
+def tokenizer_fields(path: Path) -> dict[str, Any]:
+    """The tokenizer of a GGUF file: its fields by key."""
     fields = gguf.GGUFReader(path).fields
     return {name: field for name, field in fields.items() if name.startswith("tokenizer.")}
+
+
+def add_tokenizer(writer: Any, tokenizer: dict[str, Any]) -> None:
+    """Write the fields that :func:`tokenizer_fields` read."""
+    for name, field in tokenizer.items():
+        sub_type = field.types[-1] if len(field.types) > 1 else None
+        writer.add_key_value(name, field.contents(), field.types[0], sub_type)
 
 
 def _control_tokens(tokenizer: dict[str, Any]) -> list[int]:
@@ -232,7 +247,8 @@ def _random_tensors(
         yield name, array
 
 
-def _add_tensor(writer: Any, name: str, array: NDArray[np.float32], weights: WeightType) -> None:
+def add_tensor(writer: Any, name: str, array: NDArray[np.float32], weights: WeightType) -> None:
+    """Add a tensor: matrices in the type of the weights, vectors as they are."""
     if array.ndim == 1:
         writer.add_tensor(name, array)
     elif weights == "q8_0":

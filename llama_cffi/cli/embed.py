@@ -1,0 +1,92 @@
+"""``llama-cffi embed``: texts as vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import llama_cffi
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.loading import load
+
+if TYPE_CHECKING:
+    from llama_cffi import Embeddings, Llama
+
+Pooling = Literal["none", "mean", "cls", "last"]
+
+
+@console.command
+def embed(
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The texts to embed.")] = None,
+    file: Annotated[
+        Path | None,
+        options.option("-f", "--file", metavar="FILE", help="Read the texts from a file; - is standard input."),
+    ] = None,
+    whole: Annotated[
+        bool, options.option("--whole", help="Take the file or standard input for one text, not one on each line.")
+    ] = False,
+    pooling: Annotated[
+        Pooling | None,
+        options.option(
+            "--pooling", metavar="TYPE", env="POOLING", show_default="the model's",
+            help="How the tokens of a text become one vector: mean, cls, last, or none for a vector of each token.",
+        ),
+    ] = None,
+    normalize: Annotated[
+        bool, options.option("--normalize/--no-normalize", help="Give every vector the length 1.")
+    ] = True,
+    truncate: Annotated[
+        bool, options.option("--truncate/--no-truncate", help="Cut off the end of a text that is too long.")
+    ] = False,
+    prefix: Annotated[
+        str, options.option("--prefix", metavar="TEXT", help="What the model wants before every text.")
+    ] = "",
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    model: options.Model = None,
+    n_gpu_layers: options.GpuLayers = "auto",
+    device: options.Device = None,
+    ctx_size: options.CtxSize = None,
+    batch_size: options.BatchSize = 2048,
+    ubatch_size: options.UbatchSize = 512,
+    threads: options.Threads = None,
+) -> None:  # fmt: skip
+    """Print the embeddings of texts: a vector on each line, its numbers separated by spaces.
+
+    Texts are arguments, or the lines of a file or of standard input.
+    """
+    found = arguments.texts(texts or (), file, whole=whole)
+    layers = arguments.gpu_layers(n_gpu_layers)
+    n_threads = threads if threads is not None and threads > 0 else None
+    llm = load(
+        model,
+        n_ctx=ctx_size,
+        n_batch=batch_size,
+        n_ubatch=min(ubatch_size, batch_size),
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
+    )
+    with llm:
+        embeddings = llm.embed(found, normalize=normalize, truncate=truncate, pooling=pooling, prefix=prefix)
+        if as_json:
+            console.print_json(_report(llm, embeddings))
+            return
+    for row in embeddings.array.tolist():
+        print(" ".join(f"{number:.7g}" for number in row))
+
+
+def _report(llm: Llama, embeddings: Embeddings) -> dict[str, Any]:
+    """The embeddings as plain data, in the order of the texts."""
+    rows = zip(embeddings, embeddings.n_tokens, embeddings.truncated, strict=True)
+    return {
+        "embeddings": [
+            {"embedding": row.tolist(), "tokens": tokens, "truncated": truncated} for row, tokens, truncated in rows
+        ],
+        "pooling": embeddings.pooling,
+        "width": embeddings.array.shape[-1],
+        "tokens": sum(embeddings.n_tokens),
+        "model": {"path": str(llm.model.path), "description": llm.model.desc},
+    }

@@ -1,0 +1,58 @@
+"""``llama-cffi tokenize``: a text as the tokens of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.loading import load_vocabulary
+
+
+@console.command
+def tokenize(
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text to tokenise.")] = None,
+    prompt_option: Annotated[
+        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give TEXT.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        options.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input."),
+    ] = None,
+    pieces: Annotated[
+        bool, options.option("--pieces", help="Print a token on each line: its id, and its text in quotes.")
+    ] = False,
+    add_special: Annotated[
+        bool, options.option("--bos/--no-bos", help="Add the special tokens that the model wants around a text.")
+    ] = True,
+    parse_special: Annotated[
+        bool,
+        options.option("--parse-special/--no-parse-special", help="Read the text of a control token as that token."),
+    ] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    model: options.Model = None,
+) -> None:
+    """Print the token ids of a text, separated by spaces. Of the model only the vocabulary is loaded."""
+    given = arguments.prompt_text(text, prompt_option, file, what="text")
+    with load_vocabulary(model) as loaded:
+        vocab = loaded.vocab
+        ids = vocab.tokenize(given, add_special=add_special, parse_special=parse_special).tolist()
+        if as_json:
+            texts = [vocab.piece(token).decode("utf-8", "replace") for token in ids]
+            console.print_json({"tokens": ids, "pieces": texts, "model": {"path": str(loaded.path)}})
+        elif pieces:
+            for token in ids:
+                print(f"{token:6}  {_quoted(vocab.piece(token))}")
+        else:
+            print(" ".join(map(str, ids)))
+
+
+def _quoted(piece: bytes) -> str:
+    """The text of a token in quotes, or its bytes where they are no text alone."""
+    try:
+        return repr(piece.decode())
+    except UnicodeDecodeError:
+        return repr(piece)
