@@ -21,8 +21,10 @@ from llama_cffi.errors import (
     ToolLimitError,
 )
 from llama_cffi.facade.tool_loop import ToolResult
+from llama_cffi.text.constraint.schema import closed, json_rule
 from llama_cffi.text.reply.formats import FORMATS
 from llama_cffi.text.tools import Tool
+from tests.test_reply_grammar import tool_sets
 
 pytest_plugins = ["tests.support.models"]
 
@@ -315,3 +317,35 @@ def test_reasoning_that_the_prompt_opens(demo: Llama) -> None:
     none = demo.chat("Why?", reasoning_budget=0, **options)
     assert none.reasoning == ""
     assert none.raw.startswith("</think>")
+
+
+# -- tools that nobody here wrote
+
+
+def test_every_set_of_the_berkeley_tools_can_be_held_to(assets: Path) -> None:
+    sets = tool_sets(assets)
+    assert len(sets) == 1448
+    for tools in sets:
+        for tool in tools:
+            json_rule(closed(tool.parameters))
+
+
+def test_calls_of_the_berkeley_tools_are_valid(demo: Llama, assets: Path) -> None:
+    n_calls = n_cut = 0
+    options: dict[str, Any] = {
+        # The model would not understand what the tools are for anyway.
+        "template": "{{ messages[0].content }} {{ tools | length }} tools", "reply_format": "hermes",
+        "tool_choice": "required", "max_tokens": 300, "temperature": 1.2,
+    }  # fmt: skip
+    for seed, specs in enumerate(tool_sets(assets)[::36]):
+        tools = [Tool(spec.name, "", spec.parameters) for spec in specs][:8]
+        schemas = {tool.name: tool.parameters for tool in tools}
+        try:
+            reply = demo.chat(ASK, tools=tools, seed=seed, **options)
+        except IncompleteOutput:
+            n_cut += 1  # a text without bounds, which this model does not end
+            continue
+        for call in reply.tool_calls:
+            jsonschema.validate(dict(call.arguments), schemas[call.name])
+            n_calls += 1
+    assert n_calls > 10, n_cut
