@@ -240,7 +240,7 @@ def test_accepted_is_what_jsonschema_finds_valid(vocab: Vocab) -> None:
             assert accepts_some(constraint, vocab, value) == valid, value
 
     check()
-    assert min(seen.values()) > 100, seen
+    assert min(seen.values()) > 50, seen
 
 
 # -- what is refused, and when
