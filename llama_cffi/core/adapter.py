@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.fingerprint import file_pieces
 from llama_cffi.core.gguf import GGUFFile, MetadataValue
+from llama_cffi.core.owner import Owner
 from llama_cffi.errors import AdapterError, ModelFileError, NativeError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _NUMBERS = ("i8", "i16", "i32", "i64", "f64")
 """Types that no matrix product takes."""
 
 
-class LoraAdapter:
+class LoraAdapter(Owner):
     """A LoRA loaded from a GGUF file for one :class:`~llama_cffi.core.model.Model`.
 
     Any number of contexts of that model may compute with it, each at a scale of its own; see
@@ -71,32 +71,9 @@ class LoraAdapter:
 
     # -- lifetime
 
-    @property
-    def handle(self) -> Handle:
-        """The owner of the native pointer."""
-        return self._handle
-
-    @property
-    def ptr(self) -> Any:
-        """The ``llama_adapter_lora *``; :class:`ClosedError` after close."""
-        return self._handle.ptr
-
-    @property
-    def closed(self) -> bool:
-        """Whether the adapter is closed."""
-        return self._handle.closed
-
     def close(self) -> None:
         """Free the adapter. Idempotent; :class:`InUseError` while a context computes with it."""
         self._handle.close()
-
-    def __enter__(self) -> LoraAdapter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<LoraAdapter {self.path.name!r}{': closed' if self.closed else ''}>"

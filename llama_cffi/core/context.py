@@ -21,6 +21,7 @@ from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.embeddings import Attention, EmbeddingOutputs, PoolingType, set_embedding_params
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.options import choice, constant
+from llama_cffi.core.owner import Owner
 from llama_cffi.core.state import State
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
 from llama_cffi.core.views import OutputView, copied
@@ -129,7 +130,7 @@ class ContextPerf:
     n_reused: int
 
 
-class Context(EmbeddingOutputs):
+class Context(Owner, EmbeddingOutputs):
     """Decodes batches over a :class:`~llama_cffi.core.model.Model` and remembers their sequences.
 
     One thread at a time: a second one inside any method gets :class:`BusyError`; :meth:`abort` is the exception.
@@ -229,32 +230,9 @@ class Context(EmbeddingOutputs):
 
     # -- lifetime
 
-    @property
-    def handle(self) -> Handle:
-        """The owner of the native pointer."""
-        return self._handle
-
-    @property
-    def ptr(self) -> Any:
-        """The ``llama_context *``; :class:`ClosedError` after close."""
-        return self._handle.ptr
-
-    @property
-    def closed(self) -> bool:
-        """Whether the context is closed."""
-        return self._handle.closed
-
     def close(self) -> None:
         """Stop a decode that runs on another thread, then free the context. Idempotent."""
         self._handle.close()
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         if self.closed:

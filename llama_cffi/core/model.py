@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
@@ -20,6 +19,7 @@ from llama_cffi.core.embeddings import PoolingType, pooling_of
 from llama_cffi.core.fingerprint import Fingerprint, take_fingerprint
 from llama_cffi.core.gguf import GGUFFile, check_gguf_file
 from llama_cffi.core.options import choice, constant, set_field
+from llama_cffi.core.owner import Owner
 from llama_cffi.core.placement import Placement, read_placement
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
@@ -83,7 +83,7 @@ class ModelOptions:
     """Bypass the host buffer of a GPU backend."""
 
 
-class Model:
+class Model(Owner):
     """A model loaded from a GGUF file; Contexts share its weights.
 
     ``path`` is one file, the first part of a split model named ``*-00001-of-000NN.gguf``, or the list of all
@@ -147,32 +147,9 @@ class Model:
         """``with model.gate:`` keeps other threads from closing the model meanwhile."""
         return self._gate
 
-    @property
-    def handle(self) -> Handle:
-        """The owner of the native pointer."""
-        return self._handle
-
-    @property
-    def ptr(self) -> Any:
-        """The ``llama_model *``; :class:`ClosedError` after close."""
-        return self._handle.ptr
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` ran."""
-        return self._handle.closed
-
     def close(self) -> None:
         """Close every Context and sampler made from this model, then free it. Idempotent."""
         self._handle.close()
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.desc

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib, sampler_interface
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
+from llama_cffi.core.owner import Owner
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.sampler.grammar import Grammar, LazyGrammar
 from llama_cffi.core.sampler.python import Link, PythonSampler, Workspace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
 
 
-class SamplerChain:
+class SamplerChain(Owner):
     """Samplers run in order over one row of logits. Wraps ``llama_sampler_chain_*``.
 
     Raises :class:`SamplerError` for an empty chain and for one that does not end in a selecting sampler, and what
@@ -75,28 +75,6 @@ class SamplerChain:
         self._links.append(link)
         self._link_handles.append(sampler_interface.new_handle(link))
         return sampler_interface.new_sampler(self._link_handles[-1])
-
-    @property
-    def ptr(self) -> Any:
-        """The ``llama_sampler *``; :class:`ClosedError` after close."""
-        return self._handle.ptr
-
-    @property
-    def closed(self) -> bool:
-        """Whether the chain is closed."""
-        return self._handle.closed
-
-    def close(self) -> None:
-        """Free the chain. Idempotent."""
-        self._handle.close()
-
-    def __enter__(self) -> SamplerChain:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __len__(self) -> int:
         return len(self.samplers)
