@@ -11,6 +11,7 @@ from llama_cffi.cli.chat import chat
 from llama_cffi.cli.doctor import doctor
 from llama_cffi.cli.generate import generate
 from llama_cffi.cli.info import info
+from llama_cffi.cli.models import list_models, pull, rm
 from llama_cffi.cli.perplexity import perplexity
 from llama_cffi.cli.quantize import quantize
 
@@ -44,5 +45,8 @@ app.command()(generate)
 app.command()(chat)
 app.command()(perplexity)
 app.command()(quantize)
+app.command()(pull)
+app.command("list")(list_models)
+app.command()(rm)
 app.command()(info)
 app.command()(doctor)
