@@ -71,7 +71,8 @@ def test_help_imports_neither_numpy_nor_the_extension() -> None:
     script = (
         "import sys\nfrom llama_cffi.cli.app import app\n"
         "for arguments in (['--help'], ['generate', '--help'], ['info', '--help'], ['doctor', '--help'],\n"
-        "    ['perplexity', '--help'], ['quantize', '--help']):\n"
+        "    ['perplexity', '--help'], ['quantize', '--help'], ['pull', '--help'],\n"
+        "    ['list', '--help'], ['rm', '--help']):\n"
         "    app(arguments, standalone_mode=False)\n"
         "heavy = {'numpy', 'cffi', '_cffi_backend', 'llama_cffi.llama', 'llama_cffi.core'}\n"
         "heavy |= {'llama_cffi._native._llama', 'llama_cffi._native._helpers'}\n"

@@ -115,11 +115,11 @@ def discard(paths: set[Path]) -> int:
 
 def _scan() -> HFCacheInfo | None:
     require_package()
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        return scan_cache_dir()
+        return scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return None
 

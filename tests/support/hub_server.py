@@ -56,7 +56,11 @@ class Hub:
 
     def downloads(self) -> list[tuple[str, str | None]]:
         """(file, Range) of each time that content was asked for."""
-        return [(path.split("/", 5)[-1], range) for method, path, range in self.requests if "/content/" in path]
+        return [(path.split("/", 5)[5], part) for method, path, part in self.requests if _fetches(method, path)]
+
+
+def _fetches(method: str, path: str) -> bool:
+    return method == "GET" and "/resolve/" in path
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -79,8 +83,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._info("/".join(parts[2:4]), parts[5] if len(parts) == 6 else "main")
         elif len(parts) > 4 and parts[2] == "resolve":
             self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
-        elif len(parts) > 4 and parts[0] == "content":
-            self._content("/".join(parts[1:3]), parts[3], "/".join(parts[4:]))
         else:
             self._send(404, b"")
 
@@ -112,23 +114,18 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in commit.files:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit.id})
             return
-        headers = {
-            "ETag": f'"{hashlib.sha1(path.encode()).hexdigest()}"',
-            "X-Linked-Etag": f'"{commit.sha256(path)}"',
-            "X-Linked-Size": str(len(commit.files[path])),
-            "X-Repo-Commit": commit.id,
-            "Location": f"{self.hub.url}/content/{repo}/{commit.id}/{path}",
-        }
-        self._send(302, b"", headers)
-
-    def _content(self, repo: str, revision: str, path: str) -> None:
-        if (commit := self._find(repo, revision)) is None:
-            return
         data, start = commit.files[path], 0
         if wanted := self.headers.get("Range"):
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
-        headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if wanted else {}
-        breaks = self.hub.breaks.get(path)
+        headers = {
+            "ETag": f'"{hashlib.sha1(path.encode()).hexdigest()}"',
+            "X-Linked-Etag": f'"{commit.sha256(path)}"',
+            "X-Linked-Size": str(len(data)),
+            "X-Repo-Commit": commit.id,
+        }
+        if wanted:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        breaks = self.hub.breaks.get(path) if self.command == "GET" else None
         self._send(206 if wanted else 200, data[start:], headers, breaks.pop(0) if breaks else None)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
