@@ -18,6 +18,7 @@ from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.plan import LayerSizes, assign, divide, layer_sizes, make_plan, read_context
 from llama_cffi.errors import ContextError, ModelFileError, ModelNotFoundError, UnsupportedError
 from llama_cffi.facade.base import demo_path
+from tests.support.other_memories import write_recurrent_model, write_windowed_model
 from tests.support.random_model import Shape, write_random_model
 
 pytestmark = pytest.mark.skipif(not binding.has("llama_model_params.no_alloc"), reason="this libllama has no no_alloc")
@@ -42,12 +43,12 @@ def taken(path: Path, context: ContextOptions) -> tuple[int, int, int]:
         with Context(model, context):
             lines = log.lines_since(mark, logging.INFO)
         weights = sum(model.placement.devices.values())
-    found = [(line, re.search(r"(KV|compute|output) buffer size =\s+([\d.]+) MiB", line)) for line in lines]
-    sums = {"KV": 0, "compute": 0, "output": 0}
+    found = [(line, re.search(r"(KV|RS|compute|output) buffer size =\s+([\d.]+) MiB", line)) for line in lines]
+    sums = {"KV": 0, "RS": 0, "compute": 0, "output": 0}
     for _, match in found:
         if match:
             sums[match[1]] += round(float(match[2]) * MIB)
-    return weights, sums["KV"], sums["compute"] + sums["output"]
+    return weights, sums["KV"] + sums["RS"], sums["compute"] + sums["output"]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,20 @@ def test_the_plan_is_what_is_taken(path: Path, options: dict[str, Any]) -> None:
     assert plan.weights == pytest.approx(weights, rel=0.01, abs=0.01 * MIB)
     assert plan.kv == pytest.approx(kv, rel=0.01)
     assert plan.compute == pytest.approx(compute, rel=0.01, abs=0.02 * MIB)
+
+
+def test_memories_of_other_kinds(tmp_path: Path) -> None:
+    windowed = write_windowed_model(tmp_path / "windowed.gguf")
+    plans = []
+    for full in (True, False):
+        context = ContextOptions(n_ctx=16384, n_ubatch=64, swa_full=full)
+        plans.append(Model.plan(windowed, context=context).kv)
+        assert plans[-1] == pytest.approx(taken(windowed, context)[1], rel=0.01)
+    assert plans[1] < plans[0]
+    recurrent = write_recurrent_model(tmp_path / "recurrent.gguf")
+    context = ContextOptions(n_seq_max=128, n_ubatch=128)
+    assert Model.plan(recurrent, context=context).kv == pytest.approx(taken(recurrent, context)[1], rel=0.01)
+    assert taken(recurrent, context)[1] > MIB
 
 
 def test_the_weights_are_exact(path: Path) -> None:

@@ -106,7 +106,8 @@ def make_plan(
         lines = log.lines_since(mark, logging.INFO)
     present = devices()
     gpus = _gpus(options, present)
-    shares = options.tensor_split or [gpu.memory_free or _host(present).memory_free for gpu in gpus]
+    given = options.tensor_split if any(options.tensor_split) else ()  # zeros are llama.cpp's word for no choice
+    shares = given or [gpu.memory_free or _host(present).memory_free for gpu in gpus]
     memory, compute = read_context(lines, present)
     wanted = options.n_gpu_layers if options.n_gpu_layers is not None and options.n_gpu_layers >= 0 else sizes.n_layers
 

@@ -33,7 +33,8 @@ def pull(
     takes only what is in the cache. ``progress`` is called with the fraction that is there; False from it cancels.
 
     A connection that breaks is taken up again where it broke, several times. Each file's SHA-256 is compared with the
-    hub's when it has come; that of files from the cache only with ``recheck``, which fetches damaged ones again.
+    hub's when it has come; that of files from the cache, where other programs put theirs too, only with ``recheck``,
+    which fetches damaged ones again. An interrupted call keeps the parts that came whole, and no half of one.
 
     Raises the subclasses of :class:`HubError`, and :class:`UnsupportedError` without huggingface_hub.
     """
@@ -79,12 +80,12 @@ def _fetch(name: HubName, file: str, revision: str | None, listing: Listing, met
     except HubError:
         meter.raise_failure()
         raise
-    meter.raise_failure()  # a download on threads of its own may go on after its progress bar failed
     if listing.commit not in path.parts:
         raise HubConnectionError(f"{name.repo} changed, or the connection broke, between two questions: try again")
     if check and (damage := _damage(path, listing.files[file], hashed=True)):
         discard({path})
         raise HubChecksumError(f"{name.repo}/{file} came damaged and was deleted again: {damage}")
+    meter.raise_failure()  # a download on threads of its own may go on after its progress bar failed
     return path
 
 

@@ -91,7 +91,7 @@ def translated(name: HubName, revision: str | None) -> Iterator[None]:
             raise HubConnectionError(f"{name} was not fetched whole: {error}") from error
         raise HubStorageError(f"{name} could not be stored: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise HubConnectionError(f"{endpoint()} does not answer as a hub does: {error!r}") from error
+        raise HubConnectionError(f"{name} could not be fetched, or {endpoint()} is no hub: {error}") from error
 
 
 def endpoint() -> str:
