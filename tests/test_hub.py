@@ -227,6 +227,11 @@ def test_several_matches_are_listed(hub: Hub) -> None:
     assert pull(caught.value.matches[1]).read_bytes() == b"b"
 
 
+def test_names_that_would_steer_the_terminal_are_not_there(hub: Hub) -> None:
+    hub.add("ann/odd", {"a\x1b[2J-Q8_0.gguf": b"a", "b-Q8_0.gguf": b"b"})
+    assert pull("ann/odd").read_bytes() == b"b"
+
+
 def test_revisions(hub: Hub) -> None:
     old = hub.add(REPO, {"tale-Q4_K_M.gguf": b"GGUF old"}, branch="v1")
     assert pull(REPO, revision="v1").read_bytes() == b"GGUF old"

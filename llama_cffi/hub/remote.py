@@ -51,6 +51,7 @@ def list_files(name: HubName, revision: str | None) -> Listing:
     files = {
         entry.rfilename: RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else None)
         for entry in info.siblings or ()
+        if entry.rfilename.isprintable()  # names are shown: no repository may steer the terminal
     }
     if not info.sha:
         raise HubConnectionError(f"{endpoint()} does not tell the commit of {name.repo}: it is no hub")
