@@ -13,6 +13,14 @@
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
     │   └── ModelNotFoundError (FileNotFoundError)
     ├── ModelLoadCancelled (RuntimeError)   the progress callback said no
+    ├── HubError (RuntimeError)             a model could not be had from the hub
+    │   ├── HubNameError (ValueError)       a name that no repository can have
+    │   ├── HubNotFoundError (LookupError)  no such repository, revision or file, there or in the cache
+    │   ├── HubChoiceError (LookupError)    several files fit the name
+    │   ├── HubConnectionError (ConnectionError)  no hub was reached, or it did not answer as one
+    │   ├── HubChecksumError                what came is not what the hub announced; it was deleted
+    │   ├── HubStorageError (OSError)       a file could not be written, as on a full disk
+    │   └── HubCancelled                    the progress callback said no
     ├── AdapterError (ValueError)           a LoRA or control vector that does not belong to the model
     ├── QuantizeError (RuntimeError)        a model was not quantised; no file was left behind
     │   └── QuantizeCancelled               the progress callback said no
@@ -109,6 +117,42 @@ class ModelNotFoundError(ModelFileError, FileNotFoundError):
 
 
 class ModelLoadCancelled(LlamaCffiError, RuntimeError):
+    """The progress callback returned False."""
+
+
+class HubError(LlamaCffiError, RuntimeError):
+    """A model could not be had by its name on the hub; no half of a file was left behind."""
+
+
+class HubNameError(HubError, ValueError):
+    """Not a name of the form owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf."""
+
+
+class HubNotFoundError(HubError, LookupError):
+    """There is no such repository, revision or file: on the hub, or, offline, in the cache."""
+
+
+class HubChoiceError(HubError, LookupError):
+    """Several models fit the name; ``matches`` are names that fit one each."""
+
+    def __init__(self, message: str, *, matches: Sequence[str], log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.matches = tuple(matches)
+
+
+class HubConnectionError(HubError, ConnectionError):
+    """The hub could not be reached, broke off, or answered with what is no answer."""
+
+
+class HubChecksumError(HubError):
+    """A downloaded file does not have the SHA-256 or the size that the hub announced; it was deleted."""
+
+
+class HubStorageError(HubError, OSError):
+    """A file could not be written, as on a full disk."""
+
+
+class HubCancelled(HubError):
     """The progress callback returned False."""
 
 
@@ -276,6 +320,14 @@ __all__ = [
     "DecodeError",
     "DraftError",
     "GrammarError",
+    "HubCancelled",
+    "HubChecksumError",
+    "HubChoiceError",
+    "HubConnectionError",
+    "HubError",
+    "HubNameError",
+    "HubNotFoundError",
+    "HubStorageError",
     "InUseError",
     "IncompleteOutput",
     "LibraryError",

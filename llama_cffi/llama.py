@@ -5,12 +5,13 @@ from __future__ import annotations
 from llama_cffi.facade.adapters import Adapters
 from llama_cffi.facade.chat import Chat
 from llama_cffi.facade.embedding import Embedding
+from llama_cffi.facade.hub import Hub
 from llama_cffi.facade.infill import Infill
 from llama_cffi.facade.scoring import Scoring
 from llama_cffi.facade.state import State
 
 
-class Llama(Chat, Infill, Embedding, State, Adapters, Scoring):
+class Llama(Chat, Infill, Embedding, State, Adapters, Scoring, Hub):
     """A model ready to generate and to embed.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llama_cffi"
 
-LAYERS = ("errors", "_native", "core", "text", "engine", "facade", "llama", "cli")
+LAYERS = ("errors", "hub", "_native", "core", "text", "engine", "facade", "llama", "cli")
 """From the bottom to the top. ``__init__`` re-exports names and belongs to none."""
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -1,4 +1,4 @@
-"""The command line: ``llama-cffi generate | info | doctor``. The only place of the package that prints."""
+"""The command line: ``llama-cffi generate | chat | info | doctor | ...``. The only place that prints."""
 
 from __future__ import annotations
 

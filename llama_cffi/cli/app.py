@@ -12,6 +12,7 @@ from llama_cffi.cli.doctor import doctor
 from llama_cffi.cli.embed import embed
 from llama_cffi.cli.generate import generate
 from llama_cffi.cli.info import info
+from llama_cffi.cli.models import list_models, pull, rm
 from llama_cffi.cli.perplexity import perplexity
 from llama_cffi.cli.quantize import quantize
 from llama_cffi.cli.tokenize import tokenize
@@ -48,5 +49,8 @@ app.command()(perplexity)
 app.command()(quantize)
 app.command()(embed)
 app.command()(tokenize)
+app.command()(pull)
+app.command("list")(list_models)
+app.command()(rm)
 app.command()(info)
 app.command()(doctor)

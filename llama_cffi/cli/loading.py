@@ -9,14 +9,20 @@ from typing import Any
 
 import llama_cffi
 from llama_cffi.cli import console
+from llama_cffi.cli.progress import Bar
 
+HUB = "hf:"
+"""How the name of a model on the hub begins where a file could stand."""
 _PATIENCE = 0.5
 """Seconds of loading after which the percentage appears."""
 
 
 def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
-    """Open the model, or the demo model with a line that says so; `options` are those of `Llama`."""
-    file = str(path) if path is not None else _demo()
+    """Open the model, which may be named as hf:owner/repo:Q4_K_M, or the demo model with a line that says so.
+
+    `options` are those of `Llama`.
+    """
+    file = _file(str(path)) if path is not None else _demo()
     progress = Percentage() if sys.stderr.isatty() else None
     try:
         return llama_cffi.Llama(file, progress=progress, **options)
@@ -27,8 +33,17 @@ def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
 
 def load_vocabulary(path: Path | None) -> llama_cffi.Model:
     """Open only the vocabulary of the model, or of the demo model with a line that says so."""
-    file = str(path) if path is not None else _demo()
+    file = _file(str(path)) if path is not None else _demo()
     return llama_cffi.Model(file, llama_cffi.ModelOptions(vocab_only=True))
+
+
+def _file(name: str) -> str:
+    if not name.startswith(HUB):
+        return name
+    from llama_cffi.hub import pull
+
+    with Bar("fetching") as bar:
+        return str(pull(name.removeprefix(HUB), progress=bar))
 
 
 def _demo() -> str:

@@ -34,8 +34,11 @@ Verbose = Annotated[bool, option("-v", "--verbose", help="Show llama.cpp's log, 
 
 Model = Annotated[
     Path | None,
-    option("-m", "--model", metavar="FILE", env="MODEL", help="GGUF file; without it, the demo model."),
-]
+    option(
+        "-m", "--model", metavar="FILE", env="MODEL",
+        help="GGUF file, or hf:OWNER/REPO:Q4_K_M from the Hugging Face hub; without it, the demo model.",
+    ),
+]  # fmt: skip
 GpuLayers = Annotated[
     str,
     option(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
@@ -29,6 +29,10 @@ from llama_cffi.errors import (
     NativeError,
     UnsupportedError,
 )
+
+if TYPE_CHECKING:
+    from llama_cffi.core.context import ContextOptions
+    from llama_cffi.core.plan import Plan
 
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
 SplitMode = Literal["none", "layer", "row", "tensor"]
@@ -113,6 +117,7 @@ class Model(Owner):
             check_gguf_file(part)
         with callbacks.Progress(progress) as reporter:
             params, keep = _native_params(self.options)
+            self._adjust(params)
             params.progress_callback = reporter.callback
             params.progress_callback_user_data = reporter.data
             mark = log.mark()
@@ -141,6 +146,29 @@ class Model(Owner):
         if self.options.require_gpu and not self.placement.gpu_bytes:
             self.close()
             raise UnsupportedError(f"require_gpu: no weights went to a GPU ({self.placement})")
+
+    @classmethod
+    def plan(
+        cls,
+        path: str | os.PathLike[str],
+        options: ModelOptions | None = None,
+        context: ContextOptions | None = None,
+    ) -> Plan:
+        """How many bytes the model and one context would take on each device, without allocating them.
+
+        ``plan.fits`` compares them with the memory that is free now, ``plan.n_gpu_layers`` is the most that fits.
+        The context is :class:`ContextOptions` () unless given.
+
+        Raises what loading raises, and :class:`UnsupportedError` for a libllama that cannot do this, and for
+        ``split_mode`` other than ``"layer"``. Wraps ``llama_model_load_from_file`` and ``llama_init_from_model`` with
+        ``no_alloc``.
+        """
+        from llama_cffi.core.plan import make_plan
+
+        return make_plan(path, options, context)
+
+    def _adjust(self, params: Any) -> None:
+        """Nothing to change in the ``llama_model_params`` of the options."""
 
     @property
     def gate(self) -> SharedGate:

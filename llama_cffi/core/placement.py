@@ -52,17 +52,18 @@ def read_placement(lines: Iterable[str], devices: Sequence[Device]) -> Placement
             layers = int(found[1]), int(found[2])
     by_device: dict[str, int] = {}
     for buffer, size in buffers.items():
-        owner = _owner(buffer, devices)
-        by_device[owner] = by_device.get(owner, 0) + size
+        name = owner(buffer, devices)
+        by_device[name] = by_device.get(name, 0) + size
     gpus = {device.name for device in devices if device.type in ("gpu", "igpu")}
     gpu_bytes = sum(size for name, size in by_device.items() if name in gpus)
     # A library that can offload, but found nothing to offload to, says "offloaded" all the same.
     return Placement(buffers, by_device, gpu_bytes, layers[0] if gpu_bytes else 0, layers[1])
 
 
-def _owner(buffer: str, devices: Sequence[Device]) -> str:
+def owner(buffer: str, devices: Sequence[Device]) -> str:
+    """The name of the device that a buffer of llama.cpp's belongs to, the CPU for one of no device."""
     names = [device.name for device in devices if re.match(rf"{re.escape(device.name)}(?!\d)", buffer)]
     return max(names, key=len, default=_HOST)
 
 
-__all__ = ["Placement", "read_placement"]
+__all__ = ["Placement", "owner", "read_placement"]

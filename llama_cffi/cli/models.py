@@ -1,0 +1,102 @@
+"""``llama-cffi pull | list | rm``: models from the Hugging Face hub, and those in the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llama_cffi.cli import console, options
+from llama_cffi.cli.loading import HUB
+from llama_cffi.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from llama_cffi.hub import CachedModel
+
+_FORMS = "OWNER/REPO, OWNER/REPO:Q4_K_M or OWNER/REPO/FILE.gguf"
+
+
+@console.command
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{_FORMS}.")],
+    revision: Annotated[
+        str | None, options.option("--revision", metavar="NAME", help="A branch, tag or commit.")
+    ] = None,
+    offline: Annotated[
+        bool, options.option("--offline", help="Take only what is in the cache.")
+    ] = False,
+    recheck: Annotated[
+        bool, options.option("--recheck", help="Compare the checksums of files in the cache too, and mend them.")
+    ] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:  # fmt: skip
+    """Fetch a model from the Hugging Face hub.
+
+    Without a quantisation it is Q4_K_M, where the repository has that. What is in the cache is not fetched again.
+    """
+    from llama_cffi.hub import cached
+    from llama_cffi.hub import pull as fetch
+
+    name = name.removeprefix(HUB)
+    with Bar("fetching") as bar:
+        path = fetch(name, revision=revision, offline=offline, recheck=recheck, progress=bar)
+    model = next((model for model in cached(name) if model.files[0] == path), None)
+    if model is None:
+        console.fail(f"{path} is there, but huggingface_hub cannot read the cache around it")
+    if as_json:
+        console.print_json(_report(model))
+        return
+    console.rows([("name", model.name), ("size", _size(model)), ("path", str(path))])
+
+
+@console.command
+def list_models(as_json: options.Json = False, verbose: options.Verbose = False) -> None:
+    """List the models in the cache.
+
+    It is the cache of huggingface_hub: GGUF files that other programs fetched are in the list too.
+    """
+    from llama_cffi.hub import cached
+
+    models = cached()
+    if as_json:
+        console.print_json({"models": [_report(model) for model in models]})
+    elif models:
+        console.rows([(console.printable(model.name), _size(model)) for model in models])
+    else:
+        console.note("no models in the cache; llama-cffi pull fetches one")
+
+
+@console.command
+def rm(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{_FORMS}; the first means all of it.")],
+    yes: Annotated[bool, options.option("-y", "--yes", help="Do not ask.")] = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Delete models from the cache, of every revision."""
+    from llama_cffi.hub import cached, remove
+
+    models = cached(name.removeprefix(HUB))
+    if not models:
+        console.fail(f"{console.one_line(name)} is not in the cache; llama-cffi list shows what is")
+    console.rows([(console.printable(model.name), _size(model)) for model in models])
+    if not yes and not typer.confirm("Delete?", err=True):
+        raise typer.Exit(console.FAILURE)
+    freed = remove(models)
+    console.rows([("freed", console.size_text(freed))])
+
+
+def _size(model: CachedModel) -> str:
+    parts = f", {len(model.files)} files" if len(model.files) > 1 else ""
+    missing = f", {len(model.missing)} missing" if model.missing else ""
+    return f"{console.size_text(model.size)}{parts}{missing}"
+
+
+def _report(model: CachedModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "commit": model.commit,
+        "files": [str(path) for path in model.files],
+        "size": model.size,
+        "missing": list(model.missing),
+    }

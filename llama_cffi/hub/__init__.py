@@ -1,0 +1,13 @@
+"""Models by their name on the Hugging Face hub: fetched, found in the cache, deleted.
+
+Needs the package huggingface_hub (``pip install 'llama-cffi[hub]'``) and keeps its cache, which other programs share.
+Its environment variables hold here too: ``HF_HOME``, ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``.
+"""
+
+from __future__ import annotations
+
+from llama_cffi.hub.cache import CachedModel, cached, remove
+from llama_cffi.hub.download import pull
+from llama_cffi.hub.name import HubName
+
+__all__ = ["CachedModel", "HubName", "cached", "pull", "remove"]

@@ -1,0 +1,89 @@
+"""Which files of a repository are the model that a name means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llama_cffi.errors import HubChoiceError, HubNotFoundError
+from llama_cffi.hub.name import HubName
+
+PREFERRED = "Q4_K_M"
+"""The quantisation that is chosen where a name says none and the repository has it."""
+
+_SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+"""In the names of GGUF files that llama.cpp cannot load as a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model of a repository: its ``files`` in order, and those ``missing`` parts that it should have too."""
+
+    files: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The file that stands for all."""
+        return self.files[0]
+
+    def is_of(self, quantisation: str) -> bool:
+        """Whether the quantisation stands in the path as a word of its own: ``Q4_K`` is not in ``Q4_K_M``."""
+        word = rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])"
+        return re.search(word, self.first, re.IGNORECASE) is not None
+
+    def fits(self, name: HubName) -> bool:
+        """Whether the name, apart from its repository, can mean this model."""
+        if name.file is not None:
+            return name.file in self.files
+        if _NO_MODEL.search(self.first.rsplit("/", 1)[-1]):
+            return False
+        return name.quantisation is None or self.is_of(name.quantisation)
+
+
+def candidates(files: Iterable[str]) -> list[Candidate]:
+    """The GGUF files among the paths, the parts of split models together, in the order of their names."""
+    whole: list[Candidate] = []
+    parts: dict[tuple[str, int, str], set[str]] = {}
+    for path in sorted(files):
+        found = _SPLIT.fullmatch(path)
+        if found is not None:
+            parts.setdefault((found["stem"], int(found["count"]), found["end"]), set()).add(path)
+        elif path.lower().endswith(".gguf"):
+            whole.append(Candidate((path,)))
+    for (stem, count, end), present in parts.items():
+        wanted = {f"{stem}-{index:05}-of-{count:05}{end}" for index in range(1, count + 1)}
+        whole.append(Candidate(tuple(sorted(present)), tuple(sorted(wanted - present))))
+    return sorted(whole, key=lambda candidate: candidate.first)
+
+
+def choose(name: HubName, files: Iterable[str], place: str) -> Candidate:
+    """The one model that ``name`` means among the files of its repository; ``place`` says where for the errors.
+
+    Raises HubNotFoundError for none and for one that lacks a part, HubChoiceError for several.
+    """
+    present = candidates(files)
+    fitting = [candidate for candidate in present if candidate.fits(name)]
+    if name.file is None and name.quantisation is None:
+        fitting = [candidate for candidate in fitting if candidate.is_of(PREFERRED)] or fitting
+    if not fitting:
+        what = f"is no {name.file}" if name.file else f"is no {name.quantisation} model" if name.quantisation else ""
+        listed = _lines(name, present)
+        raise HubNotFoundError(
+            f"in {name.repo} {place} there {what or 'is no model'}; there {'are:' + listed if listed else 'is no GGUF'}"
+        )
+    if len(fitting) > 1:
+        matches = [f"{name.repo}/{candidate.first}" for candidate in fitting]
+        raise HubChoiceError(f"{name} {place} fits several models:{_lines(name, fitting)}", matches=matches)
+    if fitting[0].missing:
+        raise HubNotFoundError(f"{name} {place} is a model in parts that lacks {', '.join(fitting[0].missing)}")
+    return fitting[0]
+
+
+def _lines(name: HubName, listed: Iterable[Candidate]) -> str:
+    return "".join(f"\n  {name.repo}/{candidate.first}" for candidate in listed)
+
+
+__all__ = ["PREFERRED", "Candidate", "candidates", "choose"]

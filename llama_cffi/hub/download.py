@@ -1,0 +1,124 @@
+"""Fetching a model by its name."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from llama_cffi.errors import HubChecksumError, HubConnectionError, HubError, HubStorageError
+from llama_cffi.hub.cache import discard, find
+from llama_cffi.hub.choice import choose
+from llama_cffi.hub.meter import Meter
+from llama_cffi.hub.name import HubName
+from llama_cffi.hub.remote import Listing, RemoteFile, list_files, require_package, translated
+
+_BLOCK = 1 << 20
+
+
+def pull(
+    name: str | HubName,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    recheck: bool = False,
+    progress: Callable[[float], object] | None = None,
+) -> Path:
+    """Fetch a model into huggingface_hub's cache, and return the path of its file, or of the first of several.
+
+    ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Without a quantisation it is
+    Q4_K_M where the repository has that, else its only model. All parts of a split model come; what the cache has is
+    not fetched again. ``revision`` is a branch, tag or commit. ``offline``, or ``HF_HUB_OFFLINE`` in the environment,
+    takes only what is in the cache. ``progress`` is called with the fraction that is there; False from it cancels.
+
+    A connection that breaks is taken up again where it broke, several times. Each file's SHA-256 is compared with the
+    hub's when it has come; that of files from the cache, where other programs put theirs too, only with ``recheck``,
+    which fetches damaged ones again. An interrupted call keeps the parts that came whole, and no half of one.
+
+    Raises the subclasses of :class:`HubError`, and :class:`UnsupportedError` without huggingface_hub.
+    """
+    wanted = HubName.parse(name) if isinstance(name, str) else name
+    require_package()
+    from huggingface_hub import constants
+
+    if offline or constants.HF_HUB_OFFLINE:
+        return find(wanted, revision)
+    listing = list_files(wanted, revision)
+    files = choose(wanted, listing.files, "on the hub").files
+    missing = [file for file in files if not _usable(wanted, file, listing, recheck=recheck)]
+    _check_space(wanted, sum(listing.files[file].size or 0 for file in missing))
+    meter = Meter(sum(listing.files[file].size or 0 for file in files), progress)
+    paths = []
+    for file in files:
+        meter.begin(listing.files[file].size or 0)
+        paths.append(_fetch(wanted, file, revision, listing, meter, check=file in missing))
+        meter.end()
+    return paths[0]
+
+
+def _usable(name: HubName, file: str, listing: Listing, *, recheck: bool) -> bool:
+    """Whether the cache holds the file; a damaged one is deleted from it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name.repo, file, revision=listing.commit)
+    if not isinstance(found, str):
+        return False
+    if _damage(Path(found), listing.files[file], hashed=recheck):
+        discard({Path(found)})
+        return False
+    return True
+
+
+def _fetch(name: HubName, file: str, revision: str | None, listing: Listing, meter: Meter, *, check: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with translated(name, revision):
+            # By the revision's name, not by its commit: so the cache learns what the name means, for offline use.
+            path = Path(hf_hub_download(name.repo, file, revision=revision, tqdm_class=meter.counter()))
+    except HubError:
+        meter.raise_failure()
+        raise
+    if listing.commit not in path.parts:
+        raise HubConnectionError(f"{name.repo} changed, or the connection broke, between two questions: try again")
+    if check and (damage := _damage(path, listing.files[file], hashed=True)):
+        discard({path})
+        raise HubChecksumError(f"{name.repo}/{file} came damaged and was deleted again: {damage}")
+    meter.raise_failure()  # a download on threads of its own may go on after its progress bar failed
+    return path
+
+
+def _damage(path: Path, announced: RemoteFile, *, hashed: bool) -> str:
+    """How the file differs from what the hub announced; "" if it does not."""
+    size = path.stat().st_size
+    if announced.size is not None and size != announced.size:
+        return f"{size} bytes instead of {announced.size}"
+    if hashed and announced.sha256 is not None:
+        digest = _sha256(path)
+        if digest != announced.sha256:
+            return f"SHA-256 {digest} instead of {announced.sha256}"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_space(name: HubName, needed: int) -> None:
+    """Refuse before hours of download what cannot fit. Raises HubStorageError."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise HubStorageError(f"{name} needs {needed:,} bytes in {constants.HF_HUB_CACHE}, where {free:,} are free")
+
+
+__all__ = ["pull"]

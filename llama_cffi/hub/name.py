@@ -1,0 +1,50 @@
+"""Names of models on the hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from llama_cffi.errors import HubNameError
+
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?P<repo>{_PART}/{_PART})(?::(?P<quantisation>[A-Za-z0-9_.-]+)|/(?P<file>.+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A repository, and which model in it: by quantisation, by file, or whichever is the natural one.
+
+    ``repo`` is ``owner/repo``; ``quantisation`` such as ``Q4_K_M`` is looked for in the file names, in any case;
+    ``file`` is a path in the repository, for a split model that of any part.
+    """
+
+    repo: str
+    quantisation: str | None = None
+    file: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubName:
+        """Read ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Raises HubNameError."""
+        found = _NAME.fullmatch(text)
+        if found is None:
+            raise HubNameError(
+                f"{text!r} is no name of a model on the hub: "
+                "those look like owner/repo, owner/repo:Q4_K_M or owner/repo/path/file.gguf"
+            )
+        file = found["file"]
+        if file is not None and (not file.lower().endswith(".gguf") or not _stays_inside(file)):
+            raise HubNameError(f"{text!r} names {file!r}, which is no path of a GGUF file in a repository")
+        return cls(found["repo"], found["quantisation"], file)
+
+    def __str__(self) -> str:
+        if self.file is not None:
+            return f"{self.repo}/{self.file}"
+        return self.repo if self.quantisation is None else f"{self.repo}:{self.quantisation}"
+
+
+def _stays_inside(path: str) -> bool:
+    return "\\" not in path and path.isprintable() and all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+__all__ = ["HubName"]
