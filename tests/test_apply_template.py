@@ -20,6 +20,9 @@ from tests.support.llama_server import ServerError, find_server, running_server
 
 pytest_plugins = ["tests.support.models"]
 
+# What others wrote decides, at length: `pytest -m conformance`.
+pytestmark = pytest.mark.conformance
+
 # What the server always does, and is told here or undone: it gives `enable_thinking` to every template, continues a
 # last message of the assistant, and takes away the BOS that its tokeniser will add again.
 OPTIONS = ("--jinja", "--no-prefill-assistant", "-c", 256, "-np", 1, "-t", 1, "--no-warmup")

@@ -27,6 +27,9 @@ from tests.support.schema_table import DOCUMENT, table, written
 
 pytest_plugins = ["tests.support.models"]
 
+# What others wrote decides, at length: `pytest -m conformance`.
+pytestmark = pytest.mark.conformance
+
 LoadVocab = Callable[[str], Vocab]
 
 

@@ -19,6 +19,9 @@ from llama_cffi.text.reply.formats import FORMATS, find
 from llama_cffi.text.reply.lark import quoted
 from tests.support.replies import SmallVocabulary, bfcl_schema, check_reply, compiled, random_text, read
 
+# At length: `pytest -m conformance`.
+pytestmark = pytest.mark.conformance
+
 VOCABULARIES = Path(__file__).resolve().parents[1] / "vendor" / "llama.cpp" / "models"
 
 WEATHER = {

@@ -83,6 +83,7 @@ def compiled(source: str) -> ChatTemplate:
     return ChatTemplate(source, tokens=TOKENS, controls=CONTROLS)
 
 
+@pytest.mark.conformance
 @needs_source
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_llama_cpps_templates_as_plain_jinja_renders_them(conversation: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +121,7 @@ NEEDED: dict[str, dict[str, Any]] = {"fireworks-ai-llama-3-firefunction-v2": {"f
 VOCABULARIES = [MODELS / f"ggml-vocab-{name}.gguf" for name in ("qwen2", "llama-bpe", "llama-spm", "gpt-2")]
 
 
+@pytest.mark.conformance
 @needs_source
 @pytest.mark.parametrize("path", VOCABULARIES, ids=lambda path: path.stem)
 def test_no_message_can_write_a_control_token(path: Path) -> None:
