@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llama_cffi.errors import ToolError
 from llama_cffi.text.reply.format import Plan
 from llama_cffi.text.reply.header_calls import skip
 from llama_cffi.text.reply.json_calls import CallObject, Keys, known_names, object_rule
@@ -83,11 +82,9 @@ class BareJsonFormat:
         if plan.choice != "none":
             source.record()
             yield from self._begin(source)
-            n_calls = 0
             while (yield from source.peek()) == "{":
                 if not (yield from CallObject(source, out, self.keys, known_names(plan), self.firsts).read()):
                     break
-                n_calls += 1
                 yield from skip(source, ("```", ";", ","))
                 source.record()
             else:
@@ -110,9 +107,7 @@ class BareJsonFormat:
         schema: Callable[[Mapping[str, Any]], str] = json_schema,
     ) -> str | None:
         """A Lark grammar of the replies that the plan allows; None when every text is one."""
-        calls_allowed = bool(plan.tools) and plan.choice != "none"
-        if plan.choice == "required" and not calls_allowed:
-            raise ToolError("a call is required, but there are no tools")
+        calls_allowed = plan.allows_calls()
         if not calls_allowed and plan.content is None:
             return None
         lark = Lark(token, self.controls, schema)
@@ -127,7 +122,7 @@ class BareJsonFormat:
             more = f" ({lark.text(self.between)} {one})*" if plan.parallel else ""
             tag = f"({lark.text(self.tag)})? " if self.tag else ""
             bodies.append(f"{tag}{one}{more}")
-        return f"{lark}start: {' '.join((*begin, either(bodies)))}\n{plan.content_rules if plan.content else ''}\n"
+        return f"{lark}start: {' '.join((*begin, either(bodies)))}\n"
 
     def _plain(self, lark: Lark, calls_allowed: bool) -> str:
         not_text = [literal(self.thinking.start)] if self.thinking else []

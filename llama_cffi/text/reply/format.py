@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from llama_cffi.errors import ToolError
 from llama_cffi.text.reply.events import Event
 from llama_cffi.text.reply.reasoning import Thinking
 
@@ -28,11 +29,15 @@ class Plan:
     parallel: bool = True
     """Whether a reply may hold several calls."""
     content: str | None = None
-    """Lark expression, over rules of its own given with ``content_rules``, that an answer in text must match; None is
-    any text."""
-    content_rules: str = ""
+    """Lark expression that an answer in text must match; None is any text."""
     reasoning: Literal["auto", "open", "off"] = "auto"
     """``open``: the prompt ended inside of reasoning. ``off``: the reply has none (a template wrote an empty one)."""
+
+    def allows_calls(self) -> bool:
+        """Whether the reply may hold calls. Raises :class:`ToolError` where it must and there are no tools."""
+        if self.choice == "required" and not self.tools:
+            raise ToolError("a call is required, but there are no tools")
+        return bool(self.tools) and self.choice != "none"
 
 
 class Parser(Protocol):

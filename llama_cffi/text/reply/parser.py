@@ -125,9 +125,9 @@ class TaggedFormat:
         schema: Callable[[Mapping[str, Any]], str] = json_schema,
     ) -> str | None:
         """A Lark grammar of the replies that the plan allows; None when every text is one."""
-        calls_allowed = self.style is not None and plan.tools and plan.choice != "none"
-        if plan.choice == "required" and not calls_allowed:
-            raise ToolError(f"a call is required, but {'there are no tools' if self.style else 'this format has none'}")
+        if plan.choice == "required" and self.style is None:
+            raise ToolError("a call is required, but this format has none")
+        calls_allowed = self.style is not None and plan.allows_calls()
         if not calls_allowed and plan.content is None:
             return None
         lark = Lark(token, self.controls, schema)
@@ -135,18 +135,15 @@ class TaggedFormat:
         begin = [thinking.rule(lark, plan.reasoning == "open")] if thinking else []
         begin.extend(f"({lark.text(tag)})?" for tag in self.before)
         bodies = []
-        if plan.choice == "required" and calls_allowed:
-            pass
-        elif plan.content is not None:
+        if plan.content is not None and plan.choice != "required":
             bodies.append(plan.content)
-        else:
+        elif plan.choice != "required":
             bodies.append(" ".join((self._plain(lark), *(f"({lark.text(tag)})?" for tag in self.after))))
         if calls_allowed and self.style is not None:
             calls = self.style.calls(lark, plan)
             free = plan.choice == "auto" and plan.content is None
             bodies.extend(self._openings(lark, calls, free))
-        text = f"start: {' '.join((*begin, either(bodies)))}\n{plan.content_rules if plan.content else ''}\n"
-        return f"{lark}{text}"
+        return f"{lark}start: {' '.join((*begin, either(bodies)))}\n"
 
     def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
         """Nothing: the chat template itself tells of the tools."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llama_cffi.errors import ToolError
 from llama_cffi.text.reply.format import Plan
 from llama_cffi.text.reply.header_calls import NAME, HeaderCalls, read_header
 from llama_cffi.text.reply.json_text import read_value
@@ -88,9 +87,7 @@ class Functionary32:
         schema: Callable[[Mapping[str, Any]], str] = json_schema,
     ) -> str | None:
         """A Lark grammar of the replies that the plan allows; None when every text is one."""
-        calls_allowed = bool(plan.tools) and plan.choice != "none"
-        if plan.choice == "required" and not calls_allowed:
-            raise ToolError("a call is required, but there are no tools")
+        calls_allowed = plan.allows_calls()
         if not calls_allowed and plan.content is None:
             return None
         lark = Lark(token, self.controls, schema)
@@ -106,7 +103,7 @@ class Functionary32:
             bodies.append(f"{begin} {plan.content or 'ANY'}")
             if calls and plan.content is None:
                 bodies.append(f"{begin} {lark.up_to(_MARK, 'ANY')} {calls}")
-        return f"{lark}start: {either(bodies)}\n{plan.content_rules if plan.content else ''}\n"
+        return f"{lark}start: {either(bodies)}\n"
 
 
 FUNCTIONARY_3_2 = Functionary32()

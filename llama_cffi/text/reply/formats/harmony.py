@@ -116,9 +116,7 @@ class HarmonyFormat:
         schema: Callable[[Mapping[str, Any]], str] = json_schema,
     ) -> str | None:
         """A Lark grammar of the replies that the plan allows; None when every text is one."""
-        calls_allowed = bool(plan.tools) and plan.choice != "none"
-        if plan.choice == "required" and not calls_allowed:
-            raise ToolError("a call is required, but there are no tools")
+        calls_allowed = plan.allows_calls()
         if plan.choice == "required" and plan.reasoning == "off":
             raise ToolError("a call is required, but the prompt ends inside of the answer")
         if not calls_allowed and plan.content is None:
@@ -151,7 +149,7 @@ class HarmonyFormat:
         elif plan.reasoning == "off":
             # The prompt began the final message.
             start = str(plan.content or words)
-        return f"{lark}start: {start}\n{plan.content_rules if plan.content else ''}\n"
+        return f"{lark}start: {start}\n"
 
 
 HARMONY = HarmonyFormat()
