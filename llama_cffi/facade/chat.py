@@ -109,9 +109,9 @@ class Chat(Generation):
 
     def _tool_loop(self, messages: str | SequenceOf[Message], **options: Any) -> ToolLoop:
         from llama_cffi.facade.tool_loop import ToolLoop
+        from llama_cffi.text.messages import as_messages
 
-        asked: SequenceOf[Message] = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return ToolLoop(self.stream_chat, asked, options.pop("tools", ()), **options)
+        return ToolLoop(self.stream_chat, as_messages(messages), options.pop("tools", ()), **options)
 
     def session(self, messages: SequenceOf[Message] = (), **options: Unpack[ChatOptions]) -> ChatSession:
         """A conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from llama_cffi.errors import TemplateError
-from llama_cffi.text.messages import Message, check_messages
+from llama_cffi.text.messages import Message, as_messages, check_messages
 from llama_cffi.text.prompt import PromptEncoder
 from llama_cffi.text.reply.formats import detect, find
 from llama_cffi.text.reply.formats.generic import GENERIC
@@ -65,10 +65,8 @@ class ChatFormat:
         add_generation_prompt: bool = True,
     ) -> Rendered:
         """The conversation as text; a single str is one message of the user. Raises as :meth:`ChatTemplate.render`."""
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        return self._template(template).render(
-            messages,
+        return self._compiled(self._source(template)).render(
+            as_messages(messages),
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
@@ -95,8 +93,12 @@ class ChatFormat:
             template = "tool_use"
         source = self._source(template)
         reply = find(reply_format) if reply_format is not None else detect(source)
-        asked: Any = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        render = partial(self.render, template=template, documents=documents, variables=variables)
+        asked = as_messages(messages)
+        compiled = self._compiled(source)
+
+        def render(words: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> Rendered:
+            return compiled.render(words, tools=tools, documents=documents, **(variables or {}))
+
         if not tools:
             return Asked(render(asked), reply, source)
         described = [tool.as_dict() for tool in tools]
@@ -128,8 +130,7 @@ class ChatFormat:
     def _encoder(self) -> PromptEncoder:
         return PromptEncoder(self._model.vocab)
 
-    def _template(self, template: Template) -> ChatTemplate:
-        source = self._source(template)
+    def _compiled(self, source: str) -> ChatTemplate:
         if source not in self._templates:
             self._templates[source] = self._encoder.template(source)
         return self._templates[source]

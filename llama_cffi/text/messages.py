@@ -19,6 +19,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _STRUCTURE = frozenset({"role", "type", "id", "name", "tool_call_id"})
 
 
+def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
+    """A conversation as a list; a single str is one message of the user."""
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+
+
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The messages with the text parts of each content joined.
 
@@ -159,6 +164,7 @@ __all__ = [
     "Message",
     "arguments_object",
     "arguments_text",
+    "as_messages",
     "check_mappings",
     "check_messages",
     "check_text",
