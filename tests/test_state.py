@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from llama_cffi import Batch, Context, Model, State
+from llama_cffi import Context, Model, State
 from llama_cffi._native import abi
 from llama_cffi._native.binding import missing
 from llama_cffi.core import state as state_module
@@ -28,30 +27,12 @@ from llama_cffi.errors import (
 )
 from tests.support.children import run_child
 from tests.support.other_memories import write_windowed_model
+from tests.support.states import OTHER, TEXT, decode, follow
 
 if TYPE_CHECKING:
     from tests.support.models import MakeContext
 
 pytest_plugins = ["tests.support.models"]
-
-TEXT = [1, 300, 301, 305, 320, 411, 333, 260]
-OTHER = [1, 290, 280, 270]
-
-
-def decode(context: Context, tokens: list[int], pos: int = 0, seq_id: int = 0) -> NDArray[np.float32]:
-    batch = Batch(len(tokens))
-    batch.extend(tokens, pos, seq_id, output_last=True)
-    context.decode(batch)
-    return context.logits()
-
-
-def follow(context: Context, pos: int, seq_id: int = 0, n: int = 12) -> NDArray[np.float32]:
-    """The logits of some greedy steps, each fed with the token that the one before chose."""
-    rows, token = [], 5
-    for step in range(pos, pos + n):
-        rows.append(decode(context, [token], step, seq_id))
-        token = int(rows[-1].argmax())
-    return np.stack(rows)
 
 
 @pytest.fixture

@@ -13,39 +13,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from llama_cffi import Batch, Context, Llama, Model, SavedState
+from llama_cffi import Context, Llama, Model, SavedState
 from llama_cffi.core import checksum, files, saved_state, state_header
 from llama_cffi.core.saved_state import read_header
 from llama_cffi.core.state_header import StateHeader
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError, StateWriteError, TokenError
 from tests.support.children import run_child
 from tests.support.random_model import write_random_model
+from tests.support.states import OTHER, TEXT, decode, follow
 
 if TYPE_CHECKING:
     from tests.support.models import MakeContext
 
 pytest_plugins = ["tests.support.models"]
 
-TEXT = [1, 300, 301, 305, 320, 411, 333, 260]
-OTHER = [1, 290, 280, 270]
 FRONT = 60
-
-
-def decode(context: Context, tokens: list[int], pos: int = 0, seq_id: int = 0) -> NDArray[np.float32]:
-    batch = Batch(len(tokens))
-    batch.extend(tokens, pos, seq_id, output_last=True)
-    context.decode(batch)
-    return context.logits()
-
-
-def follow(context: Context, pos: int, seq_id: int = 0, n: int = 12) -> NDArray[np.float32]:
-    rows, token = [], 5
-    for step in range(pos, pos + n):
-        rows.append(decode(context, [token], step, seq_id))
-        token = int(rows[-1].argmax())
-    return np.stack(rows)
 
 
 @pytest.fixture
