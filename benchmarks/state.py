@@ -162,7 +162,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         tests = pairs(context, target, Path(folder))
         for i in range(options.rounds + 1):
             for name, (own, plain) in tests.items():
-                pair = seconds(own), seconds(plain)
+                # Who comes second finds memory that the first one has just given back: they take turns in that too.
+                if i % 2:
+                    pair = seconds(own), seconds(plain)
+                else:
+                    pair = tuple(reversed((seconds(plain), seconds(own))))  # type: ignore[assignment]
                 if i:  # memory that was never touched comes slowly from the system: the first round is for that
                     samples.setdefault(name, []).append(pair)
         if not np.array_equal(target.state.seq_data(0), context.state.seq_data(0)):
