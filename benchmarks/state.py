@@ -163,12 +163,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for i in range(options.rounds + 1):
             for name, (own, plain) in tests.items():
                 # Who comes second finds memory that the first one has just given back: they take turns in that too.
-                if i % 2:
-                    pair = seconds(own), seconds(plain)
-                else:
-                    pair = tuple(reversed((seconds(plain), seconds(own))))  # type: ignore[assignment]
+                pair = (own, plain) if i % 2 else (plain, own)
+                took = {call: seconds(call) for call in pair}
                 if i:  # memory that was never touched comes slowly from the system: the first round is for that
-                    samples.setdefault(name, []).append(pair)
+                    samples.setdefault(name, []).append((took[own], took[plain]))
         if not np.array_equal(target.state.seq_data(0), context.state.seq_data(0)):
             raise BenchmarkError("what was restored is not what was saved")
     print(f"  {'':<26}{'GB/s':>8}{'plain':>8}  {'ratio':<8}quartiles")
