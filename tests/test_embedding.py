@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llama_cffi import ContextOptions, Embeddings, Llama, Model
+from llama_cffi import ContextOptions, ControlVector, Embeddings, Llama, Model
 from llama_cffi.errors import (
     AbortedError,
     ClosedError,
+    ContextError,
     PromptError,
     TextTooLongError,
     TokenizeError,
     UnsupportedError,
 )
 from tests.support.llama_server import find_server, running_server
+from tests.support.lora import random_pairs, write_lora, write_merged
 from tests.support.random_encoder import LABELS, TINY_ENCODER, read_tensors, t5_encode, write_random_bert
 
 if TYPE_CHECKING:
@@ -376,8 +378,9 @@ def test_threads_embed_and_generate_at_once(stories_llm: Llama) -> None:
             np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-def test_close_ends_an_embedding_of_another_thread(bert_path: Path) -> None:
-    llm = Llama(bert_path, n_threads=1)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_close_ends_an_embedding_of_another_thread(bert_path: Path, n_threads: int) -> None:
+    llm = Llama(bert_path, n_threads=n_threads)
     llm.embed("a")
     ended: list[BaseException | Embeddings] = []
 
@@ -399,19 +402,117 @@ class Stopped(Exception):
     pass
 
 
-def test_a_signal_stops_a_long_list(bert: Llama) -> None:
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_signal_stops_a_long_list(bert_path: Path, n_threads: int) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped
 
-    before = bert.embed("a").array
-    old = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        start = time.monotonic()
-        with pytest.raises(Stopped):
-            bert.embed(["word " * 100] * 5000)
-        assert time.monotonic() - start < 1.5
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-    np.testing.assert_array_equal(bert.embed("a").array, before)
+    with Llama(bert_path, n_threads=n_threads, context_options=EXACT) as llm:
+        before = llm.embed("a").array
+        old = signal.signal(signal.SIGALRM, stop)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            start = time.monotonic()
+            with pytest.raises(Stopped):
+                llm.embed(["word " * 100] * 5000)
+            assert time.monotonic() - start < 1.5
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+        np.testing.assert_array_equal(llm.embed("a").array, before)
+        # Nobody is stopped by what was meant for others.
+        np.testing.assert_allclose(llm.embed(["a"] * 300).array, np.tile(before, (300, 1)), atol=1e-5)
+
+
+# -- several contexts side by side
+
+
+def n_contexts(llm: Llama) -> int:
+    return len(llm._embedders.get("mean")._lanes)
+
+
+def test_contexts_side_by_side_give_what_one_gives(bert: Llama, bert_path: Path) -> None:
+    texts = [f"{text} {i}" for i in range(4) for text in TEXTS]
+    expected = bert.embed(texts)
+    with Llama(bert_path, n_threads=3, context_options=EXACT) as llm:
+        assert llm.embed(texts[0]).array.shape == (64,)
+        assert n_contexts(llm) == 1
+        for _ in range(2):
+            found = llm.embed(texts)
+            assert found.n_tokens == expected.n_tokens
+            np.testing.assert_allclose(found.array, expected.array, atol=1e-5)
+        assert (n_contexts(bert), n_contexts(llm)) == (1, 3)
+        rows = llm.embed(texts, pooling="none")
+        np.testing.assert_allclose(rows, bert.embed(texts, pooling="none"), atol=2e-4)
+
+
+def test_a_text_too_long_for_the_contexts_beside_is_computed_by_the_first(
+    bert_path: Path, bert: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama_cffi.engine.embedder.N_ASIDE", 40)
+    monkeypatch.setattr("llama_cffi.engine.embedder.N_ENCODED", 40)
+    monkeypatch.setattr("llama_cffi.engine.embedder.N_LEAST", 10)
+    texts = ["word " * n for n in (100, 3, 60, 5, 7, 38, 9, 30)]
+    with Llama(bert_path, n_threads=2, context_options=EXACT) as llm:
+        np.testing.assert_allclose(llm.embed(texts).array, bert.embed(texts).array, atol=1e-5)
+        assert [lane.context.n_ubatch for lane in llm._embedders.get("mean")._lanes] == [512, 40]
+
+
+def test_no_memory_for_another_context_is_no_reason_to_fail(
+    bert_path: Path, bert: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["word " * 60] * 9
+    with Llama(bert_path, n_threads=2, context_options=EXACT) as llm:
+        llm.embed("a")
+
+        def fail(*args: object, **options: object) -> None:
+            raise ContextError("no memory")
+
+        monkeypatch.setattr("llama_cffi.engine.embedder.Context", fail)
+        np.testing.assert_allclose(llm.embed(texts).array, bert.embed(texts).array, atol=1e-5)
+        assert n_contexts(llm) == 1
+
+
+# -- what changes the weights
+
+
+def test_an_adapter_of_an_encoder_is_what_merging_it_gives(bert_path: Path, bert: Llama, tmp_path: Path) -> None:
+    pairs = random_pairs(bert_path, ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"))
+    assert pairs
+    lora = write_lora(tmp_path / "lora.gguf", pairs, architecture="bert")
+    merged = write_merged(tmp_path / "merged.gguf", bert_path, [(pairs, 0.5)])
+    with Llama(bert_path, n_threads=2, context_options=EXACT) as llm:
+        adapter = llm.load_adapter(lora)
+        plain = llm.embed(TEXTS).array
+        llm.set_adapters({adapter: 0.5})
+        changed = llm.embed(TEXTS).array
+        with Llama(merged, n_threads=1, context_options=EXACT) as other:
+            np.testing.assert_allclose(changed, other.embed(TEXTS).array, atol=1e-4)
+        assert np.abs(changed - plain).max() > 0.01
+        llm.set_adapters({})
+        np.testing.assert_array_equal(llm.embed(TEXTS).array, plain)
+        adapter.close()
+
+
+def test_adapters_and_control_vectors_reach_the_embeddings_of_a_decoder(
+    make_llama: MakeLlama, model: Model, model_path: Path, tmp_path: Path
+) -> None:
+    llm = make_llama(context_options=EXACT)
+    text = "Once upon a time"
+    plain = llm.embed(text).array
+    pairs = random_pairs(model_path)
+    adapter = llm.load_adapter(write_lora(tmp_path / "lora.gguf", pairs))
+    llm.set_adapters({adapter: 1.0})
+    with Llama(write_merged(tmp_path / "merged.gguf", model_path, [(pairs, 1.0)]), n_threads=1, n_ctx=512,
+               n_seq_max=4, context_options=EXACT) as merged:  # fmt: skip
+        np.testing.assert_allclose(llm.embed(text).array, merged.embed(text).array, atol=2e-3)
+    assert np.abs(llm.embed(text).array - plain).max() > 0.02
+    llm.set_adapters({})
+    adapter.close()
+    directions = np.random.default_rng(0).standard_normal((model.n_layer, model.n_embd)).astype(np.float32)
+    directions[0] = 0
+    llm.set_control_vector(ControlVector(directions))
+    moved = llm.embed(text).array
+    assert np.abs(moved - plain).max() > 0.02
+    llm.set_control_vector(None)
+    np.testing.assert_array_equal(llm.embed(text).array, plain)

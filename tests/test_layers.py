@@ -70,14 +70,14 @@ def test_nobody_below_the_command_line_prints() -> None:
     assert printers == {"cli"}
 
 
-def test_nobody_starts_a_thread() -> None:
-    starters = [
+def test_one_file_starts_threads() -> None:
+    starters = {
         name_of(path)
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("Thread", "ThreadPoolExecutor")
-    ]
-    assert starters == []
+    }
+    assert starters == {"llama_cffi.engine.worker"}
 
 
 def test_only_core_owns_handles() -> None:

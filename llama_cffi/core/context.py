@@ -391,6 +391,10 @@ class Context(Owner, EmbeddingOutputs):
         """Stop the decode that is running now, or the next one when none runs. Any thread may call it."""
         self._abort.set()
 
+    def withdraw_abort(self) -> None:
+        """Forget an :meth:`abort` that has stopped nothing, so that it does not stop the next decode."""
+        self._abort.clear()
+
     def synchronize(self) -> None:
         """Wait for the device. Wraps ``llama_synchronize``."""
         with self.lock():

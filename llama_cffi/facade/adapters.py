@@ -21,7 +21,7 @@ class Adapters(Base):
 
         Raises as :class:`LoraAdapter`. The adapter is closed with the model, or by its own ``close()``.
         """
-        self._open_engine()
+        self._check_open()
         return LoraAdapter(self.model, path)
 
     @property
@@ -30,18 +30,20 @@ class Adapters(Base):
         return dict(self._adapters)
 
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
-        """Set the adapters of later requests that do not name their own; ``{}`` is none.
+        """Set the adapters of later requests that do not name their own, and of embeddings; ``{}`` is none.
 
         Requests with different adapters are computed in turns, and none reuses what another set has computed. Running
         ones keep theirs. Raises :class:`AdapterError` for an adapter of another model and ``ValueError`` for a scale
         that is no finite number.
         """
-        engine = self._open_engine()
+        self._check_open()
         self._adapters = adapter_set(adapters, self.model)
-        engine.use_adapters(self._adapters)
+        if self._generates:
+            self._engine.use_adapters(self._adapters)
 
     def set_control_vector(self, vector: ControlVector | None, *, layers: range | None = None) -> None:
-        """Add a control vector to what the layers put out, for every request from now on; None takes it away.
+        """Add a control vector to what the layers put out, for every request and embedding from now on; None takes it
+        away.
 
         ``layers`` are the layers to add it to, all from 1 on by default. Prompts in memory are computed again.
         Raises :class:`BusyError` while requests are running, and as :meth:`Context.set_control_vector`.

@@ -160,9 +160,12 @@ class Base:
         if self._owns_model:
             self.model.close()
 
-    def _open_engine(self) -> Engine:
+    def _check_open(self) -> None:
         if self.context.closed:
             raise ClosedError("this Llama is closed")
+
+    def _open_engine(self) -> Engine:
+        self._check_open()
         if not self._generates:
             name = self.model.path.name
             if self.context.has_memory and self.model.has_decoder:

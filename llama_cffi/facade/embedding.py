@@ -113,14 +113,16 @@ class Embedding(Base):
         Unicode, :class:`UnsupportedError` for a model that only ranks, ``ValueError`` for an unknown pooling.
 
         The texts are computed together, by a context of their own that the first call makes: with the options of
-        :attr:`context`, over the same weights. Any thread may call, also while others generate; Ctrl-C stops it.
+        :attr:`context`, over the same weights, with the adapters of :meth:`set_adapters` and the control vector. An
+        encoder on the CPU takes up to eight contexts, which share the threads. Any thread may call, also while others
+        generate; Ctrl-C stops it.
         """
         norm = _norm(normalize)
         embedder = self._embedder(pooling)
         single = isinstance(texts, str)
         prompts = _texts(texts, "texts")
         tokens, truncated = self._tokenize(prompts, prefix, embedder.limit, truncate=truncate)
-        array = embedder.run(tokens)
+        array = self._vectors(embedder, tokens)
         if norm is not None:
             _normalize(array, norm)
         if single and embedder.pooling != "none":
@@ -194,7 +196,7 @@ class Embedding(Base):
             with _naming("document", i):
                 tokens.append(self._pairs.encode(asked, document, limit if truncate else None))
             _check_length(tokens[i], "query and document", i, limit)
-        scores = embedder.run(tokens)[:, 0]
+        scores = self._vectors(embedder, tokens)[:, 0]
         order = np.argsort(-scores, kind="stable")[:top_n]
         return [Ranked(int(i), float(scores[i]), found[i]) for i in order]
 
@@ -215,11 +217,14 @@ class Embedding(Base):
         names = [self.model.cls_label(i) or f"LABEL_{i}" for i in range(self.model.n_cls_out)]
         scored = [
             [Label(int(i), names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
-            for scores in embedder.run(tokens)
+            for scores in self._vectors(embedder, tokens)
         ]
         return scored[0] if isinstance(texts, str) else scored
 
     # -- inside
+
+    def _vectors(self, embedder: Embedder, tokens: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+        return embedder.run(tokens, self._adapters, self._control)
 
     def _embedder(self, pooling: PoolingType | None) -> Embedder:
         chosen = check_pooling(pooling) if pooling is not None else self.model.pooling or "mean"

@@ -27,7 +27,7 @@ def random_pairs(
     rng = np.random.default_rng(seed)
     pairs = {}
     for tensor in gguf.GGUFReader(model).tensors:
-        if any(f".{kind}." in tensor.name for kind in kinds):
+        if any(f".{kind}.weight" in tensor.name for kind in kinds):
             n_in, n_out = (int(size) for size in tensor.shape)
             a = rng.standard_normal((rank, n_in), dtype=np.float32) * np.float32(0.5 * n_in**-0.5)
             b = rng.standard_normal((n_out, rank), dtype=np.float32) * np.float32(rank**-0.5)
@@ -78,7 +78,7 @@ def write_merged(
     the network's output together, so that this is what a control vector adds.
     """
     reader = gguf.GGUFReader(model)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name != "general.architecture":
             sub_type = field.types[-1] if len(field.types) > 1 else None
