@@ -78,8 +78,9 @@ class Embedder:
             together = n_piece < context.n_batch or self.pooling in ("mean", "cls")
             self.limit = min(n_piece, context.n_ctx_seq) if together else context.n_ctx_seq
             self._n_group = min(n_piece, context.n_ctx_seq)
-        self._another = another
         self._n_threads = context.n_threads_batch
+        self._another = another
+        self._n_lanes = min(N_LANES, self._n_threads) if another is not None else 1
         self._n_aside = min(N_ASIDE, context.n_ubatch)
         self._lanes = [Lane(context, max(n_piece, 1), encodes=self._encodes)]
         # Reentrant, so that a signal handler that comes in is refused instead of waiting for what it interrupted.
@@ -105,8 +106,7 @@ class Embedder:
         def compute(lane: Lane, group: list[int]) -> None:
             lane.compute([texts[i] for i in group], [int(starts[i]) for i in group], result, adapters, control)
 
-        n_lanes = N_LANES if self._another is not None else 1
-        n_lanes = min(n_lanes, self._n_threads)
+        n_lanes = self._n_lanes
         n_seq_max = min(self.context.n_seq_max, self._n_aside)
         groups = list(pack(lengths, self._share(sum(lengths), n_lanes), n_seq_max))
         aside = [group for group in groups if n_lanes > 1 and sum(lengths[i] for i in group) <= self._n_aside]
@@ -115,7 +115,7 @@ class Embedder:
         for block in [*([group] for group in alone), *_blocks(aside, n_lanes * N_BLOCK)]:
             # Other callers come in between.
             with self._turn():
-                self._work_off(block, compute, n_lanes)
+                self._work_off(block, compute)
         return result
 
     def close(self) -> None:
@@ -142,8 +142,8 @@ class Embedder:
             finally:
                 self._running = False
 
-    def _work_off(self, groups: list[list[int]], compute: Callable[[Lane, list[int]], None], n_lanes: int) -> None:
-        lanes = self._open_lanes(min(n_lanes, len(groups)))
+    def _work_off(self, groups: list[list[int]], compute: Callable[[Lane, list[int]], None]) -> None:
+        lanes = self._open_lanes(min(self._n_lanes, len(groups)))
         for lane in lanes:
             lane.use_threads(max(1, self._n_threads // len(lanes)))
         if len(lanes) == 1:
@@ -164,11 +164,11 @@ class Embedder:
 
     def _open_lanes(self, n: int) -> list[Lane]:
         """Up to ``n`` lanes, fewer where there is no memory for more."""
-        while len(self._lanes) < n and self._another is not None:
+        while len(self._lanes) < min(n, self._n_lanes) and self._another is not None:
             try:
                 context = self._another(self._n_aside)
             except ContextError:
-                self._another = None
+                self._n_lanes = len(self._lanes)
                 break
             self._lanes.append(Lane(context, self._n_aside, encodes=self._encodes))
             if self._closed:
