@@ -167,13 +167,13 @@ def prompt_text(
     return text
 
 
-def texts(given: Sequence[str], file: Path | None, *, whole: bool) -> list[str]:
+def texts(given: Sequence[str], file: Path | None, *, whole: bool, what: str = "text") -> list[str]:
     """The texts from the arguments, or the lines of the file or of standard input; ``whole`` takes those as one."""
     if given and (file is not None or whole):
-        raise typer.BadParameter("give texts as arguments, or lines with --file or on standard input, not both")
+        raise typer.BadParameter(f"give {what}s as arguments, or lines with --file or on standard input, not both")
     if given:
         return [_argument(text) for text in given]
-    text = prompt_text(None, None, file, what="text")
+    text = prompt_text(None, None, file, what=what)
     return [text] if whole else [line.removesuffix("\r") for line in text.split("\n")]
 
 
