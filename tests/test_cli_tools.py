@@ -54,7 +54,7 @@ def test_perplexity_with_a_stride_and_with_the_training_length(source: Path) -> 
 
 
 def test_perplexity_of_nothing_and_of_too_little(source: Path) -> None:
-    assert "no prompt" in refused(2, "perplexity", "-m", source)
+    assert "no text" in refused(2, "perplexity", "-m", source)
     assert "too short" in refused(1, "perplexity", "-m", source, "")
     assert "less than one chunk" in refused(1, "perplexity", "-m", source, "tana", "-c", "64")
     assert "stride" in refused(1, "perplexity", "-m", source, TEXT, "-c", "64", "--stride", "64")

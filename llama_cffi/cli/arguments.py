@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _BIAS = re.compile(r"\s*(\d+)\s*([+-])\s*(\S+)\s*")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
+_FLOAT_MAX = (2 - 2**-23) * 2.0**127
+"""The largest float32, which scales are to llama.cpp."""
 _TRUTH = {"true": True, "false": False}
 
 
@@ -127,6 +129,20 @@ def pairs(texts: Sequence[str], option: str, form: str) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} is not {form}", param_hint=option)
         result[name] = value
     return result
+
+
+def scaled_file(text: str, option: str) -> tuple[Path, float]:
+    """``FILE``, at the scale 1, or ``FILE:SCALE``. The last colon is the name's own unless a number follows it."""
+    name, colon, number = text.rpartition(":")
+    try:
+        scale = float(number) if colon else None
+    except ValueError:
+        scale = None
+    if scale is None:
+        return Path(text), 1.0
+    if not name or not abs(scale) <= _FLOAT_MAX:  # as NaN is not
+        raise typer.BadParameter(f"{text!r} is not FILE or FILE:SCALE with a finite number", param_hint=option)
+    return Path(name), scale
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...]:
