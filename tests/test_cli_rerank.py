@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,20 @@ def test_what_the_library_refuses(ranker_path: Path, bert_path: Path) -> None:
     assert "error: documents[1] is an empty text" in refused(1, "rerank", QUERY, "-m", ranker_path, stdin="a\n\nb")
     assert "no classifier head" in refused(1, "rerank", QUERY, "a", "-m", bert_path)
     assert "not valid UTF-8 at byte 1" in refused(1, "rerank", QUERY, "-m", ranker_path, stdin=b"a\xff")
+
+
+def test_a_bar_in_a_terminal_and_ctrl_c(ranker_path: Path, bert_path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "documents"
+    file.write_text("a cat and a dog\n" * 20000)
+    for command, label in ((("rerank", QUERY, "-m", str(ranker_path)), "ranking"),
+                           (("embed", "-m", str(bert_path)), "embedding")):  # fmt: skip
+        terminal = Terminal(*command, "-f", str(file))
+        terminal.read(until=b" %")
+        os.write(terminal.fd, b"\x03")
+        shown = terminal.read()
+        assert terminal.close() == 130
+        assert re.search(rf"{label} \[#* +\] +\d+ %", shown)
+        assert "Traceback" not in shown
 
 
 def test_a_document_steers_no_terminal(ranker_path: Path) -> None:

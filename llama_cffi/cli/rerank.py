@@ -12,6 +12,7 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.loading import load
+from llama_cffi.cli.progress import Bar
 
 
 @console.command
@@ -61,8 +62,8 @@ def rerank(
         n_threads_batch=n_threads,
         model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
     )
-    with llm:
-        ranked = llm.rerank(asked, found, top_n=top_n, truncate=truncate)
+    with llm, Bar("ranking") as bar:
+        ranked = llm.rerank(asked, found, top_n=top_n, truncate=truncate, progress=bar)
         about = {"path": str(llm.model.path), "description": llm.model.desc}
     if as_json:
         console.print_json({"results": [dataclasses.asdict(one) for one in ranked], "model": about})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -67,18 +67,22 @@ class Embedder:
         self._lock = threading.RLock()
         self._running = False
 
-    def run(self, texts: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+    def run(
+        self, texts: Sequence[NDArray[np.int32]], progress: Callable[[float], object] | None = None
+    ) -> NDArray[np.float32]:
         """One row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
 
         Without pooling one for each token instead, those of a text after those of the text before. No text may be
-        empty or longer than ``limit``. Raises as :meth:`Context.decode`.
+        empty or longer than ``limit``. ``progress`` receives the part of the tokens that is done, 0.0 to 1.0; what it
+        raises ends the computation. Raises as :meth:`Context.decode`.
         """
         lengths = [len(text) for text in texts]
         pools = self.pooling != "none"
         # Where the rows of each text begin.
         starts = np.arange(len(texts)) if pools else np.cumsum([0, *lengths[:-1]])
         width = self.context.n_embd_seq
-        result = np.empty((len(texts) if pools else sum(lengths), width), dtype=np.float32)
+        total, done = sum(lengths), 0
+        result = np.empty((len(texts) if pools else total, width), dtype=np.float32)
         for group in pack(lengths, self._n_group, self.context.n_seq_max):
             with self._lock:
                 if self._running:
@@ -89,6 +93,9 @@ class Embedder:
                         self._compute([texts[i] for i in group], [int(starts[i]) for i in group], result)
                 finally:
                     self._running = False
+            done += sum(lengths[i] for i in group)
+            if progress is not None:
+                progress(done / total)
         return result
 
     def _compute(self, texts: list[NDArray[np.int32]], starts: list[int], result: NDArray[np.float32]) -> None:
