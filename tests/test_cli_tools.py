@@ -54,7 +54,7 @@ def test_perplexity_with_a_stride_and_with_the_training_length(source: Path) -> 
 
 
 def test_perplexity_of_nothing_and_of_too_little(source: Path) -> None:
-    assert "no prompt" in refused(2, "perplexity", "-m", source)
+    assert "no text" in refused(2, "perplexity", "-m", source)
     assert "too short" in refused(1, "perplexity", "-m", source, "")
     assert "less than one chunk" in refused(1, "perplexity", "-m", source, "tana", "-c", "64")
     assert "stride" in refused(1, "perplexity", "-m", source, TEXT, "-c", "64", "--stride", "64")
@@ -89,10 +89,26 @@ def test_quantize_with_options(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "q.gguf").read_bytes() == expected.read_bytes()
 
 
+def test_quantize_standard_input(source: Path, tmp_path: Path) -> None:
+    data = source.read_bytes()
+    report = json.loads(run("quantize", "-", tmp_path / "q.gguf", "q8_0", "--json", stdin=data).stdout)
+    assert (report["source"], report["source_bytes"]) == ("-", len(data))
+    expected = quantize(source, tmp_path / "expected.gguf", "Q8_0")
+    assert (tmp_path / "q.gguf").read_bytes() == expected.read_bytes()
+    target = tmp_path / "r.gguf"
+    message = refused(1, "quantize", "-", target, "q8_0", stdin=data[:100])
+    assert re.search(r"standard-input\.\w+\.part is a damaged GGUF file", message)
+    assert "exists already" in refused(1, "quantize", "-", expected, "q8_0", stdin=b"")
+    assert "'Q4_K_M'" in refused(1, "quantize", "-", target, "Q9", stdin=b"")
+    assert "the result is a file" in refused(2, "quantize", source, "-", "q8_0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.gguf", "q.gguf"]
+
+
 def test_quantize_what_cannot_be(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "q.gguf"
     assert "'Q4_K_M'" in refused(1, "quantize", source, target, "Q9")
     assert "no such file" in refused(1, "quantize", tmp_path / "nothing", target, "Q8_0")
+    assert "exists already and is no file" in refused(1, "quantize", source, os.devnull, "Q8_0")
     assert "NAME=TYPE" in refused(2, "quantize", source, target, "Q8_0", "--tensor-type", "attn_q")
     assert "whole numbers" in refused(2, "quantize", source, target, "Q8_0", "--prune-layers", "one")
     assert list(tmp_path.iterdir()) == []

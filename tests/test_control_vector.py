@@ -92,6 +92,10 @@ def test_arithmetic() -> None:
         one + vector(2, 32)
     with pytest.raises(TypeError):
         one + 1  # type: ignore[operator]
+    large = one * (3e38 / np.abs(one.data).max())
+    for overflow in (lambda: large * 10, lambda: one * 1e300, lambda: one * np.inf, lambda: large + large):
+        with pytest.raises(AdapterError, match="finite numbers"):
+            overflow()
 
 
 @pytest.mark.parametrize(

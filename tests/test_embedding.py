@@ -160,6 +160,27 @@ def test_vectors_of_tokens(bert: Llama) -> None:
             each[i]
 
 
+def test_progress(bert: Llama, classifier: Llama) -> None:
+    actions: list[Callable[[Callable[[float], object]], object]] = [
+        lambda progress: bert.embed(TEXTS, progress=progress),
+        lambda progress: bert.embed(TEXTS, pooling="none", progress=progress),
+        lambda progress: classifier.rerank("what", TEXTS, progress=progress),
+    ]
+
+    def stop(part: float) -> None:
+        raise KeyError(part)
+
+    for action in actions:
+        parts: list[float] = []
+        action(parts.append)
+        assert len(parts) > 1
+        assert parts == sorted(set(parts))
+        assert (parts[0] > 0, parts[-1]) == (True, 1.0)
+        with pytest.raises(KeyError):
+            action(stop)
+    np.testing.assert_allclose(bert.embed(TEXTS[0]).array, bert.embed(TEXTS[:1])[0], atol=1e-6)
+
+
 def test_numpy_takes_it_for_an_array(bert: Llama) -> None:
     embedded = bert.embed(TEXTS[:3])
     np.testing.assert_array_equal(np.asarray(embedded), embedded.array)

@@ -291,6 +291,9 @@ def test_sources_and_targets_that_cannot_be(source: Path, tmp_path: Path) -> Non
     with pytest.raises(FileExistsError):
         quantize(source, target)
     assert target.read_bytes() == b"before"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileExistsError, match="is no file"):
+        quantize(source, tmp_path / "folder", overwrite=True)
 
 
 def test_the_target_has_the_rights_of_any_file(source: Path, tmp_path: Path) -> None:

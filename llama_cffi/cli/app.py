@@ -15,6 +15,7 @@ from llama_cffi.cli.info import info
 from llama_cffi.cli.models import list_models, pull, rm
 from llama_cffi.cli.perplexity import perplexity
 from llama_cffi.cli.quantize import quantize
+from llama_cffi.cli.rerank import rerank
 from llama_cffi.cli.tokenize import tokenize
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command()(chat)
 app.command()(perplexity)
 app.command()(quantize)
 app.command()(embed)
+app.command()(rerank)
 app.command()(tokenize)
 app.command()(pull)
 app.command("list")(list_models)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _BIAS = re.compile(r"\s*(\d+)\s*([+-])\s*(\S+)\s*")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
+_FLOAT_MAX = (2 - 2**-23) * 2.0**127
+"""The largest float32, which scales are to llama.cpp."""
 _TRUTH = {"true": True, "false": False}
 
 
@@ -129,6 +131,20 @@ def pairs(texts: Sequence[str], option: str, form: str) -> dict[str, str]:
     return result
 
 
+def scaled_file(text: str, option: str) -> tuple[Path, float]:
+    """``FILE``, at the scale 1, or ``FILE:SCALE``. The last colon is the name's own unless a number follows it."""
+    name, colon, number = text.rpartition(":")
+    try:
+        scale = float(number) if colon else None
+    except ValueError:
+        scale = None
+    if scale is None:
+        return Path(text), 1.0
+    if not name or not abs(scale) <= _FLOAT_MAX:  # as NaN is not
+        raise typer.BadParameter(f"{text!r} is not FILE or FILE:SCALE with a finite number", param_hint=option)
+    return Path(name), scale
+
+
 def numbers(text: str | None, option: str) -> tuple[int, ...]:
     """Whole numbers separated by commas."""
     try:
@@ -167,13 +183,13 @@ def prompt_text(
     return text
 
 
-def texts(given: Sequence[str], file: Path | None, *, whole: bool) -> list[str]:
+def texts(given: Sequence[str], file: Path | None, *, whole: bool, what: str = "text") -> list[str]:
     """The texts from the arguments, or the lines of the file or of standard input; ``whole`` takes those as one."""
     if given and (file is not None or whole):
-        raise typer.BadParameter("give texts as arguments, or lines with --file or on standard input, not both")
+        raise typer.BadParameter(f"give {what}s as arguments, or lines with --file or on standard input, not both")
     if given:
         return [_argument(text) for text in given]
-    text = prompt_text(None, None, file, what="text")
+    text = prompt_text(None, None, file, what=what)
     return [text] if whole else [line.removesuffix("\r") for line in text.split("\n")]
 
 

@@ -11,6 +11,7 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.generate import report
 from llama_cffi.cli.loading import load
 
@@ -76,6 +77,9 @@ def chat(
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
     load_mode: options.Load = "auto",
+    lora: options.Lora = None,
+    control_vector: options.ControlVector = None,
+    control_vector_layer_range: options.LayerRange = None,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = 2048,
     ubatch_size: options.UbatchSize = 512,
@@ -115,6 +119,7 @@ def chat(
         penalty_freq=frequency_penalty,
         penalty_present=presence_penalty,
     )
+    added = additions(lora, control_vector, control_vector_layer_range)
     n_threads = arguments.positive(threads)
     llm = load(
         model,
@@ -131,6 +136,7 @@ def chat(
         ),
     )
     with llm:
+        added.apply(llm)
         session = llm.session(
             [{"role": "system", "content": system}] if system else [],
             template=template_file if template_file is not None else template,

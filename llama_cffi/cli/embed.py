@@ -10,6 +10,7 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.loading import load
+from llama_cffi.cli.progress import Bar
 
 if TYPE_CHECKING:
     from llama_cffi import Embeddings, Llama
@@ -70,7 +71,10 @@ def embed(
         model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
     )
     with llm:
-        embeddings = llm.embed(found, normalize=normalize, truncate=truncate, pooling=pooling, prefix=prefix)
+        with Bar("embedding") as bar:
+            embeddings = llm.embed(
+                found, normalize=normalize, truncate=truncate, pooling=pooling, prefix=prefix, progress=bar
+            )
         if as_json:
             console.print_json(_report(llm, embeddings))
             return

@@ -11,6 +11,7 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.loading import load
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def generate(
     load_mode: options.Load = "auto",
     check_tensors: options.CheckTensors = False,
     override_kv: options.OverrideKv = None,
+    lora: options.Lora = None,
+    control_vector: options.ControlVector = None,
+    control_vector_layer_range: options.LayerRange = None,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = 2048,
     ubatch_size: options.UbatchSize = 512,
@@ -157,6 +161,7 @@ def generate(
         logit_bias=arguments.logit_bias(logit_bias or ()),
         grammar=grammar,
     )
+    added = additions(lora, control_vector, control_vector_layer_range)
     n_threads = arguments.positive(threads)
     llm = load(
         model,
@@ -178,6 +183,7 @@ def generate(
         ),
     )
     with llm:
+        added.apply(llm)
         if ignore_eos:
             vocab = llm.model.vocab
             ends = {token: float("-inf") for token in range(vocab.n_tokens) if vocab.is_eog(token)}

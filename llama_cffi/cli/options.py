@@ -86,6 +86,28 @@ OverrideKv = Annotated[
         help="Replace a metadata value; TYPE is int, float, bool or str. Repeatable.",
     ),
 ]  # fmt: skip
+Lora = Annotated[
+    list[str] | None,
+    option(
+        "--lora", "--lora-scaled", metavar="FILE[:SCALE]",
+        help="Compute with this LoRA adapter, at the scale 1 without another. Repeatable.",
+    ),
+]  # fmt: skip
+ControlVector = Annotated[
+    list[str] | None,
+    option(
+        "--control-vector", "--control-vector-scaled", metavar="FILE[:SCALE]",
+        help="Add this control vector, SCALE times, to what the layers put out. Repeatable.",
+    ),
+]  # fmt: skip
+LayerRange = Annotated[
+    tuple[int, int] | None,
+    option(
+        "--control-vector-layer-range", metavar="START END",
+        show_default="all from 1 on",
+        help="The first and the last layer that control vectors are added to.",
+    ),
+]  # fmt: skip
 
 CtxSize = Annotated[
     int | None,

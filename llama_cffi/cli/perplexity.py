@@ -10,6 +10,7 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.loading import load
 from llama_cffi.cli.progress import Bar
 
@@ -42,6 +43,9 @@ def perplexity(
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
     override_kv: options.OverrideKv = None,
+    lora: options.Lora = None,
+    control_vector: options.ControlVector = None,
+    control_vector_layer_range: options.LayerRange = None,
     batch_size: options.BatchSize = 2048,
     ubatch_size: options.UbatchSize = 512,
     threads: options.Threads = None,
@@ -53,8 +57,9 @@ def perplexity(
     """
     overrides = arguments.kv_overrides(override_kv or ())
     layers = arguments.gpu_layers(n_gpu_layers)
-    given = arguments.prompt_text(text, None, file, escape=False)
-    n_threads = threads if threads is not None and threads > 0 else None
+    given = arguments.prompt_text(text, None, file, what="text")
+    added = additions(lora, control_vector, control_vector_layer_range)
+    n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,
@@ -63,12 +68,13 @@ def perplexity(
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,
-        n_threads_batch=threads_batch if threads_batch is not None and threads_batch > 0 else n_threads,
+        n_threads_batch=arguments.positive(threads_batch) or n_threads,
         model_options=llama_cffi.ModelOptions(
             n_gpu_layers=layers, devices=arguments.devices(device), kv_overrides=overrides
         ),
     )
     with llm, Bar("scoring") as bar:
+        added.apply(llm)
         chunk = llm.model.n_ctx_train if ctx_size == 0 else ctx_size
         found = llm.perplexity(given, n_ctx=chunk, stride=stride or None, progress=bar)
         about = {"path": str(llm.model.path), "description": llm.model.desc}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -19,7 +23,10 @@ _TERMINATED = 143
 
 @console.command
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="GGUF file, or the first part of a split model.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="GGUF file, or the first part of a split model; - is standard input."),
+    ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The file to write.")],
     type: Annotated[
         str, typer.Argument(metavar="TYPE", help="Such as Q4_K_M, Q8_0 or F16; one that does not exist lists all.")
@@ -69,7 +76,9 @@ def quantize(
     patterns = arguments.pairs(tensor_type or (), "--tensor-type", "NAME=TYPE, as in attn_q=q8_0")
     layers = arguments.numbers(prune_layers, "--prune-layers")
     overrides = arguments.kv_overrides(override_kv or ())
-    from llama_cffi.core.quantize import QuantizeOptions, quantize
+    if str(target) == "-":
+        raise typer.BadParameter("the result is a file, which - does not name", param_hint="TARGET")
+    from llama_cffi.core.quantize import QuantizeOptions, check_target, native_params, quantize
 
     settings = QuantizeOptions(
         n_threads=threads if threads is not None and threads > 0 else None,
@@ -86,11 +95,15 @@ def quantize(
         max_buf_size=max_buffer_size * 2**20 if max_buffer_size is not None else None,
     )
     signal.signal(signal.SIGTERM, _terminated)
-    start = time.monotonic()
-    with Bar("quantising") as bar:
-        quantize(source, target, type, settings, overwrite=force, progress=bar)
-    seconds = time.monotonic() - start
-    before, after = source.stat().st_size, target.stat().st_size
+    if str(source) == "-":
+        # Before it is read, which may take minutes: wrong values must not wait for it.
+        native_params(type, settings)
+        check_target(target, overwrite=force)
+    with _file(source, target.parent) as model, Bar("quantising") as bar:
+        start = time.monotonic()
+        quantize(model, target, type, settings, overwrite=force, progress=bar)
+        seconds = time.monotonic() - start
+        before, after = model.stat().st_size, target.stat().st_size
     if as_json:
         report = {"source": str(source), "target": str(target), "type": type.upper(), "seconds": seconds}
         console.print_json({**report, "source_bytes": before, "target_bytes": after})
@@ -103,6 +116,23 @@ def quantize(
             ("time", f"{seconds:.1f} s"),
         ]
     )
+
+
+@contextmanager
+def _file(source: Path, folder: Path) -> Iterator[Path]:
+    """The source, or where it is ``-`` a file in this folder with what standard input holds, for the block."""
+    if str(source) != "-":
+        yield source
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise typer.BadParameter("standard input is a terminal, which sends no model", param_hint="SOURCE")
+    from llama_cffi.core.files import PART
+
+    # llama.cpp reads a model in the order that it likes; a pipe has one of its own.
+    with tempfile.NamedTemporaryFile(prefix=".standard-input.", suffix=PART, dir=folder) as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:

@@ -68,7 +68,9 @@ class ControlVector:
         return hashlib.blake2b(self.data.tobytes(), digest_size=16).hexdigest()
 
     def __mul__(self, scale: float) -> ControlVector:
-        return ControlVector(self.data * np.float32(scale), model_hint=self.model_hint)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, not warned of
+            scaled = self.data * np.float32(scale)
+        return ControlVector(scaled, model_hint=self.model_hint)
 
     __rmul__ = __mul__
 
@@ -82,8 +84,9 @@ class ControlVector:
         if self.n_embd != other.n_embd:
             raise AdapterError(f"control vectors of the widths {self.n_embd} and {other.n_embd} cannot be added")
         total = np.zeros((max(self.n_layer, other.n_layer), self.n_embd), dtype=np.float32)
-        for one in (self, other):
-            total[: one.n_layer] += one.data
+        with np.errstate(over="ignore"):
+            for one in (self, other):
+                total[: one.n_layer] += one.data
         return ControlVector(total, model_hint=self.model_hint or other.model_hint)
 
     def __sub__(self, other: ControlVector) -> ControlVector:

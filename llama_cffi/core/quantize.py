@@ -90,7 +90,7 @@ def quantize(
     part of the tensors that is done, 0.0 to 1.0; when it returns False, :class:`QuantizeCancelled` is raised.
 
     Raises ``ValueError`` for a type that does not exist, :class:`UnsupportedError` for one that this libllama lacks,
-    ``FileExistsError`` for a target that is there unless ``overwrite``, :class:`ModelNotFoundError` and
+    ``FileExistsError`` for a target that is there unless ``overwrite``, or is no file, :class:`ModelNotFoundError` and
     :class:`ModelFileError` for a source that is no model, and :class:`QuantizeError` with llama.cpp's words for
     anything else, a full disk among it. Wraps ``llama_model_quantize``.
     """
@@ -99,11 +99,9 @@ def quantize(
     native_params(type, options)  # what is wrong with them is raised here
     if GGUFFile(source).architecture is None:
         raise ModelFileError(f"{source} is not a model: it names no architecture")
-    if target.exists():
-        if target.samefile(source):
-            raise ValueError(f"{target} cannot be made from itself")
-        if not overwrite:
-            raise FileExistsError(f"{target} exists already")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} cannot be made from itself")
+    check_target(target, overwrite=overwrite)
     with replacement(target) as part:
         part.unlink()  # made anew, it gets the rights of a new file
         free = shutil.disk_usage(part.parent).free
@@ -121,6 +119,12 @@ def quantize(
         except LlamaCffiError as error:
             raise QuantizeError(f"cannot make {target}: it is not complete ({error.message})") from error
     return target
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Raise ``FileExistsError`` for a target that is there unless ``overwrite``, and always for one that is no file."""
+    if target.exists() and not (overwrite and target.is_file()):
+        raise FileExistsError(f"{target} exists already{'' if target.is_file() else ' and is no file'}")
 
 
 def native_params(type: str, options: QuantizeOptions) -> tuple[Any, list[Any]]:

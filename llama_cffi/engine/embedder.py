@@ -89,26 +89,38 @@ class Embedder:
         self._closed = False
 
     def run(
-        self, texts: Sequence[NDArray[np.int32]], adapters: AdapterSet = (), control: Control = (None, None)
+        self,
+        texts: Sequence[NDArray[np.int32]],
+        *,
+        adapters: AdapterSet = (),
+        control: Control = (None, None),
+        progress: Callable[[float], object] | None = None,
     ) -> NDArray[np.float32]:
         """One row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
 
         Without pooling one for each token instead, those of a text after those of the text before. No text may be
-        empty or longer than ``limit``. Raises as :meth:`Context.decode` and :meth:`Context.set_adapters`.
+        empty or longer than ``limit``. ``progress`` receives the part of the tokens that is done, 0.0 to 1.0; what it
+        raises ends the computation. Raises as :meth:`Context.decode` and :meth:`Context.set_adapters`.
         """
         lengths = [len(text) for text in texts]
         pools = self.pooling != "none"
         # Where the rows of each text begin.
         starts = np.arange(len(texts)) if pools else np.cumsum([0, *lengths[:-1]])
         width = self.context.n_embd_seq
-        result = np.empty((len(texts) if pools else sum(lengths), width), dtype=np.float32)
+        total = sum(lengths)
+        result = np.empty((len(texts) if pools else total, width), dtype=np.float32)
+        done: dict[Lane, int] = {}
 
         def compute(lane: Lane, group: list[int]) -> None:
             lane.compute([texts[i] for i in group], [int(starts[i]) for i in group], result, adapters, control)
+            done[lane] = done.get(lane, 0) + sum(lengths[i] for i in group)
+            # The first one computes on the caller's thread. The list is made at once, whatever others add meanwhile.
+            if progress is not None and lane is self._lanes[0] and (n := sum(list(done.values()))) < total:
+                progress(n / total)
 
         n_lanes = self._n_lanes
         n_seq_max = min(self.context.n_seq_max, self._n_aside)
-        groups = list(pack(lengths, self._share(sum(lengths), n_lanes), n_seq_max))
+        groups = list(pack(lengths, self._share(total, n_lanes), n_seq_max))
         aside = [group for group in groups if n_lanes > 1 and sum(lengths[i] for i in group) <= self._n_aside]
         # The longest come first: those that fit no other context, one by one with all threads.
         alone = groups[: len(groups) - len(aside)]
@@ -116,6 +128,8 @@ class Embedder:
             # Other callers come in between.
             with self._turn():
                 self._work_off(block, compute)
+        if progress is not None:
+            progress(1.0)
         return result
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +97,7 @@ class Embedding(Base):
         truncate: bool = False,
         pooling: PoolingType | None = None,
         prefix: str = "",
+        progress: Callable[[float], object] | None = None,
     ) -> Embeddings:
         """Vectors of texts; a single text gives a single vector, a list an array of shape ``(n, dim)``.
 
@@ -111,6 +112,7 @@ class Embedding(Base):
         raises :class:`TextTooLongError`, or loses its end with ``truncate``, but keeps its special tokens.
         Raises :class:`PromptError` for an empty list and an empty text, :class:`TokenizeError` for a text that is not
         Unicode, :class:`UnsupportedError` for a model that only ranks, ``ValueError`` for an unknown pooling.
+        ``progress`` receives the part that is done, 0.0 to 1.0; what it raises ends the computation.
 
         The texts are computed together, by a context of their own that the first call makes: with the options of
         :attr:`context`, over the same weights, with the adapters of :meth:`set_adapters` and the control vector. An
@@ -122,7 +124,7 @@ class Embedding(Base):
         single = isinstance(texts, str)
         prompts = _texts(texts, "texts")
         tokens, truncated = self._tokenize(prompts, prefix, embedder.limit, truncate=truncate)
-        array = self._vectors(embedder, tokens)
+        array = self._vectors(embedder, tokens, progress)
         if norm is not None:
             _normalize(array, norm)
         if single and embedder.pooling != "none":
@@ -174,14 +176,20 @@ class Embedding(Base):
         return cosines.reshape(-1) if isinstance(b, str) else cosines
 
     def rerank(
-        self, query: str, documents: SequenceOf[str], *, top_n: int | None = None, truncate: bool = False
+        self,
+        query: str,
+        documents: SequenceOf[str],
+        *,
+        top_n: int | None = None,
+        truncate: bool = False,
+        progress: Callable[[float], object] | None = None,
     ) -> list[Ranked]:
         """The documents in the order of how well they fit the query, the best first; ``top_n`` of them.
 
         Query and document go into the model's own rerank template, or are joined as ``BOS query EOS SEP document EOS``
         by a model without one. A pair that is too long raises :class:`TextTooLongError`, or loses the end of its
-        document with ``truncate``. Raises :class:`UnsupportedError` for a model without a classifier head, and as
-        :meth:`embed`.
+        document with ``truncate``. ``progress`` is that of :meth:`embed`. Raises :class:`UnsupportedError` for a model
+        without a classifier head, and as :meth:`embed`.
         """
         if top_n is not None and top_n < 1:
             raise ValueError(f"top_n must be at least 1, got {top_n}")
@@ -196,7 +204,7 @@ class Embedding(Base):
             with _naming("document", i):
                 tokens.append(self._pairs.encode(asked, document, limit if truncate else None))
             _check_length(tokens[i], "query and document", i, limit)
-        scores = self._vectors(embedder, tokens)[:, 0]
+        scores = self._vectors(embedder, tokens, progress)[:, 0]
         order = np.argsort(-scores, kind="stable")[:top_n]
         return [Ranked(int(i), float(scores[i]), found[i]) for i in order]
 
@@ -223,8 +231,10 @@ class Embedding(Base):
 
     # -- inside
 
-    def _vectors(self, embedder: Embedder, tokens: list[NDArray[np.int32]]) -> NDArray[np.float32]:
-        return embedder.run(tokens, self._adapters, self._control)
+    def _vectors(
+        self, embedder: Embedder, tokens: list[NDArray[np.int32]], progress: Callable[[float], object] | None = None
+    ) -> NDArray[np.float32]:
+        return embedder.run(tokens, adapters=self._adapters, control=self._control, progress=progress)
 
     def _embedder(self, pooling: PoolingType | None) -> Embedder:
         chosen = check_pooling(pooling) if pooling is not None else self.model.pooling or "mean"

@@ -1,0 +1,77 @@
+"""``llama-cffi rerank``: documents in the order of how well they fit a query."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import llama_cffi
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.loading import load
+from llama_cffi.cli.progress import Bar
+
+
+@console.command
+def rerank(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is asked for.")],
+    documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT", help="The documents to rank.")] = None,
+    file: Annotated[
+        Path | None,
+        options.option("-f", "--file", metavar="FILE", help="Read the documents from a file; - is standard input."),
+    ] = None,
+    whole: Annotated[
+        bool, options.option("--whole", help="Take the file or standard input for one document, not one on each line.")
+    ] = False,
+    top_n: Annotated[
+        int | None,
+        options.option("--top-n", metavar="N", min=1, show_default="all", help="Only the N best documents."),
+    ] = None,
+    truncate: Annotated[
+        bool,
+        options.option("--truncate/--no-truncate", help="Cut off the end of a document that is too long."),
+    ] = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+    model: options.Model = None,
+    n_gpu_layers: options.GpuLayers = "auto",
+    device: options.Device = None,
+    ctx_size: options.CtxSize = None,
+    batch_size: options.BatchSize = 2048,
+    ubatch_size: options.UbatchSize = 512,
+    threads: options.Threads = None,
+) -> None:
+    """Rank documents for a query: on each line score, index and document, separated by tabs, the best first.
+
+    Documents are arguments, or the lines of a file or of standard input; their index counts from 0. The model must have
+    a head for ranking. A document of several lines is printed as one, with --json as it is.
+    """
+    asked = arguments.prompt_text(query, None, None, what="query")
+    found = arguments.texts(documents or (), file, whole=whole, what="document")
+    layers = arguments.gpu_layers(n_gpu_layers)
+    n_threads = arguments.positive(threads)
+    llm = load(
+        model,
+        n_ctx=ctx_size,
+        n_batch=batch_size,
+        n_ubatch=min(ubatch_size, batch_size),
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
+    )
+    with llm, Bar("ranking") as bar:
+        ranked = llm.rerank(asked, found, top_n=top_n, truncate=truncate, progress=bar)
+        about = {"path": str(llm.model.path), "description": llm.model.desc}
+    if as_json:
+        console.print_json({"results": [dataclasses.asdict(one) for one in ranked], "model": about})
+        return
+    for one in ranked:
+        print(f"{one.score:.7g}\t{one.index}\t{_on_a_line(one.document)}")
+
+
+def _on_a_line(document: str) -> str:
+    line = " ".join(document.splitlines())
+    return console.printable(line) if sys.stdout.isatty() else line
