@@ -18,6 +18,8 @@ from tests.support.lora import ATTENTION, random_pairs, write_lora
 from tests.support.random_model import write_random_model
 from tests.test_cli import clean_environment, refused, run
 
+pytest_plugins = ["tests.support.models", "tests.support.encoders"]
+
 __all__ = ["clean_environment"]  # a fixture of every test here, too
 
 PROMPT = "Once upon a time"
@@ -167,3 +169,23 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(loras: tuple[Path, Pat
     missing = ("-m", "missing-model.gguf")
     assert "no such file: missing.gguf" in refused(1, "chat", "Hello", *missing, "--lora", "missing.gguf:0.5")
     assert "is not FILE or FILE:SCALE" in refused(2, "perplexity", TEXT, *missing, "--lora", f"{loras[0]}:inf")
+
+
+def test_adapters_of_encoders(bert_path: Path, classifier_path: Path, tmp_path: Path) -> None:
+    texts = ["a cat", "two dogs and a bird"]
+    for command, path in (("embed", bert_path), ("rerank", classifier_path)):
+        pairs = random_pairs(path, ("attn_q", "attn_v", "attn_output", "ffn_up", "ffn_down"))
+        lora = write_lora(tmp_path / f"{command}.gguf", pairs, architecture="bert")
+        query = ["what barks"] if command == "rerank" else []
+        printed = [json.loads(run(command, "-m", path, "--json", *extra, *query, *texts).stdout)
+                   for extra in ([], ["--lora", f"{lora}:0.5"])]  # fmt: skip
+        with Llama(path, n_threads=1) as llm:
+            llm.set_adapters({llm.load_adapter(lora): 0.5})
+            if query:
+                found = [[one["score"] for one in report["results"]] for report in printed]
+                expected = [one.score for one in llm.rerank(query[0], texts)]
+            else:
+                found = [[one["embedding"] for one in report["embeddings"]] for report in printed]
+                expected = llm.embed(texts).array.tolist()
+        np.testing.assert_allclose(found[1], expected, atol=1e-3)
+        assert np.abs(np.array(found[1]) - found[0]).max() > 0.01

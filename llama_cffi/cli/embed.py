@@ -9,6 +9,7 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.loading import load
 from llama_cffi.cli.progress import Bar
 
@@ -47,6 +48,7 @@ def embed(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
+    lora: options.Lora = None,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
     ctx_size: options.CtxSize = None,
@@ -59,6 +61,7 @@ def embed(
     Texts are arguments, or the lines of a file or of standard input.
     """
     found = arguments.texts(texts or (), file, whole=whole)
+    added = additions(lora, None, None)
     layers = arguments.gpu_layers(n_gpu_layers)
     n_threads = threads if threads is not None and threads > 0 else None
     llm = load(
@@ -71,6 +74,7 @@ def embed(
         model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
     )
     with llm:
+        added.apply(llm)
         with Bar("embedding") as bar:
             embeddings = llm.embed(
                 found, normalize=normalize, truncate=truncate, pooling=pooling, prefix=prefix, progress=bar

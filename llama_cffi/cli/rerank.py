@@ -11,6 +11,7 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.loading import load
 from llama_cffi.cli.progress import Bar
 
@@ -37,6 +38,7 @@ def rerank(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
+    lora: options.Lora = None,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
     ctx_size: options.CtxSize = None,
@@ -51,6 +53,7 @@ def rerank(
     """
     asked = arguments.prompt_text(query, None, None, what="query")
     found = arguments.texts(documents or (), file, whole=whole, what="document")
+    added = additions(lora, None, None)
     layers = arguments.gpu_layers(n_gpu_layers)
     n_threads = arguments.positive(threads)
     llm = load(
@@ -62,8 +65,10 @@ def rerank(
         n_threads_batch=n_threads,
         model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
     )
-    with llm, Bar("ranking") as bar:
-        ranked = llm.rerank(asked, found, top_n=top_n, truncate=truncate, progress=bar)
+    with llm:
+        added.apply(llm)
+        with Bar("ranking") as bar:
+            ranked = llm.rerank(asked, found, top_n=top_n, truncate=truncate, progress=bar)
         about = {"path": str(llm.model.path), "description": llm.model.desc}
     if as_json:
         console.print_json({"results": [dataclasses.asdict(one) for one in ranked], "model": about})
