@@ -60,8 +60,8 @@ class AdaptiveDraws:
     def clone(self, native: Any) -> tuple[Any, AdaptiveDraws]:
         """A new ``llama_sampler *`` in the state of ``native``, owned by the caller, and its draws.
 
-        Takes about a microsecond for each draw. Raises :class:`SamplerError` where this libllama clones in a way that
-        is not known.
+        Takes about two microseconds for each draw. Raises :class:`SamplerError` where this libllama clones in a way
+        that is not known.
         """
         if (self._alone or self._among or self._last) and not _continues():
             raise SamplerError(

@@ -197,7 +197,7 @@ class SamplerChain(Owner):
         """A chain with the same samplers in the same state. Wraps ``llama_sampler_clone``.
 
         Raises :class:`SamplerError` for a :class:`PythonSampler` without ``clone()``. With :class:`AdaptiveP` the copy
-        draws as often as the original has, which llama.cpp's own clone forgets: about a microsecond for each token.
+        draws as often as the original has, which llama.cpp's own clone forgets: about two microseconds for each token.
         """
         twin = object.__new__(SamplerChain)
         adaptive: dict[int, AdaptiveDraws] = {}
