@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llama_cffi.facade.base import Base
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from typing_extensions import Self
 
@@ -40,7 +40,7 @@ class Fork(Base):
         with self._engine.at_rest() as slots:
             return self._twin(slots)
 
-    def _twin(self, slots: Iterable[Slot]) -> Self:
+    def _twin(self, slots: Sequence[Slot]) -> Self:
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))
         context = self.context

@@ -45,11 +45,14 @@ class AdaptiveDraws:
         records, copied = workspace.view(array)
         last = records if copied else records.copy(), bool(array.sorted)
         guard.sampler_apply(native, array)
-        self.accepted()  # or never: it does not wait for that any more
+        self._settle()
         self._last = last
 
     def accepted(self) -> None:
-        """The sampler has seen an accepted token."""
+        """The sampler has seen an accepted token: no draw waits for it any more."""
+        self._settle()
+
+    def _settle(self) -> None:
         if self._last is not None:
             if len(self._last[0]) > 1:
                 self._among += 1
