@@ -4,8 +4,9 @@
 
 Times are microseconds per ``SamplerChain.sample``, which chooses from a decoded row and accepts: the median of many,
 taken in turns. The model is tiny, of random weights, so that a vocabulary of any size can be tried. ``empty``
-does nothing, ``forbids`` writes to the logits of ten tokens; ``first`` stands before top-k and gets the whole
-vocabulary, ``after top-k`` gets 40 candidates.
+does nothing, ``touches`` writes to ten logits without looking for their tokens, so that all logits are checked after it
+and hardly any of the time is its own, ``forbids`` looks for ten tokens; ``first`` stands before top-k and gets the
+whole vocabulary, ``after top-k`` gets 40 candidates.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ class Empty(PythonSampler):
         pass
 
 
+class Touches(PythonSampler):
+    """Changes the first ten."""
+
+    def apply(self, candidates: Candidates) -> None:
+        candidates.logits[:10] = -1.0
+
+
 class Forbids(PythonSampler):
     """Forbids ten tokens."""
 
@@ -57,6 +65,7 @@ def chains(n_vocab: int) -> dict[str, tuple[Sampler, ...]]:
         "native": (TopK(40), *TAIL),
         "empty, first": (Empty(), TopK(40), *TAIL),
         "empty, after top-k": (TopK(40), Empty(), *TAIL),
+        "touches, first": (Touches(), TopK(40), *TAIL),
         "forbids, first": (Forbids(n_vocab), TopK(40), *TAIL),
         "forbids, after top-k": (TopK(40), Forbids(n_vocab), *TAIL),
     }

@@ -5,13 +5,14 @@ from __future__ import annotations
 from llama_cffi.facade.adapters import Adapters
 from llama_cffi.facade.chat import Chat
 from llama_cffi.facade.embedding import Embedding
+from llama_cffi.facade.fork import Fork
 from llama_cffi.facade.hub import Hub
 from llama_cffi.facade.infill import Infill
 from llama_cffi.facade.scoring import Scoring
 from llama_cffi.facade.state import State
 
 
-class Llama(Chat, Infill, Embedding, State, Adapters, Scoring, Hub):
+class Llama(Chat, Infill, Embedding, State, Adapters, Scoring, Fork, Hub):
     """A model ready to generate and to embed.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
@@ -27,7 +28,8 @@ class Llama(Chat, Infill, Embedding, State, Adapters, Scoring, Hub):
     ``prompt_cache`` is a :class:`PromptCache` that keeps what was computed in a folder.
     ``model_options`` and ``context_options`` give everything else; the arguments here win over the latter.
 
-    Any thread may call any method: concurrent calls are computed together, in one batch.
+    Any thread may call any method: concurrent calls are computed together, in one batch. :meth:`fork` makes a second
+    one over the same weights, which computes beside this one.
 
     Raises :class:`ModelFileError` and :class:`ContextError` with llama.cpp's reasons.
     """

@@ -185,6 +185,20 @@ def test_candidates_agree(seed: int) -> None:
     assert not records[0][2::3].any()
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
+def test_both_see_a_bad_logit(kind: Any, bad: float) -> None:
+    rng = np.random.default_rng(1)
+    for n in (1, 5, 40, 333):
+        # Whatever ids and probabilities look like as logits.
+        records = np.full((n, 3), np.nan, dtype=np.float32)
+        records[:, 1] = rng.choice([0.0, -np.inf, 3e38, -3e38, 1e-40], n)
+        assert kind.lib.lch_sound(kind.ffi.from_buffer(records), n)
+        for i in range(n):
+            good, records[i, 1] = records[i, 1], bad
+            assert not kind.lib.lch_sound(kind.ffi.from_buffer(records), n)
+            records[i, 1] = good
+
+
 # -- the log
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llama_cffi import Model, SamplerChain, Vocab
-from llama_cffi._native import binding, helpers
+from llama_cffi._native import binding, guard, helpers
 from llama_cffi.core.ranges import MAX_HISTORY
 from llama_cffi.core.sampler import (
     XTC,
@@ -34,7 +34,9 @@ from llama_cffi.core.sampler import (
     TopNSigma,
     TopP,
     Typical,
+    adaptive_draws,
 )
+from llama_cffi.core.sampler.python import Workspace
 from llama_cffi.errors import GrammarError, SamplerError, TokenError, UnsupportedError
 
 pytest_plugins = ["tests.support.models"]
@@ -108,15 +110,67 @@ def test_any_chain(vocab: Vocab, steps: list[Sampler], seed: int, scale: float, 
         with chain.clone() as fresh:
             first = play(chain, rows[:5])
             assert_equal(play(fresh, rows[:5]), first)
-        if any(isinstance(step, AdaptiveP) for step in steps):
-            with pytest.raises(SamplerError, match="cloned before its first draw"):
-                chain.clone()
-        else:
-            with chain.clone() as twin:
-                assert twin.samplers == chain.samplers
-                assert_equal(play(twin, rows), play(chain, rows))
+        with chain.clone() as twin:
+            assert twin.samplers == chain.samplers
+            assert_equal(play(twin, rows), play(chain, rows))
         chain.reset()
         assert_equal(play(chain, rows[:5]), first)
+
+
+@pytest.mark.parametrize("steps", [
+    [AdaptiveP(5, 0.3)],
+    [AdaptiveP(5, -1.0)],
+    [Temperature(1.3), TopK(3), AdaptiveP(2**32 - 2, 0.5, 0.5)],
+    [TopK(20), AdaptiveP(5, 0.1), MinP(0.2), AdaptiveP(6, 0.6), Dist(7)],
+])  # fmt: skip
+def test_a_clone_with_adaptive_p_draws_on_as_the_original(vocab: Vocab, steps: list[Sampler]) -> None:
+    rng = np.random.default_rng(4)
+    rows = [rng.normal(0, 2, n).astype(np.float32) for n in rng.choice([1, 2, 7, 300], 60)]
+    with SamplerChain(steps, vocab) as chain:
+        play(chain, rows[:30])
+        # Between a draw and its accept, too; and when a token of another kind was accepted.
+        for accepted in (None, 3, "drawn"):
+            ids, _, selected = chain.apply(rows[30])
+            drawn = int(ids[selected])
+            if accepted == 3:
+                chain.accept((drawn + 1) % 512)
+            with chain.clone() as twin, twin.clone() as third:
+                if accepted == "drawn":
+                    for one in (chain, twin, third):
+                        one.accept(drawn)
+                expected = play(chain, rows)
+                assert_equal(play(twin, rows), expected)
+                assert_equal(play(third, rows), expected)
+        chain.reset()
+        with chain.clone() as twin, SamplerChain(steps, vocab) as fresh:
+            expected = play(fresh, rows)
+            assert_equal(play(twin, rows), expected)
+            assert_equal(play(chain, rows), expected)
+
+
+def test_an_adaptive_p_that_cannot_be_copied_says_so(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive_draws, "_continues", lambda: False)
+    with SamplerChain([AdaptiveP(5, 0.3)], vocab) as chain:
+        chain.clone().close()
+        chain.apply(np.zeros(8, dtype=np.float32))
+        with pytest.raises(SamplerError, match="not known"):
+            chain.clone()
+        chain.reset()
+        chain.clone().close()
+
+
+def test_a_library_whose_clone_does_not_continue_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert adaptive_draws._continues()
+    original = guard.sampler_clone
+
+    def with_a_draw_more(native: Any) -> Any:
+        twin = original(native)
+        array = Workspace().fill(np.zeros(2, dtype=np.float32))
+        guard.sampler_apply(twin, array)
+        return twin
+
+    monkeypatch.setattr(guard, "sampler_clone", with_a_draw_more)
+    assert not adaptive_draws._continues.__wrapped__()
 
 
 def test_a_prompt_is_for_what_looks_back(vocab: Vocab) -> None:

@@ -263,6 +263,27 @@ def test_instruction_sets_draw_the_same_tokens() -> None:
     assert drawn["avx512"] == drawn["avx2"]
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("n", [1, 7, 16, 33, 100])
+def test_candidates(n: int) -> None:
+    row = np.random.default_rng(n).normal(0, 3, n).astype(np.float32)
+    row[n // 2] = -np.inf
+    records = np.full(n + 1, 5, dtype=np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
+    selector.write_candidates(pointer(row), n, ffi.from_buffer(records))
+    assert records[n].tolist() == (5, 5.0, 5.0)
+    assert records["id"][:n].tolist() == list(range(n))
+    np.testing.assert_array_equal(records["logit"][:n], row)
+    assert not records["p"][:n].any()
+    records["id"] = records["p"].view(np.int32)
+    records["p"] = np.nan
+    assert selector.logits_sound(ffi.from_buffer(records), n)
+    for i in range(n):
+        for bad in (np.nan, -np.nan, np.inf):
+            records["logit"][i] = bad
+            assert not selector.logits_sound(ffi.from_buffer(records), n)
+        records["logit"][i] = row[i]
+
+
 def test_one_row_does_not_disturb_the_next() -> None:
     """Buffers are reused between rows of different lengths."""
     long, short = ROWS["peaked"], ROWS["three"]

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi.errors import SamplerError
 
-_lch_select, _lch_candidates = lib.lch_select, lib.lch_candidates
+_lch_select, _lch_candidates, _lch_sound = lib.lch_select, lib.lch_candidates, lib.lch_sound
 
 _ERRORS = {
     lib.LCH_SELECT_NAN: "the logits contain NaN",
@@ -122,6 +122,11 @@ def write_candidates(row: Any, n: int, records: Any) -> None:
     _lch_candidates(row, n, records)
 
 
+def logits_sound(records: Any, n: int) -> bool:
+    """Whether none of ``n`` records of ``llama_token_data`` has NaN or +inf for its logit."""
+    return bool(_lch_sound(records, n))
+
+
 def raise_selection_error(code: int) -> NoReturn:
     """Raise what one of ``lch_select_error`` means."""
     raise SamplerError(_ERRORS[code])
@@ -130,6 +135,7 @@ def raise_selection_error(code: int) -> NoReturn:
 __all__ = [
     "Selector",
     "instruction_set",
+    "logits_sound",
     "logprob",
     "mask",
     "raise_selection_error",

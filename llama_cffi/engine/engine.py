@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from time import monotonic
@@ -150,6 +150,11 @@ class Engine:
                 yield self._scheduler.slots
             finally:
                 self._stepping = False
+
+    def inherit(self, slots: Iterable[Slot]) -> None:
+        """The memory of this new engine is a copy of another one's: it holds what that one's slots say."""
+        with self._lock:
+            self._scheduler.inherit(slots)
 
     def adopt(self, found: Remembered, adapters: AdapterSet = ()) -> None:
         """Keep the memory of a sequence that was computed elsewhere, for the next request that begins like it.

@@ -146,7 +146,8 @@ class PromptCache:
                     self._drop_damaged(self.folder / name, error)
                 except OSError:
                     continue
-        return {name: self._known[name] for name in names if name in self._known}
+        # Another thread, of a fork of the Llama, may drop some of them meanwhile.
+        return {name: kept for name in names if (kept := self._known.get(name)) is not None}
 
     def _files(self) -> Iterator[tuple[Path, int, float]]:
         """Path, size and time of last use of each file. A file left by a process that ended while writing goes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -155,6 +155,13 @@ class Scheduler:
         self.running.remove(sequence)
         self._full = False
         self.lone = None
+
+    def inherit(self, slots: Iterable[Slot]) -> None:
+        """Keep what idle slots of another scheduler with as many sequences keep, and which was used last."""
+        for mine, other in zip(self.slots, slots, strict=True):
+            mine.fill(other.tokens, other.adapters)
+            mine.last_used = other.last_used
+            self._clock = max(self._clock, other.last_used)
 
     def spare(self, prompt: list[int]) -> tuple[Slot, int] | None:
         """The idle slot whose memory is missed least, and how much of a prompt some memory holds; None without one.

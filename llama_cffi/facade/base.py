@@ -17,6 +17,7 @@ from llama_cffi.engine.request import OVERFLOW_POLICIES, Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.errors import ClosedError, ModelFileError, UnsupportedError
 from llama_cffi.facade.draft import Draft, OpenDraft
+from llama_cffi.facade.owned_model import OwnedModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,18 +59,19 @@ class Base:
         if isinstance(model, Model):
             if model_options is not None or n_gpu_layers is not None or require_gpu or progress is not None:
                 raise ValueError("a Model is loaded already: give options of the load and progress to Model()")
-            self._owns_model = False
+            self._owned: OwnedModel | None = None
             self.model = model
         else:
             if n_gpu_layers is not None or require_gpu:
                 if model_options is not None:
                     raise ValueError("give n_gpu_layers and require_gpu, or model_options, not both")
                 model_options = ModelOptions(n_gpu_layers=n_gpu_layers, require_gpu=require_gpu)
-            self._owns_model = True
             self.model = Model(model, model_options, progress=progress)
+            self._owned = OwnedModel(self.model)
         self.overflow: Overflow = overflow
         self._adapters: AdapterSet = ()
         self._control: tuple[ControlVector | None, range | None] = (None, None)
+        self._prompt_cache = prompt_cache
         self._draft: OpenDraft | None = None
         try:
             options = _context_options(
@@ -82,18 +84,22 @@ class Base:
                 n_threads=n_threads,
                 n_threads_batch=n_threads_batch,
             )
-            self.context = Context(self.model, options)
-            # An encoder generates nothing, but it embeds.
-            self._generates = self.context.has_memory and not self.model.has_encoder
-            if self._generates:
-                self._engine = Engine(ContextRunner(self.context, prompt_cache))
+            self._open(options)
             if draft is not None:
                 self._draft = OpenDraft(draft, self.context, n_gpu_layers=n_gpu_layers)
-            self._embedders = Embedders(self.context)
         except BaseException:
-            if self._owns_model:
-                self.model.close()
+            if self._owned is not None:
+                self._owned.close()
             raise
+
+    def _open(self, options: ContextOptions) -> None:
+        """Make what belongs to a context of one's own."""
+        self.context = Context(self.model, options)
+        # An encoder generates nothing, but it embeds.
+        self._generates = self.context.has_memory and not self.model.has_encoder
+        if self._generates:
+            self._engine = Engine(ContextRunner(self.context, self._prompt_cache))
+        self._embedders = Embedders(self.context)
 
     @classmethod
     def demo(
@@ -152,13 +158,13 @@ class Base:
         return self.context.closed
 
     def close(self) -> None:
-        """Free the contexts, and the models that this object loaded. Idempotent."""
+        """Free the contexts, and the models that this object loaded, unless a fork of it is open. Idempotent."""
         self.context.close()
         self._embedders.close()
         if self._draft is not None:
             self._draft.close()
-        if self._owns_model:
-            self.model.close()
+        if self._owned is not None:
+            self._owned.close()
 
     def _check_open(self) -> None:
         if self.context.closed:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
 from llama_cffi.engine.drafters import DraftSource, PromptLookup
+from llama_cffi.facade.owned_model import OwnedModel
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
@@ -28,22 +30,42 @@ class OpenDraft:
 
     def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: int | None = None) -> None:
         self._drafts: ModelDrafts | None = None
-        self._owned: Model | None = None
+        self._owned: OwnedModel | None = None
+        self._draft: DraftModel | DraftSource
+        self.source: DraftSource
         if draft == "lookup":
             draft = PromptLookup()
         elif isinstance(draft, (str, os.PathLike, Model)):
             draft = DraftModel(model=draft)
         if not isinstance(draft, DraftModel):
-            self.source = check_source(draft, "draft")
+            self._draft = self.source = check_source(draft, "draft")
             return
         model = draft.model
         if not isinstance(model, Model):
-            model = self._owned = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers))
+            model = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers))
+            self._owned = OwnedModel(model)
+        self._draft = draft = replace(draft, model=model)
         try:
             self._drafts = self.source = ModelDrafts(target, model, draft)
         except BaseException:
             self.close()
             raise
+
+    def fork(self, target: Context) -> OpenDraft:
+        """The same source beside another Context; a draft model gets a context of its own, and its weights are shared.
+
+        A source that is neither a draft model nor ``"lookup"`` is the very same object.
+        """
+        # First of all: the model is open as long as one of its owners is.
+        owned = self._owned.share() if self._owned is not None else None
+        try:
+            twin = OpenDraft(self._draft, target)
+        except BaseException:
+            if owned is not None:
+                owned.close()
+            raise
+        twin._owned = owned
+        return twin
 
     def close(self) -> None:
         """Free what was opened. Idempotent."""

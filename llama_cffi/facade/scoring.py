@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from llama_cffi.core.adapter import adapter_set
-from llama_cffi.core.context import Context
+from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.scorer import Scorer
 from llama_cffi.engine.request import TokenLogprob
 from llama_cffi.engine.slots import common_prefix
@@ -156,13 +155,13 @@ class Scoring(Base):
         return [self._score(whole[first:], one) for (whole, first), one in zip(texts, found, strict=True)]
 
     def close(self) -> None:
-        """Free the contexts, and the model if this object loaded it. Idempotent."""
+        """Free the contexts, and the models that this object loaded, unless a fork of it is open. Idempotent."""
         super().close()
         self._scoring.close()
 
-    @cached_property
-    def _scoring(self) -> _Place:
-        return _Place(self.context)
+    def _open(self, options: ContextOptions) -> None:
+        super()._open(options)
+        self._scoring = _Place(self.context)
 
     def _plain_tokens(self, text: str | SequenceOf[int] | NDArray[np.int32]) -> list[int]:
         """Tokens of a text with BOS where the model wants one, and without an end."""

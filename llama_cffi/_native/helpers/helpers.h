@@ -70,6 +70,7 @@ int32_t lch_top_logprobs(const float *row, int32_t n, int32_t k, int32_t *ids, f
 /* Forbid what the bits leave out (bit t % 32 of word t / 32): those logits become -inf. How many are left. */
 int32_t lch_mask(float *row, int32_t n, const uint32_t *allowed);
 void lch_candidates(const float *row, int32_t n, void *records); /* llama_token_data of the tokens 0 to n - 1 */
+int lch_sound(const void *records, int32_t n);              /* whether none of their logits is NaN or +inf */
 const char *lch_select_isa(void);
 int lch_select_use(const char *isa);                        /* NULL: the best; 0 when this CPU cannot */
 

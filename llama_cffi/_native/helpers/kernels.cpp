@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #if defined(__x86_64__)
 #  include <immintrin.h>

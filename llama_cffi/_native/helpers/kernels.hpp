@@ -45,6 +45,12 @@ struct Kernels {
     // exp((maximum - top) / temperature) for blocks whose maximum is at least `bound`, else 0.
     void (*block_weights)(const Row & row, const float * maxima, int n_blocks, float temperature, float bound,
                           float * weights);
+
+    // Fills n records (id, logit, p: llama_token_data) with the tokens 0 to n - 1, their logits, and no probability.
+    void (*candidates)(const float * data, int n, float * records);
+
+    // Whether no logit of n records is NaN or +inf.
+    bool (*sound_logits)(const float * records, int n);
 };
 
 const Kernels & kernels();

@@ -421,15 +421,11 @@ int32_t lch_mask(float * row, int32_t n, const uint32_t * allowed) {
 }
 
 void lch_candidates(const float * data, int32_t n, void * records) {
-    struct Record {
-        int32_t id;
-        float   logit;
-        float   p;
-    };
-    auto * record = static_cast<Record *>(records);
-    for (int32_t i = 0; i < n; i++) {
-        record[i] = {i, data[i], 0.0f};
-    }
+    lch::kernels().candidates(data, n, static_cast<float *>(records));
+}
+
+int lch_sound(const void * records, int32_t n) {
+    return lch::kernels().sound_logits(static_cast<const float *>(records), n);
 }
 
 const char * lch_select_isa(void) { return lch::kernels().name; }

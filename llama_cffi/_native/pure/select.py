@@ -367,11 +367,22 @@ def lch_top_logprobs(row: Any, n: int, k: int, ids: Any, logprobs: Any) -> int:
     return len(best)
 
 
+def _records(address: Any, n: int) -> NDArray[Any]:
+    return np.frombuffer(ffi.buffer(ffi.cast("char *", address), n * _RECORD.itemsize), dtype=_RECORD)
+
+
 def lch_candidates(row: Any, n: int, records: Any) -> None:
-    data = np.frombuffer(ffi.buffer(ffi.cast("char *", records), n * _RECORD.itemsize), dtype=_RECORD)
+    data = _records(records, n)
     data["id"] = np.arange(n, dtype=np.int32)
     data["logit"] = np.frombuffer(ffi.buffer(row, 4 * n), dtype=np.float32)
     data["p"] = 0
+
+
+def lch_sound(records: Any, n: int) -> int:
+    logits = _records(records, n)["logit"]
+    # One pass: a sum is finite, or -inf where tokens are forbidden. Otherwise it is worth looking closer.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return int(logits.sum() < np.inf or bool((logits < np.inf).all()))
 
 
 def lch_select_isa() -> Any:

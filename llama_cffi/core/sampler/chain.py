@@ -11,6 +11,7 @@ from llama_cffi._native import ffi, guard, lib, sampler_interface
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.owner import Owner
+from llama_cffi.core.sampler.adaptive_draws import AdaptiveDraws
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.sampler.grammar import Grammar, LazyGrammar
 from llama_cffi.core.sampler.python import Link, PythonSampler, Workspace
@@ -50,7 +51,7 @@ class SamplerChain(Owner):
         self.vocab = vocab
         self._gate = ExclusiveGate("SamplerChain")
         self._workspace = Workspace()
-        self._drawn = False
+        self._adaptive = {i: AdaptiveDraws() for i, step in enumerate(steps) if isinstance(step, AdaptiveP)}
         # The Python side of steps: the native side knows the address of a handle, which must live as long.
         self._links: list[Link] = []
         self._link_handles: list[Any] = []
@@ -93,9 +94,8 @@ class SamplerChain(Owner):
             row = context._logits_row(i)
             logits = np.frombuffer(ffi.buffer(row, 4 * context.n_vocab), dtype=np.float32)
             _check_logits(logits)
-            self._drawn = True
-            if self._links:
-                # In its steps: what Python raises must come out before anything is accepted.
+            if self._links or self._adaptive:
+                # In its steps: what Python raises must come out before anything is accepted, and draws are counted.
                 left, selected = self._apply(logits)
                 token = int(left["id"][selected])
                 self._accept(token)
@@ -121,7 +121,6 @@ class SamplerChain(Owner):
         _check_logits(row)
         tokens = None if ids is None else self.vocab.check_tokens(ids)
         with self._gate:
-            self._drawn = True
             left, selected = self._apply(row, tokens)
             return left["id"].copy(), left["logit"].copy(), selected
 
@@ -129,7 +128,15 @@ class SamplerChain(Owner):
         """The candidates left, as a view, and the index of the selected one."""
         array = self._workspace.fill(logits, ids)
         try:
-            guard.sampler_apply(self.ptr, array)
+            if self._adaptive:
+                for i in range(len(self.samplers)):
+                    native, draws = lib.llama_sampler_chain_get(self.ptr, i), self._adaptive.get(i)
+                    if draws is None:
+                        guard.sampler_apply(native, array)
+                    else:
+                        draws.apply(native, array, self._workspace)
+            else:
+                guard.sampler_apply(self.ptr, array)
         except NativeError as error:
             self._workspace.reraise()
             raise self._error("the chain failed", error) from error
@@ -174,29 +181,39 @@ class SamplerChain(Owner):
         except NativeError as error:
             self._workspace.reraise()
             raise self._error(f"the chain cannot accept token {token}", error) from error
+        for draws in self._adaptive.values():
+            draws.accepted()
         self._workspace.reraise()
 
     def reset(self) -> None:
         """Return every sampler to its first state. Wraps ``llama_sampler_reset``."""
         with self._gate:
             guard.sampler_reset(self.ptr)
-            self._drawn = False
+            for draws in self._adaptive.values():
+                draws.reset()
             self._workspace.reraise()
 
     def clone(self) -> SamplerChain:
         """A chain with the same samplers in the same state. Wraps ``llama_sampler_clone``.
 
-        Raises :class:`SamplerError` for a :class:`PythonSampler` without ``clone()``, and for :class:`AdaptiveP` once
-        it has drawn: llama.cpp would start its random numbers anew, and read past its memory at the next accept.
+        Raises :class:`SamplerError` for a :class:`PythonSampler` without ``clone()``. With :class:`AdaptiveP` the copy
+        draws as often as the original has, which llama.cpp's own clone forgets: about two microseconds for each token.
         """
         twin = object.__new__(SamplerChain)
+        adaptive: dict[int, AdaptiveDraws] = {}
         with self._gate:
             ptr = self.ptr
-            if self._drawn and any(isinstance(step, AdaptiveP) for step in self.samplers):
-                raise SamplerError("a chain with AdaptiveP can only be cloned before its first draw, or after a reset")
+
+            def create(i: int) -> Any:
+                native = lib.llama_sampler_chain_get(ptr, i)
+                if i not in self._adaptive:
+                    return guard.sampler_clone(native)
+                copied, adaptive[i] = self._adaptive[i].clone(native)
+                return copied
+
             steps = tuple(_clone_python(step) if isinstance(step, PythonSampler) else step for step in self.samplers)
-            twin._make(steps, self.vocab, lambda i: guard.sampler_clone(lib.llama_sampler_chain_get(ptr, i)))
-        twin._drawn = self._drawn
+            twin._make(steps, self.vocab, create)
+        twin._adaptive = adaptive
         return twin
 
     def _error(self, message: str, error: NativeError) -> SamplerError:

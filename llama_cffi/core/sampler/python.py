@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi
-from llama_cffi._native.selector import write_candidates
+from llama_cffi._native.selector import logits_sound, write_candidates
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.errors import InUseError, SamplerError
 
@@ -163,20 +163,14 @@ class Candidates:
             raise SamplerError(f"select: index {i} is outside the {len(self._data)} candidates")
         self._selected = i
 
-    def _check(self, sampler: PythonSampler) -> None:
-        if not self._writable:
-            return  # nobody saw the logits
-        # One pass: a sum is finite, or -inf where tokens are forbidden. Otherwise it is worth looking closer.
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = self._data["logit"].sum()
-        if total < np.inf:
-            return
+    def _check(self, sampler: PythonSampler, records: Any) -> None:
+        """Raise :class:`SamplerError` for NaN and +inf among the logits; ``records`` is the address of the first."""
+        if not self._writable or logits_sound(records, len(self._data)):
+            return  # nobody saw the logits, or they are as they should be
         logits = self._data["logit"]
-        for bad in (np.isnan(logits), np.isposinf(logits)):
-            if bad.any():
-                i = int(bad.argmax())
-                token = self._data["id"][i]
-                raise SamplerError(f"after {type(sampler).__name__}, token {token} has the logit {logits[i]}")
+        i = int((~(logits < np.inf)).argmax())
+        token = self._data["id"][i]
+        raise SamplerError(f"after {type(sampler).__name__}, token {token} has the logit {logits[i]}")
 
 
 class Workspace:
@@ -270,10 +264,10 @@ class Link:
             data, copied = workspace.view(array)
             candidates = Candidates(data, int(array.selected), bool(array.sorted))
             self.sampler.apply(candidates)
-            candidates._check(self.sampler)
             data = candidates._data
             if copied:
                 ffi.memmove(array.data, data, data.nbytes)
+            candidates._check(self.sampler, array.data)
             array.size, array.selected, array.sorted = len(data), candidates._selected, False
         except BaseException as error:
             self.failed(error)

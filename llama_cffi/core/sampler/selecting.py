@@ -87,8 +87,7 @@ class AdaptiveP(Sampler):
     """Draw tokens whose probability is near ``target`` on average. Wraps ``llama_sampler_init_adaptive_p``.
 
     The average is over the tokens that this sampler drew and the chain accepted. It belongs after samplers that leave
-    out unlikely tokens, min-p for example. llama.cpp clones it without its random state: see
-    :meth:`SamplerChain.clone`.
+    out unlikely tokens, min-p for example.
     """
 
     seed: int

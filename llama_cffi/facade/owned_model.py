@@ -1,0 +1,45 @@
+"""A model that several Llamas own together."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama_cffi.core.model import Model
+
+
+class OwnedModel:
+    """One owner's part in a loaded model: the last one that is closed closes the model.
+
+    A part that was collected without being closed does not count: the model is then freed with the last reference to
+    it.
+    """
+
+    __slots__ = ("__weakref__", "_lock", "_model", "_parts")
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        # Reentrant: a signal handler may close another part in the middle of it.
+        self._lock = threading.RLock()
+        self._parts: weakref.WeakSet[OwnedModel] = weakref.WeakSet((self,))
+
+    def share(self) -> OwnedModel:
+        """The part of one more owner."""
+        twin = object.__new__(OwnedModel)
+        twin._model, twin._lock, twin._parts = self._model, self._lock, self._parts
+        with self._lock:
+            self._parts.add(twin)
+        return twin
+
+    def close(self) -> None:
+        """Give the part up. Idempotent."""
+        with self._lock:
+            self._parts.discard(self)
+            is_last = not self._parts
+        if is_last:
+            self._model.close()
+
+
+__all__ = ["OwnedModel"]
