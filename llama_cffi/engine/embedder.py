@@ -127,7 +127,12 @@ class Embedder:
         for block in [*([group] for group in alone), *_blocks(aside, n_lanes * N_BLOCK)]:
             # Other callers come in between.
             with self._turn():
-                self._work_off(block, compute)
+                try:
+                    self._work_off(block, compute)
+                except BusyError:
+                    if self._closed:  # it was freed at this moment
+                        raise ClosedError("this Llama is closed") from None
+                    raise
         if progress is not None:
             progress(1.0)
         return result
