@@ -3,8 +3,9 @@
     python benchmarks/speculative.py [--quick] [--file MODEL.gguf [--draft DRAFT.gguf]] [--json FILE]
 
 All ways take turns, prompt by prompt, greedily: without drafts, with drafts, here and in llama-server; a ratio is taken
-within such a round. Time counts from the first token on. Everybody drafts as many tokens at most. Every text is compared
-with that of the package without drafts; where one parts from it, both tokens must be as likely but for rounding.
+within such a round. Time counts from the first token on. A draft has at most 8 tokens, and prompt lookup looks for the
+last 2. Every text is compared with that of the package without drafts; where one parts from it, both tokens must be as
+likely but for rounding.
 
 The models have random weights, and are made so that drafts are right to a degree:
 
@@ -31,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +54,8 @@ PLAIN, MODEL, LOOKUP = "none", "draft model", "prompt lookup"
 FAINT = (0.0, 0.03, 0.1)
 ATTENTION = (0.0, 0.02)
 OPENINGS = ("Once upon a time", "The history of the city begins", "To make a good soup", "It was late when she")
+# Threads of llama.cpp wait busily for a while: those of one contender are not to cost the next one time.
+PAUSE_SECONDS = 0.3
 # By so much two tokens may differ in log probability that took turns because of a batch's size.
 NEAR = 0.02
 
@@ -104,7 +107,7 @@ class Row:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure speculative decoding beside llama-server's.")
-    parser.add_argument("--quick", action="store_true", help="two rounds on small models: does it run at all?")
+    parser.add_argument("--quick", action="store_true", help="one round on small models: does it run at all?")
     parser.add_argument("--rounds", type=int, help="prompts of each case (default: 12)")
     parser.add_argument("--file", type=Path, metavar="GGUF", help="measure this model instead of the random ones")
     parser.add_argument("--draft", type=Path, metavar="GGUF", help="its draft model")
@@ -115,7 +118,7 @@ def parse() -> argparse.Namespace:
         "--peer-python", default=sys.executable, metavar="PYTHON", help="interpreter with llama-cpp-python"
     )
     options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.quick else 12)
+    options.rounds = options.rounds or (1 if options.quick else 12)
     if options.draft is not None and options.file is None:
         parser.error("--draft needs the --file that it drafts for")
     if options.rounds < 1 or (options.threads is not None and options.threads < 1):
@@ -241,6 +244,7 @@ def measure(
             found = {}
             # There and back, so that nobody always comes after the same one.
             for key in contenders if i % 2 == 0 else reversed(contenders):
+                sleep(PAUSE_SECONDS)
                 found[key] = contenders[key](prompt, n)
             if i == 0:
                 continue  # contexts made their graphs
