@@ -17,6 +17,9 @@ The models have random weights, and are made so that drafts are right to a degre
   again. Its prompt is random tokens, what the model makes of them, and the random tokens' last one, so that the right
   continuation is in the prompt: as in a text that is copied out with few changes, the best case of this way.
 
+llama-server gives target and draft model threads of their own, which wait busily for each other where there are no
+cores for both; so it is measured with one thread for the draft model, too.
+
 For real texts name a model, and a smaller one with its vocabulary for the rows "draft model". Where an interpreter
 has llama-cpp-python (``--peer-python``), its prompt lookup is measured beside its own plain decoding.
 """
@@ -49,7 +52,7 @@ from tests.support.llama_server import LlamaServer, ServerError, find_server, ru
 
 N_DRAFT, NGRAM = 8, 2
 FIRST_TEXT_TOKEN = 300
-OURS, SERVER = "llama_cffi", "llama-server"
+OURS, SERVER, SERVER_1 = "llama_cffi", "llama-server", "llama-server, 1 thread"
 PLAIN, MODEL, LOOKUP = "none", "draft model", "prompt lookup"
 FAINT = (0.0, 0.03, 0.1)
 ATTENTION = (0.0, 0.02)
@@ -143,14 +146,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for case in _cases(options):
         rows, prompts = measure(case, program, settings, options.rounds)
         print(f"\n{case.title}")
-        print(table(case, rows))
+        print(table(rows))
         results["cases"][case.title] = {
             way: {peer: asdict(row) for peer, row in peers.items()} for way, peers in rows.items()
         }
         if case.way == LOOKUP and not isinstance(other, str):
             extra = {**asdict(settings), "n_draft": N_DRAFT, "ngram": NGRAM, "prompts": prompts}
             rates = other[0].call("speculative", case.path, extra)
-            print(f"  {LOOKUP:<15}{other[0].name:<18}{statistics.median(rates[LOOKUP]):>9.1f}  "
+            print(f"  {LOOKUP:<15}{other[0].name:<24}{statistics.median(rates[LOOKUP]):>9.1f}  "
                   f"{_ratio(rates[LOOKUP], rates[PLAIN])}")  # fmt: skip
             results["cases"][case.title][other[0].name] = rates
     return results
@@ -165,7 +168,9 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
     name = "small" if options.quick else "deep"
     for faint in FAINT[1:2] if options.quick else FAINT:
         target, draft = pair_files(name, faint, options.cache)
-        title = f"{describe(name, target)}\n  draft model: its first {PAIR_LAYERS[name]}, the others add {faint:g} times"
+        title = (
+            f"{describe(name, target)}\n  draft model: its first {PAIR_LAYERS[name]}, the others add {faint:g} times"
+        )
         yield Case(title, MODEL, target, random_prompts, draft)
     for attention in ATTENTION[:1] if options.quick else ATTENTION:
         path = model_file(name, options.cache, attention=attention)
@@ -228,16 +233,13 @@ def measure(
                 context_options=ContextOptions(type_k="f16", type_v="f16", flash_attn="auto"),
             )
         )
-        servers = [
-            stack.enter_context(_server(program, case.path, settings, logs / str(i), *extra))
-            for i, extra in enumerate(((), _server_drafts(case)))
-        ]
-        contenders: dict[tuple[str, str], Callable[[list[int], int], Text]] = {
-            (PLAIN, OURS): lambda prompt, n: generate(llm, prompt, n, source=False),
-            (PLAIN, SERVER): lambda prompt, n: ask(servers[0], prompt, n),
-            (case.way, OURS): lambda prompt, n: generate(llm, prompt, n, source=source),
-            (case.way, SERVER): lambda prompt, n: ask(servers[1], prompt, n),
+        contenders: dict[tuple[str, str], Callable[[list[int]], Text]] = {
+            (PLAIN, OURS): lambda prompt: generate(llm, prompt, n, source=False),
+            (case.way, OURS): lambda prompt: generate(llm, prompt, n, source=source),
         }
+        for i, (key, extra) in enumerate(_servers(case).items()):
+            server = stack.enter_context(_server(program, case.path, settings, logs / str(i), *extra))
+            contenders[key] = lambda prompt, server=server: ask(server, prompt, n)  # type: ignore[misc]
         rows = {key: Row() for key in contenders}
         prompts: list[list[int]] = []
         for i, prompt in zip(range(rounds + 1), case.prompts(llm, n, settings.seed), strict=False):
@@ -245,25 +247,24 @@ def measure(
             # There and back, so that nobody always comes after the same one.
             for key in contenders if i % 2 == 0 else reversed(contenders):
                 sleep(PAUSE_SECONDS)
-                found[key] = contenders[key](prompt, n)
+                found[key] = contenders[key](prompt)
             if i == 0:
                 continue  # contexts made their graphs
             prompts.append(prompt)
             for key, text in found.items():
                 rows[key].add(text)
                 rows[key].parted += parts(llm, prompt, found[PLAIN, OURS].tokens, text.tokens, " of ".join(key))
-    return {way: {peer: rows[way, peer] for peer in (OURS, SERVER)} for way in (PLAIN, case.way)}, prompts
+    return {way: {key[1]: row for key, row in rows.items() if key[0] == way} for way in (PLAIN, case.way)}, prompts
 
 
 def generate(llm: Llama, prompt: list[int], n: int, *, source: Any) -> Text:
     """A text by this package, from an empty memory."""
     llm.context.memory.clear(data=False)
-    start = 0.0
-    for chunk in llm.stream(prompt, max_tokens=n, temperature=0.0, speculative=source):
-        if not start:
-            start = perf_counter()
+    chunks = llm.stream(prompt, max_tokens=n, temperature=0.0, speculative=source)
+    next(chunks)
+    start = perf_counter()
+    done = [chunk.completion for chunk in chunks][-1]
     seconds = perf_counter() - start
-    done = chunk.completion
     if done is None or len(done.tokens) < 2:
         raise BenchmarkError("a text ended before its second token")
     drafts = done.speculation
@@ -315,32 +316,40 @@ def _server(program: Path, path: Path, settings: Settings, log: Path, *extra: ob
     return running_server(program, path, *(part for pair in options.items() for part in pair), *extra, log=log)
 
 
-def _server_drafts(case: Case) -> tuple[object, ...]:
+def _servers(case: Case) -> dict[tuple[str, str], tuple[object, ...]]:
+    """Options of every llama-server, by way and peer."""
+    found: dict[tuple[str, str], tuple[object, ...]] = {(PLAIN, SERVER): ()}
     if case.draft is None:
         sizes = ("--spec-ngram-simple-size-n", NGRAM, "--spec-ngram-simple-size-m", N_DRAFT)
-        return ("--spec-type", "ngram-simple", *sizes)
-    return ("--spec-type", "draft-simple", "--model-draft", case.draft, "--spec-draft-n-max", N_DRAFT)
+        found[case.way, SERVER] = ("--spec-type", "ngram-simple", *sizes)
+    else:
+        drafts = ("--spec-type", "draft-simple", "--model-draft", case.draft, "--spec-draft-n-max", N_DRAFT)
+        found[case.way, SERVER] = drafts
+        found[case.way, SERVER_1] = (*drafts, "--spec-draft-threads", 1, "--spec-draft-threads-batch", 1)
+    return found
 
 
 # -- what it says
 
 
-def table(case: Case, rows: dict[str, dict[str, Row]]) -> str:
+def table(rows: dict[str, dict[str, Row]]) -> str:
     """The rows as text."""
-    lines = [f"  {'drafts':<15}{'peer':<18}{'tokens/s':>9}  {'of none':<24}{'accepted':>8}{'per decode':>12}"]
+    lines = [f"  {'drafts':<15}{'peer':<24}{'tokens/s':>9}  {'of none':<24}{'accepted':>8}{'per decode':>12}"
+             f"  {OURS} by it"]  # fmt: skip
     for way, peers in rows.items():
         for peer, row in peers.items():
-            line = f"  {way:<15}{peer:<18}{statistics.median(row.rates):>9.1f}"
+            line = f"  {way:<15}{peer:<24}{statistics.median(row.rates):>9.1f}"
             if way != PLAIN:
+                plain = rows[PLAIN][OURS if peer == OURS else SERVER]
                 accepted = row.accepted / row.drafted if row.drafted else 0.0
                 # A decode gives what it accepted of its draft, and one token more.
                 together = row.tokens / (row.tokens - row.accepted)
-                line += f"  {_ratio(row.rates, rows[PLAIN][peer].rates):<24}{accepted:>8.0%}{together:>12.2f}"
-            if row.parted:
-                line += f"   {row.parted} of {len(row.rates)} texts part where two tokens are as likely"
+                line += f"  {_ratio(row.rates, plain.rates):<24}{accepted:>8.0%}{together:>12.2f}"
+            if peer != OURS:
+                line = f"{line:<100}{_ratio(peers[OURS].rates, row.rates)}"
             lines.append(line)
-    lines += [f"  {OURS} by {SERVER}, {way}: {_ratio(peers[OURS].rates, peers[SERVER].rates)}"
-              for way, peers in ((f"drafts: {way}", peers) for way, peers in rows.items())]  # fmt: skip
+            if row.parted:
+                lines.append(f"    {row.parted} of its {len(row.rates)} texts part where two tokens are as likely")
     return "\n".join(lines)
 
 
