@@ -32,7 +32,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter, sleep
@@ -301,7 +301,9 @@ def parts(llm: Llama, prompt: list[int], expected: Tokens, found: Tokens, who: s
     return True
 
 
-def _server(program: Path, path: Path, settings: Settings, log: Path, *extra: object) -> Any:
+def _server(
+    program: Path, path: Path, settings: Settings, log: Path, *extra: object
+) -> AbstractContextManager[LlamaServer]:
     options: dict[str, object] = {
         "--ctx-size": settings.n_ctx,
         "--parallel": 1,
