@@ -3,49 +3,88 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.peers import ROOT, BenchmarkError
 from tests.support import random_encoder, random_model
 from tests.support.random_encoder import SHAPE_MINI, write_random_bert
-from tests.support.random_model import SHAPE_15M, SHAPE_160M, Shape, write_random_model
+from tests.support.random_model import SHAPE_15M, SHAPE_160M, SHAPE_DEEP, Shape, write_random_model
 
 SHAPES: dict[str, Shape] = {"15M": SHAPE_15M, "160M": SHAPE_160M}
+# Layers take most of the time, as in large models: a draft of the first ones costs little beside the target.
+PAIR_SHAPES = {"deep": SHAPE_DEEP, "small": Shape(n_layer=12, n_embd=256, n_head=4, n_ff=512, n_vocab=4000)}
+PAIR_LAYERS = {"deep": 2, "small": 1}
+# With less attention a text wanders longer before it turns in a loop.
+PAIR_ATTENTION = 0.2
 # What a token takes in memory is that of a model of a billion parameters, 32 KiB; all else is small.
 MEMORY_SHAPES = {"memory-1B": Shape(n_layer=16, n_embd=512, n_head=8, n_ff=64)}
 
 
-def model_file(name: str, cache: Path) -> Path:
-    """The Q8_0 model of a shape; written when it is missing or was written by other code."""
+def model_file(name: str, cache: Path, *, attention: float = 1.0) -> Path:
+    """The Q8_0 model of a shape, with what attention adds multiplied; written when it is missing or was written by
+    other code."""
     shape = _shape(name)
-    recipe = repr(sorted(asdict(shape).items())).encode() + Path(random_model.__file__).read_bytes()
-    path = cache / f"random-{name}-q8_0-{sha256(recipe).hexdigest()[:12]}.gguf"
-    if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        for old in cache.glob(f"random-{name}-q8_0-*.gguf"):
-            old.unlink()
-        write_random_model(path, shape)
-    return path
+    variant = f"-attention{attention:g}" if attention != 1.0 else ""
+    return _cached(
+        f"random-{name}{variant}-q8_0",
+        repr(sorted(asdict(shape).items())).encode(),
+        (random_model,),
+        cache,
+        lambda path: write_random_model(path, shape, attention=attention),
+    )
+
+
+def pair_files(name: str, faint: float, cache: Path) -> tuple[Path, Path]:
+    """A target and its draft model, which is the target's first layers; the others add ``faint`` times what they would.
+
+    See :func:`tests.support.random_model.write_random_model`; cached as :func:`model_file` does.
+    """
+    shape, n_first, attention = PAIR_SHAPES[name], PAIR_LAYERS[name], PAIR_ATTENTION
+    recipe = repr((sorted(asdict(shape).items()), n_first, attention)).encode()
+
+    def target(path: Path) -> None:
+        write_random_model(path, shape, attention=attention, faint=(n_first, faint))
+
+    def draft(path: Path) -> None:
+        write_random_model(path, replace(shape, n_layer=n_first), attention=attention)
+
+    return (
+        _cached(f"random-{name}-target{faint:g}-q8_0", recipe, (random_model,), cache, target),
+        _cached(f"random-{name}-draft-q8_0", recipe, (random_model,), cache, draft),
+    )
 
 
 def encoder_file(cache: Path) -> Path:
-    """The Q8_0 encoder of 12 layers, 384 wide, over a real vocabulary; written as :func:`model_file` does."""
+    """The Q8_0 encoder of 12 layers, 384 wide, over a real vocabulary; cached as :func:`model_file` does."""
     vocab = (
         Path(os.environ.get("LLAMA_CPP_SOURCE", ROOT / "vendor" / "llama.cpp")) / "models" / "ggml-vocab-bert-bge.gguf"
     )
     if not vocab.is_file():
         raise BenchmarkError(f"there is no {vocab}; scripts/build_libllama.py fetches llama.cpp's source")
-    recipe = repr(SHAPE_MINI).encode() + b"".join(
-        Path(str(one.__file__)).read_bytes() for one in (random_model, random_encoder)
+    return _cached(
+        "random-encoder-q8_0",
+        repr(SHAPE_MINI).encode(),
+        (random_model, random_encoder),
+        cache,
+        lambda path: write_random_bert(path, vocab, SHAPE_MINI, weights="q8_0"),
     )
-    path = cache / f"random-encoder-q8_0-{sha256(recipe).hexdigest()[:12]}.gguf"
+
+
+def _cached(
+    title: str, recipe: bytes, code: Sequence[ModuleType], cache: Path, write: Callable[[Path], object]
+) -> Path:
+    """The file of a title, its recipe and the code that writes it; that of another recipe goes."""
+    source = b"".join(Path(str(module.__file__)).read_bytes() for module in code)
+    path = cache / f"{title}-{sha256(recipe + source).hexdigest()[:12]}.gguf"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        for old in cache.glob("random-encoder-q8_0-*.gguf"):
+        for old in cache.glob(f"{title}-{'[0-9a-f]' * 12}.gguf"):
             old.unlink()
-        write_random_bert(path, vocab, SHAPE_MINI, weights="q8_0")
+        write(path)
     return path
 
 
@@ -59,4 +98,4 @@ def describe(name: str, path: Path) -> str:
 
 
 def _shape(name: str) -> Shape:
-    return {**SHAPES, **MEMORY_SHAPES}[name]
+    return {**SHAPES, **MEMORY_SHAPES, **PAIR_SHAPES}[name]

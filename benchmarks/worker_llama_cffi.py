@@ -4,8 +4,8 @@
 
 TEST is ``greedy``, ``sampled`` or ``prompt`` (seconds of each repetition), ``split`` (where the time of a token
 goes), ``paired`` (speed by that of llama-bench's loops in the same process), ``calls`` (seconds of single calls),
-``batch`` (a list of prompts at once against one by one), ``speculative`` (with and without drafts) or ``memory``
-(says ``ready`` and waits to be measured). SETTINGS is a JSON object. Prints one line of JSON.
+``batch`` (a list of prompts at once against one by one), ``structured`` (with and without schemas) or ``memory`` (says
+``ready`` and waits to be measured). SETTINGS is a JSON object. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import random
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +22,6 @@ from unittest.mock import patch
 from llama_cffi import Llama
 from llama_cffi._native import ffi, lib, library_info
 from llama_cffi.core.context import ContextOptions
-from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.request import SamplingParams
 from llama_cffi.errors import IncompleteOutput
 
@@ -41,7 +39,6 @@ def open_model(path: str, settings: dict[str, Any]) -> Llama:
         n_ubatch=settings["n_ubatch"],
         n_threads=threads,
         n_threads_batch=threads,
-        draft=Path(settings["draft"]) if settings.get("draft") else None,
         context_options=ContextOptions(type_k="f16", type_v="f16", flash_attn="auto"),
     )
 
@@ -188,33 +185,6 @@ def batch(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str,
     return results
 
 
-def speculative(llm: Llama, settings: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """Tokens per second without drafts, with prompt lookup, and with the draft model that the Llama was made with."""
-    lookup = PromptLookup(n_draft=settings["n_draft"], min_ngram=settings["ngram"], max_ngram=settings["ngram"])
-    ways: dict[str, Any] = {"none": False, "prompt lookup": lookup}
-    if settings["draft"]:
-        ways["draft model"] = True
-    n = settings["n_tokens"]
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-    counts: dict[str, list[int]] = {way: [0, 0] for way in ways if way != "none"}
-    for _ in range(settings["reps"]):
-        if settings["text"]:
-            first = llm.generate("Once upon a time", max_tokens=n, temperature=0.0, speculative=False).text
-            prompt = llm.tokenize(f"Once upon a time{first}\nOnce upon a time").tolist()
-        else:
-            prompt = random_prompt(llm, settings["prompt_tokens"], rng)
-        for way, source in ways.items():
-            llm.context.memory.clear(data=False)
-            start = perf_counter()
-            done = llm.generate(prompt, max_tokens=n, temperature=0.0, speculative=source)
-            rates[way].append(len(done.tokens) / (perf_counter() - start))
-            if done.speculation is not None:
-                counts[way][0] += done.speculation.accepted_tokens
-                counts[way][1] += done.speculation.drafted_tokens
-    acceptance = {way: accepted / drafted if drafted else 0.0 for way, (accepted, drafted) in counts.items()}
-    return {"rates": rates, "acceptance": acceptance}
-
-
 def structured(llm: Llama, settings: dict[str, Any]) -> dict[str, list[float]]:
     """Tokens per second after the first token, without a schema and with each of ``settings["schemas"]``, in turns."""
     rates: dict[str, list[float]] = {"": [], **{name: [] for name in settings["schemas"]}}
@@ -270,9 +240,6 @@ def main() -> None:
         elif test == "batch":
             stream(llm, SAMPLING["greedy"], 16)
             result = batch(llm, settings, rng)
-        elif test == "speculative":
-            stream(llm, SAMPLING["greedy"], 16)
-            result = speculative(llm, settings, rng)
         elif test == "structured":
             result = structured(llm, settings)
         elif test == "prompt":

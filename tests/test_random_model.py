@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llama_cffi import Llama
+from llama_cffi import ContextOptions, Llama
+from llama_cffi.engine.draft_model import DraftModel
 from tests.support.random_model import BOS, MIN_VOCAB, SHAPE_15M, SHAPE_160M, Shape, synthetic_vocab, write_random_model
 
 SHAPE = Shape(n_layer=1, n_embd=32, n_head=2, n_head_kv=1, n_ff=64, n_vocab=600)
@@ -71,3 +73,33 @@ def test_impossible_shapes(tmp_path: Path, shape: Shape, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_random_model(tmp_path / "model.gguf", shape)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_draft_model_is_the_first_layers_of_its_target(tmp_path: Path) -> None:
+    """The fainter the other layers are, the more of its guesses are right; without them all are."""
+    shape = Shape(n_layer=8, n_vocab=2000)
+    draft = write_random_model(tmp_path / "draft.gguf", replace(shape, n_layer=2), weights="f32", seed=1)
+    options = ContextOptions(type_k="f32", type_v="f32", flash_attn="disabled")
+    rates = []
+    for factor in (0.0, 0.1, 1.0):
+        target = write_random_model(tmp_path / "target.gguf", shape, weights="f32", seed=1, faint=(2, factor))
+        source = DraftModel(model=draft, p_min=0.0)
+        with Llama(target, draft=source, n_ctx=1024, n_threads=1, context_options=options) as llm:
+            prompts = [[300 + i, 310 + i, 320 + i] for i in range(6)]
+            done = [llm.generate(prompt, max_tokens=48, temperature=0.0).speculation for prompt in prompts]
+        rates.append(sum(one.accepted_tokens for one in done if one) / sum(one.drafted_tokens for one in done if one))
+    assert rates[0] == 1.0
+    assert rates[1] == pytest.approx(0.8, abs=0.1)
+    assert rates[2] < 0.5
+
+
+def test_without_attention_a_text_repeats_its_prompt(tmp_path: Path) -> None:
+    prompt = [300, 310, 320]
+    shape = Shape(n_layer=12, n_vocab=4000)
+    for attention, repeats in ((0.0, True), (1.0, False)):
+        path = write_random_model(tmp_path / "model.gguf", shape, attention=attention)
+        with Llama(path, n_ctx=256, n_threads=1) as llm:
+            first = llm.generate(prompt, max_tokens=60, temperature=0.0).tokens
+            again = llm.generate([*prompt, *first, prompt[-1]], max_tokens=60, temperature=0.0).tokens
+        assert (again == first) is repeats
+        assert not repeats or len(set(first)) > 20, "no loop of a few tokens"

@@ -61,6 +61,7 @@ class Shape:
 TINY = Shape()
 SHAPE_15M = Shape(n_layer=6, n_embd=288, n_head=6, n_ff=768, n_vocab=32_000)
 SHAPE_160M = Shape(n_layer=12, n_embd=768, n_head=12, n_head_kv=4, n_ff=1536, n_vocab=128_256)
+SHAPE_DEEP = Shape(n_layer=24, n_embd=768, n_head=12, n_head_kv=4, n_ff=2048, n_vocab=16_000)
 
 
 def write_random_model(
@@ -71,12 +72,20 @@ def write_random_model(
     seed: int = 0,
     vocab: str | os.PathLike[str] | None = None,
     metadata: Mapping[str, str | int | float | bool] | None = None,
+    attention: float = 1.0,
+    faint: tuple[int, float] | None = None,
 ) -> Path:
     """Write a model and return its path.
 
     ``vocab`` is a GGUF file whose tokenizer is taken over, and whose size replaces ``shape.n_vocab``; without one
-    the vocabulary is :func:`synthetic_vocab`. ``metadata`` adds keys. The file appears whole or not at all.
-    Raises ValueError for a shape that has no such model.
+    the vocabulary is :func:`synthetic_vocab`. ``metadata`` adds keys.
+
+    ``attention`` multiplies what attention adds in every layer. At 0 each token says alone which one comes next: what
+    follows it in the prompt is what follows it again. ``faint=(k, factor)`` multiplies all that the layers from ``k``
+    on add. The model of the first ``k`` layers with the same seed has all else in common with it, and the smaller the
+    factor is, the more often both choose the same token.
+
+    The file appears whole or not at all. Raises ValueError for a shape that has no such model.
     """
     target = Path(path)
     tokenizer = tokenizer_fields(Path(vocab)) if vocab is not None else None
@@ -96,7 +105,7 @@ def write_random_model(
             _add_value(writer, key, value)
         control = range(N_CONTROL) if tokenizer is None else _control_tokens(tokenizer)
         for name, array in _random_tensors(shape, np.random.default_rng(seed), control):
-            add_tensor(writer, name, array, weights)
+            add_tensor(writer, name, array * np.float32(_factor(name, attention, faint)), weights)
     return target
 
 
@@ -245,6 +254,14 @@ def _random_tensors(
         if name == "token_embd.weight":
             array[list(control)] *= np.float32(_CONTROL_SCALE)
         yield name, array
+
+
+def _factor(name: str, attention: float, faint: tuple[int, float] | None) -> float:
+    """By how much a tensor is multiplied: one that is not the last of its part of a layer by 1."""
+    if not name.endswith(("attn_output.weight", "ffn_down.weight")):
+        return 1.0
+    factor = attention if "attn_output" in name else 1.0
+    return factor * faint[1] if faint is not None and int(name.split(".")[1]) >= faint[0] else factor
 
 
 def add_tensor(writer: Any, name: str, array: NDArray[np.float32], weights: WeightType) -> None:
