@@ -31,8 +31,8 @@ N_ENCODED = 256
 of different texts, and much beyond this size nothing else becomes faster."""
 
 N_LANES = 8
-"""Most contexts side by side, which share the threads. Threads of one context wait for each other at every layer: two
-contexts with one thread each are a fifth faster than one with two."""
+"""Most contexts side by side, which share the threads. Threads of one context wait for each other after every
+operation: two contexts with one thread each take 0.81 to 0.86 of the time of one with two."""
 N_ASIDE = 512
 """Tokens that every context but the first takes at once; the memory of their compute buffers grows with it."""
 N_LEAST = 64
