@@ -185,7 +185,7 @@ def test_files_that_are_none(model: Model, model_path: Path, tmp_path: Path, pat
 def test_scales_and_adapters_that_are_none(
     model: Model, adapters: tuple[LoraAdapter, LoraAdapter], context: Context
 ) -> None:
-    for scale in (math.nan, math.inf, "1", None, True):
+    for scale in (math.nan, math.inf, "1", None, True, 1e300):
         with pytest.raises(ValueError, match="finite number"):
             context.set_adapters({adapters[0]: scale})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="LoraAdapter objects"):
