@@ -330,6 +330,7 @@ def test_every_set_of_the_berkeley_tools_can_be_held_to(assets: Path) -> None:
             json_rule(closed(tool.parameters))
 
 
+@pytest.mark.conformance
 def test_calls_of_the_berkeley_tools_are_valid(demo: Llama, assets: Path) -> None:
     n_calls = n_cut = 0
     options: dict[str, Any] = {

@@ -171,6 +171,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(loras: tuple[Path, Pat
     assert "is not FILE or FILE:SCALE" in refused(2, "perplexity", TEXT, *missing, "--lora", f"{loras[0]}:inf")
 
 
+@pytest.mark.conformance
 def test_adapters_of_encoders(bert_path: Path, classifier_path: Path, tmp_path: Path) -> None:
     texts = ["a cat", "two dogs and a bird"]
     for command, path in (("embed", bert_path), ("rerank", classifier_path)):

@@ -56,6 +56,7 @@ def reranker(write_reranker: WriteReranker) -> Iterator[Llama]:
 @pytest.mark.skipif(
     find_server() is None, reason="no llama-server (python scripts/build_libllama.py --tool llama-server)"
 )
+@pytest.mark.conformance
 @pytest.mark.parametrize("template", [TEMPLATE, None], ids=["template", "no template"])
 def test_the_scores_of_llama_server(write_reranker: WriteReranker, tmp_path: Path, template: str | None) -> None:
     path, program = write_reranker(template), find_server()
