@@ -27,8 +27,9 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.models import encoder_file  # noqa: E402
 from benchmarks.peers import BenchmarkError, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
+from benchmarks.server import server_program  # noqa: E402
 from llama_cffi import Llama  # noqa: E402
-from tests.support.llama_server import LlamaServer, ServerError, find_server, running_server  # noqa: E402
+from tests.support.llama_server import LlamaServer, ServerError, running_server  # noqa: E402
 
 N_TEXTS, N_TOKENS = 64, 64
 OURS = "llama_cffi"
@@ -84,11 +85,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def start_server(stack: ExitStack, path: Path, log: Path, *extra: object) -> LlamaServer:
     """A llama-server that embeds, until the stack is closed."""
-    program = find_server()
-    if program is None:
-        raise BenchmarkError(
-            "there is no llama-server; build it with\n    python scripts/build_libllama.py --tool llama-server"
-        )
+    program = server_program()
     try:
         return stack.enter_context(
             running_server(program, path, "--embedding", "--pooling", "mean", *extra, log=log, seconds=600)

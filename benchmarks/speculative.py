@@ -33,7 +33,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,10 +47,11 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.models import PAIR_LAYERS, describe, model_file, pair_files  # noqa: E402
 from benchmarks.peers import BenchmarkError, Settings, llama_cpp_python, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
+from benchmarks.server import generating_server, server_program  # noqa: E402
 from llama_cffi import ContextOptions, Llama  # noqa: E402
 from llama_cffi.engine.draft_model import DraftModel  # noqa: E402
 from llama_cffi.engine.drafters import PromptLookup  # noqa: E402
-from tests.support.llama_server import LlamaServer, ServerError, find_server, running_server  # noqa: E402
+from tests.support.llama_server import LlamaServer, ServerError  # noqa: E402
 
 N_DRAFT, NGRAM = 8, 2
 FIRST_TEXT_TOKEN = 300
@@ -134,10 +135,7 @@ def parse() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure and print."""
-    if (program := find_server()) is None:
-        raise BenchmarkError(
-            "there is no llama-server; build it with\n    python scripts/build_libllama.py --tool llama-server"
-        )
+    program = server_program()
     info = package_info()
     settings = Settings(threads=options.threads or info["threads"], n_tokens=48 if options.quick else 128)
     print(f"llama_cffi {info['version']}, llama.cpp {info['commit']}, {settings.threads} threads, "
@@ -249,7 +247,7 @@ def measure(
             (case.way, OURS): lambda prompt: generate(llm, prompt, n, source=source),
         }
         for i, (key, extra) in enumerate(_servers(case).items()):
-            server = stack.enter_context(_server(program, case.path, settings, logs / str(i), *extra))
+            server = stack.enter_context(generating_server(program, case.path, settings, *extra, log=logs / str(i)))
             contenders[key] = lambda prompt, server=server: ask(server, prompt, n)  # type: ignore[misc]
         rows = {key: Row() for key in contenders}
         prompts: list[list[int]] = []
@@ -311,23 +309,6 @@ def parts(llm: Llama, prompt: list[int], expected: Tokens, found: Tokens, who: s
     if not gap <= NEAR:
         raise BenchmarkError(f"{who}: token {place} is {found[place]} and not {expected[place]}, likelier by {gap:.3f}")
     return True
-
-
-def _server(
-    program: Path, path: Path, settings: Settings, log: Path, *extra: object
-) -> AbstractContextManager[LlamaServer]:
-    options: dict[str, object] = {
-        "--ctx-size": settings.n_ctx,
-        "--parallel": 1,
-        "--threads": settings.threads,
-        "--threads-batch": settings.threads,
-        "--batch-size": settings.n_batch,
-        "--ubatch-size": settings.n_ubatch,
-        "--cache-type-k": "f16",
-        "--cache-type-v": "f16",
-        "--flash-attn": "auto",
-    }
-    return running_server(program, path, *(part for pair in options.items() for part in pair), *extra, log=log)
 
 
 def _servers(case: Case) -> dict[tuple[str, str], tuple[object, ...]]:

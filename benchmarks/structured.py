@@ -26,7 +26,8 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.models import SHAPES, describe, model_file  # noqa: E402
 from benchmarks.peers import BenchmarkError, Settings, package, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
-from tests.support.llama_server import ServerError, find_server, running_server  # noqa: E402
+from benchmarks.server import generating_server, server_program  # noqa: E402
+from tests.support.llama_server import ServerError  # noqa: E402
 
 PROMPT = "Write what is asked for as JSON:"
 # Of llama-server's samplers those that this package has too, with its defaults.
@@ -95,10 +96,7 @@ def parse() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure and print; what was measured comes back."""
-    if (program := find_server()) is None:
-        raise BenchmarkError(
-            "there is no llama-server; build it with\n    python scripts/build_libllama.py --tool llama-server"
-        )
+    program = server_program()
     threads = options.threads if options.threads is not None else package_info()["threads"]
     settings = Settings(threads=threads, n_tokens=32 if options.quick else 128, reps=1 if options.quick else 3)
     path = model_file(options.model, options.cache)
@@ -134,24 +132,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def measure_server(program: Path, model: Path, settings: Settings) -> Samples:
     """What llama-server's own clock says of each test, in a fresh server, in turns."""
-    options: dict[str, object] = {
-        "--ctx-size": settings.n_ctx,
-        "--parallel": 1,
-        "--threads": settings.threads,
-        "--threads-batch": settings.threads,
-        "--batch-size": settings.n_batch,
-        "--ubatch-size": settings.n_ubatch,
-        "--cache-type-k": "f16",
-        "--cache-type-v": "f16",
-        "--flash-attn": "auto",
-    }
     rates: Samples = {name: [] for name in TESTS}
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            running_server(
-                program, model, *(part for pair in options.items() for part in pair), log=Path(folder) / "log"
-            ) as server,
+            generating_server(program, model, settings, log=Path(folder) / "log") as server,
         ):
             for i in range(settings.reps + 1):
                 for name, samples in rates.items():

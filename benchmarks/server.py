@@ -1,0 +1,37 @@
+"""llama-server as a contender: where it is, and how it runs with the settings of the others."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from benchmarks.peers import BenchmarkError, Settings
+from tests.support.llama_server import LlamaServer, find_server, running_server
+
+
+def server_program() -> Path:
+    """llama-server from the same build. Raises :class:`BenchmarkError` where it was not built."""
+    program = find_server()
+    if program is None:
+        raise BenchmarkError(
+            "there is no llama-server; build it with\n    python scripts/build_libllama.py --tool llama-server"
+        )
+    return program
+
+
+def generating_server(
+    program: Path, model: Path, settings: Settings, *extra: object, log: Path
+) -> AbstractContextManager[LlamaServer]:
+    """One slot that generates with these settings; ``extra`` are more options. Raises :class:`ServerError`."""
+    options: dict[str, object] = {
+        "--ctx-size": settings.n_ctx,
+        "--parallel": 1,
+        "--threads": settings.threads,
+        "--threads-batch": settings.threads,
+        "--batch-size": settings.n_batch,
+        "--ubatch-size": settings.n_ubatch,
+        "--cache-type-k": "f16",
+        "--cache-type-v": "f16",
+        "--flash-attn": "auto",
+    }
+    return running_server(program, model, *(part for pair in options.items() for part in pair), *extra, log=log)
