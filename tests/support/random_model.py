@@ -169,13 +169,18 @@ def _check(shape: Shape, weights: WeightType) -> None:
         raise ValueError(f"n_vocab must be at least {MIN_VOCAB}, got {shape.n_vocab}")
 
 
-def _add_shape(writer: Any, shape: Shape) -> None:
+def add_sizes(writer: Any, shape: Shape) -> None:
+    """The keys of a shape that every decoder has."""
     writer.add_context_length(shape.n_ctx_train)
     writer.add_embedding_length(shape.n_embd)
     writer.add_block_count(shape.n_layer)
     writer.add_feed_forward_length(shape.n_ff)
     writer.add_head_count(shape.n_head)
     writer.add_head_count_kv(shape.n_head_kv or shape.n_head)
+
+
+def _add_shape(writer: Any, shape: Shape) -> None:
+    add_sizes(writer, shape)
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.n_vocab)

@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tests.support.random_model import Shape, add_tensor, add_tokenizer, new_gguf, tokenizer_fields
+from tests.support.random_model import Shape, add_sizes, add_tensor, add_tokenizer, new_gguf, tokenizer_fields
 
 # Control tokens of Phi-3, whose vocabulary is small.
 TEMPLATE = (
@@ -38,12 +38,7 @@ def write_random_reranker(
     n_vocab = len(tokenizer["tokenizer.ggml.tokens"].contents())
     rng = np.random.default_rng(seed)
     with new_gguf(target, "qwen3") as writer:
-        writer.add_context_length(shape.n_ctx_train)
-        writer.add_embedding_length(shape.n_embd)
-        writer.add_block_count(shape.n_layer)
-        writer.add_feed_forward_length(shape.n_ff)
-        writer.add_head_count(shape.n_head)
-        writer.add_head_count_kv(shape.n_head_kv or shape.n_head)
+        add_sizes(writer, shape)
         writer.add_layer_norm_rms_eps(1e-6)
         writer.add_pooling_type(gguf.PoolingType.RANK)
         writer.add_classifier_output_labels(["yes", "no"])
