@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 _BIAS = re.compile(r"\s*(\d+)\s*([+-])\s*(\S+)\s*")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
-_FLOAT_MAX = (2 - 2**-23) * 2.0**127
-"""The largest float32, which scales are to llama.cpp."""
 _TRUTH = {"true": True, "false": False}
 
 
@@ -140,7 +138,9 @@ def scaled_file(text: str, option: str) -> tuple[Path, float]:
         scale = None
     if scale is None:
         return Path(text), 1.0
-    if not name or not abs(scale) <= _FLOAT_MAX:  # as NaN is not
+    from llama_cffi.core.ranges import FLT_MAX
+
+    if not name or not abs(scale) <= FLT_MAX:  # as NaN is not
         raise typer.BadParameter(f"{text!r} is not FILE or FILE:SCALE with a finite number", param_hint=option)
     return Path(name), scale
 

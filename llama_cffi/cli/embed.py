@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-import llama_cffi
 from llama_cffi.cli import arguments, console, options
-from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.loading import load
+from llama_cffi.cli.loading import load_embedder
 from llama_cffi.cli.progress import Bar
 
 if TYPE_CHECKING:
@@ -61,20 +59,17 @@ def embed(
     Texts are arguments, or the lines of a file or of standard input.
     """
     found = arguments.texts(texts or (), file, whole=whole)
-    added = additions(lora, None, None)
-    layers = arguments.gpu_layers(n_gpu_layers)
-    n_threads = threads if threads is not None and threads > 0 else None
-    llm = load(
+    llm = load_embedder(
         model,
+        lora=lora,
+        n_gpu_layers=n_gpu_layers,
+        device=device,
         n_ctx=ctx_size,
         n_batch=batch_size,
-        n_ubatch=min(ubatch_size, batch_size),
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
-        model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
+        n_ubatch=ubatch_size,
+        n_threads=threads,
     )
     with llm:
-        added.apply(llm)
         with Bar("embedding") as bar:
             embeddings = llm.embed(
                 found, normalize=normalize, truncate=truncate, pooling=pooling, prefix=prefix, progress=bar

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cffi
-from llama_cffi.cli import console
+from llama_cffi.cli import arguments, console
+from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.progress import Bar
 
 HUB = "hf:"
@@ -29,6 +31,38 @@ def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
     finally:
         if progress is not None:
             progress.clear()
+
+
+def load_embedder(
+    path: Path | None,
+    *,
+    lora: Sequence[str] | None,
+    n_gpu_layers: str,
+    device: str | None,
+    n_ctx: int | None,
+    n_batch: int,
+    n_ubatch: int,
+    n_threads: int | None,
+) -> llama_cffi.Llama:
+    """Open the model of a command that embeds, with its adapters; the arguments are options as they were given."""
+    added = additions(lora, None, None)
+    threads = arguments.positive(n_threads)
+    layers = arguments.gpu_layers(n_gpu_layers)
+    llm = load(
+        path,
+        n_ctx=n_ctx,
+        n_batch=n_batch,
+        n_ubatch=min(n_ubatch, n_batch),
+        n_threads=threads,
+        n_threads_batch=threads,
+        model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
+    )
+    try:
+        added.apply(llm)
+    except BaseException:
+        llm.close()
+        raise
+    return llm
 
 
 def load_vocabulary(path: Path | None) -> llama_cffi.Model:

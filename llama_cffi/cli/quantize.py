@@ -81,7 +81,7 @@ def quantize(
     from llama_cffi.core.quantize import QuantizeOptions, check_target, native_params, quantize
 
     settings = QuantizeOptions(
-        n_threads=threads if threads is not None and threads > 0 else None,
+        n_threads=arguments.positive(threads),
         output_tensor_type=output_tensor_type,
         token_embedding_type=token_embedding_type,
         tensor_types=patterns,

@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-import llama_cffi
 from llama_cffi.cli import arguments, console, options
-from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.loading import load
+from llama_cffi.cli.loading import load_embedder
 from llama_cffi.cli.progress import Bar
 
 
@@ -53,20 +51,17 @@ def rerank(
     """
     asked = arguments.prompt_text(query, None, None, what="query")
     found = arguments.texts(documents or (), file, whole=whole, what="document")
-    added = additions(lora, None, None)
-    layers = arguments.gpu_layers(n_gpu_layers)
-    n_threads = arguments.positive(threads)
-    llm = load(
+    llm = load_embedder(
         model,
+        lora=lora,
+        n_gpu_layers=n_gpu_layers,
+        device=device,
         n_ctx=ctx_size,
         n_batch=batch_size,
-        n_ubatch=min(ubatch_size, batch_size),
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
-        model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
+        n_ubatch=ubatch_size,
+        n_threads=threads,
     )
     with llm:
-        added.apply(llm)
         with Bar("ranking") as bar:
             ranked = llm.rerank(asked, found, top_n=top_n, truncate=truncate, progress=bar)
         about = {"path": str(llm.model.path), "description": llm.model.desc}

@@ -9,13 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.fingerprint import file_pieces
 from llama_cffi.core.gguf import GGUFFile, MetadataValue
 from llama_cffi.core.owner import Owner
+from llama_cffi.core.ranges import FLT_MAX
 from llama_cffi.errors import AdapterError, ModelFileError, NativeError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _NUMBERS = ("i8", "i16", "i32", "i64", "f64")
 """Types that no matrix product takes."""
-_FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 class LoraAdapter(Owner):
@@ -96,7 +94,7 @@ def adapter_set(adapters: Mapping[LoraAdapter, float], model: Model) -> AdapterS
     for adapter, scale in adapters.items():
         if not isinstance(adapter, LoraAdapter):
             raise TypeError(f"adapters maps LoraAdapter objects to scales; got {adapter!r}")
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= _FLOAT_MAX:
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= FLT_MAX:
             raise ValueError(f"the scale of {adapter!r} must be a finite number of 32 bits, got {scale!r}")
         if adapter.model.handle is not model.handle:
             raise AdapterError(f"{adapter!r} was loaded for another Model than {model!r}")

@@ -12,14 +12,16 @@ MAX_HISTORY = 2**24
 MAX_BREAKER = 40
 """Most bytes of a DRY sequence breaker: llama.cpp cuts longer ones."""
 
-_FLT_MIN, _FLT_MAX = 1.1754943508222875e-38, 3.4028234663852886e38
+FLT_MAX = 3.4028234663852886e38
+"""The largest C float: a larger number would become infinite on its way into C."""
+
+_FLT_MIN = 1.1754943508222875e-38
 _INT_MAX = 2**31 - 1
 
 
 def finite(name: str, value: float) -> float:
     """The value, when a C float holds it."""
-    # A larger one would become infinite on its way into C.
-    if not -_FLT_MAX <= value <= _FLT_MAX:
+    if not -FLT_MAX <= value <= FLT_MAX:
         raise SamplerError(f"{name} must be a finite number, got {value}")
     return value
 
@@ -77,6 +79,7 @@ def _breaker(text: str) -> bytes:
 
 
 __all__ = [
+    "FLT_MAX",
     "MAX_BREAKER",
     "MAX_HISTORY",
     "between",
