@@ -77,7 +77,7 @@ def test_one_file_starts_threads() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("Thread", "ThreadPoolExecutor")
     }
-    assert starters == {"llama_cffi.engine.worker"}
+    assert starters == {"llama_cffi.core.worker"}
 
 
 def test_only_core_owns_handles() -> None:

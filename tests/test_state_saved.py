@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -284,6 +285,57 @@ def test_every_kind_of_truncation(whole: bytes, tmp_path: Path) -> None:
                 read(path)
     with pytest.raises(StateFormatError, match="is damaged: it says"):
         SavedState.from_bytes(whole + b"x")
+
+
+PIECES = 5
+
+
+@pytest.fixture
+def long(whole: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A state that is read in PIECES."""
+    monkeypatch.setattr(saved_state, "_READ", checksum.BLOCK)
+    payload = np.frombuffer(np.random.default_rng(0).bytes((PIECES - 1) * checksum.BLOCK + 7), dtype=np.uint8)
+    return SavedState(SavedState.from_bytes(whole).header, payload).to_bytes()
+
+
+def no_thread_is_left() -> bool:
+    return all(thread.name != "llama_cffi" for thread in threading.enumerate())
+
+
+def test_a_file_of_many_pieces(long: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(long)
+    assert SavedState.read(path).to_bytes() == long
+    for i in range(PIECES):
+        damaged = bytearray(long)
+        damaged[header_end(long) + i * checksum.BLOCK] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(StateFormatError, match="checksum is another"):
+            SavedState.read(path)
+    assert no_thread_is_left()
+
+
+@pytest.mark.parametrize("error", [None, OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_file_that_ends_while_it_is_read(
+    error: BaseException | None, long: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(long)
+    read_all, count = saved_state._read_all, iter(range(PIECES))
+
+    def cut(file: Any, room: memoryview) -> None:
+        if next(count) == PIECES - 1:
+            if error is not None:
+                raise error
+            os.truncate(path, file.tell())
+        read_all(file, room)
+
+    monkeypatch.setattr(saved_state, "_read_all", cut)
+    with pytest.raises(
+        StateFormatError if error is None else type(error), match="cut short" if error is None else None
+    ):
+        SavedState.read(path)
+    assert no_thread_is_left()
 
 
 @given(data=st.data())

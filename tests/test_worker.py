@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from llama_cffi.engine.worker import work_off
+from llama_cffi.core.worker import work_off
 
 
 def never() -> None:

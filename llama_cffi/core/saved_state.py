@@ -6,7 +6,9 @@ import hashlib
 import io
 import os
 import struct
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -15,6 +17,7 @@ from llama_cffi.core.checksum import BLOCK, Checksum
 from llama_cffi.core.files import replacement, start_writeback
 from llama_cffi.core.state import view_of, write_error
 from llama_cffi.core.state_header import MemoryKind, SavedSequence, StateHeader, library_name
+from llama_cffi.core.worker import work_off
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError
 
 if TYPE_CHECKING:
@@ -31,8 +34,8 @@ _WRITE = 8 * BLOCK
 """About 2 MB: what was summed is still in the cache when it is copied."""
 _WRITEBACK = 16 * _WRITE
 """About 33 MB: as much goes to the disk while the next is copied. In smaller pieces some disks take twice the time."""
-_READ = 1024 * BLOCK
-"""About 270 MB: with pieces of a few megabytes a fast disk reads at two thirds of its speed."""
+_READ = 192 * BLOCK
+"""About 50 MB: while the disk reads one the one before is summed. With pieces of a few megabytes it reads slower."""
 
 
 class SavedState:
@@ -247,17 +250,42 @@ def _read_payload(file: Any, n_payload: int, digest: bytes) -> NDArray[np.uint8]
     except MemoryError as error:
         raise StateError(f"no memory for a state of {n_payload} bytes") from error
     checksum = Checksum()
-    for start in range(0, n_payload, _READ):
-        chunk = payload[start : start + _READ]
-        done = 0
-        while done < len(chunk):
-            n = file.readinto(chunk[done:].data)
-            if not n:
-                raise StateFormatError("the state is cut short")
-            done += n
-        checksum.update(chunk)
+    pieces: SimpleQueue[NDArray[np.uint8] | None] = SimpleQueue()
+    stopped = threading.Event()
+
+    def read() -> None:
+        for start in range(0, n_payload, _READ):
+            if stopped.is_set():
+                return
+            piece = payload[start : start + _READ]
+            _read_all(file, piece.data)
+            pieces.put(piece)
+        pieces.put(None)
+
+    def add() -> None:
+        while (piece := pieces.get()) is not None:
+            checksum.update(piece)
+
+    def stop() -> None:
+        stopped.set()
+        pieces.put(None)
+
+    # What is one piece needs no second thread: it is read, and then it is summed.
+    work_off((read, add), [_call] * (2 if n_payload > _READ else 1), stop)
     _check_digest(checksum, digest)
     return payload
+
+
+def _call(job: Callable[[], None]) -> None:
+    job()
+
+
+def _read_all(file: Any, room: memoryview) -> None:
+    while room.nbytes:
+        n = file.readinto(room)
+        if not n:
+            raise StateFormatError("the state is cut short")
+        room = room[n:]
 
 
 def _write_all(file: BinaryIO | io.FileIO, data: Any) -> None:

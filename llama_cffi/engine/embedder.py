@@ -13,8 +13,8 @@ import numpy as np
 
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context import Context
+from llama_cffi.core.worker import work_off
 from llama_cffi.engine.lane import Lane
-from llama_cffi.engine.worker import work_off
 from llama_cffi.errors import BusyError, ClosedError, ContextError
 
 if TYPE_CHECKING:
