@@ -2,9 +2,10 @@
 
     python benchmarks/embed.py [--quick] [--json FILE]
 
-64 texts of 64 tokens through an encoder of 12 layers, 384 wide, pooled by mean; both in turn, round by round. Time is
-taken from the list of texts to the list of vectors: of llama-server that is one request with all texts and its answer
-as numbers. It runs once with the slots that it takes itself, and once with eight, so that a batch is as large as ours.
+64 texts of 64 tokens through an encoder of 12 layers, 384 wide, pooled by mean, once with its weights in F16 and once
+in Q8_0; both in turn, round by round. Time is taken from the list of texts to the list of vectors: of llama-server that
+is one request with all texts and its answer as numbers. It runs once with the slots that it takes itself, and once with
+eight. A pause comes before every turn: threads of llama-server go on spinning for 0.15 s after an answer.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -31,7 +32,13 @@ from benchmarks.server import server_program  # noqa: E402
 from llama_cffi import Llama  # noqa: E402
 from tests.support.llama_server import LlamaServer, ServerError, running_server  # noqa: E402
 
+if TYPE_CHECKING:
+    from tests.support.random_model import WeightType
+
 N_TEXTS, N_TOKENS = 64, 64
+WEIGHTS: tuple[WeightType, ...] = ("f16", "q8_0")
+PAUSE = 0.5
+"""Seconds."""
 OURS = "llama_cffi"
 SERVERS: dict[str, tuple[object, ...]] = {
     "llama-server": (),
@@ -47,32 +54,49 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="default: what the package would take")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "benchmarks", help="where the model is")
-    return report(run, parser.parse_args())
+    options = parser.parse_args()
+    options.n_texts = 8 if options.quick else N_TEXTS
+    options.rounds = 1 if options.quick else options.rounds
+    return report(run, options)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure and print."""
-    path = encoder_file(options.cache)
     threads = options.threads or package_info()["threads"]
-    rounds, n_texts = (1, 8) if options.quick else (options.rounds, N_TEXTS)
+    speeds = {}
+    for weights in WEIGHTS:
+        path = encoder_file(options.cache, weights)
+        print(f"{options.n_texts} texts of {N_TOKENS} tokens, {path.name}; {threads} threads")
+        speeds[weights] = measure(options, path, threads)
+        show(speeds[weights])
+    return {"threads": threads, "n_texts": options.n_texts, "n_tokens": N_TOKENS, "texts_per_second": speeds}
+
+
+def measure(options: argparse.Namespace, path: Path, threads: int) -> dict[str, list[float]]:
+    """Texts per second of everybody, by round."""
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         llm = stack.enter_context(Llama(path, n_threads=threads, n_threads_batch=threads))
-        texts = random_texts(llm, n_texts)
+        texts = random_texts(llm, options.n_texts)
         contenders: dict[str, Callable[[], Any]] = {OURS: lambda: llm.embed(texts)}
         for i, (name, extra) in enumerate(SERVERS.items()):
             server = start_server(stack, path, logs / str(i), "--threads", threads, *extra)
             contenders[name] = lambda server=server: server.post("/v1/embeddings", {"input": texts})  # type: ignore[misc]
-        print(f"{n_texts} texts of {N_TOKENS} tokens, {path.name}; {threads} threads")
         samples: dict[str, list[float]] = {name: [] for name in contenders}
         for contender in contenders.values():
             contender()  # makes the contexts, and their graphs
-        for i in range(rounds):
+        for i in range(options.rounds):
             # There and back, so that nobody always comes after the same one.
             for name in samples if i % 2 == 0 else reversed(samples):
+                sleep(PAUSE)
                 start = perf_counter()
                 contenders[name]()
-                samples[name].append(n_texts / (perf_counter() - start))
+                samples[name].append(options.n_texts / (perf_counter() - start))
+    return samples
+
+
+def show(samples: dict[str, list[float]]) -> None:
+    """Print a line for everybody."""
     for name, speeds in samples.items():
         line = f"  {name:<24}{statistics.median(speeds):>8.1f} texts/s"
         if name != OURS:
@@ -80,7 +104,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             low, high = spread(ratios)
             line += f"   {OURS} {statistics.median(ratios):.2f} times that ({low:.2f} to {high:.2f})"
         print(line)
-    return {"threads": threads, "n_texts": n_texts, "n_tokens": N_TOKENS, "texts_per_second": samples}
 
 
 def start_server(stack: ExitStack, path: Path, log: Path, *extra: object) -> LlamaServer:

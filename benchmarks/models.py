@@ -12,7 +12,7 @@ from types import ModuleType
 from benchmarks.peers import ROOT, BenchmarkError
 from tests.support import random_encoder, random_model
 from tests.support.random_encoder import SHAPE_MINI, write_random_bert
-from tests.support.random_model import SHAPE_15M, SHAPE_160M, SHAPE_DEEP, Shape, write_random_model
+from tests.support.random_model import SHAPE_15M, SHAPE_160M, SHAPE_DEEP, Shape, WeightType, write_random_model
 
 SHAPES: dict[str, Shape] = {"15M": SHAPE_15M, "160M": SHAPE_160M}
 # Layers take most of the time, as in large models: a draft of the first ones costs little beside the target.
@@ -58,19 +58,19 @@ def pair_files(name: str, faint: float, cache: Path) -> tuple[Path, Path]:
     )
 
 
-def encoder_file(cache: Path) -> Path:
-    """The Q8_0 encoder of 12 layers, 384 wide, over a real vocabulary; cached as :func:`model_file` does."""
+def encoder_file(cache: Path, weights: WeightType) -> Path:
+    """The encoder of 12 layers, 384 wide, over a real vocabulary; cached as :func:`model_file` does."""
     vocab = (
         Path(os.environ.get("LLAMA_CPP_SOURCE", ROOT / "vendor" / "llama.cpp")) / "models" / "ggml-vocab-bert-bge.gguf"
     )
     if not vocab.is_file():
         raise BenchmarkError(f"there is no {vocab}; scripts/build_libllama.py fetches llama.cpp's source")
     return _cached(
-        "random-encoder-q8_0",
+        f"random-encoder-{weights}",
         repr(SHAPE_MINI).encode(),
         (random_model, random_encoder),
         cache,
-        lambda path: write_random_bert(path, vocab, SHAPE_MINI, weights="q8_0"),
+        lambda path: write_random_bert(path, vocab, SHAPE_MINI, weights=weights),
     )
 
 
