@@ -20,7 +20,8 @@ from tests.support.random_model import Shape, write_random_model
 if TYPE_CHECKING:
     from tests.support.models import MakeLlama
 
-pytest_plugins = ["tests.support.models"]
+pytest_plugins = ["tests.support.models", "tests.support.steady_clock"]
+pytestmark = pytest.mark.usefixtures("steady_clock")
 
 PROMPTS = ["Once upon a time", "Lily and Ben", "One day, a big dog", "The sun", "Once upon a time, there was a frog"]
 
@@ -32,7 +33,7 @@ def draft_path(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def speculating(stories: Model, draft_path: Path) -> Iterator[Llama]:
+def speculating(stories: Model, draft_path: Path, steady_clock: None) -> Iterator[Llama]:
     with Llama(stories, draft=draft_path, n_ctx=1024, n_threads=1, n_seq_max=4) as llm:
         yield llm
 

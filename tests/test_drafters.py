@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from llama_cffi.engine.drafters import Drafter, Drafting, PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
+from llama_cffi.engine.pace import Pace
 from llama_cffi.engine.request import Completion, FinishReason, Request
 from llama_cffi.engine.sequence import Sequence
 from llama_cffi.errors import DecodeError, LlamaCffiError, TokenError, UnsupportedError
@@ -168,7 +170,7 @@ def test_right_drafts_save_decodes() -> None:
     completion = run(Engine(runner), prompt_of_length(40), max_tokens=40, speculative=Oracle())
     speculation = completion.speculation
     assert speculation is not None
-    assert speculation.target_decodes == len(runner.decoded) < 6
+    assert speculation.target_decodes == len(runner.decoded) < 7
     assert speculation.accepted_tokens == speculation.drafted_tokens == 40 - speculation.target_decodes
     assert speculation.acceptance == 1.0
 
@@ -209,38 +211,154 @@ def test_two_that_draft_share_the_room() -> None:
     assert [n for _, n in runner.decoded[-1]] == [5, 5]
 
 
-def test_a_bad_drafter_is_asked_less_and_less() -> None:
-    asked = []
+# -- how long drafts are
 
-    class Wrong(Says):
-        def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
-            asked.append(len(tokens))
-            return super().propose(tokens, n_max, seq_id=seq_id)
-
-    prompt = prompt_of_length(200)
-    done = run(Engine(FakeRunner(n_ctx=400)), prompt, max_tokens=200, speculative=Wrong([0] * 9))
-    # Three times, then 8 tokens without, three times, 16 without ...
-    assert [b - a for a, b in pairwise(asked[2:])][::3] == [9, 17, 33, 65]
-    assert done.speculation is not None
-    assert done.speculation.drafted_tokens < 30
+N_DRAFT = 8
 
 
-def test_one_that_was_right_is_trusted_again() -> None:
-    drafting = Drafting(Says([1, 2, 3, 4, 5, 6, 7]), 10)
+class Race:
+    """A text of which drafts are right as far as ``right`` says, on a machine of which ``decode`` says what a decode of
+    n tokens takes, and ``each`` what a token of a draft takes its drafter.
+    """
 
-    def propose() -> list[int]:
-        return drafting.propose([0], 7, seq_id=0)
+    def __init__(self, decode: Callable[[int], float], right: Callable[[int], int], each: float = 0.0) -> None:
+        self.decode, self.right, self.each = decode, right, each
+        self.now = 0.0
+        self.asked: list[int] = []
+        self.lengths: list[int] = []
+        self.drafting = Drafting(self, 100, Pace(), lambda: self.now)
 
-    assert len(propose()) == 7
-    drafting.verified(0)
-    assert len(propose()) == 1
-    drafting.verified(1)
-    assert len(propose()) == 3
-    drafting.verified(0)
-    drafting.verified(0)
-    assert len(propose()) == 1
-    drafting.verified(0)
-    assert [len(propose()) for _ in range(9)] == [0] * 8 + [1]
+    def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+        place, n = len(tokens), min(n_max, N_DRAFT)
+        self.asked.append(place)
+        self.now += n * self.each
+        n_right = self.right(place)
+        return [(place + i) % 50 if i < n_right else 99 for i in range(n)]
+
+    def run(self, n: int) -> float:
+        """How many times faster than without drafts ``n`` tokens were."""
+        tokens = [0]
+        while len(tokens) < n:
+            draft = self.drafting.propose(tokens, n - len(tokens), seq_id=0)
+            seconds = self.decode(1 + len(draft))
+            self.now += seconds
+            self.drafting._pace.add(1 + len(draft), seconds)
+            right = [token for i, token in enumerate(draft) if token == (len(tokens) + i) % 50]
+            if draft:
+                self.drafting.verified(len(right))
+            tokens += [*right, (len(tokens) + len(right)) % 50]
+            self.lengths.append(len(draft))
+        return self.decode(1) * n / self.now
+
+
+def flat(n: int) -> float:
+    """Weights are read once, however many tokens there are: a GPU."""
+    return 1.0
+
+
+def steep(n: int) -> float:
+    """Few tokens of a batch cost nearly as much as many: a CPU."""
+    return 1.0 if n == 1 else 2.5 + 0.25 * n
+
+
+def always(place: int) -> int:
+    return N_DRAFT
+
+
+def never(place: int) -> int:
+    return 0
+
+
+def test_right_drafts_are_as_long_as_they_can_be() -> None:
+    for decode in (flat, steep):
+        race = Race(decode, always)
+        assert race.run(500) == pytest.approx(9 / decode(9), rel=0.05)
+        assert race.lengths[:3] == [0, 8, 8], "the first decode says what one token takes"
+        assert race.lengths.count(0) == len(race.lengths) // 65 + 1, "one of 65 says it again"
+
+
+def test_a_draft_is_as_long_as_pays() -> None:
+    """Always five tokens are right, and each of the others costs something."""
+    race = Race(lambda n: 1.0 + 0.1 * (n - 1), lambda place: 5)
+    race.run(600)
+    assert race.lengths[40:].count(5) > 0.9 * len(race.lengths[40:])
+    dear = Race(lambda n: 1.0 + 0.9 * (n - 1), lambda place: 5, each=0.2)
+    assert dear.run(300) > 0.9
+    assert sum(dear.lengths[20:]) == 0
+
+
+@pytest.mark.parametrize(("decode", "each"), [(flat, 0.2), (steep, 0.0), (steep, 0.2)])
+def test_wrong_drafts_cost_little(decode: Callable[[int], float], each: float) -> None:
+    race = Race(decode, never, each)
+    assert race.run(600) > 0.9
+    assert race.drafting.n_drafted < 60
+
+
+def test_a_dear_drafter_is_asked_less_and_less() -> None:
+    race = Race(steep, never, each=0.2)
+    race.run(600)
+    # After each comparison, which takes one token: 8 tokens without, 16, 32 ...
+    assert [b - a for a, b in pairwise(race.asked[2:])] == [9, 17, 33, 65, 129, 257]
+
+
+@pytest.mark.parametrize(("decode", "each"), [(flat, 0.2), (steep, 0.0), (steep, 0.2)])
+def test_a_text_that_changes(decode: Callable[[int], float], each: float) -> None:
+    """Nothing is right for 100 tokens, then everything."""
+    race = Race(decode, lambda place: N_DRAFT if place >= 100 else 0, each)
+    race.run(400)
+    without = race.lengths[: race.lengths.index(8, 3)]
+    assert 95 < len(without) < (125 if not each else 160)
+    assert sum(race.lengths[len(without) :]) > 180
+
+
+def test_right_in_rows() -> None:
+    """Half of all drafts are right, but five in a row: between the rows nearly none is computed."""
+    race = Race(steep, lambda place: N_DRAFT if place // 90 % 2 else 0)
+    assert race.run(1800) > 1.1
+
+
+def test_others_in_the_decode_pay_for_the_weights() -> None:
+    """Where a few tokens more cost little because others are computed anyway, even poor drafts pay."""
+
+    def propose(n_others: int) -> int:
+        pace = Pace()
+        for n in range(1, 20):
+            pace.add(n, 1.0 if n == 1 else 5.0 + 0.01 * n)
+        drafting = Drafting(Says([1, 2]), 10, pace, lambda: 0.0)
+        return len(drafting.propose([0], 2, seq_id=0, n_others=n_others))
+
+    assert [propose(0), propose(3)] == [0, 2]
+
+
+def test_no_room_in_memory_is_a_pause() -> None:
+    race = Race(flat, always)
+    race.run(20)
+    race.drafting.pause()
+    assert [len(race.drafting.propose([0], 8, seq_id=0)) for _ in range(9)] == [0] * 8 + [8]
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.floats(0, 10)), max_size=30), st.integers(1, 25))
+def test_a_pace_stays_with_what_was_measured(measured: list[tuple[int, float]], n: int) -> None:
+    pace = Pace()
+    for size, seconds in measured:
+        pace.add(size, seconds)
+    assert pace.knows(n) == any(size <= n for size, _ in measured)
+    if measured:
+        low, high = min(seconds for _, seconds in measured), max(seconds for _, seconds in measured)
+        assert min(low, 1e-9) <= pace.seconds(n)
+        assert n > max(size for size, _ in measured) or pace.seconds(n) <= max(high, 1e-9) * (1 + 1e-9)
+
+
+def test_a_pace() -> None:
+    pace = Pace()
+    pace.add(2, 1.0)
+    assert [pace.seconds(n) for n in (1, 2, 9)] == [1.0, 1.0, 1.0]
+    pace.add(6, 3.0)
+    assert [pace.seconds(n) for n in (1, 4, 8)] == [1.0, 2.0, 4.0]
+    pace.add(6, 1.0)
+    assert pace.seconds(6) == 2.0, "what disturbs makes it longer, so the shorter one is believed"
+    pace.add(6, 100.0)
+    assert pace.seconds(6) == 2.25
 
 
 # -- failures

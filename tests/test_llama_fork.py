@@ -26,7 +26,7 @@ from tests.support.random_encoder import write_random_bert
 if TYPE_CHECKING:
     from tests.support.models import MakeLlama
 
-pytest_plugins = ["tests.support.models"]
+pytest_plugins = ["tests.support.models", "tests.support.steady_clock"]
 
 PROMPT = list(range(300, 340))
 OTHER = [1, *range(400, 420)]
@@ -175,12 +175,14 @@ def test_the_prompt_cache(make_llama: MakeLlama, tmp_path: Path) -> None:
     assert run(llm, PROMPT).usage.cached_tokens == len(PROMPT) - 1
 
 
+@pytest.mark.usefixtures("steady_clock")
 def test_drafts_of_a_lookup(make_llama: MakeLlama) -> None:
     llm = make_llama(draft=PromptLookup(min_ngram=1))
     with llm.fork() as fork:
         assert run(fork, PROMPT * 2).speculation == run(llm, PROMPT * 2).speculation
 
 
+@pytest.mark.usefixtures("steady_clock")
 @pytest.mark.parametrize("original_first", [True, False])
 def test_drafts_of_a_model(model: Model, model_path: Path, make_llama: MakeLlama, original_first: bool) -> None:
     """The draft model is the Llama's own: it goes with the last."""

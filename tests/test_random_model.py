@@ -11,6 +11,8 @@ from llama_cffi import ContextOptions, Llama
 from llama_cffi.engine.draft_model import DraftModel
 from tests.support.random_model import BOS, MIN_VOCAB, SHAPE_15M, SHAPE_160M, Shape, synthetic_vocab, write_random_model
 
+pytest_plugins = ["tests.support.steady_clock"]
+
 SHAPE = Shape(n_layer=1, n_embd=32, n_head=2, n_head_kv=1, n_ff=64, n_vocab=600)
 
 
@@ -75,6 +77,7 @@ def test_impossible_shapes(tmp_path: Path, shape: Shape, message: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("steady_clock")
 def test_a_draft_model_is_the_first_layers_of_its_target(tmp_path: Path) -> None:
     """The fainter the other layers are, the more of its guesses are right; without them all are."""
     shape = Shape(n_layer=8, n_vocab=2000)

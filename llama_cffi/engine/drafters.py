@@ -8,16 +8,30 @@ ends the draft; as a draft is no draw of its own, that leaves the target's distr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from typing import Protocol
 
+from llama_cffi.engine.pace import Pace, blend
 from llama_cffi.engine.request import Speculation
+from llama_cffi.engine.slots import common_prefix
 from llama_cffi.errors import TokenError
 
-_MISSES = 3
 _FIRST_PAUSE = 8
 _LONGEST_PAUSE = 256
+_EXPECTED = (1.0, 0.8)
+"""How often a token is right, before anything is known: after a draft that was right as a whole, and after another."""
+_NEW = 1 / 5
+"""Weight of what was just seen in what is known."""
+_AHEAD = 16
+"""Places of a draft that are looked at beyond those that are known."""
+_WATCHED = 2
+"""Tokens of a draft that is only watched: so many right in a row are reason to draft again."""
+_FREE = 1 / 64
+"""A token of a draft that takes less than this part of a decode takes no time."""
+_REMEASURED = 64
+"""After so many drafts one decode goes without, to see what that takes now."""
 
 
 class Drafter(Protocol):
@@ -100,48 +114,130 @@ class _Lookup:
 
 
 class Drafting:
-    """The drafts of one sequence: how long they may be, and what came of them.
+    """The drafts of one sequence: how long they should be, and what came of them.
 
-    A draft is at most twice as long as what was accepted of the one before, and one. After three drafts in a row of
-    which nothing was accepted there are none for 8 tokens, and for twice as many each time that this happens again, up
-    to 256, until something is accepted.
+    A draft is as long as makes the most tokens per second, from what decodes take (``pace``), what drafting takes, and
+    how often the tokens at each place of a draft were right; drafts are right in rows, so what came after a draft that
+    was right as a whole is known apart from the rest. When none at all would be faster, two tokens are drafted and
+    compared with those that come without them: if both are right, it begins anew. Unless drafting takes no time, there
+    are 8 tokens before the next comparison, and after each one that fails twice as many, up to 256.
     """
 
-    __slots__ = ("_drafter", "_length", "_misses", "_n_vocab", "_next_pause", "_pause", "n_accepted", "n_drafted")
+    __slots__ = ("_asked", "_clock", "_drafter", "_known", "_length", "_missed", "_n_vocab", "_next_pause", "_pace",
+                 "_pause", "_seconds", "_since_plain", "_start", "_watched", "n_accepted", "n_drafted")  # fmt: skip
 
-    def __init__(self, drafter: Drafter, n_vocab: int) -> None:
+    def __init__(self, drafter: Drafter, n_vocab: int, pace: Pace, clock: Callable[[], float]) -> None:
         self._drafter = drafter
         self._n_vocab = n_vocab
-        self._length = n_vocab
-        self._misses = 0
+        self._pace = pace
+        self._clock = clock
+        self._missed = False
+        """Whether the last draft had a wrong token."""
+        self._known: tuple[list[float], list[float]] = ([], [])
+        """How often the token at each place was right when those before it were, by ``_missed``."""
+        self._length = 0
+        """Tokens of the last draft."""
+        self._seconds: float | None = None
+        """What a token of a draft takes its drafter."""
+        self._asked = False
+        self._since_plain = 0
+        self._watched: list[int] = []
+        """A draft that is only compared, with the text from token ``_start`` on."""
+        self._start = 0
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
         self.n_drafted = 0
         self.n_accepted = 0
 
-    def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
-        """The next draft; :class:`TokenError` when a drafter proposes what is no token."""
+    def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int, n_others: int = 0) -> list[int]:
+        """The next draft, for a decode with ``n_others`` tokens of others.
+
+        Raises :class:`TokenError` when a drafter proposes what is no token.
+        """
+        n_plain = n_others + 1
+        compared = bool(self._watched)
+        if compared and not self._compare(tokens):
+            return []
         if self._pause:
             self._pause -= 1
             return []
-        n_max = min(n_max, self._length)
-        draft = self._drafter.propose(tokens, n_max, seq_id=seq_id)[:n_max]
-        for token in draft:
-            if not 0 <= token < self._n_vocab:
-                raise TokenError(f"the drafter proposed token {token}; the vocabulary has {self._n_vocab} tokens")
+        if self._since_plain == _REMEASURED or not self._pace.knows(n_plain):
+            self._since_plain = 0
+            return []
+        length = self._best(n_max, n_plain)
+        if not length and compared and (self._seconds or 0.0) > _FREE * self._pace.seconds(n_plain):
+            self._pause = self._next_pause - 1
+            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
+            return []
+        draft = self._draft(tokens, length or min(n_max, _WATCHED), seq_id)
+        if not length:
+            self._watched, self._start = draft, len(tokens)
+            return []
+        self._next_pause = _FIRST_PAUSE
+        self._since_plain = self._since_plain + 1 if draft else 0
+        self._length = len(draft)
         self.n_drafted += len(draft)
         return draft
 
+    def _best(self, n_max: int, n_plain: int) -> int:
+        """The length that makes the most tokens per second; 0 for no draft, and ``n_max`` when nothing speaks against
+        longer ones.
+        """
+        pace, known = self._pace, self._known[self._missed]
+        most = min(n_max, len(known) + _AHEAD)
+        each = self._seconds or 0.0
+        # A place that no draft has reached is as good as the last known one.
+        share, right = 1.0, _EXPECTED[self._missed]
+        tokens, best, best_rate = float(n_plain), 0, n_plain / pace.seconds(n_plain)
+        for length in range(1, most + 1):
+            if length <= len(known):
+                right = known[length - 1]
+            share *= right
+            tokens += share
+            rate = tokens / (pace.seconds(n_plain + length) + length * each)
+            if rate > best_rate:
+                best, best_rate = length, rate
+        return n_max if best == most else best
+
+    def _draft(self, tokens: Tokens[int], length: int, seq_id: int) -> list[int]:
+        start = self._clock()
+        draft = self._drafter.propose(tokens, length, seq_id=seq_id)[:length]
+        for token in draft:
+            if not 0 <= token < self._n_vocab:
+                raise TokenError(f"the drafter proposed token {token}; the vocabulary has {self._n_vocab} tokens")
+        if draft and self._asked:
+            each = (self._clock() - start) / len(draft)
+            self._seconds = each if self._seconds is None else blend(self._seconds, each)
+        # The first time a draft model computes the whole prompt.
+        self._asked = True
+        return draft
+
+    def _compare(self, tokens: Tokens[int]) -> bool:
+        """Whether it is known now what the watched draft was worth."""
+        watched, found = self._watched, tokens[self._start : self._start + len(self._watched)]
+        n_right = common_prefix(watched, found)
+        if n_right == len(found) < len(watched) and len(tokens) >= self._start:
+            return False
+        self._watched = []
+        # A context shift has taken tokens away when there are fewer than before.
+        if found:
+            self._learn(n_right, len(watched))
+            if not self._missed:
+                # Perhaps the text has changed, and what was seen before says nothing of it.
+                self._known[False].clear()
+        return True
+
     def verified(self, n_accepted: int) -> None:
         """So many tokens of the last draft were right."""
-        self._length = 2 * n_accepted + 1
-        if n_accepted:
-            self._misses, self._next_pause = 0, _FIRST_PAUSE
-            return
-        self._misses += 1
-        if self._misses == _MISSES:
-            self._misses, self._pause = 0, self._next_pause
-            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
+        self._learn(n_accepted, self._length)
+
+    def _learn(self, n_right: int, length: int) -> None:
+        known = self._known[self._missed]
+        for place in range(min(n_right + 1, length)):
+            if place == len(known):
+                known.append(_EXPECTED[self._missed])
+            known[place] += _NEW * ((place < n_right) - known[place])
+        self._missed = n_right < length
 
     def pause(self) -> None:
         """No drafts for the next 8 tokens: there was no room in memory for the last one."""

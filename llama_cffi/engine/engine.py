@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_cffi.core.seed import draw_seed
 from llama_cffi.engine.drafters import Drafting
+from llama_cffi.engine.pace import Pace
 from llama_cffi.engine.request import Chunk, FinishReason, Request
 from llama_cffi.engine.runner import Remembered, Runner
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
@@ -45,6 +46,8 @@ class Engine:
         self._n_batch = runner.n_batch
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
         self._lock = threading.RLock()
+        self._pace = Pace()
+        self._clock = runner.clock
         self._abandoned: deque[Sequence] = deque()
         self._timed: list[Sequence] = []
         """Those that a deadline may end."""
@@ -72,7 +75,7 @@ class Engine:
         with self._lock:
             drafting = None
             if request.speculative is not None:
-                drafting = Drafting(request.speculative.start(), self._runner.n_vocab)
+                drafting = Drafting(request.speculative.start(), self._runner.n_vocab, self._pace, self._clock)
             pieces = self._runner.pieces(request.visible)
             sequence = Sequence(request, self._runner.chooser(request, seed), seed, pieces, drafting)
             if request.max_tokens == 0:
@@ -192,35 +195,44 @@ class Engine:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
                 # pushed Python out of the caches, and every frame costs microseconds.
                 affected = (lone,)
-                draft = self._propose(lone, lone.drafting, self._n_batch - 1) if lone.drafting is not None else None
+                drafting = lone.drafting
+                draft = self._propose(lone, drafting, self._n_batch - 1) if drafting is not None else None
                 if not draft:
                     position = lone.n_past
+                    start = self._clock() if drafting is not None else 0.0
                     token = step(lone.tokens[position], position, lone.seq_id)  # type: ignore[arg-type]
                     if token < 0:
                         lone.chooser.step_failed(token)
+                    if drafting is not None:
+                        self._pace.add(1, self._clock() - start)
                     lone.n_past = position + 1
                     lone.accept(token)
                     if lone.done or lone.n_past >= self._n_ctx:
                         self._settle(lone)
                     return True
-                plan = [Work(lone, 1, True, draft=draft)]
+                plan, n_tokens = [Work(lone, 1, True, draft=draft)], 1
             else:
                 plan = self._scheduler.plan(self._prepare)
+                n_tokens = sum(work.n_tokens for work in plan)
                 for i, work in enumerate(plan):
                     if work.n_draft and (drafting := work.sequence.drafting) is not None:
                         # What goes wrong here is the one sequence's own.
                         affected = (work.sequence,)
-                        plan[i] = work._replace(draft=self._propose(work.sequence, drafting, work.n_draft))
+                        draft = self._propose(work.sequence, drafting, work.n_draft, n_tokens - 1)
+                        plan[i] = work._replace(draft=draft)
             if not plan:
                 return False
             affected = [work.sequence for work in plan]
             # Until the tokens are chosen nobody else may write or free the logits.
             with self._runner.lock():
+                start = self._clock()
                 rows = self._runner.decode(plan, self._deadline(affected))
-                for (sequence, n_tokens, output, _, found), row in zip(plan, rows, strict=True):
-                    sequence.n_past += n_tokens
+                for (sequence, n, output, _, found), row in zip(plan, rows, strict=True):
+                    sequence.n_past += n
                     if output:
                         self._advance(sequence, row, found)
+                if n_tokens == len(plan):  # no prefill, of which nobody asks what it takes
+                    self._pace.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
             return True
         except LlamaCffiError as error:
             if not affected:
@@ -265,11 +277,13 @@ class Engine:
         deadline = self._deadline(sequences)
         return deadline is not None and deadline <= monotonic() + _COARSE
 
-    def _propose(self, sequence: Sequence, drafting: Drafting, n_max: int) -> list[int]:
+    def _propose(self, sequence: Sequence, drafting: Drafting, n_max: int, n_others: int = 0) -> list[int]:
         """A draft that fits the context, and what may still be generated: one token always comes after it."""
         tokens, seq_id = sequence.tokens, sequence.seq_id
         n_max = min(n_max, self._n_ctx - len(tokens), sequence.n_left - 1)
-        return drafting.propose(tokens, n_max, seq_id=seq_id) if n_max > 0 and seq_id is not None else []
+        if n_max < 1 or seq_id is None:
+            return []
+        return drafting.propose(tokens, n_max, seq_id=seq_id, n_others=n_others)
 
     def _advance(self, sequence: Sequence, row: int, draft: SequenceOf[int]) -> None:
         """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_cffi.core.adapter import adapter_set
@@ -60,6 +61,10 @@ class Runner(Protocol):
     @property
     def can_cut(self) -> bool:
         """Whether :meth:`keep` works for less than the whole."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds since some moment, by which decodes are measured."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
@@ -134,6 +139,7 @@ class ContextRunner:
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
         self.n_vocab = context.n_vocab
+        self.clock = perf_counter
         self.lock = context.lock
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
