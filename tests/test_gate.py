@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llama_cffi._native.gate import ExclusiveGate, SharedGate
-from llama_cffi.errors import BusyError
+from llama_cffi.errors import BusyError, ClosedError
 
 
 @pytest.mark.parametrize("gate", [SharedGate(), ExclusiveGate()], ids=["shared", "exclusive"])
@@ -49,6 +49,29 @@ def test_nobody_frees_what_he_is_inside(gate: SharedGate | ExclusiveGate) -> Non
         gate.acquire()
     gate.acquire()
     gate.release()
+
+
+def test_who_comes_while_it_is_freed_finds_it_closed() -> None:
+    waiting = threading.Event()
+    gate = ExclusiveGate("Thing", waiting.set)
+    with ThreadPoolExecutor() as pool:
+        with gate:
+            closer = pool.submit(gate.acquire)
+            assert waiting.wait(10)
+            with pytest.raises(ClosedError, match="this Thing is closed"):
+                pool.submit(gate.__enter__).result()
+        closer.result()
+        with pytest.raises(ClosedError, match="this Thing is closed"):
+            gate.__enter__()
+
+
+def test_who_could_not_free_it_leaves_it_as_it_was() -> None:
+    gate = ExclusiveGate()
+    with gate:
+        with pytest.raises(BusyError, match="inside its own call"):
+            gate.acquire()
+        with ThreadPoolExecutor() as pool, pytest.raises(BusyError, match="another thread"):
+            pool.submit(gate.__enter__).result()
 
 
 def test_many_share_a_shared_gate() -> None:

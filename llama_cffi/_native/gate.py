@@ -10,7 +10,7 @@ from typing import NoReturn, Protocol
 
 from llama_cffi._native import helpers
 from llama_cffi._native.helpers import lib
-from llama_cffi.errors import BusyError, ContextError
+from llama_cffi.errors import BusyError, ClosedError, ContextError
 
 _get_ident = threading.get_ident
 _enter, _leave = lib.lch_door_enter, lib.lch_door_leave
@@ -69,16 +69,18 @@ class SharedGate:
 
 
 class ExclusiveGate:
-    """One thread at a time may be inside; a second one gets :class:`BusyError`.
+    """One thread at a time may be inside; a second one gets :class:`BusyError`, and :class:`ClosedError` when somebody
+    is about to free the object.
 
     ``what`` names the object in messages. A closer calls ``interrupt`` while it waits.
     """
 
-    __slots__ = ("_interrupt", "_what", "native")
+    __slots__ = ("_closing", "_interrupt", "_what", "native")
 
     def __init__(self, what: str = "object", interrupt: Callable[[], object] | None = None) -> None:
         self._what = what
         self._interrupt = interrupt
+        self._closing = False
         #: The ``lch_door``, which other helpers may pass through.
         self.native = helpers.new("lch_door")
         lib.lch_door_init(self.native)
@@ -100,6 +102,8 @@ class ExclusiveGate:
             raise ContextError(f"this {self._what} was made in another process; its threads did not survive the fork")
         if entry == lib.LCH_DOOR_COMPUTING:
             raise BusyError(f"this {self._what} is in the middle of a computation")
+        if self._closing:
+            raise ClosedError(f"this {self._what} is closed")
         raise BusyError(f"another thread is inside this {self._what}; use one per thread, or one Engine for all")
 
     def __enter__(self) -> None:
@@ -112,14 +116,20 @@ class ExclusiveGate:
         self.leave()
 
     def acquire(self) -> None:
-        while (entry := _enter(self.native)) != lib.LCH_DOOR_ENTERED:
-            if entry == lib.LCH_DOOR_FORKED:
-                return  # nothing of the parent's is freed here
-            if entry != lib.LCH_DOOR_BUSY:
-                raise BusyError(f"this {self._what} cannot be closed from inside its own call")
-            if self._interrupt is not None:
-                self._interrupt()
-            time.sleep(0.0005)
+        # It stays so when all goes well: who was refused a moment before the object was freed asks a moment later.
+        self._closing = True
+        try:
+            while (entry := _enter(self.native)) != lib.LCH_DOOR_ENTERED:
+                if entry == lib.LCH_DOOR_FORKED:
+                    return  # nothing of the parent's is freed here
+                if entry != lib.LCH_DOOR_BUSY:
+                    raise BusyError(f"this {self._what} cannot be closed from inside its own call")
+                if self._interrupt is not None:
+                    self._interrupt()
+                time.sleep(0.0005)
+        except BaseException:
+            self._closing = False
+            raise
 
     def release(self) -> None:
         self.leave()

@@ -57,8 +57,8 @@ class Step:
     def fail(self, result: int) -> NoReturn:
         """Raise what any other negative result means than :data:`STATUS` and :data:`SHUT`, which the caller knows.
 
-        :class:`NativeError` from the guard, :class:`BusyError` or :class:`ContextError` from the gate, and
-        :class:`SamplerError` as :meth:`Selector.select` does.
+        :class:`NativeError` from the guard, :class:`BusyError`, :class:`ClosedError` or :class:`ContextError` from the
+        gate, and :class:`SamplerError` as :meth:`Selector.select` does.
         """
         if result == lib.LCH_FAILED:
             guard.fail("llama_decode")

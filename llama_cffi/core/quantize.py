@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from llama_cffi._native.binding import missing
 from llama_cffi.core.files import replacement
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.imatrix import read_imatrix
-from llama_cffi.core.model import fill_override
+from llama_cffi.core.model import ProgressCallback, fill_override
 from llama_cffi.core.options import constant, set_field
 from llama_cffi.core.strings import to_text
 from llama_cffi.errors import LlamaCffiError, ModelFileError, QuantizeCancelled, QuantizeError
@@ -80,7 +80,7 @@ def quantize(
     options: QuantizeOptions | None = None,
     *,
     overwrite: bool = False,
-    progress: Callable[[float], object] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Write a model again with weights of another type, byte for byte what ``llama-quantize`` writes.
 
@@ -255,7 +255,7 @@ def _start(source: Path, part: Path, type: str, options: QuantizeOptions) -> sub
     return child
 
 
-def _follow(child: subprocess.Popen[bytes], progress: Callable[[float], object] | None) -> list[str]:
+def _follow(child: subprocess.Popen[bytes], progress: ProgressCallback | None) -> list[str]:
     """Read what the child says to its end, and report how far it is; returns the lines."""
     text = b""
     told = -1

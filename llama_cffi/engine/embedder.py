@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.embeddings import PoolingType
+    from llama_cffi.core.model import ProgressCallback
     from llama_cffi.engine.lane import Control
 
 N_SEQ_MAX = 64
@@ -94,7 +95,7 @@ class Embedder:
         *,
         adapters: AdapterSet = (),
         control: Control = (None, None),
-        progress: Callable[[float], object] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> NDArray[np.float32]:
         """One row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
 
@@ -127,12 +128,7 @@ class Embedder:
         for block in [*([group] for group in alone), *_blocks(aside, n_lanes * N_BLOCK)]:
             # Other callers come in between.
             with self._turn():
-                try:
-                    self._work_off(block, compute)
-                except BusyError:
-                    if self._closed:  # it was freed at this moment
-                        raise ClosedError("this Llama is closed") from None
-                    raise
+                self._work_off(block, compute)
         if progress is not None:
             progress(1.0)
         return result

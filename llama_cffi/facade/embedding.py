@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from llama_cffi.text.pairs import PairFormat
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llama_cffi.core.model import ProgressCallback
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.embedder import Embedder
 
@@ -97,7 +98,7 @@ class Embedding(Base):
         truncate: bool = False,
         pooling: PoolingType | None = None,
         prefix: str = "",
-        progress: Callable[[float], object] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Embeddings:
         """Vectors of texts; a single text gives a single vector, a list an array of shape ``(n, dim)``.
 
@@ -182,7 +183,7 @@ class Embedding(Base):
         *,
         top_n: int | None = None,
         truncate: bool = False,
-        progress: Callable[[float], object] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> list[Ranked]:
         """The documents in the order of how well they fit the query, the best first; ``top_n`` of them.
 
@@ -232,7 +233,7 @@ class Embedding(Base):
     # -- inside
 
     def _vectors(
-        self, embedder: Embedder, tokens: list[NDArray[np.int32]], progress: Callable[[float], object] | None = None
+        self, embedder: Embedder, tokens: list[NDArray[np.int32]], progress: ProgressCallback | None = None
     ) -> NDArray[np.float32]:
         return embedder.run(tokens, adapters=self._adapters, control=self._control, progress=progress)
 

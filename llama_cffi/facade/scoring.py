@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.adapter import AdapterSet, LoraAdapter
     from llama_cffi.core.control_vector import ControlVector
+    from llama_cffi.core.model import ProgressCallback
     from llama_cffi.core.scorer import Probability
 
 DEFAULT_CHUNK = 512
@@ -87,7 +88,7 @@ class Scoring(Base):
         n_ctx: int | None = None,
         stride: int | None = None,
         adapters: Mapping[LoraAdapter, float] | None = None,
-        progress: Callable[[float], object] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Perplexity:
         """Perplexity of a text, as llama.cpp's ``llama-perplexity`` computes it.
 
