@@ -13,7 +13,7 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.generate import report
-from llama_cffi.cli.loading import load
+from llama_cffi.cli.loading import draft_source, load
 
 if TYPE_CHECKING:
     from llama_cffi.facade.reply import Reply
@@ -80,6 +80,8 @@ def chat(
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
+    model_draft: options.ModelDraft = None,
+    spec_type: options.SpecType = None,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = 2048,
     ubatch_size: options.UbatchSize = 512,
@@ -120,10 +122,12 @@ def chat(
         penalty_present=presence_penalty,
     )
     added = additions(lora, control_vector, control_vector_layer_range)
+    draft = draft_source(model_draft, spec_type)
     n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,  # the whole context belongs to this conversation
+        draft=draft,
         n_ctx=ctx_size,
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),

@@ -12,7 +12,7 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.loading import load
+from llama_cffi.cli.loading import draft_source, load
 
 if TYPE_CHECKING:
     from llama_cffi import Completion, Llama
@@ -79,6 +79,8 @@ def generate(
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
+    model_draft: options.ModelDraft = None,
+    spec_type: options.SpecType = None,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = 2048,
     ubatch_size: options.UbatchSize = 512,
@@ -162,10 +164,12 @@ def generate(
         grammar=grammar,
     )
     added = additions(lora, control_vector, control_vector_layer_range)
+    draft = draft_source(model_draft, spec_type)
     n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,  # the whole context belongs to this prompt
+        draft=draft,
         n_ctx=ctx_size,
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
@@ -231,7 +235,7 @@ def _write(text: str, codes: str = "") -> None:
 
 def report(llm: Llama, completion: Completion) -> dict[str, Any]:
     """The completion as plain data."""
-    timings = completion.timings
+    timings, drafts = completion.timings, completion.speculation
     return {
         "text": completion.text,
         "tokens": list(completion.tokens),
@@ -243,6 +247,7 @@ def report(llm: Llama, completion: Completion) -> dict[str, Any]:
             "prefill_tokens_per_second": timings.prefill_tokens_per_second,
             "decode_tokens_per_second": timings.decode_tokens_per_second,
         },
+        "speculation": None if drafts is None else {**dataclasses.asdict(drafts), "acceptance": drafts.acceptance},
         "seed": completion.seed,
         "model": {"path": str(llm.model.path), "description": llm.model.desc},
     }
@@ -250,9 +255,10 @@ def report(llm: Llama, completion: Completion) -> dict[str, Any]:
 
 def summary(completion: Completion) -> str:
     """One line about the tokens and the time they took."""
-    usage, timings = completion.usage, completion.timings
+    usage, timings, drafts = completion.usage, completion.timings, completion.speculation
+    right = f"{drafts.acceptance:.0%} of {drafts.drafted_tokens} drafted; " if drafts is not None else ""
     return (
         f"prompt: {usage.prompt_tokens} tokens, {timings.prefill_tokens_per_second:.0f} per second; "
-        f"text: {usage.completion_tokens} tokens, {timings.decode_tokens_per_second:.0f} per second; "
+        f"text: {usage.completion_tokens} tokens, {timings.decode_tokens_per_second:.0f} per second; {right}"
         f"ended by {completion.finish_reason}; seed {completion.seed}"
     )

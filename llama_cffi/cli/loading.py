@@ -8,29 +8,52 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 import llama_cffi
-from llama_cffi.cli import arguments, console
+from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.progress import Bar
 
 HUB = "hf:"
 """How the name of a model on the hub begins where a file could stand."""
+_SPEC_TYPE = "--spec-type"
 _PATIENCE = 0.5
 """Seconds of loading after which the percentage appears."""
 
 
-def load(path: Path | None, **options: Any) -> llama_cffi.Llama:
+def load(path: Path | None, **settings: Any) -> llama_cffi.Llama:
     """Open the model, which may be named as hf:owner/repo:Q4_K_M, or the demo model with a line that says so.
 
-    `options` are those of `Llama`.
+    `settings` are those of `Llama`.
     """
     file = _file(str(path)) if path is not None else _demo()
     progress = Percentage() if sys.stderr.isatty() else None
     try:
-        return llama_cffi.Llama(file, progress=progress, **options)
+        return llama_cffi.Llama(file, progress=progress, **settings)
     finally:
         if progress is not None:
             progress.clear()
+
+
+def draft_source(path: Path | None, kind: options.DraftType | None) -> str | Path | None:
+    """What `Llama(draft=)` takes for ``--model-draft`` and ``--spec-type``; a file is looked at, but not loaded.
+
+    Raises as :class:`GGUFFile`, ``typer.BadParameter`` for wrong usage.
+    """
+    if kind is None:
+        kind = "draft-simple" if path is not None else "none"
+    if kind == "ngram-simple":
+        if path is not None:
+            raise typer.BadParameter("the text itself drafts; --model-draft is for draft-simple", param_hint=_SPEC_TYPE)
+        return "lookup"
+    if kind == "none":
+        return None
+    if path is None:
+        raise typer.BadParameter("there is no --model-draft for it", param_hint=_SPEC_TYPE)
+    file = Path(_file(str(path)))
+    llama_cffi.GGUFFile(file)
+    return file
 
 
 def load_embedder(

@@ -22,6 +22,7 @@ LOAD_MODES: dict[str, ModelLoadMode] = {
 """The words of llama.cpp's tools, and those of `ModelOptions`."""
 
 SplitMode = Literal["none", "layer", "row", "tensor"]
+DraftType = Literal["none", "ngram-simple", "draft-simple"]
 
 
 def option(*names: str, env: str | None = None, **settings: Any) -> Any:
@@ -106,6 +107,21 @@ LayerRange = Annotated[
         "--control-vector-layer-range", metavar="START END",
         show_default="all from 1 on",
         help="The first and the last layer that control vectors are added to.",
+    ),
+]  # fmt: skip
+ModelDraft = Annotated[
+    Path | None,
+    option(
+        "-md", "--model-draft", metavar="FILE", env="SPEC_DRAFT_MODEL",
+        help="Let this smaller model with the same vocabulary draft; the text stays what it is.",
+    ),
+]  # fmt: skip
+SpecType = Annotated[
+    DraftType | None,
+    option(
+        "--spec-type", metavar="TYPE", env="SPEC_TYPE",
+        show_default="draft-simple with --model-draft",
+        help="What drafts: none, ngram-simple (the text itself, where it repeats) or draft-simple (--model-draft).",
     ),
 ]  # fmt: skip
 
