@@ -301,6 +301,17 @@ def test_a_dear_drafter_is_asked_less_and_less() -> None:
     assert [b - a for a, b in pairwise(race.asked[2:])] == [9, 17, 33, 65, 129, 257]
 
 
+def test_a_dear_drafter_that_says_nothing_is_asked_less_and_less() -> None:
+    class Silent(Race):
+        def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+            draft = super().propose(tokens, n_max, seq_id=seq_id)
+            return draft if len(tokens) < 10 else []
+
+    race = Silent(steep, never, each=0.2)
+    assert race.run(600) > 0.95
+    assert len(race.asked) < 12
+
+
 @pytest.mark.parametrize(("decode", "each"), [(flat, 0.2), (steep, 0.0), (steep, 0.2)])
 def test_a_text_that_changes(decode: Callable[[int], float], each: float) -> None:
     """Nothing is right for 100 tokens, then everything."""

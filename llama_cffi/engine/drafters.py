@@ -24,7 +24,7 @@ _EXPECTED = (1.0, 0.8)
 """How often a token is right, before anything is known: after a draft that was right as a whole, and after another."""
 _NEW = 1 / 5
 """Weight of what was just seen in what is known."""
-_AHEAD = 16
+_AHEAD = 8
 """Places of a draft that are looked at beyond those that are known."""
 _WATCHED = 2
 """Tokens of a draft that is only watched: so many right in a row are reason to draft again."""
@@ -165,14 +165,15 @@ class Drafting:
             self._since_plain = 0
             return []
         length = self._best(n_max, n_plain)
-        if not length and compared and (self._seconds or 0.0) > _FREE * self._pace.seconds(n_plain):
-            self._pause = self._next_pause - 1
-            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
-            return []
-        draft = self._draft(tokens, length or min(n_max, _WATCHED), seq_id)
         if not length:
-            self._watched, self._start = draft, len(tokens)
+            dear = (self._seconds or 0.0) > _FREE * self._pace.seconds(n_plain)
+            if not compared or not dear:
+                self._watched, self._start = self._draft(tokens, min(n_max, _WATCHED), seq_id), len(tokens)
+            if dear and not self._watched:
+                self._pause = self._next_pause - 1
+                self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
             return []
+        draft = self._draft(tokens, length, seq_id)
         self._next_pause = _FIRST_PAUSE
         self._since_plain = self._since_plain + 1 if draft else 0
         self._length = len(draft)

@@ -203,10 +203,10 @@ class Engine:
                     token = step(lone.tokens[position], position, lone.seq_id)  # type: ignore[arg-type]
                     if token < 0:
                         lone.chooser.step_failed(token)
-                    if drafting is not None:
-                        self._pace.add(1, self._clock() - start)
                     lone.n_past = position + 1
                     lone.accept(token)
+                    if drafting is not None:
+                        self._pace.add(1, self._clock() - start)
                     if lone.done or lone.n_past >= self._n_ctx:
                         self._settle(lone)
                     return True
