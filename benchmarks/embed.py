@@ -3,9 +3,9 @@
     python benchmarks/embed.py [--quick] [--json FILE]
 
 64 texts of 64 tokens through an encoder of 12 layers, 384 wide, pooled by mean, once with its weights in F16 and once
-in Q8_0; both in turn, round by round. Time is taken from the list of texts to the list of vectors: of llama-server that
-is one request with all texts and its answer as numbers. It runs once with the slots that it takes itself, and once with
-eight. A pause comes before every turn: threads of llama-server go on spinning for 0.15 s after an answer.
+in Q8_0; both in turn, round by round, with a pause before each turn. Time is taken from the list of texts to the list
+of vectors: of llama-server that is one request with all texts and its answer as numbers. It runs once with the slots
+that it takes itself, and once with eight.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.models import encoder_file  # noqa: E402
 from benchmarks.peers import BenchmarkError, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
-from benchmarks.server import server_program  # noqa: E402
+from benchmarks.server import PAUSE, server_program  # noqa: E402
 from llama_cffi import Llama  # noqa: E402
 from tests.support.llama_server import LlamaServer, ServerError, running_server  # noqa: E402
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 N_TEXTS, N_TOKENS = 64, 64
 WEIGHTS: tuple[WeightType, ...] = ("f16", "q8_0")
-PAUSE = 0.5
-"""Seconds."""
 OURS = "llama_cffi"
 SERVERS: dict[str, tuple[object, ...]] = {
     "llama-server": (),

@@ -8,6 +8,9 @@ from pathlib import Path
 from benchmarks.peers import BenchmarkError, Settings
 from tests.support.llama_server import LlamaServer, find_server, running_server
 
+PAUSE = 0.5
+"""Seconds to wait before a turn: threads of llama.cpp spin for 0.15 s after their work, and cost whoever comes next."""
+
 
 def server_program() -> Path:
     """llama-server from the same build. Raises :class:`BenchmarkError` where it was not built."""

@@ -47,7 +47,7 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.models import PAIR_LAYERS, describe, model_file, pair_files  # noqa: E402
 from benchmarks.peers import BenchmarkError, Settings, llama_cpp_python, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
-from benchmarks.server import generating_server, server_program  # noqa: E402
+from benchmarks.server import PAUSE, generating_server, server_program  # noqa: E402
 from llama_cffi import ContextOptions, Llama  # noqa: E402
 from llama_cffi.engine.draft_model import DraftModel  # noqa: E402
 from llama_cffi.engine.drafters import PromptLookup  # noqa: E402
@@ -61,8 +61,6 @@ FAINT = (0.0, 0.03, 0.1)
 # Every so manieth token of the text in the prompt is another one; 0 for none.
 CHANGED = (0, 8)
 OPENINGS = ("Once upon a time", "The history of the city begins", "To make a good soup", "It was late when she")
-# Threads of llama.cpp wait busily for a while: those of one contender are not to cost the next one time.
-PAUSE_SECONDS = 0.3
 # By so much two tokens may differ in log probability that took turns because of a batch's size.
 NEAR = 0.02
 
@@ -255,7 +253,7 @@ def measure(
             found = {}
             # There and back, so that nobody always comes after the same one.
             for key in contenders if i % 2 == 0 else reversed(contenders):
-                sleep(PAUSE_SECONDS)
+                sleep(PAUSE)
                 found[key] = contenders[key](prompt)
             if i == 0:
                 continue  # contexts made their graphs

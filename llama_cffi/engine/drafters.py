@@ -137,8 +137,8 @@ class Drafting:
         """How often the token at each place was right when those before it were, by ``_missed``."""
         self._length = 0
         """Tokens of the last draft."""
-        self._seconds: float | None = None
-        """What a token of a draft takes its drafter."""
+        self._seconds = 0.0
+        """What a token of a draft takes its drafter; 0 while that is not known."""
         self._asked = False
         self._since_plain = 0
         self._watched: list[int] = []
@@ -166,7 +166,7 @@ class Drafting:
             return []
         length = self._best(n_max, n_plain)
         if not length:
-            dear = (self._seconds or 0.0) > _FREE * self._pace.seconds(n_plain)
+            dear = self._seconds > _FREE * self._pace.seconds(n_plain)
             if not compared or not dear:
                 self._watched, self._start = self._draft(tokens, min(n_max, _WATCHED), seq_id), len(tokens)
             if dear and not self._watched:
@@ -186,7 +186,6 @@ class Drafting:
         """
         pace, known = self._pace, self._known[self._missed]
         most = min(n_max, len(known) + _AHEAD)
-        each = self._seconds or 0.0
         # A place that no draft has reached is as good as the last known one.
         share, right = 1.0, _EXPECTED[self._missed]
         tokens, best, best_rate = float(n_plain), 0, n_plain / pace.seconds(n_plain)
@@ -195,7 +194,7 @@ class Drafting:
                 right = known[length - 1]
             share *= right
             tokens += share
-            rate = tokens / (pace.seconds(n_plain + length) + length * each)
+            rate = tokens / (pace.seconds(n_plain + length) + length * self._seconds)
             if rate > best_rate:
                 best, best_rate = length, rate
         return n_max if best == most else best
@@ -208,7 +207,7 @@ class Drafting:
                 raise TokenError(f"the drafter proposed token {token}; the vocabulary has {self._n_vocab} tokens")
         if draft and self._asked:
             each = (self._clock() - start) / len(draft)
-            self._seconds = each if self._seconds is None else blend(self._seconds, each)
+            self._seconds = blend(self._seconds, each) if self._seconds else each
         # The first time a draft model computes the whole prompt.
         self._asked = True
         return draft

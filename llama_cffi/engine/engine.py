@@ -212,10 +212,10 @@ class Engine:
                     return True
                 plan, n_tokens = [Work(lone, 1, True, draft=draft)], 1
             else:
-                plan = self._scheduler.plan(self._prepare)
-                n_tokens = sum(work.n_tokens for work in plan)
+                plan, n_tokens = self._scheduler.plan(self._prepare), 0
                 for i, work in enumerate(plan):
                     if work.n_draft and (drafting := work.sequence.drafting) is not None:
+                        n_tokens = n_tokens or sum(one.n_tokens for one in plan)
                         # What goes wrong here is the one sequence's own.
                         affected = (work.sequence,)
                         draft = self._propose(work.sequence, drafting, work.n_draft, n_tokens - 1)
@@ -231,7 +231,7 @@ class Engine:
                     sequence.n_past += n
                     if output:
                         self._advance(sequence, row, found)
-                if n_tokens == len(plan):  # no prefill, of which nobody asks what it takes
+                if n_tokens == len(plan):  # somebody drafts, and there is no prefill: of that nobody asks what it takes
                     self._pace.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
             return True
         except LlamaCffiError as error:

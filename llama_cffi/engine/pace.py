@@ -31,7 +31,7 @@ class Pace:
         return bool(self._sizes) and self._sizes[0] <= n_tokens
 
     def seconds(self, n_tokens: int) -> float:
-        """What so many tokens may take: on the line through the two measured sizes next to it.
+        """What so many tokens may take, once any size was measured: on the line through the two sizes next to it.
 
         Less than the least one costs what that costs, and so does more while one size only is known: it is tried then.
         """
@@ -40,8 +40,8 @@ class Pace:
             return found
         sizes = self._sizes
         i = min(bisect_right(sizes, n_tokens), len(sizes) - 1)
-        if i < 1 or n_tokens < sizes[0]:
-            return self._seconds[sizes[0]] if sizes else 0.0
+        if i == 0:
+            return self._seconds[sizes[0]]
         low, high = sizes[i - 1], sizes[i]
         first, last = self._seconds[low], self._seconds[high]
         if n_tokens > high:

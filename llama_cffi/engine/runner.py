@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, suppress
 from time import perf_counter
@@ -62,8 +62,7 @@ class Runner(Protocol):
     def can_cut(self) -> bool:
         """Whether :meth:`keep` works for less than the whole."""
 
-    @property
-    def clock(self) -> Callable[[], float]:
+    def clock(self) -> float:
         """Seconds since some moment, by which decodes are measured."""
 
     def lock(self) -> AbstractContextManager[None]:
