@@ -51,12 +51,12 @@ if TYPE_CHECKING:
     from llama_cffi.facade.scoring import Perplexity, Score
     from llama_cffi.facade.session import ChatSession
     from llama_cffi.facade.tool_loop import ToolResult, ToolRun
+    from llama_cffi.grammar.values import GBNF, Lark, Lazy, Regex
     from llama_cffi.llama import Llama
-    from llama_cffi.text.constraint.values import GBNF, Lark, Lazy, Regex
-    from llama_cffi.text.tools import Tool
+    from llama_cffi.prompt.tools import Tool
 
 _HOME = {
-    "GBNF": "text.constraint.values",
+    "GBNF": "grammar.values",
     "Batch": "core.batch",
     "ChatSession": "facade.session",
     "Chunk": "engine.request",
@@ -70,8 +70,8 @@ _HOME = {
     "FinishReason": "engine.request",
     "GGUFFile": "core.gguf",
     "Label": "facade.embedding",
-    "Lark": "text.constraint.values",
-    "Lazy": "text.constraint.values",
+    "Lark": "grammar.values",
+    "Lazy": "grammar.values",
     "Llama": "llama",
     "LlamaCffiError": "errors",
     "LoraAdapter": "core.adapter",
@@ -83,7 +83,7 @@ _HOME = {
     "PromptLookup": "engine.drafters",
     "QuantizeOptions": "core.quantize",
     "Ranked": "facade.embedding",
-    "Regex": "text.constraint.values",
+    "Regex": "grammar.values",
     "Reply": "facade.reply",
     "ReplyChunk": "facade.reply",
     "Request": "engine.request",
@@ -95,7 +95,7 @@ _HOME = {
     "State": "core.state",
     "Timings": "engine.request",
     "TokenLogprob": "engine.request",
-    "Tool": "text.tools",
+    "Tool": "prompt.tools",
     "ToolCall": "facade.reply",
     "ToolResult": "facade.tool_loop",
     "ToolRun": "facade.tool_loop",

@@ -1,4 +1,4 @@
-"""What was found out once, kept in the user's cache folder: verdicts over libraries, and derived generations.
+"""What was found out once, kept in the user's cache folder: what libraries were found to be, and derived generations.
 
 Nothing here is needed: a folder that cannot be read or written only costs the time of finding out again.
 """

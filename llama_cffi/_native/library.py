@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_cffi._native import companions, places, private
+from llama_cffi._native import companions, renamed_copies, search_paths
 from llama_cffi._native.binding import ApiBinding, Binding, Mode, bind_abi
 from llama_cffi._native.elf import ElfError
-from llama_cffi._native.places import ENV_VAR, Source
+from llama_cffi._native.search_paths import ENV_VAR, Source
 from llama_cffi.errors import LibraryError
 
 if TYPE_CHECKING:
-    from llama_cffi._native.verdict import Verdict
+    from llama_cffi._native.compatibility import CheckedLibrary
 
 BINDING_VAR = "LLAMA_CFFI_BINDING"
 
@@ -71,7 +71,7 @@ def use_library(
     """
     global _chosen, _include, _private, _failure
     with _lock:
-        found, _ = places.choose(Path(path))
+        found, _ = search_paths.choose(Path(path))
         headers = Path(include).absolute() if include is not None else None
         if _chosen is not None and not (_same(_chosen, found) and (_include, _private) == (headers, private)):
             raise LibraryError(f"use_library() has chosen {_chosen} already, and one process uses one libllama")
@@ -129,14 +129,14 @@ def helpers_kind() -> Literal["compiled", "python"]:
 
 
 def _load() -> tuple[Binding, LibraryInfo]:
-    path, source = places.choose(_chosen)
+    path, source = search_paths.choose(_chosen)
     stamp = read_stamp(path.parent)
     binding: Binding
-    verdict: Verdict | None = None
+    checked: CheckedLibrary | None = None
     try:
         files = [*companions.before(path), path]
     except (OSError, ElfError) as error:
-        raise places.failed([(path, str(error))], places.advice(source)) from error
+        raise search_paths.failed([(path, str(error))], search_paths.advice(source)) from error
     if _wants_api(path, stamp):
         _open_all(files, source)
         module = _import_extension(source)
@@ -144,14 +144,14 @@ def _load() -> tuple[Binding, LibraryInfo]:
         binding = ApiBinding(module)
         version = module.ffi.string(module.lib.llama_version()).decode()
     else:
-        from llama_cffi._native.verdict import judge
+        from llama_cffi._native.compatibility import check_library
 
-        verdict = judge(path, include=_include)
-        if _private or private.clashes(path):
-            files = private.copies(path)
+        checked = check_library(path, include=_include)
+        if _private or renamed_copies.clashes(path):
+            files = renamed_copies.copies(path)
         _open_all(files, source)
-        binding = _bind_abi(files[-1], verdict)
-        version = verdict.version
+        binding = _bind_abi(files[-1], checked)
+        version = checked.version
     _initialise(binding, files[-1], source)
     return binding, LibraryInfo(
         path=path,
@@ -160,8 +160,8 @@ def _load() -> tuple[Binding, LibraryInfo]:
         mode=binding.mode,
         version=version,
         commit=str(stamp.get("commit", "")),
-        generation=verdict.generation.name if verdict is not None else None,
-        doubts=verdict.reasons if verdict is not None else (),
+        generation=checked.generation.name if checked is not None else None,
+        doubts=checked.reasons if checked is not None else (),
         helpers=helpers_kind(),
         stamp=stamp,
     )
@@ -199,7 +199,7 @@ def _wants_api(path: Path, stamp: dict[str, Any]) -> bool:
     # Its bytes are searched, because importing it would map the library that it was linked to.
     hash_of, extension = str(stamp.get("header_hash", "")), extension_file()
     fits = bool(hash_of) and extension is not None and hash_of.encode() in extension.read_bytes()
-    return fits and not _private and not private.clashes(path)
+    return fits and not _private and not renamed_copies.clashes(path)
 
 
 def extension_file() -> Path | None:
@@ -219,47 +219,47 @@ def _open_all(paths: list[Path], source: Source) -> None:
         try:
             _opened.append(opener.dlopen(str(path), flags))
         except OSError as error:
-            raise places.failed([(path, str(error))], places.advice(source)) from error
+            raise search_paths.failed([(path, str(error))], search_paths.advice(source)) from error
 
 
-def _bind_abi(path: Path, verdict: Verdict) -> Binding:
-    from llama_cffi._native.verdict import modules_folder
+def _bind_abi(path: Path, checked: CheckedLibrary) -> Binding:
+    from llama_cffi._native.compatibility import modules_folder
 
     try:
-        return bind_abi(path, verdict.generation, doubtful=verdict.doubtful, modules_folder=modules_folder())
+        return bind_abi(path, checked.generation, doubtful=checked.doubtful, modules_folder=modules_folder())
     except OSError:
         import tempfile
 
         # The cache cannot be written; once loaded, the declarations are needed no more.
         with tempfile.TemporaryDirectory() as folder:
-            return bind_abi(path, verdict.generation, doubtful=verdict.doubtful, modules_folder=Path(folder))
+            return bind_abi(path, checked.generation, doubtful=checked.doubtful, modules_folder=Path(folder))
 
 
 def _import_extension(source: Source) -> Any:
     try:
         return importlib.import_module("llama_cffi._native._llama")
     except ImportError as error:
-        raise places.failed([(_HERE / "_llama", str(error))], places.advice(source)) from error
+        raise search_paths.failed([(_HERE / "_llama", str(error))], search_paths.advice(source)) from error
 
 
 def _verify(module: Any, path: Path, source: Source, stamp: dict[str, Any]) -> None:
     """What API mode relies on: the extension found this very library, of the headers that it was compiled against."""
     ffi, lib = module.ffi, module.lib
-    help_text = places.advice(source)
+    help_text = search_paths.advice(source)
     address = lib.llama_cffi_library_path()
     actual = Path(os.fsdecode(ffi.string(address))) if address else None
     if actual is None or not actual.exists() or not actual.samefile(path):
-        raise places.failed([(path, f"the extension was bound to {actual} instead")], help_text)
+        raise search_paths.failed([(path, f"the extension was bound to {actual} instead")], help_text)
     compiled = ffi.string(lib.LLAMA_CFFI_VERSION).decode()
     version = ffi.string(lib.llama_version()).decode()
     if version != compiled:
         reason = f"is llama.cpp {version}, but this build of llama_cffi needs {compiled}"
-        raise places.failed([(path, reason)], help_text)
+        raise search_paths.failed([(path, reason)], help_text)
     expected = ffi.string(lib.LLAMA_CFFI_HEADER_HASH).decode()
     actual_hash = stamp.get("header_hash")
     if actual_hash != expected:
         reason = f"belongs to headers with hash {actual_hash}, but this build of llama_cffi needs {expected}"
-        raise places.failed([(path, reason)], help_text)
+        raise search_paths.failed([(path, reason)], help_text)
 
 
 def _initialise(binding: Binding, path: Path, source: Source) -> None:
@@ -277,7 +277,9 @@ def _initialise(binding: Binding, path: Path, source: Source) -> None:
         if not has_cpu():
             lib.ggml_backend_load_all_from_path(os.fsencode(folder))
     if not has_cpu():
-        raise places.failed([(path.parent, "no CPU backend in this folder runs on this CPU")], places.advice(source))
+        raise search_paths.failed(
+            [(path.parent, "no CPU backend in this folder runs on this CPU")], search_paths.advice(source)
+        )
     lib.llama_backend_init()
 
 

@@ -138,7 +138,7 @@ def scaled_file(text: str, option: str) -> tuple[Path, float]:
         scale = None
     if scale is None:
         return Path(text), 1.0
-    from llama_cffi.core.ranges import FLT_MAX
+    from llama_cffi._util.ranges import FLT_MAX
 
     if not name or not abs(scale) <= FLT_MAX:  # as NaN is not
         raise typer.BadParameter(f"{text!r} is not FILE or FILE:SCALE with a finite number", param_hint=option)

@@ -18,7 +18,7 @@ from llama_cffi.cli.loading import draft_source, load
 if TYPE_CHECKING:
     from llama_cffi.facade.reply import Reply
     from llama_cffi.facade.session import ChatSession
-    from llama_cffi.text.tools import Tool
+    from llama_cffi.prompt.tools import Tool
 
 
 @console.command
@@ -116,10 +116,10 @@ def chat(
         top_p=top_p,
         min_p=min_p,
         seed=None if seed in (-1, 2**32 - 1) else seed,
-        penalty_last_n=repeat_last_n,
-        penalty_repeat=repeat_penalty,
-        penalty_freq=frequency_penalty,
-        penalty_present=presence_penalty,
+        repeat_last_n=repeat_last_n,
+        repeat_penalty=repeat_penalty,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
     )
     added = additions(lora, control_vector, control_vector_layer_range)
     draft = draft_source(model_draft, spec_type)
@@ -154,7 +154,7 @@ def chat(
             session.restore(load_from)
         if text is None:
             # prompt_toolkit and rich are for people; a pipe does not wait for them to be imported.
-            from llama_cffi.cli.talk import Talk
+            from llama_cffi.cli.conversation import Talk
 
             Talk(session, tools=callable_tools, show_reasoning=show_reasoning).run()
         elif as_json:

@@ -41,15 +41,19 @@ def doctor(
     Ends with exit code 1 when something is broken, and says how to mend it. With --lib it only says what a library is,
     or why it cannot be used; that library is opened in a child process and nowhere else.
     """
-    from llama_cffi.cli import judge
+    from llama_cffi.cli import library_report
 
     if lib is not None:
-        verdict = judge.judge_library(lib, include)
-        _finish(verdict | {"problems": [verdict["problem"]] if verdict["problem"] else []}, judge.rows, as_json=as_json)
+        checked = library_report.report_library(lib, include)
+        _finish(
+            checked | {"problems": [checked["problem"]] if checked["problem"] else []},
+            library_report.rows,
+            as_json=as_json,
+        )
         return
     if include is not None:
         os.environ["LLAMA_CFFI_INCLUDE"] = str(include)
-    report: dict[str, Any] = {"versions": versions(), "candidates": judge.candidates()}
+    report: dict[str, Any] = {"versions": versions(), "candidates": library_report.candidates()}
     problems: list[str] = []
     library, problem = _probe("library", verbose=verbose)
     report |= {"library": None, "devices": [], "cpu_features": {}, "decode": None} | library

@@ -126,7 +126,7 @@ def _file(source: Path, folder: Path) -> Iterator[Path]:
         return
     if sys.stdin is None or sys.stdin.isatty():
         raise typer.BadParameter("standard input is a terminal, which sends no model", param_hint="SOURCE")
-    from llama_cffi.core.files import PART
+    from llama_cffi._util.files import PART
 
     # llama.cpp reads a model in the order that it likes; a pipe has one of its own.
     with tempfile.NamedTemporaryFile(prefix=".standard-input.", suffix=PART, dir=folder) as copy:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llama_cffi.text.tools import Tool
+    from llama_cffi.prompt.tools import Tool
 
 
 def load_tools(path: Path) -> tuple[Tool, ...]:
@@ -16,7 +16,7 @@ def load_tools(path: Path) -> tuple[Tool, ...]:
 
     ValueError for a file that cannot be run or defines none; :class:`ToolError` for a function that makes no tool.
     """
-    from llama_cffi.text.tools import check_tools
+    from llama_cffi.prompt.tools import check_tools
 
     if not path.is_file():
         raise ValueError(f"there is no file {path}")

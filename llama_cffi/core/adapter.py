@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
+from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi.core.fingerprint import file_pieces
 from llama_cffi.core.gguf import GGUFFile, MetadataValue
-from llama_cffi.core.owner import Owner
-from llama_cffi.core.ranges import FLT_MAX
+from llama_cffi.core.native_object import NativeObject
 from llama_cffi.errors import AdapterError, ModelFileError, NativeError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _NUMBERS = ("i8", "i16", "i32", "i64", "f64")
 """Types that no matrix product takes."""
 
 
-class LoraAdapter(Owner):
+class LoraAdapter(NativeObject):
     """A LoRA loaded from a GGUF file for one :class:`~llama_cffi.core.model.Model`.
 
     Any number of contexts of that model may compute with it, each at a scale of its own; see

@@ -20,8 +20,8 @@ from llama_cffi.core.batch import Batch
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.embeddings import Attention, EmbeddingOutputs, PoolingType, set_embedding_params
 from llama_cffi.core.memory import Memory
+from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.options import choice, constant
-from llama_cffi.core.owner import Owner
 from llama_cffi.core.state import State
 from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
 from llama_cffi.core.views import OutputView, copied
@@ -130,7 +130,7 @@ class ContextPerf:
     n_reused: int
 
 
-class Context(Owner, EmbeddingOutputs):
+class Context(NativeObject, EmbeddingOutputs):
     """Decodes batches over a :class:`~llama_cffi.core.model.Model` and remembers their sequences.
 
     One thread at a time: a second one inside any method gets :class:`BusyError`; :meth:`abort` is the exception.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import binding, ffi, guard, log
-from llama_cffi.core.files import replacement
+from llama_cffi._util.files import replacement
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.errors import AdapterError
 

@@ -18,8 +18,8 @@ from llama_cffi.core.backend import devices
 from llama_cffi.core.embeddings import PoolingType, pooling_of
 from llama_cffi.core.fingerprint import Fingerprint, take_fingerprint
 from llama_cffi.core.gguf import GGUFFile, check_gguf_file
+from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.options import choice, constant, set_field
-from llama_cffi.core.owner import Owner
 from llama_cffi.core.placement import Placement, read_placement
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
@@ -87,7 +87,7 @@ class ModelOptions:
     """Bypass the host buffer of a GPU backend."""
 
 
-class Model(Owner):
+class Model(NativeObject):
     """A model loaded from a GGUF file; Contexts share its weights.
 
     ``path`` is one file, the first part of a split model named ``*-00001-of-000NN.gguf``, or the list of all

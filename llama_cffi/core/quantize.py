@@ -18,7 +18,7 @@ from typing import Any
 
 from llama_cffi._native import binding, ffi, lib, library, log
 from llama_cffi._native.binding import missing
-from llama_cffi.core.files import replacement
+from llama_cffi._util.files import replacement
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.imatrix import read_imatrix
 from llama_cffi.core.model import ProgressCallback, fill_override

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from llama_cffi.core.checksum import BLOCK, Checksum
-from llama_cffi.core.files import replacement, start_writeback
+from llama_cffi._util.checksum import BLOCK, Checksum
+from llama_cffi._util.files import replacement, start_writeback
+from llama_cffi._util.worker import work_off
 from llama_cffi.core.state import view_of, write_error
 from llama_cffi.core.state_header import MemoryKind, SavedSequence, StateHeader, library_name
-from llama_cffi.core.worker import work_off
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from llama_cffi._native import ffi, guard, lib, log
-from llama_cffi.core.files import replacement
+from llama_cffi._util.files import replacement
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError, StateWriteError
 
 if TYPE_CHECKING:

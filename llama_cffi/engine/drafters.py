@@ -1,7 +1,7 @@
 """Guessing what comes next, for the target to check many tokens in one decode (Leviathan et al. 2023,
 "Fast Inference from Transformers via Speculative Decoding").
 
-A draft never changes what is generated: the target's own chooser picks every token, and a draft only says for which
+A draft never changes what is generated: the target's own sampler picks every token, and a draft only says for which
 tokens the logits are computed ahead. A token that equals the draft makes the next row valid, the first that differs
 ends the draft; as a draft is no draw of its own, that leaves the target's distribution as it is.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from typing import Protocol
 
-from llama_cffi.engine.pace import Pace, blend
+from llama_cffi.engine.decode_cost import DecodeCost, blend
 from llama_cffi.engine.request import Speculation
 from llama_cffi.engine.slots import common_prefix
 from llama_cffi.errors import TokenError
@@ -113,7 +113,7 @@ class _Lookup:
         return []
 
 
-class Drafting:
+class DraftController:
     """The drafts of one sequence: how long they should be, and what came of them.
 
     A draft is as long as makes the most tokens per second, from what decodes take (``pace``), what drafting takes, and
@@ -123,13 +123,29 @@ class Drafting:
     are 8 tokens before the next comparison, and after each one that fails twice as many, up to 256.
     """
 
-    __slots__ = ("_asked", "_clock", "_drafter", "_known", "_length", "_missed", "_n_vocab", "_next_pause", "_pace",
-                 "_pause", "_seconds", "_since_plain", "_start", "_watched", "n_accepted", "n_drafted")  # fmt: skip
+    __slots__ = (
+        "_asked",
+        "_clock",
+        "_decode_cost",
+        "_drafter",
+        "_known",
+        "_length",
+        "_missed",
+        "_n_vocab",
+        "_next_pause",
+        "_pause",
+        "_seconds",
+        "_since_plain",
+        "_start",
+        "_watched",
+        "n_accepted",
+        "n_drafted",
+    )  # fmt: skip
 
-    def __init__(self, drafter: Drafter, n_vocab: int, pace: Pace, clock: Callable[[], float]) -> None:
+    def __init__(self, drafter: Drafter, n_vocab: int, pace: DecodeCost, clock: Callable[[], float]) -> None:
         self._drafter = drafter
         self._n_vocab = n_vocab
-        self._pace = pace
+        self._decode_cost = pace
         self._clock = clock
         self._missed = False
         """Whether the last draft had a wrong token."""
@@ -161,12 +177,12 @@ class Drafting:
         if self._pause:
             self._pause -= 1
             return []
-        if self._since_plain == _REMEASURED or not self._pace.knows(n_plain):
+        if self._since_plain == _REMEASURED or not self._decode_cost.knows(n_plain):
             self._since_plain = 0
             return []
         length = self._best(n_max, n_plain)
         if not length:
-            dear = self._seconds > _FREE * self._pace.seconds(n_plain)
+            dear = self._seconds > _FREE * self._decode_cost.seconds(n_plain)
             if not compared or not dear:
                 self._watched, self._start = self._draft(tokens, min(n_max, _WATCHED), seq_id), len(tokens)
             if dear and not self._watched:
@@ -184,7 +200,7 @@ class Drafting:
         """The length that makes the most tokens per second; 0 for no draft, and ``n_max`` when nothing speaks against
         longer ones.
         """
-        pace, known = self._pace, self._known[self._missed]
+        pace, known = self._decode_cost, self._known[self._missed]
         most = min(n_max, len(known) + _AHEAD)
         # A place that no draft has reached is as good as the last known one.
         share, right = 1.0, _EXPECTED[self._missed]
@@ -249,4 +265,4 @@ class Drafting:
         return Speculation(self.n_drafted, self.n_accepted, n_chosen - self.n_accepted)
 
 
-__all__ = ["DraftSource", "Drafter", "Drafting", "PromptLookup"]
+__all__ = ["DraftController", "DraftSource", "Drafter", "PromptLookup"]

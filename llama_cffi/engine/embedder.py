@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llama_cffi._util.worker import work_off
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context import Context
-from llama_cffi.core.worker import work_off
-from llama_cffi.engine.lane import Lane
+from llama_cffi.engine.embedding_worker import EmbeddingWorker
 from llama_cffi.errors import BusyError, ClosedError, ContextError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.embeddings import PoolingType
     from llama_cffi.core.model import ProgressCallback
-    from llama_cffi.engine.lane import Control
+    from llama_cffi.engine.embedding_worker import Control
 
 N_SEQ_MAX = 64
 """Texts computed at once, where a sequence costs no memory of its own."""
@@ -83,7 +83,7 @@ class Embedder:
         self._another = another
         self._n_lanes = min(N_LANES, self._n_threads) if another is not None else 1
         self._n_aside = min(N_ASIDE, context.n_ubatch)
-        self._lanes = [Lane(context, max(n_piece, 1), encodes=self._encodes)]
+        self._lanes = [EmbeddingWorker(context, max(n_piece, 1), encodes=self._encodes)]
         # Reentrant, so that a signal handler that comes in is refused instead of waiting for what it interrupted.
         self._lock = threading.RLock()
         self._running = False
@@ -110,9 +110,9 @@ class Embedder:
         width = self.context.n_embd_seq
         total = sum(lengths)
         result = np.empty((len(texts) if pools else total, width), dtype=np.float32)
-        done: dict[Lane, int] = {}
+        done: dict[EmbeddingWorker, int] = {}
 
-        def compute(lane: Lane, group: list[int]) -> None:
+        def compute(lane: EmbeddingWorker, group: list[int]) -> None:
             lane.compute([texts[i] for i in group], [int(starts[i]) for i in group], result, adapters, control)
             done[lane] = done.get(lane, 0) + sum(lengths[i] for i in group)
             # The first one computes on the caller's thread. The list is made at once, whatever others add meanwhile.
@@ -157,7 +157,7 @@ class Embedder:
             finally:
                 self._running = False
 
-    def _work_off(self, groups: list[list[int]], compute: Callable[[Lane, list[int]], None]) -> None:
+    def _work_off(self, groups: list[list[int]], compute: Callable[[EmbeddingWorker, list[int]], None]) -> None:
         lanes = self._open_lanes(min(self._n_lanes, len(groups)))
         for lane in lanes:
             lane.use_threads(max(1, self._n_threads // len(lanes)))
@@ -177,7 +177,7 @@ class Embedder:
                 lane.context.withdraw_abort()
             raise
 
-    def _open_lanes(self, n: int) -> list[Lane]:
+    def _open_lanes(self, n: int) -> list[EmbeddingWorker]:
         """Up to ``n`` lanes, fewer where there is no memory for more."""
         while len(self._lanes) < min(n, self._n_lanes) and self._another is not None:
             try:
@@ -185,7 +185,7 @@ class Embedder:
             except ContextError:
                 self._n_lanes = len(self._lanes)
                 break
-            self._lanes.append(Lane(context, self._n_aside, encodes=self._encodes))
+            self._lanes.append(EmbeddingWorker(context, self._n_aside, encodes=self._encodes))
             if self._closed:
                 context.close()
                 raise ClosedError("this Llama is closed")

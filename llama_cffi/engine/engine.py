@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from llama_cffi.core.seed import draw_seed
-from llama_cffi.engine.drafters import Drafting
-from llama_cffi.engine.pace import Pace
+from llama_cffi._util.seed import draw_seed
+from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.request import Chunk, FinishReason, Request
 from llama_cffi.engine.runner import Remembered, Runner
+from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
-from llama_cffi.engine.sequence import Sequence
 from llama_cffi.engine.slots import Slot
 from llama_cffi.errors import (
     AbortedError,
@@ -46,14 +46,14 @@ class Engine:
         self._n_batch = runner.n_batch
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
         self._lock = threading.RLock()
-        self._pace = Pace()
+        self._decode_cost = DecodeCost()
         self._clock = runner.clock
-        self._abandoned: deque[Sequence] = deque()
-        self._timed: list[Sequence] = []
+        self._abandoned: deque[RunningSequence] = deque()
+        self._timed: list[RunningSequence] = []
         """Those that a deadline may end."""
         self._stepping = False
 
-    def submit(self, request: Request) -> Sequence:
+    def submit(self, request: Request) -> RunningSequence:
         """Queue a request; its chunks come out of :meth:`next_chunk`.
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
@@ -75,9 +75,11 @@ class Engine:
         with self._lock:
             drafting = None
             if request.speculative is not None:
-                drafting = Drafting(request.speculative.start(), self._runner.n_vocab, self._pace, self._clock)
+                drafting = DraftController(
+                    request.speculative.start(), self._runner.n_vocab, self._decode_cost, self._clock
+                )
             pieces = self._runner.pieces(request.visible)
-            sequence = Sequence(request, self._runner.chooser(request, seed), seed, pieces, drafting)
+            sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
             if request.max_tokens == 0:
                 sequence.finish(FinishReason.LENGTH)
             else:
@@ -88,7 +90,7 @@ class Engine:
                     self._timed.append(sequence)
         return sequence
 
-    def next_chunk(self, sequence: Sequence) -> Chunk | None:
+    def next_chunk(self, sequence: RunningSequence) -> Chunk | None:
         """The next chunk of a sequence, computing as needed; None after the last one.
 
         Raises what made the sequence fail, once.
@@ -107,17 +109,17 @@ class Engine:
                     self._step()
         return chunks.popleft()
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: RunningSequence) -> None:
         """End a sequence with what it has. Harmless when it is done."""
         self._end(sequence, FinishReason.CANCELLED)
 
-    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+    def _end(self, sequence: RunningSequence, reason: FinishReason) -> None:
         with self._lock:
             if not sequence.done:
                 sequence.finish(reason)
                 self._scheduler.release(sequence)
 
-    def abandon(self, sequence: Sequence) -> None:
+    def abandon(self, sequence: RunningSequence) -> None:
         """Cancel at the next step. Takes no lock: a garbage collection inside a step may call it."""
         self._abandoned.append(sequence)
 
@@ -183,7 +185,7 @@ class Engine:
         if self._stepping:
             raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
         self._stepping = True
-        affected: SequenceOf[Sequence] = ()
+        affected: SequenceOf[RunningSequence] = ()
         plan: StepPlan = []
         try:
             if self._abandoned:
@@ -191,7 +193,7 @@ class Engine:
             if self._timed:
                 self._end_late()
             lone = self._scheduler.lone
-            if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.chooser.step) is not None:
+            if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.sampler.step) is not None:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
                 # pushed Python out of the caches, and every frame costs microseconds.
                 affected = (lone,)
@@ -202,11 +204,11 @@ class Engine:
                     start = self._clock() if drafting is not None else 0.0
                     token = step(lone.tokens[position], position, lone.seq_id)  # type: ignore[arg-type]
                     if token < 0:
-                        lone.chooser.step_failed(token)
+                        lone.sampler.step_failed(token)
                     lone.n_past = position + 1
                     lone.accept(token)
                     if drafting is not None:
-                        self._pace.add(1, self._clock() - start)
+                        self._decode_cost.add(1, self._clock() - start)
                     if lone.done or lone.n_past >= self._n_ctx:
                         self._settle(lone)
                     return True
@@ -232,7 +234,7 @@ class Engine:
                     if output:
                         self._advance(sequence, row, found)
                 if n_tokens == len(plan):  # somebody drafts, and there is no prefill: of that nobody asks what it takes
-                    self._pace.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
+                    self._decode_cost.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
             return True
         except LlamaCffiError as error:
             if not affected:
@@ -268,16 +270,18 @@ class Engine:
                 self._end(sequence, FinishReason.DEADLINE)
         self._timed = [sequence for sequence in self._timed if not sequence.done]
 
-    def _deadline(self, sequences: SequenceOf[Sequence]) -> float | None:
+    def _deadline(self, sequences: SequenceOf[RunningSequence]) -> float | None:
         if not self._timed:
             return None
         return min((sequence.deadline for sequence in sequences if sequence.deadline is not None), default=None)
 
-    def _is_late(self, sequences: SequenceOf[Sequence]) -> bool:
+    def _is_late(self, sequences: SequenceOf[RunningSequence]) -> bool:
         deadline = self._deadline(sequences)
         return deadline is not None and deadline <= monotonic() + _COARSE
 
-    def _propose(self, sequence: Sequence, drafting: Drafting, n_max: int, n_others: int = 0) -> list[int]:
+    def _propose(
+        self, sequence: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0
+    ) -> list[int]:
         """A draft that fits the context, and what may still be generated: one token always comes after it."""
         tokens, seq_id = sequence.tokens, sequence.seq_id
         n_max = min(n_max, self._n_ctx - len(tokens), sequence.n_left - 1)
@@ -285,7 +289,7 @@ class Engine:
             return []
         return drafting.propose(tokens, n_max, seq_id=seq_id, n_others=n_others)
 
-    def _advance(self, sequence: Sequence, row: int, draft: SequenceOf[int]) -> None:
+    def _advance(self, sequence: RunningSequence, row: int, draft: SequenceOf[int]) -> None:
         """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""
         try:
             token = self._choose(sequence, row)
@@ -304,13 +308,13 @@ class Engine:
         except LlamaCffiError as error:
             self._fail(sequence, error)
 
-    def _choose(self, sequence: Sequence, row: int) -> int:
-        chooser, n_top = sequence.chooser, sequence.request.logprobs
-        token = chooser.choose(row)
-        sequence.accept(token, None if n_top is None else chooser.logprob(row, token, n_top))
+    def _choose(self, sequence: RunningSequence, row: int) -> int:
+        sampler, n_top = sequence.sampler, sequence.request.logprobs
+        token = sampler.choose(row)
+        sequence.accept(token, None if n_top is None else sampler.logprob(row, token, n_top))
         return token
 
-    def _settle(self, sequence: Sequence) -> None:
+    def _settle(self, sequence: RunningSequence) -> None:
         """After a token: make room for the next one, or give the slot back when there is none."""
         if not sequence.done and sequence.n_past >= self._n_ctx:
             self._overflow(sequence)
@@ -344,7 +348,7 @@ class Engine:
         slot.fill(found.tokens, adapters)
         return None
 
-    def _overflow(self, sequence: Sequence) -> None:
+    def _overflow(self, sequence: RunningSequence) -> None:
         """The sequence has filled its context and has one more token to compute."""
         policy = sequence.request.overflow
         n_ctx = self._n_ctx
@@ -385,11 +389,11 @@ class Engine:
         for sequence in tuple(self._scheduler.running):
             self._fail(sequence, error)
 
-    def _rewind(self, sequence: Sequence) -> None:
+    def _rewind(self, sequence: RunningSequence) -> None:
         if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.n_past):
             sequence.n_past = 0
 
-    def _fail(self, sequence: Sequence, error: LlamaCffiError) -> None:
+    def _fail(self, sequence: RunningSequence, error: LlamaCffiError) -> None:
         seq_id = sequence.seq_id
         sequence.fail(error)
         self._scheduler.release(sequence, keep=False)

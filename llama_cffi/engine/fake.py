@@ -48,7 +48,7 @@ class FakeRunner:
         """For each decode, (seq_id, number of tokens) of its items."""
         self.adapters: AdapterSet = ()
         self._rows: dict[int, int] = {}
-        self._n_choosers = 0
+        self._n_samplers = 0
 
     @classmethod
     def cells(cls, tokens: Iterable[int], adapters: AdapterSet) -> list[int]:
@@ -122,10 +122,10 @@ class FakeRunner:
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
         return self._PIECES
 
-    def chooser(self, request: Request, seed: int) -> FakeChooser:
+    def sampler(self, request: Request, seed: int) -> FakeSampler:
         # Every other one steps, so that both ways are tried.
-        self._n_choosers += 1
-        return FakeChooser(self, steps=self._n_choosers % 2 == 0)
+        self._n_samplers += 1
+        return FakeSampler(self, steps=self._n_samplers % 2 == 0)
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self.memory[seq_id]
@@ -167,7 +167,7 @@ class FakeMemory(NamedTuple):
     tokens: tuple[int, ...]
 
 
-class FakeChooser:
+class FakeSampler:
     """Reads the token that a :class:`FakeRunner` computed."""
 
     ended = False

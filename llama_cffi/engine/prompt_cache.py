@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_cffi.core.files import PART
+from llama_cffi._util.files import PART
 from llama_cffi.core.saved_state import SavedState, read_header
 from llama_cffi.core.state_header import MemoryKind, library_name
 from llama_cffi.engine.slots import common_prefix, reusable

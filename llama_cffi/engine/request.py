@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from llama_cffi.core import ranges
-from llama_cffi.core.seed import check_seed
+from llama_cffi._util import ranges
+from llama_cffi._util.seed import check_seed
 from llama_cffi.errors import PromptError, SamplerError
-from llama_cffi.text.stop_patterns import make_stops
+from llama_cffi.reply.stop_patterns import make_stops
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.sampler import Sampler
     from llama_cffi.engine.drafters import DraftSource
-    from llama_cffi.text.constraint.matcher import Constraint
+    from llama_cffi.grammar.matcher import Constraint
 
 Overflow = Literal["error", "stop", "shift"]
 """What happens when a sequence has filled the context: raise ContextOverflowError, finish with ``length``, or forget
@@ -28,7 +28,7 @@ OVERFLOW_POLICIES: tuple[Overflow, ...] = ("error", "stop", "shift")
 
 
 Stop = str | int | re.Pattern[str]
-"""A string, a token, or a regular expression (:class:`~llama_cffi.text.stop_patterns.PatternMatcher`)."""
+"""A string, a token, or a regular expression (:class:`~llama_cffi.reply.stop_patterns.PatternMatcher`)."""
 
 
 class FinishReason(str, enum.Enum):
@@ -50,7 +50,7 @@ class FinishReason(str, enum.Enum):
 
 
 SamplerName = Literal[
-    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature", "infill"
+    "penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature", "infill"
 ]
 
 SAMPLER_ORDER: tuple[SamplerName, ...] = (
@@ -58,7 +58,7 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "dry",
     "top_n_sigma",
     "top_k",
-    "typ_p",
+    "typical_p",
     "top_p",
     "min_p",
     "xtc",
@@ -79,17 +79,17 @@ class SamplingKwargs(TypedDict, total=False):
     top_p: float
     min_p: float
     seed: int | None
-    penalty_last_n: int
-    penalty_repeat: float
-    penalty_freq: float
-    penalty_present: float
+    repeat_last_n: int
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
     dry_multiplier: float
     dry_base: float
     dry_allowed_length: int
     dry_penalty_last_n: int
     dry_sequence_breakers: tuple[str, ...]
     top_n_sigma: float
-    typ_p: float
+    typical_p: float
     xtc_probability: float
     xtc_threshold: float
     dynatemp_range: float
@@ -124,13 +124,13 @@ class SamplingParams:
     """Keep tokens at least this many times as likely as the likeliest; 0 keeps all."""
     seed: int | None = None
     """0 to 2**32 - 2; None draws one, which the Completion reports."""
-    penalty_last_n: int = 64
+    repeat_last_n: int = 64
     """How many of the last tokens the penalties look at, prompt included."""
-    penalty_repeat: float = 1.0
+    repeat_penalty: float = 1.0
     """Repetition penalty; 1 disables."""
-    penalty_freq: float = 0.0
+    frequency_penalty: float = 0.0
     """Frequency penalty; 0 disables."""
-    penalty_present: float = 0.0
+    presence_penalty: float = 0.0
     """Presence penalty; 0 disables."""
     dry_multiplier: float = 0.0
     """DRY: continuing a repetition of n tokens costs this times ``dry_base ** (n - dry_allowed_length)``; 0 is off."""
@@ -144,7 +144,7 @@ class SamplingParams:
     """Texts that no repetition reaches over."""
     top_n_sigma: float = -1.0
     """Keep logits within this many standard deviations of the largest; 0 or less keeps all."""
-    typ_p: float = 1.0
+    typical_p: float = 1.0
     """Keep the tokens with the most typical surprise, up to this probability; 1 keeps all."""
     xtc_probability: float = 0.0
     """How often XTC leaves out the likeliest tokens; 0 never does."""
@@ -180,16 +180,23 @@ class SamplingParams:
     """The grammar's start symbol."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "penalty_freq", "penalty_present", "top_n_sigma", "adaptive_target", "dry_base"):
+        for name in (
+            "temperature",
+            "frequency_penalty",
+            "presence_penalty",
+            "top_n_sigma",
+            "adaptive_target",
+            "dry_base",
+        ):
             ranges.finite(name, getattr(self, name))
-        for name in ("top_p", "min_p", "typ_p", "xtc_probability", "xtc_threshold"):
+        for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"):
             ranges.probability(name, getattr(self, name))
         for name in ("dry_multiplier", "dynatemp_range", "dynatemp_exponent", "mirostat_tau", "mirostat_eta"):
             ranges.not_negative(name, getattr(self, name))
         if not isinstance(self.top_k, int):
             raise SamplerError(f"top_k must be an int, got {self.top_k!r}")
-        ranges.positive("penalty_repeat", self.penalty_repeat)
-        for name in ("penalty_last_n", "dry_penalty_last_n"):
+        ranges.positive("repeat_penalty", self.repeat_penalty)
+        for name in ("repeat_last_n", "dry_penalty_last_n"):
             ranges.count(name, getattr(self, name), high=ranges.MAX_HISTORY)
         ranges.count("dry_allowed_length", self.dry_allowed_length)
         ranges.between("dry_base", self.dry_base, 1, float("inf"))
@@ -213,8 +220,8 @@ class SamplingParams:
             raise SamplerError(f"sampler_order names a sampler twice: {', '.join(order)}")
 
     def _check_mirostat(self) -> None:
-        others = ("penalty_repeat", "penalty_freq", "penalty_present", "dry_multiplier", "top_n_sigma", "typ_p",
-                  "xtc_probability", "dynatemp_range", "adaptive_target", "sampler_order")  # fmt: skip
+        others = ("repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "top_n_sigma",
+                  "typical_p", "xtc_probability", "dynatemp_range", "adaptive_target", "sampler_order")  # fmt: skip
         given = [name for name in others if getattr(self, name) != getattr(SamplingParams, name)]
         if given:
             raise SamplerError(f"mirostat chooses alone: {', '.join(given)} would have no effect beside it")
@@ -230,8 +237,8 @@ class SamplingParams:
     @property
     def has_penalties(self) -> bool:
         """Whether any penalty changes a logit."""
-        return self.penalty_last_n != 0 and (
-            self.penalty_repeat != 1.0 or self.penalty_freq != 0.0 or self.penalty_present != 0.0
+        return self.repeat_last_n != 0 and (
+            self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
         )
 
     @property
@@ -244,7 +251,7 @@ class SamplingParams:
             or self.has_penalties
             or self.dry_multiplier > 0
             or self.top_n_sigma > 0
-            or self.typ_p < 1
+            or self.typical_p < 1
             or self.xtc_probability > 0
             or self.dynatemp_range > 0
             or self.mirostat != 0

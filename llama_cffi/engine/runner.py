@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
-from llama_cffi.engine.choosers import make_chooser
 from llama_cffi.engine.request import Request
+from llama_cffi.engine.running_sequence import SequenceSampler
 from llama_cffi.engine.scheduler import StepPlan
-from llama_cffi.engine.sequence import Chooser
+from llama_cffi.engine.sequence_samplers import make_sampler
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class Runner(Protocol):
         Control tokens add nothing, unless they are ``visible``.
         """
 
-    def chooser(self, request: Request, seed: int) -> Chooser:
-        """The chooser of a new sequence; raises what is wrong with the request's sampling or adapters."""
+    def sampler(self, request: Request, seed: int) -> SequenceSampler:
+        """The sampler of a new sequence; raises what is wrong with the request's sampling or adapters."""
 
     def keep(self, seq_id: int, n: int) -> bool:
         """Cut the memory of a sequence to its first ``n`` tokens.
@@ -179,10 +179,10 @@ class ContextRunner:
             self._pieces[visible] = _Pieces(self.context.model.vocab, visible)
         return self._pieces[visible]
 
-    def chooser(self, request: Request, seed: int) -> Chooser:
+    def sampler(self, request: Request, seed: int) -> SequenceSampler:
         if request.adapters:
             adapter_set(dict(request.adapters), self.context.model)
-        return make_chooser(self.context, request, seed)
+        return make_sampler(self.context, request, seed)
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self._memory

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING, NamedTuple
 
-from llama_cffi.engine.sequence import Sequence
+from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.slots import Slot, choose_slot, common_prefix, reusable
 
 _WORTH_WAITING = 8
@@ -24,7 +24,7 @@ class Work(NamedTuple):
     sequence's own tokens, every one with logits.
     """
 
-    sequence: Sequence
+    sequence: RunningSequence
     n_tokens: int
     output: bool
     n_draft: int = 0
@@ -59,16 +59,16 @@ class Scheduler:
         self._can_copy = can_copy
         self._can_cut = can_cut
         self.slots = [Slot(seq_id) for seq_id in range(n_slots)]
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting: deque[RunningSequence] = deque()
+        self.running: list[RunningSequence] = []
         self._clock = 0
         self._full = False
-        self.lone: Sequence | None = None
+        self.lone: RunningSequence | None = None
         """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
         before was."""
         self._adapters: AdapterSet = ()
 
-    def submit(self, sequence: Sequence) -> None:
+    def submit(self, sequence: RunningSequence) -> None:
         """Queue a sequence."""
         self.waiting.append(sequence)
         self.lone = None
@@ -103,7 +103,7 @@ class Scheduler:
             for work in plan
         ]
 
-    def _turn(self) -> list[Sequence]:
+    def _turn(self) -> list[RunningSequence]:
         """The running sequences whose adapters are next: every set of adapters has its turn, in a circle."""
         running = self.running
         sets = list(dict.fromkeys(sequence.request.adapters for sequence in running))
@@ -132,7 +132,7 @@ class Scheduler:
             self.running.append(sequence)
             budget -= sequence.n_pending
 
-    def _shares_later(self, sequence: Sequence, n_reused: int) -> bool:
+    def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
         """Whether what another sequence's prefill is computing right now can be shared when it is done."""
         tokens, adapters = sequence.tokens, sequence.request.adapters
         return self._can_copy and any(
@@ -141,7 +141,7 @@ class Scheduler:
             if other.n_pending > 1 and other.request.adapters == adapters
         )
 
-    def release(self, sequence: Sequence, *, keep: bool = True) -> None:
+    def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:
         """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""
         if sequence.seq_id is None:
             if sequence in self.waiting:

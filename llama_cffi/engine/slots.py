@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import AdapterSet
-    from llama_cffi.engine.sequence import Sequence
+    from llama_cffi.engine.running_sequence import RunningSequence
 
 
 class Slot:
@@ -18,7 +18,7 @@ class Slot:
 
     def __init__(self, seq_id: int) -> None:
         self.seq_id = seq_id
-        self.sequence: Sequence | None = None
+        self.sequence: RunningSequence | None = None
         self.last_used = 0
         self._cached: list[int] = []
         self._adapters: AdapterSet = ()
@@ -35,7 +35,7 @@ class Slot:
         sequence = self.sequence
         return self._cached if sequence is None else sequence.tokens[: min(sequence.n_past, sequence.n_exact)]
 
-    def take(self, sequence: Sequence) -> None:
+    def take(self, sequence: RunningSequence) -> None:
         """Give the slot to a sequence."""
         self.sequence = sequence
         self._cached = []

@@ -9,7 +9,7 @@ from llama_cffi.errors import SamplerError, TokenError
 
 if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
-    from llama_cffi.text.pieces import PieceIndex
+    from llama_cffi.grammar.piece_index import PieceIndex
 
 
 def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[], PieceIndex]) -> dict[int, float]:

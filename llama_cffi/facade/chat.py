@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from llama_cffi.facade.session import ChatSession
     from llama_cffi.facade.tool_loop import OnError, ToolLoop, ToolResult, ToolRun
     from llama_cffi.facade.turn import Turn
-    from llama_cffi.text.chat import ChatFormat, Template, TemplateOptions
-    from llama_cffi.text.messages import Message
-    from llama_cffi.text.template import Rendered
-    from llama_cffi.text.tools import Tool
+    from llama_cffi.prompt.chat import ChatFormat, Template, TemplateOptions
+    from llama_cffi.prompt.messages import Message
+    from llama_cffi.prompt.template import Rendered
+    from llama_cffi.prompt.tools import Tool
 
 
 class ChatOptions(GenerateOptions, total=False):
@@ -109,7 +109,7 @@ class Chat(Generation):
 
     def _tool_loop(self, messages: str | SequenceOf[Message], **options: Any) -> ToolLoop:
         from llama_cffi.facade.tool_loop import ToolLoop
-        from llama_cffi.text.messages import as_messages
+        from llama_cffi.prompt.messages import as_messages
 
         return ToolLoop(self.stream_chat, as_messages(messages), options.pop("tools", ()), **options)
 
@@ -150,7 +150,7 @@ class Chat(Generation):
     ) -> Rendered:
         described = None
         if tools is not None:
-            from llama_cffi.text.tools import check_tools
+            from llama_cffi.prompt.tools import check_tools
 
             described = [tool.as_dict() for tool in check_tools(tools)]
         return self._format.render(messages, tools=described, **options)
@@ -197,6 +197,6 @@ class Chat(Generation):
     @cached_property
     def _format(self) -> ChatFormat:
         # jinja2 takes 40 ms to import, which who does not chat need not pay.
-        from llama_cffi.text.chat import ChatFormat
+        from llama_cffi.prompt.chat import ChatFormat
 
         return ChatFormat(self.model)

@@ -14,7 +14,7 @@ import numpy as np
 from llama_cffi.core.embeddings import PoolingType, check_pooling
 from llama_cffi.errors import PromptError, TextTooLongError, TokenizeError, UnsupportedError
 from llama_cffi.facade.base import Base
-from llama_cffi.text.pairs import PairFormat
+from llama_cffi.prompt.pairs import PairFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from llama_cffi._util.seed import MAX_SEED, draw_seed
 from llama_cffi.core.adapter import adapter_set
-from llama_cffi.core.seed import MAX_SEED, draw_seed
 from llama_cffi.engine.request import Chunk, Completion, Overflow, Request, SamplingKwargs, SamplingParams, Stop
 from llama_cffi.errors import PromptError, SamplerError
 from llama_cffi.facade.base import Base
@@ -21,16 +21,16 @@ from llama_cffi.facade.bias import token_bias
 from llama_cffi.facade.draft import Speculative, request_source
 from llama_cffi.facade.stream import Stream
 from llama_cffi.facade.structured import StructuredStream, parse_completion
-from llama_cffi.text.constraint.healing import Healing, tokens_to_heal
-from llama_cffi.text.infill import InfillFormat
-from llama_cffi.text.pieces import PieceIndex
+from llama_cffi.grammar.healing import Healing, tokens_to_heal
+from llama_cffi.grammar.piece_index import PieceIndex
+from llama_cffi.prompt.infill import InfillFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     from llama_cffi.core.adapter import LoraAdapter
-    from llama_cffi.text.constraint.structure import Structure
+    from llama_cffi.grammar.structure import Structure
 
 
 class GenerateOptions(SamplingKwargs, total=False):
@@ -48,7 +48,7 @@ class GenerateOptions(SamplingKwargs, total=False):
     """Begin the result with the prompt."""
     heal: bool
     """Let the model write the end of the prompt again, where a longer token could stand there; see
-    :mod:`~llama_cffi.text.constraint.healing`. The result still is what follows the prompt."""
+    :mod:`~llama_cffi.grammar.healing`. The result still is what follows the prompt."""
     overflow: Overflow | None
     """What happens when the text fills the context; None is what the Llama was made with."""
     speculative: Speculative | None
@@ -201,7 +201,7 @@ class Generation(Base):
         if schema is None:
             return None
         # llguidance and pydantic take 0.1 s to import, which plain text need not pay.
-        from llama_cffi.text.constraint.schema import compile_schema
+        from llama_cffi.grammar.schema import compile_schema
 
         return compile_schema(schema, self.model.vocab)
 

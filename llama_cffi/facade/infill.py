@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_cffi.engine.request import Chunk, Completion
 from llama_cffi.facade.generation import GenerateOptions, Generation
-from llama_cffi.text.infill import InfillOrder
+from llama_cffi.prompt.infill import InfillOrder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

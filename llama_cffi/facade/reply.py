@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_cffi.engine.request import Chunk, Completion
-from llama_cffi.text.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
+from llama_cffi.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ class State(Generation):
         """Replace the memory by a file of :meth:`save_state`; returns how many tokens it holds."""
         return self._restore(SavedState.read(path, self._check))
 
-    def dump_state(self) -> bytes:
+    def state_bytes(self) -> bytes:
         """:meth:`save_state` as bytes."""
         return self._take_state().to_bytes()
 
-    def restore_state(self, data: BytesLike) -> int:
-        """:meth:`load_state` from the bytes of :meth:`dump_state`."""
+    def load_state_bytes(self, data: BytesLike) -> int:
+        """:meth:`load_state` from the bytes of :meth:`state_bytes`."""
         return self._restore(SavedState.from_bytes(data))
 
     def save_prompt(self, prompt: str | SequenceOf[int] | NDArray[np.int32], path: str | os.PathLike[str]) -> int:

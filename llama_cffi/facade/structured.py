@@ -11,7 +11,7 @@ from llama_cffi.errors import IncompleteOutput
 
 if TYPE_CHECKING:
     from llama_cffi.facade.stream import Stream
-    from llama_cffi.text.constraint.structure import Structure
+    from llama_cffi.grammar.structure import Structure
 
 C = TypeVar("C", bound=Completion)
 

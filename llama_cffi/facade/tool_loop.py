@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from llama_cffi.errors import ToolError, ToolLimitError
 from llama_cffi.facade.reply import Reply, ReplyChunk, ToolCall
-from llama_cffi.text.messages import Message
-from llama_cffi.text.tools import Tool, check_tools
+from llama_cffi.prompt.messages import Message
+from llama_cffi.prompt.tools import Tool, check_tools
 
 OnError = Literal["raise", "report"]
 """What becomes of an exception in a tool: it reaches the caller, or the model is told."""

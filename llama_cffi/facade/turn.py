@@ -12,23 +12,23 @@ from llama_cffi.engine.request import Completion, FinishReason
 from llama_cffi.errors import IncompleteOutput, SchemaError, ToolError
 from llama_cffi.facade.reply import Reply, ReplyBuilder, ReplyChunk
 from llama_cffi.facade.structured import parse_completion
-from llama_cffi.text.constraint.both import AllOf
-from llama_cffi.text.constraint.budget import ReasoningBudget
-from llama_cffi.text.constraint.guidance import GuidanceConstraint
-from llama_cffi.text.constraint.prefixed import Prefixed
-from llama_cffi.text.constraint.schema import closed, json_rule
-from llama_cffi.text.reply.format import Plan, ToolSpec
-from llama_cffi.text.reply.lark import quoted
-from llama_cffi.text.tools import Tool, check_tools
+from llama_cffi.grammar.all_of import AllOf
+from llama_cffi.grammar.guidance import GuidanceConstraint
+from llama_cffi.grammar.prefixed import Prefixed
+from llama_cffi.grammar.reasoning_budget import ReasoningBudget
+from llama_cffi.grammar.schema import closed, json_rule
+from llama_cffi.prompt.tools import Tool, check_tools
+from llama_cffi.reply.format import ReplyRules, ToolSpec
+from llama_cffi.reply.lark import quoted
 
 if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.facade.stream import Stream
-    from llama_cffi.text.chat import ChatFormat, Template
-    from llama_cffi.text.constraint.matcher import Constraint
-    from llama_cffi.text.constraint.structure import Structure
-    from llama_cffi.text.messages import Message
-    from llama_cffi.text.reply.format import ReplyFormat
+    from llama_cffi.grammar.matcher import Constraint
+    from llama_cffi.grammar.structure import Structure
+    from llama_cffi.prompt.chat import ChatFormat, Template
+    from llama_cffi.prompt.messages import Message
+    from llama_cffi.reply.format import ReplyFormat
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Turn:
     tokens: Sequence[int]
     """The prompt, ``prefix`` included."""
     format: ReplyFormat
-    plan: Plan
+    rules: ReplyRules
     constraint: Constraint | None
-    """What holds the reply to the plan."""
+    """What holds the reply to the rules."""
     visible: frozenset[int]
     """Control tokens that carry meaning in a reply."""
     structure: Structure | None
@@ -71,7 +71,7 @@ def prepare_turn(
     rendered, reply, source = chat.ask(
         messages, known, reply_format, template=template, documents=documents, variables=variables
     )
-    plan = Plan(
+    rules = ReplyRules(
         tools=specs,
         choice=choice,
         parallel=parallel_tool_calls,
@@ -79,13 +79,13 @@ def prepare_turn(
         reasoning=reply.state(rendered.text),
     )
     controls = chat.controls
-    held, thinking = plan, reply.thinking
-    if plan.reasoning == "auto" and thinking and thinking.optional and thinking.end.strip() not in source:
+    held, thinking = rules, reply.thinking
+    if rules.reasoning == "auto" and thinking and thinking.optional and thinking.end.strip() not in source:
         # A model whose template knows no reasoning answers at once, where it is held to a call or to a schema.
-        held = replace(plan, reasoning="off")
+        held = replace(rules, reasoning="off")
     constraint = _constraint(reply, held, structure, vocab, controls)
-    if reasoning_budget is not None and thinking is not None and plan.reasoning != "off":
-        start = "" if plan.reasoning == "open" else thinking.start
+    if reasoning_budget is not None and thinking is not None and rules.reasoning != "off":
+        start = "" if rules.reasoning == "open" else thinking.start
         budget = ReasoningBudget(reasoning_budget, start, thinking.end, vocab)
         constraint = budget if constraint is None else AllOf((constraint, budget))
     if prefix and constraint is not None:
@@ -94,7 +94,7 @@ def prepare_turn(
     return Turn(
         tokens=chat.tokenize(rendered, prefix=prefix).tolist(),
         format=reply,
-        plan=plan,
+        rules=rules,
         constraint=constraint,
         visible=frozenset(controls[text] for text in reply.controls if text in controls),
         structure=structure,
@@ -131,10 +131,10 @@ def _choose_tools(
 
 
 def _constraint(
-    reply: ReplyFormat, plan: Plan, structure: Structure | None, vocab: Vocab, controls: Mapping[str, int]
+    reply: ReplyFormat, rules: ReplyRules, structure: Structure | None, vocab: Vocab, controls: Mapping[str, int]
 ) -> Constraint | None:
     if structure is not None and not isinstance(structure.constraint, GuidanceConstraint):
-        if plan.tools and plan.choice != "none":
+        if rules.tools and rules.choice != "none":
             raise SchemaError(
                 "a grammar that llama.cpp enforces cannot hold beside tools: GBNF(..., engine='llguidance')"
             )
@@ -143,7 +143,7 @@ def _constraint(
     def token(text: str) -> str:
         return f"<[{controls[text]}]>" if text in controls else quoted(text)
 
-    lark = reply.grammar(plan, token, lambda schema: json_rule(closed(schema)))
+    lark = reply.grammar(rules, token, lambda schema: json_rule(closed(schema)))
     if lark is None:
         return None
     grammars: list[dict[str, Any]] = [{"lark_grammar": lark}]
@@ -159,7 +159,7 @@ class ReplyStream(Iterator[ReplyChunk]):
     def __init__(self, stream: Stream, turn: Turn) -> None:
         self._stream = stream
         self._turn = turn
-        self._parser = turn.format.parser(turn.plan)
+        self._parser = turn.format.parser(turn.rules)
         self._builder = ReplyBuilder()
         self._given = self._answered = ""
         if turn.prefix:
@@ -187,7 +187,7 @@ class ReplyStream(Iterator[ReplyChunk]):
         if reply.finish_reason is FinishReason.CANCELLED:
             return reply
         name = builder.unfinished_call
-        demanded = self._turn.plan.choice == "required" and not calls
+        demanded = self._turn.rules.choice == "required" and not calls
         if reply.finish_reason is FinishReason.LENGTH and (name is not None or demanded):
             place = "before its call was complete" if name is None else f"inside of a call of {name}"
             raise IncompleteOutput(

@@ -16,9 +16,9 @@ from typing import Any
 
 from llama_cffi import Vocab
 from llama_cffi.errors import SchemaError
-from llama_cffi.text.constraint.guidance import GuidanceConstraint
-from llama_cffi.text.constraint.json_schema import compile_json_schema
-from llama_cffi.text.constraint.matcher import Constraint
+from llama_cffi.grammar.guidance import GuidanceConstraint
+from llama_cffi.grammar.json_schema import compile_json_schema
+from llama_cffi.grammar.matcher import Constraint
 
 DRAFTS = {"draft2020-12": 2020, "draft7": 7}
 MAX_SPELLINGS = 800

@@ -12,9 +12,9 @@ import jsonschema
 import llguidance
 import numpy as np
 
-from llama_cffi.text.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
-from llama_cffi.text.reply.format import Plan, ReplyFormat, ToolSpec
-from llama_cffi.text.reply.lark import quoted
+from llama_cffi.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
+from llama_cffi.reply.format import ReplyFormat, ReplyRules, ToolSpec
+from llama_cffi.reply.lark import quoted
 
 
 @dataclass
@@ -50,9 +50,9 @@ def joined(events: Iterable[Event]) -> list[Event]:
     return done
 
 
-def read(format: ReplyFormat, plan: Plan, pieces: Sequence[str]) -> Reply:
+def read(format: ReplyFormat, rules: ReplyRules, pieces: Sequence[str]) -> Reply:
     """The reply that arrived in these pieces. Checks that calls are numbered and end in order."""
-    parser = format.parser(plan)
+    parser = format.parser(rules)
     events = [event for piece in pieces for event in parser.feed(piece)]
     events.extend(parser.flush())
     reply = Reply()
@@ -136,7 +136,7 @@ class SmallVocabulary:
 def tags_of(format: ReplyFormat) -> list[str]:
     """The texts in the grammar of a format that begin like a tag."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
-    grammar = format.grammar(Plan((ToolSpec("f", schema),)), quoted) or ""
+    grammar = format.grammar(ReplyRules((ToolSpec("f", schema),)), quoted) or ""
     texts = (json.loads(text) for text in re.findall(r'"(?:[^"\\\n]|\\.)*"', grammar))
     return [text for text in texts if text.lstrip()[:1] in ("<", "[", "`") and len(text) > 1]
 
@@ -174,17 +174,17 @@ def random_text(
     return b"".join(chosen).decode(errors="replace") if matcher.is_accepting() else None
 
 
-def check_reply(format: ReplyFormat, plan: Plan, text: str) -> Reply:
-    """Read a text that the grammar let through, and check that it keeps what the plan promises."""
-    reply = read(format, plan, [text])
-    schemas = {tool.name: tool.parameters for tool in plan.tools}
+def check_reply(format: ReplyFormat, rules: ReplyRules, text: str) -> Reply:
+    """Read a text that the grammar let through, and check that it keeps what the rules promises."""
+    reply = read(format, rules, [text])
+    schemas = {tool.name: tool.parameters for tool in rules.tools}
     for call in reply.calls:
         assert call.complete, f"{call} is not complete in {text!r}"
         jsonschema.validate(json.loads(call.arguments), schemas[call.name])
-    if plan.choice == "required":
+    if rules.choice == "required":
         assert reply.calls, f"no call in {text!r}"
         assert not reply.text.strip(), f"text beside the call in {text!r}"
-    if not plan.parallel:
+    if not rules.parallel:
         assert len(reply.calls) <= 1, f"several calls in {text!r}"
     return reply
 

@@ -10,7 +10,7 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib, sampler_interface
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
-from llama_cffi.core.owner import Owner
+from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.sampler.adaptive_draws import AdaptiveDraws
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.sampler.grammar import Grammar, LazyGrammar
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
 
 
-class SamplerChain(Owner):
+class SamplerChain(NativeObject):
     """Samplers run in order over one row of logits. Wraps ``llama_sampler_chain_*``.
 
     Raises :class:`SamplerError` for an empty chain and for one that does not end in a selecting sampler, and what

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import ffi, lib
-from llama_cffi.core import ranges
+from llama_cffi._util import ranges
 from llama_cffi.core.options import call_named
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.vocab import VocabType

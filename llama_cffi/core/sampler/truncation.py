@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import lib
-from llama_cffi.core import ranges
+from llama_cffi._util import ranges
+from llama_cffi._util.seed import check_seed
 from llama_cffi.core.sampler.base import Sampler
-from llama_cffi.core.seed import check_seed
 from llama_cffi.errors import SamplerError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Helpers that need no library: files, checksums, ranges, threads."""

@@ -1,0 +1,274 @@
+"""The interactive part of ``llama-cffi chat``: a prompt, commands that begin with a slash, answers as they come."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from rich.console import Console
+
+from llama_cffi.cli.console import colourful, one_line, printable
+from llama_cffi.cli.markdown import MarkdownStream
+from llama_cffi.cli.tool_file import load_tools
+from llama_cffi.errors import LlamaCffiError
+
+if TYPE_CHECKING:
+    from llama_cffi.facade.reply import Reply, ReplyChunk
+    from llama_cffi.facade.session import ChatSession
+    from llama_cffi.facade.tool_loop import ToolResult
+    from llama_cffi.prompt.tools import Tool
+
+HELP = """\
+/system TEXT   begin the conversation with this instruction; without TEXT, show it
+/undo          take back your last message and the answer to it
+/retry         answer the last message again
+/clear         forget the conversation, but not the instruction
+/save FILE     write the conversation to a file
+/load FILE     go on with a conversation that was saved
+/tools [FILE]  let the model call the functions of a Python file; without FILE, list them
+/stats         tokens and speed of the last answer
+/help          this
+/exit          leave, as Ctrl-D does
+
+Enter sends; Alt-Enter begins a new line. Ctrl-C stops an answer."""
+
+
+class Talk:
+    """A conversation at a terminal. :meth:`run` returns when the person leaves."""
+
+    def __init__(self, session: ChatSession, *, tools: tuple[Tool, ...] = (), show_reasoning: bool = True) -> None:
+        self._session = session
+        self._tools = tools
+        self._show_reasoning = show_reasoning
+        self._terminal = Console(highlight=False, no_color=None if colourful(sys.stdout) else True)
+        self._last: Reply | None = None
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/system": self._system,
+            "/undo": self._undo,
+            "/retry": self._retry,
+            "/clear": self._clear,
+            "/save": self._save,
+            "/load": self._load,
+            "/tools": self._use_tools,
+            "/stats": self._stats,
+            "/help": self._help,
+        }
+
+    def run(self) -> None:
+        """Ask, answer, and so on. Ctrl-D and /exit end it."""
+        words = WordCompleter([*self._commands, "/exit"], sentence=True)
+        prompts: PromptSession[str] = PromptSession(
+            history=_history(), completer=words, complete_while_typing=False, key_bindings=_keys(), multiline=True
+        )
+        self._note("Ctrl-D leaves, /help lists what else there is.")
+        while True:
+            try:
+                text = prompts.prompt("> ", prompt_continuation="  ").strip()
+            except KeyboardInterrupt:
+                continue  # what was typed is dropped, as in a shell
+            except EOFError:
+                return
+            if text == "/exit":
+                return
+            if text:
+                self.take(text)
+
+    def take(self, text: str) -> None:
+        """One line of input: a command, or something to answer."""
+        try:
+            if text.startswith("/"):
+                name, _, rest = text.partition(" ")
+                command = self._commands.get(name)
+                if command is None:
+                    self._note(f"{name} is no command; /help lists them")
+                else:
+                    command(rest.strip())
+            else:
+                self._answer(text)
+        except (LlamaCffiError, ValueError, OSError) as error:
+            self._error(str(error))
+
+    # -- answering
+
+    def _answer(self, text: str) -> None:
+        """Show the answer as it comes; Ctrl-C ends it and keeps what there is."""
+        shown: list[str] = []
+        try:
+            with _nobody_types():
+                self._show(self._events(text), shown)
+        except KeyboardInterrupt:
+            self._note("stopped")
+            if said := "".join(shown).strip():
+                self._session.add({"role": "user", "content": text})
+                self._session.add({"role": "assistant", "content": said})
+
+    def _events(self, text: str) -> Iterator[ReplyChunk | ToolResult]:
+        if self._tools:
+            return self._session.stream_run(text, tools=self._tools, on_error="report")
+        return iter(self._session.stream(text))
+
+    def _show(self, events: Iterator[Any], shown: list[str]) -> None:
+        from llama_cffi.facade.tool_loop import ToolResult
+
+        page: MarkdownStream | None = None
+        thinking = False
+        try:
+            for event in events:
+                if isinstance(event, ToolResult):
+                    self._note(f"← {one_line(event.content)}")
+                    continue
+                if event.reasoning and self._show_reasoning:
+                    thinking = True
+                    self._write(event.reasoning, style="dim")
+                if event.text:
+                    if thinking:
+                        self._write("\n\n")
+                        thinking = False
+                    if page is None:
+                        page = MarkdownStream(self._terminal).__enter__()
+                    page.write(event.text)
+                    shown.append(event.text)
+                if event.reply is not None:
+                    if page is not None:
+                        page.__exit__(None, None, None)
+                        page = None
+                    self._last = event.reply
+                    for call in event.reply.tool_calls:
+                        arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
+                        self._note(f"→ {call.name}({one_line(arguments)})")
+        finally:
+            if page is not None:
+                page.__exit__(None, None, None)
+            elif thinking:
+                self._write("\n")
+
+    # -- commands
+
+    def _system(self, text: str) -> None:
+        messages = self._session.messages
+        begun = bool(messages) and messages[0]["role"] == "system"
+        if not text:
+            self._note(messages[0]["content"] if begun else "there is no instruction")
+            return
+        rest = messages[1:] if begun else messages
+        self._session.replace([{"role": "system", "content": text}, *rest])
+
+    def _undo(self, _: str) -> None:
+        removed = self._session.rewind()
+        self._note(f"taken back: {one_line(removed[0]['content'])}")
+
+    def _retry(self, _: str) -> None:
+        before = self._session.messages
+        removed = self._session.rewind()
+        self._answer(removed[0]["content"])
+        if len(self._session.messages) < len(before) - len(removed) + 2:
+            self._session.replace(before)  # there is no new answer: the old one stays
+
+    def _clear(self, _: str) -> None:
+        messages = self._session.messages
+        self._session.replace(messages[:1] if messages and messages[0]["role"] == "system" else [])
+
+    def _save(self, name: str) -> None:
+        self._session.save(_path(name, "/save"))
+        self._note(f"{len(self._session)} messages saved")
+
+    def _load(self, name: str) -> None:
+        self._session.restore(_path(name, "/load"))
+        for message in self._session.messages:
+            self._terminal.print(f"[bold]{message['role']}[/bold]", end=" ")
+            self._write(f"{message['content'] or ''}\n")
+
+    def _use_tools(self, name: str) -> None:
+        if name:
+            self._tools = load_tools(_path(name, "/tools"))
+        for tool in self._tools:
+            self._note(f"{tool.name}: {one_line(tool.description or '')}")
+        if not self._tools:
+            self._note("no tools; /tools FILE loads the functions of a Python file")
+
+    def _stats(self, _: str) -> None:
+        from llama_cffi.cli.generate import summary
+
+        self._note(summary(self._last) if self._last is not None else "there was no answer yet")
+
+    def _help(self, _: str) -> None:
+        self._note(HELP)
+
+    # -- the terminal
+
+    def _note(self, text: str) -> None:
+        self._terminal.print(printable(text), style="dim", markup=False)
+
+    def _error(self, text: str) -> None:
+        self._terminal.print("[bold red]error:[/bold red]", end=" ")
+        self._terminal.print(printable(text), markup=False)
+
+    def _write(self, text: str, *, style: str = "") -> None:
+        self._terminal.print(printable(text), style=style, markup=False, end="", soft_wrap=True)
+
+
+@contextmanager
+def _nobody_types() -> Iterator[None]:
+    """Keep what is typed during an answer out of it, and out of the next message; Ctrl-C works as ever."""
+    try:
+        import termios
+
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+    except (ImportError, OSError, ValueError):
+        yield  # no terminal of this kind
+        return
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
+
+
+def _path(text: str, command: str) -> Path:
+    try:
+        (name,) = shlex.split(text)
+    except ValueError:
+        raise ValueError(f"{command} takes the name of one file") from None
+    return Path(name).expanduser()
+
+
+def _history() -> History:
+    """What was typed before, where files of state belong; only in memory where there is no such place."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llama-cffi"
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = state / "history"
+        file.touch(mode=0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(file))
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    # Ctrl-J is what Enter was, when it was pressed before the prompt was there.
+    @keys.add("enter")
+    @keys.add("c-j")
+    def _send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+__all__ = ["Talk"]

@@ -1,0 +1,47 @@
+"""What every object has in common that owns a native one."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from llama_cffi._native.handle import Handle
+
+
+class NativeObject:
+    """Owns a native object through its Handle: usable until :meth:`close`, which ``with`` calls at its end."""
+
+    _handle: Handle
+
+    @property
+    def handle(self) -> Handle:
+        """The owner of the native pointer."""
+        return self._handle
+
+    @property
+    def ptr(self) -> Any:
+        """The native pointer, a cffi object; :class:`ClosedError` after close."""
+        return self._handle.ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` ran, or what this depends on was closed."""
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Free the native object. Idempotent."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+__all__ = ["NativeObject"]

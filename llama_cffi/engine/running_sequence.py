@@ -1,0 +1,252 @@
+"""One request on its way: its tokens, what of them is in memory, and the text made of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic, perf_counter
+from typing import NoReturn, Protocol
+
+from llama_cffi.engine.drafters import DraftController
+from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
+from llama_cffi.reply.detokenizer import Detokenizer
+from llama_cffi.reply.stop_patterns import make_stops
+
+Pieces = Mapping[int, "str | bytes | None"]
+"""What each token adds to a text; see :meth:`Runner.pieces`."""
+
+_ALL = 2**63
+_new = object.__new__
+
+
+class _Ending(dict[int, "str | bytes | None"]):
+    """Pieces, with tokens that end the text as the end of generation does."""
+
+    def __init__(self, pieces: Pieces, tokens: frozenset[int]) -> None:
+        super().__init__(dict.fromkeys(tokens))
+        self._pieces = pieces
+
+    def __missing__(self, token: int) -> str | bytes | None:
+        self[token] = piece = self._pieces[token]
+        return piece
+
+
+class SequenceSampler(Protocol):
+    """Picks the next token of one sequence from a row of logits and remembers what it picked."""
+
+    @property
+    def step(self) -> Callable[[int, int, int], int] | None:
+        """Computes the one pending (token, position, seq_id) of the sequence and chooses the next token, if the sampler
+        has a faster way than a decode and :meth:`choose`. A negative result is for :meth:`step_failed`.
+        """
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow the token chosen last."""
+
+    def step_failed(self, result: int) -> NoReturn:
+        """Raise what went wrong in :attr:`step`, as the runner's decode and :meth:`choose` would."""
+
+    def choose(self, row: int) -> int:
+        """The token chosen from batch row ``row`` of the last decode."""
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        """Log-probability of ``token`` at that row with ``n_top`` alternatives."""
+
+    def close(self) -> None:
+        """Give back native resources."""
+
+
+class RunningSequence:
+    """The state of a request between submit and its last chunk.
+
+    ``tokens`` is what the memory holds or must hold next, ``n_past`` how many of them it holds. A context shift
+    removes from ``tokens``; ``output`` keeps everything that was generated, and ``n_exact`` says how many of the first
+    tokens are in memory as they would be without the shift.
+    """
+
+    __slots__ = (
+        "_detokenizer",
+        "_end_token",
+        "_first",
+        "_logprobs",
+        "_max_tokens",
+        "_skip",
+        "_start",
+        "_stops",
+        "_text",
+        "chunks",
+        "deadline",
+        "done",
+        "drafting",
+        "error",
+        "finish_reason",
+        "n_cached",
+        "n_exact",
+        "n_past",
+        "n_prompt",
+        "output",
+        "pieces",
+        "request",
+        "sampler",
+        "seed",
+        "seq_id",
+        "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: Request,
+        sampler: SequenceSampler,
+        seed: int,
+        pieces: Pieces,
+        drafting: DraftController | None = None,
+    ) -> None:
+        self.request = request
+        self.sampler = sampler
+        self._end_token: int | None = None
+        """The token that ended the text and is no part of it."""
+        ending = frozenset(stop for stop in request.stop if isinstance(stop, int))
+        self.pieces = _Ending(pieces, ending) if ending else pieces
+        self.drafting = drafting
+        self.seed = seed
+        self.tokens = list(request.tokens)
+        self.n_prompt = len(self.tokens)
+        self.n_past = 0
+        self.n_exact = _ALL
+        self.n_cached = 0
+        self.seq_id: int | None = None
+        self.output: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.error: BaseException | None = None
+        self.done = False
+        """Whether nothing more will come."""
+        self.chunks: deque[Chunk] = deque()
+        self._detokenizer = Detokenizer()
+        self._stops = make_stops([stop for stop in request.stop if not isinstance(stop, int)])
+        self._skip = len(request.healed)
+        self._text: list[str] = [request.echo] if request.echo else []
+        if request.echo:
+            self.chunks.append(Chunk(request.echo))
+        self.deadline = None if request.max_seconds is None else monotonic() + request.max_seconds
+        """The :func:`time.monotonic` at which the sequence ends."""
+        self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
+        self._max_tokens = request.max_tokens
+        self._start = self._first = 0.0
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that must still be computed before the next one can be chosen."""
+        return len(self.tokens) - self.n_past
+
+    @property
+    def n_left(self) -> int:
+        """Tokens that may still be generated."""
+        return _ALL if self._max_tokens is None else self._max_tokens - len(self.output)
+
+    def start(self, seq_id: int, n_cached: int) -> None:
+        """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its tokens."""
+        self.seq_id = seq_id
+        self.n_past = n_cached
+        self.n_exact = _ALL
+        if not self._start:
+            self._start = perf_counter()
+            self.n_cached = n_cached
+
+    def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
+        """Add a chosen token and queue its chunk."""
+        if not self._first:
+            self._first = perf_counter()
+        piece = self.pieces[token]
+        if piece is None:
+            self._end_token = token
+            self.finish(FinishReason.STOP)
+            return
+        self.tokens.append(token)
+        self.output.append(token)
+        detokenizer = self._detokenizer
+        text = piece if type(piece) is str and not detokenizer.pending else detokenizer.feed(piece)
+        if self._skip:
+            text = self._without_healed(text)
+        stops = self._stops
+        if stops is not None:
+            text = stops.feed(text)
+        if text:
+            self._text.append(text)
+        logprobs = None
+        if self._logprobs is not None and logprob is not None:
+            self._logprobs.append(logprob)
+            logprobs = (logprob,)
+        if stops is not None and stops.matched is not None:
+            self._finish(FinishReason.STOP, text, (token,), logprobs)
+        elif self.sampler.ended:
+            self._finish(FinishReason.STOP, text + self._flush(), (token,), logprobs)
+        elif len(self.output) == self._max_tokens:
+            self._finish(FinishReason.LENGTH, text + self._flush(), (token,), logprobs)
+        else:
+            # Chunk(...) would be one more frame; see Engine._step.
+            chunk = _new(Chunk)
+            chunk.text, chunk.tokens, chunk.logprobs, chunk.completion = text, (token,), logprobs, None
+            self.chunks.append(chunk)
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the sequence; the text held back is part of it unless the caller cancelled."""
+        if not self.done:
+            self._finish(reason, "" if reason is FinishReason.CANCELLED else self._flush(), (), None)
+
+    def fail(self, error: BaseException) -> None:
+        """End the sequence with an exception for whoever reads its chunks."""
+        if not self.done:
+            self.error, self.done = error, True
+            self.sampler.close()
+
+    def _flush(self) -> str:
+        text = self._without_healed(self._detokenizer.flush())
+        if self._stops is not None:
+            text = self._stops.feed(text) + self._stops.flush()
+        if text:
+            self._text.append(text)
+        return text
+
+    def _without_healed(self, text: str) -> str:
+        n = self._skip
+        self._skip = max(0, n - len(text))
+        return text[n:]
+
+    def _finish(
+        self,
+        reason: FinishReason,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] | None,
+    ) -> None:
+        # A stop string that only the end of the text decided (it began a longer one) counts as a stop.
+        stop: str | int | None = self._stops.matched if self._stops is not None else None
+        if stop is None and self._end_token in self.request.stop:
+            stop = self._end_token
+        if reason is FinishReason.LENGTH and stop is not None:
+            reason = FinishReason.STOP
+        self.finish_reason, self.done = reason, True
+        self.sampler.close()
+        self.chunks.append(Chunk(text, tokens, logprobs, self._completion(reason, stop)))
+
+    def _completion(self, reason: FinishReason, stop: str | int | None) -> Completion:
+        return Completion(
+            text="".join(self._text),
+            tokens=tuple(self.output),
+            finish_reason=reason,
+            stop=stop,
+            usage=Usage(self.n_prompt, self.n_cached, len(self.output)),
+            timings=Timings(
+                prefill_seconds=max(0.0, self._first - self._start),
+                decode_seconds=perf_counter() - self._first if self._first else 0.0,
+                prefill_tokens=self.n_prompt - self.n_cached,
+                decode_tokens=max(0, len(self.output) - 1),
+            ),
+            seed=self.seed,
+            prompt=self.request.tokens,
+            logprobs=tuple(self._logprobs) if self._logprobs is not None else None,
+            speculation=self.drafting.result(len(self.output) + (self._end_token is not None))
+            if self.drafting
+            else None,
+        )

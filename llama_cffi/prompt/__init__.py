@@ -1,0 +1,1 @@
+"""Messages to tokens: chat templates, tools, fill-in-the-middle, pairs of query and document."""

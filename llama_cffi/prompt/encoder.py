@@ -1,0 +1,97 @@
+"""A rendered conversation as tokens, control tokens only where the template wrote them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llama_cffi.core.vocab import TokenAttr
+from llama_cffi.errors import TemplateError
+from llama_cffi.prompt.template import ChatTemplate, Rendered
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llama_cffi.core.vocab import Vocab
+
+
+class PromptEncoder:
+    """Tokenises what :class:`ChatTemplate` renders.
+
+    The text of a control token is that token where the template wrote it, and plain text inside a message.
+    """
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        #: Texts of the control tokens, with their ids.
+        self.controls = vocab.control_tokens
+        pattern = "|".join(map(re.escape, sorted(self.controls, key=len, reverse=True)))
+        self._pattern = re.compile(f"({pattern})") if pattern else None
+
+    def template(self, source: str) -> ChatTemplate:
+        """A template for this vocabulary: with its BOS and EOS, and its control tokens kept out of messages."""
+        vocab = self._vocab
+        names = {"bos_token": vocab.bos, "eos_token": vocab.eos, "pad_token": vocab.pad, "sep_token": vocab.sep}
+        tokens = {name: vocab.text(token) if token is not None else "" for name, token in names.items()}
+        return ChatTemplate(source, tokens=tokens, controls=tuple(self.controls))
+
+    def encode(self, rendered: Rendered, *, prefix: str = "") -> NDArray[np.int32]:
+        """Token ids, int32 of shape ``(n,)``, with exactly one BOS if the model wants one.
+
+        ``prefix`` is the beginning of the reply, the caller's own words: control tokens in it are control tokens.
+        Raises :class:`TemplateError` for a text that is empty.
+        """
+        if not rendered.text and not prefix:
+            raise TemplateError("the chat template made an empty text")
+        vocab = self._vocab
+        parts = [self._tokens(rendered)]
+        if prefix:
+            parts.append(vocab.tokenize(prefix, add_special=False, parse_special=True))
+        tokens = np.concatenate(parts)
+        bos = vocab.bos
+        if bos is not None:
+            begun = _count_leading(tokens, bos)
+            # The template's BOS and the model's own are one and the same.
+            if begun or vocab.add_bos:
+                tokens = np.concatenate([np.array([bos], dtype=np.int32), tokens[begun:]])
+        return tokens
+
+    def _tokens(self, rendered: Rendered) -> NDArray[np.int32]:
+        vocab, mark = self._vocab, rendered.mark
+        if not mark or self._pattern is None or mark not in rendered.marked:
+            return vocab.tokenize(rendered.text, add_special=False, parse_special=True)
+        # A run of plain text that holds a mark is tokenised by itself; everything around it as llama.cpp would,
+        # which also splits at control tokens, so that a cut there changes nothing.
+        runs = self._pattern.split(rendered.marked)
+        found: list[NDArray[np.int32]] = []
+        trusted = ""
+        for i, run in enumerate(runs):
+            if i % 2 or mark not in run:
+                trusted += run
+                continue
+            if trusted:
+                found.append(vocab.tokenize(trusted, add_special=False, parse_special=True))
+                trusted = ""
+            text = run.replace(mark, "")
+            if i and self._has(runs[i - 1], TokenAttr.RSTRIP):
+                text = text.lstrip()
+            if i + 1 < len(runs) and self._has(runs[i + 1], TokenAttr.LSTRIP):
+                text = text.rstrip()
+            if text:
+                found.append(vocab.tokenize(text, add_special=False, parse_special=False))
+        if trusted:
+            found.append(vocab.tokenize(trusted, add_special=False, parse_special=True))
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int32)
+
+    def _has(self, control: str, attribute: TokenAttr) -> bool:
+        return bool(self._vocab.attr(self.controls[control]) & attribute)
+
+
+def _count_leading(tokens: NDArray[np.int32], token: int) -> int:
+    others = np.flatnonzero(tokens != token)
+    return int(others[0]) if len(others) else len(tokens)
+
+
+__all__ = ["PromptEncoder"]

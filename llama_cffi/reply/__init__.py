@@ -1,0 +1,1 @@
+"""Tokens to text, reasoning, tool calls and values."""

@@ -1,0 +1,10 @@
+"""For models that were never trained for tools: they are told how to write a call, and held to it."""
+
+from __future__ import annotations
+
+from llama_cffi.reply.bare_json import BareJsonFormat
+from llama_cffi.reply.json_calls import Keys
+
+GENERIC = BareJsonFormat(name="generic", keys=Keys(), firsts=("name",), told=False)
+
+FORMATS = (GENERIC,)

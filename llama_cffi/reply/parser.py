@@ -1,0 +1,167 @@
+"""The format of a family of models, as reasoning and a way of writing calls; and the parser of its replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llama_cffi.errors import ToolError
+from llama_cffi.reply.call_syntax import Calls, CallSyntax
+from llama_cffi.reply.event_buffer import EventBuffer
+from llama_cffi.reply.events import Event
+from llama_cffi.reply.format import ReplyRules
+from llama_cffi.reply.input_buffer import InputBuffer, Reading
+from llama_cffi.reply.lark import Lark, Token, either, json_schema, literal, regex
+from llama_cffi.reply.reasoning import THINK, Thinking
+
+
+class ReplyParser:
+    """Runs a reading over a reply that arrives in pieces.
+
+    Nothing is lost but layout, that is tags and the whitespace beside them. A call that does not begin as one is
+    text. A call that breaks off after it began stays without CallEnd, and what follows the break is text.
+    """
+
+    def __init__(self, reading: Callable[[InputBuffer, EventBuffer], Reading]) -> None:
+        self._source = InputBuffer()
+        self._out = EventBuffer()
+        self._reading = reading(self._source, self._out)
+        self._done = False
+
+    def feed(self, text: str) -> Sequence[Event]:
+        """Add text and return what is certain now; nothing after :meth:`flush`."""
+        if self._done:
+            return ()
+        self._source.push(text)
+        next(self._reading, None)
+        return self._out.drain()
+
+    def flush(self) -> Sequence[Event]:
+        """End the reply and return what was held back."""
+        if self._done:
+            return ()
+        self._done = True
+        self._source.ended = True
+        for _ in self._reading:
+            pass
+        self._out.end()
+        return self._out.drain()
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedFormat:
+    """Optional reasoning, then text, then calls that begin with a tag.
+
+    ``signs`` are alternatives; each is a list of texts that must all stand in a chat template for it to be one of
+    this format's, and ``!`` before a text means that it must not.
+    """
+
+    name: str
+    syntax: CallSyntax | None
+    signs: tuple[tuple[str, ...], ...] = ()
+    thinking: Thinking | None = THINK
+    controls: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    """Tags that stand before the answer and behind it."""
+
+    def matches(self, template: str) -> bool:
+        """Whether a model with this chat template writes replies so."""
+        return any(
+            all(sign[1:] not in template if sign[0] == "!" else sign in template for sign in signs)
+            for signs in self.signs
+        )
+
+    def state(self, prompt: str) -> Literal["auto", "open", "off"]:
+        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        return self.thinking.state(prompt) if self.thinking else "off"
+
+    def parser(self, rules: ReplyRules) -> ReplyParser:
+        """A parser for one reply."""
+        return ReplyParser(lambda source, out: self._read(source, out, rules))
+
+    def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
+        if self.thinking and rules.reasoning != "off":
+            yield from self.thinking.read(source, out, rules.reasoning == "open")
+        syntax = None if rules.choice == "none" else self.syntax
+        opens = syntax.opens if syntax else ()
+        if rules.content is not None:
+            # A prescribed answer may hold anything, so that calls begin where it would begin, or nowhere.
+            opened = yield from self._first(source, out, opens)
+            if not syntax or opened not in opens:
+                yield from source.rest(out.text)
+                return
+        elif not (opens or self.before or self.after):
+            yield from source.rest(out.text)
+            return
+        else:
+            opened = ""
+        while True:
+            if syntax and opened in opens:
+                source.record(opened)
+                yield from syntax.read(source, out, rules, opened)
+            elif opened:
+                out.tag()
+            opened = yield from source.until((*opens, *self.before, *self.after), out.text)
+            if not opened:
+                return
+
+    def _first(self, source: InputBuffer, out: EventBuffer, opens: tuple[str, ...]) -> Generator[None, None, str]:
+        """The tag that a reply begins with, or ""."""
+        found = ""
+        while True:
+            out.text((yield from source.blank()))
+            tags = (*opens, *self.before)
+            found = (yield from source.one_of(*tags)) if tags else ""
+            if found not in self.before:
+                return found
+            out.tag()
+
+    def grammar(
+        self,
+        rules: ReplyRules,
+        token: Token,
+        schema: Callable[[Mapping[str, Any]], str] = json_schema,
+    ) -> str | None:
+        """A Lark grammar of the replies that the rules allows; None when every text is one."""
+        if rules.choice == "required" and self.syntax is None:
+            raise ToolError("a call is required, but this format has none")
+        calls_allowed = self.syntax is not None and rules.allows_calls()
+        if not calls_allowed and rules.content is None:
+            return None
+        lark = Lark(token, self.controls, schema)
+        thinking = self.thinking if rules.reasoning != "off" else None
+        begin = [thinking.rule(lark, rules.reasoning == "open")] if thinking else []
+        begin.extend(f"({lark.text(tag)})?" for tag in self.before)
+        bodies = []
+        if rules.content is not None and rules.choice != "required":
+            bodies.append(rules.content)
+        elif rules.choice != "required":
+            bodies.append(" ".join((self._plain(lark), *(f"({lark.text(tag)})?" for tag in self.after))))
+        if calls_allowed and self.syntax is not None:
+            calls = self.syntax.calls(lark, rules)
+            free = rules.choice == "auto" and rules.content is None
+            bodies.extend(self._openings(lark, calls, free))
+        return f"{lark}start: {' '.join((*begin, either(bodies)))}\n"
+
+    def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """Nothing: the chat template itself tells of the tools."""
+        return ""
+
+    def _openings(self, lark: Lark, calls: Calls, free: bool) -> list[str]:
+        more = f" ({calls.more})*" if calls.more else ""
+        if not free:
+            opened, rest = calls.openings[0]
+            return [f"{lark.text(opened)} {rest}{more}"]
+        return [f"{lark.up_to(opened, self._plain(lark))} {rest}{more}" for opened, rest in calls.openings]
+
+    def _plain(self, lark: Lark) -> str:
+        if self.thinking is None:
+            return "ANY"
+        # Text that begins with the tag of reasoning is reasoning.
+        tag = regex(rf"\s*{literal(self.thinking.start)}(?s:.*)")
+        return lark.terminal("PLAIN", f"ANY & ~{tag}")
+
+
+__all__ = ["ReplyParser", "TaggedFormat"]

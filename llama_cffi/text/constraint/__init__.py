@@ -1,1 +1,0 @@
-"""What a text must look like, enforced token by token while it is generated."""

@@ -1,0 +1,270 @@
+"""``llama-cffi chat``: in a pipe, in a terminal, and its parts alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from llama_cffi import Llama
+from llama_cffi.cli.conversation import Talk
+from llama_cffi.cli.markdown import MarkdownStream, finished_blocks
+from tests.cli.test_commands import Terminal, clean_environment, plain, refused, run
+
+__all__ = ["clean_environment"]  # a fixture of every test here, too
+
+ASK = "Tell me a story about a cat."
+PROMPT = b"\x1b[?2004h"  # pasted text is asked to be marked as such
+GREEDY = ("--temp", "0", "-n", "12")
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[Llama]:
+    with Llama.demo(n_seq_max=1, n_threads=1) as model:
+        yield model
+
+
+# -- in a pipe
+
+
+def test_one_answer_to_an_argument_or_to_standard_input(llm: Llama) -> None:
+    expected = llm.chat(ASK, temperature=0, max_tokens=12).text
+    assert run("chat", ASK, *GREEDY).stdout == expected
+    done = run("chat", *GREEDY, stdin=ASK)
+    assert (done.returncode, done.stdout) == (0, expected)
+    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASK}]
+    expected = llm.chat(system, temperature=0, max_tokens=12).text
+    assert run("chat", ASK, "--system", "Be brief.", *GREEDY).stdout == expected
+
+
+def test_json(llm: Llama) -> None:
+    report = json.loads(run("chat", ASK, "--json", *GREEDY).stdout)
+    assert report["text"] == llm.chat(ASK, temperature=0, max_tokens=12).text
+    assert report["finish_reason"] == "length"
+    assert (report["reasoning"], report["tool_calls"], report["parsed"]) == ("", [], None)
+
+
+def test_a_schema(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": [{"sure": true}, {"sure": false}]}')
+    assert json.loads(run("chat", ASK, "--schema", schema, "--temp", "0").stdout) in ({"sure": True}, {"sure": False})
+    report = json.loads(run("chat", ASK, "--schema", schema, "--temp", "0", "--json").stdout)
+    assert report["parsed"] == json.loads(report["text"])
+
+
+def test_tools(tmp_path: Path) -> None:
+    tools = tmp_path / "tools.py"
+    tools.write_text(
+        "from json import dumps\n"  # not one of the file's own functions
+        "def shout(text: str) -> str:\n"
+        '    """Make it loud."""\n'
+        "    return text.upper()\n"
+        "def _hidden() -> str: return ''\n"
+    )
+    done = run("chat", ASK, "--tools", tools, "--json", *GREEDY)
+    report = json.loads(done.stdout)
+    assert report["tool_results"] == []
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 +", "cannot be run: SyntaxError"),
+        ("x = 1", "defines no public function"),
+        ("def f(x): return x", "no annotation"),
+    ],
+)
+def test_tool_files_that_are_none(tmp_path: Path, content: str, message: str) -> None:
+    tools = tmp_path / "tools.py"
+    tools.write_text(content)
+    assert message in refused(1, "chat", ASK, "--tools", tools)
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    broken = tmp_path / "schema.json"
+    broken.write_text("{")
+    assert "is no JSON" in refused(1, "chat", ASK, "--schema", broken)
+    broken.write_text('{"contains": 1, "type": "array"}')
+    assert "contains" in refused(1, "chat", ASK, "--schema", broken)
+    assert "no reply format 'x'" in refused(1, "chat", ASK, "--reply-format", "x")
+    assert "no saved conversation" in refused(1, "chat", ASK, "--load", broken)
+    assert refused(2, "chat", ASK, "--chat-template", "a", "--chat-template-file", broken)
+    assert refused(2, "chat")  # standard input is empty
+
+
+# -- in a terminal
+
+
+def test_a_conversation_in_a_terminal(llm: Llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("PROMPT_TOOLKIT_NO_CPR", "1")  # this terminal does not say where its cursor is
+    terminal = Terminal("chat", "--temp", "0", "-n", "40")
+    terminal.read(until=b"/help lists")
+    terminal.read(until=PROMPT)
+    terminal.type(f"{ASK}\r")
+    shown = plain(terminal.read(until=PROMPT))
+    assert " ".join(llm.chat(ASK, temperature=0, max_tokens=40).text.split()[:6]) in shown
+    saved = tmp_path / "talk.json"
+    for line, shown in ((f"/save {saved}", "2 messages saved"), ("/undo", "taken back"), ("/what", "is no command")):
+        terminal.type(f"{line}\r")
+        terminal.read(until=shown.encode())
+        terminal.read(until=PROMPT)
+    terminal.type("\x04")
+    terminal.read()
+    assert terminal.close() == 0
+    messages = json.loads(saved.read_text())["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert messages[0]["content"] == ASK
+    assert (tmp_path / "state" / "llama-cffi" / "history").read_text().count("\n+") == 4
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("PROMPT_TOOLKIT_NO_CPR", "1")  # this terminal does not say where its cursor is
+    terminal = Terminal("chat", "--temp", "0", "-c", "2048", "--schema", str(endless(tmp_path)))
+    terminal.read(until=b"/help lists")
+    terminal.type(f"{ASK}\r")
+    terminal.read(until=b'"')
+    time.sleep(0.3)
+    terminal.type("\x03")
+    terminal.read(until=b"stopped")
+    terminal.type("/exit\r")
+    terminal.read()
+    assert terminal.close() == 0
+
+
+def endless(folder: Path) -> Path:
+    schema = folder / "endless.json"
+    schema.write_text('{"type": "array", "items": {"const": "again and again"}, "minItems": 9000}')
+    return schema
+
+
+# -- its parts
+
+
+class Commands:
+    """A Talk whose answers are scripted, and what it wrote."""
+
+    def __init__(self, llm: Llama) -> None:
+        self.session = llm.session(temperature=0, max_tokens=8)
+        self.talk = Talk(self.session)
+        self.out = io.StringIO()
+        self.talk._terminal = Console(file=self.out, highlight=False, no_color=True, width=80)
+
+    def __call__(self, line: str) -> str:
+        self.out.seek(0)
+        self.out.truncate()
+        self.talk.take(line)
+        return self.out.getvalue()
+
+
+@pytest.fixture
+def commands(llm: Llama) -> Commands:
+    return Commands(llm)
+
+
+def test_commands(commands: Commands, tmp_path: Path) -> None:
+    session = commands.session
+    assert "there was no answer" in commands("/stats")
+    assert "no instruction" in commands("/system")
+    commands("/system Be brief.")
+    assert "Be brief." in commands("/system")
+    answer = commands(ASK)
+    assert len(session) == 3
+    assert session.messages[2]["content"].split()[0] in answer
+    assert "tokens" in commands("/stats")
+    commands("/retry")
+    assert len(session) == 3
+    commands(f"/save '{tmp_path / 'a talk.json'}'")
+    assert commands("/undo").startswith("taken back: Tell me")
+    assert len(session) == 1
+    assert ASK in commands(f"/load '{tmp_path / 'a talk.json'}'")
+    assert len(session) == 3
+    commands("/clear")
+    assert [message["role"] for message in session.messages] == ["system"]
+    for line in ("/undo", "/save", "/load nothing.json", "/load", "/tools nothing.py", "/save a b"):
+        assert commands(line).startswith("error:"), line
+    assert len(session) == 1
+
+
+def test_tools_in_a_talk(commands: Commands, tmp_path: Path) -> None:
+    assert "no tools" in commands("/tools")
+    (tmp_path / "tools.py").write_text(
+        'def shout(text: str) -> str:\n    """Make it loud."""\n    return text.upper()\n'
+    )
+    assert "shout: Make it loud." in commands(f"/tools {tmp_path / 'tools.py'}")
+    commands.session._options |= {"tool_choice": "required", "max_tokens": 120, "temperature": 0.8, "seed": 1}
+    shown = commands(ASK)
+    assert "→ shout(text=" in shown
+    assert "← " in shown
+    assert [m["role"] for m in commands.session.messages] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_a_stopped_answer_is_kept(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = commands.session.stream
+
+    def interrupted(text: str, **options: Any) -> Iterator[Any]:
+        for i, chunk in enumerate(stream(text, **options)):
+            if i == 4:
+                raise KeyboardInterrupt
+            yield chunk
+
+    monkeypatch.setattr(commands.session, "stream", interrupted)
+    assert "stopped" in commands(ASK)
+    assert [message["role"] for message in commands.session.messages] == ["user", "assistant"]
+    assert 0 < len(commands.session.messages[1]["content"]) < 40
+
+
+# -- Markdown
+
+WORDS = st.sampled_from(["a", "*b*", "\n", "\n\n", "```\n", "```py\n", "- x\n", "1. y\n", "  ", "# t\n", "~~~\n", " "])
+
+
+@given(st.lists(WORDS, max_size=30).map("".join))
+def test_what_is_finished_stays_finished(text: str) -> None:
+    end = finished_blocks(text)
+    assert 0 <= end <= len(text)
+    assert end == 0 or text[:end].endswith("\n")
+    for more in ("x", "\n", "\n\nmore\n\n", "```\n", "- z\n"):
+        assert finished_blocks(text + more) >= end
+
+
+@pytest.mark.parametrize(
+    ("text", "finished"),
+    [
+        ("one\n\ntwo", "one\n\n"),
+        ("one\ntwo", ""),
+        ("```\na\n\nb", ""),
+        ("```\na\n\nb\n```\n\nc", "```\na\n\nb\n```\n\n"),
+        ("- a\n\n- b\n\n", ""),
+        ("- a\n\ntext\n", "- a\n\n"),
+    ],
+)
+def test_blocks(text: str, finished: str) -> None:
+    assert text[: finished_blocks(text)] == finished
+
+
+def test_markdown_is_shown_once_however_it_is_cut() -> None:
+    text = "# Title\n\nSome *words* and `code`.\n\n```python\nprint(1)\n\nprint(2)\n```\n\n- one\n- two\n\nThe end."
+    text += "\x1b[31m"
+    shown = set()
+    for step in (1, 3, 17, len(text)):
+        out = io.StringIO()
+        with MarkdownStream(Console(file=out, width=60, no_color=True)) as page:
+            for i in range(0, len(text), step):
+                page.write(text[i : i + step])
+        shown.add("\n".join(line.rstrip() for line in plain(out.getvalue()).splitlines() if line.strip()))
+    (page_text,) = shown
+    assert page_text.count("Title") == page_text.count("The end.") == page_text.count("print(2)") == 1
+    assert "\x1b[31m" not in page_text

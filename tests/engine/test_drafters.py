@@ -1,0 +1,442 @@
+"""Drafts and what the engine makes of them, on a runner without a model: whatever is guessed, the text is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.drafters import DraftController, Drafter, PromptLookup
+from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.fake import FakeRunner
+from llama_cffi.engine.request import Completion, FinishReason, Request
+from llama_cffi.engine.running_sequence import RunningSequence
+from llama_cffi.errors import DecodeError, LlamaCffiError, TokenError, UnsupportedError
+
+prompts = st.lists(st.integers(0, 255), min_size=1, max_size=30)
+
+
+class Oracle:
+    """Drafts the right tokens, with a wrong one where ``errors`` says so: 1 is right, 0 wrong, 2 the draft's end."""
+
+    def __init__(self, errors: Tokens[int] = (1,)) -> None:
+        self.errors, self.n_asked = errors, 0
+
+    def start(self) -> Drafter:
+        return self
+
+    def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+        text, draft = list(tokens), []
+        for _ in range(n_max):
+            what = self.errors[self.n_asked % len(self.errors)]
+            self.n_asked += 1
+            if what == 2:
+                break
+            token = FakeRunner.next_token(text)
+            draft.append(token if what else (token + 1) % 257)
+            text.append(draft[-1])
+        return draft
+
+
+class Says:
+    """Drafts the same each time, however long."""
+
+    def __init__(self, draft: list[int]) -> None:
+        self.draft = draft
+
+    def start(self) -> Drafter:
+        return self
+
+    def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+        return self.draft
+
+
+def read(engine: Engine, sequence: RunningSequence) -> Completion:
+    text = ""
+    while (chunk := engine.next_chunk(sequence)) is not None:
+        text += chunk.text
+        if chunk.completion is not None:
+            assert chunk.completion.text == text
+            return chunk.completion
+    raise AssertionError("the sequence ended without a completion")
+
+
+def run(engine: Engine, prompt: list[int], **fields: Any) -> Completion:
+    return read(engine, engine.submit(Request(tokens=tuple(prompt), **fields)))
+
+
+def prompt_of_length(n: int) -> list[int]:
+    """A prompt after which the model writes at least n tokens."""
+    return next([i] for i in range(256) if len(FakeRunner.expected([i], n, 10_000)) == n)
+
+
+# -- the text never depends on the drafts
+
+drafters = st.one_of(
+    st.none(),
+    st.builds(Oracle, st.lists(st.integers(0, 2), min_size=1, max_size=9)),
+    st.builds(Says, st.lists(st.integers(0, 256), max_size=30)),
+    st.builds(PromptLookup, n_draft=st.integers(1, 9), min_ngram=st.just(1), max_ngram=st.integers(1, 3)),
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(prompts, st.integers(1, 25), drafters), min_size=1, max_size=6),
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(40, 120),
+)
+def test_any_draft_gives_the_text_that_none_gives(
+    wanted: list[tuple[list[int], int, Any]], n_batch: int, n_slots: int, n_cells: int
+) -> None:
+    # n_cells is often too small for all, and for the drafts before that.
+    runner = FakeRunner(n_batch=n_batch, n_ctx=40, n_seq_max=n_slots, n_cells=n_cells)
+    engine = Engine(runner)
+    sequences = [
+        engine.submit(Request(tokens=tuple(prompt), max_tokens=n, speculative=drafter)) for prompt, n, drafter in wanted
+    ]
+    for sequence, (prompt, n, drafter) in zip(sequences, wanted, strict=True):
+        completion = read(engine, sequence)
+        assert list(completion.tokens) == runner.expected(prompt, n, runner.n_ctx)
+        assert (completion.speculation is None) == (drafter is None)
+    assert engine.idle
+
+
+@settings(max_examples=100)
+@given(prompts, drafters, st.integers(2, 9), st.integers(4, 30), st.sampled_from(["shift", "stop"]), st.booleans())
+def test_a_full_context_ends_or_shifts_at_the_same_place(
+    prompt: list[int], drafter: Any, n_batch: int, n_ctx: int, overflow: Any, logprobs: bool
+) -> None:
+    fields = {"overflow": overflow, "max_tokens": 50, "logprobs": 1 if logprobs else None}
+    plain, drafted = (
+        run(Engine(FakeRunner(n_batch=n_batch, n_ctx=n_ctx)), prompt[:n_ctx], speculative=source, **fields)
+        for source in (None, drafter)
+    )
+    assert drafted.tokens == plain.tokens
+    assert (drafted.finish_reason, drafted.logprobs) == (plain.finish_reason, plain.logprobs)
+
+
+@settings(max_examples=100)
+@given(prompts, drafters, st.integers(1, 12))
+def test_a_stop_string_inside_a_draft(prompt: list[int], drafter: Any, n_batch: int) -> None:
+    text = bytes(FakeRunner.expected(prompt, 20, 64)).decode()
+    engine = Engine(FakeRunner(n_batch=n_batch))
+    stop = text[7:9] or "?"
+    completion = run(engine, prompt, speculative=drafter, stop=(stop,), max_tokens=20)
+    assert completion.text == text.partition(stop)[0]
+    # What the draft left in memory behind the end is no part of what a later prompt finds there.
+    follow = [*prompt, *completion.tokens, 5]
+    assert list(run(engine, follow, max_tokens=5).tokens) == FakeRunner.expected(follow, 5, 64)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(prompts, drafters), min_size=1, max_size=5), st.integers(1, 8))
+def test_interrupts_change_nothing(wanted: list[tuple[list[int], Any]], every: int) -> None:
+    class Interrupted(FakeRunner):
+        calls = 0
+
+        def decode(self, plan: Any, deadline: float | None = None) -> list[int]:
+            rows = super().decode(plan, deadline)
+            self.calls += 1
+            if self.calls % (every + 1) == 0:
+                raise KeyboardInterrupt  # with everything computed, and nobody told
+            return rows
+
+    runner = Interrupted(n_batch=9, n_seq_max=3)
+    engine = Engine(runner)
+    sequences = [engine.submit(Request(tokens=tuple(p), max_tokens=9, speculative=d)) for p, d in wanted]
+    for sequence, (prompt, _) in zip(sequences, wanted, strict=True):
+        while True:
+            try:
+                if engine.next_chunk(sequence) is None:
+                    break
+            except KeyboardInterrupt:
+                pass
+        assert sequence.output == runner.expected(prompt, 9, 64)
+
+
+# -- what they gain
+
+
+def test_right_drafts_save_decodes() -> None:
+    runner = FakeRunner(n_batch=32)
+    completion = run(Engine(runner), prompt_of_length(40), max_tokens=40, speculative=Oracle())
+    speculation = completion.speculation
+    assert speculation is not None
+    assert speculation.target_decodes == len(runner.decoded) < 7
+    assert speculation.accepted_tokens == speculation.drafted_tokens == 40 - speculation.target_decodes
+    assert speculation.acceptance == 1.0
+
+
+@given(prompts, drafters, st.integers(1, 12))
+def test_the_statistics_add_up(prompt: list[int], drafter: Any, n_batch: int) -> None:
+    runner = FakeRunner(n_batch=n_batch)
+    done = run(Engine(runner), prompt, max_tokens=25, speculative=drafter)
+    if done.speculation is None:
+        return
+    n_prefill = -(-len(prompt) // n_batch)
+    assert done.speculation.target_decodes == len(runner.decoded) - n_prefill + 1
+    assert 0 <= done.speculation.accepted_tokens <= done.speculation.drafted_tokens
+    ended = done.finish_reason is FinishReason.STOP
+    assert done.speculation.target_decodes + done.speculation.accepted_tokens == len(done.tokens) + ended
+
+
+def test_others_go_before_drafts() -> None:
+    """A batch of 4: three decode steps and a prefill leave no place for a guess."""
+    runner = FakeRunner(n_batch=4, n_seq_max=4)
+    engine = Engine(runner)
+    drafting = engine.submit(Request(tokens=(1,), max_tokens=30, speculative=Oracle()))
+    engine.step()
+    engine.submit(Request(tokens=(2,) * 9, max_tokens=1))
+    engine.step()
+    assert drafting.seq_id is not None
+    assert dict(runner.decoded[-1])[drafting.seq_id] == 1
+    assert sum(n for _, n in runner.decoded[-1]) == 4
+
+
+def test_two_that_draft_share_the_room() -> None:
+    runner = FakeRunner(n_batch=10, n_seq_max=2)
+    engine = Engine(runner)
+    for n in (1, 2):
+        engine.submit(Request(tokens=(n,), max_tokens=30, speculative=Oracle()))
+    engine.step()
+    engine.step()
+    assert [n for _, n in runner.decoded[-1]] == [5, 5]
+
+
+# -- how long drafts are
+
+N_DRAFT = 8
+
+
+class Race:
+    """A text of which drafts are right as far as ``right`` says, on a machine of which ``decode`` says what a decode of
+    n tokens takes, and ``each`` what a token of a draft takes its drafter.
+    """
+
+    def __init__(self, decode: Callable[[int], float], right: Callable[[int], int], each: float = 0.0) -> None:
+        self.decode, self.right, self.each = decode, right, each
+        self.now = 0.0
+        self.asked: list[int] = []
+        self.lengths: list[int] = []
+        self.drafting = DraftController(self, 100, DecodeCost(), lambda: self.now)
+
+    def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+        place, n = len(tokens), min(n_max, N_DRAFT)
+        self.asked.append(place)
+        self.now += n * self.each
+        n_right = self.right(place)
+        return [(place + i) % 50 if i < n_right else 99 for i in range(n)]
+
+    def run(self, n: int) -> float:
+        """How many times faster than without drafts ``n`` tokens were."""
+        tokens = [0]
+        while len(tokens) < n:
+            draft = self.drafting.propose(tokens, n - len(tokens), seq_id=0)
+            seconds = self.decode(1 + len(draft))
+            self.now += seconds
+            self.drafting._decode_cost.add(1 + len(draft), seconds)
+            right = [token for i, token in enumerate(draft) if token == (len(tokens) + i) % 50]
+            if draft:
+                self.drafting.verified(len(right))
+            tokens += [*right, (len(tokens) + len(right)) % 50]
+            self.lengths.append(len(draft))
+        return self.decode(1) * n / self.now
+
+
+def flat(n: int) -> float:
+    """Weights are read once, however many tokens there are: a GPU."""
+    return 1.0
+
+
+def steep(n: int) -> float:
+    """Few tokens of a batch cost nearly as much as many: a CPU."""
+    return 1.0 if n == 1 else 2.5 + 0.25 * n
+
+
+def always(place: int) -> int:
+    return N_DRAFT
+
+
+def never(place: int) -> int:
+    return 0
+
+
+def test_right_drafts_are_as_long_as_they_can_be() -> None:
+    for decode in (flat, steep):
+        race = Race(decode, always)
+        assert race.run(500) == pytest.approx(9 / decode(9), rel=0.05)
+        assert race.lengths[:3] == [0, 8, 8], "the first decode says what one token takes"
+        assert race.lengths.count(0) == len(race.lengths) // 65 + 1, "one of 65 says it again"
+
+
+def test_a_draft_is_as_long_as_pays() -> None:
+    """Always five tokens are right, and each of the others costs something."""
+    race = Race(lambda n: 1.0 + 0.1 * (n - 1), lambda place: 5)
+    race.run(600)
+    assert race.lengths[40:].count(5) > 0.9 * len(race.lengths[40:])
+    dear = Race(lambda n: 1.0 + 0.9 * (n - 1), lambda place: 5, each=0.2)
+    assert dear.run(300) > 0.9
+    assert sum(dear.lengths[20:]) == 0
+
+
+@pytest.mark.parametrize(("decode", "each"), [(flat, 0.2), (steep, 0.0), (steep, 0.2)])
+def test_wrong_drafts_cost_little(decode: Callable[[int], float], each: float) -> None:
+    race = Race(decode, never, each)
+    assert race.run(600) > 0.9
+    assert race.drafting.n_drafted < 60
+
+
+def test_a_dear_drafter_is_asked_less_and_less() -> None:
+    race = Race(steep, never, each=0.2)
+    race.run(600)
+    # After each comparison, which takes one token: 8 tokens without, 16, 32 ...
+    assert [b - a for a, b in pairwise(race.asked[2:])] == [9, 17, 33, 65, 129, 257]
+
+
+def test_a_dear_drafter_that_says_nothing_is_asked_less_and_less() -> None:
+    class Silent(Race):
+        def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+            draft = super().propose(tokens, n_max, seq_id=seq_id)
+            return draft if len(tokens) < 10 else []
+
+    race = Silent(steep, never, each=0.2)
+    assert race.run(600) > 0.95
+    assert len(race.asked) < 12
+
+
+@pytest.mark.parametrize(("decode", "each"), [(flat, 0.2), (steep, 0.0), (steep, 0.2)])
+def test_a_text_that_changes(decode: Callable[[int], float], each: float) -> None:
+    """Nothing is right for 100 tokens, then everything."""
+    race = Race(decode, lambda place: N_DRAFT if place >= 100 else 0, each)
+    race.run(400)
+    without = race.lengths[: race.lengths.index(8, 3)]
+    assert 95 < len(without) < (125 if not each else 160)
+    assert sum(race.lengths[len(without) :]) > 180
+
+
+def test_right_in_rows() -> None:
+    """Half of all drafts are right, but five in a row: between the rows nearly none is computed."""
+    race = Race(steep, lambda place: N_DRAFT if place // 90 % 2 else 0)
+    assert race.run(1800) > 1.1
+
+
+def test_others_in_the_decode_pay_for_the_weights() -> None:
+    """Where a few tokens more cost little because others are computed anyway, even poor drafts pay."""
+
+    def propose(n_others: int) -> int:
+        pace = DecodeCost()
+        for n in range(1, 20):
+            pace.add(n, 1.0 if n == 1 else 5.0 + 0.01 * n)
+        drafting = DraftController(Says([1, 2]), 10, pace, lambda: 0.0)
+        return len(drafting.propose([0], 2, seq_id=0, n_others=n_others))
+
+    assert [propose(0), propose(3)] == [0, 2]
+
+
+def test_no_room_in_memory_is_a_pause() -> None:
+    race = Race(flat, always)
+    race.run(20)
+    race.drafting.pause()
+    assert [len(race.drafting.propose([0], 8, seq_id=0)) for _ in range(9)] == [0] * 8 + [8]
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.floats(0, 10)), max_size=30), st.integers(1, 25))
+def test_a_pace_stays_with_what_was_measured(measured: list[tuple[int, float]], n: int) -> None:
+    pace = DecodeCost()
+    for size, seconds in measured:
+        pace.add(size, seconds)
+    assert pace.knows(n) == any(size <= n for size, _ in measured)
+    if measured:
+        low, high = min(seconds for _, seconds in measured), max(seconds for _, seconds in measured)
+        assert min(low, 1e-9) <= pace.seconds(n)
+        assert n > max(size for size, _ in measured) or pace.seconds(n) <= max(high, 1e-9) * (1 + 1e-9)
+
+
+def test_a_pace() -> None:
+    pace = DecodeCost()
+    pace.add(2, 1.0)
+    assert [pace.seconds(n) for n in (1, 2, 9)] == [1.0, 1.0, 1.0]
+    pace.add(6, 3.0)
+    assert [pace.seconds(n) for n in (1, 4, 8)] == [1.0, 2.0, 4.0]
+    pace.add(6, 1.0)
+    assert pace.seconds(6) == 2.0, "what disturbs makes it longer, so the shorter one is believed"
+    pace.add(6, 100.0)
+    assert pace.seconds(6) == 2.25
+
+
+# -- failures
+
+
+@pytest.mark.parametrize("other", [None, [7, 7]], ids=["alone", "with another"])
+@pytest.mark.parametrize("error", [DecodeError("no draft"), None], ids=["raises", "no token"])
+def test_a_drafter_that_fails_ends_its_own_request(error: LlamaCffiError | None, other: list[int] | None) -> None:
+    class Failing(Says):
+        def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+            if len(tokens) > 4 and error is not None:
+                raise error
+            return [300] if len(tokens) > 4 else []
+
+    engine = Engine(FakeRunner())
+    good = engine.submit(Request(tokens=tuple(other), max_tokens=9)) if other else None
+    with pytest.raises(type(error or TokenError("")), match="no draft" if error else "token 300"):
+        run(engine, prompt_of_length(20), max_tokens=20, speculative=Failing([]))
+    if good is not None and other is not None:
+        assert list(read(engine, good).tokens) == FakeRunner.expected(other, 9, 64)
+    assert engine.idle
+
+
+def test_a_memory_that_cannot_go_back() -> None:
+    runner = FakeRunner()
+    runner.can_cut = False
+    with pytest.raises(UnsupportedError, match="take back"):
+        Engine(runner).submit(Request(tokens=(1,), speculative=PromptLookup()))
+
+
+# -- prompt lookup
+
+
+def lookup(tokens: list[int], n_max: int = 8, **options: int) -> list[int]:
+    return PromptLookup(**options).start().propose(tokens, n_max, seq_id=0)
+
+
+def test_the_last_place_that_ended_alike_goes_on() -> None:
+    assert lookup([1, 2, 3, 9, 1, 2, 4, 5, 1, 2]) == [4, 5, 1, 2, 4, 5, 1, 2]
+    assert lookup([1, 2, 3, 9, 1, 2, 4, 5, 1, 2], 3) == [4, 5, 1]
+    assert lookup([7, 1, 2, 3, 8, 1, 2, 4, 7, 1, 2], 1) == [3], "the longer n-gram first"
+    assert lookup([1, 2, 3, 4]) == []
+    assert lookup([5, 5, 5], n_draft=4) == [5, 5, 5, 5]
+    assert lookup([1], min_ngram=1) == []
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 3), st.integers(1, 6))
+def test_it_finds_what_a_search_finds(tokens: list[int], size: int, n_max: int) -> None:
+    drafter = PromptLookup(min_ngram=size, max_ngram=size, n_draft=6).start()
+    for n in range(1, len(tokens) + 1):
+        text = tokens[:n]
+        expected: list[int] = []
+        for end in range(n - 1, size - 1, -1):
+            if text[end - size : end] == text[-size:]:
+                for i in range(n_max):
+                    expected.append([*text, *expected][end + i])
+                break
+        assert drafter.propose(text, n_max, seq_id=0) == expected
+
+
+def test_a_shift_is_noticed() -> None:
+    drafter = PromptLookup().start()
+    drafter.propose([1, 2, 3, 4, 5, 6, 1, 2], 4, seq_id=0)
+    assert drafter.propose([4, 5, 6, 4, 5], 2, seq_id=0) == [6, 4]
+
+
+@pytest.mark.parametrize("options", [{"n_draft": 0}, {"min_ngram": 0}, {"max_ngram": 1}, {"n_draft": 2.5}])
+def test_bad_options(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"ngram|n_draft"):
+        PromptLookup(**options)

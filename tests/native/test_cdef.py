@@ -1,0 +1,184 @@
+"""The trimmed headers against the llama.h they were trimmed from."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# LLAMA_API functions of the pinned llama.h that are left out on purpose: the deprecated ones, by what
+# replaces them. A function that an upgrade brings shows up here as a difference and is then decided on.
+UNDECLARED = {
+    # loading and contexts: llama_model_load_from_file, llama_model_free, llama_init_from_model
+    "llama_load_model_from_file",
+    "llama_free_model",
+    "llama_new_context_with_model",
+    # model sizes: llama_model_n_*, llama_vocab_n_tokens
+    "llama_n_ctx_train",
+    "llama_n_embd",
+    "llama_n_layer",
+    "llama_n_head",
+    "llama_n_vocab",
+    # state: llama_state_*
+    "llama_get_state_size",
+    "llama_copy_state_data",
+    "llama_set_state_data",
+    "llama_load_session_file",
+    "llama_save_session_file",
+    # warm-up: the caller decodes once and discards the result
+    "llama_set_warmup",
+    # vocabulary: llama_vocab_*
+    "llama_token_get_text",
+    "llama_token_get_score",
+    "llama_token_get_attr",
+    "llama_token_is_eog",
+    "llama_token_is_control",
+    "llama_token_bos",
+    "llama_token_eos",
+    "llama_token_eot",
+    "llama_token_cls",
+    "llama_token_sep",
+    "llama_token_nl",
+    "llama_token_pad",
+    "llama_add_bos_token",
+    "llama_add_eos_token",
+    "llama_token_fim_pre",
+    "llama_token_fim_suf",
+    "llama_token_fim_mid",
+    "llama_token_fim_pad",
+    "llama_token_fim_rep",
+    "llama_token_fim_sep",
+    "llama_vocab_cls",
+    # samplers: llama_sampler_init_grammar_lazy_patterns
+    "llama_sampler_init_grammar_lazy",
+}
+
+
+def _build_module() -> ModuleType:
+    path = ROOT / "llama_cffi" / "_native" / "binding_build.py"
+    spec = importlib.util.spec_from_file_location("binding_build", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BUILD = _build_module()
+
+
+def _strip(text: str) -> str:
+    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
+    text = re.sub(r"//[^\n]*", " ", text)
+    return re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", " ", text, flags=re.MULTILINE)
+
+
+def _statements(text: str) -> list[str]:
+    """Top-level declarations without bodies, so that members of structs are not mistaken for functions."""
+    text = _strip(text)
+    text = re.sub(r'extern\s+"C"\s*\{', " ", text)
+    while True:
+        shorter = re.sub(r"\{[^{}]*\}", " ", text)
+        if shorter == text:
+            return [" ".join(part.split()) for part in text.split(";")]
+        text = shorter
+
+
+def _functions(text: str, api: str = "") -> set[str]:
+    names = set()
+    for statement in _statements(text):
+        if statement.startswith("typedef") or api not in statement or "(" not in statement:
+            continue
+        statement = statement.replace("GGML_DEPRECATED(", "").replace("DEPRECATED(", "")
+        names.update(re.findall(r"\b((?:llama|ggml|gguf)_\w+)\s*\((?!\*)", statement)[:1])
+    return names
+
+
+def _include() -> Path:
+    include: Path = BUILD.prefix() / "include"
+    if not (include / "llama.h").is_file():
+        pytest.skip(f"no llama.h in {include}: run python scripts/build_libllama.py")
+    return include
+
+
+def _header(name: str) -> str:
+    return (_include() / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def declared() -> set[str]:
+    text = BUILD.cdef_source()
+    return {name for name in _functions(text) if not name.startswith("llama_cffi_")}
+
+
+def test_undeclared_functions_are_the_reviewed_ones(declared: set[str]) -> None:
+    exported = _functions(_header("llama.h"), "LLAMA_API")
+    # The parser is part of the test: a header it no longer understands must not look like a complete binding.
+    assert len(exported) == len(re.findall(r"\bLLAMA_API\b", _strip(_header("llama.h"))))
+    assert {"llama_decode", "llama_vocab_cls", "llama_get_state_size"} <= exported
+    assert exported - declared == UNDECLARED
+
+
+def test_every_undeclared_function_is_deprecated() -> None:
+    deprecated = {
+        name
+        for statement in _statements(_header("llama.h"))
+        if "DEPRECATED(" in statement
+        for name in _functions(statement + ";")
+    }
+    assert deprecated == UNDECLARED
+
+
+def test_nothing_is_declared_that_the_headers_lack(declared: set[str]) -> None:
+    names = ("llama.h", "ggml.h", "ggml-backend.h", "gguf.h", "ggml-opt.h")
+    available = _functions("\n".join(_header(name) for name in names))
+    assert declared - available == set()
+
+
+def test_all_of_gguf_is_declared(declared: set[str]) -> None:
+    assert _functions(_header("gguf.h"), "GGML_API") - declared == set()
+
+
+def test_enums_are_complete() -> None:
+    known = set(re.findall(r"\b[A-Z][A-Z0-9_a-z]+\b", _strip(BUILD.cdef_source())))
+    headers = "\n".join(_strip(_header(name)) for name in ("llama.h", "ggml.h", "ggml-backend.h", "gguf.h"))
+    declared_enums = re.findall(r"\benum\s+(\w+)\s*\{", _strip(BUILD.cdef_source()))
+    missing = set()
+    for name in declared_enums:
+        match = re.search(rf"\benum\s+{name}\s*\{{([^}}]*)\}}", headers)
+        if match is not None:
+            missing |= set(re.findall(r"(?:^|,)\s*([A-Z]\w+)", match[1])) - known
+    assert missing == {"LLAMA_ROPE_SCALING_TYPE_MAX_VALUE"}  # an alias of the last member
+
+
+def test_cdef_files_are_the_files_of_the_folder() -> None:
+    assert sorted(BUILD.CDEF_FILES) == sorted(path.name for path in BUILD.CDEF_DIR.glob("*.h"))
+
+
+@pytest.mark.usefixtures("api_mode")
+def test_compiled_constants_equal_the_headers() -> None:
+    from llama_cffi._native import ffi, lib, library_info
+
+    stamp = library_info().stamp
+    assert ffi.string(lib.LLAMA_CFFI_HEADER_HASH).decode() == stamp["header_hash"]
+    assert ffi.string(lib.LLAMA_CFFI_VERSION).decode() == ffi.string(lib.llama_version()).decode()
+    assert lib.LLAMA_CFFI_COMMIT != ffi.NULL
+
+
+def test_struct_fields_land_where_the_defaults_are() -> None:
+    from llama_cffi._native import ffi, lib
+
+    context = lib.llama_context_default_params()
+    assert (context.n_ctx, context.n_batch, context.n_ubatch) == (512, 2048, 512)
+    assert context.type_k == lib.GGML_TYPE_F16
+    assert context.abort_callback == ffi.NULL
+    assert context.offload_kqv
+    model = lib.llama_model_default_params()
+    assert model.n_gpu_layers == -1
+    assert model.kv_overrides == ffi.NULL
+    assert lib.llama_model_quantize_default_params().quantize_output_tensor

@@ -1,0 +1,98 @@
+"""Threads that work off a list of jobs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+import pytest
+
+from llama_cffi._util.worker import work_off
+
+
+def never() -> None:
+    raise AssertionError("nobody was to be stopped")
+
+
+def test_every_job_is_done_once_by_whoever_is_free() -> None:
+    done: list[tuple[int, int]] = []
+    meeting = threading.Barrier(3, timeout=10)
+
+    def work(job: int) -> None:
+        if job < 3:
+            meeting.wait()  # only three at the same time come through
+        done.append((job, threading.get_ident()))
+
+    work_off(range(20), [work] * 3, never)
+    assert sorted(job for job, _ in done) == list(range(20))
+    assert threading.get_ident() in {thread for _, thread in done}
+    assert len({thread for job, thread in done if job < 3}) == 3
+
+
+def test_fewer_jobs_than_workers_start_no_thread_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: never())
+    done: list[int] = []
+    work_off([7], [done.append] * 4, never)
+    work_off([], [done.append] * 4, never)
+    assert done == [7]
+
+
+def test_without_more_threads_this_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done: list[int] = []
+    work_off(range(5), [done.append] * 3, never)
+    assert done == list(range(5))
+
+
+@pytest.mark.parametrize("who", ["this thread", "another"])
+def test_the_first_exception_stops_the_others(who: str) -> None:
+    here, stopped = threading.get_ident(), threading.Event()
+    begun: list[int] = []
+    both = threading.Barrier(2, timeout=10)
+
+    def work(job: int) -> None:
+        begun.append(job)
+        if job < 2:
+            both.wait()
+            if (threading.get_ident() == here) == (who == "this thread"):
+                raise KeyError(job)
+        assert stopped.wait(10)
+        raise ValueError("was stopped")
+
+    with pytest.raises(KeyError):
+        work_off(range(10), [work, work], stopped.set)
+    assert sorted(begun) == [0, 1]
+    assert threading.active_count() == 1 or all(thread.name != "llama_cffi" for thread in threading.enumerate())
+
+
+def test_a_signal_while_waiting_for_the_others_stops_them() -> None:
+    class Stopped(Exception):
+        pass
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    here, stopped = threading.get_ident(), threading.Event()
+    both = threading.Barrier(2, timeout=10)
+
+    def work(job: int) -> None:
+        both.wait()
+        if threading.get_ident() != here:
+            assert stopped.wait(10)
+
+    old = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        start = time.monotonic()
+        with pytest.raises(Stopped):
+            work_off([0, 1], [work, work], stopped.set)
+        assert time.monotonic() - start < 5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert stopped.is_set()
