@@ -22,7 +22,7 @@ from unittest.mock import patch
 from llama_cffi import Llama
 from llama_cffi._native import ffi, lib, library_info
 from llama_cffi.core.context import ContextOptions
-from llama_cffi.engine.request import SamplingParams
+from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.errors import IncompleteOutput
 
 FIRST_TEXT_TOKEN = 300

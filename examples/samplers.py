@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llama_cffi import Llama
 from llama_cffi.core.sampler import Dist, MinP, Sampler, Temperature, TopNSigma
-from llama_cffi.engine.request import SamplingKwargs
+from llama_cffi.engine.sampling_params import SamplingKwargs
 
 WAYS: dict[str, SamplingKwargs] = {
     "greedy": {"temperature": 0},

@@ -34,17 +34,8 @@ if TYPE_CHECKING:
     from llama_cffi.engine.drafters import PromptLookup
     from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.prompt_cache import PromptCache
-    from llama_cffi.engine.request import (
-        Chunk,
-        Completion,
-        FinishReason,
-        Request,
-        SamplingParams,
-        Speculation,
-        Timings,
-        TokenLogprob,
-        Usage,
-    )
+    from llama_cffi.engine.request import Request
+    from llama_cffi.engine.sampling_params import SamplingParams
     from llama_cffi.errors import LlamaCffiError
     from llama_cffi.facade.embedding import Embeddings, Label, Ranked
     from llama_cffi.facade.reply import Reply, ReplyChunk, ToolCall
@@ -54,20 +45,21 @@ if TYPE_CHECKING:
     from llama_cffi.grammar.values import GBNF, Lark, Lazy, Regex
     from llama_cffi.llama import Llama
     from llama_cffi.prompt.tools import Tool
+    from llama_cffi.reply.completion import Chunk, Completion, FinishReason, Speculation, Timings, TokenLogprob, Usage
 
 _HOME = {
     "GBNF": "grammar.values",
     "Batch": "core.batch",
     "ChatSession": "facade.session",
-    "Chunk": "engine.request",
-    "Completion": "engine.request",
+    "Chunk": "reply.completion",
+    "Completion": "reply.completion",
     "Context": "core.context",
     "ContextOptions": "core.context",
     "ControlVector": "core.control_vector",
     "DraftModel": "engine.draft_model",
     "Embeddings": "facade.embedding",
     "Engine": "engine.engine",
-    "FinishReason": "engine.request",
+    "FinishReason": "reply.completion",
     "GGUFFile": "core.gguf",
     "Label": "facade.embedding",
     "Lark": "grammar.values",
@@ -88,18 +80,18 @@ _HOME = {
     "ReplyChunk": "facade.reply",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
-    "SamplingParams": "engine.request",
+    "SamplingParams": "engine.sampling_params",
     "SavedState": "core.saved_state",
     "Score": "facade.scoring",
-    "Speculation": "engine.request",
+    "Speculation": "reply.completion",
     "State": "core.state",
-    "Timings": "engine.request",
-    "TokenLogprob": "engine.request",
+    "Timings": "reply.completion",
+    "TokenLogprob": "reply.completion",
     "Tool": "prompt.tools",
     "ToolCall": "facade.reply",
     "ToolResult": "facade.tool_loop",
     "ToolRun": "facade.tool_loop",
-    "Usage": "engine.request",
+    "Usage": "reply.completion",
     "Vocab": "core.vocab",
     "features": "_native.features",
     "quantize": "core.quantize",

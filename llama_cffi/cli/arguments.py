@@ -14,7 +14,7 @@ import typer
 import llama_cffi
 
 if TYPE_CHECKING:
-    from llama_cffi.engine.request import SamplerName
+    from llama_cffi.engine.sampling_params import SamplerName
 
 _BIAS = re.compile(r"\s*(\d+)\s*([+-])\s*(\S+)\s*")
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
@@ -51,7 +51,7 @@ def sampler_order(text: str | None) -> tuple[SamplerName, ...]:
 
     ``adaptive_p`` may be among them, as in llama.cpp, where it always comes last.
     """
-    from llama_cffi.engine.request import SAMPLER_NAMES, SAMPLER_ORDER
+    from llama_cffi.engine.sampling_params import SAMPLER_NAMES, SAMPLER_ORDER
 
     if text is None:
         return SAMPLER_ORDER

@@ -240,7 +240,7 @@ def report(llm: Llama, completion: Completion) -> dict[str, Any]:
         "text": completion.text,
         "tokens": list(completion.tokens),
         "finish_reason": str(completion.finish_reason),
-        "stop": completion.stop,
+        "stop_sequence": completion.stop_sequence,
         "usage": dataclasses.asdict(completion.usage),
         "timings": {
             **dataclasses.asdict(timings),

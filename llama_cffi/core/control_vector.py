@@ -67,6 +67,11 @@ class ControlVector:
         """A hash of the numbers."""
         return hashlib.blake2b(self.data.tobytes(), digest_size=16).hexdigest()
 
+    def check(self, model: Model, layers: range | None = None) -> None:
+        """Raise :class:`AdapterError` unless the vector fits a model, and ``ValueError`` for layers that it has not."""
+        _rows_for(self, model.n_layer, model.n_embd)
+        _layer_bounds(layers, model.n_layer)
+
     def __mul__(self, scale: float) -> ControlVector:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, not warned of
             scaled = self.data * np.float32(scale)
@@ -159,13 +164,18 @@ def apply_control_vector(ctx: Any, model: Model, vector: ControlVector | None, l
     if vector is None:
         guard.call_int(name, ctx, None, 0, n_embd, -1, -1)
         return
-    layers = range(1, n_layer) if layers is None else layers
-    if layers.step != 1 or not 1 <= layers.start < layers.stop <= n_layer:
-        raise ValueError(f"layers must be a range inside range(1, {n_layer}), got {layers}")
+    layers = _layer_bounds(layers, n_layer)
     rows = _rows_for(vector, n_layer, n_embd)
     data = ffi.from_buffer("float[]", rows)
     if guard.call_int(name, ctx, data, rows.size, n_embd, layers.start, layers.stop - 1) != 0:
         raise AdapterError("llama.cpp refuses the control vector", log=guard.lines_since(log.call_mark()))
+
+
+def _layer_bounds(layers: range | None, n_layer: int) -> range:
+    layers = range(1, n_layer) if layers is None else layers
+    if layers.step != 1 or not 1 <= layers.start < layers.stop <= n_layer:
+        raise ValueError(f"layers must be a range inside range(1, {n_layer}), got {layers}")
+    return layers
 
 
 def _rows_for(vector: ControlVector, n_layer: int, n_embd: int) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import numpy as np
 from llama_cffi._util.checksum import BLOCK, Checksum
 from llama_cffi._util.files import replacement, start_writeback
 from llama_cffi._util.worker import work_off
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.state import view_of, write_error
 from llama_cffi.core.state_header import MemoryKind, SavedSequence, StateHeader, library_name
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError
@@ -57,22 +58,23 @@ class SavedState:
     def take(
         cls,
         context: Context,
-        tokens: Mapping[int, Sequence[int]] | None = None,
+        prompts: Mapping[int, Sequence[int]] | None = None,
         *,
         seq_id: int | None = None,
-        adapters: Sequence[str] = (),
+        conditioning: Sequence[str] = (),
     ) -> SavedState:
         """Save a context, or only the sequence ``seq_id``; one copy of the memory.
 
-        ``tokens`` are those of each sequence, as far as the caller knows them; ``adapters`` name what changes the model
-        now. Raises ``ValueError`` when tokens do not cover the positions in memory, and for an empty sequence.
+        ``prompts`` are what each sequence holds (tokens, or a :class:`~llama_cffi.core.prompt.Prompt`), as far as the
+        caller knows it; ``conditioning`` names what changes the model now. Raises ``ValueError`` when a prompt does not
+        cover the positions in memory, and for an empty sequence.
         """
         with context.lock():
             memory, state = context.memory, context.state
             ids = range(context.n_seq_max) if seq_id is None else (seq_id,)
             last = {one: memory.seq_pos_max(one) for one in ids}
             sequences = {
-                one: _sequence(context, one, pos + 1, (tokens or {}).get(one))
+                one: _sequence(context, one, pos + 1, (prompts or {}).get(one))
                 for one, pos in last.items()
                 if pos is not None
             }
@@ -84,22 +86,22 @@ class SavedState:
             model=context.model.fingerprint,
             library=library_name(),
             memory=MemoryKind.of(context),
-            adapters=tuple(adapters),
+            conditioning=tuple(conditioning),
             sequences=sequences,
         )
         return cls(header, payload)
 
     def restore(
-        self, context: Context, *, seq_id: int | None = None, adapters: Sequence[str] = ()
-    ) -> dict[int, tuple[int, ...] | None]:
-        """Put it back, and return the tokens of each sequence.
+        self, context: Context, *, seq_id: int | None = None, conditioning: Sequence[str] = ()
+    ) -> dict[int, Prompt | None]:
+        """Put it back, and return what each sequence holds.
 
         A single sequence goes to ``seq_id`` (default: where it was), a whole context replaces everything. Raises
         :class:`StateMismatchError` before anything is touched when it does not fit, and :class:`StateError` when
         llama.cpp refuses it all the same; what it was to replace is then empty.
         """
         header = self.header
-        header.check(context, adapters=adapters)
+        header.check(context, conditioning=conditioning)
         if header.kind == "context":
             if seq_id is not None:
                 raise StateMismatchError("the state of a whole context cannot go to one sequence")
@@ -118,7 +120,7 @@ class SavedState:
                     for one in targets:
                         memory.seq_rm(one)
                     raise StateFormatError(f"the state holds other positions of sequence {target} than it says")
-        return {target: sequence.tokens for target, sequence in targets.items()}
+        return {target: sequence.prompt for target, sequence in targets.items()}
 
     # -- bytes and files
 
@@ -196,13 +198,16 @@ def read_header(path: str | os.PathLike[str]) -> StateHeader:
         return _read_front(file, os.fstat(file.fileno()).st_size)[1]
 
 
-def _sequence(context: Context, seq_id: int, n_past: int, tokens: Sequence[int] | None) -> SavedSequence:
-    if tokens is None:
+def _sequence(context: Context, seq_id: int, n_past: int, cells: Sequence[int] | None) -> SavedSequence:
+    if cells is None:
         return SavedSequence(n_past=n_past)
-    ids = context.model.vocab.check_tokens(tokens)
-    if len(ids) != n_past:
-        raise ValueError(f"sequence {seq_id} has {n_past} positions in memory, and {len(ids)} tokens were given")
-    return SavedSequence(n_past=n_past, tokens=tuple(ids.tolist()))
+    prompt = cells if isinstance(cells, Prompt) else Prompt(context.model.vocab.check_tokens(cells).tolist())
+    context.model.vocab.check_tokens([cell for cell in prompt if cell >= 0])
+    if prompt.n_positions != n_past:
+        raise ValueError(
+            f"sequence {seq_id} has {n_past} positions in memory, and {prompt.n_positions} tokens were given"
+        )
+    return SavedSequence(n_past=n_past, prompt=prompt)
 
 
 def _digest(data: bytes) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi._native import library_info
 from llama_cffi.core.fingerprint import Fingerprint
+from llama_cffi.core.prompt import Media, Prompt
 from llama_cffi.errors import StateFormatError, StateMismatchError
 
 if TYPE_CHECKING:
@@ -54,10 +55,21 @@ class MemoryKind:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedSequence:
-    """One sequence of a saved state: positions 0 to ``n_past - 1``, and its tokens, None where nobody said them."""
+    """One sequence of a saved state: positions 0 to ``n_past - 1``, and what they hold, None where that is unknown."""
 
     n_past: int
-    tokens: tuple[int, ...] | None = None
+    prompt: Prompt | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON's own types: cells, and the media among them."""
+        if self.prompt is None:
+            return {"n_past": self.n_past, "cells": None, "media": []}
+        media = [
+            [span.start, span.media.digest.hex(), span.media.n_cells, span.media.n_positions]
+            for span in self.prompt.media
+        ]
+        # A cell of media is known by the digest: a reader of 64-bit numbers need not read it.
+        return {"n_past": self.n_past, "cells": [max(cell, -1) for cell in self.prompt], "media": media}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +81,20 @@ class StateHeader:
     library: str
     """Version and commit of llama.cpp: the payload is in its private format."""
     memory: MemoryKind
-    adapters: tuple[str, ...] = ()
-    """What changed the model while the state was computed, in the caller's words."""
+    conditioning: tuple[str, ...] = ()
+    """What changed the model while the state was computed, as :meth:`Conditioning.names` says it."""
     sequences: Mapping[int, SavedSequence]
 
-    def check(self, context: Context, *, adapters: Sequence[str] = ()) -> None:
+    def check(self, context: Context, *, conditioning: Sequence[str] = ()) -> None:
         """Raise :class:`StateMismatchError` when a context cannot take this state; it says what differs."""
         mine = context.model.fingerprint
         if self.model != mine:
             raise StateMismatchError(f"the state is of another model: {_differences(self.model, mine)}")
         if self.library != library_name():
             raise StateMismatchError(f"the state is of llama.cpp {self.library}, and this is {library_name()}")
-        if self.adapters != tuple(adapters):
+        if self.conditioning != tuple(conditioning):
             raise StateMismatchError(
-                f"the state was computed with adapters {list(self.adapters)}, and in use are {list(adapters)}"
+                f"the state was computed with adapters {list(self.conditioning)}, and in use are {list(conditioning)}"
             )
         self._check_memory(context)
         self._check_room(context)
@@ -104,7 +116,7 @@ class StateHeader:
                 raise StateMismatchError(
                     f"the state has a sequence {seq_id}; the context has n_seq_max={context.n_seq_max}"
                 )
-            if any(not 0 <= token < n_vocab for token in sequence.tokens or ()):
+            if any(cell >= n_vocab for cell in sequence.prompt or ()):
                 raise StateMismatchError(f"the state has tokens outside the vocabulary of {n_vocab}")
         if context.model.is_recurrent:
             return  # one cell for each sequence, whatever its length
@@ -121,8 +133,8 @@ class StateHeader:
 
     def to_json(self) -> bytes:
         """As UTF-8 JSON."""
-        data = asdict(self)
-        data["sequences"] = {str(seq_id): asdict(one) for seq_id, one in self.sequences.items()}
+        data = asdict(replace(self, sequences={}))
+        data["sequences"] = {str(seq_id): one.to_json() for seq_id, one in self.sequences.items()}
         return json.dumps(data, separators=(",", ":")).encode()
 
     @classmethod
@@ -135,7 +147,7 @@ class StateHeader:
                 model=_record(Fingerprint, found.pop("model")),
                 library=_typed(found.pop("library"), str),
                 memory=_memory(found.pop("memory")),
-                adapters=tuple(_typed(one, str) for one in _typed(found.pop("adapters"), list)),
+                conditioning=tuple(_typed(one, str) for one in _typed(found.pop("conditioning"), list)),
                 sequences={int(key): _sequence(one) for key, one in found.pop("sequences").items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -197,13 +209,36 @@ def _memory(data: dict[str, Any]) -> MemoryKind:
 
 
 def _sequence(data: dict[str, Any]) -> SavedSequence:
-    tokens = data["tokens"]
-    if tokens is not None:
-        tokens = tuple(_typed(token, int) for token in _typed(tokens, list))
-    found: SavedSequence = _record(SavedSequence, {**data, "tokens": tokens})
-    if found.n_past < 1 or (tokens is not None and len(tokens) != found.n_past):
+    n_past, cells, media = _typed(data.pop("n_past"), int), data.pop("cells"), _typed(data.pop("media"), list)
+    if data:
+        raise ValueError(f"unknown fields {list(data)}")
+    prompt = None if cells is None else _prompt(_typed(cells, list), media)
+    if n_past < 1 or (prompt is not None and prompt.n_positions != n_past):
         raise ValueError("a sequence whose tokens are not those in memory")
-    return found
+    return SavedSequence(n_past=n_past, prompt=prompt)
+
+
+def _prompt(cells: list[Any], media: list[Any]) -> Prompt:
+    spans = {}
+    for start, digest, n_cells, n_positions in media:
+        sizes = _typed(n_cells, int), _typed(n_positions, int)
+        spans[_typed(start, int)] = Media(bytes.fromhex(_typed(digest, str)), *sizes)
+    parts: list[int | Media] = []
+    cell = 0
+    while cell < len(cells):
+        if (one := spans.pop(cell, None)) is not None:
+            parts.append(one)
+            if cells[cell : cell + one.n_cells] != [-1] * one.n_cells:
+                raise ValueError("media beside their cells")
+            cell += one.n_cells
+        elif _typed(cells[cell], int) < 0:
+            raise ValueError("a cell of media that are not described")
+        else:
+            parts.append(cells[cell])
+            cell += 1
+    if spans:
+        raise ValueError("media behind the end")
+    return Prompt(parts)
 
 
 __all__ = ["MemoryKind", "SavedSequence", "StateHeader", "library_name"]

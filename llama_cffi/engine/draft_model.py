@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context import Context
 from llama_cffi.core.model import Model
+from llama_cffi.core.prompt import common_prefix
 from llama_cffi.core.selection import TokenSelector, row_logprobs
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.engine.drafters import Drafter
-from llama_cffi.engine.slots import common_prefix
+from llama_cffi.engine.side_context import SideContext
 from llama_cffi.errors import DraftError, MemoryFullError, UnsupportedError
 
 _MAX_SIZE_DIFFERENCE = 128
@@ -57,7 +58,8 @@ class ModelDrafts:
             raise UnsupportedError("this model cannot draft: its memory cannot take back tokens")
         # As much room as the target has, whatever shape the target's memory has.
         wanted = replace(target.options, n_ctx=target.n_ctx, kv_unified=True, swa_full=True)
-        self.context = Context(model, wanted, threads_of=target)
+        self._side = SideContext(model, wanted, threads_of=target)
+        self.context = self._side.context
         self._target = target
         self._n_draft = options.n_draft
         self._least_logprob = math.log(options.p_min) if options.p_min > 0 else None
@@ -76,7 +78,7 @@ class ModelDrafts:
 
     def close(self) -> None:
         """Free the context. Idempotent."""
-        self.context.close()
+        self._side.close()
 
     def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
         """The likeliest tokens to follow; see :class:`Drafter`. What the draft context raises, :class:`MemoryFullError`
@@ -100,8 +102,9 @@ class ModelDrafts:
     def _draft(self, tokens: Tokens[int], n_max: int, seq_id: int) -> list[int]:
         held = self._held[seq_id]
         self._cut(seq_id, min(common_prefix(held, tokens), len(tokens) - 1))
-        if max(tokens[len(held) :]) >= self._n_vocab:
-            # Padding at the end of the larger vocabulary has come up: the smaller one has no such token.
+        new = tokens[len(held) :]
+        if max(new) >= self._n_vocab or min(new) < 0:
+            # Padding at the end of the larger vocabulary, or media, which the smaller model does not know.
             return []
         batch = self._batch
         while len(held) < len(tokens) - 1:

@@ -13,10 +13,10 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from typing import Protocol
 
+from llama_cffi.core.prompt import common_prefix
 from llama_cffi.engine.decode_cost import DecodeCost, blend
-from llama_cffi.engine.request import Speculation
-from llama_cffi.engine.slots import common_prefix
 from llama_cffi.errors import TokenError
+from llama_cffi.reply.completion import Speculation
 
 _FIRST_PAUSE = 8
 _LONGEST_PAUSE = 256
@@ -107,6 +107,8 @@ class _Lookup:
             if found is not None and tuple(tokens[found - size : found]) == gram:
                 # A match that reaches the end of the text goes on with the draft itself, as a repetition does.
                 draft = list(tokens[found : found + min(n_max, self._n_draft)])
+                if draft and min(draft) < 0:
+                    return draft[: next(i for i, cell in enumerate(draft) if cell < 0)]  # media are not generated
                 while len(draft) < min(n_max, self._n_draft):
                     draft.append(draft[found - n])
                 return draft

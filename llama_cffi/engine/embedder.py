@@ -13,17 +13,17 @@ import numpy as np
 
 from llama_cffi._util.worker import work_off
 from llama_cffi.core.backend import devices
+from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context
 from llama_cffi.engine.embedding_worker import EmbeddingWorker
+from llama_cffi.engine.side_context import SideContext
 from llama_cffi.errors import BusyError, ClosedError, ContextError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.embeddings import PoolingType
     from llama_cffi.core.model import ProgressCallback
-    from llama_cffi.engine.embedding_worker import Control
 
 N_SEQ_MAX = 64
 """Texts computed at once, where a sequence costs no memory of its own."""
@@ -31,7 +31,7 @@ N_ENCODED = 256
 """Tokens that an encoder gets at once, unless one text has more: its attention is computed between all of them, also
 of different texts, and much beyond this size nothing else becomes faster."""
 
-N_LANES = 8
+N_WORKERS = 8
 """Most contexts side by side, which share the threads. Threads of one context wait for each other after every
 operation: two contexts with one thread each take 0.81 to 0.86 of the time of one with two."""
 N_ASIDE = 512
@@ -66,8 +66,8 @@ class Embedder:
     tokens at once, where it pays to have several side by side.
     """
 
-    def __init__(self, context: Context, another: Callable[[int], Context] | None = None) -> None:
-        self.context = context
+    def __init__(self, side: SideContext, another: Callable[[int], SideContext] | None = None) -> None:
+        self.context = context = side.context
         self.pooling = context.pooling
         model = context.model
         self._encodes = model.has_encoder or not context.has_memory
@@ -81,9 +81,9 @@ class Embedder:
             self._n_group = min(n_piece, context.n_ctx_seq)
         self._n_threads = context.n_threads_batch
         self._another = another
-        self._n_lanes = min(N_LANES, self._n_threads) if another is not None else 1
+        self._n_workers = min(N_WORKERS, self._n_threads) if another is not None else 1
         self._n_aside = min(N_ASIDE, context.n_ubatch)
-        self._lanes = [EmbeddingWorker(context, max(n_piece, 1), encodes=self._encodes)]
+        self._workers = [EmbeddingWorker(side, max(n_piece, 1), encodes=self._encodes)]
         # Reentrant, so that a signal handler that comes in is refused instead of waiting for what it interrupted.
         self._lock = threading.RLock()
         self._running = False
@@ -93,8 +93,7 @@ class Embedder:
         self,
         texts: Sequence[NDArray[np.int32]],
         *,
-        adapters: AdapterSet = (),
-        control: Control = (None, None),
+        conditioning: Conditioning = PLAIN,
         progress: ProgressCallback | None = None,
     ) -> NDArray[np.float32]:
         """One row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
@@ -112,20 +111,20 @@ class Embedder:
         result = np.empty((len(texts) if pools else total, width), dtype=np.float32)
         done: dict[EmbeddingWorker, int] = {}
 
-        def compute(lane: EmbeddingWorker, group: list[int]) -> None:
-            lane.compute([texts[i] for i in group], [int(starts[i]) for i in group], result, adapters, control)
-            done[lane] = done.get(lane, 0) + sum(lengths[i] for i in group)
+        def compute(worker: EmbeddingWorker, group: list[int]) -> None:
+            worker.compute([texts[i] for i in group], [int(starts[i]) for i in group], result, conditioning)
+            done[worker] = done.get(worker, 0) + sum(lengths[i] for i in group)
             # The first one computes on the caller's thread. The list is made at once, whatever others add meanwhile.
-            if progress is not None and lane is self._lanes[0] and (n := sum(list(done.values()))) < total:
+            if progress is not None and worker is self._workers[0] and (n := sum(list(done.values()))) < total:
                 progress(n / total)
 
-        n_lanes = self._n_lanes
+        n_workers = self._n_workers
         n_seq_max = min(self.context.n_seq_max, self._n_aside)
-        groups = list(pack(lengths, self._share(total, n_lanes), n_seq_max))
-        aside = [group for group in groups if n_lanes > 1 and sum(lengths[i] for i in group) <= self._n_aside]
+        groups = list(pack(lengths, self._share(total, n_workers), n_seq_max))
+        aside = [group for group in groups if n_workers > 1 and sum(lengths[i] for i in group) <= self._n_aside]
         # The longest come first: those that fit no other context, one by one with all threads.
         alone = groups[: len(groups) - len(aside)]
-        for block in [*([group] for group in alone), *_blocks(aside, n_lanes * N_BLOCK)]:
+        for block in [*([group] for group in alone), *_blocks(aside, n_workers * N_BLOCK)]:
             # Other callers come in between.
             with self._turn():
                 self._work_off(block, compute)
@@ -136,14 +135,14 @@ class Embedder:
     def close(self) -> None:
         """Stop what runs and free the contexts. Idempotent."""
         self._closed = True
-        for lane in list(self._lanes):
-            lane.context.close()
+        for worker in list(self._workers):
+            worker.close()
 
-    def _share(self, n_tokens: int, n_lanes: int) -> int:
-        """Tokens of a group, such that all lanes have something to do and end together."""
-        if n_lanes == 1:
+    def _share(self, n_tokens: int, n_workers: int) -> int:
+        """Tokens of a group, such that all workers have something to do and end together."""
+        if n_workers == 1:
             return self._n_group
-        share = -(-n_tokens // n_lanes)
+        share = -(-n_tokens // n_workers)
         return min(self._n_group, max(N_LEAST, -(-share // -(-share // self._n_group))))
 
     @contextmanager
@@ -158,38 +157,38 @@ class Embedder:
                 self._running = False
 
     def _work_off(self, groups: list[list[int]], compute: Callable[[EmbeddingWorker, list[int]], None]) -> None:
-        lanes = self._open_lanes(min(self._n_lanes, len(groups)))
-        for lane in lanes:
-            lane.use_threads(max(1, self._n_threads // len(lanes)))
-        if len(lanes) == 1:
+        workers = self._open_workers(min(self._n_workers, len(groups)))
+        for worker in workers:
+            worker.use_threads(max(1, self._n_threads // len(workers)))
+        if len(workers) == 1:
             for group in groups:
-                compute(lanes[0], group)
+                compute(workers[0], group)
             return
 
         def stop() -> None:
-            for lane in lanes:
-                lane.context.abort()
+            for worker in workers:
+                worker.context.abort()
 
         try:
-            work_off(groups, [partial(compute, lane) for lane in lanes], stop)
+            work_off(groups, [partial(compute, worker) for worker in workers], stop)
         except BaseException:
-            for lane in lanes:
-                lane.context.withdraw_abort()
+            for worker in workers:
+                worker.context.withdraw_abort()
             raise
 
-    def _open_lanes(self, n: int) -> list[EmbeddingWorker]:
-        """Up to ``n`` lanes, fewer where there is no memory for more."""
-        while len(self._lanes) < min(n, self._n_lanes) and self._another is not None:
+    def _open_workers(self, n: int) -> list[EmbeddingWorker]:
+        """Up to ``n`` workers, fewer where there is no memory for more."""
+        while len(self._workers) < min(n, self._n_workers) and self._another is not None:
             try:
-                context = self._another(self._n_aside)
+                side = self._another(self._n_aside)
             except ContextError:
-                self._n_lanes = len(self._lanes)
+                self._n_workers = len(self._workers)
                 break
-            self._lanes.append(EmbeddingWorker(context, self._n_aside, encodes=self._encodes))
+            self._workers.append(EmbeddingWorker(side, self._n_aside, encodes=self._encodes))
             if self._closed:
-                context.close()
+                side.close()
                 raise ClosedError("this Llama is closed")
-        return self._lanes[:n]
+        return self._workers[:n]
 
 
 def _blocks(groups: list[list[int]], n: int) -> Iterator[list[list[int]]]:
@@ -236,16 +235,16 @@ class Embedders:
         # llama.cpp wants no more sequences than tokens.
         n_seq_max = min(options.n_seq_max if recurrent else N_SEQ_MAX, pattern.n_ubatch)
         options = replace(options, n_seq_max=n_seq_max)
-        context = Context(model, options)
-        if context.has_memory or any(device.type in ("gpu", "igpu") for device in devices()):
+        side = SideContext(model, options)
+        if side.context.has_memory or any(device.type in ("gpu", "igpu") for device in devices()):
             # Memory is dear, and a GPU is best at one large computation.
-            return Embedder(context)
+            return Embedder(side)
 
-        def another(n_tokens: int) -> Context:
+        def another(n_tokens: int) -> SideContext:
             n_seq_max = min(options.n_seq_max, n_tokens)
-            return Context(model, replace(options, n_batch=n_tokens, n_ubatch=n_tokens, n_seq_max=n_seq_max))
+            return SideContext(model, replace(options, n_batch=n_tokens, n_ubatch=n_tokens, n_seq_max=n_seq_max))
 
-        return Embedder(context, another)
+        return Embedder(side, another)
 
 
 __all__ = ["Embedder", "Embedders", "pack"]

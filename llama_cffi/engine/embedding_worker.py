@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llama_cffi.core.batch import Batch
-from llama_cffi.core.context import Context
+from llama_cffi.engine.side_context import SideContext
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llama_cffi.core.adapter import AdapterSet
-    from llama_cffi.core.control_vector import ControlVector
-
-    Control = tuple[ControlVector | None, range | None]
+    from llama_cffi.core.conditioning import Conditioning
 
 
 class EmbeddingWorker:
     """Computes groups of texts that fit its context together. ``n_piece`` tokens go into one batch."""
 
-    def __init__(self, context: Context, n_piece: int, *, encodes: bool) -> None:
-        self.context = context
+    def __init__(self, side: SideContext, n_piece: int, *, encodes: bool) -> None:
+        self._side = side
+        self.context = side.context
         self._n_piece = n_piece
         self._encodes = encodes
         self._batch = Batch(n_piece)
         self._batch.output[:] = 1
-        self._control: Control = (None, None)
 
     def use_threads(self, n: int) -> None:
         """Compute with so many threads from now on."""
@@ -41,32 +36,15 @@ class EmbeddingWorker:
         texts: list[NDArray[np.int32]],
         starts: list[int],
         result: NDArray[np.float32],
-        adapters: AdapterSet = (),
-        control: Control = (None, None),
+        conditioning: Conditioning,
     ) -> None:
         """Write the rows of texts into the result, those of each from its start on."""
-        with self.context.lock(), self._changed(adapters, control):
+        with self._side.conditioned(conditioning):
             self._compute(texts, starts, result)
 
-    @contextmanager
-    def _changed(self, adapters: AdapterSet, control: Control) -> Iterator[None]:
-        """Compute with adapters and a control vector.
-
-        Adapters leave again: nobody could close one that lies here until the next embedding.
-        """
-        context = self.context
-        if control[0] is not self._control[0] or control[1] != self._control[1]:
-            context.set_control_vector(control[0], layers=control[1])
-            self._control = control
-        if not adapters:
-            yield
-            return
-        context.set_adapters(dict(adapters))
-        try:
-            yield
-        finally:
-            if not context.closed:
-                context.set_adapters({})
+    def close(self) -> None:
+        """Stop what is computed and free the context. Idempotent."""
+        self._side.close()
 
     def _compute(self, texts: list[NDArray[np.int32]], starts: list[int], result: NDArray[np.float32]) -> None:
         """Compute texts that fit the context together, and write their rows into the result."""

@@ -6,15 +6,16 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from llama_cffi._util.seed import draw_seed
+from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.core.prompt import Prompt, reusable
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
-from llama_cffi.engine.request import Chunk, FinishReason, Request
-from llama_cffi.engine.runner import Remembered, Runner
+from llama_cffi.engine.request import Request
+from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
 from llama_cffi.engine.slots import Slot
@@ -27,9 +28,7 @@ from llama_cffi.errors import (
     MemoryFullError,
     UnsupportedError,
 )
-
-if TYPE_CHECKING:
-    from llama_cffi.core.adapter import AdapterSet
+from llama_cffi.reply.completion import Chunk, FinishReason
 
 _COARSE = 0.02
 """Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
@@ -51,6 +50,8 @@ class Engine:
         self._abandoned: deque[RunningSequence] = deque()
         self._timed: list[RunningSequence] = []
         """Those that a deadline may end."""
+        self._unsaved: deque[SavedMemory] = deque()
+        """Memory that was copied while the lock was held, and is stored when it is not."""
         self._stepping = False
 
     def submit(self, request: Request) -> RunningSequence:
@@ -60,7 +61,7 @@ class Engine:
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
         ``overflow="shift"`` and drafts on a memory that cannot, and what sampling parameters and adapters raise.
         """
-        n_ctx, n_prompt = self._n_ctx, len(request.tokens)
+        n_ctx, n_prompt = self._n_ctx, len(request.prompt)
         if n_prompt > n_ctx:
             raise ContextOverflowError(f"the prompt has {n_prompt} tokens; the context has room for {n_ctx}")
         if request.overflow == "error" and request.max_tokens is not None and n_prompt + request.max_tokens > n_ctx:
@@ -69,9 +70,15 @@ class Engine:
             )
         if request.overflow == "shift" and not self._runner.can_shift:
             raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
+        if request.overflow == "shift" and request.prompt.media:
+            raise UnsupportedError('overflow="shift": the positions of media cannot be shifted')
+        largest = max((span.media.n_cells for span in request.prompt.media), default=0)
+        if largest > self._n_batch:
+            raise ContextOverflowError(f"a piece of media takes {largest} cells; n_batch={self._n_batch} at once")
         if request.speculative is not None and not self._runner.can_cut:
             raise UnsupportedError("speculative decoding: the memory of this model cannot take back tokens")
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
+        found = self._find_saved(request)
         with self._lock:
             drafting = None
             if request.speculative is not None:
@@ -83,8 +90,8 @@ class Engine:
             if request.max_tokens == 0:
                 sequence.finish(FinishReason.LENGTH)
             else:
-                if not request.adapters:
-                    self._recall(sequence.tokens)
+                if found is not None:
+                    self._recall(found, request.prompt)
                 self._scheduler.submit(sequence)
                 if sequence.deadline is not None:
                     self._timed.append(sequence)
@@ -107,6 +114,8 @@ class Engine:
                 # Another thread's step may have brought the chunk while this one waited for the lock.
                 if not chunks and not sequence.done:
                     self._step()
+            if self._unsaved:
+                self._store_unsaved()
         return chunks.popleft()
 
     def cancel(self, sequence: RunningSequence) -> None:
@@ -128,19 +137,19 @@ class Engine:
         """Whether there is nothing to do."""
         return not (self._scheduler.waiting or self._scheduler.running)
 
-    def use_adapters(self, adapters: AdapterSet) -> None:
+    def use(self, conditioning: Conditioning) -> None:
         """Let go of other adapters than these when there is nothing to do; running requests keep their own."""
         with self._lock:
             self._cancel_abandoned()
             if self.idle:
-                self._runner.use(adapters)
+                self._runner.use(conditioning)
 
     @contextmanager
     def at_rest(self) -> Iterator[list[Slot]]:
         """Keep the engine from computing, and yield its slots: all idle, and their memory holds what they say.
 
-        Who changes that memory tells the slots with :meth:`Slot.fill`. Raises :class:`BusyError` when a request is
-        waiting or running.
+        The caller records changes of that memory in the slots with :meth:`Slot.fill`. Raises :class:`BusyError` when a
+        request is waiting or running.
         """
         with self._lock:
             self._cancel_abandoned()
@@ -149,9 +158,9 @@ class Engine:
             self._stepping = True
             try:
                 for slot in self._scheduler.slots:
-                    # What a context shift has moved is in memory beyond the tokens of its slot.
-                    if not self._runner.keep(slot.seq_id, len(slot.tokens)):
-                        slot.fill(())
+                    # What a context shift has moved is in memory beyond what its slot holds.
+                    if not self._runner.keep(slot.seq_id, slot.held.n_positions):
+                        slot.fill()
                 yield self._scheduler.slots
             finally:
                 self._stepping = False
@@ -161,16 +170,16 @@ class Engine:
         with self._lock:
             self._scheduler.inherit(slots)
 
-    def adopt(self, found: Remembered, adapters: AdapterSet = ()) -> None:
+    def adopt(self, found: SavedMemory, conditioning: Conditioning = PLAIN) -> None:
         """Keep the memory of a sequence that was computed elsewhere, for the next request that begins like it.
 
         Raises :class:`BusyError` as :meth:`at_rest`, and :class:`MemoryFullError` when there is no room for it.
         """
         with self.at_rest() as slots:
-            slot = min(slots, key=lambda slot: (len(slot.tokens) > 0, slot.last_used))
-            reason = self._bring(found, slot, adapters)
+            slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))
+            reason = self._bring(found, slot, conditioning)
             if reason is not None:
-                raise MemoryFullError(f"no room for {len(found.tokens)} tokens in memory: {reason}")
+                raise MemoryFullError(f"no room for {len(found.prompt)} tokens in memory: {reason}")
 
     def step(self) -> bool:
         """Compute one batch and hand out its tokens; False when there was nothing to do.
@@ -179,7 +188,10 @@ class Engine:
         the batch; what interrupts the caller (Ctrl-C) leaves all of them where they were.
         """
         with self._lock:
-            return self._step()
+            stepped = self._step()
+        if self._unsaved:
+            self._store_unsaved()
+        return stepped
 
     def _step(self) -> bool:
         if self._stepping:
@@ -193,7 +205,7 @@ class Engine:
             if self._timed:
                 self._end_late()
             lone = self._scheduler.lone
-            if lone is not None and len(lone.tokens) - lone.n_past == 1 and (step := lone.sampler.step) is not None:
+            if lone is not None and len(lone.cells) - lone.n_past == 1 and (step := lone.sampler.step) is not None:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
                 # pushed Python out of the caches, and every frame costs microseconds.
                 affected = (lone,)
@@ -202,7 +214,7 @@ class Engine:
                 if not draft:
                     position = lone.n_past
                     start = self._clock() if drafting is not None else 0.0
-                    token = step(lone.tokens[position], position, lone.seq_id)  # type: ignore[arg-type]
+                    token = step(lone.cells[position], position + lone.offset, lone.seq_id)  # type: ignore[arg-type]
                     if token < 0:
                         lone.sampler.step_failed(token)
                     lone.n_past = position + 1
@@ -283,11 +295,11 @@ class Engine:
         self, sequence: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0
     ) -> list[int]:
         """A draft that fits the context, and what may still be generated: one token always comes after it."""
-        tokens, seq_id = sequence.tokens, sequence.seq_id
-        n_max = min(n_max, self._n_ctx - len(tokens), sequence.n_left - 1)
+        cells, seq_id = sequence.cells, sequence.seq_id
+        n_max = min(n_max, self._n_ctx - len(cells), sequence.n_left - 1)
         if n_max < 1 or seq_id is None:
             return []
-        return drafting.propose(tokens, n_max, seq_id=seq_id, n_others=n_others)
+        return drafting.propose(cells, n_max, seq_id=seq_id, n_others=n_others)
 
     def _advance(self, sequence: RunningSequence, row: int, draft: SequenceOf[int]) -> None:
         """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""
@@ -321,32 +333,50 @@ class Engine:
         if sequence.done:
             seq_id = sequence.seq_id
             self._scheduler.release(sequence)
-            # What is kept outside is for requests without adapters.
-            if seq_id is not None and not sequence.request.adapters:
-                self._runner.remember(seq_id, self._scheduler.slots[seq_id].tokens)
+            # What is kept outside is for requests without conditioning.
+            if seq_id is not None and not sequence.request.conditioning:
+                saved = self._runner.copy_out(seq_id, self._scheduler.slots[seq_id].held)
+                if saved is not None:
+                    self._unsaved.append(saved)
 
-    def _recall(self, tokens: list[int]) -> None:
-        """Bring a remembered beginning of a prompt into an idle slot, when it is longer than what is in memory."""
-        if self._stepping or (choice := self._scheduler.spare(tokens)) is None:
+    # -- memory that is kept outside the context
+
+    def _find_saved(self, request: Request) -> SavedMemory | None:
+        """Read the saved beginning of a prompt that is longer than what is in memory. Not with the lock held: others
+        compute while the disk reads.
+        """
+        if request.conditioning or request.max_tokens == 0:
+            return None
+        with self._lock:
+            choice = None if self._stepping else self._scheduler.spare(request.prompt)
+        return None if choice is None else self._runner.find(request.prompt, choice[1])
+
+    def _recall(self, found: SavedMemory, prompt: Prompt) -> None:
+        """Bring saved memory into an idle slot, unless there is as much in memory by now."""
+        if self._stepping or (choice := self._scheduler.spare(prompt)) is None:
             return
         slot, held = choice
-        found = self._runner.find(tokens, held)
-        if found is not None:
+        if reusable(found.prompt, prompt, can_cut=self._runner.can_cut) > held:
             self._bring(found, slot)
 
-    def _bring(self, found: Remembered, slot: Slot, adapters: AdapterSet = ()) -> str | None:
-        """Put remembered memory into an idle slot; others give up what they keep when there is no room.
+    def _bring(self, found: SavedMemory, slot: Slot, conditioning: Conditioning = PLAIN) -> str | None:
+        """Put saved memory into an idle slot; other slots give up what they hold when there is no room.
 
-        Returns why there is none even then.
+        Return why there is none even then.
         """
-        slot.fill(())
+        slot.fill()
         while (reason := self._runner.recall(slot.seq_id, found)) is not None:
             seq_id = self._scheduler.forget_oldest()
             if seq_id is None:
                 return reason
             self._runner.keep(seq_id, 0)
-        slot.fill(found.tokens, adapters)
+        slot.fill(found.prompt, conditioning)
         return None
+
+    def _store_unsaved(self) -> None:
+        with suppress(IndexError):  # another thread may have taken the last one
+            while True:
+                self._runner.store(self._unsaved.popleft())
 
     def _overflow(self, sequence: RunningSequence) -> None:
         """The sequence has filled its context and has one more token to compute."""
@@ -362,7 +392,7 @@ class Engine:
         n_drop = max(1, (n_ctx - n_keep) // 2)
         if sequence.seq_id is not None:
             self._runner.shift(sequence.seq_id, n_keep, n_drop)
-        del sequence.tokens[n_keep : n_keep + n_drop]
+        del sequence.cells[n_keep : n_keep + n_drop]
         sequence.n_past -= n_drop
         # What moved was computed with the forgotten tokens before it: no other prompt may take it for its own.
         sequence.n_exact = min(sequence.n_exact, n_keep)
@@ -371,8 +401,8 @@ class Engine:
         slot, source, n = admission
         runner = self._runner
         if source is None:
-            return n if runner.keep(slot.seq_id, n) else 0
-        return n if runner.copy(source.seq_id, slot.seq_id, n) else 0
+            return n if runner.keep(slot.seq_id, slot.held.position(n)) else 0
+        return n if runner.copy(source.seq_id, slot.seq_id, source.held.position(n)) else 0
 
     def _make_room(self, error: MemoryFullError, plan: StepPlan) -> None:
         drafting = [work.sequence.drafting for work in plan if work.draft]
@@ -390,7 +420,7 @@ class Engine:
             self._fail(sequence, error)
 
     def _rewind(self, sequence: RunningSequence) -> None:
-        if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.n_past):
+        if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.position(sequence.n_past)):
             sequence.n_past = 0
 
     def _fail(self, sequence: RunningSequence, error: LlamaCffiError) -> None:

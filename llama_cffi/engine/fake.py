@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 from zlib import crc32
 
-from llama_cffi.engine.request import Request, TokenLogprob
-from llama_cffi.engine.runner import Remembered
+from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.core.prompt import Prompt, reusable
+from llama_cffi.engine.request import Request
+from llama_cffi.engine.runner import SavedMemory
 from llama_cffi.engine.scheduler import StepPlan
-from llama_cffi.engine.slots import reusable
 from llama_cffi.errors import MemoryFullError
-
-if TYPE_CHECKING:
-    from llama_cffi.core.adapter import AdapterSet
+from llama_cffi.reply.completion import TokenLogprob
 
 
 class FakeRunner:
     """A deterministic "model" over bytes: token n is the byte n, token 256 ends generation.
 
-    The next token depends on all tokens in memory and on the adapters that each was computed with, so a scheduler that
-    loses, repeats or mixes up a token changes the text. :meth:`expected` computes the same text directly. ``n_cells``
-    bounds the memory over all sequences.
+    The next token depends on all cells in memory, their positions, and the conditioning that each was computed under,
+    so a scheduler that loses, repeats or mixes up a cell changes the text. :meth:`expected` computes the same text
+    directly. ``n_cells`` bounds the memory over all sequences. Media are cells like others here, whatever they show.
     """
 
     EOG = 256
@@ -42,18 +41,20 @@ class FakeRunner:
         self.can_cut = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
         self.memory: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
-        self.remembered: list[FakeMemory] | None = None
-        """What :meth:`remember` was given; None remembers nothing."""
+        self.positions: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
+        """The last position of each cell in ``memory``."""
+        self.stored: list[FakeMemory] | None = None
+        """What :meth:`store` was given; None stores nothing."""
         self.decoded: list[list[tuple[int, int]]] = []
         """For each decode, (seq_id, number of tokens) of its items."""
-        self.adapters: AdapterSet = ()
+        self.conditioning = PLAIN
         self._rows: dict[int, int] = {}
         self._n_samplers = 0
 
     @classmethod
-    def cells(cls, tokens: Iterable[int], adapters: AdapterSet) -> list[int]:
-        """What the memory holds of tokens that were computed with these adapters; without any, the tokens."""
-        shift = crc32(repr(adapters).encode()) if adapters else 0
+    def cells(cls, tokens: Iterable[int], conditioning: Conditioning) -> list[int]:
+        """Return what the memory holds of tokens that were computed under a conditioning: without any, the tokens."""
+        shift = crc32(repr(conditioning).encode()) if conditioning else 0
         return [token + shift for token in tokens]
 
     @classmethod
@@ -65,12 +66,14 @@ class FakeRunner:
         return cls.EOG if state % 61 == 0 else 97 + state % 26
 
     @classmethod
-    def expected(cls, prompt: list[int], max_tokens: int, n_ctx: int, adapters: AdapterSet = ()) -> list[int]:
+    def expected(
+        cls, prompt: Iterable[int], max_tokens: int, n_ctx: int, conditioning: Conditioning = PLAIN
+    ) -> list[int]:
         """What a lone, uninterrupted sequence generates."""
         tokens = list(prompt)
         output: list[int] = []
         while len(output) < max_tokens and len(tokens) <= n_ctx:
-            token = cls.next_token(cls.cells(tokens, adapters))
+            token = cls.next_token(cls.cells(tokens, conditioning))
             if token == cls.EOG:
                 break
             tokens.append(token)
@@ -84,33 +87,38 @@ class FakeRunner:
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def use(self, adapters: AdapterSet) -> None:
-        self.adapters = adapters
+    def use(self, conditioning: Conditioning) -> None:
+        self.conditioning = conditioning
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         total = sum(work.n_tokens + len(work.draft) for work in plan)
         if not 0 < total <= self.n_batch:
             raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")
-        self.use(plan[0].sequence.request.adapters)
+        self.use(plan[0].sequence.request.conditioning)
         if sum(map(len, self.memory.values())) + total > self.n_cells:
             raise MemoryFullError("no room", code=1)
         rows, self._rows, row = [], {}, -1
         decoded: list[tuple[int, int]] = []
         for sequence, count, output, _, draft in plan:
-            if sequence.request.adapters != self.adapters:
-                raise AssertionError("sequences with different adapters were scheduled together")
+            if sequence.request.conditioning != self.conditioning:
+                raise AssertionError("sequences with different conditioning were scheduled together")
             if sequence.seq_id is None:
                 raise AssertionError("a sequence without a slot was scheduled")
-            memory = self.memory[sequence.seq_id]
-            if memory != self.cells(sequence.tokens[: sequence.n_past], self.adapters):
+            memory, positions = self.memory[sequence.seq_id], self.positions[sequence.seq_id]
+            if memory != self.cells(sequence.cells[: sequence.n_past], self.conditioning):
                 raise AssertionError(f"slot {sequence.seq_id} does not hold what its sequence believes")
-            memory.extend(self.cells(sequence.tokens[sequence.n_past : sequence.n_past + count], self.adapters))
+            end = sequence.n_past + count
+            if any(span.start < end < span.end for span in sequence.request.prompt.media):
+                raise AssertionError("media were cut in two")
+            memory.extend(self.cells(sequence.cells[sequence.n_past : end], self.conditioning))
+            positions.extend(_last_position(sequence.whole, cell) for cell in range(sequence.n_past, end))
             row += count
             rows.append(row)
             if output:
                 self._rows[row] = self.next_token(memory)
             for token in draft:
-                memory.extend(self.cells([token], self.adapters))
+                memory.extend(self.cells([token], self.conditioning))
+                positions.append(positions[-1] + 1)
                 row += 1
                 self._rows[row] = self.next_token(memory)
             if len(memory) > self.n_ctx:
@@ -128,43 +136,59 @@ class FakeRunner:
         return FakeSampler(self, steps=self._n_samplers % 2 == 0)
 
     def keep(self, seq_id: int, n: int) -> bool:
-        memory = self.memory[seq_id]
-        if n > len(memory):
+        memory, positions = self.memory[seq_id], self.positions[seq_id]
+        if n > (positions[-1] + 1 if positions else 0):
             memory.clear()
+            positions.clear()
             return False
-        del memory[n:]
+        left = bisect_left(positions, n)
+        del memory[left:], positions[left:]
         return True
 
     def copy(self, source: int, target: int, n: int) -> bool:
-        self.memory[target] = self.memory[source][:n]
+        left = bisect_left(self.positions[source], n)
+        self.memory[target], self.positions[target] = self.memory[source][:left], self.positions[source][:left]
         return True
 
     def shift(self, seq_id: int, start: int, count: int) -> None:
         del self.memory[seq_id][start : start + count]
+        del self.positions[seq_id][-count:]
 
-    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
-        if self.remembered is not None:
-            if self.memory[seq_id] != list(tokens):
-                raise AssertionError(f"slot {seq_id} does not hold what is to be remembered of it")
-            self.remembered.append(FakeMemory(tuple(tokens)))
+    def copy_out(self, seq_id: int, held: Prompt) -> FakeMemory | None:
+        if self.stored is None:
+            return None
+        if self.memory[seq_id] != list(held):
+            raise AssertionError(f"slot {seq_id} does not hold what is to be stored of it")
+        return FakeMemory(held)
 
-    def find(self, tokens: SequenceOf[int], held: int) -> FakeMemory | None:
-        prompt = tuple(tokens)  # as the remembered ones: a tuple equals no list
-        longest = max(self.remembered or (), key=lambda one: reusable(one.tokens, prompt), default=None)
-        return longest if longest is not None and reusable(longest.tokens, prompt) > held else None
+    def store(self, saved: SavedMemory) -> None:
+        if self.stored is not None:
+            self.stored.append(FakeMemory(saved.prompt))
 
-    def recall(self, seq_id: int, found: Remembered) -> str | None:
-        self.memory[seq_id].clear()
-        if sum(map(len, self.memory.values())) + len(found.tokens) > self.n_cells:
+    def find(self, prompt: Prompt, held: int) -> FakeMemory | None:
+        longest = max(self.stored or (), key=lambda one: reusable(one.prompt, prompt), default=None)
+        return longest if longest is not None and reusable(longest.prompt, prompt) > held else None
+
+    def recall(self, seq_id: int, found: SavedMemory) -> str | None:
+        memory, prompt = self.memory[seq_id], found.prompt
+        memory.clear()
+        self.positions[seq_id].clear()
+        if sum(map(len, self.memory.values())) + len(prompt) > self.n_cells:
             return "too many tokens"
-        self.memory[seq_id].extend(found.tokens)
+        memory.extend(prompt)
+        self.positions[seq_id].extend(_last_position(prompt, cell) for cell in range(len(prompt)))
         return None
+
+
+def _last_position(prompt: Prompt, cell: int) -> int:
+    """That of a cell, but that of the whole media for their last one."""
+    return max(prompt.position(cell), prompt.position(cell + 1) - 1)
 
 
 class FakeMemory(NamedTuple):
     """The memory of a sequence of a :class:`FakeRunner`, kept outside it."""
 
-    tokens: tuple[int, ...]
+    prompt: Prompt
 
 
 class FakeSampler:
@@ -180,11 +204,13 @@ class FakeSampler:
     def _step(self, token: int, pos: int, seq_id: int) -> int:
         runner = self._runner
         memory = runner.memory[seq_id]
-        if len(memory) != pos:
-            raise AssertionError(f"slot {seq_id} holds {len(memory)} tokens, not {pos}")
+        positions = runner.positions[seq_id]
+        if (positions[-1] + 1 if positions else 0) != pos:
+            raise AssertionError(f"slot {seq_id} goes on at another position than {pos}")
         if sum(map(len, runner.memory.values())) >= runner.n_cells:
             return -1
-        memory.extend(runner.cells([token], runner.adapters))
+        memory.extend(runner.cells([token], runner.conditioning))
+        positions.append(pos)
         runner.decoded.append([(seq_id, 1)])
         return runner.next_token(memory)
 

@@ -8,17 +8,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from llama_cffi._util.files import PART
+from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.core.saved_state import SavedState, read_header
 from llama_cffi.core.state_header import MemoryKind, library_name
-from llama_cffi.engine.slots import common_prefix, reusable
 from llama_cffi.errors import StateError, StateFormatError
 
 if TYPE_CHECKING:
@@ -32,20 +30,23 @@ _STALE_SECONDS = 3600.0
 
 
 class CachedPrompt:
-    """The state of one prompt, read and checked."""
+    """The state of one prompt, checked."""
 
-    __slots__ = ("_changes", "_saved", "tokens")
+    __slots__ = ("_conditioning", "prompt", "saved")
 
-    def __init__(self, saved: SavedState, tokens: Sequence[int], changes: Sequence[str] = ()) -> None:
-        self._saved = saved
-        self._changes = changes
-        #: What it holds.
-        self.tokens = tokens
+    def __init__(self, saved: SavedState | None, prompt: Prompt, conditioning: Sequence[str] = ()) -> None:
+        self.saved = saved
+        """None when the cache was known to hold it already as it was to be copied."""
+        self.prompt = prompt
+        """What it holds."""
+        self._conditioning = conditioning
 
     def restore(self, context: Context, seq_id: int) -> str | None:
         """Put it into a sequence; otherwise say why llama.cpp has no room for it."""
+        if self.saved is None:
+            raise ValueError("only a name of this state was kept")
         try:
-            self._saved.restore(context, seq_id=seq_id, adapters=self._changes)
+            self.saved.restore(context, seq_id=seq_id, conditioning=self._conditioning)
         except StateError as error:
             return str(error)
         return None
@@ -61,7 +62,7 @@ class PromptCache:
 
     The files used least recently go first. One that is damaged is removed and a warning logged, and so is a failure to
     write: generating goes on. Several processes may share the folder, and several models: each finds its own files.
-    The files hold the texts; who can read them can read those. Requests with adapters, or under a control vector,
+    The files hold the texts: a reader of the folder can read them. Requests with adapters, or under a control vector,
     neither keep nor find anything here.
     """
 
@@ -72,7 +73,7 @@ class PromptCache:
         self.max_bytes = max_bytes
         self.min_tokens = min_tokens
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._known: dict[str, list[int]] = {}
+        self._known: dict[str, Prompt] = {}
 
     def __repr__(self) -> str:
         return f"<PromptCache {str(self.folder)!r}: {self.nbytes} of {self.max_bytes} bytes>"
@@ -87,10 +88,10 @@ class PromptCache:
         for path, _, _ in self._files():
             _remove(path)
 
-    def find(self, context: Context, tokens: Sequence[int], held: int, *, can_cut: bool) -> CachedPrompt | None:
-        """The state that spares a prompt most, if ``min_tokens`` more than the ``held`` tokens in memory do."""
+    def find(self, context: Context, prompt: Prompt, held: int, *, can_cut: bool) -> CachedPrompt | None:
+        """Read the state that spares a prompt most, if it is ``min_tokens`` more than the ``held`` cells in memory."""
         entries = self._entries(context)
-        useful = {name: reusable(kept, tokens, can_cut=can_cut) for name, kept in entries.items()}
+        useful = {name: reusable(kept, prompt, can_cut=can_cut) for name, kept in entries.items()}
         for name in sorted(useful, key=lambda name: (-useful[name], len(entries[name]))):
             if useful[name] < held + self.min_tokens:
                 break
@@ -100,26 +101,41 @@ class PromptCache:
                 os.utime(path)
             except StateFormatError as error:
                 self._drop_damaged(path, error)
-            except (StateError, OSError):
-                continue  # too long for this context, or another process has removed it
+            except StateError:
+                continue  # too long for this context
+            except OSError:
+                self._known.pop(name, None)  # another process has removed it
             else:
                 return CachedPrompt(saved, entries[name])
         return None
 
-    def store(self, context: Context, seq_id: int, tokens: Sequence[int], *, can_cut: bool) -> None:
-        """Keep the memory of a sequence, which holds ``tokens``."""
-        if len(tokens) < self.min_tokens:
-            return
-        entries = self._entries(context)
-        n = len(tokens)
-        for name, kept in entries.items():
-            if common_prefix(kept, tokens) == n and (can_cut or len(kept) == n):
-                with contextlib.suppress(OSError):
-                    os.utime(self.folder / name)
-                return
-        name = f"{_key(context)}-{_hash(np.asarray(tokens, dtype='<i4').tobytes())}{SUFFIX}"
+    def take(self, context: Context, seq_id: int, held: Prompt, *, can_cut: bool) -> CachedPrompt | None:
+        """Copy the memory of a sequence for :meth:`store`; None when it is too short. Looks at no file."""
+        if len(held) < self.min_tokens:
+            return None
+        key = _key(context)
+        known = {name: kept for name, kept in list(self._known.items()) if name.startswith(key)}
+        if _holder(known, held, can_cut=can_cut) is not None:
+            return CachedPrompt(None, held)
         try:
-            saved = SavedState.take(context, {seq_id: tokens}, seq_id=seq_id)
+            return CachedPrompt(SavedState.take(context, {seq_id: held}, seq_id=seq_id), held)
+        except StateError as error:
+            logger.warning("cannot keep a prompt in %s: %s", self.folder, error)
+            return None
+
+    def store(self, context: Context, taken: CachedPrompt, *, can_cut: bool) -> None:
+        """Write what :meth:`take` copied, unless a file holds as much."""
+        saved, prompt = taken.saved, taken.prompt
+        entries = self._entries(context)
+        holder = _holder(entries, prompt, can_cut=can_cut)
+        if holder is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self.folder / holder)
+            return
+        if saved is None:
+            return  # another process removed the file in the meantime
+        name = f"{_key(context)}-{prompt.digest()}{SUFFIX}"
+        try:
             if not self._make_room(saved.nbytes):
                 return
             # A file that a power cut has damaged is found out by its checksum.
@@ -127,21 +143,23 @@ class PromptCache:
         except (StateError, OSError) as error:
             logger.warning("cannot keep a prompt in %s: %s", self.folder, error)
             return
-        self._known[name] = list(tokens)
+        self._known[name] = prompt
         if can_cut:
             for shorter, kept in entries.items():
-                if common_prefix(kept, tokens) == len(kept):
+                if common_prefix(kept, prompt) == len(kept):
                     _remove(self.folder / shorter)
 
-    def _entries(self, context: Context) -> dict[str, list[int]]:
-        """The tokens of each file that may fit a context. Only what is new since the last call is read."""
+    def _entries(self, context: Context) -> dict[str, Prompt]:
+        """What each file holds that may fit a context. Only what is new since the last call is read."""
         key = _key(context)
         names = [path.name for path, _, _ in self._files() if path.name.startswith(key)]
+        for gone in [name for name in list(self._known) if name.startswith(key) and name not in names]:
+            self._known.pop(gone, None)
         for name in names:
             if name not in self._known:
                 try:
                     ((sequence),) = read_header(self.folder / name).sequences.values()
-                    self._known[name] = list(sequence.tokens or ())
+                    self._known[name] = sequence.prompt or Prompt()
                 except (StateFormatError, ValueError) as error:
                     self._drop_damaged(self.folder / name, error)
                 except OSError:
@@ -185,6 +203,15 @@ class PromptCache:
         logger.warning("removing a damaged file of the prompt cache: %s", error)
         self._known.pop(path.name, None)
         _remove(path)
+
+
+def _holder(entries: Mapping[str, Prompt], prompt: Prompt, *, can_cut: bool) -> str | None:
+    """The entry that holds all of a prompt."""
+    n = len(prompt)
+    for name, kept in entries.items():
+        if common_prefix(kept, prompt) == n and (can_cut or len(kept) == n):
+            return name
+    return None
 
 
 def _key(context: Context) -> str:

@@ -1,22 +1,18 @@
-"""What goes into the engine and what comes out: plain data."""
+"""What goes into the engine: one text to generate, as plain data."""
 
 from __future__ import annotations
 
-import enum
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from llama_cffi._util import ranges
-from llama_cffi._util.seed import check_seed
+from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.errors import PromptError, SamplerError
 from llama_cffi.reply.stop_patterns import make_stops
 
 if TYPE_CHECKING:
-    from llama_cffi.core.adapter import AdapterSet
-    from llama_cffi.core.sampler import Sampler
     from llama_cffi.engine.drafters import DraftSource
     from llama_cffi.grammar.matcher import Constraint
 
@@ -26,245 +22,16 @@ the older half of the tokens after the prompt's first ones and go on."""
 
 OVERFLOW_POLICIES: tuple[Overflow, ...] = ("error", "stop", "shift")
 
-
 Stop = str | int | re.Pattern[str]
 """A string, a token, or a regular expression (:class:`~llama_cffi.reply.stop_patterns.PatternMatcher`)."""
-
-
-class FinishReason(str, enum.Enum):
-    """Why a completion ended."""
-
-    STOP = "stop"
-    """An end-of-generation token, a stop string, pattern or token, or a constraint after which nothing can follow."""
-    LENGTH = "length"
-    """``max_tokens`` or the end of the context."""
-    DEADLINE = "deadline"
-    """``max_seconds`` have passed."""
-    CANCELLED = "cancelled"
-    """The caller stopped it."""
-    TOOL_CALLS = "tool_calls"
-    """The reply calls tools and waits for what they return."""
-
-    def __str__(self) -> str:
-        return self.value
-
-
-SamplerName = Literal[
-    "penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature", "infill"
-]
-
-SAMPLER_ORDER: tuple[SamplerName, ...] = (
-    "penalties",
-    "dry",
-    "top_n_sigma",
-    "top_k",
-    "typical_p",
-    "top_p",
-    "min_p",
-    "xtc",
-    "temperature",
-)
-"""llama.cpp's own order."""
-
-SAMPLER_NAMES: tuple[SamplerName, ...] = (*SAMPLER_ORDER, "infill")
-Bias = Mapping[int, float] | Mapping[str, float | Literal["never"]] | Mapping[int | str, float | Literal["never"]]
-"""What is added to the logits of tokens, given by id or by text; "never" forbids one."""
-
-
-class SamplingKwargs(TypedDict, total=False):
-    """The fields of :class:`SamplingParams` as keyword arguments."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int | None
-    repeat_last_n: int
-    repeat_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    dry_multiplier: float
-    dry_base: float
-    dry_allowed_length: int
-    dry_penalty_last_n: int
-    dry_sequence_breakers: tuple[str, ...]
-    top_n_sigma: float
-    typical_p: float
-    xtc_probability: float
-    xtc_threshold: float
-    dynatemp_range: float
-    dynatemp_exponent: float
-    mirostat: int
-    mirostat_tau: float
-    mirostat_eta: float
-    adaptive_target: float
-    adaptive_decay: float
-    sampler_order: tuple[SamplerName, ...]
-    samplers: tuple[Sampler, ...] | None
-    logit_bias: Bias
-    grammar: str | None
-    grammar_root: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """How tokens are chosen. The defaults are llama.cpp's own.
-
-    The order is: logit bias, grammar, what ``sampler_order`` names, draw. Values out of range raise
-    :class:`SamplerError` at once.
-    """
-
-    temperature: float = 0.8
-    """0 or less is greedy."""
-    top_k: int = 40
-    """Keep the k likeliest; 0 or less keeps all."""
-    top_p: float = 0.95
-    """Keep the smallest set that reaches this probability; 1 keeps all."""
-    min_p: float = 0.05
-    """Keep tokens at least this many times as likely as the likeliest; 0 keeps all."""
-    seed: int | None = None
-    """0 to 2**32 - 2; None draws one, which the Completion reports."""
-    repeat_last_n: int = 64
-    """How many of the last tokens the penalties look at, prompt included."""
-    repeat_penalty: float = 1.0
-    """Repetition penalty; 1 disables."""
-    frequency_penalty: float = 0.0
-    """Frequency penalty; 0 disables."""
-    presence_penalty: float = 0.0
-    """Presence penalty; 0 disables."""
-    dry_multiplier: float = 0.0
-    """DRY: continuing a repetition of n tokens costs this times ``dry_base ** (n - dry_allowed_length)``; 0 is off."""
-    dry_base: float = 1.75
-    """1 at least."""
-    dry_allowed_length: int = 2
-    """Shorter repetitions are free."""
-    dry_penalty_last_n: int = 64
-    """How many of the last tokens DRY looks at, prompt included."""
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    """Texts that no repetition reaches over."""
-    top_n_sigma: float = -1.0
-    """Keep logits within this many standard deviations of the largest; 0 or less keeps all."""
-    typical_p: float = 1.0
-    """Keep the tokens with the most typical surprise, up to this probability; 1 keeps all."""
-    xtc_probability: float = 0.0
-    """How often XTC leaves out the likeliest tokens; 0 never does."""
-    xtc_threshold: float = 0.1
-    """Of the tokens at least this likely XTC leaves the last; above 0.5 it leaves out none."""
-    dynatemp_range: float = 0.0
-    """The temperature follows the entropy this far up and down; 0 is off, as it is where ``temperature`` is greedy."""
-    dynatemp_exponent: float = 1.0
-    """Power of the entropy that the temperature follows."""
-    mirostat: int = 0
-    """1 or 2 for that version of Mirostat, 0 is off. It and the temperature alone choose: top-k, top-p and min-p are
-    not used then, and what is off by default cannot be on."""
-    mirostat_tau: float = 5.0
-    """Surprise that Mirostat aims at, in bits per token."""
-    mirostat_eta: float = 0.1
-    """How fast Mirostat follows the surprise."""
-    adaptive_target: float = -1.0
-    """Adaptive-p draws tokens of about this probability; a negative one is off."""
-    adaptive_decay: float = 0.9
-    """Weight of the past for adaptive-p, 0 to 0.99."""
-    sampler_order: tuple[SamplerName, ...] = SAMPLER_ORDER
-    """The samplers in the order in which they run; one that is not named is off."""
-    samplers: tuple[Sampler, ...] | None = None
-    """A whole chain in its order, with its own seeds, instead of the fields above; its last sampler must select.
-
-    Beside it only ``logit_bias`` and ``grammar`` may be given. Of a :class:`PythonSampler` with a ``clone`` every
-    request gets a clone; one without can serve one request at a time. Each starts with a ``reset``."""
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Added to the logits of tokens; ``-inf`` forbids one."""
-    grammar: str | None = None
-    """A GBNF grammar that the text must follow."""
-    grammar_root: str = "root"
-    """The grammar's start symbol."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "temperature",
-            "frequency_penalty",
-            "presence_penalty",
-            "top_n_sigma",
-            "adaptive_target",
-            "dry_base",
-        ):
-            ranges.finite(name, getattr(self, name))
-        for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"):
-            ranges.probability(name, getattr(self, name))
-        for name in ("dry_multiplier", "dynatemp_range", "dynatemp_exponent", "mirostat_tau", "mirostat_eta"):
-            ranges.not_negative(name, getattr(self, name))
-        if not isinstance(self.top_k, int):
-            raise SamplerError(f"top_k must be an int, got {self.top_k!r}")
-        ranges.positive("repeat_penalty", self.repeat_penalty)
-        for name in ("repeat_last_n", "dry_penalty_last_n"):
-            ranges.count(name, getattr(self, name), high=ranges.MAX_HISTORY)
-        ranges.count("dry_allowed_length", self.dry_allowed_length)
-        ranges.between("dry_base", self.dry_base, 1, float("inf"))
-        ranges.breakers(self.dry_sequence_breakers)
-        ranges.count("mirostat", self.mirostat, high=2)
-        ranges.between("adaptive_target", max(self.adaptive_target, 0), 0, 1)
-        ranges.between("adaptive_decay", self.adaptive_decay, 0, 0.99)
-        if self.seed is not None:
-            check_seed(self.seed)
-        self._check_order()
-        if self.mirostat:
-            self._check_mirostat()
-        if self.samplers is not None:
-            self._check_samplers()
-
-    def _check_order(self) -> None:
-        order = self.sampler_order
-        if isinstance(order, str) or any(name not in SAMPLER_NAMES for name in order):
-            raise SamplerError(f"sampler_order must be names of {', '.join(SAMPLER_NAMES)}, got {order!r}")
-        if len(set(order)) < len(order):
-            raise SamplerError(f"sampler_order names a sampler twice: {', '.join(order)}")
-
-    def _check_mirostat(self) -> None:
-        others = ("repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "top_n_sigma",
-                  "typical_p", "xtc_probability", "dynatemp_range", "adaptive_target", "sampler_order")  # fmt: skip
-        given = [name for name in others if getattr(self, name) != getattr(SamplingParams, name)]
-        if given:
-            raise SamplerError(f"mirostat chooses alone: {', '.join(given)} would have no effect beside it")
-
-    def _check_samplers(self) -> None:
-        if not isinstance(self.samplers, (tuple, list)):
-            raise SamplerError(f"samplers must be a tuple of samplers, got {self.samplers!r}")
-        beside = ("samplers", "logit_bias", "grammar", "grammar_root")
-        given = [one.name for one in fields(self) if one.name not in beside and getattr(self, one.name) != one.default]
-        if given:
-            raise SamplerError(f"samplers is the whole chain: {', '.join(given)} would have no effect beside it")
-
-    @property
-    def has_penalties(self) -> bool:
-        """Whether any penalty changes a logit."""
-        return self.repeat_last_n != 0 and (
-            self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
-        )
-
-    @property
-    def needs_chain(self) -> bool:
-        """Whether anything but greedy choice, top-k, top-p, min-p and temperature in this order is asked for."""
-        return (
-            self.samplers is not None
-            or bool(self.logit_bias)
-            or self.sampler_order != SAMPLER_ORDER
-            or self.has_penalties
-            or self.dry_multiplier > 0
-            or self.top_n_sigma > 0
-            or self.typical_p < 1
-            or self.xtc_probability > 0
-            or self.dynatemp_range > 0
-            or self.mirostat != 0
-            or self.adaptive_target >= 0
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One text to generate."""
 
-    tokens: tuple[int, ...]
-    """The prompt."""
+    prompt: Prompt
+    """What to go on from."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
     """Most tokens to generate; None goes on until the model ends or the context is full."""
@@ -285,11 +52,11 @@ class Request:
     """What guesses tokens ahead, so that one decode gives several; the text does not depend on it."""
     visible: frozenset[int] = frozenset()
     """Control tokens whose text is part of the text; of others nothing is seen."""
-    adapters: AdapterSet = ()
-    """The adapters to compute with, as :func:`~llama_cffi.core.adapter.adapter_set` gives them."""
+    conditioning: Conditioning = PLAIN
+    """The adapters and the control vector to compute with."""
 
     def __post_init__(self) -> None:
-        if not self.tokens:
+        if not self.prompt:
             raise PromptError("the prompt has no tokens, and this model adds no BOS of its own")
         if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < 0):
             raise ValueError(f"max_tokens must be None or a number of tokens, got {self.max_tokens!r}")
@@ -309,118 +76,4 @@ class Request:
             )
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
-    """Log-probability of a generated token under the model, before sampling changed anything."""
-
-    token: int
-    piece: bytes
-    """The token's bytes."""
-    logprob: float
-    """Natural logarithm."""
-    top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens at this place with their log-probabilities, best first."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Numbers of tokens."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    """Part of the prompt that was still in memory and not computed again."""
-    completion_tokens: int
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds of wall time."""
-
-    prefill_seconds: float
-    """From the start of the request's prefill to its first token."""
-    decode_seconds: float
-    """From the first token to the end of the generation."""
-    prefill_tokens: int
-    decode_tokens: int
-
-    @property
-    def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens computed per second."""
-        return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """Tokens per second after the first one."""
-        return self.decode_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class Speculation:
-    """What came of the drafts of a completion."""
-
-    drafted_tokens: int
-    """Tokens proposed."""
-    accepted_tokens: int
-    """Those of them that were the completion's next tokens."""
-    target_decodes: int
-    """Decodes of the model after which it chose tokens; without drafts there is one for each token."""
-
-    @property
-    def acceptance(self) -> float:
-        """Share of the drafted tokens that was accepted; 0 without drafts."""
-        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A finished text."""
-
-    text: str
-    tokens: tuple[int, ...]
-    """All generated tokens, those of a stop string included, the end-of-generation or stop token excluded."""
-    finish_reason: FinishReason
-    stop: str | int | None
-    """The stop string, the text of a stop pattern's match or the stop token that ended the text; None when something
-    else did."""
-    usage: Usage
-    timings: Timings
-    seed: int
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    """One entry for each of ``tokens``, when asked for."""
-    parsed: Any = None
-    """What the text says as an instance of the type asked for with ``schema``."""
-    prompt: tuple[int, ...] = field(default=(), repr=False)
-    """The prompt's tokens: ``[*completion.prompt, *completion.tokens]`` is a prompt that goes on from here, any number
-    of times, and finds what has been computed in memory."""
-    speculation: Speculation | None = None
-    """Statistics of speculative decoding, where it was on."""
-
-    @property
-    def mean_logprob(self) -> float | None:
-        """Mean log-probability of the tokens; None without ``logprobs`` or without tokens."""
-        if not self.logprobs:
-            return None
-        return math.fsum(entry.logprob for entry in self.logprobs) / len(self.logprobs)
-
-    def __str__(self) -> str:
-        return self.text
-
-
-# Not frozen: one is made for each token, and a frozen one takes three times as long to make.
-@dataclass(slots=True)
-class Chunk:
-    """A piece of a text that is being generated; ``text`` may be empty while a character or a stop string is open."""
-
-    text: str
-    tokens: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    completion: Completion | None = None
-    """The whole result, on the last chunk only."""
-
-    @property
-    def partial(self) -> Any:
-        """What the text so far says of the object asked for with ``schema``; None while it says nothing."""
-        return None
-
-    def __str__(self) -> str:
-        return self.text
+__all__ = ["OVERFLOW_POLICIES", "Overflow", "Request", "Stop"]

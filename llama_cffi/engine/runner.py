@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractContextManager, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
+from llama_cffi.core.conditioning import Conditioner, Conditioning
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
 from llama_cffi.engine.scheduler import StepPlan
@@ -17,17 +18,16 @@ from llama_cffi.engine.sequence_samplers import make_sampler
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from llama_cffi.core.adapter import AdapterSet
     from llama_cffi.core.context import Context
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
 
 
-class Remembered(Protocol):
+class SavedMemory(Protocol):
     """The memory of a sequence, kept outside the context."""
 
     @property
-    def tokens(self) -> SequenceOf[int]:
+    def prompt(self) -> Prompt:
         """What it holds."""
 
 
@@ -68,11 +68,11 @@ class Runner(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
-    def use(self, adapters: AdapterSet) -> None:
-        """Compute with these adapters from now on."""
+    def use(self, conditioning: Conditioning) -> None:
+        """Compute under this conditioning from now on."""
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
-        """Compute a plan with its adapters and return, for each of its items, the batch row of its own last token.
+        """Compute a plan under its conditioning and return, for each of its items, the batch row of its own last token.
 
         The rows of its draft follow that one.
         Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
@@ -89,25 +89,28 @@ class Runner(Protocol):
         """The sampler of a new sequence; raises what is wrong with the request's sampling or adapters."""
 
     def keep(self, seq_id: int, n: int) -> bool:
-        """Cut the memory of a sequence to its first ``n`` tokens.
+        """Cut the memory of a sequence to its first ``n`` positions.
 
         False when that cannot be done; the memory of the sequence is then empty.
         """
 
     def copy(self, source: int, target: int, n: int) -> bool:
-        """Make the empty ``target`` hold the first ``n`` tokens of ``source``; False when that cannot be done."""
+        """Make the empty ``target`` hold the first ``n`` positions of ``source``; False when that cannot be done."""
 
     def shift(self, seq_id: int, start: int, count: int) -> None:
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
-    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
-        """A sequence ended whose memory holds ``tokens``: keep it outside the context, if that is wanted."""
+    def copy_out(self, seq_id: int, held: Prompt) -> SavedMemory | None:
+        """Copy the memory of a sequence that ended and holds this, if it is to be kept outside the context."""
 
-    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
-        """What was remembered and spares a prompt of ``tokens`` more work than the ``held`` tokens in memory."""
+    def store(self, saved: SavedMemory) -> None:
+        """Keep what :meth:`copy_out` gave. Takes as long as a disk does; any thread may call it at any time."""
 
-    def recall(self, seq_id: int, found: Remembered) -> str | None:
-        """Make a sequence hold what was remembered; otherwise say why there is no room, and the sequence is empty."""
+    def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
+        """Read what was kept and spares a prompt more work than the ``held`` cells in memory. As :meth:`store`."""
+
+    def recall(self, seq_id: int, found: SavedMemory) -> str | None:
+        """Make a sequence hold what was kept; otherwise say why there is no room, and the sequence is empty."""
 
 
 class _Pieces(dict[int, "str | bytes | None"]):
@@ -148,28 +151,25 @@ class ContextRunner:
         self.can_cut = not self._recurrent
         self._n_swa = context.model.n_swa
         self._batch = Batch(context.n_batch)
-        self._adapters: AdapterSet = ()
+        self._conditioner = Conditioner(context)
+        self.use = self._conditioner.use
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
-    def use(self, adapters: AdapterSet) -> None:
-        if adapters != self._adapters:
-            self.context.set_adapters(dict(adapters))
-            self._adapters = adapters
-
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
-        self.use(plan[0].sequence.request.adapters)
+        self.use(plan[0].sequence.request.conditioning)
         batch = self._batch
         batch.clear()
         rows = []
         for sequence, count, output, _, draft in plan:
             start = sequence.n_past
+            position = sequence.position(start)
             seq_id = sequence.seq_id
             if count == 1:
-                rows.append(batch.add(sequence.tokens[start], start, seq_id, output=output))  # type: ignore[arg-type]
+                rows.append(batch.add(sequence.cells[start], position, seq_id, output=output))  # type: ignore[arg-type]
             else:
-                tokens = sequence.tokens[start : start + count]
-                rows.append(batch.extend(tokens, start, seq_id, output_last=output))  # type: ignore[arg-type]
-            for pos, token in enumerate(draft, start + count):
+                tokens = sequence.cells[start : start + count]
+                rows.append(batch.extend(tokens, position, seq_id, output_last=output))  # type: ignore[arg-type]
+            for pos, token in enumerate(draft, position + count):
                 batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
         self.context.decode(batch, deadline=deadline)
         return rows
@@ -180,8 +180,10 @@ class ContextRunner:
         return self._pieces[visible]
 
     def sampler(self, request: Request, seed: int) -> SequenceSampler:
-        if request.adapters:
-            adapter_set(dict(request.adapters), self.context.model)
+        if request.prompt.media:
+            raise UnsupportedError("this model takes no media: it has no projector")
+        if request.conditioning.adapters:
+            adapter_set(dict(request.conditioning.adapters), self.context.model)
         return make_sampler(self.context, request, seed)
 
     def keep(self, seq_id: int, n: int) -> bool:
@@ -214,17 +216,22 @@ class ContextRunner:
             raise UnsupportedError("the memory of this model cannot be shifted")
         memory.seq_add(seq_id, start + count, None, -count)
 
-    def remember(self, seq_id: int, tokens: SequenceOf[int]) -> None:
+    def copy_out(self, seq_id: int, held: Prompt) -> SavedMemory | None:
         # A context shift leaves more in memory than can be used again.
-        if self._cache is not None and not self.context.has_control_vector and self.keep(seq_id, len(tokens)):
-            self._cache.store(self.context, seq_id, tokens, can_cut=self._can_cut_saved)
-
-    def find(self, tokens: SequenceOf[int], held: int) -> Remembered | None:
-        if self._cache is None or self.context.has_control_vector:
+        if self._cache is None or not self.keep(seq_id, held.n_positions):
             return None
-        return self._cache.find(self.context, tokens, held, can_cut=self._can_cut_saved)
+        return self._cache.take(self.context, seq_id, held, can_cut=self._can_cut_saved)
 
-    def recall(self, seq_id: int, found: Remembered) -> str | None:
+    def store(self, saved: SavedMemory) -> None:
+        if self._cache is not None:
+            self._cache.store(self.context, cast("CachedPrompt", saved), can_cut=self._can_cut_saved)
+
+    def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
+        if self._cache is None:
+            return None
+        return self._cache.find(self.context, prompt, held, can_cut=self._can_cut_saved)
+
+    def recall(self, seq_id: int, found: SavedMemory) -> str | None:
         return cast("CachedPrompt", found).restore(self.context, seq_id)
 
     @property

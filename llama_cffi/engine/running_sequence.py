@@ -1,4 +1,4 @@
-"""One request on its way: its tokens, what of them is in memory, and the text made of them."""
+"""One request on its way: its cells, what of them is in memory, and the text made of its tokens."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from time import monotonic, perf_counter
 from typing import NoReturn, Protocol
 
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.drafters import DraftController
-from llama_cffi.engine.request import Chunk, Completion, FinishReason, Request, Timings, TokenLogprob, Usage
+from llama_cffi.engine.request import Request
+from llama_cffi.reply.completion import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
 from llama_cffi.reply.detokenizer import Detokenizer
 from llama_cffi.reply.stop_patterns import make_stops
 
@@ -60,9 +62,10 @@ class SequenceSampler(Protocol):
 class RunningSequence:
     """The state of a request between submit and its last chunk.
 
-    ``tokens`` is what the memory holds or must hold next, ``n_past`` how many of them it holds. A context shift
-    removes from ``tokens``; ``output`` keeps everything that was generated, and ``n_exact`` says how many of the first
-    tokens are in memory as they would be without the shift.
+    ``cells`` is what the memory holds or must hold next, ``n_past`` how many of them it holds, and ``offset`` what the
+    position of a generated token is above its cell. A context shift removes from ``cells``; ``output`` keeps everything
+    that was generated, and ``n_exact`` says how many of the first cells are in memory as they would be without the
+    shift.
     """
 
     __slots__ = (
@@ -75,6 +78,7 @@ class RunningSequence:
         "_start",
         "_stops",
         "_text",
+        "cells",
         "chunks",
         "deadline",
         "done",
@@ -85,13 +89,13 @@ class RunningSequence:
         "n_exact",
         "n_past",
         "n_prompt",
+        "offset",
         "output",
         "pieces",
         "request",
         "sampler",
         "seed",
         "seq_id",
-        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -110,8 +114,9 @@ class RunningSequence:
         self.pieces = _Ending(pieces, ending) if ending else pieces
         self.drafting = drafting
         self.seed = seed
-        self.tokens = list(request.tokens)
-        self.n_prompt = len(self.tokens)
+        self.cells = list(request.prompt)
+        self.n_prompt = len(self.cells)
+        self.offset = request.prompt.n_positions - self.n_prompt
         self.n_past = 0
         self.n_exact = _ALL
         self.n_cached = 0
@@ -136,8 +141,27 @@ class RunningSequence:
 
     @property
     def n_pending(self) -> int:
-        """Tokens that must still be computed before the next one can be chosen."""
-        return len(self.tokens) - self.n_past
+        """Cells that must still be computed before the next token can be chosen."""
+        return len(self.cells) - self.n_past
+
+    @property
+    def held(self) -> Prompt:
+        """What is in memory, as computing it alone would give."""
+        return Prompt.of_cells(self.cells[: min(self.n_past, self.n_exact)], self.request.prompt.media)
+
+    @property
+    def whole(self) -> Prompt:
+        """All cells."""
+        return Prompt.of_cells(self.cells, self.request.prompt.media)
+
+    def position(self, cell: int) -> int:
+        """Return the position of a cell."""
+        return cell if not self.request.prompt.media else self.request.prompt.position(cell)
+
+    def next_cells(self, limit: int) -> int:
+        """Return how many of the pending cells one decode of ``limit`` tokens can compute: no media are cut."""
+        end = min(len(self.cells), self.n_past + limit)
+        return self.request.prompt.boundary(end) - self.n_past
 
     @property
     def n_left(self) -> int:
@@ -145,7 +169,7 @@ class RunningSequence:
         return _ALL if self._max_tokens is None else self._max_tokens - len(self.output)
 
     def start(self, seq_id: int, n_cached: int) -> None:
-        """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its tokens."""
+        """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its cells."""
         self.seq_id = seq_id
         self.n_past = n_cached
         self.n_exact = _ALL
@@ -162,7 +186,7 @@ class RunningSequence:
             self._end_token = token
             self.finish(FinishReason.STOP)
             return
-        self.tokens.append(token)
+        self.cells.append(token)
         self.output.append(token)
         detokenizer = self._detokenizer
         text = piece if type(piece) is str and not detokenizer.pending else detokenizer.feed(piece)
@@ -235,7 +259,7 @@ class RunningSequence:
             text="".join(self._text),
             tokens=tuple(self.output),
             finish_reason=reason,
-            stop=stop,
+            stop_sequence=stop,
             usage=Usage(self.n_prompt, self.n_cached, len(self.output)),
             timings=Timings(
                 prefill_seconds=max(0.0, self._first - self._start),
@@ -244,7 +268,7 @@ class RunningSequence:
                 decode_tokens=max(0, len(self.output) - 1),
             ),
             seed=self.seed,
-            prompt=self.request.tokens,
+            prompt=self.request.prompt,
             logprobs=tuple(self._logprobs) if self._logprobs is not None else None,
             speculation=self.drafting.result(len(self.output) + (self._end_token is not None))
             if self.drafting

@@ -1,24 +1,23 @@
-"""Which tokens of which sequences the next decode computes. Pure bookkeeping: no native call, no clock."""
+"""Which cells of which sequences the next decode computes. Pure bookkeeping: no native call, no clock."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from llama_cffi.core.conditioning import PLAIN
+from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.engine.slots import Slot, choose_slot, common_prefix, reusable
+from llama_cffi.engine.slots import Slot, choose_slot
 
 _WORTH_WAITING = 8
-"""Tokens to share for which a sequence waits until another one's prefill has computed them."""
-
-if TYPE_CHECKING:
-    from llama_cffi.core.adapter import AdapterSet
+"""Cells to share for which a sequence waits until another one's prefill has computed them."""
 
 
 class Work(NamedTuple):
-    """The next ``n_tokens`` tokens of a sequence; with ``output`` the last one's logits are wanted.
+    """The next ``n_tokens`` cells of a sequence; with ``output`` the last one's logits are wanted.
 
     The plan has room for ``n_draft`` tokens more, and ``draft`` is what was found to fill it: computed behind the
     sequence's own tokens, every one with logits.
@@ -66,7 +65,7 @@ class Scheduler:
         self.lone: RunningSequence | None = None
         """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
         before was."""
-        self._adapters: AdapterSet = ()
+        self._conditioning = PLAIN
 
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a sequence."""
@@ -87,9 +86,10 @@ class Scheduler:
                 break
             pending = sequence.n_pending
             if pending > 1:
-                count = min(pending, budget)
-                plan.append(Work(sequence, count, count == pending))
-                budget -= count
+                count = sequence.next_cells(budget)
+                if count:
+                    plan.append(Work(sequence, count, count == pending))
+                    budget -= count
         return self._with_room(plan, budget) if budget else plan
 
     def _with_room(self, plan: StepPlan, budget: int) -> StepPlan:
@@ -104,14 +104,14 @@ class Scheduler:
         ]
 
     def _turn(self) -> list[RunningSequence]:
-        """The running sequences whose adapters are next: every set of adapters has its turn, in a circle."""
+        """The running sequences whose conditioning is next: each conditioning has its turn, in a circle."""
         running = self.running
-        sets = list(dict.fromkeys(sequence.request.adapters for sequence in running))
-        if len(sets) > 1:
-            last = sets.index(self._adapters) if self._adapters in sets else -1
-            self._adapters = sets[(last + 1) % len(sets)]
-            return [sequence for sequence in running if sequence.request.adapters == self._adapters]
-        self._adapters = sets[0] if sets else self._adapters
+        found = list(dict.fromkeys(sequence.request.conditioning for sequence in running))
+        if len(found) > 1:
+            last = found.index(self._conditioning) if self._conditioning in found else -1
+            self._conditioning = found[(last + 1) % len(found)]
+            return [sequence for sequence in running if sequence.request.conditioning == self._conditioning]
+        self._conditioning = found[0] if found else self._conditioning
         return running
 
     def _admit(self, prepare: Prepare) -> None:
@@ -119,8 +119,13 @@ class Scheduler:
         budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
         while self.waiting and budget > 0:
             sequence = self.waiting[0]
-            adapters = sequence.request.adapters
-            choice = choose_slot(self.slots, sequence.tokens, adapters, can_copy=self._can_copy, can_cut=self._can_cut)
+            choice = choose_slot(
+                self.slots,
+                sequence.whole,
+                sequence.request.conditioning,
+                can_copy=self._can_copy,
+                can_cut=self._can_cut,
+            )
             if choice is None or self._shares_later(sequence, choice[2]):
                 return
             admission = Admission(*choice)
@@ -134,11 +139,11 @@ class Scheduler:
 
     def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
         """Whether what another sequence's prefill is computing right now can be shared when it is done."""
-        tokens, adapters = sequence.tokens, sequence.request.adapters
+        cells, conditioning = sequence.cells, sequence.request.conditioning
         return self._can_copy and any(
-            min(common_prefix(other.tokens, tokens), len(tokens) - 1) - n_reused >= _WORTH_WAITING
+            min(common_prefix(other.cells, cells), len(cells) - 1) - n_reused >= _WORTH_WAITING
             for other in self.running
-            if other.n_pending > 1 and other.request.adapters == adapters
+            if other.n_pending > 1 and other.request.conditioning == conditioning
         )
 
     def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:
@@ -159,26 +164,27 @@ class Scheduler:
     def inherit(self, slots: Iterable[Slot]) -> None:
         """Keep what idle slots of another scheduler with as many sequences keep, and which was used last."""
         for mine, other in zip(self.slots, slots, strict=True):
-            mine.fill(other.tokens, other.adapters)
+            mine.fill(other.held, other.conditioning)
             mine.last_used = other.last_used
             self._clock = max(self._clock, other.last_used)
 
-    def spare(self, prompt: list[int]) -> tuple[Slot, int] | None:
-        """The idle slot whose memory is missed least, and how much of a prompt some memory holds; None without one.
+    def spare(self, prompt: Prompt) -> tuple[Slot, int] | None:
+        """Return the idle slot whose memory is missed least, and how much of a prompt some memory holds; None without
+        an idle slot.
 
-        The prompt is one without adapters.
+        The prompt is one without conditioning.
         """
         idle = [slot for slot in self.slots if slot.sequence is None]
         if not idle:
             return None
         usable = self.slots if self._can_copy else idle
-        plain = [slot for slot in usable if not slot.adapters]
-        held = max((reusable(slot.tokens, prompt, can_cut=self._can_cut) for slot in plain), default=0)
-        return min(idle, key=lambda slot: (len(slot.tokens) > 0, slot.last_used)), held
+        plain = [slot for slot in usable if not slot.conditioning]
+        held = max((reusable(slot.held, prompt, can_cut=self._can_cut) for slot in plain), default=0)
+        return min(idle, key=lambda slot: (len(slot.held) > 0, slot.last_used)), held
 
     def forget_oldest(self) -> int | None:
-        """Forget the tokens kept in the slot unused for longest: its seq_id to clear, None when none are kept."""
-        idle = [slot for slot in self.slots if slot.sequence is None and slot.tokens]
+        """Forget what is kept in the slot unused for longest: its seq_id to clear, None when nothing is kept."""
+        idle = [slot for slot in self.slots if slot.sequence is None and slot.held]
         if not idle:
             return None
         slot = min(idle, key=lambda slot: slot.last_used)

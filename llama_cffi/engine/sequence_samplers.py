@@ -27,10 +27,12 @@ from llama_cffi.core.sampler import (
     Typical,
 )
 from llama_cffi.core.selection import TokenSelector, mask_logits, mask_row, row_logprobs
-from llama_cffi.engine.request import Request, SamplerName, SamplingParams, TokenLogprob
+from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
+from llama_cffi.engine.sampling_params import SamplerName, SamplingParams
 from llama_cffi.errors import GrammarError
 from llama_cffi.grammar.native import NativeMatcher, grammar_chain
+from llama_cffi.reply.completion import TokenLogprob
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +115,7 @@ class ChainSampler(_ContextSampler):
         self._chain = SamplerChain(chain_samplers(request.sampling, seed), context.model.vocab)
         # A sampler written in Python may come from an earlier request.
         self._chain.reset()
-        self._chain.accept_prompt(request.tokens)
+        self._chain.accept_prompt([cell for cell in request.prompt if cell >= 0])
 
     def choose(self, row: int) -> int:
         return self._chain.sample(self._context, row)

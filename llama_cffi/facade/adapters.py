@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llama_cffi.core.adapter import LoraAdapter, adapter_set
+from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.facade.base import Base
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Adapters(Base):
     @property
     def adapters(self) -> dict[LoraAdapter, float]:
         """The adapters of requests that do not name their own, and their scales."""
-        return dict(self._adapters)
+        return dict(self._conditioning.adapters)
 
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
         """Set the adapters of later requests that do not name their own, and of embeddings; ``{}`` is none.
@@ -37,20 +38,20 @@ class Adapters(Base):
         that is no finite number.
         """
         self._check_open()
-        self._adapters = adapter_set(adapters, self.model)
+        self._conditioning = self._conditioning.with_adapters(adapters, self.model)
         if self._generates:
-            self._engine.use_adapters(self._adapters)
+            self._engine.use(self._conditioning)
 
     def set_control_vector(self, vector: ControlVector | None, *, layers: range | None = None) -> None:
-        """Add a control vector to what the layers put out, for every request and embedding from now on; None takes it
-        away.
+        """Add a control vector to what the layers put out, for later requests and embeddings; None takes it away.
 
-        ``layers`` are the layers to add it to, all from 1 on by default. Prompts in memory are computed again.
-        Raises :class:`BusyError` while requests are running, and as :meth:`Context.set_control_vector`.
+        ``layers`` are the layers to add it to, all from 1 on by default. Running requests go on without it, and none
+        reuses what was computed under another one. Raises as :meth:`Context.set_control_vector`.
         """
-        with self._open_engine().at_rest() as slots:
-            self.context.set_control_vector(vector, layers=layers)
-            self._control = (vector, layers)
-            for slot in slots:
-                slot.fill(())
-            self.context.memory.clear(data=False)
+        self._open_engine()
+        if vector is not None:
+            vector.check(self.model, layers)
+        self._conditioning = replace(
+            self._conditioning, control_vector=vector, control_layers=None if vector is None else layers
+        )
+        self._engine.use(self._conditioning)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from llama_cffi.core.conditioning import PLAIN
 from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.model import Model, ModelOptions, ProgressCallback
 from llama_cffi.engine.embedder import Embedders
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from llama_cffi.core.adapter import AdapterSet
-    from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.engine.prompt_cache import PromptCache
 
 DEFAULT_N_CTX = 4096
@@ -69,8 +68,7 @@ class Base:
             self.model = Model(model, model_options, progress=progress)
             self._owned = OwnedModel(self.model)
         self.overflow: Overflow = overflow
-        self._adapters: AdapterSet = ()
-        self._control: tuple[ControlVector | None, range | None] = (None, None)
+        self._conditioning = PLAIN
         self._prompt_cache = prompt_cache
         self._draft: OpenDraft | None = None
         try:

@@ -235,7 +235,7 @@ class Embedding(Base):
     def _vectors(
         self, embedder: Embedder, tokens: list[NDArray[np.int32]], progress: ProgressCallback | None = None
     ) -> NDArray[np.float32]:
-        return embedder.run(tokens, adapters=self._adapters, control=self._control, progress=progress)
+        return embedder.run(tokens, conditioning=self._conditioning, progress=progress)
 
     def _embedder(self, pooling: PoolingType | None) -> Embedder:
         chosen = check_pooling(pooling) if pooling is not None else self.model.pooling or "mean"

@@ -57,10 +57,7 @@ class Fork(Base):
         try:
             if self._draft is not None:
                 twin._draft = self._draft.fork(twin.context)
-            vector, layers = self._control
-            if vector is not None:
-                twin.context.set_control_vector(vector, layers=layers)
-            if any(slot.tokens for slot in slots):
+            if any(slot.held for slot in slots):
                 twin.context.state.set_data(context.state.data())
                 twin._engine.inherit(slots)
         except BaseException:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from llama_cffi._util.seed import MAX_SEED, draw_seed
-from llama_cffi.core.adapter import adapter_set
-from llama_cffi.engine.request import Chunk, Completion, Overflow, Request, SamplingKwargs, SamplingParams, Stop
+from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.request import Overflow, Request, Stop
+from llama_cffi.engine.sampling_params import SamplingKwargs, SamplingParams
 from llama_cffi.errors import PromptError, SamplerError
 from llama_cffi.facade.base import Base
 from llama_cffi.facade.bias import token_bias
@@ -24,6 +25,7 @@ from llama_cffi.facade.structured import StructuredStream, parse_completion
 from llama_cffi.grammar.healing import Healing, tokens_to_heal
 from llama_cffi.grammar.piece_index import PieceIndex
 from llama_cffi.prompt.infill import InfillFormat
+from llama_cffi.reply.completion import Chunk, Completion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -243,7 +245,7 @@ class Generation(Base):
         if structure is not None and (heal or echo):
             raise ValueError(f"{'heal' if heal else 'echo'}= and schema= cannot both decide how the text begins")
         return Request(
-            tokens=tuple(tokens[: len(tokens) - n_healed]),
+            prompt=Prompt(tokens[: len(tokens) - n_healed]),
             sampling=params,
             max_tokens=max_tokens,
             max_seconds=max_seconds,
@@ -254,7 +256,7 @@ class Generation(Base):
             logprobs=logprobs,
             overflow=overflow if overflow is not None else self.overflow,
             speculative=request_source(speculative, self._draft),
-            adapters=self._adapters if adapters is None else adapter_set(adapters, self.model),
+            conditioning=self._conditioning.with_adapters(adapters, self.model),
         )
 
     def _prompt_tokens(self, prompt: str | SequenceOf[int] | NDArray[np.int32]) -> list[int]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_cffi.engine.request import Chunk, Completion
 from llama_cffi.facade.generation import GenerateOptions, Generation
 from llama_cffi.prompt.infill import InfillOrder
+from llama_cffi.reply.completion import Chunk, Completion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,20 +17,20 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llama_cffi.core.adapter import adapter_set
+from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.core.context import Context, ContextOptions
+from llama_cffi.core.prompt import common_prefix
 from llama_cffi.core.scorer import Scorer
-from llama_cffi.engine.request import TokenLogprob
-from llama_cffi.engine.slots import common_prefix
+from llama_cffi.engine.side_context import SideContext
 from llama_cffi.errors import ClosedError, ContextOverflowError, PromptError
 from llama_cffi.facade.base import Base
+from llama_cffi.reply.completion import TokenLogprob
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llama_cffi.core.adapter import AdapterSet, LoraAdapter
-    from llama_cffi.core.control_vector import ControlVector
+    from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.model import ProgressCallback
     from llama_cffi.core.scorer import Probability
 
@@ -41,8 +41,6 @@ _SEQUENCES = 16
 """Continuations, or chunks, that are computed together."""
 _MIN_CHUNK = 3
 _LOG_MAX = math.log(sys.float_info.max)
-
-Control = tuple["ControlVector | None", "range | None"]
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,9 @@ class Scoring(Base):
         first = size // 2 + 1 if stride is None else size - stride
         starts = range(0, len(tokens) - size + 1, size if stride is None else stride)
         bos = self._bos()
-        chosen = self._adapters if adapters is None else adapter_set(adapters, self.model)
+        conditioning = self._conditioning.with_adapters(adapters, self.model)
         logprobs: list[float] = []
-        with self._scoring.use(chosen, self._control) as scorer:
+        with self._scoring.use(conditioning) as scorer:
             context = scorer.context
             together = max(1, min(_SEQUENCES, context.n_ctx // size, context.n_batch // size))
             for done in range(0, len(starts), together):
@@ -150,8 +148,8 @@ class Scoring(Base):
                 raise ContextOverflowError(
                     f"prefix and continuation {i} have {len(whole)} tokens; the context has {self.context.n_ctx_seq}"
                 )
-        chosen = self._adapters if adapters is None else adapter_set(adapters, self.model)
-        with self._scoring.use(chosen, self._control) as scorer:
+        conditioning = self._conditioning.with_adapters(adapters, self.model)
+        with self._scoring.use(conditioning) as scorer:
             found = scorer.continuations(texts, n_top=1)
         return [self._score(whole[first:], one) for (whole, first), one in zip(texts, found, strict=True)]
 
@@ -233,38 +231,30 @@ class _Place:
     def __init__(self, like: Context) -> None:
         self._like = like
         self._lock = threading.Lock()
+        self._side: SideContext | None = None
         self._scorer: Scorer | None = None
-        self._changes: object = None
 
     @contextmanager
-    def use(self, adapters: AdapterSet, control: Control) -> Iterator[Scorer]:
-        """Lend the scorer, set up to compute with these."""
+    def use(self, conditioning: Conditioning) -> Iterator[Scorer]:
+        """Lend the scorer, set up to compute under a conditioning."""
         with self._lock:
             if self._like.closed:
                 raise ClosedError("this Llama is closed")
-            if self._scorer is None:
+            if self._side is None or self._scorer is None:
                 options = self._like.options
                 n_seq_max = max(options.n_seq_max, _SEQUENCES + 1)
                 options = replace(options, n_ctx=self._like.n_ctx, n_seq_max=n_seq_max, kv_unified=True)
-                self._scorer = Scorer(Context(self._like.model, options))
-            scorer = self._scorer
-            context = scorer.context
-            if self._changes != (adapters, control):
-                scorer.forget()
-                context.set_control_vector(control[0], layers=control[1])
-                self._changes = (adapters, control)
-            context.set_adapters(dict(adapters))
-            try:
-                yield scorer
-            finally:
-                # An adapter that nobody computes with may be closed.
-                if adapters and not context.closed:
-                    context.set_adapters({})
+                self._side = SideContext(self._like.model, options)
+                self._scorer = Scorer(self._side.context)
+            with self._side.conditioned(conditioning) as same:
+                if not same:
+                    self._scorer.forget()
+                yield self._scorer
 
     def close(self) -> None:
         """Stop what is computed there, and free it."""
-        if self._scorer is not None:
-            self._scorer.context.close()
+        if self._side is not None:
+            self._side.close()
 
 
 def _perplexity(logprobs: list[float], n_chunks: int) -> Perplexity:

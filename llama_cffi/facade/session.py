@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_cffi._util.files import replacement
-from llama_cffi.engine.request import FinishReason
 from llama_cffi.errors import MessageError
 from llama_cffi.facade.tool_loop import OnError, ToolLoop, ToolResult, ToolRun
 from llama_cffi.prompt.messages import Message, check_messages
+from llama_cffi.reply.completion import FinishReason
 
 if TYPE_CHECKING:
     from llama_cffi.facade.reply import Reply, ReplyChunk

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.saved_state import SavedState
 from llama_cffi.engine.prompt_cache import CachedPrompt
 from llama_cffi.errors import MemoryFullError, StateMismatchError
@@ -54,43 +55,38 @@ class State(Generation):
         The file holds the tokens too. With recurrent models and those with a sliding window it serves prompts that go
         on where this one ends, with others any that begin alike. Raises as :meth:`generate` and :meth:`save_state`.
         """
-        tokens = self._request(prompt).tokens
-        self.generate(list(tokens), max_tokens=1, temperature=0)
+        wanted, conditioning = self._request(prompt).prompt, self._conditioning
+        self.generate(list(wanted), max_tokens=1, temperature=0)
         with self._open_engine().at_rest() as slots:
-            slot = next((one for one in slots if tuple(one.tokens) == tokens and one.adapters == self._adapters), None)
+            slot = next((one for one in slots if one.held == wanted and one.conditioning == conditioning), None)
             if slot is None:
                 raise MemoryFullError("other requests have taken the place of the prompt")
-            saved = SavedState.take(self.context, {slot.seq_id: tokens}, seq_id=slot.seq_id, adapters=self._changes())
+            saved = SavedState.take(
+                self.context, {slot.seq_id: wanted}, seq_id=slot.seq_id, conditioning=conditioning.names()
+            )
         saved.write(path)
-        return len(tokens)
+        return len(wanted)
 
-    def load_prompt(self, path: str | os.PathLike[str]) -> tuple[int, ...]:
-        """Bring a file of :meth:`save_prompt` back beside what is in memory, and return its tokens.
+    def load_prompt(self, path: str | os.PathLike[str]) -> Prompt:
+        """Bring a file of :meth:`save_prompt` back beside what is in memory, and return its prompt.
 
         It takes the place of the text unused for longest when every slot is taken, and of more when there is no room.
         """
         saved = SavedState.read(path, self._check)
-        tokens = next((sequence.tokens for sequence in saved.header.sequences.values()), None)
-        if saved.header.kind != "sequence" or tokens is None:
+        prompt = next((sequence.prompt for sequence in saved.header.sequences.values()), None)
+        if saved.header.kind != "sequence" or prompt is None:
             raise StateMismatchError(f"{os.fspath(path)} is not the state of one prompt; load_state() reads all in one")
-        self._open_engine().adopt(CachedPrompt(saved, tokens, self._changes()), self._adapters)
-        return tokens
+        self._open_engine().adopt(CachedPrompt(saved, prompt, self._conditioning.names()), self._conditioning)
+        return prompt
 
     def _take_state(self) -> SavedState:
         with self._open_engine().at_rest() as slots:
-            kept = {slot.seq_id: slot.tokens for slot in slots if slot.tokens and slot.adapters == self._adapters}
-            return SavedState.take(self.context, kept, adapters=self._changes())
-
-    def _changes(self) -> tuple[str, ...]:
-        """What changes the model for a request that says nothing of it."""
-        found = [f"lora {adapter.fingerprint} at {scale!r}" for adapter, scale in self._adapters]
-        vector, layers = self._control
-        if vector is not None:
-            found.append(f"control vector {vector.fingerprint} in {layers if layers is not None else 'all layers'}")
-        return tuple(sorted(found))
+            conditioning = self._conditioning
+            kept = {slot.seq_id: slot.held for slot in slots if slot.held and slot.conditioning == conditioning}
+            return SavedState.take(self.context, kept, conditioning=conditioning.names())
 
     def _check(self, header: StateHeader) -> None:
-        header.check(self.context, adapters=self._changes())
+        header.check(self.context, conditioning=self._conditioning.names())
 
     def _restore(self, saved: SavedState) -> int:
         if saved.header.kind != "context":
@@ -98,13 +94,13 @@ class State(Generation):
         with self._open_engine().at_rest() as slots:
             self._check(saved.header)
             for slot in slots:
-                slot.fill(())
-            found = saved.restore(self.context, adapters=self._changes())
+                slot.fill()
+            found = saved.restore(self.context, conditioning=self._conditioning.names())
             for slot in slots:
-                tokens = found.get(slot.seq_id)
-                if tokens is None:
-                    # Nobody knows what it is, so nobody can use it.
+                prompt = found.get(slot.seq_id)
+                if prompt is None:
+                    # Memory whose content is unknown is of no use.
                     self.context.memory.seq_rm(slot.seq_id)
                 else:
-                    slot.fill(tokens, self._adapters)
-        return sum(len(tokens) for tokens in found.values() if tokens)
+                    slot.fill(prompt, self._conditioning)
+        return sum(len(prompt) for prompt in found.values() if prompt)

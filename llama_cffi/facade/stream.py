@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llama_cffi.engine.request import Chunk, Request
+from llama_cffi.engine.request import Request
+from llama_cffi.reply.completion import Chunk
 
 if TYPE_CHECKING:
     from llama_cffi.engine.engine import Engine

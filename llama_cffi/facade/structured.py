@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_cffi.engine.request import Chunk, Completion, FinishReason
 from llama_cffi.errors import IncompleteOutput
+from llama_cffi.reply.completion import Chunk, Completion, FinishReason
 
 if TYPE_CHECKING:
     from llama_cffi.facade.stream import Stream
@@ -43,9 +43,9 @@ def parse_completion(completion: C, structure: Structure, *, prefix: str = "") -
             completion=completion,
             partial=structure.partial(text),
         )
-    if completion.stop is not None:
+    if completion.stop_sequence is not None:
         raise IncompleteOutput(
-            f"the stop string {completion.stop!r} cut the text before it was complete",
+            f"the stop string {completion.stop_sequence!r} cut the text before it was complete",
             completion=completion,
             partial=structure.partial(text),
         )

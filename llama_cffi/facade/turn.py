@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_cffi.engine.request import Completion, FinishReason
 from llama_cffi.errors import IncompleteOutput, SchemaError, ToolError
 from llama_cffi.facade.reply import Reply, ReplyBuilder, ReplyChunk
 from llama_cffi.facade.structured import parse_completion
@@ -18,6 +17,7 @@ from llama_cffi.grammar.prefixed import Prefixed
 from llama_cffi.grammar.reasoning_budget import ReasoningBudget
 from llama_cffi.grammar.schema import closed, json_rule
 from llama_cffi.prompt.tools import Tool, check_tools
+from llama_cffi.reply.completion import Completion, FinishReason
 from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.lark import quoted
 

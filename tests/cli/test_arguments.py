@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_cffi.cli import arguments, console, loading
-from llama_cffi.engine.request import SAMPLER_ORDER
+from llama_cffi.engine.sampling_params import SAMPLER_ORDER
 
 
 def test_logit_bias() -> None:

@@ -62,7 +62,7 @@ def test_through_a_file(saved: SavedState, filled: Context, make_context: MakeCo
     header = read_header(path)
     assert header == saved.header
     assert header.kind == "context"
-    assert header.sequences[2].tokens == tuple(OTHER)
+    assert header.sequences[2].prompt == tuple(OTHER)
     other = make_context()
     assert SavedState.read(path).restore(other) == {0: tuple(TEXT), 2: tuple(OTHER)}
     for seq_id, tokens in ((0, TEXT), (2, OTHER)):
@@ -217,11 +217,11 @@ def test_no_room_beside_others(make_context: MakeContext) -> None:
 
 
 def test_adapters(filled: Context, make_context: MakeContext) -> None:
-    saved = SavedState.take(filled, adapters=["style.gguf*0.5"])
-    assert SavedState.from_bytes(saved.to_bytes()).header.adapters == ("style.gguf*0.5",)
+    saved = SavedState.take(filled, conditioning=["style.gguf*0.5"])
+    assert SavedState.from_bytes(saved.to_bytes()).header.conditioning == ("style.gguf*0.5",)
     context = make_context()
     refused(saved, context, r"adapters \['style.gguf\*0.5'\], and in use are \[\]")
-    assert saved.restore(context, adapters=["style.gguf*0.5"])
+    assert saved.restore(context, conditioning=["style.gguf*0.5"])
 
 
 def test_another_llama_cpp(saved: SavedState, context: Context) -> None:

@@ -127,11 +127,11 @@ def test_drafts_end_where_the_draft_model_is_unsure(stories: Model, draft_path: 
 def test_with_everything_that_chooses(speculating: Llama, options: dict[str, Any]) -> None:
     alone = greedy(speculating, "Once upon a time", **options, speculative=False)
     drafted = greedy(speculating, "Once upon a time", **options)
-    assert (drafted.text, drafted.tokens, drafted.finish_reason, drafted.stop) == (
+    assert (drafted.text, drafted.tokens, drafted.finish_reason, drafted.stop_sequence) == (
         alone.text,
         alone.tokens,
         alone.finish_reason,
-        alone.stop,
+        alone.stop_sequence,
     )
     if alone.logprobs is not None:
         assert drafted.logprobs is not None

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController, Drafter, PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
-from llama_cffi.engine.request import Completion, FinishReason, Request
+from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.errors import DecodeError, LlamaCffiError, TokenError, UnsupportedError
+from llama_cffi.reply.completion import Completion, FinishReason
 
 prompts = st.lists(st.integers(0, 255), min_size=1, max_size=30)
 
@@ -68,7 +70,7 @@ def read(engine: Engine, sequence: RunningSequence) -> Completion:
 
 
 def run(engine: Engine, prompt: list[int], **fields: Any) -> Completion:
-    return read(engine, engine.submit(Request(tokens=tuple(prompt), **fields)))
+    return read(engine, engine.submit(Request(prompt=Prompt(prompt), **fields)))
 
 
 def prompt_of_length(n: int) -> list[int]:
@@ -100,7 +102,8 @@ def test_any_draft_gives_the_text_that_none_gives(
     runner = FakeRunner(n_batch=n_batch, n_ctx=40, n_seq_max=n_slots, n_cells=n_cells)
     engine = Engine(runner)
     sequences = [
-        engine.submit(Request(tokens=tuple(prompt), max_tokens=n, speculative=drafter)) for prompt, n, drafter in wanted
+        engine.submit(Request(prompt=Prompt(prompt), max_tokens=n, speculative=drafter))
+        for prompt, n, drafter in wanted
     ]
     for sequence, (prompt, n, drafter) in zip(sequences, wanted, strict=True):
         completion = read(engine, sequence)
@@ -151,7 +154,7 @@ def test_interrupts_change_nothing(wanted: list[tuple[list[int], Any]], every: i
 
     runner = Interrupted(n_batch=9, n_seq_max=3)
     engine = Engine(runner)
-    sequences = [engine.submit(Request(tokens=tuple(p), max_tokens=9, speculative=d)) for p, d in wanted]
+    sequences = [engine.submit(Request(prompt=Prompt(p), max_tokens=9, speculative=d)) for p, d in wanted]
     for sequence, (prompt, _) in zip(sequences, wanted, strict=True):
         while True:
             try:
@@ -192,9 +195,9 @@ def test_others_go_before_drafts() -> None:
     """A batch of 4: three decode steps and a prefill leave no place for a guess."""
     runner = FakeRunner(n_batch=4, n_seq_max=4)
     engine = Engine(runner)
-    drafting = engine.submit(Request(tokens=(1,), max_tokens=30, speculative=Oracle()))
+    drafting = engine.submit(Request(prompt=Prompt((1,)), max_tokens=30, speculative=Oracle()))
     engine.step()
-    engine.submit(Request(tokens=(2,) * 9, max_tokens=1))
+    engine.submit(Request(prompt=Prompt((2,) * 9), max_tokens=1))
     engine.step()
     assert drafting.seq_id is not None
     assert dict(runner.decoded[-1])[drafting.seq_id] == 1
@@ -205,7 +208,7 @@ def test_two_that_draft_share_the_room() -> None:
     runner = FakeRunner(n_batch=10, n_seq_max=2)
     engine = Engine(runner)
     for n in (1, 2):
-        engine.submit(Request(tokens=(n,), max_tokens=30, speculative=Oracle()))
+        engine.submit(Request(prompt=Prompt((n,)), max_tokens=30, speculative=Oracle()))
     engine.step()
     engine.step()
     assert [n for _, n in runner.decoded[-1]] == [5, 5]
@@ -385,7 +388,7 @@ def test_a_drafter_that_fails_ends_its_own_request(error: LlamaCffiError | None,
             return [300] if len(tokens) > 4 else []
 
     engine = Engine(FakeRunner())
-    good = engine.submit(Request(tokens=tuple(other), max_tokens=9)) if other else None
+    good = engine.submit(Request(prompt=Prompt(other), max_tokens=9)) if other else None
     with pytest.raises(type(error or TokenError("")), match="no draft" if error else "token 300"):
         run(engine, prompt_of_length(20), max_tokens=20, speculative=Failing([]))
     if good is not None and other is not None:
@@ -397,7 +400,7 @@ def test_a_memory_that_cannot_go_back() -> None:
     runner = FakeRunner()
     runner.can_cut = False
     with pytest.raises(UnsupportedError, match="take back"):
-        Engine(runner).submit(Request(tokens=(1,), speculative=PromptLookup()))
+        Engine(runner).submit(Request(prompt=Prompt((1,)), speculative=PromptLookup()))
 
 
 # -- prompt lookup

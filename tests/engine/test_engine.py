@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.core.prompt import Media, Prompt
 from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
-from llama_cffi.engine.request import Completion, FinishReason, Request
+from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import _WORTH_WAITING, Scheduler, StepPlan
 from llama_cffi.errors import AbortedError, BusyError, ContextOverflowError, DecodeError, SamplerError, UnsupportedError
+from llama_cffi.reply.completion import Completion, FinishReason
 
 prompts = st.lists(st.integers(0, 255), min_size=1, max_size=30)
 
 
-def request(prompt: list[int], **fields: Any) -> Request:
-    return Request(tokens=tuple(prompt), **fields)
+def request(prompt: Iterable[int], **fields: Any) -> Request:
+    return Request(prompt=Prompt(prompt), **fields)
 
 
 def read(engine: Engine, sequence: RunningSequence) -> Completion:
@@ -34,7 +38,7 @@ def read(engine: Engine, sequence: RunningSequence) -> Completion:
     raise AssertionError("the sequence ended without a completion")
 
 
-def run(engine: Engine, prompt: list[int], **fields: Any) -> Completion:
+def run(engine: Engine, prompt: Iterable[int], **fields: Any) -> Completion:
     return read(engine, engine.submit(request(prompt, **fields)))
 
 
@@ -82,7 +86,8 @@ def test_cancelling_some_changes_nothing_for_the_others(wanted: list[tuple[list[
     assert engine.idle
 
 
-SETS: list[Any] = [(), (("a", 1.0),), (("a", 0.5),), (("a", 1.0), ("b", -1.0))]
+ADAPTERS: list[Any] = [(("a", 1.0),), (("a", 0.5),), (("a", 1.0), ("b", -1.0))]
+SETS = [PLAIN, *map(Conditioning, ADAPTERS)]
 
 
 @settings(max_examples=150)
@@ -101,7 +106,9 @@ def test_requests_with_different_adapters_give_what_each_gives_alone(
     for again in range(2):  # the second time there are prefixes of every set in memory
         sequences = [
             engine.submit(
-                request(prompt, max_tokens=n, adapters=one, speculative=PromptLookup(min_ngram=1) if drafts else None)
+                request(
+                    prompt, max_tokens=n, conditioning=one, speculative=PromptLookup(min_ngram=1) if drafts else None
+                )
             )
             for prompt, n, one, drafts in wanted
         ]
@@ -116,17 +123,17 @@ def test_sequences_with_different_adapters_take_turns() -> None:
     runner = FakeRunner(n_batch=8, n_ctx=64, n_seq_max=4)
     engine = Engine(runner)
     long = next([n] for n in range(256) if len(FakeRunner.expected([n], 40, 64, SETS[1])) == 40)
-    sequences = [engine.submit(request(long, max_tokens=40, adapters=one)) for one in (*SETS[1:], SETS[1])]
+    sequences = [engine.submit(request(long, max_tokens=40, conditioning=one)) for one in (*SETS[1:], SETS[1])]
     used = []
     for _ in range(12):
         engine.step()
-        used.append(runner.adapters)
+        used.append(runner.conditioning)
     assert used == SETS[1:] * 4
     assert [len(sequence.output) for sequence in sequences] == [4] * 4
     # Two of one set are computed together.
     assert [len(plan) for plan in runner.decoded[:3]] == [2, 1, 1]
     for _ in range(30):  # and nobody waits for ever, whoever comes and goes
-        engine.submit(request([7], max_tokens=1, adapters=SETS[2]))
+        engine.submit(request([7], max_tokens=1, conditioning=SETS[2]))
         engine.step()
     assert all(len(sequence.output) > 4 for sequence in sequences)
 
@@ -134,7 +141,9 @@ def test_sequences_with_different_adapters_take_turns() -> None:
 def test_memory_of_one_set_is_no_prefix_of_another() -> None:
     engine = Engine(FakeRunner(n_batch=32, n_ctx=64, n_seq_max=2))
     prompt = list(range(20))
-    cached = [run(engine, prompt, max_tokens=1, adapters=one).usage.cached_tokens for one in (SETS[1], (), SETS[1])]
+    cached = [
+        run(engine, prompt, max_tokens=1, conditioning=one).usage.cached_tokens for one in (SETS[1], PLAIN, SETS[1])
+    ]
     assert cached == [0, 0, 19]
 
 
@@ -143,16 +152,16 @@ def test_an_interrupt_before_the_adapters_are_set(steps: int) -> None:
     class Interrupted(FakeRunner):
         at = -1
 
-        def use(self, adapters: Any) -> None:
+        def use(self, conditioning: Conditioning) -> None:
             self.at -= 1
             if self.at == 0:
                 raise KeyboardInterrupt
-            super().use(adapters)
+            super().use(conditioning)
 
     for at in range(1, 4):
         runner = Interrupted(n_ctx=64, n_seq_max=2)
         engine = Engine(runner)
-        other = engine.submit(request([1], max_tokens=5, adapters=SETS[1]))
+        other = engine.submit(request([1], max_tokens=5, conditioning=SETS[1]))
         for _ in range(steps):
             engine.step()
         engine.cancel(other)
@@ -174,24 +183,24 @@ def test_adapters_are_let_go_when_nothing_runs() -> None:
     engine = Engine(runner)
     sequence = engine.submit(request([1, 2, 3], max_tokens=5))
     engine.step()
-    engine.use_adapters(SETS[1])  # a running request keeps its own
+    engine.use(SETS[1])  # a running request keeps its own
     assert list(read(engine, sequence).tokens) == runner.expected([1, 2, 3], 5, 64)
     abandoned = engine.submit(request([1], max_tokens=5))
     engine.abandon(abandoned)
-    engine.use_adapters(SETS[2])
-    assert runner.adapters == SETS[2]
+    engine.use(SETS[2])
+    assert runner.conditioning == SETS[2]
 
 
 def test_what_adapters_computed_is_not_kept_outside_and_nothing_is_found_for_them() -> None:
     runner = FakeRunner(n_batch=32, n_ctx=64, n_seq_max=1)
-    runner.remembered = []
+    runner.stored = []
     engine = Engine(runner)
     prompt = list(range(20))
-    for one in (SETS[1], (), SETS[1], (), SETS[2]):
-        completion = run(engine, prompt, max_tokens=3, adapters=one)
+    for one in (SETS[1], PLAIN, SETS[1], PLAIN, SETS[2]):
+        completion = run(engine, prompt, max_tokens=3, conditioning=one)
         assert list(completion.tokens) == runner.expected(prompt, 3, 64, one)
-    assert {kept.tokens[:20] for kept in runner.remembered} == {tuple(prompt)}
-    assert len(runner.remembered) == 2
+    assert {kept.prompt[:20] for kept in runner.stored} == {tuple(prompt)}
+    assert len(runner.stored) == 2
     assert run(engine, [*prompt, 1, 2], max_tokens=1).usage.cached_tokens >= 19
 
 
@@ -251,6 +260,56 @@ def test_a_following_prompt_reuses_what_is_in_memory() -> None:
 # -- how a sequence ends
 
 
+media = st.builds(
+    lambda name, n, less: Media(bytes([name]) * 16, n, max(1, n - less)),
+    st.integers(0, 2),
+    st.integers(1, 5),
+    st.integers(0, 4),
+)
+mixed = st.lists(st.one_of(st.integers(0, 3), media), min_size=1, max_size=6)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.tuples(mixed, st.integers(1, 12), st.booleans()), min_size=1, max_size=6),
+    st.integers(5, 12),
+    st.integers(1, 4),
+    st.integers(60, 160),
+)
+def test_prompts_with_media_give_what_each_gives_alone(
+    wanted: list[tuple[list[int | Media], int, bool]], n_batch: int, n_slots: int, n_cells: int
+) -> None:
+    # The runner refuses a plan that cuts media in two, and knows the position of every cell.
+    runner = FakeRunner(n_batch=n_batch, n_ctx=60, n_seq_max=n_slots, n_cells=n_cells)
+    runner.stored = []
+    engine = Engine(runner)
+    for _ in range(2):
+        jobs = [
+            engine.submit(
+                Request(
+                    prompt=Prompt([*parts, 9]),
+                    max_tokens=n,
+                    speculative=PromptLookup(min_ngram=1) if drafts else None,
+                )
+            )
+            for parts, n, drafts in wanted
+        ]
+        for job, (parts, n, _) in zip(jobs, wanted, strict=True):
+            assert list(read(engine, job).tokens) == runner.expected(Prompt([*parts, 9]), n, runner.n_ctx)
+
+
+def test_media_are_reused_as_a_whole_and_never_cut() -> None:
+    engine = Engine(FakeRunner(n_batch=8, n_ctx=64))
+    one, other = Media(b"a" * 16, 6, 2), Media(b"b" * 16, 6, 2)
+    run(engine, Prompt([1, 2, one, 3, 4]), max_tokens=1)
+    assert run(engine, Prompt([1, 2, one, 3, 5]), max_tokens=1).usage.cached_tokens == 9
+    assert run(engine, Prompt([1, 2, other, 3, 5]), max_tokens=1).usage.cached_tokens == 2
+    with pytest.raises(ContextOverflowError, match="takes 9 cells"):
+        engine.submit(Request(prompt=Prompt([Media(b"c" * 16, 9, 9), 1])))
+    with pytest.raises(UnsupportedError, match="media cannot be shifted"):
+        engine.submit(Request(prompt=Prompt([one, 1]), overflow="shift"))
+
+
 def first_tokens(prompt: list[int], n: int) -> str:
     return bytes(FakeRunner.expected(prompt, n, 64)).decode()
 
@@ -265,7 +324,7 @@ def test_a_stop_string_ends_the_text_before_it() -> None:
     text = first_tokens([1, 2], 10)
     completion = run(Engine(FakeRunner()), [1, 2], stop=(text[4:7],), max_tokens=30)
     assert completion.finish_reason is FinishReason.STOP
-    assert completion.stop == text[4:7]
+    assert completion.stop_sequence == text[4:7]
     assert completion.text == text[: text.index(text[4:7])]
     assert bytes(completion.tokens).decode().startswith(completion.text + text[4:7])
 
@@ -274,7 +333,7 @@ def test_end_of_generation_is_no_token_of_the_completion() -> None:
     prompt = next([n] for n in range(256) if len(FakeRunner.expected([n], 200, 200)) < 40)
     completion = run(Engine(FakeRunner(n_ctx=200)), prompt)
     assert completion.finish_reason is FinishReason.STOP
-    assert completion.stop is None
+    assert completion.stop_sequence is None
     assert list(completion.tokens) == FakeRunner.expected(prompt, 200, 200)
 
 

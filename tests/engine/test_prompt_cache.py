@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_cffi import Llama, Model, PromptCache
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.saved_state import read_header
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.prompt_cache import SUFFIX
-from llama_cffi.engine.request import Completion, Request
+from llama_cffi.engine.request import Request
+from llama_cffi.reply.completion import Completion
 from tests.support.children import run_child
 from tests.support.other_memories import write_recurrent_model
 
@@ -220,7 +222,7 @@ def test_after_a_context_shift_only_what_is_exact_is_kept(cached: MakeCached, fo
     llm = cached(n_ctx=256, overflow="shift")
     assert len(run(llm, PROMPT, 300).tokens) == 300
     (path,) = folder.iterdir()
-    assert read_header(path).sequences[0].tokens == tuple(PROMPT)
+    assert read_header(path).sequences[0].prompt == tuple(PROMPT)
     assert run(cached(n_ctx=256), PROMPT).usage.cached_tokens == len(PROMPT) - 1
 
 
@@ -273,9 +275,9 @@ def test_a_folder_that_is_gone(cached: MakeCached, folder: Path, caplog: pytest.
 )
 def test_texts_do_not_depend_on_what_is_remembered(prompts: list[list[int]], n_cells: int, n_slots: int) -> None:
     runner = FakeRunner(n_ctx=20, n_cells=max(n_cells, 20), n_seq_max=n_slots)
-    runner.remembered = []
+    runner.stored = []
     engine = Engine(runner)
-    sequences = [engine.submit(Request(tokens=tuple(prompt), max_tokens=5)) for prompt in prompts]
+    sequences = [engine.submit(Request(prompt=Prompt(prompt), max_tokens=5)) for prompt in prompts]
     for sequence, prompt in zip(sequences, prompts, strict=True):
         while (chunk := engine.next_chunk(sequence)) is not None:
             last = chunk

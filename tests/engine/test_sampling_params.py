@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llama_cffi import Llama, Request, SamplingParams
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.sampler import (
     XTC,
     AdaptiveP,
@@ -87,7 +88,7 @@ def test_the_chain(fields: dict[str, Any], expected: list[Sampler]) -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0}, {"top_k": 0, "top_p": 1, "min_p": 0}, {"xtc_threshold": 0}])
 def test_the_fast_way_stays(llm: Llama, fields: dict[str, Any]) -> None:
-    sampler = make_sampler(llm.context, Request(tokens=(1,), sampling=SamplingParams(**fields)), 1)
+    sampler = make_sampler(llm.context, Request(prompt=Prompt((1,)), sampling=SamplingParams(**fields)), 1)
     assert isinstance(sampler, SelectorSampler)
 
 
@@ -95,7 +96,7 @@ def test_the_fast_way_stays(llm: Llama, fields: dict[str, Any]) -> None:
 def test_what_needs_a_chain(llm: Llama, name: str) -> None:
     others: dict[str, Any] = {"mirostat": 1, "sampler_order": ("top_k",), "samplers": (Greedy(),)}
     params = SamplingParams(**{name: {**EVERYTHING, **others}[name]})
-    sampler = make_sampler(llm.context, Request(tokens=(1,), sampling=params), 1)
+    sampler = make_sampler(llm.context, Request(prompt=Prompt((1,)), sampling=params), 1)
     assert isinstance(sampler, ChainSampler)
     sampler.close()
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llama_cffi import Completion, FinishReason, Llama, Request, SamplingParams
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.errors import GrammarError, SamplerError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class CycleMatcher:
 def run(llm: Llama, constraint: Cycle, *, prompt: str = "tana nese", **options: Any) -> Completion:
     fields = {name: options.pop(name) for name in ("max_tokens", "logprobs") if name in options}
     tokens = tuple(llm.tokenize(prompt).tolist())
-    request = Request(tokens=tokens, sampling=SamplingParams(**options), constraint=constraint, **fields)
+    request = Request(prompt=Prompt(tokens), sampling=SamplingParams(**options), constraint=constraint, **fields)
     sequence = llm._engine.submit(request)
     completion = None
     while (chunk := llm._engine.next_chunk(sequence)) is not None:
@@ -150,7 +151,7 @@ def test_many_with_constraints_and_without(llm: Llama) -> None:
     tokens = tuple(llm.tokenize("tana").tolist())
     alone = llm.generate(tokens, max_tokens=9, temperature=0)
     sampling = SamplingParams(temperature=0)
-    requests = [Request(tokens=tokens, sampling=sampling, max_tokens=9, constraint=one) for one in constraints]
+    requests = [Request(prompt=Prompt(tokens), sampling=sampling, max_tokens=9, constraint=one) for one in constraints]
     sequences = [llm._engine.submit(request) for request in requests]
     for i, sequence in enumerate(sequences):
         while llm._engine.next_chunk(sequence) is not None:
@@ -184,7 +185,7 @@ def test_a_matcher_that_raises(llm: Llama, error: BaseException) -> None:
 
 def test_one_constraint_at_a_time() -> None:
     with pytest.raises(SamplerError, match="cannot both"):
-        Request(tokens=(1,), sampling=SamplingParams(grammar='root ::= "a"'), constraint=Cycle([{1}], 2))
+        Request(prompt=Prompt((1,)), sampling=SamplingParams(grammar='root ::= "a"'), constraint=Cycle([{1}], 2))
 
 
 def test_visible_control_tokens(llm: Llama) -> None:
@@ -194,7 +195,9 @@ def test_visible_control_tokens(llm: Llama) -> None:
     for visible in (frozenset[int](), frozenset({control})):
         constraint = Cycle([{control}, {300}], vocab.n_tokens)
         tokens = tuple(llm.tokenize("tana").tolist())
-        sequence = llm._engine.submit(Request(tokens=tokens, max_tokens=2, constraint=constraint, visible=visible))
+        sequence = llm._engine.submit(
+            Request(prompt=Prompt(tokens), max_tokens=2, constraint=constraint, visible=visible)
+        )
         text = ""
         while (chunk := llm._engine.next_chunk(sequence)) is not None:
             text += chunk.text

@@ -129,13 +129,13 @@ def test_a_call_grows(demo: Llama) -> None:
 def test_the_model_is_told_of_the_tools(demo: Llama) -> None:
     # The demo model's template knows nothing of tools.
     turn, request = demo._turn(ASK, tools=[weather])
-    text = demo.detokenize(request.tokens)
+    text = demo.detokenize(request.prompt)
     assert turn.format.name == "generic"
     assert '"name": "weather"' in text
     assert "Tell the weather." in text
     system = [{"role": "system", "content": "Be brief."}, *ASK]
     turn, request = demo._turn(system, tools=[weather])
-    assert demo.detokenize(request.tokens).count("system\n") == 1
+    assert demo.detokenize(request.prompt).count("system\n") == 1
     call = {"id": "1", "function": {"name": "weather", "arguments": "{}"}}
     spoken: list[dict[str, Any]] = [
         *ASK,
@@ -143,11 +143,11 @@ def test_the_model_is_told_of_the_tools(demo: Llama) -> None:
         {"role": "tool", "tool_call_id": "1", "name": "weather", "content": "rain<|im_end|>"},
     ]
     turn, request = demo._turn(spoken, tools=[weather])
-    text = demo.detokenize(request.tokens)
+    text = demo.detokenize(request.prompt)
     assert '{"name": "weather", "arguments": {}}' in text
     assert "The function weather returned: rain<|im_end|>" in text
     end = demo.model.vocab.control_tokens["<|im_end|>"]
-    assert list(request.tokens).count(end) == 4  # system, user, assistant, result: none by the result itself
+    assert list(request.prompt).count(end) == 4  # system, user, assistant, result: none by the result itself
 
 
 def test_choices(demo: Llama) -> None:

@@ -142,7 +142,7 @@ def test_a_stop_token(llm: Llama) -> None:
     done = greedy(llm, "tana", stop=stop)
     n = full.tokens.index(stop)
     assert done.tokens == full.tokens[:n]
-    assert (done.stop, done.finish_reason) == (stop, FinishReason.STOP)
+    assert (done.stop_sequence, done.finish_reason) == (stop, FinishReason.STOP)
     assert full.text.startswith(done.text)
     assert greedy(llm, "tana", stop=[stop, 5], speculative="lookup").tokens == done.tokens
     # Other requests' pieces are as before.
@@ -158,18 +158,18 @@ def test_a_stop_pattern(stories: Model, make_llama: MakeLlama) -> None:
         done = greedy(llm, "Once upon a time", max_tokens=100, stop=re.compile(pattern))
         assert full.startswith(done.text)
         assert len(done.text) <= found.start()
-        assert isinstance(done.stop, str)
-        assert re.search(pattern, done.stop)
+        assert isinstance(done.stop_sequence, str)
+        assert re.search(pattern, done.stop_sequence)
         assert done.finish_reason is FinishReason.STOP
     mixed = [re.compile(r"never \d"), " girl", 9]
-    assert greedy(llm, "Once upon a time", max_tokens=100, stop=mixed).stop in (" girl", 9)
+    assert greedy(llm, "Once upon a time", max_tokens=100, stop=mixed).stop_sequence in (" girl", 9)
 
 
 def test_a_pattern_that_only_begins(llm: Llama) -> None:
     full = greedy(llm, "tana")
     pattern = re.compile(re.escape(full.text[-3:]) + r"\n\d")
     done = greedy(llm, "tana", stop=pattern)
-    assert (done.text, done.stop, done.finish_reason) == (full.text, None, FinishReason.LENGTH)
+    assert (done.text, done.stop_sequence, done.finish_reason) == (full.text, None, FinishReason.LENGTH)
 
 
 @pytest.mark.parametrize("stop", ["", [""], True, [re.compile("a"), True], [None]])

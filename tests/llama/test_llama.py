@@ -59,7 +59,7 @@ def test_a_completion(llm: Llama) -> None:
     assert completion.usage.prompt_tokens == len(llm.tokenize("tana nese"))
     assert completion.usage.cached_tokens == 0
     assert completion.finish_reason is FinishReason.LENGTH
-    assert completion.stop is None
+    assert completion.stop_sequence is None
     assert completion.logprobs is None
     assert completion.seed == 5
     assert str(completion) == completion.text
@@ -110,7 +110,7 @@ def test_end_of_generation(model_path: Path, llm: Llama, make_llama: MakeLlama) 
     with Model(model_path, ModelOptions(kv_overrides={"tokenizer.ggml.eos_token_id": eog})) as model:
         completion = greedy(make_llama(model), "tana")
     assert completion.finish_reason is FinishReason.STOP
-    assert completion.stop is None
+    assert completion.stop_sequence is None
     assert completion.tokens == tokens[: tokens.index(eog)]
 
 
@@ -324,7 +324,7 @@ def test_a_stop_string(llm: Llama) -> None:
         stop = full.text[start : start + length]
         completion = greedy(llm, "tana", max_tokens=40, stop=stop)
         assert completion.text == full.text[: full.text.index(stop)]
-        assert (completion.finish_reason, completion.stop) == ("stop", stop)
+        assert (completion.finish_reason, completion.stop_sequence) == ("stop", stop)
         assert completion.tokens == full.tokens[: len(completion.tokens)]
         chunks = list(llm.stream("tana", temperature=0, max_tokens=40, stop=[stop, "never"]))
         assert "".join(chunk.text for chunk in chunks) == completion.text
@@ -334,7 +334,7 @@ def test_a_stop_string_that_only_begins(llm: Llama) -> None:
     full = greedy(llm, "tana", max_tokens=40)
     completion = greedy(llm, "tana", max_tokens=40, stop=full.text[-3:] + "\n\n\n")
     assert completion.text == full.text
-    assert (completion.finish_reason, completion.stop) == ("length", None)
+    assert (completion.finish_reason, completion.stop_sequence) == ("length", None)
 
 
 # -- log-probabilities

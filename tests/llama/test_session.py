@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from llama_cffi import Llama
-from llama_cffi.engine.request import FinishReason, Timings, Usage
 from llama_cffi.errors import MessageError
 from llama_cffi.facade.reply import Reply, ReplyChunk
 from llama_cffi.facade.session import ChatSession
 from llama_cffi.prompt.messages import Message
+from llama_cffi.reply.completion import FinishReason, Timings, Usage
 
 
 class Echo:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llama_cffi import ContextOptions, Llama, Model
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeMemory, FakeRunner
 from llama_cffi.engine.request import Request
@@ -265,23 +266,23 @@ def test_a_prompt_that_cannot_be_cut(uncut: Callable[..., Llama], tmp_path: Path
 def test_adopting_needs_room() -> None:
     runner = FakeRunner(n_ctx=20, n_seq_max=2, n_cells=20)
     engine = Engine(runner)
-    engine.adopt(FakeMemory(tuple(range(15))))
-    engine.adopt(FakeMemory(tuple(range(100, 112))))
+    engine.adopt(FakeMemory(Prompt(range(15))))
+    engine.adopt(FakeMemory(Prompt(range(100, 112))))
     assert sorted(map(len, runner.memory.values())) == [0, 12]
     with pytest.raises(MemoryFullError, match="21 tokens"):
-        engine.adopt(FakeMemory(tuple(range(21))))
+        engine.adopt(FakeMemory(Prompt(range(21))))
     assert list(map(len, runner.memory.values())) == [0, 0]
 
 
 def test_nothing_can_run_while_the_engine_rests() -> None:
     engine = Engine(FakeRunner())
     with engine.at_rest() as slots:
-        assert [slot.tokens for slot in slots] == [[]] * 4
+        assert [slot.held for slot in slots] == [()] * 4
         with pytest.raises(BusyError):
             engine.step()
         with pytest.raises(BusyError), engine.at_rest():
             pass
-    sequence = engine.submit(Request(tokens=(1, 2), max_tokens=3))
+    sequence = engine.submit(Request(prompt=Prompt((1, 2)), max_tokens=3))
     with pytest.raises(BusyError), engine.at_rest():
         pass
     engine.cancel(sequence)

@@ -1,0 +1,182 @@
+"""What a sequence is computed from: tokens, and media between them, as cells of a context's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_DIGEST_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A piece of media (an image, a stretch of sound) as it lies in memory.
+
+    Two pieces are equal when their digests and sizes are; ``content`` is what a projector computes them from, and no
+    part of the comparison.
+    """
+
+    digest: bytes
+    """16 bytes: a hash of everything that decides what is computed."""
+    n_cells: int
+    """Cells of memory that it takes."""
+    n_positions: int
+    """Positions that it takes, which some models count otherwise than cells; 1 to ``n_cells``."""
+    content: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.digest, bytes) or len(self.digest) != _DIGEST_SIZE:
+            raise ValueError(f"digest must be {_DIGEST_SIZE} bytes, got {self.digest!r:.60}")
+        if not 1 <= self.n_positions <= self.n_cells < 2**31:
+            raise ValueError(
+                f"n_positions must be 1 to n_cells, got n_positions={self.n_positions}, n_cells={self.n_cells}"
+            )
+
+    @property
+    def cell(self) -> int:
+        """What stands for it in each of its cells: a negative number of digest and sizes, the same in every process."""
+        return -1 - (int.from_bytes(self.digest, "little") << 64 | self.n_cells << 32 | self.n_positions)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSpan:
+    """Media and the cell of a :class:`Prompt` at which they begin."""
+
+    start: int
+    media: Media
+
+    @property
+    def end(self) -> int:
+        """The cell behind the last one."""
+        return self.start + self.media.n_cells
+
+
+class Prompt(tuple[int, ...]):
+    """The cells of a sequence: a token is itself (0 or more), media are one negative number in each of their cells.
+
+    As a tuple of numbers it compares, hashes and is searched like one: equal cells are equal content. ``media`` says
+    where the media are, so that :meth:`position` and :meth:`boundary` know what must not be cut.
+
+    Make one from tokens and :class:`Media` in their order. Adding tokens or another prompt gives a longer prompt.
+    """
+
+    media: tuple[MediaSpan, ...] = ()
+    """The media, in their order."""
+
+    def __new__(cls, parts: Iterable[int | Media] = ()) -> Self:
+        if isinstance(parts, cls):
+            return parts
+        cells: list[int] = []
+        spans: list[MediaSpan] = []
+        for part in parts:
+            if isinstance(part, Media):
+                spans.append(MediaSpan(len(cells), part))
+                cells.extend([part.cell] * part.n_cells)
+            else:
+                cells.append(part)
+        return cls.of_cells(cells, tuple(spans))
+
+    @classmethod
+    def of_cells(cls, cells: Iterable[int], media: tuple[MediaSpan, ...] = ()) -> Self:
+        """Make a prompt of cells that are known already; of ``media`` those that lie in the cells."""
+        made = tuple.__new__(cls, cells)
+        if media:
+            made.media = tuple(span for span in media if span.end <= len(made))
+        return made
+
+    @property
+    def n_positions(self) -> int:
+        """Positions that the whole takes."""
+        return len(self) + sum(span.media.n_positions - span.media.n_cells for span in self.media)
+
+    def position(self, cell: int) -> int:
+        """Return the position of a cell, that of the first cell for all cells of a piece of media.
+
+        Cells behind the end are those of tokens that will follow.
+        """
+        offset = 0
+        for span in self.media:
+            if span.end > cell:
+                return min(cell, span.start) + offset
+            offset += span.media.n_positions - span.media.n_cells
+        return cell + offset
+
+    def boundary(self, n: int) -> int:
+        """Return the largest number of first cells, at most ``n``, after which nothing is cut in two."""
+        for span in self.media:
+            if span.start < n < span.end:
+                return span.start
+        return n
+
+    def first(self, n: int) -> Prompt:
+        """Return the prompt of the first ``boundary(n)`` cells."""
+        return Prompt.of_cells(self[: self.boundary(n)], self.media)
+
+    def without(self, start: int, count: int) -> Prompt:
+        """Return the prompt without ``count`` cells from ``start`` on; raises ``ValueError`` where that cuts media."""
+        end = start + count
+        if self.boundary(start) != start or self.boundary(end) != end:
+            raise ValueError(f"cells {start} to {end} begin or end within a piece of media")
+        kept = [span for span in self.media if span.end <= start]
+        moved = [MediaSpan(span.start - count, span.media) for span in self.media if span.start >= end]
+        return Prompt.of_cells((*self[:start], *self[end:]), (*kept, *moved))
+
+    def digest(self) -> str:
+        """Return a hash of the content as 20 hexadecimal digits, the same in every process."""
+        found = blake2b(digest_size=10)
+        for cell in self:
+            found.update(cell.to_bytes(25, "little", signed=True))
+        return found.hexdigest()
+
+    def __add__(self, other: Iterable[int]) -> Prompt:  # type: ignore[override]
+        cells = tuple.__add__(self, tuple(other))
+        added = other.media if isinstance(other, Prompt) else ()
+        return Prompt.of_cells(cells, (*self.media, *(MediaSpan(s.start + len(self), s.media) for s in added)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (tuple(self), self.media)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        media = f", {len(self.media)} media" if self.media else ""
+        return f"<Prompt of {len(self)} cells{media}>"
+
+
+def _restore(cells: tuple[int, ...], media: tuple[MediaSpan, ...]) -> Prompt:
+    return Prompt.of_cells(cells, media)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of the common beginning of two sequences of cells or tokens of the same type."""
+    limit = min(len(a), len(b))
+    if a[:limit] == b[:limit]:
+        return limit
+    # Slices compare at C speed: halve the interval instead of walking it.
+    low, high = 0, limit
+    while low < high - 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def reusable(held: Prompt, prompt: Prompt, *, can_cut: bool = True) -> int:
+    """Return how many cells of a prompt need not be computed with ``held`` in memory.
+
+    The last cell always is: its logits choose the first new token. Media are reused as a whole. A memory that cannot
+    be cut is of use only when the prompt goes on where it ends.
+    """
+    n = prompt.boundary(min(common_prefix(held, prompt), len(prompt) - 1))
+    return n if can_cut or n == len(held) else 0
+
+
+__all__ = ["Media", "MediaSpan", "Prompt", "common_prefix", "reusable"]

@@ -1,0 +1,148 @@
+"""What comes out of a generation: pieces of a text as they are made, and the finished text."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_cffi.core.prompt import Prompt
+
+
+class FinishReason(str, enum.Enum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    """An end-of-generation token, a stop string, pattern or token, or a constraint after which nothing can follow."""
+    LENGTH = "length"
+    """``max_tokens`` or the end of the context."""
+    DEADLINE = "deadline"
+    """``max_seconds`` have passed."""
+    CANCELLED = "cancelled"
+    """The caller stopped it."""
+    TOOL_CALLS = "tool_calls"
+    """The reply calls tools and waits for what they return."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of a generated token under the model, before sampling changed anything."""
+
+    token: int
+    piece: bytes
+    """The token's bytes."""
+    logprob: float
+    """Natural logarithm."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens at this place with their log-probabilities, best first."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Numbers of tokens."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Part of the prompt that was still in memory and not computed again."""
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of wall time."""
+
+    prefill_seconds: float
+    """From the start of the request's prefill to its first token."""
+    decode_seconds: float
+    """From the first token to the end of the generation."""
+    prefill_tokens: int
+    decode_tokens: int
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens computed per second."""
+        return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens per second after the first one."""
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """What came of the drafts of a completion."""
+
+    drafted_tokens: int
+    """Tokens proposed."""
+    accepted_tokens: int
+    """Those of them that were the completion's next tokens."""
+    target_decodes: int
+    """Decodes of the model after which it chose tokens; without drafts there is one for each token."""
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the drafted tokens that was accepted; 0 without drafts."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished text."""
+
+    text: str
+    tokens: tuple[int, ...]
+    """All generated tokens, those of a stop string included, the end-of-generation or stop token excluded."""
+    finish_reason: FinishReason
+    stop_sequence: str | int | None
+    """The stop string, the text of a stop pattern's match or the stop token that ended the text; None when something
+    else did."""
+    usage: Usage
+    timings: Timings
+    seed: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One entry for each of ``tokens``, when asked for."""
+    parsed: Any = None
+    """What the text says as an instance of the type asked for with ``schema``."""
+    prompt: Prompt = field(default=Prompt(), repr=False)
+    """What the text followed: ``completion.prompt + completion.tokens`` is a prompt that goes on from here, any number
+    of times, and finds what has been computed in memory."""
+    speculation: Speculation | None = None
+    """Statistics of speculative decoding, where it was on."""
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability of the tokens; None without ``logprobs`` or without tokens."""
+        if not self.logprobs:
+            return None
+        return math.fsum(entry.logprob for entry in self.logprobs) / len(self.logprobs)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+# Not frozen: one is made for each token, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
+class Chunk:
+    """A piece of a text that is being generated; ``text`` may be empty while a character or a stop string is open."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    completion: Completion | None = None
+    """The whole result, on the last chunk only."""
+
+    @property
+    def partial(self) -> Any:
+        """What the text so far says of the object asked for with ``schema``; None while it says nothing."""
+        return None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+__all__ = ["Chunk", "Completion", "FinishReason", "Speculation", "Timings", "TokenLogprob", "Usage"]
