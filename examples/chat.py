@@ -11,9 +11,9 @@ with Llama.demo() as llm:
     print("\n")
 
     session = llm.session([{"role": "system", "content": "You write stories."}], max_tokens=40, seed=1)
-    session.say("Tell me a story about a bird.")
+    session.chat("Tell me a story about a bird.")
     other = session.fork()
-    print("next: ", session.say("And then?").text)
-    print("other:", other.say("And about a fish?", seed=2).text)
+    print("next: ", session.chat("And then?").text)
+    print("other:", other.chat("And about a fish?", seed=2).text)
     session.rewind()  # as if "And then?" had not been said
     print(len(session), "messages,", session.n_tokens, "tokens")

@@ -9,10 +9,12 @@ TEMPLATE = (
 )
 
 with Llama.demo() as llm:
-    reply = llm.chat("Did the cat come home?", template=TEMPLATE, reasoning_budget=20, schema=Regex("yes|no"), seed=1)
+    reply = llm.chat(
+        "Did the cat come home?", chat_template=TEMPLATE, reasoning_budget=20, schema=Regex("yes|no"), seed=1
+    )
     print("thought: ", reply.reasoning)
     print("answered:", reply.text)
 
-    for chunk in llm.stream_chat("Tell me.", template=TEMPLATE, reasoning_budget=8, max_tokens=40, seed=2):
+    for chunk in llm.stream_chat("Tell me.", chat_template=TEMPLATE, reasoning_budget=8, max_tokens=40, seed=2):
         print(f"[{chunk.reasoning}]" if chunk.reasoning else chunk.text, end="", flush=True)
     print()

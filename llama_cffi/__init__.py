@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_cffi._native.features import features
     from llama_cffi._native.library import use_library
+    from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context, ContextOptions
@@ -37,31 +38,30 @@ if TYPE_CHECKING:
     from llama_cffi.engine.request import Request
     from llama_cffi.engine.sampling_params import SamplingParams
     from llama_cffi.errors import LlamaCffiError
-    from llama_cffi.facade.embedding import Embeddings, Label, Ranked
-    from llama_cffi.facade.reply import Reply, ReplyChunk, ToolCall
-    from llama_cffi.facade.scoring import Perplexity, Score
-    from llama_cffi.facade.session import ChatSession
-    from llama_cffi.facade.tool_loop import ToolResult, ToolRun
     from llama_cffi.grammar.values import GBNF, Lark, Lazy, Regex
     from llama_cffi.llama import Llama
     from llama_cffi.prompt.tools import Tool
     from llama_cffi.reply.completion import Chunk, Completion, FinishReason, Speculation, Timings, TokenLogprob, Usage
+    from llama_cffi.reply.reply import Reply, ReplyChunk, ToolCall
+    from llama_cffi.reply.scores import Perplexity, Score
+    from llama_cffi.reply.vectors import Embeddings, Label, Ranked
+    from llama_cffi.tool_loop import ToolResult, ToolRun
 
 _HOME = {
     "GBNF": "grammar.values",
     "Batch": "core.batch",
-    "ChatSession": "facade.session",
+    "ChatSession": "chat_session",
     "Chunk": "reply.completion",
     "Completion": "reply.completion",
     "Context": "core.context",
     "ContextOptions": "core.context",
     "ControlVector": "core.control_vector",
     "DraftModel": "engine.draft_model",
-    "Embeddings": "facade.embedding",
+    "Embeddings": "reply.vectors",
     "Engine": "engine.engine",
     "FinishReason": "reply.completion",
     "GGUFFile": "core.gguf",
-    "Label": "facade.embedding",
+    "Label": "reply.vectors",
     "Lark": "grammar.values",
     "Lazy": "grammar.values",
     "Llama": "llama",
@@ -70,27 +70,27 @@ _HOME = {
     "Memory": "core.memory",
     "Model": "core.model",
     "ModelOptions": "core.model",
-    "Perplexity": "facade.scoring",
+    "Perplexity": "reply.scores",
     "PromptCache": "engine.prompt_cache",
     "PromptLookup": "engine.drafters",
     "QuantizeOptions": "core.quantize",
-    "Ranked": "facade.embedding",
+    "Ranked": "reply.vectors",
     "Regex": "grammar.values",
-    "Reply": "facade.reply",
-    "ReplyChunk": "facade.reply",
+    "Reply": "reply.reply",
+    "ReplyChunk": "reply.reply",
     "Request": "engine.request",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.sampling_params",
     "SavedState": "core.saved_state",
-    "Score": "facade.scoring",
+    "Score": "reply.scores",
     "Speculation": "reply.completion",
     "State": "core.state",
     "Timings": "reply.completion",
     "TokenLogprob": "reply.completion",
     "Tool": "prompt.tools",
-    "ToolCall": "facade.reply",
-    "ToolResult": "facade.tool_loop",
-    "ToolRun": "facade.tool_loop",
+    "ToolCall": "reply.reply",
+    "ToolResult": "tool_loop",
+    "ToolRun": "tool_loop",
     "Usage": "reply.completion",
     "Vocab": "core.vocab",
     "features": "_native.features",

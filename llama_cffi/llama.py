@@ -1,38 +1,477 @@
-"""The front door: a model, a context and an engine in one object."""
+"""A model that answers: one class for every kind of question."""
 
 from __future__ import annotations
 
-from llama_cffi.facade.adapters import Adapters
-from llama_cffi.facade.chat import Chat
-from llama_cffi.facade.embedding import Embedding
-from llama_cffi.facade.fork import Fork
-from llama_cffi.facade.hub import Hub
-from llama_cffi.facade.infill import Infill
-from llama_cffi.facade.scoring import Scoring
-from llama_cffi.facade.state import State
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast, overload
+
+import numpy as np
+
+from llama_cffi import answers, spec
+from llama_cffi import options as opt
+from llama_cffi._util.signatures import takes_options
+from llama_cffi.core.adapter import LoraAdapter
+from llama_cffi.core.context import Context
+from llama_cffi.core.model import Model, ProgressCallback
+from llama_cffi.core.saved_state import SavedState
+from llama_cffi.engine import saved_states
+from llama_cffi.prepare import generation
+from llama_cffi.runtime import Runtime, demo_path
+from llama_cffi.stream import Stream, run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Self, Unpack
+
+    from llama_cffi.chat_session import ChatSession
+    from llama_cffi.core.control_vector import ControlVector
+    from llama_cffi.core.prompt import Prompt
+    from llama_cffi.core.state import BytesLike
+    from llama_cffi.prompt.messages import Message
+    from llama_cffi.reply.completion import Chunk, Completion
+    from llama_cffi.reply.reply import Reply, ReplyChunk
+    from llama_cffi.reply.scores import Perplexity, Score
+    from llama_cffi.reply.vectors import Embeddings, Label, Ranked
+    from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
+
+    Tokens = Sequence[int] | NDArray[np.int32]
+    Messages = str | Sequence[Message]
+    Texts = list[str] | tuple[str, ...]
 
 
-class Llama(Chat, Infill, Embedding, State, Adapters, Scoring, Fork, Hub):
+class Llama:
     """A model ready to generate and to embed.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
-    when this object loaded it. ``n_ctx`` is the number of tokens in memory over all sequences (default: the smaller
-    of 4096 and what the model was trained for; 0: the latter), ``n_seq_max`` how many texts are generated at once.
-    ``overflow`` is what happens when a text fills the context: ``"stop"`` finishes it with ``length``, ``"error"``
-    raises :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on.
-    All layers go to a GPU when the library has one (``n_gpu_layers`` limits them, ``model.placement`` says what went
-    where); ``require_gpu`` raises :class:`UnsupportedError` instead of computing on the CPU.
-    ``draft`` turns speculative decoding on: ``"lookup"`` guesses what follows from the prompt, a GGUF file or
-    :class:`Model` with the same vocabulary computes it (:class:`PromptLookup` and :class:`DraftModel` have options).
-    The text is what it is without, in fewer decodes where the guesses are good; ``Completion.speculation`` counts them.
-    ``prompt_cache`` is a :class:`PromptCache` that keeps what was computed in a folder.
-    ``model_options`` and ``context_options`` give everything else; the arguments here win over the latter.
+    when this object loaded it. The options are those of :class:`~llama_cffi.options.LlamaOptions`; in this and every
+    other call None means "not given". All layers go to a GPU when the library has one; ``model.placement`` says what
+    went where.
 
     Any thread may call any method: concurrent calls are computed together, in one batch. :meth:`fork` makes a second
     one over the same weights, which computes beside this one.
 
     Raises :class:`ModelFileError` and :class:`ContextError` with llama.cpp's reasons.
     """
+
+    @takes_options(opt.LlamaOptions)
+    def __init__(self, model: str | PathLike[str] | Model, **options: Unpack[opt.LlamaOptions]) -> None:
+        self._runtime = Runtime.open(model, opt.check_options(opt.LlamaOptions, options))
+
+    @classmethod
+    @takes_options(opt.LlamaOptions)
+    def demo(cls, **options: Unpack[opt.LlamaOptions]) -> Self:
+        """Open the model that ships with the package: tiny, it writes children's stories."""
+        return cls(demo_path(), **options)
+
+    @classmethod
+    @takes_options(opt.HubOptions)
+    def from_hub(cls, name: str, **options: Unpack[opt.HubOptions]) -> Self:
+        """Fetch a model from the Hugging Face hub, unless the cache has it, and open it.
+
+        ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Raises the subclasses of
+        :class:`HubError`, :class:`UnsupportedError` without huggingface_hub, and what the class raises.
+        """
+        from llama_cffi.hub import pull
+
+        given = opt.check_options(opt.HubOptions, options)
+        wanted = {key: given.pop(key) for key in ("revision", "offline") if key in given}
+        path = pull(name, progress=given.pop("download_progress", None), **wanted)
+        return cls(path, **given)
+
+    # -- text
+
+    @overload
+    def generate(
+        self, prompt: str, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self, prompt: Tokens, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self, prompt: str | Tokens, *, n: int, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate(
+        self, prompt: list[str] | list[list[int]] | list[Prompt], **options: Unpack[opt.GenerateOptions]
+    ) -> list[Completion]: ...
+
+    @takes_options(opt.GenerateOptions)
+    def generate(
+        self, prompt: Any, *, n: int | None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
+    ) -> Completion | list[Completion]:
+        """Continue a prompt; a list of prompts gives a list of completions, computed together.
+
+        Sampling is given as ``sampling=SamplingParams(...)`` or by its fields (``temperature=0`` is greedy). In a list
+        every prompt uses the same seed: each result is what the prompt alone would give, up to the rounding of a batch.
+        ``n`` gives n completions of one prompt, which is computed once; number i has the seed plus i. ``best_of`` makes
+        this many and keeps those with the best mean log-probability per token, best first.
+
+        Raises :class:`PromptError` (:class:`ContextOverflowError` among them), :class:`SchemaError` and
+        :class:`SamplerError` before anything is computed, :class:`GrammarError` and :class:`DecodeError` while
+        computing, and :class:`IncompleteOutput` when a text with a schema was cut. Ctrl-C stops within a fraction of a
+        second and leaves the object usable.
+        """
+        engine, asked = self._runtime.engine, spec.GenerateSpec.of(prompt, options, n=n, best_of=best_of)
+        prepared = generation.prepare_texts(asked, self._runtime.formats, self._runtime.defaults)
+        return prepared.answer(run(engine, prepared.parts))
+
+    @takes_options(opt.GenerateOptions)
+    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Iterator[Chunk]:
+        """Continue a prompt as an iterator of chunks; the last one carries the :class:`Completion`.
+
+        What :meth:`generate` raises before computing is raised by this call, not by the first iteration. Closing the
+        iterator cancels. Several streams may be read in turn, or by several threads.
+        """
+        engine, asked = self._runtime.engine, spec.GenerateSpec.of(prompt, options)
+        return Stream(engine, generation.prepare_text(asked, self._runtime.formats, self._runtime.defaults))
+
+    @takes_options(opt.InfillOptions)
+    def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion:
+        """Generate what belongs between ``prefix`` and ``suffix``, for example at a cursor in source code.
+
+        Raises :class:`UnsupportedError` for a model without fill-in-the-middle tokens, and as :meth:`generate`.
+        """
+        return self._infill(spec.InfillSpec(prefix, suffix, options)).result()
+
+    @takes_options(opt.InfillOptions)
+    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Iterator[Chunk]:
+        """Do as :meth:`infill`, as an iterator of chunks like those of :meth:`stream`."""
+        return self._infill(spec.InfillSpec(prefix, suffix, options))
+
+    def _infill(self, asked: spec.InfillSpec) -> Stream[Chunk]:
+        engine = self._runtime.engine
+        return Stream(engine, generation.prepare_infill(asked, self._runtime.formats, self._runtime.defaults))
+
+    # -- conversations
+
+    @takes_options(opt.ChatOptions)
+    def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply:
+        """Generate the reply to a conversation, in the format that the model's chat template gives it.
+
+        ``messages`` are mappings with ``role`` and ``content``, or one text of the user. What they say is never read as
+        control tokens. With ``tools`` the reply may call some of them (``reply.tool_calls``), with arguments that their
+        schemas allow; with ``schema`` the answer is one of its kind.
+
+        Raises, before anything is computed, :class:`MessageError` for malformed messages, :class:`TemplateError` for a
+        model without a template or one whose template refuses them, :class:`ToolError` and :class:`SchemaError`;
+        :class:`IncompleteOutput` when a call or a structured answer was cut; and the rest as :meth:`generate`.
+        """
+        return cast("Reply", self._ask(spec.ChatSpec(messages, options)).result())
+
+    @takes_options(opt.ChatOptions)
+    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Iterator[ReplyChunk]:
+        """Do as :meth:`chat`, as an iterator of chunks with more text, reasoning or calls; the last has the reply.
+
+        What :meth:`chat` raises before computing is raised by this call. Closing the iterator cancels.
+        """
+        return self._ask(spec.ChatSpec(messages, options))
+
+    def _ask(self, asked: spec.ChatSpec) -> Stream[ReplyChunk]:
+        from llama_cffi.prepare.chat import prepare_chat
+
+        engine = self._runtime.engine
+        return Stream(engine, prepare_chat(asked, self._runtime.formats, self._runtime.defaults))
+
+    @takes_options(opt.ToolOptions)
+    def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun:
+        """Chat, calling the tools that replies ask for, until a reply asks for none.
+
+        ``tools`` must be functions, or have some. The model is told of arguments that do not fit; what else a tool
+        raises reaches the caller unless ``on_error="report"``. A ``tool_choice`` that demands a call holds for the
+        first reply. Raises :class:`ToolError`, :class:`ToolLimitError`, and the rest as :meth:`chat`.
+        """
+        return self._tool_loop(spec.ToolsSpec(messages, options)).run()
+
+    @takes_options(opt.ToolOptions)
+    def stream_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
+        """Do as :meth:`run_tools`, as an iterator of the chunks of all replies, and the results of tools in between."""
+        return iter(self._tool_loop(spec.ToolsSpec(messages, options)))
+
+    def _tool_loop(self, asked: spec.ToolsSpec) -> ToolLoop:
+        from llama_cffi.tool_loop import ToolLoop
+
+        return ToolLoop(self._ask, asked)
+
+    @takes_options(opt.ChatOptions)
+    def session(self, messages: Sequence[Message] = (), **options: Unpack[opt.ChatOptions]) -> ChatSession:
+        """Begin a conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""
+        from llama_cffi.chat_session import ChatSession
+
+        return ChatSession(self, messages, **options)
+
+    @takes_options(opt.RenderOptions)
+    def render_chat(self, messages: Messages, **options: Unpack[opt.RenderOptions]) -> str:
+        """Return the conversation as the model's chat template writes it; raises as :meth:`chat`."""
+        from llama_cffi.prepare.chat import render
+
+        return render(spec.RenderSpec(messages, options), self._runtime.formats).text
+
+    # -- tokens
+
+    def tokenize(
+        self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
+    ) -> NDArray[np.int32]:
+        """Return the token ids of a text, int32 of shape ``(n,)``; see :meth:`Vocab.tokenize`."""
+        return self.model.vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    @takes_options(opt.RenderOptions)
+    def tokenize_chat(self, messages: Messages, **options: Unpack[opt.RenderOptions]) -> NDArray[np.int32]:
+        """Return the token ids of a conversation, int32 of shape ``(n,)``; raises as :meth:`chat`."""
+        from llama_cffi.prepare.chat import tokenize_chat
+
+        return tokenize_chat(spec.RenderSpec(messages, options), self._runtime.formats)
+
+    @takes_options(opt.InfillLayout)
+    def tokenize_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillLayout]) -> NDArray[np.int32]:
+        """Return the prompt of :meth:`infill`, int32 of shape ``(n,)``."""
+        asked = spec.InfillSpec(prefix, suffix, cast("opt.InfillOptions", options))
+        return np.array(generation.infill_tokens(asked, self._runtime.formats), dtype=np.int32)
+
+    def detokenize(self, tokens: Tokens, *, remove_special: bool = False, unparse_special: bool = True) -> str:
+        """Return the text of token ids; bytes that are not UTF-8 become U+FFFD. See :meth:`Vocab.detokenize`."""
+        data = self.model.vocab.detokenize(tokens, remove_special=remove_special, unparse_special=unparse_special)
+        return data.decode("utf-8", "replace")
+
+    # -- vectors and scores; progress receives the part that is done, 0.0 to 1.0, and what it raises ends the call
+
+    @takes_options(opt.EmbedOptions)
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        progress: ProgressCallback | None = None,
+        **options: Unpack[opt.EmbedOptions],
+    ) -> Embeddings:
+        """Return vectors of texts; a single text gives a single vector, a list an array of shape ``(n, dim)``.
+
+        The texts are computed together, by contexts of their own that the first call makes: over the same weights, with
+        the adapters of :meth:`set_adapters` and the control vector. A text may have as many tokens as are computed at
+        once: ``n_batch`` for encoders (and no more than they were trained for), ``n_ubatch`` for decoders with mean or
+        CLS pooling, the context for the others.
+
+        Raises :class:`TextTooLongError`, :class:`PromptError` for an empty list and an empty text,
+        :class:`TokenizeError` for a text that is not Unicode, :class:`UnsupportedError` for a model that only ranks.
+        """
+        return answers.embed(spec.EmbedSpec(texts, options), self._runtime, progress)
+
+    @overload
+    def similarity(self, a: str, b: str, **options: Unpack[opt.SimilarityOptions]) -> float: ...
+
+    @overload
+    def similarity(self, a: str, b: Texts, **options: Unpack[opt.SimilarityOptions]) -> NDArray[np.float32]: ...
+
+    @overload
+    def similarity(self, a: Texts, b: str | Texts, **options: Unpack[opt.SimilarityOptions]) -> NDArray[np.float32]: ...
+
+    @takes_options(opt.SimilarityOptions)
+    def similarity(
+        self, a: str | Texts, b: str | Texts, **options: Unpack[opt.SimilarityOptions]
+    ) -> float | NDArray[np.float32]:
+        """Return the cosine of the angle between the embeddings of two texts, -1 to 1.
+
+        For lists an array: ``(len(a), len(b))`` for two of them, of one dimension for a list and a text.
+        Raises as :meth:`embed`, and ``ValueError`` for ``pooling="none"``.
+        """
+        return answers.similarity(a, b, opt.check_options(opt.SimilarityOptions, options), self._runtime)
+
+    @takes_options(opt.RerankOptions)
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        progress: ProgressCallback | None = None,
+        **options: Unpack[opt.RerankOptions],
+    ) -> list[Ranked]:
+        """Return the documents in the order of how well they fit the query, the best first.
+
+        Query and document go into the model's own rerank template, or are joined as ``BOS query EOS SEP document EOS``
+        by a model without one. Raises :class:`UnsupportedError` for a model without a classifier head, and as
+        :meth:`embed`.
+        """
+        return answers.rerank(spec.RerankSpec(query, documents, options), self._runtime, progress)
+
+    @overload
+    def classify(self, texts: str, **options: Unpack[opt.ClassifyOptions]) -> list[Label]: ...
+
+    @overload
+    def classify(self, texts: Texts, **options: Unpack[opt.ClassifyOptions]) -> list[list[Label]]: ...
+
+    @takes_options(opt.ClassifyOptions)
+    def classify(self, texts: str | Texts, **options: Unpack[opt.ClassifyOptions]) -> list[Label] | list[list[Label]]:
+        """Return all labels of the model with the score of a text, the highest first; a list of texts gives a list.
+
+        Raises :class:`UnsupportedError` for a model without a classifier head, and as :meth:`embed`.
+        """
+        return answers.classify(spec.ClassifySpec(texts, options), self._runtime)
+
+    @takes_options(opt.PerplexityOptions)
+    def perplexity(
+        self,
+        text: str | Tokens,
+        *,
+        progress: ProgressCallback | None = None,
+        **options: Unpack[opt.PerplexityOptions],
+    ) -> Perplexity:
+        """Return the perplexity of a text, as llama.cpp's ``llama-perplexity`` computes it.
+
+        The text is cut into chunks; what is left at the end is not used. Each chunk is computed alone, with BOS as its
+        first token where the model wants one. Raises :class:`PromptError` for a text shorter than a chunk, and
+        :class:`ContextOverflowError` for a chunk longer than the context.
+        """
+        return answers.perplexity(spec.PerplexitySpec(text, options), self._runtime, progress)
+
+    @takes_options(opt.ScoreOptions)
+    def score(
+        self, prefix: str | Tokens, continuations: Sequence[str | Sequence[int]], **options: Unpack[opt.ScoreOptions]
+    ) -> list[Score]:
+        """Return how likely each continuation is after a prefix that all of them share, which is computed once.
+
+        Prefix and continuation are tokenized together, as one text. Scored are the tokens from the first one on that
+        differs from the prefix alone without the white space at its end. An empty prefix is the model's BOS, or EOS for
+        a model without. Given as token ids, both are taken as they are.
+
+        Raises :class:`PromptError` for no continuations, or one without tokens, and :class:`ContextOverflowError`.
+        """
+        return answers.score(spec.ScoreSpec(prefix, continuations, options), self._runtime)
+
+    # -- what was computed; all of these need an idle model, and check what they restore before they replace anything
+
+    def save_state(self, path: str | PathLike[str]) -> None:
+        """Write all texts in memory to a file, replacing it in one step.
+
+        A prompt that begins like one of them is not computed again after :meth:`load_state`, also in another process.
+        Raises :class:`BusyError` while a request waits or runs, and :class:`StateWriteError`.
+        """
+        self._take_state().write(path)
+
+    def load_state(self, path: str | PathLike[str]) -> int:
+        """Replace the memory by a file of :meth:`save_state`, and return how many tokens it holds.
+
+        Raises :class:`BusyError`, :class:`StateFormatError` for a damaged file, and :class:`StateMismatchError` for a
+        state of another model, llama.cpp, KV type or conditioning, or one that does not fit the context.
+        """
+        return self._restore_state(saved_states.read_state(path, self.context, self._runtime.conditioning))
+
+    def state_bytes(self) -> bytes:
+        """Return what :meth:`save_state` writes."""
+        return self._take_state().to_bytes()
+
+    def load_state_bytes(self, data: BytesLike) -> int:
+        """Do as :meth:`load_state`, from what :meth:`state_bytes` returned."""
+        return self._restore_state(SavedState.from_bytes(data))
+
+    def save_prompt(self, prompt: str | Tokens, path: str | PathLike[str]) -> int:
+        """Compute a prompt, unless it is in memory already, write its state, and return its number of tokens.
+
+        With recurrent models and those with a sliding window the file serves prompts that go on where this one ends,
+        with others any that begin alike. Raises as :meth:`generate` and :meth:`save_state`.
+        """
+        runtime, wanted = self._runtime, generation.as_prompt(prompt, self.model.vocab)
+        self.generate(wanted, max_tokens=1, temperature=0)
+        saved_states.take_prompt(runtime.engine, self.context, wanted, runtime.conditioning).write(path)
+        return len(wanted)
+
+    def load_prompt(self, path: str | PathLike[str]) -> Prompt:
+        """Bring a file of :meth:`save_prompt` back beside what is in memory, and return its prompt.
+
+        It takes the place of the text unused for longest when every slot is taken, and of more when there is no room.
+        """
+        return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning)
+
+    def _take_state(self) -> SavedState:
+        return saved_states.take_state(self._runtime.engine, self.context, self._runtime.conditioning)
+
+    def _restore_state(self, saved: SavedState) -> int:
+        return saved_states.restore_state(self._runtime.engine, self.context, saved, self._runtime.conditioning)
+
+    # -- conditioning
+
+    def load_adapter(self, path: str | PathLike[str]) -> LoraAdapter:
+        """Load a LoRA adapter from a GGUF file; it changes nothing until a request or :meth:`set_adapters` names it.
+
+        Raises as :class:`LoraAdapter`. The adapter is closed with the model, or by its own ``close()``.
+        """
+        self._runtime.check_open()
+        return LoraAdapter(self.model, path)
+
+    @property
+    def adapters(self) -> dict[LoraAdapter, float]:
+        """The adapters of requests that do not name their own, and their scales."""
+        return dict(self._runtime.conditioning.adapters)
+
+    def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
+        """Set the adapters of later requests that do not name their own, and of embeddings; ``{}`` is none.
+
+        Requests with different adapters are computed in turns, and none reuses what another set has computed. Running
+        ones keep theirs. Raises :class:`AdapterError` for an adapter of another model and ``ValueError`` for a scale
+        that is not a finite number.
+        """
+        self._runtime.check_open()
+        self._runtime.condition(self._runtime.conditioning.with_adapters(adapters, self.model))
+
+    def set_control_vector(self, vector: ControlVector | None, *, layers: range | None = None) -> None:
+        """Add a control vector to what the layers put out, for later requests and embeddings; None takes it away.
+
+        ``layers`` are the layers to add it to, all from 1 on by default. Running requests keep theirs, and none reuses
+        what was computed under another one. Raises as :meth:`Context.set_control_vector`.
+        """
+        self._runtime.condition(self._runtime.conditioning.with_control_vector(vector, layers, self.model))
+
+    # -- lifetime
+
+    @property
+    def model(self) -> Model:
+        """The weights and the vocabulary."""
+        return self._runtime.model
+
+    @property
+    def context(self) -> Context:
+        """The context that generates. What changes it behind the engine's back changes the texts."""
+        return self._runtime.context
+
+    def fork(self) -> Self:
+        """Return a Llama of its own over the same weights, whose memory begins as a copy of this one's.
+
+        It has a context with the same options, the adapters, the control vector and the prompt cache that are set now,
+        and all texts in memory. From then on each goes its own way, and both may compute at the same time, on threads
+        of the caller. A draft model gets a second context too; a source of drafts of the caller's own is shared. A
+        model that this object loaded is closed with the last of them. ``__init__`` is not called; attributes that a
+        subclass has set are shared.
+
+        Raises :class:`BusyError` while a request waits or runs, :class:`ContextError` when there is no room for another
+        context, and :class:`ClosedError`. Wraps ``llama_state_get_data`` and ``llama_state_set_data``.
+        """
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self), _runtime=self._runtime.fork())
+        return twin
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` ran."""
+        return self._runtime.closed
+
+    def close(self) -> None:
+        """Free the contexts, and the models that this object loaded, unless a fork of it is open. Idempotent."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.model.path.name!r}: {'closed' if self.closed else self.context}>"
 
 
 __all__ = ["Llama"]

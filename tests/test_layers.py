@@ -10,7 +10,27 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llama_cffi"
 
-LAYERS = ("errors", "_util", "hub", "_native", "core", "grammar", "reply", "prompt", "engine", "facade", "llama", "cli")
+LAYERS = (
+    "errors",
+    "_util",
+    "hub",
+    "_native",
+    "core",
+    "grammar",
+    "reply",
+    "prompt",
+    "engine",
+    "options",
+    "spec",
+    "prepare",
+    "runtime",
+    "stream",
+    "answers",
+    "tool_loop",
+    "chat_session",
+    "llama",
+    "cli",
+)
 """From the bottom to the top. ``__init__`` re-exports names and belongs to none."""
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -32,7 +52,10 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield from ((node.module or "", alias.name) for alias in node.names)
+            for alias in node.names:
+                inner = f"llama_cffi.{alias.name}"
+                is_module = node.module == "llama_cffi" and alias.name in LAYERS
+                yield (inner, "") if is_module else (node.module or "", alias.name)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -16,9 +16,9 @@ from llama_cffi.cli.generate import report
 from llama_cffi.cli.loading import draft_source, load
 
 if TYPE_CHECKING:
-    from llama_cffi.facade.reply import Reply
-    from llama_cffi.facade.session import ChatSession
+    from llama_cffi.chat_session import ChatSession
     from llama_cffi.prompt.tools import Tool
+    from llama_cffi.reply.reply import Reply
 
 
 @console.command
@@ -143,7 +143,7 @@ def chat(
         added.apply(llm)
         session = llm.session(
             [{"role": "system", "content": system}] if system else [],
-            template=template_file if template_file is not None else template,
+            chat_template=template_file if template_file is not None else template,
             reply_format=reply_format,
             reasoning_budget=reasoning_budget if reasoning_budget >= 0 else None,
             max_tokens=n_predict if n_predict >= 0 else None,
@@ -151,12 +151,12 @@ def chat(
             sampling=sampling,
         )
         if load_from is not None:
-            session.restore(load_from)
+            session.load(load_from)
         if text is None:
             # prompt_toolkit and rich are for people; a pipe does not wait for them to be imported.
-            from llama_cffi.cli.conversation import Talk
+            from llama_cffi.cli.conversation import Conversation
 
-            Talk(session, tools=callable_tools, show_reasoning=show_reasoning).run()
+            Conversation(session, tools=callable_tools, show_reasoning=show_reasoning).run()
         elif as_json:
             console.print_json(_answer_report(llm, session, text, callable_tools))
         else:
@@ -185,10 +185,10 @@ def _load_tools(path: Path) -> tuple[Tool, ...]:
 
 def _print_answer(session: ChatSession, text: str, tools: tuple[Tool, ...]) -> None:
     """The answer alone, as it comes."""
-    from llama_cffi.facade.tool_loop import ToolResult
+    from llama_cffi.tool_loop import ToolResult
 
     written = ""
-    for event in session.stream_run(text, tools=tools, on_error="report") if tools else session.stream(text):
+    for event in session.stream_tools(text, tools=tools, on_error="report") if tools else session.stream_chat(text):
         if isinstance(event, ToolResult):
             console.note(f"{event.call.name}: {console.one_line(event.content)}")
         elif event.text:
@@ -202,8 +202,8 @@ def _print_answer(session: ChatSession, text: str, tools: tuple[Tool, ...]) -> N
 def _answer_report(llm: llama_cffi.Llama, session: ChatSession, text: str, tools: tuple[Tool, ...]) -> dict[str, Any]:
     """The answer as plain data."""
     if not tools:
-        return _reply_report(llm, session.say(text))
-    run = session.run(text, tools=tools, on_error="report")
+        return _reply_report(llm, session.chat(text))
+    run = session.run_tools(text, tools=tools, on_error="report")
     results = [{"name": one.call.name, "content": one.content, "failed": one.error is not None} for one in run.results]
     return {**_reply_report(llm, run.reply), "tool_results": results}
 

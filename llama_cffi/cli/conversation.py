@@ -22,10 +22,10 @@ from llama_cffi.cli.tool_file import load_tools
 from llama_cffi.errors import LlamaCffiError
 
 if TYPE_CHECKING:
-    from llama_cffi.facade.reply import Reply, ReplyChunk
-    from llama_cffi.facade.session import ChatSession
-    from llama_cffi.facade.tool_loop import ToolResult
+    from llama_cffi.chat_session import ChatSession
     from llama_cffi.prompt.tools import Tool
+    from llama_cffi.reply.reply import Reply, ReplyChunk
+    from llama_cffi.tool_loop import ToolResult
 
 HELP = """\
 /system TEXT   begin the conversation with this instruction; without TEXT, show it
@@ -42,7 +42,7 @@ HELP = """\
 Enter sends; Alt-Enter begins a new line. Ctrl-C stops an answer."""
 
 
-class Talk:
+class Conversation:
     """A conversation at a terminal. :meth:`run` returns when the person leaves."""
 
     def __init__(self, session: ChatSession, *, tools: tuple[Tool, ...] = (), show_reasoning: bool = True) -> None:
@@ -113,11 +113,11 @@ class Talk:
 
     def _events(self, text: str) -> Iterator[ReplyChunk | ToolResult]:
         if self._tools:
-            return self._session.stream_run(text, tools=self._tools, on_error="report")
-        return iter(self._session.stream(text))
+            return self._session.stream_tools(text, tools=self._tools, on_error="report")
+        return iter(self._session.stream_chat(text))
 
     def _show(self, events: Iterator[Any], shown: list[str]) -> None:
-        from llama_cffi.facade.tool_loop import ToolResult
+        from llama_cffi.tool_loop import ToolResult
 
         page: MarkdownStream | None = None
         thinking = False
@@ -182,7 +182,7 @@ class Talk:
         self._note(f"{len(self._session)} messages saved")
 
     def _load(self, name: str) -> None:
-        self._session.restore(_path(name, "/load"))
+        self._session.load(_path(name, "/load"))
         for message in self._session.messages:
             self._terminal.print(f"[bold]{message['role']}[/bold]", end=" ")
             self._write(f"{message['content'] or ''}\n")
@@ -271,4 +271,4 @@ def _keys() -> KeyBindings:
     return keys
 
 
-__all__ = ["Talk"]
+__all__ = ["Conversation"]

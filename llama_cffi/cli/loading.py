@@ -104,7 +104,7 @@ def _file(name: str) -> str:
 
 
 def _demo() -> str:
-    from llama_cffi.facade.base import demo_path
+    from llama_cffi.runtime import demo_path
 
     console.note("no --model: using the demo model, a tiny writer of short stories")
     return demo_path()

@@ -39,6 +39,13 @@ class Conditioning:
         """Return the same with other adapters, None for these; raises as :func:`adapter_set`."""
         return self if adapters is None else replace(self, adapters=adapter_set(adapters, model))
 
+    def with_control_vector(self, vector: ControlVector | None, layers: range | None, model: Model) -> Conditioning:
+        """Return the same with another control vector, None for none; raises as :meth:`ControlVector.check`."""
+        if vector is None:
+            return replace(self, control_vector=None, control_layers=None)
+        vector.check(model, layers)
+        return replace(self, control_vector=vector, control_layers=layers)
+
     def names(self) -> tuple[str, ...]:
         """Return a line for each change, which names it by its content: what a saved state is labeled with."""
         found = [f"lora {adapter.fingerprint} at {scale!r}" for adapter, scale in self.adapters]

@@ -36,38 +36,38 @@ Bias = Mapping[int, float] | Mapping[str, float | Literal["never"]] | Mapping[in
 
 
 class SamplingKwargs(TypedDict, total=False):
-    """The fields of :class:`SamplingParams` as keyword arguments."""
+    """The fields of :class:`SamplingParams` as keyword arguments; None is not given."""
 
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
     seed: int | None
-    repeat_last_n: int
-    repeat_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    dry_multiplier: float
-    dry_base: float
-    dry_allowed_length: int
-    dry_penalty_last_n: int
-    dry_sequence_breakers: tuple[str, ...]
-    top_n_sigma: float
-    typical_p: float
-    xtc_probability: float
-    xtc_threshold: float
-    dynatemp_range: float
-    dynatemp_exponent: float
-    mirostat: int
-    mirostat_tau: float
-    mirostat_eta: float
-    adaptive_target: float
-    adaptive_decay: float
-    sampler_order: tuple[SamplerName, ...]
+    repeat_last_n: int | None
+    repeat_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_penalty_last_n: int | None
+    dry_sequence_breakers: tuple[str, ...] | None
+    top_n_sigma: float | None
+    typical_p: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    dynatemp_range: float | None
+    dynatemp_exponent: float | None
+    mirostat: int | None
+    mirostat_tau: float | None
+    mirostat_eta: float | None
+    adaptive_target: float | None
+    adaptive_decay: float | None
+    sampler_order: tuple[SamplerName, ...] | None
     samplers: tuple[Sampler, ...] | None
-    logit_bias: Bias
+    logit_bias: Bias | None
     grammar: str | None
-    grammar_root: str
+    grammar_root: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,11 @@ class Parser(Protocol):
     def feed(self, text: str) -> Sequence[Event]:
         """Add text and return what is certain now."""
 
-    def flush(self) -> Sequence[Event]:
-        """End the reply and return what was held back; a call that is not complete stays without CallEnd."""
+    def flush(self, *, cut: bool = False) -> Sequence[Event]:
+        """End the reply and return what was held back; a call that is not complete stays without CallEnd.
+
+        With ``cut`` something else than the model ended it: the beginning of a tag at its end is no text then.
+        """
 
 
 class ReplyFormat(Protocol):

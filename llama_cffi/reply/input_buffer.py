@@ -19,12 +19,14 @@ class InputBuffer:
     Nothing is read twice but a held piece shorter than the longest literal, so that the time is linear.
     """
 
-    __slots__ = ("_log", "ended", "pos", "text")
+    __slots__ = ("_log", "cut", "ended", "pos", "text")
 
     def __init__(self) -> None:
         self.text = ""
         self.pos = 0
         self.ended = False
+        self.cut = False
+        """Whether something else than the model ended the text: what may have become a literal is dropped."""
         self._log: list[str] | None = None
 
     def push(self, text: str) -> None:
@@ -82,6 +84,8 @@ class InputBuffer:
             here = self.text[self.pos : self.pos + max(map(len, literals))]
             if self.ended or not any(len(here) < len(one) and one.startswith(here) for one in literals):
                 found = max((one for one in literals if here.startswith(one)), key=len, default="")
+                if self.cut and not found and here and any(one.startswith(here) for one in literals):
+                    self._take(len(self.text))
                 self._take(self.pos + len(found))
                 return found
             yield
@@ -94,12 +98,13 @@ class InputBuffer:
         search, longest = _search(literals)
         while True:
             found = search.search(self.text, self.pos)
-            part = len(self.text) if self.ended else self._beginning(literals, longest)
+            part = len(self.text) if self.ended and not self.cut else self._beginning(literals, longest)
             if found and found.start() < part:
                 self._show(found.start(), show)
                 return self._take(found.end())
             self._show(part, show)
             if self.ended:
+                self._take(len(self.text))
                 return ""
             yield
 

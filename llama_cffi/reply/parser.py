@@ -37,12 +37,12 @@ class ReplyParser:
         next(self._reading, None)
         return self._out.drain()
 
-    def flush(self) -> Sequence[Event]:
-        """End the reply and return what was held back."""
+    def flush(self, *, cut: bool = False) -> Sequence[Event]:
+        """End the reply and return what was held back; with ``cut`` without the beginning of a tag at its end."""
         if self._done:
             return ()
         self._done = True
-        self._source.ended = True
+        self._source.ended, self._source.cut = True, cut
         for _ in self._reading:
             pass
         self._out.end()

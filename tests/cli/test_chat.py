@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from llama_cffi import Llama
-from llama_cffi.cli.conversation import Talk
+from llama_cffi.cli.conversation import Conversation
 from llama_cffi.cli.markdown import MarkdownStream, finished_blocks
 from tests.cli.test_commands import Terminal, clean_environment, plain, refused, run
 
@@ -154,11 +154,11 @@ def endless(folder: Path) -> Path:
 
 
 class Commands:
-    """A Talk whose answers are scripted, and what it wrote."""
+    """A Conversation whose answers are scripted, and what it wrote."""
 
     def __init__(self, llm: Llama) -> None:
         self.session = llm.session(temperature=0, max_tokens=8)
-        self.talk = Talk(self.session)
+        self.talk = Conversation(self.session)
         self.out = io.StringIO()
         self.talk._terminal = Console(file=self.out, highlight=False, no_color=True, width=80)
 
@@ -212,7 +212,7 @@ def test_tools_in_a_talk(commands: Commands, tmp_path: Path) -> None:
 
 
 def test_a_stopped_answer_is_kept(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = commands.session.stream
+    stream = commands.session.stream_chat
 
     def interrupted(text: str, **options: Any) -> Iterator[Any]:
         for i, chunk in enumerate(stream(text, **options)):
@@ -220,7 +220,7 @@ def test_a_stopped_answer_is_kept(commands: Commands, monkeypatch: pytest.Monkey
                 raise KeyboardInterrupt
             yield chunk
 
-    monkeypatch.setattr(commands.session, "stream", interrupted)
+    monkeypatch.setattr(commands.session, "stream_chat", interrupted)
     assert "stopped" in commands(ASK)
     assert [message["role"] for message in commands.session.messages] == ["user", "assistant"]
     assert 0 < len(commands.session.messages[1]["content"]) < 40

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_cffi.facade.base import demo_path
+from llama_cffi.runtime import demo_path
 from tests.cli.test_commands import clean_environment, refused, run
 from tests.support.random_model import write_random_model
 

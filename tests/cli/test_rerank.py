@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llama_cffi import Llama
-from llama_cffi.facade.embedding import Ranked
+from llama_cffi.reply.vectors import Ranked
 from tests.cli.test_commands import Terminal, clean_environment, plain, refused, run
 from tests.support.random_encoder import write_random_bert
 

@@ -9,7 +9,7 @@ from llama_cffi.core.backend import Device, DeviceType, devices
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.placement import read_placement
 from llama_cffi.errors import UnsupportedError
-from llama_cffi.facade.base import demo_path
+from llama_cffi.runtime import demo_path
 
 
 def device(name: str, kind: DeviceType = "gpu") -> Device:

@@ -17,7 +17,7 @@ from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.plan import LayerSizes, assign, divide, layer_sizes, make_plan, read_context
 from llama_cffi.errors import ContextError, ModelFileError, ModelNotFoundError, UnsupportedError
-from llama_cffi.facade.base import demo_path
+from llama_cffi.runtime import demo_path
 from tests.support.other_memories import write_recurrent_model, write_windowed_model
 from tests.support.random_model import Shape, write_random_model
 

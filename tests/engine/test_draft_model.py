@@ -159,8 +159,8 @@ def test_a_shift_moves_the_target_only(stories: Model, draft_path: Path, make_ll
 
 def test_a_full_draft_memory_costs_drafts_only(speculating: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = greedy(speculating, PROMPTS[0], speculative=False)
-    assert speculating._draft is not None
-    drafts = speculating._draft.source
+    assert speculating._runtime.draft is not None
+    drafts = speculating._runtime.draft.source
     assert isinstance(drafts, ModelDrafts)
     calls = []
 
@@ -255,7 +255,7 @@ def test_padding_at_the_end_of_a_vocabulary(make_llama: MakeLlama, llm: Llama, t
 
 
 def test_a_target_that_cannot_go_back(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm._engine._runner, "can_cut", False)
+    monkeypatch.setattr(llm._runtime.engine._runner, "can_cut", False)
     with pytest.raises(UnsupportedError, match="take back"):
         llm.generate("tana", speculative="lookup")
 
@@ -279,7 +279,7 @@ def test_arguments_that_are_no_draft(llm: Llama, make_llama: MakeLlama, tmp_path
 
 def test_what_was_opened_is_closed(model: Model, model_path: Path) -> None:
     with Llama(model, draft=model_path, n_ctx=256, n_threads=1) as llm:
-        opened = llm._draft
+        opened = llm._runtime.draft
         assert opened is not None
         assert isinstance(opened.source, ModelDrafts)
         context = opened.source.context
@@ -294,9 +294,9 @@ def test_what_was_opened_is_closed(model: Model, model_path: Path) -> None:
 def test_both_compute_with_the_same_threads(make_llama: MakeLlama, model_path: Path) -> None:
     """Two pools that take turns would wait busily for each other, and a token would take ten times as long."""
     llm = make_llama(draft=model_path, n_threads=2)
-    assert llm._draft is not None
-    assert isinstance(llm._draft.source, ModelDrafts)
-    context = llm._draft.source.context
+    assert llm._runtime.draft is not None
+    assert isinstance(llm._runtime.draft.source, ModelDrafts)
+    context = llm._runtime.draft.source.context
     assert context.n_threads == 2
     assert context._resources._pools is llm.context._resources._pools
     greedy(llm, "tana")
@@ -305,9 +305,9 @@ def test_both_compute_with_the_same_threads(make_llama: MakeLlama, model_path: P
     context.close()
     assert greedy(llm, "tana", speculative=False).usage.completion_tokens == 100
     llm = make_llama(draft=model_path, n_threads=2)
-    assert isinstance(llm._draft.source, ModelDrafts)  # type: ignore[union-attr]
+    assert isinstance(llm._runtime.draft.source, ModelDrafts)  # type: ignore[union-attr]
     llm.context.close()
-    assert llm._draft.source.context.closed, "the threads are gone"  # type: ignore[union-attr]
+    assert llm._runtime.draft.source.context.closed, "the threads are gone"  # type: ignore[union-attr]
 
 
 def test_a_draft_model_that_is_closed_ends_the_request(make_llama: MakeLlama, model_path: Path) -> None:

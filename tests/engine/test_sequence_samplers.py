@@ -68,9 +68,9 @@ def run(llm: Llama, constraint: Cycle, *, prompt: str = "tana nese", **options: 
     fields = {name: options.pop(name) for name in ("max_tokens", "logprobs") if name in options}
     tokens = tuple(llm.tokenize(prompt).tolist())
     request = Request(prompt=Prompt(tokens), sampling=SamplingParams(**options), constraint=constraint, **fields)
-    sequence = llm._engine.submit(request)
+    sequence = llm._runtime.engine.submit(request)
     completion = None
-    while (chunk := llm._engine.next_chunk(sequence)) is not None:
+    while (chunk := llm._runtime.engine.next_chunk(sequence)) is not None:
         completion = chunk.completion
     assert completion is not None
     return completion
@@ -152,9 +152,9 @@ def test_many_with_constraints_and_without(llm: Llama) -> None:
     alone = llm.generate(tokens, max_tokens=9, temperature=0)
     sampling = SamplingParams(temperature=0)
     requests = [Request(prompt=Prompt(tokens), sampling=sampling, max_tokens=9, constraint=one) for one in constraints]
-    sequences = [llm._engine.submit(request) for request in requests]
+    sequences = [llm._runtime.engine.submit(request) for request in requests]
     for i, sequence in enumerate(sequences):
-        while llm._engine.next_chunk(sequence) is not None:
+        while llm._runtime.engine.next_chunk(sequence) is not None:
             pass
         assert sequence.output == ([300 + i] * 9 if i != 2 else list(alone.tokens))
 
@@ -162,7 +162,7 @@ def test_many_with_constraints_and_without(llm: Llama) -> None:
 def test_nothing_allowed(llm: Llama) -> None:
     with pytest.raises(GrammarError, match="allows no token"):
         run(llm, Cycle([{300}, set()], llm.model.vocab.n_tokens), max_tokens=9)
-    assert llm._engine.idle
+    assert llm._runtime.engine.idle
     assert llm.generate("tana", max_tokens=2).usage.completion_tokens == 2
 
 
@@ -195,11 +195,11 @@ def test_visible_control_tokens(llm: Llama) -> None:
     for visible in (frozenset[int](), frozenset({control})):
         constraint = Cycle([{control}, {300}], vocab.n_tokens)
         tokens = tuple(llm.tokenize("tana").tolist())
-        sequence = llm._engine.submit(
+        sequence = llm._runtime.engine.submit(
             Request(prompt=Prompt(tokens), max_tokens=2, constraint=constraint, visible=visible)
         )
         text = ""
-        while (chunk := llm._engine.next_chunk(sequence)) is not None:
+        while (chunk := llm._runtime.engine.next_chunk(sequence)) is not None:
             text += chunk.text
         shown.append(text)
     assert shown[1] == vocab.text(control) + shown[0]

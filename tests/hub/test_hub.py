@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from llama_cffi import Llama, errors
-from llama_cffi.facade.base import Base, demo_path
-from llama_cffi.facade.hub import LlamaOptions
 from llama_cffi.hub import HubName, cached, pull, remove
 from llama_cffi.hub.choice import candidates, choose
+from llama_cffi.options import HubOptions, LlamaOptions
+from llama_cffi.runtime import demo_path
 from tests.cli.test_commands import refused, run
 from tests.support.hub_server import Hub, serve
 
@@ -378,8 +378,9 @@ def test_from_hub_refuses_an_option_before_it_asks(hub: Hub) -> None:
 
 
 def test_the_options_are_those_of_llama() -> None:
-    taken = list(inspect.signature(Base).parameters)
-    assert list(LlamaOptions.__annotations__) == taken[1:]
+    # What loading takes, from_hub takes, too: an unknown name is refused before anything is fetched.
+    assert list(inspect.signature(Llama).parameters)[1:] == list(LlamaOptions.__annotations__)
+    assert set(LlamaOptions.__annotations__) < set(HubOptions.__annotations__)
 
 
 def test_commands(hub: Hub, demo: str) -> None:

@@ -47,7 +47,7 @@ def test_the_rendering_is_that_of_the_models_template(demo: Llama) -> None:
 def test_exactly_one_bos(demo: Llama) -> None:
     bos = demo.model.vocab.bos
     for template in (None, "{{ bos_token }}{{ messages[0].content }}", "{{ bos_token * 3 }}{{ messages[0].content }}"):
-        tokens = demo.tokenize_chat("Hi", template=template).tolist()
+        tokens = demo.tokenize_chat("Hi", chat_template=template).tolist()
         assert tokens[0] == bos
         assert tokens.count(bos) == 1
 
@@ -72,19 +72,19 @@ def test_a_reply_that_begins_as_told(demo: Llama) -> None:
 
 def test_a_template_of_ones_own(demo: Llama, tmp_path: Path) -> None:
     source = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ style }}\n{% endfor %}"
-    assert demo.render_chat("Hi", template=source, variables={"style": "!"}) == "[user] Hi!\n"
+    assert demo.render_chat("Hi", chat_template=source, chat_template_kwargs={"style": "!"}) == "[user] Hi!\n"
     path = tmp_path / "own.jinja"
     path.write_text(source)
-    assert demo.render_chat("Hi", template=path) == "[user] Hi\n"
-    reply = demo.chat("Hi", template=path, max_tokens=1)
-    assert reply.usage.prompt_tokens == len(demo.tokenize_chat("Hi", template=path))
+    assert demo.render_chat("Hi", chat_template=path) == "[user] Hi\n"
+    reply = demo.chat("Hi", chat_template=path, max_tokens=1)
+    assert reply.usage.prompt_tokens == len(demo.tokenize_chat("Hi", chat_template=path))
 
 
 def test_templates_that_are_not_there(demo: Llama, tmp_path: Path, model_path: Path) -> None:
     with pytest.raises(TemplateError, match="no chat template named 'tool_use'"):
-        demo.render_chat("Hi", template="tool_use")
+        demo.render_chat("Hi", chat_template="tool_use")
     with pytest.raises(TemplateError, match="cannot read"):
-        demo.render_chat("Hi", template=tmp_path / "none.jinja")
+        demo.render_chat("Hi", chat_template=tmp_path / "none.jinja")
     with Llama(model_path) as plain, pytest.raises(TemplateError, match="no chat template: give one"):
         plain.chat("Hi")
 

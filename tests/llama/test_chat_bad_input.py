@@ -135,7 +135,7 @@ def test_tools_and_documents(demo: Llama, case: str) -> None:
 
 def test_no_tools_and_an_empty_list_of_them_are_the_same(demo: Llama) -> None:
     template = "{{ tools is none }} {{ documents is none }}"
-    assert demo.render_chat("Hi", template=template, tools=[], documents=[]) == "True True"
+    assert demo.render_chat("Hi", chat_template=template, tools=[], documents=[]) == "True True"
 
 
 TEMPLATES: dict[str, tuple[str, str]] = {
@@ -163,7 +163,7 @@ TEMPLATES: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("case", TEMPLATES)
 def test_templates(demo: Llama, case: str) -> None:
     source, reason = TEMPLATES[case]
-    refuses(demo, [user("a"), {"role": "tool", "content": "b"}], TemplateError, reason, template=source)
+    refuses(demo, [user("a"), {"role": "tool", "content": "b"}], TemplateError, reason, chat_template=source)
 
 
 def test_a_template_that_never_ends(demo: Llama) -> None:
@@ -171,7 +171,7 @@ def test_a_template_that_never_ends(demo: Llama) -> None:
     source = "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{{ messages[0].type }}{% endfor %}{% endfor %}"
     start = monotonic()
     with pytest.raises(TemplateError, match="takes too long: more than 5 s"):
-        demo.chat([user("a"), assistant(content="", tool_calls=[CALL])], template=source)
+        demo.chat([user("a"), assistant(content="", tool_calls=[CALL])], chat_template=source)
     assert monotonic() - start < 20
 
 

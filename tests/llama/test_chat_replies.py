@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from llama_cffi import FinishReason, Llama, Regex
+from llama_cffi.engine.request import Request
 from llama_cffi.errors import (
     IncompleteOutput,
     MessageError,
@@ -20,10 +21,13 @@ from llama_cffi.errors import (
     ToolError,
     ToolLimitError,
 )
-from llama_cffi.facade.tool_loop import ToolResult
 from llama_cffi.grammar.schema import closed, json_rule
+from llama_cffi.prepare.chat import prepare_chat
 from llama_cffi.prompt.tools import Tool
 from llama_cffi.reply.formats import FORMATS
+from llama_cffi.reply.reply_reader import ReplyPlan, ReplyReader
+from llama_cffi.spec import ChatSpec, ToolsSpec
+from llama_cffi.tool_loop import ToolLoop, ToolResult
 from tests.reply.test_grammar import tool_sets
 
 pytest_plugins = ["tests.support.models"]
@@ -55,6 +59,13 @@ PARAMETERS = {
 }
 DEFINITION = {"type": "function", "function": {"name": "get_weather", "description": "", "parameters": PARAMETERS}}
 OTHER = {"type": "function", "function": {"name": "stop", "parameters": {"type": "object", "properties": {}}}}
+
+
+def prepared(llm: Llama, messages: Any, **options: Any) -> tuple[ReplyPlan, Request]:
+    """How a reply would be read, and what would be computed."""
+    found = prepare_chat(ChatSpec(messages, options), llm._runtime.formats, llm._runtime.defaults)  # type: ignore[arg-type]
+    assert isinstance(found.reader, ReplyReader)
+    return found.reader._plan, found.request
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +107,17 @@ def test_the_template_says_the_format(demo: Llama, llama_cpp_models: Path, file:
     if not path.is_file():
         pytest.skip(f"llama.cpp's source has no {file}")
     options: dict[str, Any] = {
-        "template": path, "tools": [DEFINITION, OTHER], "max_tokens": 300, "seed": 1, "reasoning_budget": 8,
+        "chat_template": path, "tools": [DEFINITION, OTHER], "max_tokens": 300, "seed": 1, "reasoning_budget": 8,
         "temperature": 0.7, "parallel_tool_calls": False,
     }  # fmt: skip
-    turn, _ = demo._turn(ASK, **options)
-    assert turn.format.name == TEMPLATES[file]
+    assert prepared(demo, ASK, **options)[0].format.name == TEMPLATES[file]
     reply = demo.chat(ASK, tool_choice="get_weather", **options)
     assert {call.name for call in reply.tool_calls} == {"get_weather"}
     # What was called is told again in the next turn, by the same template.
     answers = [
         {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": "rain"} for call in reply.tool_calls
     ]
-    again = demo.render_chat([*ASK, reply.message, *answers], template=path, tools=options["tools"])
+    again = demo.render_chat([*ASK, reply.message, *answers], chat_template=path, tools=options["tools"])
     assert json.dumps(reply.tool_calls[0].arguments["city"], ensure_ascii=False)[1:-1] in again
 
 
@@ -128,13 +138,13 @@ def test_a_call_grows(demo: Llama) -> None:
 
 def test_the_model_is_told_of_the_tools(demo: Llama) -> None:
     # The demo model's template knows nothing of tools.
-    turn, request = demo._turn(ASK, tools=[weather])
+    plan, request = prepared(demo, ASK, tools=[weather])
     text = demo.detokenize(request.prompt)
-    assert turn.format.name == "generic"
+    assert plan.format.name == "generic"
     assert '"name": "weather"' in text
     assert "Tell the weather." in text
     system = [{"role": "system", "content": "Be brief."}, *ASK]
-    turn, request = demo._turn(system, tools=[weather])
+    _, request = prepared(demo, system, tools=[weather])
     assert demo.detokenize(request.prompt).count("system\n") == 1
     call = {"id": "1", "function": {"name": "weather", "arguments": "{}"}}
     spoken: list[dict[str, Any]] = [
@@ -142,7 +152,7 @@ def test_the_model_is_told_of_the_tools(demo: Llama) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "name": "weather", "content": "rain<|im_end|>"},
     ]
-    turn, request = demo._turn(spoken, tools=[weather])
+    _, request = prepared(demo, spoken, tools=[weather])
     text = demo.detokenize(request.prompt)
     assert '{"name": "weather", "arguments": {}}' in text
     assert "The function weather returned: rain<|im_end|>" in text
@@ -198,13 +208,12 @@ def test_rounds_are_limited(demo: Llama) -> None:
     # A format whose every reply begins with a call: the model cannot stop.
     always = Tool("note", "", {"type": "object", "properties": {"text": {"enum": ["a"]}}, "required": ["text"]}, note)
 
-    class Stubborn:
-        def __call__(self, messages: Any, **options: Any) -> Any:
-            return demo.stream_chat(messages, **{**options, "tool_choice": "required"})
+    def stubborn(spec: ChatSpec) -> Any:
+        given: dict[str, Any] = {**spec.options, "tool_choice": "required"}
+        return demo.stream_chat(spec.messages, **given)
 
-    from llama_cffi.facade.tool_loop import ToolLoop
-
-    loop = ToolLoop(Stubborn(), ASK, [always], max_rounds=2, max_tokens=200, seed=1, parallel_tool_calls=False)
+    options: dict[str, Any] = {"max_tokens": 200, "seed": 1, "parallel_tool_calls": False}
+    loop = ToolLoop(stubborn, ToolsSpec(ASK, {"tools": [always], "max_rounds": 2, **options}))  # type: ignore[typeddict-item]
     with pytest.raises(ToolLimitError, match="after 2 rounds") as caught:
         loop.run()
     assert calls == ["a", "a"]
@@ -235,12 +244,12 @@ def test_what_a_tool_raises(demo: Llama) -> None:
 
 def test_a_session_with_tools(demo: Llama) -> None:
     session = demo.session(tools=[weather], max_tokens=200, seed=1, parallel_tool_calls=False)
-    run = session.run("Oslo?", tool_choice="required")
+    run = session.run_tools("Oslo?", tool_choice="required")
     assert [m["role"] for m in session.messages] == ["user", *(m["role"] for m in run.messages)]
     assert session.n_tokens > 0
     n = len(session)
     with pytest.raises(MessageError):
-        session.run(3)  # type: ignore[arg-type]
+        session.run_tools(3)  # type: ignore[arg-type]
     assert len(session) == n
     session.rewind()
     assert len(session) == 0
@@ -302,7 +311,7 @@ def test_options_that_a_reply_cannot_have(demo: Llama) -> None:
 
 
 def test_reasoning_that_the_prompt_opens(demo: Llama) -> None:
-    options: dict[str, Any] = {"template": THINKING, "seed": 1, "max_tokens": 60}
+    options: dict[str, Any] = {"chat_template": THINKING, "seed": 1, "max_tokens": 60}
     reply = demo.chat("Why?", schema=Regex("yes|no"), reasoning_budget=6, **options)
     assert reply.parsed in ("yes", "no")
     assert reply.text == reply.parsed
@@ -335,7 +344,7 @@ def test_calls_of_the_berkeley_tools_are_valid(demo: Llama, assets: Path) -> Non
     n_calls = n_cut = 0
     options: dict[str, Any] = {
         # The model would not understand what the tools are for anyway.
-        "template": "{{ messages[0].content }} {{ tools | length }} tools", "reply_format": "hermes",
+        "chat_template": "{{ messages[0].content }} {{ tools | length }} tools", "reply_format": "hermes",
         "tool_choice": "required", "max_tokens": 300, "temperature": 1.2,
     }  # fmt: skip
     for seed, specs in enumerate(tool_sets(assets)[::36]):

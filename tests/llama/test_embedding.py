@@ -358,7 +358,7 @@ def test_a_nul_is_a_character(bert: Llama) -> None:
 
 def test_a_closed_llama_embeds_nothing(stories: Model, bert_path: Path) -> None:
     llm = Llama(stories, n_threads=1)
-    contexts = [llm._embedders.get(pooling).context for pooling in ("mean", "last")]
+    contexts = [llm._runtime.embedders.get(pooling).context for pooling in ("mean", "last")]
     llm.embed("Lily")
     llm.close()
     llm.close()
@@ -449,7 +449,7 @@ def test_a_signal_stops_a_long_list(bert_path: Path, n_threads: int) -> None:
 
 
 def n_contexts(llm: Llama) -> int:
-    return len(llm._embedders.get("mean")._workers)
+    return len(llm._runtime.embedders.get("mean")._workers)
 
 
 def test_contexts_side_by_side_give_what_one_gives(bert: Llama, bert_path: Path) -> None:
@@ -476,7 +476,7 @@ def test_a_text_too_long_for_the_contexts_beside_is_computed_by_the_first(
     texts = ["word " * n for n in (100, 3, 60, 5, 7, 38, 9, 30)]
     with Llama(bert_path, n_threads=2, context_options=EXACT) as llm:
         np.testing.assert_allclose(llm.embed(texts).array, bert.embed(texts).array, atol=1e-5)
-        assert [lane.context.n_ubatch for lane in llm._embedders.get("mean")._workers] == [512, 40]
+        assert [lane.context.n_ubatch for lane in llm._runtime.embedders.get("mean")._workers] == [512, 40]
 
 
 def test_no_memory_for_another_context_is_no_reason_to_fail(

@@ -91,7 +91,7 @@ def test_the_options_are_the_same(make_llama: MakeLlama) -> None:
     llm.context.set_threads(1)
     expected = run(llm, PROMPT)
     with llm.fork() as fork:
-        assert fork.overflow == "error"
+        assert fork._runtime.overflow == "error"
         assert fork.context.n_threads == 1
         assert replace(fork.context.options, n_threads=2, n_threads_batch=None) == llm.context.options
         assert run(fork, PROMPT).tokens == expected.tokens
@@ -101,7 +101,7 @@ def test_after_a_context_shift_only_what_is_exact_is_kept(make_llama: MakeLlama)
     llm = make_llama(n_ctx=256, overflow="shift")
     run(llm, PROMPT, 300)
     with llm.fork() as fork:
-        assert fork.overflow == "shift"
+        assert fork._runtime.overflow == "shift"
         again = run(fork, PROMPT)
         assert again.usage.cached_tokens == len(PROMPT) - 1
         assert again.tokens == run(make_llama(), PROMPT).tokens
@@ -189,7 +189,7 @@ def test_drafts_of_a_model(model: Model, model_path: Path, make_llama: MakeLlama
     llm = make_llama(draft=DraftModel(model=model_path, p_min=0.0))
     expected = run(llm, PROMPT)
     fork = llm.fork()
-    one, other = (part._draft.source for part in (llm, fork))  # type: ignore[union-attr]
+    one, other = (part._runtime.draft.source for part in (llm, fork))  # type: ignore[union-attr]
     assert isinstance(one, ModelDrafts)
     assert isinstance(other, ModelDrafts)
     assert one.context.model is other.context.model
@@ -362,6 +362,6 @@ def test_a_fork_that_fails_changes_nothing(
     assert again.tokens == expected.tokens
     assert again.usage.cached_tokens == len(PROMPT) - 1
     gc.collect()
-    models = llm.model, llm._draft.source.context.model  # type: ignore[union-attr]
+    models = llm.model, llm._runtime.draft.source.context.model  # type: ignore[union-attr]
     llm.close()
     assert [model.closed for model in models] == [True, True]

@@ -124,7 +124,7 @@ def test_a_text_of_several_tokens_is_no_bias(llm: Llama) -> None:
         llm.generate("tana", logit_bias={"": 1.0})
     with pytest.raises(TokenError, match="512"):
         llm.generate("tana", logit_bias={512: 1.0})
-    twice: dict[int | str, float] = {" ta": 1.0, int(llm._piece_index.exact(b" ta")[0]): 2.0}
+    twice: dict[int | str, float] = {" ta": 1.0, int(llm._runtime.formats.pieces.exact(b" ta")[0]): 2.0}
     with pytest.raises(SamplerError, match="given twice"):
         llm.generate("tana", logit_bias=twice)
     values: list[Any] = ["always", True, None]
@@ -176,7 +176,7 @@ def test_a_pattern_that_only_begins(llm: Llama) -> None:
 def test_bad_stops(llm: Llama, stop: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         llm.generate("tana", stop=stop)
-    assert llm._engine.idle
+    assert llm._runtime.engine.idle
 
 
 def test_bad_stop_tokens_and_patterns(llm: Llama) -> None:
@@ -210,12 +210,12 @@ def test_a_deadline_ends_a_text(llm: Llama) -> None:
     assert done.finish_reason is FinishReason.DEADLINE
     assert len(done.tokens) > 3
     assert done.tokens == greedy(llm, "tana", overflow="shift", max_tokens=len(done.tokens)).tokens
-    assert llm._engine.idle
+    assert llm._runtime.engine.idle
 
 
 def test_a_deadline_that_is_never_reached(llm: Llama) -> None:
     assert greedy(llm, "tana", max_seconds=60).tokens == greedy(llm, "tana").tokens
-    assert not [one for one in llm._engine._timed if not one.done]
+    assert not [one for one in llm._runtime.engine._timed if not one.done]
 
 
 def test_a_deadline_in_a_prefill_leaves_others_alone(tmp_path: Path) -> None:

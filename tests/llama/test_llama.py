@@ -451,7 +451,7 @@ def test_closing_a_stream_cancels(llm: Llama) -> None:
     chunks: list[Chunk] = list(stream)
     assert [chunk.completion.finish_reason for chunk in chunks if chunk.completion] == ["cancelled"]
     stream.close()
-    assert llm._engine.idle
+    assert llm._runtime.engine.idle
     assert greedy(llm, "tana").usage.completion_tokens == 24
 
 
@@ -461,7 +461,7 @@ def test_a_dropped_stream_is_cancelled(llm: Llama) -> None:
     del stream
     gc.collect()
     greedy(llm, "ro", max_tokens=1)
-    assert llm._engine.idle
+    assert llm._runtime.engine.idle
 
 
 def test_closing_during_a_stream(model: Model) -> None:

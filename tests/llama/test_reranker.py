@@ -94,7 +94,7 @@ def test_the_template_is_tokenised_as_llama_cpp_does(reranker: Llama) -> None:
     for document in DOCUMENTS:
         filled = TEMPLATE.replace("{query}", QUERY).replace("{document}", document.replace("{query}", "{other}"))
         whole = reranker.model.vocab.tokenize(filled, add_special=False, parse_special=True)
-        pair = reranker._pairs.encode(QUERY, document.replace("{query}", "{other}"))
+        pair = reranker._runtime.formats.pairs.encode(QUERY, document.replace("{query}", "{other}"))
         assert pair.tolist() == whole.tolist()
 
 
@@ -103,7 +103,7 @@ def test_a_document_in_pieces(reranker: Llama) -> None:
     documents = [LONG[: 60 * i] for i in range(1, 16)]
     options = ContextOptions(n_ctx=512, n_batch=64, n_ubatch=32, type_k="f32", type_v="f32", flash_attn="disabled")
     with Llama(reranker.model, n_threads=1, context_options=options) as small:
-        assert len(small._pairs.encode(QUERY, documents[-1])) > 128
+        assert len(small._runtime.formats.pairs.encode(QUERY, documents[-1])) > 128
         pieces = {one.index: one.score for one in small.rerank(QUERY, documents)}
     assert pieces == pytest.approx({one.index: one.score for one in reranker.rerank(QUERY, documents)}, abs=1e-5)
 
@@ -112,8 +112,8 @@ def test_what_is_too_long(reranker: Llama) -> None:
     with pytest.raises(TextTooLongError) as caught:
         reranker.rerank(QUERY, ["short", LONG])
     assert (caught.value.index, caught.value.limit) == (1, 512)
-    pair = reranker._pairs.encode(QUERY, LONG, 512)
-    end = reranker._pairs.encode(QUERY, "x")[-4:]
+    pair = reranker._runtime.formats.pairs.encode(QUERY, LONG, 512)
+    end = reranker._runtime.formats.pairs.encode(QUERY, "x")[-4:]
     assert len(pair) == 512
     assert pair[-4:].tolist() == end.tolist(), "the template's end stays"
     cut = reranker.rerank(QUERY, [LONG, LONG + "another end"], truncate=True)

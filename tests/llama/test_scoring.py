@@ -18,7 +18,7 @@ from llama_cffi import Batch, Context, ContextOptions, Llama, Model
 from llama_cffi.core import scorer as scorer_module
 from llama_cffi.core.scorer import Scorer
 from llama_cffi.errors import ClosedError, ContextOverflowError, PromptError, TokenError
-from llama_cffi.facade.scoring import Score
+from llama_cffi.reply.scores import Score
 
 if TYPE_CHECKING:
     from tests.support.models import MakeLlama
@@ -282,7 +282,7 @@ def test_threads_score_one_after_the_other(llm: Llama) -> None:
 def test_a_closed_llama_scores_nothing_and_keeps_nothing(model: Model) -> None:
     llm = Llama(model, n_ctx=64, n_threads=1)
     llm.score("tana", [" nese"])
-    context = llm._scoring._scorer.context  # type: ignore[union-attr]
+    context = llm._runtime.scoring._scorer.context  # type: ignore[union-attr]
     llm.close()
     llm.close()
     assert context.closed

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from llama_cffi import Llama
+from llama_cffi.chat_session import ChatSession
 from llama_cffi.errors import MessageError
-from llama_cffi.facade.reply import Reply, ReplyChunk
-from llama_cffi.facade.session import ChatSession
 from llama_cffi.prompt.messages import Message
 from llama_cffi.reply.completion import FinishReason, Timings, Usage
+from llama_cffi.reply.reply import Reply, ReplyChunk
 
 
 class Echo:
@@ -44,8 +44,8 @@ def echo() -> Echo:
 
 def test_turns_add_up(echo: Echo) -> None:
     session = ChatSession(echo, [{"role": "system", "content": "s"}], temperature=0.5)
-    assert session.say("a").text == "You said a"
-    assert "".join(chunk.text for chunk in session.stream("b", temperature=0.7)) == "You said b"
+    assert session.chat("a").text == "You said a"
+    assert "".join(chunk.text for chunk in session.stream_chat("b", temperature=0.7)) == "You said b"
     assert [(m["role"], m["content"]) for m in session.messages] == [
         ("system", "s"),
         ("user", "a"),
@@ -60,21 +60,21 @@ def test_turns_add_up(echo: Echo) -> None:
 
 def test_a_turn_that_fails_leaves_no_trace(echo: Echo) -> None:
     session = ChatSession(echo)
-    session.say("a")
+    session.chat("a")
     with pytest.raises(RuntimeError, match="broken"):
-        session.say("break")
-    chunks = session.stream("c")
+        session.chat("break")
+    chunks = session.stream_chat("c")
     next(chunks)
     del chunks
     with pytest.raises(MessageError):
-        session.say(3)  # type: ignore[arg-type]
+        session.chat(3)  # type: ignore[arg-type]
     assert len(session) == 2
 
 
 def test_rewind(echo: Echo) -> None:
     session = ChatSession(echo, [{"role": "system", "content": "s"}])
     for text in "abc":
-        session.say(text)
+        session.chat(text)
     assert [m["content"] for m in session.rewind()] == ["c", "You said c"]
     assert len(session.rewind(2)) == 4
     assert [m["role"] for m in session.messages] == ["system"]
@@ -85,9 +85,9 @@ def test_rewind(echo: Echo) -> None:
 
 def test_a_fork_goes_its_own_way(echo: Echo) -> None:
     session = ChatSession(echo, temperature=0.5)
-    session.say("a")
+    session.chat("a")
     twin = session.fork()
-    twin.say("b")
+    twin.chat("b")
     session.add({"role": "user", "content": "x"})
     assert [m["content"] for m in twin.messages] == ["a", "You said a", "b", "You said b"]
     assert [m["content"] for m in session.messages] == ["a", "You said a", "x"]
@@ -103,7 +103,7 @@ def test_messages_are_copies(echo: Echo) -> None:
 
 def test_messages_of_ones_own(echo: Echo) -> None:
     session = ChatSession(echo)
-    session.say("a")
+    session.chat("a")
     session.replace([{"role": "system", "content": "s"}, *session.messages])
     assert [m["content"] for m in session.messages] == ["s", "a", "You said a"]
     with pytest.raises(MessageError):
@@ -116,19 +116,19 @@ def test_messages_of_ones_own(echo: Echo) -> None:
 def test_a_reply_to_what_was_added(echo: Echo) -> None:
     session = ChatSession(echo)
     session.add({"role": "user", "content": "a"})
-    assert session.reply().text == "You said a"
+    assert session.chat().text == "You said a"
     assert [m["role"] for m in session.messages] == ["user", "assistant"]
 
 
 def test_save_and_restore(echo: Echo, tmp_path: Path) -> None:
     session = ChatSession(echo)
-    session.say("Grüße\n\u2028")
+    session.chat("Grüße\n\u2028")
     path = tmp_path / "talk.json"
     path.write_text("old")
     session.save(path)
     assert list(tmp_path.iterdir()) == [path]
     other = ChatSession(echo)
-    other.restore(path)
+    other.load(path)
     assert other.messages == session.messages
 
 
@@ -137,9 +137,9 @@ def test_files_that_are_no_conversation(echo: Echo, tmp_path: Path, text: str) -
     path = tmp_path / "talk.json"
     path.write_text(text)
     session = ChatSession(echo)
-    session.say("a")
+    session.chat("a")
     with pytest.raises(MessageError, match="no saved conversation"):
-        session.restore(path)
+        session.load(path)
     assert len(session) == 2
 
 
@@ -148,18 +148,18 @@ def test_a_saved_conversation_with_bad_messages(echo: Echo, tmp_path: Path) -> N
     ChatSession(echo, [{"role": "user", "content": "a"}]).save(path)
     path.write_text(path.read_text().replace("user", "us er"))
     with pytest.raises(MessageError, match=r"messages\[0\]"):
-        ChatSession(echo).restore(path)
+        ChatSession(echo).load(path)
 
 
 def test_with_a_model_earlier_turns_are_not_computed_again() -> None:
     with Llama.demo(n_ctx=512) as llm:
         session = llm.session([{"role": "system", "content": "You write stories."}], temperature=0, max_tokens=30)
-        first = session.say("Tell me a story about a cat.")
+        first = session.chat("Tell me a story about a cat.")
         n_first = session.n_tokens
         twin = session.fork()
-        second = session.say("And about a dog?")
+        second = session.chat("And about a dog?")
         assert first.text
         assert second.usage.cached_tokens >= n_first - 8
-        third = twin.say("And about a bird?")
+        third = twin.chat("And about a bird?")
         assert third.usage.cached_tokens >= n_first - 8
         assert len(session) == len(twin) == 5

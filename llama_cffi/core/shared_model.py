@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.model import Model
 
 
-class OwnedModel:
+class ModelShare:
     """One owner's part in a loaded model: the last one that is closed closes the model.
 
     A part that was collected without being closed does not count: the model is then freed with the last reference to
@@ -23,11 +23,11 @@ class OwnedModel:
         self._model = model
         # Reentrant: a signal handler may close another part in the middle of it.
         self._lock = threading.RLock()
-        self._parts: weakref.WeakSet[OwnedModel] = weakref.WeakSet((self,))
+        self._parts: weakref.WeakSet[ModelShare] = weakref.WeakSet((self,))
 
-    def share(self) -> OwnedModel:
+    def share(self) -> ModelShare:
         """The part of one more owner."""
-        twin = object.__new__(OwnedModel)
+        twin = object.__new__(ModelShare)
         twin._model, twin._lock, twin._parts = self._model, self._lock, self._parts
         with self._lock:
             self._parts.add(twin)
@@ -42,4 +42,4 @@ class OwnedModel:
             self._model.close()
 
 
-__all__ = ["OwnedModel"]
+__all__ = ["ModelShare"]

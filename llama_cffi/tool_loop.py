@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from llama_cffi.errors import ToolError, ToolLimitError
-from llama_cffi.facade.reply import Reply, ReplyChunk, ToolCall
-from llama_cffi.prompt.messages import Message
-from llama_cffi.prompt.tools import Tool, check_tools
-
-OnError = Literal["raise", "report"]
-"""What becomes of an exception in a tool: it reaches the caller, or the model is told."""
+from llama_cffi.prompt.messages import Message, as_messages
+from llama_cffi.prompt.tools import check_tools
+from llama_cffi.reply.reply import Reply, ReplyChunk, ToolCall
+from llama_cffi.spec import ChatSpec, ToolsSpec
 
 
 @dataclass(frozen=True)
@@ -53,36 +51,30 @@ class ToolRun:
 class ToolLoop:
     """Asks, calls what the reply asks for, and asks again.
 
-    ``ask`` is :meth:`Llama.stream_chat`. Iterating gives every chunk of every reply, and every result; ``messages``
-    grows with each complete reply and result. Raises :class:`ToolError` for tools that cannot be called, and
-    :class:`ToolLimitError` when the model still calls tools after ``max_rounds`` rounds of calls.
+    ``ask`` gives the chunks of the reply to one :class:`~llama_cffi.spec.ChatSpec`. Iterating gives every chunk of
+    every reply, and every result; ``messages`` grows with each complete reply and result. Raises :class:`ToolError` for
+    tools that cannot be called, and :class:`ToolLimitError` when the model still calls tools after ``max_rounds``
+    rounds of calls.
     """
 
-    def __init__(
-        self,
-        ask: Callable[..., Iterator[ReplyChunk]],
-        messages: Sequence[Message],
-        tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]],
-        *,
-        max_rounds: int = 10,
-        on_error: OnError = "raise",
-        **options: Any,
-    ) -> None:
-        self._tools = {tool.name: tool for tool in check_tools(tools)}
+    def __init__(self, ask: Callable[[ChatSpec], Iterator[ReplyChunk]], spec: ToolsSpec) -> None:
+        options = spec.options
+        self._tools = {tool.name: tool for tool in check_tools(options.get("tools") or ())}
         if not self._tools:
             raise ToolError("there are no tools to run")
         for name, tool in self._tools.items():
             if tool.function is None:
                 raise ToolError(f"tool {name!r} is only a definition: give a function, or Tool(..., function=...)")
-        if max_rounds < 1:
-            raise ValueError(f"max_rounds must be at least 1, got {max_rounds}")
-        if on_error not in ("raise", "report"):
-            raise ValueError(f"on_error must be 'raise' or 'report', got {on_error!r}")
+        self._max_rounds = options.get("max_rounds", 10) or 0
+        if self._max_rounds < 1:
+            raise ValueError(f"max_rounds must be at least 1, got {self._max_rounds}")
+        self._on_error = options.get("on_error") or "raise"
+        if self._on_error not in ("raise", "report"):
+            raise ValueError(f"on_error must be 'raise' or 'report', got {self._on_error!r}")
         self._ask = ask
-        self._asked = list(messages)
-        self._max_rounds = max_rounds
-        self._on_error = on_error
-        self._options = options
+        self._spec = spec
+        self._choice = options.get("tool_choice")
+        self._asked: list[Message] = list(as_messages(spec.messages))
         # The first question is put now, so that what is wrong with it is raised by the call and not by the iteration.
         self._chunks = self._next_reply()
         self.messages: list[dict[str, Any]] = []
@@ -90,7 +82,7 @@ class ToolLoop:
         self.reply: Reply | None = None
 
     def _next_reply(self) -> Iterator[ReplyChunk]:
-        return self._ask(self._asked, tools=list(self._tools.values()), **self._options)
+        return self._ask(self._spec.chat(list(self._asked), tools=list(self._tools.values()), tool_choice=self._choice))
 
     def __iter__(self) -> Iterator[ReplyChunk | ToolResult]:
         n_rounds = 0
@@ -117,7 +109,7 @@ class ToolLoop:
                 self._say(result.message)
                 yield result
             # A call that was demanded has been made; demanding it again would never end.
-            self._options["tool_choice"] = "none" if self._options.get("tool_choice") == "none" else "auto"
+            self._choice = "none" if self._choice == "none" else "auto"
             self._chunks = self._next_reply()
 
     def _say(self, message: dict[str, Any]) -> None:
@@ -144,4 +136,4 @@ class ToolLoop:
         return ToolRun(self.reply, tuple(self.results), self.messages)
 
 
-__all__ = ["OnError", "ToolLoop", "ToolResult", "ToolRun"]
+__all__ = ["ToolLoop", "ToolResult", "ToolRun"]

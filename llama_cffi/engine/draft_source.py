@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
 from llama_cffi.engine.drafters import DraftSource, PromptLookup
-from llama_cffi.facade.owned_model import OwnedModel
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
@@ -30,7 +30,7 @@ class OpenDraft:
 
     def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: int | None = None) -> None:
         self._drafts: ModelDrafts | None = None
-        self._owned: OwnedModel | None = None
+        self._owned: ModelShare | None = None
         self._draft: DraftModel | DraftSource
         self.source: DraftSource
         if draft == "lookup":
@@ -43,7 +43,7 @@ class OpenDraft:
         model = draft.model
         if not isinstance(model, Model):
             model = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers))
-            self._owned = OwnedModel(model)
+            self._owned = ModelShare(model)
         self._draft = draft = replace(draft, model=model)
         try:
             self._drafts = self.source = ModelDrafts(target, model, draft)
@@ -75,12 +75,12 @@ class OpenDraft:
             self._owned.close()
 
 
-def request_source(speculative: Speculative | None, opened: OpenDraft | None) -> DraftSource | None:
-    """The source of one request's drafts; ValueError for True where there is none."""
+def request_source(speculative: Speculative | None, default: DraftSource | None) -> DraftSource | None:
+    """Return the source of one request's drafts; ValueError for True where there is none by default."""
     if speculative is None or speculative is True:
-        if speculative and opened is None:
+        if speculative and default is None:
             raise ValueError("speculative=True needs a Llama that was made with draft=")
-        return opened.source if opened is not None else None
+        return default
     if speculative is False:
         return None
     return PromptLookup() if speculative == "lookup" else check_source(speculative, "speculative")

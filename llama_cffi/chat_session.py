@@ -6,19 +6,23 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from llama_cffi._util.files import replacement
 from llama_cffi.errors import MessageError
-from llama_cffi.facade.tool_loop import OnError, ToolLoop, ToolResult, ToolRun
+from llama_cffi.options import ChatOptions, ToolOptions, check_options
 from llama_cffi.prompt.messages import Message, check_messages
 from llama_cffi.reply.completion import FinishReason
+from llama_cffi.spec import ToolsSpec
+from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
 
 if TYPE_CHECKING:
-    from llama_cffi.facade.reply import Reply, ReplyChunk
+    from typing_extensions import Unpack
+
+    from llama_cffi.reply.reply import Reply, ReplyChunk
 
 _FORMAT = "llama_cffi conversation 1"
-_TEMPLATE_OPTIONS = ("template", "tools", "documents", "variables")
+_TEMPLATE_OPTIONS = ("chat_template", "tools", "documents", "chat_template_kwargs")
 
 
 class Chatter(Protocol):
@@ -41,10 +45,10 @@ class ChatSession:
     :meth:`fork`. Not for two threads at once.
     """
 
-    def __init__(self, chatter: Chatter, messages: Sequence[Message] = (), **options: Any) -> None:
+    def __init__(self, chatter: Chatter, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> None:
         self._chatter = chatter
         self._messages = check_messages(messages) if messages else []
-        self._options = options
+        self._options: dict[str, Any] = check_options(ChatOptions, options)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -65,22 +69,19 @@ class ChatSession:
     def __repr__(self) -> str:
         return f"<ChatSession: {len(self._messages)} messages>"
 
-    def say(self, text: str, *, role: str = "user", **options: Any) -> Reply:
+    def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
         """Add a message and the reply to it, and return the reply.
 
-        When anything is raised, Ctrl-C included, the conversation is as before.
+        Without a text the reply is to what was said last, such as the answer of a tool that was added. Raises as
+        :meth:`Llama.chat`, and the conversation is then as before; a cancelled reply is not added.
         """
-        return _last(self.stream(text, role=role, **options))
+        return _last(self.stream_chat(text, role=role, **options))
 
-    def stream(self, text: str, *, role: str = "user", **options: Any) -> Iterator[ReplyChunk]:
-        """:meth:`say` in chunks. Both messages are added with the last chunk; closing the iterator adds neither."""
-        return self._ask([*self._messages, *check_messages([{"role": role, "content": text}])], options)
-
-    def reply(self, **options: Any) -> Reply:
-        """Add the reply to what was said last, such as the answer of a tool that was added."""
-        return _last(self._ask(self.messages, options))
-
-    def _ask(self, asked: list[dict[str, Any]], options: dict[str, Any]) -> Iterator[ReplyChunk]:
+    def stream_chat(
+        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+    ) -> Iterator[ReplyChunk]:
+        """Do as :meth:`chat`, as an iterator of chunks; the messages are added with the last one."""
+        asked = self.messages if text is None else [*self._messages, *check_messages([{"role": role, "content": text}])]
         chunks = self._chatter.stream_chat(asked, **{**self._options, **options})
         return self._follow(asked, chunks)
 
@@ -91,33 +92,28 @@ class ChatSession:
                 self._messages = [*asked, reply.message]
             yield chunk
 
-    def run(self, text: str, *, max_rounds: int = 10, on_error: OnError = "raise", **options: Any) -> ToolRun:
-        """:meth:`say`, calling the tools that replies ask for; see :meth:`Llama.run_tools`.
+    def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
+        """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`Llama.run_tools`.
 
         Everything said is added at the end. When anything is raised, the conversation is as before.
         """
-        loop = self._loop(text, max_rounds=max_rounds, on_error=on_error, options=options)
+        loop = self._loop(text, options)
         run = loop.run()
         self._messages = [*self._messages, {"role": "user", "content": text}, *run.messages]
         return run
 
-    def stream_run(
-        self, text: str, *, max_rounds: int = 10, on_error: OnError = "raise", **options: Any
-    ) -> Iterator[ReplyChunk | ToolResult]:
-        """:meth:`run` as an iterator of chunks and results."""
-        loop = self._loop(text, max_rounds=max_rounds, on_error=on_error, options=options)
-        return self._follow_loop(text, loop)
+    def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
+        """Do as :meth:`run_tools`, as an iterator of chunks and results."""
+        return self._follow_loop(text, self._loop(text, options))
 
     def _follow_loop(self, text: str, loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:
         yield from loop
         self._messages = [*self._messages, {"role": "user", "content": text}, *loop.messages]
 
-    def _loop(self, text: str, *, max_rounds: int, on_error: OnError, options: dict[str, Any]) -> ToolLoop:
+    def _loop(self, text: str, options: ToolOptions) -> ToolLoop:
         asked = [*self._messages, *check_messages([{"role": "user", "content": text}])]
-        options = {**self._options, **options}
-        tools = options.pop("tools", ())
-        ask = self._chatter.stream_chat
-        return ToolLoop(ask, asked, tools, max_rounds=max_rounds, on_error=on_error, **options)
+        spec = ToolsSpec(asked, cast("ToolOptions", {**self._options, **options}))
+        return ToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
 
     def add(self, message: Message) -> None:
         """Add a message without asking for a reply."""
@@ -153,7 +149,7 @@ class ChatSession:
         with replacement(path) as part:
             part.write_text(data + "\n", encoding="utf-8")
 
-    def restore(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Continue the conversation that :meth:`save` wrote. Raises :class:`MessageError` for another file."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))

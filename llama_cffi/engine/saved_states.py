@@ -1,0 +1,69 @@
+"""The memory of an idle engine, saved and brought back: everything, or one prompt."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from llama_cffi.core.saved_state import SavedState
+from llama_cffi.engine.prompt_cache import CachedPrompt
+from llama_cffi.errors import MemoryFullError, StateMismatchError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.conditioning import Conditioning
+    from llama_cffi.core.context import Context
+    from llama_cffi.core.prompt import Prompt
+    from llama_cffi.engine.engine import Engine
+
+
+def take_state(engine: Engine, context: Context, conditioning: Conditioning) -> SavedState:
+    """Save what was computed under a conditioning; :class:`BusyError` while a request waits or runs."""
+    with engine.at_rest() as slots:
+        kept = {slot.seq_id: slot.held for slot in slots if slot.held and slot.conditioning == conditioning}
+        return SavedState.take(context, kept, conditioning=conditioning.names())
+
+
+def restore_state(engine: Engine, context: Context, saved: SavedState, conditioning: Conditioning) -> int:
+    """Replace the memory, and return how many tokens it holds; raises as :meth:`SavedState.restore`."""
+    if saved.header.kind != "context":
+        raise StateMismatchError("this is the state of one prompt; load_prompt() reads it")
+    with engine.at_rest() as slots:
+        saved.header.check(context, conditioning=conditioning.names())
+        for slot in slots:
+            slot.fill()
+        found = saved.restore(context, conditioning=conditioning.names())
+        for slot in slots:
+            prompt = found.get(slot.seq_id)
+            if prompt is None:
+                # Memory whose content is unknown is of no use.
+                context.memory.seq_rm(slot.seq_id)
+            else:
+                slot.fill(prompt, conditioning)
+    return sum(len(prompt) for prompt in found.values() if prompt)
+
+
+def take_prompt(engine: Engine, context: Context, prompt: Prompt, conditioning: Conditioning) -> SavedState:
+    """Save a prompt that was just computed; :class:`MemoryFullError` when it has lost its place."""
+    with engine.at_rest() as slots:
+        slot = next((one for one in slots if one.held == prompt and one.conditioning == conditioning), None)
+        if slot is None:
+            raise MemoryFullError("other requests have taken the place of the prompt")
+        return SavedState.take(context, {slot.seq_id: prompt}, seq_id=slot.seq_id, conditioning=conditioning.names())
+
+
+def read_state(path: str | os.PathLike[str], context: Context, conditioning: Conditioning) -> SavedState:
+    """Read a file and check that it fits before its payload is read."""
+    return SavedState.read(path, lambda header: header.check(context, conditioning=conditioning.names()))
+
+
+def adopt_prompt(engine: Engine, context: Context, path: str | os.PathLike[str], conditioning: Conditioning) -> Prompt:
+    """Bring the saved state of one prompt into memory, and return the prompt."""
+    saved = read_state(path, context, conditioning)
+    prompt = next((sequence.prompt for sequence in saved.header.sequences.values()), None)
+    if saved.header.kind != "sequence" or prompt is None:
+        raise StateMismatchError(f"{os.fspath(path)} is not the state of one prompt; load_state() reads all in one")
+    engine.adopt(CachedPrompt(saved, prompt, conditioning.names()), conditioning)
+    return prompt
+
+
+__all__ = ["adopt_prompt", "read_state", "restore_state", "take_prompt", "take_state"]

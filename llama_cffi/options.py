@@ -1,0 +1,266 @@
+"""The options of every call, said once: they are the keyword arguments of the public methods.
+
+None means "not given" for each of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from llama_cffi.engine.sampling_params import SamplingKwargs
+
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import LoraAdapter
+    from llama_cffi.core.context import ContextOptions
+    from llama_cffi.core.embeddings import PoolingType
+    from llama_cffi.core.model import ModelOptions, ProgressCallback
+    from llama_cffi.engine.draft_source import Draft, Speculative
+    from llama_cffi.engine.prompt_cache import PromptCache
+    from llama_cffi.engine.request import Overflow, Stop
+    from llama_cffi.engine.sampling_params import SamplingParams
+    from llama_cffi.prompt.infill import InfillOrder
+    from llama_cffi.prompt.tools import Tool
+
+ChatTemplate = str | os.PathLike[str]
+"""The name of one of the model's chat templates, the Jinja text of another one, or its file."""
+
+
+Norm = Literal["l1", "l2"]
+
+OnError = Literal["raise", "report"]
+"""What becomes of an exception in a tool: it is raised, or reported to the model."""
+
+
+class LlamaOptions(TypedDict, total=False):
+    """What a :class:`~llama_cffi.Llama` takes beside its model."""
+
+    n_ctx: int | None
+    """Tokens in memory over all sequences; by default the smaller of 4096 and what the model was trained for, with 0
+    the latter."""
+    n_batch: int | None
+    """Most tokens of one decode."""
+    n_ubatch: int | None
+    """Most tokens that the device computes at once."""
+    n_seq_max: int | None
+    """Texts that are generated at once; 8 by default."""
+    n_threads: int | None
+    """Threads of a decode of one token."""
+    n_threads_batch: int | None
+    """Threads of a decode of more tokens."""
+    n_gpu_layers: int | None
+    """Layers on a GPU, all by default where the library has one."""
+    require_gpu: bool | None
+    """Whether to raise :class:`UnsupportedError` instead of computing on the CPU."""
+    overflow: Overflow | None
+    """What happens when a text fills the context: ``"stop"`` (default) finishes it with ``length``, ``"error"`` raises
+    :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on."""
+    draft: Draft | None
+    """Speculative decoding: ``"lookup"`` drafts from the prompt, a GGUF file or :class:`Model` with the same
+    vocabulary computes drafts; :class:`PromptLookup` and :class:`DraftModel` have options."""
+    model_options: ModelOptions | None
+    """Everything else about loading; instead of ``n_gpu_layers`` and ``require_gpu``."""
+    context_options: ContextOptions | None
+    """Everything else about the context; the arguments here win over it."""
+    progress: ProgressCallback | None
+    """Receives the part of the model that is loaded, 0.0 to 1.0; returning False cancels."""
+    prompt_cache: PromptCache | None
+    """Keeps what was computed in a folder."""
+
+
+class HubOptions(LlamaOptions, total=False):
+    """What :meth:`~llama_cffi.Llama.from_hub` takes beside the name of a model."""
+
+    revision: str | None
+    """Branch, tag or commit; the default branch by default."""
+    offline: bool | None
+    """Whether to look in the cache alone."""
+    download_progress: ProgressCallback | None
+    """Receives the part that is downloaded, 0.0 to 1.0; returning False cancels."""
+
+
+class TextOptions(SamplingKwargs, total=False):
+    """What every generating call takes: the fields of :class:`SamplingParams`, and these."""
+
+    max_tokens: int | None
+    """Most tokens to generate; by default the text goes on until the model ends it or the context is full."""
+    stop: Stop | Sequence[Stop] | None
+    """What ends the text and is not part of it: strings, tokens, compiled regular expressions."""
+    logprobs: int | None
+    """Report each token's log-probability with this many alternatives."""
+    max_seconds: float | None
+    """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt."""
+    overflow: Overflow | None
+    """What happens when the text fills the context; by default what the Llama was made with."""
+    speculative: Speculative | None
+    """Whether tokens are drafted ahead, and by what; by default what the Llama was made with."""
+    sampling: SamplingParams | None
+    """The sampling parameters as one value, instead of their fields."""
+    adapters: Mapping[LoraAdapter, float] | None
+    """LoRA adapters and their scales; by default what :meth:`~llama_cffi.Llama.set_adapters` said."""
+    schema: Any
+    """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
+    ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
+
+
+class GenerateOptions(TextOptions, total=False):
+    """What a call takes that goes on from a prompt."""
+
+    echo: bool | None
+    """Begin the result with the prompt."""
+    heal: bool | None
+    """Let the model write the end of the prompt again, where a longer token could stand there; see
+    :mod:`~llama_cffi.grammar.healing`. The result still is what follows the prompt."""
+    suffix: str | None
+    """What comes after the text: the prompt is a fill-in-the-middle one then, as :meth:`~llama_cffi.Llama.infill` makes
+    it."""
+
+
+class InfillLayout(TypedDict, total=False):
+    """What stands around a gap beside the texts before and behind it."""
+
+    files: Mapping[str, str] | None
+    """Other files that belong to it, text by name."""
+    name: str | None
+    """Name of the file to fill in."""
+    repository: str | None
+    """Name of its repository."""
+    order: InfillOrder | None
+    """What the model was trained with: ``"psm"``, prefix, suffix, middle (default), or ``"spm"``."""
+
+
+class InfillOptions(TextOptions, InfillLayout, total=False):
+    """What a call takes that fills a gap."""
+
+
+class TemplateOptions(TypedDict, total=False):
+    """What a chat template is given beside the messages."""
+
+    tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]] | None
+    """What the model may call: typed functions, :class:`Tool` values, or definitions as in OpenAI's API."""
+    chat_template: ChatTemplate | None
+    """Name of one of the model's templates, or the Jinja text or file of another one."""
+    chat_template_kwargs: Mapping[str, Any] | None
+    """The template's own variables, such as ``{"enable_thinking": False}``."""
+    documents: Sequence[Mapping[str, Any]] | None
+    """Texts that the reply is to be about, for templates that take them."""
+
+
+class RenderOptions(TemplateOptions, total=False):
+    """What a call takes that shows a conversation as the template writes it."""
+
+    prefix: str | None
+    """How the reply begins; shown among the tokens only."""
+    add_generation_prompt: bool | None
+    """Whether it ends where a reply begins (default)."""
+
+
+class ChatOptions(TextOptions, TemplateOptions, total=False):
+    """What every conversing call takes beside its messages."""
+
+    prefix: str | None
+    """How the reply begins; the result does not repeat it."""
+    tool_choice: str | Mapping[str, Any] | None
+    """``"auto"`` (default), ``"none"``, ``"required"``, or the one tool to call: by its name, or as OpenAI's API has
+    it."""
+    parallel_tool_calls: bool | None
+    """Whether a reply may hold several calls (default)."""
+    reasoning_budget: int | None
+    """Most tokens of reasoning; then it is ended. 0 is none at all; by default there is no limit."""
+    reply_format: str | None
+    """Name of the format of replies; by default it is found in the template."""
+
+
+class ToolOptions(ChatOptions, total=False):
+    """What the calls take that run tools."""
+
+    max_rounds: int | None
+    """How often calls are answered, at most; 10 by default."""
+    on_error: OnError | None
+    """Whether an exception of a tool is raised (default) or reported to the model."""
+
+
+class SimilarityOptions(TypedDict, total=False):
+    """What a call takes that compares texts by their vectors."""
+
+    truncate: bool | None
+    """Whether a text that is too long loses its end, instead of raising :class:`TextTooLongError`."""
+    pooling: PoolingType | None
+    """``"mean"``, ``"cls"``, ``"last"``, ``"none"`` for a vector of each token; by default what the model was trained
+    with (mean where its file does not say)."""
+    prefix: str | None
+    """What goes before every text: models trained with one for queries and one for documents want it here, because
+    GGUF files do not tell it."""
+
+
+class EmbedOptions(SimilarityOptions, total=False):
+    """What a call takes that makes vectors of texts."""
+
+    normalize: bool | Norm | None
+    """What makes the length of every vector 1: ``"l2"`` (True, default), ``"l1"``, or nothing (False)."""
+
+
+class RerankOptions(TypedDict, total=False):
+    """What a call takes that orders documents."""
+
+    top_n: int | None
+    """How many of the best are wanted; all by default."""
+    truncate: bool | None
+    """Whether a document that is too long with its query loses its end."""
+
+
+class ClassifyOptions(TypedDict, total=False):
+    """What a call takes that labels texts."""
+
+    truncate: bool | None
+    """Whether a text that is too long loses its end."""
+
+
+class ScoreOptions(TypedDict, total=False):
+    """What a call takes that scores continuations."""
+
+    adapters: Mapping[LoraAdapter, float] | None
+    """LoRA adapters and their scales; by default what :meth:`~llama_cffi.Llama.set_adapters` said."""
+
+
+class PerplexityOptions(ScoreOptions, total=False):
+    """What a call takes that measures how well a text is predicted."""
+
+    n_ctx: int | None
+    """Tokens of a chunk; 512 by default, less for a short text, context or training length."""
+    stride: int | None
+    """Tokens by which each chunk begins after the one before, of which only the last ``stride`` tokens are scored: more
+    context for each, and more to compute. By default chunks do not overlap, and the second half of each is scored."""
+
+
+def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given; TypeError for a name that the TypedDict ``kind`` does not have."""
+    unknown = options.keys() - kind.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+__all__ = [
+    "ChatOptions",
+    "ChatTemplate",
+    "ClassifyOptions",
+    "EmbedOptions",
+    "GenerateOptions",
+    "HubOptions",
+    "InfillLayout",
+    "InfillOptions",
+    "LlamaOptions",
+    "Norm",
+    "OnError",
+    "PerplexityOptions",
+    "RenderOptions",
+    "RerankOptions",
+    "ScoreOptions",
+    "SimilarityOptions",
+    "TemplateOptions",
+    "TextOptions",
+    "ToolOptions",
+    "check_options",
+]

@@ -1,0 +1,1 @@
+"""One pass from what was asked to what is computed: checked, rendered, tokenized and compiled, for one model."""

@@ -1,0 +1,258 @@
+"""Prepares texts to go on from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llama_cffi._util.seed import MAX_SEED, draw_seed
+from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.draft_source import request_source
+from llama_cffi.engine.request import Request, Stop
+from llama_cffi.engine.sampling_params import SamplingKwargs, SamplingParams
+from llama_cffi.errors import PromptError, SamplerError
+from llama_cffi.grammar.healing import Healing, tokens_to_heal
+from llama_cffi.grammar.logit_bias import token_bias
+from llama_cffi.prepare.prepared import Defaults, Prepared
+from llama_cffi.reply.structured_reader import StructuredReader
+
+if TYPE_CHECKING:
+    from llama_cffi.core.vocab import Vocab
+    from llama_cffi.grammar.structure import Structure
+    from llama_cffi.options import TextOptions
+    from llama_cffi.prepare.model_formats import ModelFormats
+    from llama_cffi.reply.completion import Chunk, Completion
+    from llama_cffi.spec import GenerateSpec, InfillSpec, Tokens
+
+
+@dataclass(frozen=True)
+class PreparedTexts:
+    """Requests that answer one call together, and how their completions become its answer."""
+
+    parts: tuple[Prepared[Chunk], ...]
+    keep: int
+    """How many completions are wanted."""
+    many: bool
+    """Whether the answer is a list."""
+    ranked: bool
+    """Whether the likeliest are wanted, the best first."""
+    logprobs: bool
+    """Whether the completions show the log-probabilities that they were ranked by."""
+
+    def answer(self, completions: list[Completion]) -> Completion | list[Completion]:
+        """Return the answer; raises as :meth:`Reader.finish`."""
+        if self.ranked:
+            completions = sorted(completions, key=_likelihood, reverse=True)
+        completions = completions[: self.keep]
+        if not self.logprobs:
+            completions = [replace(one, logprobs=None) for one in completions]
+        reader = self.parts[0].reader if self.parts else None
+        if reader is not None:
+            completions = [reader.finish(one) for one in completions]
+        return completions if self.many else completions[0]
+
+
+def prepare_texts(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults) -> PreparedTexts:
+    """Prepare the texts of a call; raises as :meth:`Llama.generate` does before computing."""
+    if spec.many:
+        if spec.n is not None or spec.best_of is not None:
+            raise ValueError("n and best_of are for one prompt, not for a list")
+        parts = _prepare_each(spec, formats, defaults)
+        return PreparedTexts(parts, len(parts), many=True, ranked=False, logprobs=True)
+    (one,) = _prepare_each(spec, formats, defaults)
+    if spec.n is None and spec.best_of is None:
+        return PreparedTexts((one,), 1, many=False, ranked=False, logprobs=True)
+    keep = 1 if spec.n is None else spec.n
+    count = keep if spec.best_of is None else spec.best_of
+    if not isinstance(keep, int) or not isinstance(count, int) or not 1 <= keep <= count:
+        raise ValueError(f"n must be at least 1 and at most best_of, got n={spec.n!r}, best_of={spec.best_of!r}")
+    ranked = spec.best_of is not None
+    return PreparedTexts(
+        tuple(replace(one, request=request) for request in _with_seeds(one.request, count, ranked=ranked)),
+        keep,
+        many=spec.n is not None,
+        ranked=ranked,
+        logprobs=one.request.logprobs is not None,
+    )
+
+
+def prepare_text(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults) -> Prepared[Chunk]:
+    """Prepare the one text of a stream."""
+    if spec.many:
+        raise TypeError("the prompt of a stream must be one text or its tokens, not a list of prompts")
+    return _prepare_each(spec, formats, defaults)[0]
+
+
+def prepare_infill(spec: InfillSpec, formats: ModelFormats, defaults: Defaults) -> Prepared[Chunk]:
+    """Prepare what belongs into a gap; :class:`UnsupportedError` for a model without the tokens for it."""
+    structure = compile_structure(spec.options, formats.vocab)
+    request = make_request(Prompt(infill_tokens(spec, formats)), spec.options, formats, defaults, structure=structure)
+    return Prepared(request, None if structure is None else StructuredReader(structure, formats.vocab))
+
+
+def infill_tokens(spec: InfillSpec, formats: ModelFormats) -> list[int]:
+    """Return the prompt of a gap."""
+    options = spec.options
+    return formats.infill.tokens(
+        spec.prefix,
+        spec.suffix,
+        files=options.get("files"),
+        name=options.get("name") or "",
+        repository=options.get("repository") or "",
+        order=options.get("order") or "psm",
+    )
+
+
+def compile_structure(options: TextOptions, vocab: Vocab) -> Structure | None:
+    """Compile the schema among the options; raises :class:`SchemaError`."""
+    schema = options.get("schema")
+    if schema is None:
+        return None
+    # llguidance and pydantic take 0.1 s to import, which plain text need not pay.
+    from llama_cffi.grammar.schema import compile_schema
+
+    return compile_schema(schema, vocab)
+
+
+def _prepare_each(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults) -> tuple[Prepared[Chunk], ...]:
+    structure = compile_structure(spec.options, formats.vocab)
+    if structure is not None:
+        for name in ("heal", "echo"):
+            if spec.options.get(name):
+                raise ValueError(f"{name}= and schema= cannot both decide how the text begins")
+    return tuple(
+        Prepared(
+            _text_request(prompt, spec, formats, defaults, structure),
+            None if structure is None else StructuredReader(structure, formats.vocab),
+        )
+        for prompt in spec.prompts
+    )
+
+
+def _text_request(
+    given: str | Sequence[int],
+    spec: GenerateSpec,
+    formats: ModelFormats,
+    defaults: Defaults,
+    structure: Structure | None,
+) -> Request:
+    options = spec.options
+    echo, heal = options.get("echo"), options.get("heal")
+    suffix = options.get("suffix")
+    if suffix is not None:
+        if not isinstance(given, str):
+            raise TypeError("a prompt with suffix= must be a text: both get tokens around them")
+        if echo or heal:
+            raise ValueError("echo= and heal= mean nothing where a middle is filled in")
+        prompt = Prompt(formats.infill.tokens(given, suffix))
+    else:
+        prompt = as_prompt(given, formats.vocab)
+    text = ""
+    if echo:
+        data = formats.vocab.detokenize([cell for cell in prompt if cell >= 0], unparse_special=False)
+        text = given if isinstance(given, str) else data.decode("utf-8", "replace")
+    if not heal:
+        return make_request(prompt, options, formats, defaults, echo=text, structure=structure)
+    if options.get("grammar") is not None or getattr(options.get("sampling"), "grammar", None) is not None:
+        raise SamplerError("heal= and a grammar cannot both decide how the text begins")
+    n_healed, healed = tokens_to_heal(list(prompt), formats.pieces)
+    request = make_request(prompt.first(len(prompt) - n_healed), options, formats, defaults, echo=text)
+    return replace(request, healed=healed, constraint=Healing(formats.pieces, healed) if healed else None)
+
+
+def as_prompt(given: str | Tokens, vocab: Vocab) -> Prompt:
+    """Return a prompt from text or tokens.
+
+    Raises :class:`PromptError` without any, and :class:`TokenError` outside the vocabulary.
+    """
+    if isinstance(given, Prompt):
+        vocab.check_tokens([cell for cell in given if cell >= 0])
+        prompt = given
+    else:
+        tokens = vocab.tokenize(given) if isinstance(given, str) else vocab.check_tokens(given)
+        prompt = Prompt(tokens.tolist())
+    if not prompt:
+        raise PromptError("the prompt has no tokens, and this model puts no BOS before a text")
+    return prompt
+
+
+def make_request(
+    prompt: Prompt,
+    options: TextOptions,
+    formats: ModelFormats,
+    defaults: Defaults,
+    *,
+    echo: str = "",
+    structure: Structure | None = None,
+    **fields: Any,
+) -> Request:
+    """Return the request for a prompt; ``fields`` are those of :class:`Request` that the options do not decide."""
+    given: dict[str, Any] = dict(options)
+    return Request(
+        prompt=prompt,
+        sampling=_sampling(given, formats),
+        max_tokens=given.get("max_tokens"),
+        max_seconds=given.get("max_seconds"),
+        stop=_stops(given.get("stop", ()), formats.vocab),
+        echo=echo,
+        logprobs=given.get("logprobs"),
+        overflow=given.get("overflow", defaults.overflow),
+        speculative=request_source(given.get("speculative"), defaults.drafts),
+        conditioning=defaults.conditioning.with_adapters(given.get("adapters"), formats.model),
+        **{"constraint": None if structure is None else structure.constraint, **fields},
+    )
+
+
+def _sampling(given: dict[str, Any], formats: ModelFormats) -> SamplingParams:
+    fields = {name: given[name] for name in SamplingKwargs.__annotations__ if name in given}
+    if "logit_bias" in fields:
+        fields["logit_bias"] = token_bias(fields["logit_bias"], formats.vocab, lambda: formats.pieces)
+    sampling = given.get("sampling")
+    if sampling is None:
+        return SamplingParams(**fields)
+    if fields:
+        raise TypeError(f"give sampling= or its fields, not both: {', '.join(fields)}")
+    if not isinstance(sampling, SamplingParams):
+        raise TypeError(f"sampling must be SamplingParams, not {type(sampling).__name__}")
+    return sampling
+
+
+def _stops(stop: Stop | Sequence[Stop], vocab: Vocab) -> tuple[Stop, ...]:
+    if isinstance(stop, (str, int, re.Pattern)):
+        stops: tuple[Stop, ...] = (stop,)
+    elif isinstance(stop, Sequence) and not isinstance(stop, bytes):
+        stops = tuple(stop)
+    else:
+        raise TypeError(f"stop must be strings, tokens or compiled patterns, got {stop!r}")
+    vocab.check_tokens([one for one in stops if isinstance(one, int) and not isinstance(one, bool)])
+    return stops
+
+
+def _with_seeds(request: Request, count: int, *, ranked: bool) -> list[Request]:
+    sampling = request.sampling
+    seed = sampling.seed if sampling.seed is not None else draw_seed()
+    logprobs = 0 if request.logprobs is None and ranked else request.logprobs
+    return [
+        replace(request, logprobs=logprobs, sampling=replace(sampling, seed=(seed + i) % (MAX_SEED + 1)))
+        for i in range(count)
+    ]
+
+
+def _likelihood(completion: Completion) -> float:
+    mean = completion.mean_logprob
+    return -math.inf if mean is None else mean
+
+
+__all__ = [
+    "PreparedTexts",
+    "as_prompt",
+    "compile_structure",
+    "infill_tokens",
+    "make_request",
+    "prepare_infill",
+    "prepare_text",
+    "prepare_texts",
+]

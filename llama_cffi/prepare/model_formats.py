@@ -1,0 +1,53 @@
+"""How one model wants its prompts: everything that preparation needs of it, made when it is first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama_cffi.core.model import Model
+    from llama_cffi.grammar.piece_index import PieceIndex
+    from llama_cffi.prompt.chat import ChatFormat
+    from llama_cffi.prompt.infill import InfillFormat
+    from llama_cffi.prompt.pairs import PairFormat
+
+
+class ModelFormats:
+    """The formats of a model. Any thread may use them."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.vocab = model.vocab
+
+    @cached_property
+    def chat(self) -> ChatFormat:
+        """Conversations."""
+        # jinja2 takes 40 ms to import, which a program that does not chat need not pay.
+        from llama_cffi.prompt.chat import ChatFormat
+
+        return ChatFormat(self.model)
+
+    @cached_property
+    def infill(self) -> InfillFormat:
+        """Gaps to fill."""
+        from llama_cffi.prompt.infill import InfillFormat
+
+        return InfillFormat(self.vocab)
+
+    @cached_property
+    def pairs(self) -> PairFormat:
+        """Pairs of a query and a document."""
+        from llama_cffi.prompt.pairs import PairFormat
+
+        return PairFormat(self.vocab, self.model.chat_template("rerank"))
+
+    @cached_property
+    def pieces(self) -> PieceIndex:
+        """Tokens by the beginning of their text."""
+        from llama_cffi.grammar.piece_index import PieceIndex
+
+        return PieceIndex(self.vocab)
+
+
+__all__ = ["ModelFormats"]

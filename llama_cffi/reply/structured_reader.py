@@ -1,0 +1,68 @@
+"""Reads a text that follows a schema: an instance of the type asked for, or an error that keeps what there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llama_cffi.grammar.acceptance import accepts
+from llama_cffi.grammar.structure import TextReader
+from llama_cffi.reply.completion import Chunk, Completion, FinishReason
+from llama_cffi.reply.reader import incomplete, is_cut
+
+if TYPE_CHECKING:
+    from llama_cffi.core.vocab import Vocab
+    from llama_cffi.grammar.structure import Structure
+
+
+@dataclass(slots=True)
+class StructuredChunk(Chunk):
+    """A chunk of a text that follows a schema."""
+
+    _structure: Structure | None = None
+    _so_far: str = ""
+
+    @property
+    def partial(self) -> Any:
+        """As :attr:`Chunk.partial`; parsed when asked for."""
+        return None if self._structure is None else self._structure.partial(self._so_far)
+
+
+T = TypeVar("T", bound=Completion)
+
+
+class StructuredReader:
+    """A :class:`~llama_cffi.reply.reader.Reader` of a text that a structure holds, in one vocabulary."""
+
+    def __init__(self, structure: Structure, vocab: Vocab) -> None:
+        self._structure = structure
+        self._vocab = vocab
+        self._text = ""
+
+    def feed(self, chunk: Chunk) -> StructuredChunk:
+        """Return the chunk, which knows what the text so far says."""
+        self._text += chunk.text
+        return StructuredChunk(chunk.text, chunk.tokens, chunk.logprobs, None, self._structure, self._text)
+
+    def finish(self, completion: Completion) -> Completion:
+        """Return the completion with ``parsed``; raises as :meth:`Reader.finish`."""
+        return parsed(completion, self._structure, self._vocab)
+
+
+def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "") -> T:
+    """Return the completion with what its text says, after ``prefix``; raises as :meth:`Reader.finish`.
+
+    A text that was cut counts when it is complete all the same: by a grammar or a pattern wherever it may end, by a
+    schema or choices only where nothing more could have come.
+    """
+    if completion.finish_reason is FinishReason.CANCELLED:
+        return completion
+    text = prefix + completion.text
+    if is_cut(completion):
+        final = not isinstance(structure.reader, TextReader)
+        if not accepts(structure.constraint, vocab, text, final=final):
+            raise incomplete(completion, "the text", "before it was complete", lambda: structure.partial(text))
+    return replace(completion, parsed=structure.parse(text))
+
+
+__all__ = ["StructuredChunk", "StructuredReader", "parsed"]

@@ -1,0 +1,202 @@
+"""Everything native behind a Llama: model, context, engine, and the contexts beside it, opened and closed together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.core.context import Context, ContextOptions
+from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.shared_model import ModelShare
+from llama_cffi.engine.draft_source import OpenDraft
+from llama_cffi.engine.embedder import Embedders
+from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.request import OVERFLOW_POLICIES, Overflow
+from llama_cffi.engine.runner import ContextRunner
+from llama_cffi.engine.scoring import Scoring
+from llama_cffi.errors import ClosedError, ModelFileError, UnsupportedError
+from llama_cffi.prepare.model_formats import ModelFormats
+from llama_cffi.prepare.prepared import Defaults
+
+if TYPE_CHECKING:
+    from llama_cffi.engine.prompt_cache import PromptCache
+    from llama_cffi.engine.slots import Slot
+
+DEFAULT_N_CTX = 4096
+"""Context length unless one is given; less when the model was trained for less."""
+
+DEFAULT_N_SEQ_MAX = 8
+
+_CONTEXT_FIELDS = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
+
+
+class Runtime:
+    """A model with the contexts that compute with it. Any thread may use it.
+
+    ``conditioning`` is what requests compute under that do not name their own.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        share: ModelShare | None,
+        formats: ModelFormats,
+        options: ContextOptions,
+        overflow: Overflow,
+        prompt_cache: PromptCache | None,
+        conditioning: Conditioning = PLAIN,
+    ) -> None:
+        self.model = model
+        self.formats = formats
+        self.overflow = overflow
+        self.conditioning = conditioning
+        self._share = share
+        self._prompt_cache = prompt_cache
+        self.draft: OpenDraft | None = None
+        self.context = Context(model, options)
+        # An encoder generates nothing, but it embeds.
+        self._engine: Engine | None = None
+        if self.context.has_memory and not model.has_encoder:
+            self._engine = Engine(ContextRunner(self.context, prompt_cache))
+        self.embedders = Embedders(self.context)
+        self.scoring = Scoring(self.context)
+
+    @classmethod
+    def open(cls, model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
+        """Load a model, unless it is one, and make what belongs to it; ``given`` are the options of a Llama."""
+        overflow = given.get("overflow", "stop")
+        if overflow not in OVERFLOW_POLICIES:
+            raise ValueError(f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {overflow!r}")
+        loaded, share = _load(model, given)
+        try:
+            options, formats = _context_options(loaded, given), ModelFormats(loaded)
+            runtime = cls(loaded, share, formats, options, overflow, given.get("prompt_cache"))
+            draft = given.get("draft")
+            if draft is not None:
+                runtime.draft = OpenDraft(draft, runtime.context, n_gpu_layers=given.get("n_gpu_layers"))
+        except BaseException:
+            if share is not None:
+                share.close()
+            raise
+        return runtime
+
+    @property
+    def defaults(self) -> Defaults:
+        """What a call gets that does not say otherwise."""
+        drafts = self.draft.source if self.draft is not None else None
+        return Defaults(self.overflow, self.conditioning, drafts)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; :class:`UnsupportedError` for a model that generates no text, and :class:`ClosedError`."""
+        self.check_open()
+        if self._engine is None:
+            name = self.model.path.name
+            if self.context.has_memory and self.model.has_decoder:
+                raise UnsupportedError(
+                    f"{name} has an encoder before its decoder, which takes Context.encode and decode"
+                )
+            raise UnsupportedError(f"{name} is an encoder: it generates no text, but embed() works")
+        return self._engine
+
+    def condition(self, conditioning: Conditioning) -> None:
+        """Compute under another conditioning, where requests do not name their own; running ones keep theirs."""
+        self.conditioning = conditioning
+        if self._engine is not None:
+            self._engine.use(conditioning)
+
+    def fork(self) -> Runtime:
+        """Return a second runtime over the same weights, whose memory begins as a copy of this one's."""
+        self.check_open()
+        if self._engine is None:
+            return self._twin(())
+        with self._engine.at_rest() as slots:
+            return self._twin(slots)
+
+    def _twin(self, slots: Sequence[Slot]) -> Runtime:
+        context = self.context
+        # First of all: the model stays open when this runtime is closed meanwhile.
+        share = self._share.share() if self._share is not None else None
+        try:
+            options = replace(context.options, n_threads=context.n_threads, n_threads_batch=context.n_threads_batch)
+            twin = Runtime(
+                self.model, share, self.formats, options, self.overflow, self._prompt_cache, self.conditioning
+            )
+        except BaseException:
+            if share is not None:
+                share.close()
+            raise
+        try:
+            if self.draft is not None:
+                twin.draft = self.draft.fork(twin.context)
+            if twin._engine is not None and any(slot.held for slot in slots):
+                twin.context.state.set_data(context.state.data())
+                twin._engine.inherit(slots)
+        except BaseException:
+            twin.close()
+            raise
+        return twin
+
+    # -- lifetime
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` ran."""
+        return self.context.closed
+
+    def check_open(self) -> None:
+        """Raise :class:`ClosedError` when it is closed."""
+        if self.context.closed:
+            raise ClosedError("this Llama is closed")
+
+    def close(self) -> None:
+        """Free the contexts, and the models that were loaded for this runtime and its forks, with the last of them."""
+        self.context.close()
+        self.embedders.close()
+        self.scoring.close()
+        if self.draft is not None:
+            self.draft.close()
+        if self._share is not None:
+            self._share.close()
+
+
+def demo_path() -> str:
+    """Return the path of the model that ships with the package."""
+    path = Path(__file__).parent / "models" / "demo.gguf"
+    if not path.is_file():
+        raise ModelFileError("this installation of llama_cffi lacks its demo model")
+    return str(path)
+
+
+def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tuple[Model, ModelShare | None]:
+    options, layers, gpu = given.get("model_options"), given.get("n_gpu_layers"), given.get("require_gpu", False)
+    if isinstance(model, Model):
+        if options is not None or layers is not None or gpu or given.get("progress") is not None:
+            raise ValueError("a Model is loaded already: give options of the load and progress to Model()")
+        return model, None
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")
+    if not os.fspath(model):
+        raise ValueError("model is an empty path")
+    if layers is not None or gpu:
+        if options is not None:
+            raise ValueError("give n_gpu_layers and require_gpu, or model_options, not both")
+        options = ModelOptions(n_gpu_layers=layers, require_gpu=gpu)
+    loaded = Model(model, options, progress=given.get("progress"))
+    return loaded, ModelShare(loaded)
+
+
+def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:
+    base = given.get("context_options")
+    fields = {name: given[name] for name in _CONTEXT_FIELDS if name in given}
+    if base is None:
+        trained = model.n_ctx_train
+        base = ContextOptions(n_ctx=min(DEFAULT_N_CTX, trained) if trained > 0 else DEFAULT_N_CTX)
+    return replace(base, **{"n_seq_max": DEFAULT_N_SEQ_MAX, **fields})
+
+
+__all__ = ["DEFAULT_N_CTX", "Runtime", "demo_path"]

@@ -1,0 +1,245 @@
+"""What a caller asks for, as frozen values: one class for each kind of question.
+
+A spec is made from the arguments of a public method and decides nothing: :mod:`llama_cffi.prepare` does, for one model.
+It compares, prints and pickles where what it holds does; what lives in this process (an adapter, a sampler written in
+Python) is refused by name when a spec is pickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama_cffi._util.frozen import FrozenDict
+from llama_cffi.core.prompt import Prompt
+from llama_cffi.options import (
+    ChatOptions,
+    ClassifyOptions,
+    EmbedOptions,
+    GenerateOptions,
+    InfillOptions,
+    Norm,
+    PerplexityOptions,
+    RenderOptions,
+    RerankOptions,
+    ScoreOptions,
+    ToolOptions,
+    check_options,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llama_cffi.prompt.messages import Message
+
+    Tokens = Sequence[int] | NDArray[np.int32]
+
+
+class Spec:
+    """Base of the specs: pickling that names what cannot be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        for name, value in values.items():
+            inner = value if isinstance(value, FrozenDict) else {name: value}
+            for key, one in inner.items():
+                _check_pickles(key, one)
+        return _restore, (type(self), values)
+
+
+def _check_pickles(name: str, value: object) -> None:
+    try:
+        pickle.dumps(value)
+    except Exception as error:
+        raise TypeError(f"{name}= holds what cannot leave this process: {error}") from None
+
+
+def _restore(kind: type[Spec], values: dict[str, Any]) -> Spec:
+    return kind(**values)
+
+
+def _freeze(spec: Spec, kind: type, name: str = "options") -> None:
+    object.__setattr__(spec, name, FrozenDict(check_options(kind, getattr(spec, name))))
+
+
+@dataclass(frozen=True)
+class GenerateSpec(Spec):
+    """Texts to go on from. ``many`` says that a list of prompts was given, and a list is the answer."""
+
+    prompts: tuple[str | Sequence[int], ...]
+    options: GenerateOptions = field(default_factory=lambda: GenerateOptions())
+    many: bool = False
+    n: int | None = None
+    best_of: int | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(self, GenerateOptions)
+
+    @classmethod
+    def of(
+        cls, prompt: Any, options: GenerateOptions, *, n: int | None = None, best_of: int | None = None
+    ) -> GenerateSpec:
+        """Make a spec from what :meth:`Llama.generate` takes: a prompt as text or tokens, or a list of prompts."""
+        many = _is_list_of_prompts(prompt)
+        prompts = tuple(map(_plain_prompt, prompt)) if many else (_plain_prompt(prompt),)
+        return cls(prompts, options, many, n, best_of)
+
+
+@dataclass(frozen=True)
+class InfillSpec(Spec):
+    """A gap between two texts."""
+
+    prefix: str
+    suffix: str
+    options: InfillOptions = field(default_factory=lambda: InfillOptions())
+
+    def __post_init__(self) -> None:
+        if self.options.get("echo") or self.options.get("heal"):
+            raise ValueError("echo= and heal= mean nothing where a middle is filled in")
+        _freeze(self, InfillOptions)
+
+
+@dataclass(frozen=True)
+class ChatSpec(Spec):
+    """A conversation that waits for its reply."""
+
+    messages: str | Sequence[Message]
+    options: ChatOptions = field(default_factory=lambda: ChatOptions())
+
+    def __post_init__(self) -> None:
+        if refused := [name for name in ("echo", "heal") if self.options.get(name)]:
+            raise ValueError(f"{refused[0]}= is for prompts; a reply begins as prefix= says")
+        _freeze(self, ChatOptions)
+
+
+@dataclass(frozen=True)
+class ToolsSpec(Spec):
+    """A conversation in which the tools that replies ask for are called."""
+
+    messages: str | Sequence[Message]
+    options: ToolOptions = field(default_factory=lambda: ToolOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, ToolOptions)
+
+    def chat(self, messages: Sequence[Message], **changes: Any) -> ChatSpec:
+        """Return the spec of one reply, to the messages so far."""
+        options = {key: value for key, value in self.options.items() if key not in ("max_rounds", "on_error")}
+        return ChatSpec(messages, ChatOptions(**{**options, **changes}))  # type: ignore[typeddict-item]
+
+
+@dataclass(frozen=True)
+class RenderSpec(Spec):
+    """A conversation as the chat template writes it."""
+
+    messages: str | Sequence[Message]
+    options: RenderOptions = field(default_factory=lambda: RenderOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, RenderOptions)
+
+
+@dataclass(frozen=True)
+class EmbedSpec(Spec):
+    """Texts to make vectors of."""
+
+    texts: str | Sequence[str]
+    options: EmbedOptions = field(default_factory=lambda: EmbedOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, EmbedOptions)
+
+    @property
+    def norm(self) -> Norm | None:
+        """What makes the length of every vector 1, if anything does."""
+        wanted = self.options.get("normalize", True)
+        if isinstance(wanted, bool):
+            return "l2" if wanted else None
+        if wanted not in ("l1", "l2"):
+            raise ValueError(f"normalize must be True, False, 'l1' or 'l2', got {wanted!r}")
+        return wanted
+
+
+@dataclass(frozen=True)
+class RerankSpec(Spec):
+    """Documents to order by how well they fit a query."""
+
+    query: str
+    documents: Sequence[str]
+    options: RerankOptions = field(default_factory=lambda: RerankOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, RerankOptions)
+        top_n = self.options.get("top_n")
+        if top_n is not None and top_n < 1:
+            raise ValueError(f"top_n must be at least 1, got {top_n}")
+        if isinstance(self.documents, str):
+            raise TypeError("documents must be a list of texts, not one text")
+
+
+@dataclass(frozen=True)
+class ClassifySpec(Spec):
+    """Texts to label."""
+
+    texts: str | Sequence[str]
+    options: ClassifyOptions = field(default_factory=lambda: ClassifyOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, ClassifyOptions)
+
+
+@dataclass(frozen=True)
+class PerplexitySpec(Spec):
+    """A text whose tokens are to be predicted."""
+
+    text: str | Tokens
+    options: PerplexityOptions = field(default_factory=lambda: PerplexityOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, PerplexityOptions)
+        object.__setattr__(self, "text", _plain_prompt(self.text))
+
+
+@dataclass(frozen=True)
+class ScoreSpec(Spec):
+    """Continuations of one prefix, to be compared."""
+
+    prefix: str | Tokens
+    continuations: Sequence[str | Sequence[int]]
+    options: ScoreOptions = field(default_factory=lambda: ScoreOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, ScoreOptions)
+        object.__setattr__(self, "prefix", _plain_prompt(self.prefix))
+
+
+def _plain_prompt(prompt: Any) -> Any:
+    """Tokens as a tuple, or as the Prompt that they are; what is no prompt is left for ``prepare`` to refuse."""
+    if isinstance(prompt, np.ndarray):
+        return tuple(prompt.tolist()) if prompt.ndim == 1 and prompt.dtype.kind in "iu" else prompt
+    return tuple(prompt) if isinstance(prompt, list) else prompt
+
+
+def _is_list_of_prompts(prompt: object) -> bool:
+    if isinstance(prompt, (str, bytes, np.ndarray, Prompt)) or not isinstance(prompt, Sequence):
+        return False
+    return not len(prompt) or not isinstance(prompt[0], (int, np.integer))
+
+
+__all__ = [
+    "ChatSpec",
+    "ClassifySpec",
+    "EmbedSpec",
+    "GenerateSpec",
+    "InfillSpec",
+    "PerplexitySpec",
+    "RenderSpec",
+    "RerankSpec",
+    "ScoreSpec",
+    "Spec",
+    "ToolsSpec",
+]

@@ -1,0 +1,93 @@
+"""The chunks of one request, as an iterator that cancels the request when it is dropped."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from llama_cffi.errors import LlamaCffiError
+from llama_cffi.reply.completion import Chunk, Completion
+
+if TYPE_CHECKING:
+    from llama_cffi.engine.engine import Engine
+    from llama_cffi.prepare.prepared import Prepared
+
+C = TypeVar("C", bound=Chunk)
+
+
+class Stream(Iterator[C], Generic[C]):
+    """The chunks of one request, as its reader makes them; the last one has the completion.
+
+    What is wrong with the end of a text is raised after its last chunk. The request is submitted when the stream is
+    made, so that a bad one fails at the call.
+    """
+
+    def __init__(self, engine: Engine, prepared: Prepared[C]) -> None:
+        self._engine = engine
+        self._reader = prepared.reader
+        self._sequence = engine.submit(prepared.request)
+        self._error: LlamaCffiError | None = None
+        # A stream that is not read any more must not go on computing in other callers' batches.
+        weakref.finalize(self, engine.abandon, self._sequence).atexit = False
+
+    def __iter__(self) -> Iterator[C]:
+        if self._reader is not None:
+            return self
+        # A loop calls the engine without a frame of this class in between; see Engine._step.
+        following = partial(self._engine.next_chunk, self._sequence)
+        following.stream = self  # type: ignore[attr-defined]  # what finalizes it must live as long
+        return cast("Iterator[C]", iter(following, None))
+
+    def __next__(self) -> C:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        chunk = self._engine.next_chunk(self._sequence)
+        if chunk is None:
+            raise StopIteration
+        reader = self._reader
+        if reader is None:
+            return cast("C", chunk)
+        read = reader.feed(chunk)
+        if chunk.completion is not None:
+            try:
+                read.completion = reader.finish(chunk.completion)
+            except LlamaCffiError as error:
+                self._error = error
+        return read
+
+    def close(self) -> None:
+        """Cancel the request. Idempotent."""
+        self._engine.cancel(self._sequence)
+
+    def result(self) -> Completion:
+        """Read to the end and return the completion."""
+        for chunk in self:
+            if chunk.completion is not None:
+                return chunk.completion
+        raise RuntimeError("the stream was read before")
+
+
+def run(engine: Engine, prepared: Sequence[Prepared[Chunk]]) -> list[Completion]:
+    """Compute requests together and return their completions, before any reader has judged them.
+
+    What fails raises and cancels the others.
+    """
+    sequences = []
+    completions = []
+    try:
+        for one in prepared:
+            sequences.append(engine.submit(one.request))
+        for sequence in sequences:
+            while (chunk := engine.next_chunk(sequence)) is not None:
+                if chunk.completion is not None:
+                    completions.append(chunk.completion)
+    finally:
+        for sequence in sequences:
+            engine.cancel(sequence)
+    return completions
+
+
+__all__ = ["Stream", "run"]
