@@ -55,14 +55,22 @@ Each class also derives from the builtin that fits, so that ``except ValueError`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from types import MemberDescriptorType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class LlamaCffiError(Exception):
     """Base of every exception of this package.
 
     ``log`` holds the lines that llama.cpp logged during the failing call; they are part of ``str(error)``.
+    Errors pickle and copy with all their fields. A field whose value cannot be pickled, for example an instance of a
+    class that was defined inside a function, arrives in the other process as None; so does the cause, as with every
+    exception of Python.
     """
 
     def __init__(self, message: str, *, log: Sequence[str] = ()) -> None:
@@ -74,6 +82,43 @@ class LlamaCffiError(Exception):
         if not self.log:
             return self.message
         return self.message + "\nllama.cpp said:\n" + "\n".join(f"  {line}" for line in self.log)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        fields = {name: value if _can_be_pickled(value) else None for name, value in self._fields().items()}
+        return _new_error, (type(self), self.args, fields)
+
+    def __copy__(self) -> Self:
+        return cast("Self", _new_error(type(self), self.args, self._fields()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return cast("Self", _new_error(type(self), self.args, copy.deepcopy(self._fields(), memo)))
+
+    def _fields(self) -> dict[str, Any]:
+        # The fields of builtin bases, for example the errno of an OSError, are not in __dict__.
+        members = [(name, one) for base in type(self).__mro__ for name, one in vars(base).items() if name[:2] != "__"]
+        names = [name for name, one in members if isinstance(one, MemberDescriptorType)]
+        return {name: value for name in names if (value := getattr(self, name, None)) is not None} | vars(self)
+
+
+def _new_error(kind: type[Any], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    # Without the constructor, whose arguments differ from class to class. __base__ is the base with the C struct.
+    builtin: Any = kind
+    while builtin.__module__ != "builtins":
+        builtin = builtin.__base__
+    error = builtin.__new__(kind, *args)
+    error.args = args
+    error.__setstate__(fields)
+    return error
+
+
+def _can_be_pickled(value: object) -> bool:
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        return False
+    return True
 
 
 class LibraryError(LlamaCffiError, ImportError):
@@ -217,10 +262,7 @@ class ContextOverflowError(PromptError):
 
 
 class TextTooLongError(ContextOverflowError):
-    """A text has more tokens than are computed at once, or than the context holds.
-
-    ``index`` is its place in the list, ``n_tokens`` its length and ``limit`` the longest that is possible.
-    """
+    """A text is longer than possible: number ``index`` of the list has ``n_tokens`` tokens; ``limit`` is the most."""
 
     def __init__(self, message: str, *, index: int, n_tokens: int, limit: int) -> None:
         super().__init__(message)
@@ -278,10 +320,7 @@ class OutputError(LlamaCffiError, ValueError):
 
 
 class IncompleteOutput(LlamaCffiError, ValueError):
-    """A text under a constraint ended before it was complete, most often at ``max_tokens``.
-
-    ``completion`` is the Completion, ``partial`` what the text says so far, or None.
-    """
+    """A text under a constraint was cut, most often by ``max_tokens``; ``partial`` is what it says so far, or None."""
 
     def __init__(self, message: str, *, completion: Any, partial: Any = None, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
