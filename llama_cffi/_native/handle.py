@@ -9,13 +9,14 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import ClosedError, InUseError
 
 if TYPE_CHECKING:
     from llama_cffi._native.gate import Gate
 
 
-class Handle:
+class Handle(ProcessBound):
     """One owned native pointer, freed exactly once and always before its parents.
 
     ``free(ptr)`` runs at :meth:`close`, when the handle is collected, or at interpreter exit, whichever comes
@@ -29,6 +30,9 @@ class Handle:
     """
 
     __slots__ = ("__weakref__", "_children", "_finalizer", "_gate", "_name", "_ptr", "_users")
+
+    # Two handles of one pointer would free it while the other one is in use.
+    _instead_of_copying = "share it"
 
     def __init__(
         self,

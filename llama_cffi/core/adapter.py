@@ -34,6 +34,9 @@ class LoraAdapter(NativeObject):
     :class:`AdapterError` for one that is no LoRA, or one for another model. Wraps ``llama_adapter_lora_init``.
     """
 
+    _instead_of_pickling = "send its path, and load it in each process"
+    _instead_of_copying = "any number of contexts of its model may use one"
+
     def __init__(self, model: Model, path: str | os.PathLike[str]) -> None:
         self.model = model
         self.path = Path(path)

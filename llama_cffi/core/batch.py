@@ -64,6 +64,10 @@ class Batch:
         native.seq_id, native.logits = rows, self._output
         self._native = native
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = (self.token, self.pos, self.n_seq_id, self.seq_id, self.output)
+        return _filled, (type(self), self.capacity, self.n_seq_max, self.n_tokens, columns)
+
     @property
     def ptr(self) -> Any:
         """The ``llama_batch *``."""
@@ -160,3 +164,13 @@ class Batch:
         self.output[end - 1] = output_last
         self._native.n_tokens = end
         return end - 1
+
+
+def _filled(
+    kind: type[Batch], capacity: int, n_seq_max: int, n_tokens: int, columns: tuple[NDArray[Any], ...]
+) -> Batch:
+    """A copy of a batch, with memory of its own."""
+    batch = kind(capacity, n_seq_max)
+    batch.token[:], batch.pos[:], batch.n_seq_id[:], batch.seq_id[:], batch.output[:] = columns
+    batch.n_tokens = n_tokens
+    return batch

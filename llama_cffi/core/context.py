@@ -140,6 +140,9 @@ class Context(NativeObject, EmbeddingOutputs):
     Wraps ``llama_init_from_model``.
     """
 
+    _instead_of_pickling = "open the model and a Context in each process; SavedState carries what one remembers"
+    _instead_of_copying = "make another Context(model, options); SavedState carries what one remembers"
+
     _resources: _Resources
 
     def __init__(

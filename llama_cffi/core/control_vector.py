@@ -102,6 +102,10 @@ class ControlVector:
 
     __hash__ = None  # type: ignore[assignment]  # equal by content, and content is large
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through the constructor: an array that was pickled can be written.
+        return _make, (type(self), self.data, self.model_hint)
+
     def __repr__(self) -> str:
         hint = f" for {self.model_hint}" if self.model_hint else ""
         return f"<ControlVector n_layer={self.n_layer} n_embd={self.n_embd}{hint}>"
@@ -176,6 +180,10 @@ def _layer_bounds(layers: range | None, n_layer: int) -> range:
     if layers.step != 1 or not 1 <= layers.start < layers.stop <= n_layer:
         raise ValueError(f"layers must be a range inside range(1, {n_layer}), got {layers}")
     return layers
+
+
+def _make(kind: type[ControlVector], data: NDArray[np.float32], model_hint: str) -> ControlVector:
+    return kind(data, model_hint=model_hint)
 
 
 def _rows_for(vector: ControlVector, n_layer: int, n_embd: int) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import guard, lib
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
 _MAX_POS = 2**31 - 1
 
 
-class Memory:
+class Memory(ProcessBound):
     """A view of the memory of a :class:`~llama_cffi.core.context.Context`; lives as long as the context.
 
     Ranges are half open; ``None`` for ``p0`` means 0 and for ``p1`` the end. Every method raises
     :class:`BusyError` while another thread is inside the context, and ``ValueError`` for a sequence id outside
     ``0 <= seq_id < n_seq_max`` or a negative position.
     """
+
+    _instead_of_pickling = "take a SavedState, and restore it in the other process"
+    _instead_of_copying = "use seq_cp() within a Context, and a SavedState from one to another"
 
     __slots__ = ("_context", "_ptr")
 

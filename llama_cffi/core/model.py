@@ -98,6 +98,9 @@ class Model(NativeObject):
     Wraps ``llama_model_load_from_file`` and ``llama_model_load_from_splits``.
     """
 
+    _instead_of_pickling = "open its file in each process"
+    _instead_of_copying = "any number of contexts and threads may use one"
+
     def __init__(
         self,
         path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],

@@ -5,13 +5,15 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi._util.process_bound import ProcessBound
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from llama_cffi._native.handle import Handle
 
 
-class NativeObject:
+class NativeObject(ProcessBound):
     """Owns a native object through its Handle: usable until :meth:`close`, which ``with`` calls at its end."""
 
     _handle: Handle

@@ -12,6 +12,7 @@ import numpy as np
 
 from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi._util.files import replacement
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError, StateWriteError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _FILE_HEADER = struct.Struct("<III")
 _LENGTH = struct.Struct("<I")
 
 
-class State:
+class State(ProcessBound):
     """A view of the state of a :class:`~llama_cffi.core.context.Context`; lives as long as the context.
 
     The bytes are llama.cpp's own. They say little of where they come from and nothing of damage: keep them in memory,
@@ -36,6 +37,9 @@ class State:
     id outside ``0 <= seq_id < n_seq_max``. What is restored replaces what was there; when llama.cpp refuses it in the
     middle, that part of the memory is empty afterwards.
     """
+
+    _instead_of_pickling = "send its data(), or a SavedState"
+    _instead_of_copying = "it is a view of a Context; data() copies what it shows"
 
     __slots__ = ("_context",)
 

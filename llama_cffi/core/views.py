@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import StaleViewError
 
 if TYPE_CHECKING:
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
     from llama_cffi.core.embeddings import EmbeddingOutputs
 
 
-class OutputView:
+class OutputView(ProcessBound):
     """A window on one row of logits or embeddings inside the context; valid until its next decode.
 
     :attr:`array` raises :class:`StaleViewError` afterwards, and :class:`ClosedError` after close.
     """
+
+    _instead_of_pickling = "send a copy of its array"
+    _instead_of_copying = "copy its array"
 
     __slots__ = ("_context", "_generation", "_row", "_size")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi, guard, lib
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.core.strings import to_text
 from llama_cffi.errors import TokenError, TokenizeError, UnsupportedError
 
@@ -51,23 +52,17 @@ class TokenAttr(enum.IntFlag):
     SINGLE_WORD = 1 << 9
 
 
-class Vocab:
+class Vocab(ProcessBound):
     """The vocabulary of a :class:`~llama_cffi.core.model.Model`: a view that lives as long as its model.
 
     Tokenising is thread-safe.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_eog_tokens",
-        "_gate",
-        "_handle",
-        "_pieces",
-        "_ptr",
-        "_special_pieces",
-        "n_tokens",
-        "type",
-    )
+    _instead_of_pickling = "it is a part of its Model; open that one's file in each process"
+    _instead_of_copying = "it is a part of its Model, and any number of threads may use one"
+
+    __slots__ = ("__weakref__", "_eog_tokens", "_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens",
+                 "type")  # fmt: skip
 
     def __init__(self, handle: Handle, gate: SharedGate) -> None:
         self._handle = handle

@@ -9,6 +9,7 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager, suppress
 from time import monotonic
 
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.seed import draw_seed
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, reusable
@@ -34,10 +35,13 @@ _COARSE = 0.02
 """Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
 
 
-class Engine:
+class Engine(ProcessBound):
     """The one generation loop. Whoever wants a chunk drives it with :meth:`step`, also from several threads:
     a step computes for every sequence, and each reader finds its chunks in its own queue.
     """
+
+    _instead_of_pickling = "make one over a Context in each process"
+    _instead_of_copying = "any number of threads may use one; another one needs a Context of its own"
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

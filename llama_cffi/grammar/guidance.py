@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import llguidance
 import numpy as np
 
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.core.vocab import TokenAttr, Vocab, VocabType
 from llama_cffi.errors import ClosedError, GrammarError, SchemaError
 
@@ -118,11 +119,13 @@ class GuidanceTokenizer:
         return found
 
 
-class GuidanceConstraint:
+class GuidanceConstraint(ProcessBound):
     """A grammar of llguidance, compiled for a vocabulary: Lark text, or the JSON text of a list of grammars.
 
     Raises :class:`SchemaError` when it does not compile, or is too large.
     """
+
+    _instead_of_pickling = "send the text of the grammar, and compile it in each process"
 
     def __init__(self, vocab: Vocab, grammar: str) -> None:
         if "\0" in grammar:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.core.sampler import Grammar, Greedy, SamplerChain
 from llama_cffi.errors import GrammarError, SchemaError
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
 
 
-class NativeConstraint:
+class NativeConstraint(ProcessBound):
     """A GBNF grammar in llama.cpp. Raises :class:`SchemaError` with the parser's words when it does not parse."""
+
+    _instead_of_pickling = "send the text of the grammar, and compile it in each process"
 
     def __init__(self, vocab: Vocab, text: str, root: str = "root") -> None:
         try:

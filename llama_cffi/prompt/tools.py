@@ -82,6 +82,11 @@ class Tool:
             _NO_ARGUMENTS if parameters is None else parameters,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The pydantic class has no name by which another process would find it; the function may have one.
+        fields = (self.name, self.description, self.parameters, self.function)
+        return _restored, (type(self), fields, self._arguments is not None)
+
     def as_dict(self) -> dict[str, Any]:
         """The tool in the form of OpenAI's API, which chat templates take."""
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
@@ -119,6 +124,13 @@ class Tool:
             elif key in checked.model_fields_set:
                 kwargs[parameter.name] = getattr(checked, key)
         return args, kwargs
+
+
+def _restored(kind: type[Tool], fields: tuple[Any, Any, Any, Any], checks_arguments: bool) -> Tool:
+    function, model = fields[3], None
+    if checks_arguments:
+        model = _arguments_model(function, function.__name__, parameters_of(inspect.getdoc(function)))
+    return kind(*fields, model)
 
 
 def check_tools(tools: Iterable[Tool | Mapping[str, Any] | Callable[..., Any]]) -> tuple[Tool, ...]:

@@ -33,6 +33,9 @@ class SamplerChain(NativeObject):
     :class:`BusyError`. The chain belongs to the vocabulary's model and is closed with it.
     """
 
+    _instead_of_pickling = "send its samplers, and make a chain of them in each process"
+    _instead_of_copying = "use clone()"
+
     def __init__(self, samplers: Iterable[Sampler], vocab: Vocab) -> None:
         steps = tuple(samplers)
         for step in steps:

@@ -1,0 +1,37 @@
+"""Objects that exist once, in the process that made them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NoReturn
+
+
+class ProcessBound:
+    """An object that can be neither pickled nor copied: both raise TypeError, and the message says what to do instead.
+
+    It holds something that exists once, for example native memory or a lock. Without this class, ``copy.copy`` would
+    give a second wrapper of the same thing, and pickle would name a lock that the caller has never seen.
+    """
+
+    __slots__ = ()
+
+    #: What to do instead, as the end of "a Model cannot be pickled: ...".
+    _instead_of_pickling: ClassVar[str] = "make one in each process"
+    #: What to do instead, as the end of "a Model cannot be copied: ...".
+    _instead_of_copying: ClassVar[str] = "share it, or make another one"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{_named(self)} cannot be pickled: {self._instead_of_pickling}")
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(f"{_named(self)} cannot be copied: {self._instead_of_copying}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self.__copy__()
+
+
+def _named(thing: object) -> str:
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+__all__ = ["ProcessBound"]
