@@ -10,7 +10,8 @@ from typing import NoReturn, Protocol
 
 from llama_cffi._native import helpers
 from llama_cffi._native.helpers import lib
-from llama_cffi.errors import BusyError, ClosedError, ContextError
+from llama_cffi._util.fork import after_fork, fork_safe, made_elsewhere
+from llama_cffi.errors import BusyError, ClosedError
 
 _get_ident = threading.get_ident
 _enter, _leave = lib.lch_door_enter, lib.lch_door_leave
@@ -32,12 +33,13 @@ class Gate(Protocol):
 class SharedGate:
     """Any number of threads may be inside at once: a :class:`Gate` for objects that are only read."""
 
-    __slots__ = ("_inside", "_lock")
+    __slots__ = ("__weakref__", "_inside", "_lock")
 
     def __init__(self) -> None:
         # Reentrant: a signal handler may come in while this thread is at the door.
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
         self._inside: list[int] = []
+        after_fork(self, SharedGate._keep_this_thread)
 
     def __enter__(self) -> None:
         me = _get_ident()
@@ -66,6 +68,10 @@ class SharedGate:
 
     def shut(self) -> None:
         pass  # what runs inside is short
+
+    def _keep_this_thread(self) -> None:
+        me = _get_ident()
+        self._inside = [thread for thread in self._inside if thread == me]
 
 
 class ExclusiveGate:
@@ -99,7 +105,7 @@ class ExclusiveGate:
     def refuse(self, entry: int) -> NoReturn:
         """Raise why the door did not open."""
         if entry == lib.LCH_DOOR_FORKED:
-            raise ContextError(f"this {self._what} was made in another process; its threads did not survive the fork")
+            raise made_elsewhere(self._what)
         if entry == lib.LCH_DOOR_COMPUTING:
             raise BusyError(f"this {self._what} is in the middle of a computation")
         if self._closing:

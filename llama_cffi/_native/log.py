@@ -14,6 +14,7 @@ from typing import Any
 
 from llama_cffi._native import helpers
 from llama_cffi._native.helpers import ffi, lib
+from llama_cffi._util.fork import fork_safe
 
 logger = logging.getLogger("llama_cffi.native")
 logger.addHandler(logging.NullHandler())
@@ -42,7 +43,7 @@ class _Pump:
         self.seq = ffi.new("uint64_t *")
         self.debug = False
         # A handler may itself call something that pumps: then the outer pump carries on.
-        self.lock = threading.Lock()
+        self.lock = fork_safe(threading.Lock())
 
 
 _pump = _Pump()

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_lock = threading.Lock()
+from llama_cffi._util.fork import fork_safe
+
+_lock = fork_safe(threading.Lock())
 
 
 class Captured:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llama_cffi._util.fork import fork_safe
 from llama_cffi._util.worker import work_off
 from llama_cffi.core.backend import devices
 from llama_cffi.core.conditioning import PLAIN, Conditioning
@@ -85,7 +86,7 @@ class Embedder:
         self._n_aside = min(N_ASIDE, context.n_ubatch)
         self._workers = [EmbeddingWorker(side, max(n_piece, 1), encodes=self._encodes)]
         # Reentrant, so that a signal handler that comes in is refused instead of waiting for what it interrupted.
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
         self._running = False
         self._closed = False
 
@@ -205,7 +206,7 @@ class Embedders:
     def __init__(self, context: Context) -> None:
         self._pattern = context
         self._made: dict[PoolingType, Embedder] = {}
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
         self._closed = False
 
     def get(self, pooling: PoolingType) -> Embedder:

@@ -6,9 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import monotonic
 
+from llama_cffi._util.fork import ForkedLock, after_fork
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.seed import draw_seed
 from llama_cffi.core.conditioning import PLAIN, Conditioning
@@ -48,7 +49,9 @@ class Engine(ProcessBound):
         self._n_ctx = runner.n_ctx
         self._n_batch = runner.n_batch
         self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
-        self._lock = threading.RLock()
+        self._lock: AbstractContextManager[object] = threading.RLock()
+        # A thread that did not survive the fork may have been in the middle of a step.
+        after_fork(self, Engine._refuse)
         self._decode_cost = DecodeCost()
         self._clock = runner.clock
         self._abandoned: deque[RunningSequence] = deque()
@@ -57,6 +60,9 @@ class Engine(ProcessBound):
         self._unsaved: deque[SavedMemory] = deque()
         """Memory that was copied while the lock was held, and is stored when it is not."""
         self._stepping = False
+
+    def _refuse(self) -> None:
+        self._lock = ForkedLock("Llama or Engine")
 
     def submit(self, request: Request) -> RunningSequence:
         """Queue a request; its chunks come out of :meth:`next_chunk`.
