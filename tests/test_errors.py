@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from llama_cffi import errors
-from llama_cffi.engine.request import Completion, FinishReason, Timings, Usage
+from llama_cffi import Completion, FinishReason, Timings, Usage, errors
 from llama_cffi.errors import HubStorageError, IncompleteOutput, LlamaCffiError, ModelNotFoundError, SchemaError
 from tests.support.processes import raise_error
 

@@ -56,6 +56,7 @@ from llama_cffi import (
     ToolRun,
     Usage,
 )
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.sampler import Greedy, TopK
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.grammar.guidance import GuidanceConstraint
@@ -66,7 +67,7 @@ from tests.support.lora import random_pairs, write_lora
 pytest_plugins = ["tests.support.models"]
 
 USAGE, TIMINGS, LOGPROB = Usage(3, 1, 2), Timings(0.1, 0.2, 3, 4), TokenLogprob(5, b"a", -0.5, ((5, -0.5), (6, -1.0)))
-ENDING = (FinishReason.STOP, "\n", USAGE, TIMINGS, 7, (LOGPROB,), {"a": [1]}, (1, 2, 3), Speculation(4, 3, 2))
+ENDING = (FinishReason.STOP, "\n", USAGE, TIMINGS, 7, (LOGPROB,), {"a": [1]}, Prompt((1, 2, 3)), Speculation(4, 3, 2))
 REPLY = Reply("text", (5, 6), *ENDING, "why", (ToolCall("c1", "add", {"a": 1}),), "<raw>")
 
 
@@ -96,7 +97,7 @@ VALUES: dict[str, Any] = {
     "Regex": Regex("[a-z]+"),
     "Reply": REPLY,
     "ReplyChunk": ReplyChunk("a", (5,), (LOGPROB,), REPLY, "because"),
-    "Request": Request(tokens=(1, 2), stop=("a", 5, re.compile("b+")), sampling=SamplingParams(top_k=3)),
+    "Request": Request(prompt=Prompt((1, 2)), stop=("a", 5, re.compile("b+")), sampling=SamplingParams(top_k=3)),
     "SamplingParams": SamplingParams(temperature=0.5, logit_bias={3: -1.0}, samplers=None),
     "Score": Score(-0.5, True, (LOGPROB,)),
     "Speculation": Speculation(4, 3, 2),
@@ -217,7 +218,7 @@ def test_what_is_behind_the_public_names_says_so_too(llm: Llama) -> None:
     # A value that holds one: copied it shares it, and what else is asked of it names what is in the way.
     holders: list[tuple[Any, str]] = [
         (DraftModel(model=llm.model), "Model"),
-        (Request(tokens=(1,), constraint=constraint), "GuidanceConstraint"),
+        (Request(prompt=Prompt((1,)), constraint=constraint), "GuidanceConstraint"),
     ]
     for value, name in holders:
         assert copy.copy(value) == value
