@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from llama_cffi._util.files import replacement
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import MessageError
 from llama_cffi.options import ChatOptions, ToolOptions, check_options
 from llama_cffi.prompt.messages import Message, check_messages
@@ -37,13 +38,16 @@ class Chatter(Protocol):
         """As :meth:`Llama.tokenize_chat`."""
 
 
-class ChatSession:
+class ChatSession(ProcessBound):
     """A conversation with a model.
 
     ``messages`` begin it, for example with a system message; the ``options`` are those of :meth:`Llama.chat`, and each
     turn may replace them. What has been computed for earlier turns is found again by its tokens, also by a
     :meth:`fork`. Not for two threads at once.
     """
+
+    _instead_of_pickling = "send its messages, and begin a session with them in the other process"
+    _instead_of_copying = "use fork()"
 
     def __init__(self, chatter: Chatter, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> None:
         self._chatter = chatter

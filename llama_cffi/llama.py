@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi import answers, spec
 from llama_cffi import options as opt
 from llama_cffi._util.signatures import takes_options
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     Texts = list[str] | tuple[str, ...]
 
 
-class Llama:
+class Llama(ProcessBound):
     """A model ready to generate and to embed.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
@@ -54,6 +55,9 @@ class Llama:
 
     Raises :class:`ModelFileError` and :class:`ContextError` with llama.cpp's reasons.
     """
+
+    _instead_of_pickling = "open the model in each process"
+    _instead_of_copying = "use fork(), which gives a second one over the same weights"
 
     @takes_options(opt.LlamaOptions)
     def __init__(self, model: str | PathLike[str] | Model, **options: Unpack[opt.LlamaOptions]) -> None:

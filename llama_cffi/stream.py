@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import LlamaCffiError
 from llama_cffi.reply.completion import Chunk, Completion
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Chunk)
 
 
-class Stream(Iterator[C], Generic[C]):
+class Stream(ProcessBound, Iterator[C], Generic[C]):
     """The chunks of one request, as its reader makes them; the last one has the completion.
 
     What is wrong with the end of a text is raised after its last chunk. The request is submitted when the stream is
     made, so that a bad one fails at the call.
     """
+
+    _instead_of_pickling = "send its chunks"
+    _instead_of_copying = "start another one"
 
     def __init__(self, engine: Engine, prepared: Prepared[C]) -> None:
         self._engine = engine

@@ -212,6 +212,9 @@ def refused(thing: Any, name: str) -> None:
 def test_what_is_behind_the_public_names_says_so_too(llm: Llama) -> None:
     llm.generate("abc", max_tokens=1)
     refused(llm.model.handle, "Handle")
+    refused(llm.stream("abc", max_tokens=1), "Stream")
+    refused(llm.stream("abc", schema=["a", "b"]), "StructuredStream")
+    refused(llm.stream_chat([{"role": "user", "content": "a"}], template="{{ messages[0].content }}"), "ReplyStream")
     refused(llm.context.logits_view(), "OutputView")
     refused(NativeConstraint(llm.model.vocab, 'root ::= "a"'), "NativeConstraint")
     refused(constraint := GuidanceConstraint(llm.model.vocab, 'start: "a"'), "GuidanceConstraint")

@@ -15,6 +15,7 @@ from llama_cffi._native import companions, renamed_copies, search_paths
 from llama_cffi._native.binding import ApiBinding, Binding, Mode, bind_abi
 from llama_cffi._native.elf import ElfError
 from llama_cffi._native.search_paths import ENV_VAR, Source
+from llama_cffi._util.fork import fork_safe
 from llama_cffi.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class LibraryInfo:
     stamp: dict[str, Any]
 
 
-_lock = threading.RLock()
+_lock = fork_safe(threading.RLock())
 _chosen: Path | None = None
 _include: Path | None = None
 _private = False

@@ -6,6 +6,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from llama_cffi._util.fork import fork_safe
+
 if TYPE_CHECKING:
     from llama_cffi.core.model import Model
 
@@ -22,7 +24,7 @@ class ModelShare:
     def __init__(self, model: Model) -> None:
         self._model = model
         # Reentrant: a signal handler may close another part in the middle of it.
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
         self._parts: weakref.WeakSet[ModelShare] = weakref.WeakSet((self,))
 
     def share(self) -> ModelShare:

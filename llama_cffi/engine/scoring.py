@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from llama_cffi._util.fork import fork_safe
 from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.core.context import Context
 from llama_cffi.core.scorer import Scorer
@@ -35,7 +36,7 @@ class Scoring:
 
     def __init__(self, like: Context) -> None:
         self._like = like
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._side: SideContext | None = None
         self._scorer: Scorer | None = None
 
