@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
-from llama_cffi.errors import SamplerError
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int
+from llama_cffi.errors import SamplerError, TokenError
 
 MAX_HISTORY = 2**24
 """Most accepted tokens that a sampler looks back at: llama.cpp takes the memory for all of them at once."""
@@ -16,47 +18,92 @@ FLT_MAX = 3.4028234663852886e38
 """The largest C float: a larger number would become infinite on its way into C."""
 
 _FLT_MIN = 1.1754943508222875e-38
-_INT_MAX = 2**31 - 1
 
 
 def finite(name: str, value: float) -> float:
-    """The value, when a C float holds it."""
-    if not -FLT_MAX <= value <= FLT_MAX:
+    """Return the value as a float, when a C float holds it."""
+    number = _number(name, value)
+    if not -FLT_MAX <= number <= FLT_MAX:
         raise SamplerError(f"{name} must be a finite number, got {value}")
-    return value
+    return number
 
 
 def between(name: str, value: float, low: float, high: float) -> float:
-    """The value, when it is from ``low`` to ``high``."""
-    if not low <= value <= high:
+    """Return the value as a float, when it is from ``low`` to ``high``."""
+    number = _number(name, value)
+    if not low <= number <= high:
         raise SamplerError(f"{name} must be between {low:g} and {high:g}, got {value}")
-    return value
+    return number
 
 
 def probability(name: str, value: float) -> float:
-    """The value, when it is from 0 to 1."""
+    """Return the value as a float, when it is from 0 to 1."""
     return between(name, value, 0, 1)
 
 
 def not_negative(name: str, value: float) -> float:
-    """The value, when it is a finite number of 0 or more."""
-    if finite(name, value) < 0:
+    """Return the value as a float, when it is finite and 0 or more."""
+    number = finite(name, value)
+    if number < 0:
         raise SamplerError(f"{name} must not be negative, got {value}")
-    return value
+    return number
 
 
 def positive(name: str, value: float) -> float:
-    """The value, when it is a finite number above 0."""
-    if finite(name, value) < _FLT_MIN:
+    """Return the value as a float, when it is finite and above 0."""
+    number = finite(name, value)
+    if number < _FLT_MIN:
         raise SamplerError(f"{name} must be above 0, got {value}")
-    return value
+    return number
 
 
-def count(name: str, value: int, low: int = 0, high: int = _INT_MAX) -> int:
-    """The value, when it is an int from ``low`` to ``high``."""
-    if not isinstance(value, int) or not low <= value <= high:
-        raise SamplerError(f"{name} must be an int from {low} to {high}, got {value!r}")
-    return value
+def integer(name: str, value: int) -> int:
+    """Return the value as an int, when it is an integer of any size."""
+    number = as_int(value)
+    if number is None:
+        raise SamplerError(f"{name} must be an int, got {value!r}")
+    return number
+
+
+def count(name: str, value: int, low: int = 0, high: int = INT_MAX) -> int:
+    """Return the value as an int, when it is an integer from ``low`` to ``high``."""
+    return check_int(name, value, low, high, error=SamplerError)
+
+
+def bias(key: object, value: float) -> float:
+    """Return the logit bias of a token or text as a float, when it is finite or -inf, which forbids the token."""
+    number = as_float(value)
+    if number is None or math.isnan(number) or number > FLT_MAX:
+        raise SamplerError(f"logit_bias[{key!r}] must be a finite number or -inf, got {value!r}")
+    return number if number >= -FLT_MAX else -math.inf
+
+
+def token_bias(biases: Mapping[int, float]) -> dict[int, float]:
+    """Return logit biases by token, as Python's numbers."""
+    if not isinstance(biases, Mapping):
+        raise SamplerError(f"logit_bias must map tokens to numbers, got {biases!r}")
+    checked = {}
+    for token, value in biases.items():
+        number = as_int(token)
+        if number is None:
+            raise TokenError(f"logit_bias: a token must be an int, got {token!r}")
+        checked[number] = bias(token, value)
+    return checked
+
+
+def bias_text(key: str) -> bytes:
+    """Return a text of a logit bias as UTF-8, when it can be encoded."""
+    try:
+        return key.encode()
+    except UnicodeEncodeError as error:
+        raise SamplerError(f"logit_bias: the text {key!r} holds a lone surrogate at index {error.start}") from None
+
+
+def _number(name: str, value: float) -> float:
+    number = as_float(value)
+    if number is None:
+        raise SamplerError(f"{name} must be a number, got {value!r}")
+    return number
 
 
 def breakers(texts: Sequence[str]) -> list[bytes]:
@@ -83,10 +130,14 @@ __all__ = [
     "MAX_BREAKER",
     "MAX_HISTORY",
     "between",
+    "bias",
+    "bias_text",
     "breakers",
     "count",
     "finite",
+    "integer",
     "not_negative",
     "positive",
     "probability",
+    "token_bias",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from llama_cffi._util.scalars import check_int
 from llama_cffi.errors import SamplerError
 
 MAX_SEED = 2**32 - 2
@@ -11,10 +12,8 @@ MAX_SEED = 2**32 - 2
 
 
 def check_seed(seed: int) -> int:
-    """The seed, or :class:`SamplerError` when it is outside 0 to :data:`MAX_SEED`."""
-    if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise SamplerError(f"seed must be 0 to {MAX_SEED}, got {seed!r}")
-    return seed
+    """Return the seed as an int; :class:`SamplerError` when it is no integer from 0 to :data:`MAX_SEED`."""
+    return check_int("seed", seed, 0, MAX_SEED, error=SamplerError)
 
 
 def draw_seed() -> int:

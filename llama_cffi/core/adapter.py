@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.ranges import FLT_MAX
+from llama_cffi._util.scalars import as_float
 from llama_cffi.core.fingerprint import file_pieces
 from llama_cffi.core.gguf import GGUFFile, MetadataValue
 from llama_cffi.core.native_object import NativeObject
@@ -97,13 +98,14 @@ def adapter_set(adapters: Mapping[LoraAdapter, float], model: Model) -> AdapterS
     for adapter, scale in adapters.items():
         if not isinstance(adapter, LoraAdapter):
             raise TypeError(f"adapters maps LoraAdapter objects to scales; got {adapter!r}")
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= FLT_MAX:
+        number = as_float(scale)
+        if number is None or not abs(number) <= FLT_MAX:
             raise ValueError(f"the scale of {adapter!r} must be a finite number of 32 bits, got {scale!r}")
         if adapter.model.handle is not model.handle:
             raise AdapterError(f"{adapter!r} was loaded for another Model than {model!r}")
         adapter.ptr  # noqa: B018 - raises when closed
-        if scale:
-            chosen.append((adapter, float(scale)))
+        if number:
+            chosen.append((adapter, number))
     return tuple(sorted(chosen, key=lambda pair: id(pair[0])))
 
 

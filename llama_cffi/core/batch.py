@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi
+from llama_cffi._util.scalars import INT_MAX, as_int, check_int, is_int
 from llama_cffi.errors import BatchError
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ class Batch:
     )  # fmt: skip
 
     def __init__(self, capacity: int, n_seq_max: int = 1) -> None:
-        if capacity < 1 or n_seq_max < 1:
-            raise BatchError(f"capacity and n_seq_max must be at least 1, got {capacity} and {n_seq_max}")
+        for name, size in (("capacity", capacity), ("n_seq_max", n_seq_max)):
+            if not is_int(size, 1):
+                raise BatchError(f"{name} must be at least 1, got {size!r}")
+        capacity, n_seq_max = int(capacity), int(n_seq_max)
         self.capacity = capacity
         self.n_seq_max = n_seq_max
         self.token: NDArray[np.int32] = np.zeros(capacity, dtype=np.int32)
@@ -80,9 +83,7 @@ class Batch:
 
     @n_tokens.setter
     def n_tokens(self, value: int) -> None:
-        if not 0 <= value <= self.capacity:
-            raise BatchError(f"n_tokens must be 0 to {self.capacity}, got {value}")
-        self._native.n_tokens = value
+        self._native.n_tokens = check_int("n_tokens", value, 0, self.capacity, error=BatchError)
 
     def __len__(self) -> int:
         return self.n_tokens
@@ -122,11 +123,13 @@ class Batch:
         row = int(self._native.n_tokens)
         if row >= self.capacity:
             raise BatchError(f"the batch is full ({self.capacity} tokens)")
-        if isinstance(seq_id, int):
-            self._seq_ids[row * self.n_seq_max] = seq_id
+        if type(token) is not int or type(pos) is not int:
+            token, pos = _integer("token", token), _integer("pos", pos)
+        if type(seq_id) is int or not isinstance(seq_id, Iterable):
+            self._seq_ids[row * self.n_seq_max] = seq_id if type(seq_id) is int else _integer("seq_id", seq_id)
             self._n_seq_id[row] = 1
         else:
-            ids = list(seq_id)
+            ids = [_integer("seq_id", one) for one in seq_id]
             if not 1 <= len(ids) <= self.n_seq_max:
                 raise BatchError(f"a row of this batch holds 1 to {self.n_seq_max} sequence ids, got {len(ids)}")
             self.seq_id[row, : len(ids)] = ids
@@ -150,13 +153,15 @@ class Batch:
         ``output_last`` asks for the logits of the last one. Raises :class:`BatchError` when they do not fit;
         nothing is appended then.
         """
-        start, n = int(self._native.n_tokens), len(tokens)
+        ids = _int32_array(tokens)
+        pos, seq_id = _integer("pos", pos), _integer("seq_id", seq_id)
+        start, n = int(self._native.n_tokens), len(ids)
         if n == 0:
             raise BatchError("no tokens to append")
         end = start + n
         if end > self.capacity:
             raise BatchError(f"{n} tokens do not fit a batch with room for {self.capacity - start}")
-        self.token[start:end] = tokens
+        self.token[start:end] = ids
         self.pos[start:end] = np.arange(pos, pos + n, dtype=np.int32)
         self.n_seq_id[start:end] = 1
         self.seq_id[start:end, 0] = seq_id
@@ -164,6 +169,25 @@ class Batch:
         self.output[end - 1] = output_last
         self._native.n_tokens = end
         return end - 1
+
+
+def _integer(name: str, value: object) -> int:
+    # One beyond 32 bits is an OverflowError when it is written.
+    number = as_int(value)
+    if number is None:
+        raise BatchError(f"{name} must be an int, got {value!r}")
+    return number
+
+
+def _int32_array(tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
+    array = np.asarray(tokens)
+    if array.dtype == np.int32 and array.ndim == 1:
+        return array
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise BatchError(f"tokens must be integers in one dimension, not {array.dtype} of shape {array.shape}")
+    if array.size and not -INT_MAX - 1 <= int(array.min()) <= int(array.max()) <= INT_MAX:
+        raise OverflowError(f"tokens must fit 32 bits, got {int(array.min())} to {int(array.max())}")
+    return array.astype(np.int32)
 
 
 def _filled(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -15,6 +15,8 @@ from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
+from llama_cffi._util.ranges import FLT_MAX
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int, is_int
 from llama_cffi.core.adapter import AdapterSet, Attached, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
@@ -148,6 +150,11 @@ class Context(NativeObject, EmbeddingOutputs):
     def __init__(
         self, model: Model, options: ContextOptions | None = None, *, threads_of: Context | None = None
     ) -> None:
+        # Looked at by what a Model has, not by its class: this module comes before that of Model.
+        if not hasattr(model, "vocab"):
+            raise TypeError(f"model must be a Model, got {model!r}")
+        if not isinstance(options, (ContextOptions, NoneType)):
+            raise TypeError(f"options must be ContextOptions or None, got {options!r}")
         self.model = model
         self.options = options = options if options is not None else ContextOptions()
         if model.options.vocab_only:
@@ -200,16 +207,8 @@ class Context(NativeObject, EmbeddingOutputs):
         self.n_threads_batch: int = n_threads_batch
 
     def _native_params(self, options: ContextOptions) -> Any:
-        for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
-            value = getattr(options, name)
-            if not isinstance(value, int) or not (0 if name == "n_ctx" else 1) <= value < 2**31:
-                raise ValueError(f"{name} must be a positive int, got {value!r}")
-        limit = lib.llama_max_parallel_sequences()
-        if options.n_seq_max > limit:
-            raise ValueError(f"n_seq_max must be at most {limit}, got {options.n_seq_max}")
         params = lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = options.n_ctx, options.n_batch, options.n_ubatch
-        params.n_seq_max = options.n_seq_max
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = _sizes(options)
         params.n_threads = _threads("n_threads", options.n_threads, None)
         params.n_threads_batch = _threads("n_threads_batch", options.n_threads_batch, params.n_threads)
         params.type_k = constant("type_k", options.type_k, _CACHE_TYPES)
@@ -220,9 +219,10 @@ class Context(NativeObject, EmbeddingOutputs):
         for name in ("rope_freq_base", "rope_freq_scale"):
             frequency = getattr(options, name)
             if frequency is not None:
-                if not frequency > 0:
-                    raise ValueError(f"{name} must be positive, got {frequency}")
-                setattr(params, name, frequency)
+                number = as_float(frequency)
+                if number is None or not 0 < number <= FLT_MAX:
+                    raise ValueError(f"{name} must be a positive number, got {frequency!r}")
+                setattr(params, name, number)
         params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
         params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload
         set_embedding_params(params, options, self.model)
@@ -540,6 +540,26 @@ class _Resources:
             free_pool(self._pools.popitem()[1])
 
 
+def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
+    sizes = []
+    for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
+        value = getattr(options, name)
+        size = as_int(value)
+        if size is None or not (0 if name == "n_ctx" else 1) <= size <= INT_MAX:
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+        sizes.append(size)
+    n_ctx, n_batch, n_ubatch, n_seq_max = sizes
+    limit = lib.llama_max_parallel_sequences()
+    if n_seq_max > limit:
+        raise ValueError(f"n_seq_max must be at most {limit}, got {n_seq_max}")
+    if n_batch < n_seq_max:
+        raise ValueError(
+            f"n_batch must be at least n_seq_max={n_seq_max}, because each sequence needs a place in a batch, "
+            f"got {n_batch}"
+        )
+    return n_ctx, n_batch, n_ubatch, n_seq_max
+
+
 def _set_flash_attn(params: Any, value: FlashAttention) -> None:
     if binding.has("llama_context_params.flash_attn_type"):
         params.flash_attn_type = constant("flash_attn", value, _FLASH)
@@ -558,6 +578,6 @@ def _n_ctx_seq(ptr: Any, options: ContextOptions) -> int:
 def _threads(name: str, value: int | None, default: int | None) -> int:
     if value is None:
         return default if default is not None else default_thread_count()
-    if not 1 <= value <= MAX_THREADS:
-        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value}")
-    return value
+    if not is_int(value, 1, MAX_THREADS):
+        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value!r}")
+    return int(value)

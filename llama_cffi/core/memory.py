@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import guard, lib
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.scalars import check_int, check_seq_id, is_int
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ class Memory(ProcessBound):
         Raises :class:`UnsupportedError` when :attr:`can_shift` is False.
         """
         self._needs_shift()
-        if abs(delta) > _MAX_POS:
-            raise ValueError(f"delta {delta} does not fit 32 bits")
+        delta = check_int("delta", delta, -_MAX_POS, _MAX_POS)
         self._call("llama_memory_seq_add", self._seq(seq_id), *_range(p0, p1), delta)
 
     def seq_div(self, seq_id: int, p0: int | None, p1: int | None, divisor: int) -> None:
@@ -79,8 +79,8 @@ class Memory(ProcessBound):
         Raises :class:`UnsupportedError` when :attr:`can_shift` is False.
         """
         self._needs_shift()
-        if not 1 <= divisor <= _MAX_POS:
-            raise ValueError(f"divisor must be at least 1, got {divisor}")
+        if not is_int(divisor, 1, _MAX_POS):
+            raise ValueError(f"divisor must be at least 1, got {divisor!r}")
         self._call("llama_memory_seq_div", self._seq(seq_id), *_range(p0, p1), divisor)
 
     def seq_pos_min(self, seq_id: int) -> int | None:
@@ -101,10 +101,7 @@ class Memory(ProcessBound):
             return guard.call_int(name, self.ptr, *args)
 
     def _seq(self, seq_id: int) -> int:
-        n = self._context.n_seq_max
-        if not 0 <= seq_id < n:
-            raise ValueError(f"seq_id must be 0 to {n - 1} in this Context (n_seq_max={n}), got {seq_id}")
-        return seq_id
+        return check_seq_id(seq_id, self._context.n_seq_max)
 
     def _needs_shift(self) -> None:
         if not self.can_shift:
@@ -113,8 +110,8 @@ class Memory(ProcessBound):
 
 def _range(p0: int | None, p1: int | None) -> tuple[int, int]:
     for value in (p0, p1):
-        if value is not None and not 0 <= value <= _MAX_POS:
-            raise ValueError(f"positions must be 0 to {_MAX_POS}, got {value}")
+        if value is not None and not is_int(value, 0, _MAX_POS):
+            raise ValueError(f"positions must be 0 to {_MAX_POS}, got {value!r}")
     return (p0 or 0), (-1 if p1 is None else p1)
 
 

@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
+from llama_cffi._util.ranges import FLT_MAX
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int
 from llama_cffi.core.backend import devices
 from llama_cffi.core.embeddings import PoolingType, pooling_of
 from llama_cffi.core.fingerprint import Fingerprint, take_fingerprint
@@ -108,10 +111,12 @@ class Model(NativeObject):
         *,
         progress: ProgressCallback | None = None,
     ) -> None:
+        if not isinstance(options, (ModelOptions, NoneType)):
+            raise TypeError(f"options must be ModelOptions or None, got {options!r}")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress must be a function or None, got {progress!r}")
         single = isinstance(path, (str, os.PathLike))
-        paths = [Path(path)] if single else [Path(part) for part in path]  # type: ignore[arg-type,union-attr]
-        if not paths:
-            raise ModelFileError("no model file was given")
+        paths = _paths(path)
         self.options = options if options is not None else ModelOptions()
         self.path = paths[0]
         self._parts = paths if len(paths) > 1 else _parts(paths[0])
@@ -359,6 +364,18 @@ class Model(NativeObject):
             room = n + 1
 
 
+def _paths(path: object) -> list[Path]:
+    parts: Sequence[Any] = path if isinstance(path, Sequence) and not isinstance(path, (str, bytes)) else [path]
+    for part in parts:
+        if not isinstance(part, (str, os.PathLike)) or isinstance(os.fspath(part), bytes):
+            raise TypeError(f"a model must be the path of a GGUF file, or the list of its parts, got {path!r}")
+        if not os.fspath(part):
+            raise ModelFileError("the path of the model is empty")
+    if not parts:
+        raise ModelFileError("no model file was given: the list of parts is empty")
+    return [Path(part) for part in parts]
+
+
 def _parts(path: Path) -> list[Path]:
     """The files of a model that llama.cpp finds by the name of the first."""
     match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", path.name)
@@ -383,7 +400,7 @@ def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     params = lib.llama_model_default_params()
     keep: list[Any] = []
     if options.n_gpu_layers is not None:
-        params.n_gpu_layers = options.n_gpu_layers
+        params.n_gpu_layers = check_int("n_gpu_layers", options.n_gpu_layers, -INT_MAX, INT_MAX)
     if options.split_mode is not None:
         params.split_mode = constant("split_mode", options.split_mode, _SPLIT_MODES)
     _set_load_mode(params, options.load_mode)
@@ -392,16 +409,15 @@ def _native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     if "mlock" in options.load_mode and not lib.llama_supports_mlock():
         raise UnsupportedError("this libllama cannot lock model files in memory")
     if options.main_gpu is not None:
-        if options.main_gpu < 0:
-            raise ValueError(f"main_gpu must not be negative, got {options.main_gpu}")
-        params.main_gpu = options.main_gpu
+        params.main_gpu = check_int("main_gpu", options.main_gpu)
     if options.tensor_split:
         limit = lib.llama_max_devices()
-        if len(options.tensor_split) > limit or any(not share >= 0 for share in options.tensor_split):
+        split = [as_float(share) for share in options.tensor_split]
+        if len(split) > limit or any(share is None or not 0 <= share <= FLT_MAX for share in split):
             raise ValueError(f"tensor_split takes at most {limit} shares, none negative, got {options.tensor_split}")
         # llama.cpp reads llama_max_devices() values whatever the caller meant.
         shares = ffi.new("float[]", limit)
-        shares[0 : len(options.tensor_split)] = list(options.tensor_split)
+        shares[0 : len(split)] = split
         keep.append(shares)
         params.tensor_split = shares
     if options.devices is not None:
@@ -444,12 +460,12 @@ def fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
     slot.key = name
     if isinstance(value, bool):
         slot.tag, slot.val_bool = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
+    elif (integer := as_int(value)) is not None:
+        if not -(2**63) <= integer < 2**63:
             raise ValueError(f"kv_overrides[{key!r}]: {value} does not fit 64 bits")
-        slot.tag, slot.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, value
-    elif isinstance(value, float):
-        slot.tag, slot.val_f64 = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
+        slot.tag, slot.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, integer
+    elif (number := as_float(value)) is not None:
+        slot.tag, slot.val_f64 = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT, number
     elif isinstance(value, str):
         data = value.encode()
         if len(data) > _KEY_BYTES or b"\0" in data:

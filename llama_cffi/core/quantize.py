@@ -19,6 +19,7 @@ from typing import Any
 from llama_cffi._native import binding, ffi, lib, library, log
 from llama_cffi._native.binding import missing
 from llama_cffi._util.files import replacement
+from llama_cffi._util.scalars import check_int
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.imatrix import read_imatrix
 from llama_cffi.core.model import ProgressCallback, fill_override
@@ -134,9 +135,7 @@ def native_params(type: str, options: QuantizeOptions) -> tuple[Any, list[Any]]:
     name = type.upper() if isinstance(type, str) else type
     params.ftype = constant("type", _SHORT.get(name, name), QUANTIZATIONS)
     if options.n_threads is not None:
-        if not 1 <= options.n_threads <= 512:
-            raise ValueError(f"n_threads must be 1 to 512, got {options.n_threads}")
-        params.nthread = options.n_threads
+        params.nthread = check_int("n_threads", options.n_threads, 1, 512)
     for option in ("output_tensor_type", "token_embedding_type"):
         wanted = getattr(options, option)
         if wanted is not None:
@@ -144,9 +143,8 @@ def native_params(type: str, options: QuantizeOptions) -> tuple[Any, list[Any]]:
     params.allow_requantize, params.quantize_output_tensor = options.allow_requantize, options.quantize_output_tensor
     params.pure, params.only_copy = options.pure, options.copy
     if options.max_buf_size is not None:
-        if options.max_buf_size < 1:
-            raise ValueError(f"max_buf_size must be positive, got {options.max_buf_size}")
-        set_field(params[0], "max_buf_size", options.max_buf_size, option="max_buf_size", lacking=None)
+        size = check_int("max_buf_size", options.max_buf_size, 1, 2**63 - 1)
+        set_field(params[0], "max_buf_size", size, option="max_buf_size", lacking=None)
     _set_lists(params, options, keep)
     return params, keep
 
@@ -178,9 +176,8 @@ def _set_lists(params: Any, options: QuantizeOptions, keep: list[Any]) -> None:
         keep.append(patterns)
         params.tt_overrides = patterns
     if options.prune_layers:
-        if any(not isinstance(layer, int) or not 0 <= layer < 2**31 for layer in options.prune_layers):
-            raise ValueError(f"prune_layers must be numbers of layers, got {options.prune_layers!r}")
-        layers = ffi.new("int32_t[]", [*sorted(set(options.prune_layers)), -1])
+        chosen = {check_int("a layer of prune_layers", layer) for layer in options.prune_layers}
+        layers = ffi.new("int32_t[]", [*sorted(chosen), -1])
         keep.append(layers)
         params.prune_layers = layers
 

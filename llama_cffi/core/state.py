@@ -13,6 +13,7 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.scalars import check_seq_id
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError, StateWriteError
 
 if TYPE_CHECKING:
@@ -241,10 +242,7 @@ class State(ProcessBound):
     # -- both
 
     def _seq(self, seq_id: int) -> int:
-        n = self._context.n_seq_max
-        if not 0 <= seq_id < n:
-            raise ValueError(f"seq_id must be 0 to {n - 1} in this Context (n_seq_max={n}), got {seq_id}")
-        return seq_id
+        return check_seq_id(seq_id, self._context.n_seq_max)
 
     def _empty(self, seq_id: int | None) -> None:
         if seq_id is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from llama_cffi._native import ffi, guard, lib
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.scalars import as_int
 from llama_cffi.core.strings import to_text
 from llama_cffi.errors import TokenError, TokenizeError, UnsupportedError
 
@@ -378,7 +379,10 @@ class Vocab(ProcessBound):
         return tuple(ffi.unpack(tokens, n[0])) if tokens != ffi.NULL and n[0] > 0 else ()
 
     def _check(self, token: int) -> None:
-        if not 0 <= token < self.n_tokens:
+        number = as_int(token)
+        if number is None:
+            raise TokenError(f"a token must be an int, got {token!r}")
+        if not 0 <= number < self.n_tokens:
             raise TokenError(f"token {token} is outside the vocabulary of {self.n_tokens} tokens")
 
     def _typed(self, token: int) -> Any:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, replace
 
+from llama_cffi._util.scalars import as_float, is_int
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context import Context
 from llama_cffi.core.model import Model
@@ -35,10 +36,10 @@ class DraftModel:
     """A draft ends before a token that is less probable than this to the draft model."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n_draft, int) or self.n_draft < 1:
+        if not is_int(self.n_draft, 1):
             raise ValueError(f"n_draft must be at least 1, got {self.n_draft!r}")
-        if not 0.0 <= self.p_min <= 1.0:
-            raise ValueError(f"p_min must be between 0 and 1, got {self.p_min}")
+        if not 0.0 <= (-1.0 if (p_min := as_float(self.p_min)) is None else p_min) <= 1.0:
+            raise ValueError(f"p_min must be between 0 and 1, got {self.p_min!r}")
 
 
 class ModelDrafts:

@@ -13,6 +13,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from typing import Protocol
 
+from llama_cffi._util.scalars import is_int
 from llama_cffi.core.prompt import common_prefix
 from llama_cffi.engine.decode_cost import DecodeCost, blend
 from llama_cffi.errors import TokenError
@@ -69,7 +70,7 @@ class PromptLookup:
 
     def __post_init__(self) -> None:
         for name in ("n_draft", "max_ngram", "min_ngram"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+            if not is_int(getattr(self, name), 1):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if self.min_ngram > self.max_ngram:
             raise ValueError(f"min_ngram={self.min_ngram} is above max_ngram={self.max_ngram}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from llama_cffi._util.scalars import as_float, as_int, is_int
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.sampling_params import SamplingParams
@@ -58,16 +60,21 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise PromptError("the prompt has no tokens, and this model adds no BOS of its own")
-        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < 0):
+        if self.max_tokens is not None and not is_int(self.max_tokens, 0, sys.maxsize):
             raise ValueError(f"max_tokens must be None or a number of tokens, got {self.max_tokens!r}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
+        if self.max_seconds is not None and not (as_float(self.max_seconds) or 0) > 0:
             raise ValueError(f"max_seconds must be None or above 0, got {self.max_seconds!r}")
         for stop in self.stop:
-            if isinstance(stop, bool) or not isinstance(stop, (str, int, re.Pattern)) or stop == "":
+            if (as_int(stop) is None and not isinstance(stop, (str, re.Pattern))) or stop == "":
                 raise ValueError(f"stop must be non-empty strings, tokens or compiled patterns, got {stop!r}")
         make_stops([stop for stop in self.stop if isinstance(stop, re.Pattern)])
-        if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
+        if self.logprobs is not None and not is_int(self.logprobs, 0, sys.maxsize):
             raise ValueError(f"logprobs must be None or a number of alternatives, got {self.logprobs!r}")
+        # numpy's integers become Python's: some are small, and wrap around when they are added up.
+        for name in ("max_tokens", "logprobs"):
+            object.__setattr__(self, name, as_int(getattr(self, name)))
+        stops = tuple(stop if isinstance(stop, (str, re.Pattern)) else int(stop) for stop in self.stop)
+        object.__setattr__(self, "stop", stops)
         if self.constraint is not None and self.sampling.grammar is not None:
             raise SamplerError("a grammar and another constraint cannot both decide what comes next")
         if self.overflow not in OVERFLOW_POLICIES:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llama_cffi._util import ranges
 from llama_cffi._util.seed import check_seed
@@ -144,32 +144,18 @@ class SamplingParams:
     """The grammar's start symbol."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "temperature",
-            "frequency_penalty",
-            "presence_penalty",
-            "top_n_sigma",
-            "adaptive_target",
-            "dry_base",
-        ):
-            ranges.finite(name, getattr(self, name))
-        for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"):
-            ranges.probability(name, getattr(self, name))
-        for name in ("dry_multiplier", "dynatemp_range", "dynatemp_exponent", "mirostat_tau", "mirostat_eta"):
-            ranges.not_negative(name, getattr(self, name))
-        if not isinstance(self.top_k, int):
-            raise SamplerError(f"top_k must be an int, got {self.top_k!r}")
-        ranges.positive("repeat_penalty", self.repeat_penalty)
-        for name in ("repeat_last_n", "dry_penalty_last_n"):
-            ranges.count(name, getattr(self, name), high=ranges.MAX_HISTORY)
-        ranges.count("dry_allowed_length", self.dry_allowed_length)
+        for check, names in _CHECKS:
+            for name in names:
+                # numpy's numbers become Python's, so that the parameters can be written as JSON.
+                value = getattr(self, name)
+                if (number := check(name, value)) is not value:
+                    object.__setattr__(self, name, number)
         ranges.between("dry_base", self.dry_base, 1, float("inf"))
         ranges.breakers(self.dry_sequence_breakers)
-        ranges.count("mirostat", self.mirostat, high=2)
         ranges.between("adaptive_target", max(self.adaptive_target, 0), 0, 1)
-        ranges.between("adaptive_decay", self.adaptive_decay, 0, 0.99)
         if self.seed is not None:
-            check_seed(self.seed)
+            object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "logit_bias", ranges.token_bias(self.logit_bias))
         self._check_order()
         if self.mirostat:
             self._check_mirostat()
@@ -221,6 +207,32 @@ class SamplingParams:
             or self.mirostat != 0
             or self.adaptive_target >= 0
         )
+
+
+def _history(name: str, value: int) -> int:
+    return ranges.count(name, value, high=ranges.MAX_HISTORY)
+
+
+def _version(name: str, value: int) -> int:
+    return ranges.count(name, value, high=2)
+
+
+def _decay(name: str, value: float) -> float:
+    return ranges.between(name, value, 0, 0.99)
+
+
+_CHECKS: tuple[tuple[Callable[[str, Any], float], tuple[str, ...]], ...] = (
+    (ranges.finite, ("temperature", "frequency_penalty", "presence_penalty", "top_n_sigma", "adaptive_target")),
+    (ranges.finite, ("dry_base",)),
+    (ranges.probability, ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold")),
+    (ranges.not_negative, ("dry_multiplier", "dynatemp_range", "dynatemp_exponent", "mirostat_tau", "mirostat_eta")),
+    (ranges.positive, ("repeat_penalty",)),
+    (ranges.integer, ("top_k",)),
+    (ranges.count, ("dry_allowed_length",)),
+    (_history, ("repeat_last_n", "dry_penalty_last_n")),
+    (_version, ("mirostat",)),
+    (_decay, ("adaptive_decay",)),
+)
 
 
 __all__ = ["SAMPLER_NAMES", "SAMPLER_ORDER", "Bias", "SamplerName", "SamplingKwargs", "SamplingParams"]

@@ -126,8 +126,7 @@ class ChainSampler(_ContextSampler):
 
     def peek(self, logits: NDArray[np.float32]) -> int:
         """Choose from a row of one's own without accepting."""
-        ids, _, selected = self._chain.apply(logits)
-        return int(ids[selected])
+        return self._chain.select(logits)
 
     def accept(self, token: int) -> None:
         """A peeked token was chosen after all."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from llama_cffi._util import ranges
+from llama_cffi._util.scalars import as_float
 from llama_cffi.errors import SamplerError, TokenError
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[
     for key, value in bias.items():
         if value == "never":
             number = float("-inf")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            number = float(value)
+        elif as_float(value) is not None:
+            number = ranges.bias(key, value)  # type: ignore[arg-type]
         else:
             raise SamplerError(f'logit_bias[{key!r}] must be a number or "never", got {value!r}')
         tokens = _tokens(key, index()) if isinstance(key, str) else vocab.check_tokens([key]).tolist()
@@ -35,7 +37,7 @@ def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[
 
 
 def _tokens(key: str, index: PieceIndex) -> list[int]:
-    tokens: list[int] = index.exact(key.encode()).tolist() if key else []
+    tokens: list[int] = index.exact(ranges.bias_text(key)).tolist() if key else []
     if not tokens and key in index.vocab.control_tokens:
         tokens = [index.vocab.control_tokens[key]]
     if not tokens:

@@ -10,12 +10,14 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib, sampler_interface
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
+from llama_cffi._util.scalars import as_int
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.sampler.adaptive_draws import AdaptiveDraws
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.sampler.grammar import Grammar, LazyGrammar
 from llama_cffi.core.sampler.python import Link, PythonSampler, Workspace
 from llama_cffi.core.sampler.selecting import AdaptiveP
+from llama_cffi.core.sampler.shaping import LogitBias
 from llama_cffi.errors import GrammarError, NativeError, SamplerError, TokenError
 
 if TYPE_CHECKING:
@@ -55,6 +57,12 @@ class SamplerChain(NativeObject):
         self._gate = ExclusiveGate("SamplerChain")
         self._workspace = Workspace()
         self._adaptive = {i: AdaptiveDraws() for i, step in enumerate(steps) if isinstance(step, AdaptiveP)}
+        # Step by step, what Python raises and what is forbidden is known before anything is accepted, and draws are
+        # counted.
+        self._in_steps = any(
+            isinstance(step, (PythonSampler, AdaptiveP)) or (isinstance(step, LogitBias) and step.forbids)
+            for step in steps
+        )
         # The Python side of steps: the native side knows the address of a handle, which must live as long.
         self._links: list[Link] = []
         self._link_handles: list[Any] = []
@@ -91,22 +99,39 @@ class SamplerChain(NativeObject):
 
         Do not call :meth:`accept` for it: grammar and penalties would advance twice. Raises :class:`BatchError`
         for a row without logits, :class:`GrammarError` when the grammar allows no token, :class:`SamplerError` for
-        NaN among the logits or nothing above -inf, and what a :class:`PythonSampler` raises: then nothing is accepted.
+        NaN among the logits or nothing above -inf, also behind a :class:`LogitBias`, and what a :class:`PythonSampler`
+        raises: then nothing is accepted.
         """
         with context.lock(), self._gate:
             row = context._logits_row(i)
             logits = np.frombuffer(ffi.buffer(row, 4 * context.n_vocab), dtype=np.float32)
             _check_logits(logits)
-            if self._links or self._adaptive:
-                # In its steps: what Python raises must come out before anything is accepted, and draws are counted.
-                left, selected = self._apply(logits)
-                token = int(left["id"][selected])
+            if self._in_steps:
+                token = self._select(logits)
                 self._accept(token)
                 return token
             try:
                 return guard.sampler_sample(self.ptr, context.ptr, i)
             except NativeError as error:
                 raise self._error("the chain could not select a token", error) from error
+
+    def select(self, logits: NDArray[np.float32]) -> int:
+        """Select a token from a row of logits, float32 of shape ``(n_vocab,)``, without accepting it.
+
+        Raises :class:`SamplerError` for NaN, and where the row or the chain forbids every token.
+        """
+        _check_logits(logits)
+        with self._gate:
+            return self._select(logits)
+
+    def _select(self, logits: NDArray[np.float32]) -> int:
+        left, selected = self._apply(logits)
+        # A sampler written in Python may select what it likes.
+        if left["logit"][selected] == -np.inf and not isinstance(self.samplers[-1], PythonSampler):
+            raise SamplerError(
+                f"every token is forbidden: each of the {len(left)} that the samplers left has a logit of -inf"
+            )
+        return int(left["id"][selected])
 
     def apply(
         self, logits: NDArray[np.float32], *, ids: NDArray[np.int32] | None = None
@@ -175,7 +200,9 @@ class SamplerChain(NativeObject):
             self._workspace.reraise()
 
     def _check_token(self, token: int) -> None:
-        if not 0 <= token < self.vocab.n_tokens:
+        if (number := as_int(token)) is None:
+            raise TokenError(f"a token must be an int, got {token!r}")
+        if not 0 <= number < self.vocab.n_tokens:
             raise TokenError(f"token {token} is outside the vocabulary of {self.vocab.n_tokens} tokens")
 
     def _accept(self, token: int) -> None:

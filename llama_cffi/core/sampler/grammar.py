@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import ffi, guard, helpers, log, stderr
+from llama_cffi._util.scalars import is_int
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.errors import GrammarError, NativeError, TokenError, UnsupportedError
 
@@ -54,8 +55,8 @@ class LazyGrammar(Sampler):
         if not self.patterns and not self.tokens:
             raise GrammarError("a lazy grammar without a trigger would never begin")
         for token in self.tokens:
-            if not 0 <= token < vocab.n_tokens:
-                raise TokenError(f"trigger token {token} is outside the vocabulary of {vocab.n_tokens} tokens")
+            if not is_int(token, 0, vocab.n_tokens - 1):
+                raise TokenError(f"trigger token {token!r} is outside the vocabulary of {vocab.n_tokens} tokens")
         patterns = [ffi.new("char[]", _utf8("trigger pattern", one)) for one in self.patterns]
         return _create(
             "llama_sampler_init_grammar_lazy_patterns",

@@ -105,9 +105,10 @@ class AdaptiveP(Sampler):
 
 def check_adaptive_p(target: float, decay: float) -> tuple[float, float]:
     """Both parameters, or :class:`SamplerError`."""
-    if ranges.finite("adaptive_target", target) > 0:
+    number = ranges.finite("adaptive_target", target)
+    if number > 0:
         ranges.probability("adaptive_target", target)
-    return target, ranges.between("adaptive_decay", decay, 0, 0.99)
+    return number, ranges.between("adaptive_decay", decay, 0, 0.99)
 
 
 __all__ = ["AdaptiveP", "Dist", "Greedy", "Mirostat", "MirostatV2"]

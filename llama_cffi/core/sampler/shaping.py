@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import ffi, lib
 from llama_cffi._util import ranges
+from llama_cffi._util.scalars import is_int
 from llama_cffi.core.options import call_named
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.vocab import VocabType
@@ -105,15 +106,18 @@ class Dry(Sampler):
     def create(self, vocab: Vocab) -> Any:
         if vocab.type is VocabType.NONE:
             raise SamplerError("DRY reads the text of tokens, and this model has no tokenizer")
+        last_n = ranges.count("dry_penalty_last_n", self.last_n, high=ranges.MAX_HISTORY)
         texts = [ffi.new("char[]", text) for text in ranges.breakers(self.breakers)]
         return call_named(
             "llama_sampler_init_dry",
             vocab=vocab.ptr,
-            n_ctx_train=self.last_n,  # older libraries look back no further than this
+            n_ctx_train=ranges.count(
+                "dry_penalty_last_n", self.last_n, high=ranges.MAX_HISTORY
+            ),  # older libraries look back no further than this
             dry_multiplier=ranges.not_negative("dry_multiplier", self.multiplier),
             dry_base=ranges.between("dry_base", ranges.finite("dry_base", self.base), 1, math.inf),
             dry_allowed_length=ranges.count("dry_allowed_length", self.allowed_length),
-            dry_penalty_last_n=ranges.count("dry_penalty_last_n", self.last_n, high=ranges.MAX_HISTORY),
+            dry_penalty_last_n=last_n,
             seq_breakers=ffi.new("char *[]", texts),
             num_breakers=len(texts),
         )
@@ -125,14 +129,17 @@ class LogitBias(Sampler):
 
     bias: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def forbids(self) -> bool:
+        """Whether it forbids any token."""
+        return any(value == -math.inf for value in self.bias.values())
+
     def create(self, vocab: Vocab) -> Any:
         entries = ffi.new("llama_logit_bias[]", len(self.bias))
         for entry, (token, bias) in zip(entries, self.bias.items(), strict=True):
-            if not 0 <= token < vocab.n_tokens:
-                raise TokenError(f"logit_bias: token {token} is outside the vocabulary of {vocab.n_tokens} tokens")
-            if math.isnan(bias) or bias == math.inf:
-                raise SamplerError(f"logit_bias[{token}] must be a number or -inf, got {bias}")
-            entry.token, entry.bias = token, bias
+            if not is_int(token, 0, vocab.n_tokens - 1):
+                raise TokenError(f"logit_bias: token {token!r} is outside the vocabulary of {vocab.n_tokens} tokens")
+            entry.token, entry.bias = token, ranges.bias(token, bias)
         return lib.llama_sampler_init_logit_bias(vocab.n_tokens, len(self.bias), entries)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import lib
 from llama_cffi._util import ranges
+from llama_cffi._util.scalars import INT_MAX
 from llama_cffi._util.seed import check_seed
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.errors import SamplerError
@@ -22,7 +23,7 @@ class TopK(Sampler):
     k: int
 
     def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_top_k(max(-1, min(self.k, 2**31 - 1)))
+        return lib.llama_sampler_init_top_k(max(-1, min(ranges.integer("top_k", self.k), INT_MAX)))
 
 
 @dataclass(frozen=True)
