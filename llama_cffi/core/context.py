@@ -221,7 +221,7 @@ class Context(NativeObject, EmbeddingOutputs):
             if frequency is not None:
                 number = as_float(frequency)
                 if number is None or not 0 < number <= FLT_MAX:
-                    raise ValueError(f"{name} must be a positive number, got {frequency!r}")
+                    raise ValueError(f"{name} must be positive, got {frequency!r}")
                 setattr(params, name, number)
         params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
         params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload

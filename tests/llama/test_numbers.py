@@ -211,7 +211,7 @@ def test_options(model: Model, model_path: Path) -> None:
                 assert repr(bad) in str(caught.value)
     wrong: list[Any] = ["1", True, np.True_, -1, 0, float("nan"), 1e39]
     for bad in wrong:
-        with pytest.raises(ValueError, match=r"^rope_freq_base must be a positive number, got "):
+        with pytest.raises(ValueError, match=r"^rope_freq_base must be positive, got "):
             Context(model, ContextOptions(rope_freq_base=bad))
     overrides = {"llama.rope.freq_base": F32(5000), "llama.context_length": np.uint16(99)}
     with Model(
