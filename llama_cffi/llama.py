@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
-from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi import answers, spec
 from llama_cffi import options as opt
+from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.context import Context

@@ -351,7 +351,7 @@ def test_keys_and_values_of_a_bias(llm: Llama) -> None:
 # -- wrong models and sizes
 
 
-@pytest.mark.parametrize("make", [Llama, Model])
+@pytest.mark.parametrize("make", [Model])
 def test_what_is_no_model(make: Callable[[Any], object], tmp_path: Path) -> None:
     for path in (None, 5, True, 1.5, b"model.gguf", [5], [None], ["a", 5], {"a": 1}, object()):
         with pytest.raises(TypeError, match=r"^a model must be the path of a GGUF file, or the list of its"):
