@@ -1,6 +1,6 @@
 """Show the way of a call: the functions between a public method and the decode, and what is done on the way.
 
-    python scripts/walk.py            # generate, stream_chat with tools and a schema, embed
+python scripts/walk.py            # generate, stream_chat with tools and a schema, embed
 """
 
 from __future__ import annotations

@@ -68,9 +68,10 @@ def test_none_is_not_given() -> None:
     given: Any = dict.fromkeys(GenerateOptions.__annotations__)
     assert GenerateSpec.of("a", given) == GenerateSpec.of("a", {})
     with Llama.demo() as llm:
-        assert llm.generate("Once", temperature=0, max_tokens=3).text == llm.generate(
-            "Once", **{**given, "temperature": 0, "max_tokens": 3}
-        ).text
+        assert (
+            llm.generate("Once", temperature=0, max_tokens=3).text
+            == llm.generate("Once", **{**given, "temperature": 0, "max_tokens": 3}).text
+        )
         chat: Any = dict.fromkeys(ChatOptions.__annotations__)
         wanted = llm.chat("Hi", temperature=0, max_tokens=3)
         assert llm.chat("Hi", **{**chat, "temperature": 0, "max_tokens": 3}).text == wanted.text
