@@ -6,16 +6,16 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 
 from llama_cffi._util.fork import ForkedLock, after_fork
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.seed import draw_seed
 from llama_cffi.core.conditioning import PLAIN, Conditioning
-from llama_cffi.core.prompt import Prompt, reusable
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
+from llama_cffi.engine.outside_memory import OutsideMemory
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
@@ -28,7 +28,6 @@ from llama_cffi.errors import (
     ContextOverflowError,
     LlamaCffiError,
     MemoryFullError,
-    UnsupportedError,
 )
 from llama_cffi.reply.completion import Chunk, FinishReason
 
@@ -57,8 +56,7 @@ class Engine(ProcessBound):
         self._abandoned: deque[RunningSequence] = deque()
         self._timed: list[RunningSequence] = []
         """Those that a deadline may end."""
-        self._unsaved: deque[SavedMemory] = deque()
-        """Memory that was copied while the lock was held, and is stored when it is not."""
+        self._outside = OutsideMemory(runner, self._scheduler)
         self._stepping = False
 
     def _refuse(self) -> None:
@@ -71,22 +69,7 @@ class Engine(ProcessBound):
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
         ``overflow="shift"`` and drafts on a memory that cannot, and what sampling parameters and adapters raise.
         """
-        n_ctx, n_prompt = self._n_ctx, len(request.prompt)
-        if n_prompt > n_ctx:
-            raise ContextOverflowError(f"the prompt has {n_prompt} tokens; the context has room for {n_ctx}")
-        if request.overflow == "error" and request.max_tokens is not None and n_prompt + request.max_tokens > n_ctx:
-            raise ContextOverflowError(
-                f"{n_prompt} prompt tokens and max_tokens={request.max_tokens} do not fit a context of {n_ctx}"
-            )
-        if request.overflow == "shift" and not self._runner.can_shift:
-            raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
-        if request.overflow == "shift" and request.prompt.media:
-            raise UnsupportedError('overflow="shift": the positions of media cannot be shifted')
-        largest = max((span.media.n_cells for span in request.prompt.media), default=0)
-        if largest > self._n_batch:
-            raise ContextOverflowError(f"a piece of media takes {largest} cells; n_batch={self._n_batch} at once")
-        if request.speculative is not None and not self._runner.can_cut:
-            raise UnsupportedError("speculative decoding: the memory of this model cannot take back tokens")
+        request.check_fits(self._runner)
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
         found = self._find_saved(request)
         with self._lock:
@@ -100,8 +83,8 @@ class Engine(ProcessBound):
             if request.max_tokens == 0:
                 sequence.finish(FinishReason.LENGTH)
             else:
-                if found is not None:
-                    self._recall(found, request.prompt)
+                if found is not None and not self._stepping:
+                    self._outside.recall(found, request.prompt)
                 self._scheduler.submit(sequence)
                 if sequence.deadline is not None:
                     self._timed.append(sequence)
@@ -124,8 +107,8 @@ class Engine(ProcessBound):
                 # Another thread's step may have brought the chunk while this one waited for the lock.
                 if not chunks and not sequence.done:
                     self._step()
-            if self._unsaved:
-                self._store_unsaved()
+            if self._outside.has_unsaved:
+                self._outside.store()
         return chunks.popleft()
 
     def cancel(self, sequence: RunningSequence) -> None:
@@ -187,7 +170,7 @@ class Engine(ProcessBound):
         """
         with self.at_rest() as slots:
             slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))
-            reason = self._bring(found, slot, conditioning)
+            reason = self._outside.bring(found, slot, conditioning)
             if reason is not None:
                 raise MemoryFullError(f"no room for {len(found.prompt)} tokens in memory: {reason}")
 
@@ -199,8 +182,8 @@ class Engine(ProcessBound):
         """
         with self._lock:
             stepped = self._step()
-        if self._unsaved:
-            self._store_unsaved()
+        if self._outside.has_unsaved:
+            self._outside.store()
         return stepped
 
     def _step(self) -> bool:
@@ -343,50 +326,15 @@ class Engine(ProcessBound):
         if sequence.done:
             seq_id = sequence.seq_id
             self._scheduler.release(sequence)
-            # What is kept outside is for requests without conditioning.
-            if seq_id is not None and not sequence.request.conditioning:
-                saved = self._runner.copy_out(seq_id, self._scheduler.slots[seq_id].held)
-                if saved is not None:
-                    self._unsaved.append(saved)
-
-    # -- memory that is kept outside the context
+            if seq_id is not None:
+                self._outside.take(sequence, seq_id)
 
     def _find_saved(self, request: Request) -> SavedMemory | None:
-        """Read the saved beginning of a prompt that is longer than what is in memory. Not with the lock held: others
-        compute while the disk reads.
-        """
         if request.conditioning or request.max_tokens == 0:
             return None
         with self._lock:
             choice = None if self._stepping else self._scheduler.spare(request.prompt)
-        return None if choice is None else self._runner.find(request.prompt, choice[1])
-
-    def _recall(self, found: SavedMemory, prompt: Prompt) -> None:
-        """Bring saved memory into an idle slot, unless there is as much in memory by now."""
-        if self._stepping or (choice := self._scheduler.spare(prompt)) is None:
-            return
-        slot, held = choice
-        if reusable(found.prompt, prompt, can_cut=self._runner.can_cut) > held:
-            self._bring(found, slot)
-
-    def _bring(self, found: SavedMemory, slot: Slot, conditioning: Conditioning = PLAIN) -> str | None:
-        """Put saved memory into an idle slot; other slots give up what they hold when there is no room.
-
-        Return why there is none even then.
-        """
-        slot.fill()
-        while (reason := self._runner.recall(slot.seq_id, found)) is not None:
-            seq_id = self._scheduler.forget_oldest()
-            if seq_id is None:
-                return reason
-            self._runner.keep(seq_id, 0)
-        slot.fill(found.prompt, conditioning)
-        return None
-
-    def _store_unsaved(self) -> None:
-        with suppress(IndexError):  # another thread may have taken the last one
-            while True:
-                self._runner.store(self._unsaved.popleft())
+        return None if choice is None else self._outside.find(request.prompt, choice[1])
 
     def _overflow(self, sequence: RunningSequence) -> None:
         """The sequence has filled its context and has one more token to compute."""

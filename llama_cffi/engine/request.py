@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from llama_cffi._util.scalars import as_float, as_int, is_int
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.sampling_params import SamplingParams
-from llama_cffi.errors import PromptError, SamplerError
+from llama_cffi.errors import ContextOverflowError, PromptError, SamplerError, UnsupportedError
 from llama_cffi.reply.stop_patterns import make_stops
 
 if TYPE_CHECKING:
@@ -26,6 +26,19 @@ OVERFLOW_POLICIES: tuple[Overflow, ...] = ("error", "stop", "shift")
 
 Stop = str | int | re.Pattern[str]
 """A string, a token, or a regular expression (:class:`~llama_cffi.reply.stop_patterns.PatternMatcher`)."""
+
+
+class Room(Protocol):
+    """What decides whether a request can be served; see :class:`~llama_cffi.engine.runner.Runner`."""
+
+    @property
+    def n_batch(self) -> int: ...
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def can_shift(self) -> bool: ...
+    @property
+    def can_cut(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +94,25 @@ class Request:
             raise ValueError(
                 f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {self.overflow!r}"
             )
+
+    def check_fits(self, room: Room) -> None:
+        """Raise :class:`ContextOverflowError` or :class:`UnsupportedError` when a context cannot serve this request."""
+        n_ctx, n_prompt = room.n_ctx, len(self.prompt)
+        if n_prompt > n_ctx:
+            raise ContextOverflowError(f"the prompt has {n_prompt} tokens; the context has room for {n_ctx}")
+        if self.overflow == "error" and self.max_tokens is not None and n_prompt + self.max_tokens > n_ctx:
+            raise ContextOverflowError(
+                f"{n_prompt} prompt tokens and max_tokens={self.max_tokens} do not fit a context of {n_ctx}"
+            )
+        if self.overflow == "shift" and not room.can_shift:
+            raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
+        if self.overflow == "shift" and self.prompt.media:
+            raise UnsupportedError('overflow="shift": the positions of media cannot be shifted')
+        largest = max((span.media.n_cells for span in self.prompt.media), default=0)
+        if largest > room.n_batch:
+            raise ContextOverflowError(f"a piece of media takes {largest} cells; n_batch={room.n_batch} at once")
+        if self.speculative is not None and not room.can_cut:
+            raise UnsupportedError("speculative decoding: the memory of this model cannot take back tokens")
 
 
 __all__ = ["OVERFLOW_POLICIES", "Overflow", "Request", "Stop"]
