@@ -155,11 +155,11 @@ def _text_request(
         data = formats.vocab.detokenize([cell for cell in prompt if cell >= 0], unparse_special=False)
         text = given if isinstance(given, str) else data.decode("utf-8", "replace")
     if not heal:
-        return make_request(prompt, options, formats, defaults, echo=text, structure=structure)
+        return make_request(prompt, options, formats, defaults, begun=text, structure=structure)
     if options.get("grammar") is not None or getattr(options.get("sampling"), "grammar", None) is not None:
         raise SamplerError("heal= and a grammar cannot both decide how the text begins")
     n_healed, healed = tokens_to_heal(list(prompt), formats.pieces)
-    request = make_request(prompt.first(len(prompt) - n_healed), options, formats, defaults, echo=text)
+    request = make_request(prompt.first(len(prompt) - n_healed), options, formats, defaults, begun=text)
     return replace(request, healed=healed, constraint=Healing(formats.pieces, healed) if healed else None)
 
 
@@ -185,11 +185,11 @@ def make_request(
     formats: ModelFormats,
     defaults: Defaults,
     *,
-    echo: str = "",
+    begun: str = "",
     structure: Structure | None = None,
     **fields: Any,
 ) -> Request:
-    """Return the request for a prompt; ``fields`` are those of :class:`Request` that the options do not decide."""
+    """Return the request for a prompt, with a text that is ``begun`` already; ``fields`` are those of :class:`Request` that the options do not decide."""
     given: dict[str, Any] = dict(options)
     return Request(
         prompt=prompt,
@@ -197,7 +197,7 @@ def make_request(
         max_tokens=given.get("max_tokens"),
         max_seconds=given.get("max_seconds"),
         stop=_stops(given.get("stop", ()), formats.vocab),
-        echo=echo,
+        echo=begun,
         logprobs=given.get("logprobs"),
         overflow=given.get("overflow", defaults.overflow),
         speculative=request_source(given.get("speculative"), defaults.drafts),

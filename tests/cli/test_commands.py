@@ -164,7 +164,7 @@ def test_json(llm: llama_cffi.Llama) -> None:
     assert report["text"] == expected.text
     assert report["tokens"] == list(expected.tokens)
     assert report["finish_reason"] == "length"
-    assert report["stop"] is None
+    assert report["stop_sequence"] is None
     assert report["seed"] == 7
     assert report["usage"] == {
         "prompt_tokens": expected.usage.prompt_tokens, "cached_tokens": 0, "completion_tokens": 20,
@@ -204,7 +204,7 @@ def test_stop_texts_end_the_text(llm: llama_cffi.Llama) -> None:
     for flag in ("-r", "--reverse-prompt", "--stop"):
         assert run("generate", PROMPT, *GREEDY, "-n", "30", flag, "\x01", flag, stop).stdout == before
     report = json.loads(run("generate", PROMPT, *GREEDY, "-n", "30", "--stop", stop, "--json").stdout)
-    assert (report["finish_reason"], report["stop"]) == ("stop", stop)
+    assert (report["finish_reason"], report["stop_sequence"]) == ("stop", stop)
     escaped = "".join(f"\\x{ord(letter):02x}" for letter in stop)
     assert run("generate", PROMPT, *GREEDY, "-n", "30", "-e", "--stop", escaped).stdout == before
 
