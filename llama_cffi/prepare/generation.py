@@ -189,7 +189,10 @@ def make_request(
     structure: Structure | None = None,
     **fields: Any,
 ) -> Request:
-    """Return the request for a prompt, with a text that is ``begun`` already; ``fields`` are those of :class:`Request` that the options do not decide."""
+    """Return the request for a prompt, with a text that is ``begun`` already.
+
+    ``fields`` are those of :class:`Request` that the options do not decide.
+    """
     given: dict[str, Any] = dict(options)
     return Request(
         prompt=prompt,
