@@ -149,7 +149,8 @@ class Model(NativeObject):
         # The model keeps its params struct; the callback in it is only called while loading.
         self._gate = SharedGate()
         self._handle = Handle("Model", ptr, lib.llama_model_free, gate=self._gate)
-        self.vocab = Vocab(self._handle, self._gate)
+        pre = self.options.kv_overrides.get("tokenizer.ggml.pre")
+        self.vocab = Vocab(self._handle, self._gate, pre if isinstance(pre, str) else None)
         reporter.reraise(self.close)
         if self.options.require_gpu and not self.placement.gpu_bytes:
             self.close()
