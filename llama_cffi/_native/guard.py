@@ -139,6 +139,11 @@ def call_int_deep(stack: int, name: str, *args: Any) -> int:
     return int(result) if result != _FAILED else fail(name)
 
 
+def call_ptr_deep(stack: int, name: str, *args: Any) -> Any:
+    """Like :func:`call_int_deep`, for a function that returns a pointer."""
+    return _pointer(name, call_int_deep(stack, name, *args))
+
+
 def call_ptr(name: str, *args: Any) -> Any:
     """Like :func:`call_int`, for a function that returns a pointer: cffi data of its declared type."""
     return _pointer(name, call_int(name, *args))
@@ -236,6 +241,7 @@ __all__ = [
     "call_int",
     "call_int_deep",
     "call_ptr",
+    "call_ptr_deep",
     "decode",
     "encode",
     "fail",
