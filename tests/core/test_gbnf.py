@@ -46,6 +46,7 @@ ALLOWED = [
     "root ::= " + "(" * 900 + '"a"' + ")" * 900,
     "root ::= r0\n" + "\n".join(f"r{i} ::= r{i + 1}" for i in range(5_000)) + '\nr5000 ::= "x"',
     'root ::= item+\nitem ::= "- " [^\\r\\n"\\]]+ "\\n" # a comment ( that is open\n',
+    'root ::= (("a"?)* ([ \\t]*)*)? "x"',
     'root ::= "(((" [(((] <[1]> !<[2]> .',
 ]
 
@@ -67,9 +68,19 @@ def test_what_is_large_and_can_be_used(text: str, model: Model) -> None:
     SamplerChain((Grammar(text), Greedy()), model.vocab).close()
 
 
-def test_left_recursion_is_left_to_llama_cpp(model: Model) -> None:
-    with pytest.raises(GrammarError, match="does not parse"):
-        SamplerChain((Grammar('root ::= root "a" | "b"'), Greedy()), model.vocab)
+@pytest.mark.parametrize(
+    "text",
+    [
+        'root ::= root "a" | "b"',
+        'root ::= "x" | ("y" | root "z")',
+        'root ::= r "x"\nr ::= "a"? r? "b"',
+        # llama.cpp does not find this one, and takes memory until the process is killed.
+        'root ::= a root "x" | "y"\na ::= b\nb ::= "c" | ""',
+    ],
+)
+def test_left_recursion(text: str, model: Model) -> None:
+    with pytest.raises(GrammarError, match=r"left recursion: .* can begin with itself"):
+        SamplerChain((Grammar(text), Greedy()), model.vocab)
 
 
 def test_a_deep_grammar_on_a_small_stack(model_path: object) -> None:
@@ -102,7 +113,11 @@ def random_grammar(rng: random.Random) -> str:
     def item(depth: int) -> str:
         kinds = ['"a"', '"bc\\n"', "[a-z]", "[^\\x41-\\x43\\]]", ".", "r1", "r2", "<[5]>", "!<[7]>", "#c\n"]
         text = rng.choice(kinds) if depth > 4 or rng.random() < 0.7 else f"({items(depth + 1)} | {items(depth + 1)})"
-        return text + rng.choice(["", "", "", "*", "+", "?", "{2}", "{1,3}", "{0,}", "{ 2 , 4 }", "{3,1}", "??"])
+        return text + (
+            rng.choice(["*", "+", "?", "{2}", "{1,3}", "{0,}", "{ 2 , 4 }", "{1,0}" if rng.random() < 0.1 else "??"])
+            if rng.random() < 0.25
+            else ""
+        )
 
     rules = [f"{name} ::= {items(0)}" for name in ("root", "r1", "r2")]
     text = "\n".join(rules)
@@ -134,6 +149,8 @@ def test_random_grammars_are_refused_by_llama_cpp_or_can_be_used(model: Model) -
             counts["refused there"] += 1
         else:
             counts["refused here"] += 1
-            assert "{3,1}" in text or "ambiguous" in reason or "ways" in reason, f"seed {seed}: {text!r}"
+            assert "{1,0}" in text or "ambiguous" in reason or "ways" in reason or "recursion" in reason, (
+                f"seed {seed}: {text!r}"
+            )
     print(f"seed {seed}: {counts}")
     assert all(counts.values())

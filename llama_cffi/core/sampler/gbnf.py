@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from llama_cffi.core.sampler.gbnf_paths import MAX_PLACES, Element, Rules, check_paths
+from llama_cffi.core.sampler.gbnf_paths import MAX_PLACES, Element, Rules, check_left_recursion, check_paths
 from llama_cffi.errors import GrammarError
 
 MAX_BYTES = 4_000_000
@@ -176,12 +176,14 @@ def measure(text: bytes) -> GrammarSize:
     """Return the sizes of a grammar; raise :class:`GrammarError` with the reason for one that costs too much.
 
     Too much is a text above 4 MB, more than 1,000 parentheses inside each other, 50,000 rules or 2,000,000 elements,
-    a repetition whose least number is above 2,000 or above its greatest, and what :func:`check_paths` refuses.
+    a repetition whose least number is above 2,000 or above its greatest, and what :func:`check_left_recursion` and
+    :func:`check_paths` refuse.
     """
     if len(text) > MAX_BYTES:
         raise GrammarError(f"the grammar has {len(text)} bytes; at most {MAX_BYTES} are taken")
     reader = _Reader(text)
     size = reader.read()
+    check_left_recursion(reader.rules)
     check_paths(reader.rules)
     return size
 

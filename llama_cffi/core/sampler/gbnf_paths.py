@@ -12,14 +12,13 @@ from llama_cffi.errors import GrammarError
 
 Element = str | int | bytes
 """A rule's name, the number of a group or a repetition, or as bytes what reads one character."""
-Rules = dict[str | int | bytes, list[list[Element]]]
+Rules = dict[Element, list[list[Element]]]
 
 MAX_PLACES = 20_000
 """Places that the text may be at between two characters; llama.cpp compares each with all others."""
 MAX_PATHS = 50_000
 """Ways to read ``_READ`` equal characters."""
 _READ = 8
-_MAX_STACK = 2_000
 _BUDGET = 200_000
 """Steps of the search: less than half a second. What it does not come to is allowed."""
 
@@ -60,8 +59,6 @@ class _Search:
             below = self.after(stack)
             for i, sequence in enumerate(rules.get(element, ())):
                 todo.append((*below, (element, i, 0)) if sequence else below)
-            if len(stack) > _MAX_STACK:
-                return found  # left recursion, which llama.cpp names
         return found
 
     def after(self, stack: _Stack) -> _Stack:
@@ -102,8 +99,91 @@ class _Search:
                     break
 
 
+def check_left_recursion(rules: Rules) -> None:
+    """Raise :class:`GrammarError` for a rule that can begin with itself and go on: what is to be read grows forever.
+
+    llama.cpp looks for these, too, but not behind a rule that is empty only through another one.
+    """
+    empty = _empty_rules(rules)
+    begins: dict[Element, set[Element]] = {}
+    growing: list[tuple[Element, Element]] = []
+    for name, alternatives in rules.items():
+        begins[name] = set()
+        for sequence in alternatives:
+            for index, element in enumerate(sequence):
+                if element in rules:
+                    begins[name].add(element)
+                    if index + 1 < len(sequence):
+                        growing.append((name, element))
+                if element not in empty:
+                    break
+    circle = _circles(begins)
+    for name, element in growing:
+        if circle[name] == circle[element]:
+            raise GrammarError(f"left recursion: {_shown(((name, 0, 0),))} can begin with itself")
+
+
+def _circles(edges: dict[Element, set[Element]]) -> dict[Element, Element]:
+    """A number for each element, equal for those that lead to each other (the algorithm of Kosaraju)."""
+    order: list[Element] = []
+    seen: set[Element] = set()
+    for start in edges:
+        todo = [(start, False)]
+        while todo:
+            name, left = todo.pop()
+            if left:
+                order.append(name)
+            elif name not in seen:
+                seen.add(name)
+                todo.append((name, True))
+                todo += [(other, False) for other in edges[name] if other not in seen]
+    back: dict[Element, list[Element]] = {name: [] for name in edges}
+    for name, others in edges.items():
+        for other in others:
+            back[other].append(name)
+    found: dict[Element, Element] = {}
+    for start in reversed(order):
+        stack = [start]
+        while stack:
+            name = stack.pop()
+            if name not in found:
+                found[name] = start
+                stack += back[name]
+    return found
+
+
+def _empty_rules(rules: Rules) -> set[Element]:
+    """The rules that can be empty."""
+    users: dict[Element, list[tuple[Element, int]]] = {}
+    missing: dict[tuple[Element, int], int] = {}
+    todo: list[Element] = []
+    for name, alternatives in rules.items():
+        for i, sequence in enumerate(alternatives):
+            if any(isinstance(element, bytes) for element in sequence):
+                continue
+            missing[name, i] = len(sequence)
+            for element in sequence:
+                users.setdefault(element, []).append((name, i))
+            if not sequence:
+                todo.append(name)
+    empty: set[Element] = set()
+    while todo:
+        name = todo.pop()
+        if name in empty:
+            continue
+        empty.add(name)
+        for user in users.get(name, ()):
+            missing[user] -= 1
+            if missing[user] == 0:
+                todo.append(user[0])
+    return empty
+
+
 def check_paths(rules: Rules) -> None:
-    """Raise :class:`GrammarError` for a grammar that can go on in too many ways, as far as a short search finds."""
+    """Raise :class:`GrammarError` for a grammar that can go on in too many ways, as far as a short search finds.
+
+    The grammar must be free of left recursion.
+    """
     search = _Search(rules)
     for name, alternatives in rules.items():
         for i, sequence in enumerate(alternatives):
@@ -119,4 +199,4 @@ def _shown(stack: _Stack) -> str:
     return f"rule {names[-1]!r}" if names else "a group"
 
 
-__all__ = ["MAX_PATHS", "MAX_PLACES", "Element", "Rules", "check_paths"]
+__all__ = ["MAX_PATHS", "MAX_PLACES", "Element", "Rules", "check_left_recursion", "check_paths"]
