@@ -1,7 +1,7 @@
 """What a model file must not say, looked at before llama.cpp reads it.
 
 Some values that llama.cpp takes without a word end the process when they are computed with, on a thread where nothing
-can catch it; others take gigabytes. Only the keys before the vocabulary are read. What is not GGUF is left to llama.cpp.
+can catch it; others take gigabytes. Only the keys before the vocabulary are read, and damage is left to llama.cpp.
 """
 
 from __future__ import annotations
