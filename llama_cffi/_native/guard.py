@@ -28,6 +28,7 @@ _MAX_ARGS = 8
 
 _cast = ffi.cast
 _lch_batch, _lch_sample, _lch_accept, _lch_call = lib.lch_batch, lib.lch_sample, lib.lch_accept, lib.lch_call
+_lch_call_deep = lib.lch_call_deep
 
 
 def install(llama_ffi: Any, llama_lib: Any) -> None:
@@ -126,6 +127,23 @@ def call_int(name: str, *args: Any) -> int:
     return int(result) if result != _FAILED else fail(name)
 
 
+def call_int_deep(stack: int, name: str, *args: Any) -> int:
+    """Like :func:`call_int`, with at least ``stack`` bytes of stack for a function that recurses by what it is given.
+
+    Where this thread has fewer left, the call runs on a thread of its own. Memory is taken for what it comes to use.
+    """
+    address, kind, n_args = _function(name)
+    if len(args) != n_args:
+        raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
+    result = _lch_call_deep(stack, address, kind, *[_word(arg) for arg in args], *_PADDING[n_args])
+    return int(result) if result != _FAILED else fail(name)
+
+
+def call_ptr_deep(stack: int, name: str, *args: Any) -> Any:
+    """Like :func:`call_int_deep`, for a function that returns a pointer."""
+    return _pointer(name, call_int_deep(stack, name, *args))
+
+
 def call_ptr(name: str, *args: Any) -> Any:
     """Like :func:`call_int`, for a function that returns a pointer: cffi data of its declared type."""
     return _pointer(name, call_int(name, *args))
@@ -221,7 +239,9 @@ def fail(name: str) -> NoReturn:
 __all__ = [
     "address",
     "call_int",
+    "call_int_deep",
     "call_ptr",
+    "call_ptr_deep",
     "decode",
     "encode",
     "fail",

@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_PAGE = 1 << 16
+_stack_size_lock = threading.Lock()
 
 
 def work_off(jobs: Iterable[Job], workers: Sequence[Callable[[Job], None]], stop: Callable[[], None]) -> None:
@@ -57,4 +61,55 @@ def work_off(jobs: Iterable[Job], workers: Sequence[Callable[[Job], None]], stop
         raise errors[0]
 
 
-__all__ = ["work_off"]
+def with_stack(size: int, call: Callable[[], Result]) -> Result:
+    """Return what a call returns that runs on a thread with ``size`` bytes of stack; raise what it raises.
+
+    The memory is taken as the call comes to need it. Raises :class:`MemoryError` where the system gives no such stack.
+    A signal handler that raises meanwhile is heard when the call has come to its end.
+    """
+    results, errors, interrupts = list[Result](), list[BaseException](), list[BaseException]()
+    claim, done = deque([call]), threading.Event()
+
+    def work() -> None:
+        try:
+            mine = claim.popleft()
+        except IndexError:  # the caller was interrupted first
+            return
+        try:
+            results.append(mine())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=work, name="llama_cffi")
+    try:
+        # The size holds for every thread that the process starts in these microseconds: larger than it needs, at most.
+        with _stack_size_lock:
+            before = threading.stack_size(-(-size // _PAGE) * _PAGE)
+            try:
+                thread.start()
+            finally:
+                threading.stack_size(before)
+    except (RuntimeError, ValueError) as error:
+        raise MemoryError(f"no thread with a stack of {size} bytes can be started: {error}") from None
+    except BaseException as error:
+        # Whether the thread has begun is not known here. The call runs if the thread has taken it.
+        try:
+            claim.popleft()
+        except IndexError:
+            interrupts.append(error)
+        else:
+            raise
+    while not done.is_set() or thread.is_alive():
+        try:
+            done.wait()
+            thread.join()
+        except BaseException as error:
+            interrupts.append(error)
+    for raised in (*interrupts, *errors):
+        raise raised
+    return results[0]
+
+
+__all__ = ["with_stack", "work_off"]

@@ -21,6 +21,7 @@ from llama_cffi.core.backend import devices
 from llama_cffi.core.embeddings import PoolingType, pooling_of
 from llama_cffi.core.fingerprint import Fingerprint, take_fingerprint
 from llama_cffi.core.gguf import GGUFFile, check_gguf_file
+from llama_cffi.core.model_check import check_model_file
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.core.placement import Placement, read_placement
@@ -123,6 +124,7 @@ class Model(NativeObject):
         _check_gpu(self.options)
         for part in paths:
             check_gguf_file(part)
+        check_model_file(self.path, self.options.kv_overrides)
         with callbacks.Progress(progress) as reporter:
             params, keep = _native_params(self.options)
             self._adjust(params)
@@ -149,7 +151,8 @@ class Model(NativeObject):
         # The model keeps its params struct; the callback in it is only called while loading.
         self._gate = SharedGate()
         self._handle = Handle("Model", ptr, lib.llama_model_free, gate=self._gate)
-        self.vocab = Vocab(self._handle, self._gate)
+        pre = self.options.kv_overrides.get("tokenizer.ggml.pre")
+        self.vocab = Vocab(self._handle, self._gate, pre if isinstance(pre, str) else None)
         reporter.reraise(self.close)
         if self.options.require_gpu and not self.placement.gpu_bytes:
             self.close()

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from llama_cffi.core.context import Context
 
 
+_INT32_MAX = 2**31 - 1
+"""Sequence ids and positions are of this size in llama.cpp."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryKind:
     """What of a context decides how its memory is laid out, and what the numbers in it mean."""
@@ -150,9 +154,9 @@ class StateHeader:
                 conditioning=tuple(_typed(one, str) for one in _typed(found.pop("conditioning"), list)),
                 sequences={int(key): _sequence(one) for key, one in found.pop("sequences").items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             raise StateFormatError(f"the header of the state does not make sense: {error!r}") from error
-        if found or any(seq_id < 0 for seq_id in header.sequences):
+        if found or any(not 0 <= seq_id <= _INT32_MAX for seq_id in header.sequences):
             raise StateFormatError("the header of the state does not make sense")
         if header.kind == "sequence" and len(header.sequences) != 1:
             raise StateFormatError("the state of a sequence must have one sequence")
@@ -182,6 +186,8 @@ def _differences(saved: Fingerprint, mine: Fingerprint) -> str:
 def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ValueError("an integer of more than 64 bits")
     return value
 
 
@@ -205,6 +211,8 @@ def _record(kind: type, data: dict[str, Any]) -> Any:
 
 def _memory(data: dict[str, Any]) -> MemoryKind:
     scaling, base, scale = data["rope"]
+    if not isinstance(scaling, (str, type(None))) or any(not isinstance(x, (float, type(None))) for x in (base, scale)):
+        raise TypeError("rope is not a name and two numbers")
     return _record(MemoryKind, {**data, "rope": (scaling, base, scale)})  # type: ignore[no-any-return]
 
 
@@ -213,7 +221,7 @@ def _sequence(data: dict[str, Any]) -> SavedSequence:
     if data:
         raise ValueError(f"unknown fields {list(data)}")
     prompt = None if cells is None else _prompt(_typed(cells, list), media)
-    if n_past < 1 or (prompt is not None and prompt.n_positions != n_past):
+    if not 1 <= n_past <= _INT32_MAX or (prompt is not None and prompt.n_positions != n_past):
         raise ValueError("a sequence whose tokens are not those in memory")
     return SavedSequence(n_past=n_past, prompt=prompt)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,10 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.scalars import as_int
+from llama_cffi.core.long_text import stack_to_tokenize
 from llama_cffi.core.strings import to_text
-from llama_cffi.errors import TokenError, TokenizeError, UnsupportedError
+from llama_cffi.core.vocab_types import TokenAttr, VocabType
+from llama_cffi.errors import NativeError, TokenError, TokenizeError, UnsupportedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,35 +25,6 @@ _INT32_MIN = -(2**31)
 _MAX_TEXT = 2**31 - 1
 
 
-class VocabType(enum.IntEnum):
-    """Tokenizer families (``enum llama_vocab_type``)."""
-
-    NONE = 0
-    SPM = 1
-    BPE = 2
-    WPM = 3
-    UGM = 4
-    RWKV = 5
-    PLAMO2 = 6
-    TEST = 7
-
-
-class TokenAttr(enum.IntFlag):
-    """Attributes of a token (``enum llama_token_attr``)."""
-
-    UNDEFINED = 0
-    UNKNOWN = 1 << 0
-    UNUSED = 1 << 1
-    NORMAL = 1 << 2
-    CONTROL = 1 << 3
-    USER_DEFINED = 1 << 4
-    BYTE = 1 << 5
-    NORMALIZED = 1 << 6
-    LSTRIP = 1 << 7
-    RSTRIP = 1 << 8
-    SINGLE_WORD = 1 << 9
-
-
 class Vocab(ProcessBound):
     """The vocabulary of a :class:`~llama_cffi.core.model.Model`: a view that lives as long as its model.
 
@@ -62,10 +34,10 @@ class Vocab(ProcessBound):
     _instead_of_pickling = "it is a part of its Model; open that one's file in each process"
     _instead_of_copying = "it is a part of its Model, and any number of threads may use one"
 
-    __slots__ = ("__weakref__", "_eog_tokens", "_gate", "_handle", "_pieces", "_ptr", "_special_pieces", "n_tokens",
-                 "type")  # fmt: skip
+    __slots__ = ("__weakref__", "_eog_tokens", "_gate", "_handle", "_pieces", "_pre", "_ptr", "_special_pieces",
+                 "n_tokens", "type")  # fmt: skip
 
-    def __init__(self, handle: Handle, gate: SharedGate) -> None:
+    def __init__(self, handle: Handle, gate: SharedGate, pre: str | None = None) -> None:
         self._handle = handle
         self._gate = gate
         self._ptr = lib.llama_model_get_vocab(handle.ptr)
@@ -74,6 +46,7 @@ class Vocab(ProcessBound):
         self._pieces: dict[int, bytes] = {}
         self._special_pieces: dict[int, bytes] = {}
         self._eog_tokens: tuple[int, ...] | None = None
+        self._pre = pre if pre is not None else _pre_tokenizer(handle.ptr)
 
     @property
     def handle(self) -> Handle:
@@ -106,8 +79,8 @@ class Vocab(ProcessBound):
 
         ``add_special`` adds BOS, EOS or SEP where the model wants them. ``parse_special`` reads the text of
         control tokens as those tokens; leave it off for text that comes from users.
-        Raises :class:`TokenizeError` for lone surrogates, a model without a tokenizer and texts above 2 GiB.
-        Wraps ``llama_tokenize``.
+        Raises :class:`TokenizeError` for lone surrogates, a model without a tokenizer, texts above 2 GiB and, where
+        the vocabulary is one of BPE, 4,000,000 characters without a line break. Wraps ``llama_tokenize``.
         """
         if isinstance(text, str):
             try:
@@ -125,27 +98,25 @@ class Vocab(ProcessBound):
             raise TokenizeError("this model has no tokenizer; pass token ids")
         if len(data) > _MAX_TEXT:
             raise TokenizeError(f"the text has {len(data)} bytes; llama.cpp takes at most {_MAX_TEXT}")
+        stack = 0 if self.type in _FLAT else stack_to_tokenize(text, self._pre)
         # A token covers at least one byte in nearly every vocabulary, and at most a few specials are added.
         room = len(data) + 8
         for _ in range(2):
             tokens = np.empty(room, dtype=np.int32)
-            with self._gate:
-                n = guard.call_int(
-                    "llama_tokenize",
-                    self.ptr,
-                    data,
-                    len(data),
-                    ffi.from_buffer(tokens),
-                    room,
-                    add_special,
-                    parse_special,
-                )
+            buffer = ffi.from_buffer(tokens)
+            try:
+                with self._gate:
+                    n = guard.call_int_deep(
+                        stack, "llama_tokenize", self.ptr, data, len(data), buffer, room, add_special, parse_special
+                    )
+            except NativeError as error:
+                raise TokenizeError(f"llama.cpp cannot tokenize the text: {error.message}", log=error.log) from error
             if n >= 0:
                 return tokens[:n].copy() if n < room // 2 else tokens[:n]
             if n == _INT32_MIN:
                 raise TokenizeError("the text has more than 2**31 - 1 tokens")
             room = -n
-        raise TokenizeError(f"llama.cpp could not tokenise the text (needs {room} tokens)")
+        raise TokenizeError(f"llama.cpp could not tokenize the text (needs {room} tokens)")
 
     def detokenize(
         self,
@@ -393,5 +364,18 @@ class Vocab(ProcessBound):
         return self.ptr
 
 
+_FLAT = frozenset({VocabType.SPM, VocabType.WPM, VocabType.UGM, VocabType.RWKV, VocabType.PLAMO2})
+"""Tokenizers that do not recurse by the length of a text."""
+
+
+def _pre_tokenizer(model: Any) -> str:
+    buffer = ffi.new("char[]", 128)
+    n = lib.llama_model_meta_val_str(model, b"tokenizer.ggml.pre", buffer, len(buffer))
+    return to_text(buffer) if n > 0 else ""
+
+
 def _optional(token: int) -> int | None:
     return token if token >= 0 else None
+
+
+__all__ = ["TokenAttr", "Vocab", "VocabType"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import llguidance
 import numpy as np
@@ -92,9 +94,10 @@ class GuidanceTokenizer:
         self.n_tokens = vocab.n_tokens
         self.eog = frozenset(eog)
         source = _Source(vocab, vocab.pieces(), special, eog)
-        self.native = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(source), n_vocab=vocab.n_tokens, eos_token=list(eog)
-        )
+        with _engine("the engine cannot use this vocabulary"):
+            self.native = llguidance.LLTokenizer(
+                llguidance.TokenizerWrapper(source), n_vocab=vocab.n_tokens, eos_token=list(eog)
+            )
         self._grammars: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
 
     @classmethod
@@ -109,7 +112,8 @@ class GuidanceTokenizer:
         """The matcher of a grammar at its beginning, to be copied; :class:`SchemaError` with the engine's words."""
         found = self._grammars.get(grammar)
         if found is None:
-            found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_LIMITS)
+            with _engine("the engine refuses it"):
+                found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_LIMITS)
             if found.is_error():
                 raise SchemaError(f"the engine refuses it: {_first_lines(found.get_error())}")
             self._grammars[grammar] = found
@@ -117,6 +121,10 @@ class GuidanceTokenizer:
                 self._grammars.popitem(last=False)
         self._grammars.move_to_end(grammar)
         return found
+
+    def forget(self, grammar: str) -> None:
+        """Compile a grammar anew when it is asked for next: what failed never serves again."""
+        self._grammars.pop(grammar, None)
 
 
 class GuidanceConstraint(ProcessBound):
@@ -136,11 +144,18 @@ class GuidanceConstraint(ProcessBound):
             raise SchemaError(f"the grammar holds a lone surrogate at index {error.start}") from None
         self.grammar = grammar
         self._tokenizer = GuidanceTokenizer.of(vocab)
-        self._pristine = self._tokenizer.compile(grammar)
+        self._pristine: llguidance.LLMatcher | None = self._tokenizer.compile(grammar)
 
     def start(self) -> GuidanceMatcher:
         """A matcher for the beginning of a text."""
-        return GuidanceMatcher(self._pristine.deep_copy(), self._tokenizer)
+        if self._pristine is None:
+            self._pristine = self._tokenizer.compile(self.grammar)
+        with _engine("the engine refuses it"):
+            return GuidanceMatcher(self._pristine.deep_copy(), self._tokenizer, self._forget)
+
+    def _forget(self) -> None:
+        self._pristine = None
+        self._tokenizer.forget(self.grammar)
 
     def __repr__(self) -> str:
         return f"GuidanceConstraint({self.grammar[:60]!r})"
@@ -149,10 +164,13 @@ class GuidanceConstraint(ProcessBound):
 class GuidanceMatcher:
     """One text under a :class:`GuidanceConstraint`."""
 
-    __slots__ = ("_address", "_eog", "_mask", "_native", "_size", "_try")
+    __slots__ = ("_address", "_eog", "_failed", "_mask", "_native", "_size", "_try")
 
-    def __init__(self, native: llguidance.LLMatcher, tokenizer: GuidanceTokenizer) -> None:
+    def __init__(
+        self, native: llguidance.LLMatcher, tokenizer: GuidanceTokenizer, failed: Callable[[], None] | None = None
+    ) -> None:
         self._native: llguidance.LLMatcher | None = native
+        self._failed = failed
         self._try = native.try_consume_tokens
         self._eog = tokenizer.eog
         self._mask: NDArray[np.uint32] = np.zeros((tokenizer.n_tokens + 31) // 32, dtype=np.uint32)
@@ -167,11 +185,12 @@ class GuidanceMatcher:
         if token in self._eog:
             # The engine would take an end as the last token, and then nothing more; for us it is no part of the text.
             return self.complete
-        if self._try([token]):
-            return True
-        native = self._open()
-        if native.is_error():
-            raise GrammarError(f"the constraint cannot go on: {_first_lines(native.get_error())}")
+        try:
+            if self._try([token]):
+                return True
+        except BaseException as error:
+            self._panicked(error)
+        self._check(self._open())
         return False
 
     def mask(self) -> NDArray[np.uint32]:
@@ -180,32 +199,61 @@ class GuidanceMatcher:
         Raises :class:`GrammarError` when nothing is allowed, and when the constraint is too complex to go on.
         """
         native = self._open()
-        native.unsafe_compute_mask_ptr(self._address, self._size)
-        if native.is_error():
-            raise GrammarError(f"the constraint cannot go on: {_first_lines(native.get_error())}")
+        try:
+            native.unsafe_compute_mask_ptr(self._address, self._size)
+        except BaseException as error:
+            self._panicked(error)
+        self._check(native)
         if not self._mask.any():
             raise GrammarError("the constraint allows no token at this place")
         return self._mask
 
     def forced(self) -> list[int]:
         """The tokens that must come next, as the vocabulary itself would cut their text; often none."""
-        return self._open().compute_ff_tokens()
+        native = self._open()
+        try:
+            return native.compute_ff_tokens()
+        except BaseException as error:
+            self._panicked(error)
 
     @property
     def complete(self) -> bool:
         """Whether the text may end here."""
-        return self._open().is_accepting()
+        native = self._open()
+        try:
+            return native.is_accepting()
+        except BaseException as error:
+            self._panicked(error)
 
     @property
     def ended(self) -> bool:
         """Whether the text is complete and nothing can follow."""
         native = self._open()
-        return native.is_stopped() and native.is_accepting()
+        try:
+            return native.is_stopped() and native.is_accepting()
+        except BaseException as error:
+            self._panicked(error)
 
     def close(self) -> None:
         """Give back what is held. Idempotent."""
         self._native = None
         self._try = _closed
+
+    def _check(self, native: llguidance.LLMatcher) -> None:
+        if native.is_error():
+            self._spoil()
+            raise GrammarError(f"the constraint cannot go on: {_first_lines(native.get_error())}")
+
+    def _panicked(self, error: BaseException) -> NoReturn:
+        if not _is_panic(error):
+            raise error
+        self._spoil()
+        self.close()
+        raise GrammarError(f"the constraint cannot go on: {_first_lines(str(error))}") from None
+
+    def _spoil(self) -> None:
+        if self._failed is not None:
+            self._failed()
 
     def _open(self) -> llguidance.LLMatcher:
         if self._native is None:
@@ -213,12 +261,28 @@ class GuidanceMatcher:
         return self._native
 
 
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is what Rust code raises that gives up, which is no Exception and cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def _engine(what: str) -> Iterator[None]:
+    """Turn a panic of the engine into :class:`SchemaError`."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        raise SchemaError(f"{what}: {_first_lines(str(error))}") from None
+
+
 def _closed(tokens: object) -> int:
     raise ClosedError("the matcher is closed")
 
 
 def _first_lines(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.partition("<backtrace>")[0].splitlines() if line.strip()]
     return "; ".join(lines[:3])[:400]
 
 

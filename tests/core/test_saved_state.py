@@ -504,3 +504,24 @@ def test_replacement(tmp_path: Path) -> None:
 
 def test_the_library_has_a_name() -> None:
     assert state_header.library_name().strip()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("sequences",), {str(2**31): {"n_past": 1, "cells": None, "media": []}}),
+        (("sequences", "0", "n_past"), 2**40),
+        (("sequences", "0", "cells"), [2**70]),
+        (("memory", "n_ctx"), 10**30),
+        (("memory", "rope"), [None, [], None]),
+        (("memory", "rope"), [7, None, None]),
+    ],
+)
+def test_numbers_that_llama_cpp_cannot_hold(whole: bytes, place: tuple[str, ...], value: Any) -> None:
+    header = json.loads(whole[FRONT : header_end(whole)])
+    part = header
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    with pytest.raises(StateFormatError, match="does not make sense"):
+        StateHeader.from_json(json.dumps(header).encode())

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from llama_cffi._util.worker import work_off
+from llama_cffi._util.worker import with_stack, work_off
 
 
 def never() -> None:
@@ -96,3 +96,35 @@ def test_a_signal_while_waiting_for_the_others_stops_them() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert stopped.is_set()
+
+
+def test_a_call_with_a_stack_returns_and_raises() -> None:
+    before = threading.stack_size()
+    assert with_stack(200 << 20, lambda: threading.get_ident()) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        with_stack(1 << 20, lambda: 1 // 0)
+    with pytest.raises(MemoryError, match="no thread with a stack of"):
+        with_stack(1 << 60, never)
+    assert threading.stack_size() == before
+
+
+def test_an_interrupt_waits_for_the_call_with_a_stack() -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    ended: list[int] = []
+
+    def call() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        time.sleep(0.1)
+        ended.append(1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            with_stack(1 << 20, call)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    # Either the call had not begun, or it has ended.
+    assert ended in ([], [1])
+    assert not [thread for thread in threading.enumerate() if thread.name == "llama_cffi"]

@@ -23,6 +23,10 @@ namespace lch {
 // Remembers where the log stood, so that a failing call can say what llama.cpp logged during it.
 void log_call_begins();
 
+// This thread's number in the log; and to log under the number of a thread that this one works for.
+uint64_t log_thread();
+void log_as(uint64_t thread);
+
 // Writes the last log lines of all threads to standard error; takes no lock that a dying thread could hold.
 void log_dump_tail(int lines);
 

@@ -83,6 +83,10 @@ namespace lch {
 
 void log_call_begins() { call_begin = ring_end.load(std::memory_order_relaxed); }
 
+uint64_t log_thread() { return thread_number(); }
+
+void log_as(uint64_t thread) { this_thread = thread; }
+
 void log_dump_tail(int lines) {
     const uint64_t end = ring_end.load(std::memory_order_acquire);
     const uint64_t count = static_cast<uint64_t>(lines) < end ? static_cast<uint64_t>(lines) : end;

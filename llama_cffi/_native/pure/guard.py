@@ -58,7 +58,7 @@ def lch_failure() -> Any:
     return ffi.new("char[]", _failure.text)
 
 
-def _fail(message: str) -> int:
+def fail(message: str) -> int:
     _failure.text = message.encode()
     return LCH_FAILED
 
@@ -85,14 +85,14 @@ def lch_sample(fn: Any, chain: Any, ctx: Any, idx: int) -> int:
     lib = _native.lib
     row = lib.llama_get_logits_ith(ctx, idx)
     if not row:
-        return _fail("logits != nullptr: the row has no logits")
+        return fail("logits != nullptr: the row has no logits")
     n = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(lib.llama_get_model(ctx)))
     candidates = np.zeros(n, dtype=_CANDIDATE)
     candidates["id"] = np.arange(n)
     candidates["logit"] = np.frombuffer(ffi.buffer(row, 4 * n), dtype=np.float32)
     token = _apply(chain, candidates)
     if token is None:
-        return _fail("cur_p.selected >= 0: the chain selects no token")
+        return fail("cur_p.selected >= 0: the chain selects no token")
     return token if _accept(lib.llama_sampler_accept, chain, token) == 0 else LCH_FAILED
 
 
@@ -114,7 +114,7 @@ def _accept(fn: Any, sampler: Any, token: int) -> int:
             candidate = np.array([(token, 0.0, 0.0)], dtype=_CANDIDATE)
             _apply(step, candidate)
             if candidate["logit"][0] == -math.inf:
-                return _fail(f"the grammar forbids token {token}: empty grammar stack")
+                return fail(f"the grammar forbids token {token}: empty grammar stack")
     fn(sampler, token)
     return 0
 

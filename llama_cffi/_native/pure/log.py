@@ -118,6 +118,16 @@ def lch_log_read(seq: Any, own_thread: int, out: lch_line) -> int:
     return 0
 
 
+def thread_number() -> int:
+    """This thread's number in the log."""
+    return _here.number
+
+
+def log_as(number: int) -> None:
+    """Log under the number of a thread that this one works for."""
+    _here.number = number
+
+
 def call_begins() -> None:
     """Remember where the log stood, so that a failing call can say what llama.cpp logged during it."""
     _here.call = _ring.end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import _cffi_backend
@@ -25,3 +26,21 @@ nothing: Any = _c("int(*)(int)", "abs")
 def float32(x: float) -> float:
     """The nearest float, infinite where it is too large."""
     return float(ffi.cast("float", x))
+
+
+def thread_stack() -> int:
+    """Bytes of stack that this thread was made with; 0 where the system does not say."""
+    try:
+        if sys.platform == "darwin":
+            itself = _c("void *(*)(void)", "pthread_self")()
+            return int(_c("size_t(*)(void *)", "pthread_get_stacksize_np")(itself))
+        attributes = ffi.new("long long[64]")  # larger than the pthread_attr_t of any C library
+        itself = _c("unsigned long(*)(void)", "pthread_self")()
+        if _c("int(*)(unsigned long, void *)", "pthread_getattr_np")(itself, attributes):
+            return 0
+        size = ffi.new("size_t *")
+        _c("int(*)(void *, size_t *)", "pthread_attr_getstacksize")(attributes, size)
+        _c("int(*)(void *)", "pthread_attr_destroy")(attributes)
+    except (AttributeError, OSError):
+        return 0
+    return int(size[0])

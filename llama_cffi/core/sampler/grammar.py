@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._native import ffi, guard, helpers, log, stderr
 from llama_cffi._util.scalars import is_int
 from llama_cffi.core.sampler.base import Sampler
+from llama_cffi.core.sampler.gbnf import measure
 from llama_cffi.errors import GrammarError, NativeError, TokenError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 class Grammar(Sampler):
     """Allow only what a GBNF grammar derives. Wraps ``llama_sampler_init_grammar``.
 
-    Raises :class:`GrammarError` with the parser's words when the text does not parse.
+    Raises :class:`GrammarError` with the parser's words when the text does not parse, and with the reason when the
+    grammar is too large or too ambiguous to be followed: see :func:`llama_cffi.core.sampler.gbnf.measure`.
     """
 
     text: str
@@ -74,11 +76,14 @@ def _create(function: str, vocab: Vocab, text: str, root: str, *triggers: Any) -
     for name, value in (("grammar", text), ("root", root)):
         if not value.strip():
             raise GrammarError(f"the {name} is empty")
+    data = _utf8("grammar", text)
+    # The parser recurses by the depth of the text, and the search for left recursion by the number of rules.
+    stack = measure(data).stack
     mark = log.mark()
     try:
         # The parser prints the place of an error instead of logging it.
         with stderr.captured() as printed:
-            ptr = guard.call_ptr(function, vocab.ptr, _utf8("grammar", text), _utf8("root", root), *triggers)
+            ptr = guard.call_ptr_deep(stack, function, vocab.ptr, data, _utf8("root", root), *triggers)
     except NativeError as error:
         raise GrammarError(f"the grammar cannot be used: {error.message}", log=error.log) from error
     if ptr == ffi.NULL:
