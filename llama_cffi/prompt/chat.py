@@ -1,17 +1,18 @@
-"""How one model wants conversations: its templates, found by name, rendered and tokenised."""
+"""How one model wants conversations: its templates, found by name, rendered and tokenized."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from llama_cffi.errors import TemplateError
 from llama_cffi.prompt.encoder import PromptEncoder
 from llama_cffi.prompt.messages import Message, as_messages, check_messages
-from llama_cffi.prompt.template import ChatTemplate, Rendered
+from llama_cffi.prompt.template import ChatTemplate, Rendered, TemplateWarning
 from llama_cffi.prompt.tool_instructions import add_tool_instructions
 from llama_cffi.reply.formats import detect, find
 from llama_cffi.reply.formats.generic import GENERIC
@@ -64,7 +65,10 @@ class ChatFormat:
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> Rendered:
-        """The conversation as text; a single str is one message of the user. Raises as :meth:`ChatTemplate.render`."""
+        """Return the conversation as text; a single str is one message of the user.
+
+        Raises as :meth:`ChatTemplate.render`.
+        """
         return self._compiled(self._source(template)).render(
             as_messages(messages),
             tools=tools,
@@ -83,11 +87,12 @@ class ChatFormat:
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> Asked:
-        """The conversation up to where a reply begins, and the format that the reply will have.
+        """Return the conversation up to where a reply begins, and the format that the reply will have.
 
-        A template that does not tell the model of the tools is helped: then they are described in words, and calls
-        are plain JSON, unless ``reply_format`` names another format. With tools, a template of the model that is named
-        ``tool_use`` is the default. Raises as :meth:`render`, and :class:`ValueError` for an unknown format.
+        Where the template does not tell the model of the tools, they are described in words, and calls are plain
+        JSON, unless ``reply_format`` names another format; for a template that has a place for tools, a
+        :class:`TemplateWarning` says so. With tools, a template of the model that is named ``tool_use`` is the default.
+        Raises as :meth:`render`, and :class:`ValueError` for an unknown format.
         """
         if template is None and tools and self._model.chat_template("tool_use") is not None:
             template = "tool_use"
@@ -95,26 +100,34 @@ class ChatFormat:
         reply = find(reply_format) if reply_format is not None else detect(source)
         asked = as_messages(messages)
         compiled = self._compiled(source)
-
-        def render(words: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> Rendered:
-            return compiled.render(words, tools=tools, documents=documents, **(variables or {}))
-
+        options = {"documents": documents, **(variables or {})}
         if not tools:
-            return Asked(render(asked), reply, source)
+            return Asked(compiled.render(asked, **options), reply, source)
         described = [tool.as_dict() for tool in tools]
-        rendered = _attempt(partial(render, asked, tools=described))
-        if isinstance(rendered, Rendered) and rendered.text != render(asked).text:
-            return Asked(rendered, reply, source)
-        checked = check_messages(asked)
+        error: TemplateError | None = None
+        if compiled.mentions_tools:
+            try:
+                rendered = compiled.render(asked, tools=described, **options)
+                if rendered.tools_written or rendered.text != compiled.render_plain(asked, **options):
+                    return Asked(rendered, reply, source)
+            except TemplateError as raised:
+                error = raised
         if reply_format is None:
             reply = GENERIC
         instructions = reply.instructions(described) or GENERIC.instructions(described)
-        told = _attempt(partial(render, add_tool_instructions(checked, instructions)))
-        if isinstance(told, TemplateError):
-            # Some templates know no system message.
-            told = _attempt(partial(render, add_tool_instructions(checked, instructions, role="user")))
-        if isinstance(told, TemplateError):
-            raise rendered if isinstance(rendered, TemplateError) else told
+        checked = check_messages(asked)
+        role = "system" if compiled.traits.takes_system else "user"
+        try:
+            told = compiled.render(add_tool_instructions(checked, instructions, role=role), **options)
+        except TemplateError as raised:
+            raise error or raised from None
+        if compiled.mentions_tools:
+            reason = "does not write the tools" if error is None else f"raises: {error.message}"
+            warnings.warn(
+                f"the chat template {reason}; the tools, their calls and their results are told in words",
+                TemplateWarning,
+                stacklevel=2,
+            )
         return Asked(told, reply, source)
 
     @property
@@ -150,13 +163,6 @@ class ChatFormat:
                 f"{self._model.path.name} has {which}: give one with template=, as Jinja text or a path"
             )
         return source
-
-
-def _attempt(render: Callable[[], Rendered]) -> Rendered | TemplateError:
-    try:
-        return render()
-    except TemplateError as error:
-        return error
 
 
 __all__ = ["ChatFormat", "Template", "TemplateOptions"]

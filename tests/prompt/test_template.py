@@ -15,8 +15,8 @@ import pytest
 
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.errors import MessageError, TemplateError, UnsupportedError
+from llama_cffi.prompt.budget import Budget
 from llama_cffi.prompt.encoder import PromptEncoder
-from llama_cffi.prompt.sandbox import Clock
 from llama_cffi.prompt.template import ChatTemplate, TemplateWarning
 from tests.support.conversations import CONVERSATIONS, user
 
@@ -95,7 +95,7 @@ def test_llama_cpps_templates_as_plain_jinja_renders_them(conversation: str, mon
     for path in TEMPLATES:
         source = path.read_text(encoding="utf-8")
         ours = compiled(source)
-        messages = [ours._fit(message) for message in given["messages"]]
+        messages = [ours.traits.fit(message) for message in given["messages"]]
         variables: dict[str, Any] = {**TOKENS, "add_generation_prompt": True, "messages": messages}
         variables |= {"tools": given.get("tools"), "documents": None}
         try:
@@ -104,7 +104,7 @@ def test_llama_cpps_templates_as_plain_jinja_renders_them(conversation: str, mon
             # It refuses the conversation, or needs variables of its own. Then so do we, or get on without "tools".
             refused += 1
             with pytest.raises(TemplateError):
-                ours._run_once(variables, Clock(5))
+                ours._run_once(variables, Budget(monotonic() + 5, 5))
             continue
         assert ours.render(given["messages"], tools=given.get("tools")).text == expected, path.name
         same += 1
