@@ -38,9 +38,11 @@ class Budget:
     passed.
     """
 
-    __slots__ = ("_end", "_look_at", "_made", "_max_made", "_max_operations", "_operations", "_seconds")
+    __slots__ = ("_end", "_look_at", "_made", "_max_made", "_max_operations", "_operations", "_seconds", "marks")
 
-    def __init__(self, end: float, seconds: float, size: int = 0) -> None:
+    def __init__(self, end: float, seconds: float, size: int = 0, marks: str = "") -> None:
+        #: Characters that JSON must not escape: marks in the conversation.
+        self.marks = marks
         self._end = end
         self._seconds = seconds
         self._operations = self._made = 0

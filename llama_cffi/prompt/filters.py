@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -45,7 +46,12 @@ def to_json(
     if pair is not None:
         size += (size >> 3) * sum(len(one) for one in pair)
     budget.make(size)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)  # type: ignore[arg-type]
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)  # type: ignore[arg-type]
+    if ensure_ascii and budget.marks:
+        # An odd number of backslashes begins an escape.
+        for mark in budget.marks:
+            text = re.sub(rf"(?<!\\)((?:\\\\)*)\\u{ord(mark):04x}", rf"\1{mark}", text)
+    return text
 
 
 # -- filters that are done here, because the original cannot be bounded from outside

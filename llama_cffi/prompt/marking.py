@@ -1,14 +1,14 @@
 """Marks in what comes from outside, so that no control token is read there, and templates do not notice.
 
-A mark is one private-use character. Marked are values and keys alike; not marked is what a template compares: roles,
-types, ids, the keys of a message and the keywords of a JSON Schema.
+A mark is one character that occurs nowhere else in the conversation or the template. Marked are values and keys alike;
+not marked is what a template compares: roles, types, ids, the keys of a message and the keywords of a JSON Schema.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 Change = Callable[[str], str]
@@ -192,10 +192,11 @@ def names_in(value: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
 
 
 def unused_characters(text: str, n: int) -> list[str]:
-    """Return private-use characters that do not occur in ``text``."""
+    """Return characters that do not occur in ``text``, are no letters and are written as they are by ``repr``."""
     taken = set(text)
-    found = (chr(code) for code in range(0xF8FF, 0xE000, -1) if chr(code) not in taken)
-    return list(islice(found, n))
+    # Hexagrams and Braille, which nearly no text has; then private ones, which repr escapes.
+    codes = chain(range(0x4DC0, 0x4E00), range(0x2800, 0x2900), range(0xF8FF, 0xE000, -1))
+    return list(islice((chr(code) for code in codes if chr(code) not in taken), n))
 
 
 __all__ = ["NAME", "Breaker", "Change", "Marker", "break_all", "collect_texts", "names_in", "unused_characters"]

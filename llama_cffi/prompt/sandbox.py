@@ -120,7 +120,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             # What Jinja's compiler adds for functions that take a context.
             kwargs.pop("_loop_vars", None)
             kwargs.pop("_block_vars", None)
-            if check_method(current(), owner, __obj.__name__, args, kwargs):
+            budget = current()
+            if check_method(budget, owner, __obj.__name__, args, kwargs):
+                if budget.marks and __obj.__name__ in ("startswith", "endswith"):
+                    # What is only looked at may be looked at without marks.
+                    return getattr(_unmarked(owner, budget.marks), __obj.__name__)(*_unmarked(args, budget.marks))
                 return __obj(*args, **kwargs)
         elif __obj is dict:
             current().make(ELEMENT * sum(len(one) for one in (*args, kwargs) if hasattr(one, "__len__")))
@@ -155,6 +159,15 @@ def _check_arithmetic(operator: str, left: float, right: float) -> None:
         bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
         if operator in ("*", "**") and bits > 256:
             raise SecurityError("the template computes a product or a power that is too large")
+
+
+def _unmarked(value: Any, marks: str) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_unmarked(one, marks) for one in value)
+    if isinstance(value, str):
+        for mark in marks:
+            value = value.replace(mark, "")
+    return value
 
 
 def _finalize(value: Any) -> Any:

@@ -117,7 +117,7 @@ class ChatTemplate:
         def attempt(change: Callable[[str, str], str]) -> Rendered | None:
             marked = self._marker.mark(given, lambda text: change(text, mark), lambda text: change(text, tool_mark))
             try:
-                text = self._run({**fixed, **marked}, budgets)
+                text = self._run({**fixed, **marked}, budgets, mark + tool_mark)
             except TemplateError:
                 return None
             tools_written = tool_mark in text
@@ -184,18 +184,18 @@ class ChatTemplate:
                             f"{place} is {_shortened(name)!r}, which holds the text of a control token of this model"
                         )
 
-    def _run(self, variables: dict[str, Any], budgets: _Budgets) -> str:
+    def _run(self, variables: dict[str, Any], budgets: _Budgets, marks: str = "") -> str:
         absent = [name for name in ("tools", "documents") if variables[name] is None and name in self._mentions.names]
         without = {name: value for name, value in variables.items() if name not in absent}
         if absent and self._fails_on_none:
-            return self._run_once(without, budgets.next())
+            return self._run_once(without, budgets.next(marks))
         try:
-            return self._run_once(variables, budgets.next())
+            return self._run_once(variables, budgets.next(marks))
         except TemplateError:
             # Some templates test whether these are None, as transformers has it; others loop over them regardless.
             if not absent:
                 raise
-            return self._run_once(without, budgets.next())
+            return self._run_once(without, budgets.next(marks))
 
     def _run_once(self, variables: dict[str, Any], budget: Budget) -> str:
         try:
@@ -264,8 +264,8 @@ class _Budgets:
         self._seconds = seconds
         self._size = size
 
-    def next(self) -> Budget:
-        return Budget(self._end, self._seconds, self._size)
+    def next(self, marks: str = "") -> Budget:
+        return Budget(self._end, self._seconds, self._size, marks)
 
 
 def _only(texts: set[str], change: Callable[[str, str], str]) -> Callable[[str, str], str]:

@@ -98,11 +98,13 @@ class TemplateTraits:
     @cached_property
     def wants_none_beside_calls(self) -> bool:
         """Whether the template writes the calls of a message only where its content is None."""
-        form = _FORMS[self.argument_form]
-        asked, calling = _call_with(form({"a": 1}))
-        return _NAME not in (self._trial([asked, calling]) or _NAME) and _NAME in (
-            self._trial([asked, {**calling, "content": None}]) or ""
-        )
+        for arguments in ({"a": 1}, arguments_text({"a": 1})):
+            asked, calling = _call_with(arguments)
+            if _NAME in (self._trial([asked, calling]) or ""):
+                return False
+            if _NAME in (self._trial([asked, {**calling, "content": None}]) or ""):
+                return True
+        return False
 
     @cached_property
     def wants_typed_content(self) -> bool:
@@ -152,8 +154,10 @@ class TemplateTraits:
     @cached_property
     def argument_form(self) -> Literal["object", "text", "any"]:
         """What the arguments of a tool call must be for the template to write them as JSON."""
+        content = None if self.wants_none_beside_calls else ""
         as_object, as_text = (
-            self._trial(_call_with(arguments)) or "" for arguments in ({_NEEDLE: 1}, arguments_text({_NEEDLE: 1}))
+            self._trial(_call_with(arguments, content)) or ""
+            for arguments in ({_NEEDLE: 1}, arguments_text({_NEEDLE: 1}))
         )
         # A template that makes JSON of a text escapes its quotes; one that prints an object prints Python's repr of it.
         if f'"{_NEEDLE}"' not in as_text:
@@ -164,11 +168,11 @@ class TemplateTraits:
         return "any" if f'"{_NEEDLE}"' in as_object else "object"
 
 
-def _call_with(arguments: Any) -> list[dict[str, Any]]:
+def _call_with(arguments: Any, content: str | None = "") -> list[dict[str, Any]]:
     call = {"type": "function", "id": "123456789", "function": {"name": _NAME, "arguments": arguments}}
     return [
         {"role": "user", "content": "Hey"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": content, "tool_calls": [call]},
     ]
 
 
