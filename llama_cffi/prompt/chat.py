@@ -1,4 +1,4 @@
-"""How one model wants conversations: its templates, found by name, rendered and tokenized."""
+"""The chat templates of one model: found by name, rendered and tokenized."""
 
 from __future__ import annotations
 

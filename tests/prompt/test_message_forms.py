@@ -135,6 +135,7 @@ def test_keys_that_are_none_or_empty_are_as_if_they_were_absent(names: list[str]
     for name in names:
         plain = [user("a"), {"role": "assistant", "content": "Hm"}, user("b")]
         expected = theirs(name, plain)
+        said: dict[str, Any]
         for said in (dumped, {**dumped, "tool_calls": []}, {**plain[1], "tool_calls": None}):
             text = ours(name, [plain[0], said, plain[2]])
             # A template that takes only parts is given parts.
@@ -145,6 +146,7 @@ def test_keys_that_are_none_or_empty_are_as_if_they_were_absent(names: list[str]
 
 
 def test_a_message_without_words_and_calls_is_refused() -> None:
+    said: dict[str, Any]
     for said in ({"content": None}, {"content": None, "tool_calls": []}, {"tool_calls": None}):
         with pytest.raises(MessageError, match=r"messages\[0\] has neither content nor tool_calls"):
             check_messages([{"role": "assistant", **said}])
