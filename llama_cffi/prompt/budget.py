@@ -16,7 +16,7 @@ from jinja2.runtime import Undefined
 from jinja2.utils import Namespace
 
 MAX_SECONDS = 5.0
-MAX_MADE = 48 * 2**20
+MAX_MADE = 64 * 2**20
 """Characters that all values made by a rendering may have; :data:`ELEMENT` for each element of a list."""
 MAX_OPERATIONS = 8 * 10**6
 """Nodes of the syntax tree that a rendering may execute, and as much work as these inside of operations."""
@@ -56,7 +56,10 @@ class Budget:
         if self._operations > self._look_at:
             self._look_at = self._operations + _LOOK_EVERY
             if self._operations > self._max_operations:
-                raise SecurityError(f"the template takes too long: more than {self._max_operations} operations")
+                raise SecurityError(
+                    f"the template takes too long: more than {MAX_OPERATIONS} operations, and "
+                    f"{_OPERATIONS_PER_CHARACTER} more for each character of the conversation"
+                )
             if monotonic() > self._end:
                 raise SecurityError(f"the template takes too long: more than {self._seconds:g} s")
 
@@ -64,7 +67,10 @@ class Budget:
         """Count characters or elements that are about to be made."""
         self._made += size
         if self._made > self._max_made:
-            raise SecurityError(f"the template makes values of more than {self._max_made} characters or elements")
+            raise SecurityError(
+                f"the template makes values of more than {MAX_MADE} characters or elements, and {_MADE_PER_CHARACTER} "
+                "more for each character of the conversation"
+            )
         self.work(1 + (size >> 8))
 
     def search(self, text: str, part: Any) -> None:

@@ -57,14 +57,11 @@ def _check_message(message: Message, place: str) -> dict[str, Any]:
         raise MessageError(f"{place} needs a role such as 'user', 'assistant' or 'system', not {role!r}")
     # What is None was not said: clients that dump objects write every key.
     checked: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
-    calls = checked.get("tool_calls")
-    if calls is not None:
+    calls = checked.pop("tool_calls", None)
+    if calls:
         if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
             raise MessageError(f"{place}.tool_calls must be a list, not {type(calls).__name__}")
-        if calls:
-            checked["tool_calls"] = [_check_call(call, f"{place}.tool_calls[{i}]") for i, call in enumerate(calls)]
-        else:
-            del checked["tool_calls"]
+        checked["tool_calls"] = [_check_call(call, f"{place}.tool_calls[{i}]") for i, call in enumerate(calls)]
     if "content" in checked:
         checked["content"] = _check_content(checked["content"], f"{place}.content")
     elif calls:
@@ -90,6 +87,7 @@ def _check_content(content: Any, place: str) -> str | list[dict[str, str]]:
             raise UnsupportedError(f"{place}[{i}] is of type {part['type']!r}; only text can be given to this model")
         if not isinstance(part.get("text"), str):
             raise MessageError(f"{place}[{i}].text must be a str")
+        check_text(part["text"], place)
         parts.append({"type": "text", "text": part["text"]})
     return parts
 
