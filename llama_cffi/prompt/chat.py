@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_cffi.errors import TemplateError
 from llama_cffi.prompt.encoder import PromptEncoder
@@ -29,21 +29,12 @@ Template = str | os.PathLike[str] | None
 """The name of one of the model's templates, the Jinja text of another one, or its file; None is the model's default."""
 
 
-class TemplateOptions(TypedDict, total=False):
-    """What a template is given beside the messages."""
-
-    template: Template
-    tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]] | None
-    documents: Sequence[Mapping[str, Any]] | None
-    variables: Mapping[str, Any]
-    """The template's own variables, such as ``{"enable_thinking": False}``."""
-
-
-class Asked(NamedTuple):
-    """A conversation that waits for a reply."""
+class ChatPrompt(NamedTuple):
+    """A conversation up to where a reply begins, and the format that the reply will have."""
 
     rendered: Rendered
     reply: ReplyFormat
+    """The format."""
     source: str
     """The template's text."""
 
@@ -86,7 +77,7 @@ class ChatFormat:
         template: Template = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> Asked:
+    ) -> ChatPrompt:
         """Return the conversation up to where a reply begins, and the format that the reply will have.
 
         Where the template does not tell the model of the tools, they are described in words, and calls are plain
@@ -102,14 +93,14 @@ class ChatFormat:
         compiled = self._compiled(source)
         options = {"documents": documents, **(variables or {})}
         if not tools:
-            return Asked(compiled.render(asked, **options), reply, source)
+            return ChatPrompt(compiled.render(asked, **options), reply, source)
         described = [tool.as_dict() for tool in tools]
         error: TemplateError | None = None
         if compiled.mentions_tools:
             try:
                 rendered = compiled.render(asked, tools=described, **options)
                 if rendered.tools_written or rendered.text != compiled.render_plain(asked, **options):
-                    return Asked(rendered, reply, source)
+                    return ChatPrompt(rendered, reply, source)
             except TemplateError as raised:
                 error = raised
         if reply_format is None:
@@ -128,7 +119,7 @@ class ChatFormat:
                 TemplateWarning,
                 stacklevel=2,
             )
-        return Asked(told, reply, source)
+        return ChatPrompt(told, reply, source)
 
     @property
     def controls(self) -> Mapping[str, int]:
@@ -160,9 +151,9 @@ class ChatFormat:
         if source is None:
             which = "no chat template" if template is None else f"no chat template named {template!r}"
             raise TemplateError(
-                f"{self._model.path.name} has {which}: give one with template=, as Jinja text or a path"
+                f"{self._model.path.name} has {which}: give one with chat_template=, as Jinja text or a path"
             )
         return source
 
 
-__all__ = ["ChatFormat", "Template", "TemplateOptions"]
+__all__ = ["ChatFormat", "ChatPrompt", "Template"]

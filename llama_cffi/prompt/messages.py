@@ -57,8 +57,10 @@ def _check_message(message: Message, place: str) -> dict[str, Any]:
         raise MessageError(f"{place} needs a role such as 'user', 'assistant' or 'system', not {role!r}")
     # What is None was not said: clients that dump objects write every key.
     checked: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
-    calls = checked.pop("tool_calls", None)
-    if calls:
+    calls = checked.get("tool_calls")
+    if not calls:
+        checked.pop("tool_calls", None)
+    else:
         if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
             raise MessageError(f"{place}.tool_calls must be a list, not {type(calls).__name__}")
         checked["tool_calls"] = [_check_call(call, f"{place}.tool_calls[{i}]") for i, call in enumerate(calls)]

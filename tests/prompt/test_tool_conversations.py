@@ -10,7 +10,7 @@ import pytest
 
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.errors import TemplateError
-from llama_cffi.prompt.chat import Asked, ChatFormat
+from llama_cffi.prompt.chat import ChatPrompt, ChatFormat
 from llama_cffi.prompt.sandbox import Sandbox
 from llama_cffi.prompt.template import TemplateWarning
 from llama_cffi.prompt.tools import Tool
@@ -55,7 +55,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def ask(chat: ChatFormat, name: str, messages: Any, tools: list[Tool]) -> Asked:
+def ask(chat: ChatFormat, name: str, messages: Any, tools: list[Tool]) -> ChatPrompt:
     source = next(path for path in TEMPLATES if path.stem == name).read_text(encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TemplateWarning)
