@@ -10,7 +10,7 @@ import pytest
 
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.errors import TemplateError
-from llama_cffi.prompt.chat import ChatPrompt, ChatFormat
+from llama_cffi.prompt.chat import ChatFormat, ChatPrompt
 from llama_cffi.prompt.sandbox import Sandbox
 from llama_cffi.prompt.template import TemplateWarning
 from llama_cffi.prompt.tools import Tool
