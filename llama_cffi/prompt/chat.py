@@ -1,17 +1,18 @@
-"""How one model wants conversations: its templates, found by name, rendered and tokenised."""
+"""The chat templates of one model: found by name, rendered and tokenized."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_cffi.errors import TemplateError
 from llama_cffi.prompt.encoder import PromptEncoder
 from llama_cffi.prompt.messages import Message, as_messages, check_messages
-from llama_cffi.prompt.template import ChatTemplate, Rendered
+from llama_cffi.prompt.template import ChatTemplate, Rendered, TemplateWarning
 from llama_cffi.prompt.tool_instructions import add_tool_instructions
 from llama_cffi.reply.formats import detect, find
 from llama_cffi.reply.formats.generic import GENERIC
@@ -28,21 +29,12 @@ Template = str | os.PathLike[str] | None
 """The name of one of the model's templates, the Jinja text of another one, or its file; None is the model's default."""
 
 
-class TemplateOptions(TypedDict, total=False):
-    """What a template is given beside the messages."""
-
-    template: Template
-    tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]] | None
-    documents: Sequence[Mapping[str, Any]] | None
-    variables: Mapping[str, Any]
-    """The template's own variables, such as ``{"enable_thinking": False}``."""
-
-
-class Asked(NamedTuple):
-    """A conversation that waits for a reply."""
+class ChatPrompt(NamedTuple):
+    """A conversation up to where a reply begins, and the format that the reply will have."""
 
     rendered: Rendered
     reply: ReplyFormat
+    """The format."""
     source: str
     """The template's text."""
 
@@ -64,7 +56,10 @@ class ChatFormat:
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> Rendered:
-        """The conversation as text; a single str is one message of the user. Raises as :meth:`ChatTemplate.render`."""
+        """Return the conversation as text; a single str is one message of the user.
+
+        Raises as :meth:`ChatTemplate.render`.
+        """
         return self._compiled(self._source(template)).render(
             as_messages(messages),
             tools=tools,
@@ -82,12 +77,13 @@ class ChatFormat:
         template: Template = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> Asked:
-        """The conversation up to where a reply begins, and the format that the reply will have.
+    ) -> ChatPrompt:
+        """Return the conversation up to where a reply begins, and the format that the reply will have.
 
-        A template that does not tell the model of the tools is helped: then they are described in words, and calls
-        are plain JSON, unless ``reply_format`` names another format. With tools, a template of the model that is named
-        ``tool_use`` is the default. Raises as :meth:`render`, and :class:`ValueError` for an unknown format.
+        Where the template does not tell the model of the tools, they are described in words, and calls are plain
+        JSON, unless ``reply_format`` names another format; for a template that has a place for tools, a
+        :class:`TemplateWarning` says so. With tools, a template of the model that is named ``tool_use`` is the default.
+        Raises as :meth:`render`, and :class:`ValueError` for an unknown format.
         """
         if template is None and tools and self._model.chat_template("tool_use") is not None:
             template = "tool_use"
@@ -95,27 +91,35 @@ class ChatFormat:
         reply = find(reply_format) if reply_format is not None else detect(source)
         asked = as_messages(messages)
         compiled = self._compiled(source)
-
-        def render(words: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> Rendered:
-            return compiled.render(words, tools=tools, documents=documents, **(variables or {}))
-
+        options = {"documents": documents, **(variables or {})}
         if not tools:
-            return Asked(render(asked), reply, source)
+            return ChatPrompt(compiled.render(asked, **options), reply, source)
         described = [tool.as_dict() for tool in tools]
-        rendered = _attempt(partial(render, asked, tools=described))
-        if isinstance(rendered, Rendered) and rendered.text != render(asked).text:
-            return Asked(rendered, reply, source)
-        checked = check_messages(asked)
+        error: TemplateError | None = None
+        if compiled.mentions_tools:
+            try:
+                rendered = compiled.render(asked, tools=described, **options)
+                if rendered.tools_written or rendered.text != compiled.render_plain(asked, **options):
+                    return ChatPrompt(rendered, reply, source)
+            except TemplateError as raised:
+                error = raised
         if reply_format is None:
             reply = GENERIC
         instructions = reply.instructions(described) or GENERIC.instructions(described)
-        told = _attempt(partial(render, add_tool_instructions(checked, instructions)))
-        if isinstance(told, TemplateError):
-            # Some templates know no system message.
-            told = _attempt(partial(render, add_tool_instructions(checked, instructions, role="user")))
-        if isinstance(told, TemplateError):
-            raise rendered if isinstance(rendered, TemplateError) else told
-        return Asked(told, reply, source)
+        checked = check_messages(asked)
+        role = "system" if compiled.traits.takes_system else "user"
+        try:
+            told = compiled.render(add_tool_instructions(checked, instructions, role=role), **options)
+        except TemplateError as raised:
+            raise error or raised from None
+        if compiled.mentions_tools:
+            reason = "does not write the tools" if error is None else f"raises: {error.message}"
+            warnings.warn(
+                f"the chat template {reason}; the tools, their calls and their results are told in words",
+                TemplateWarning,
+                stacklevel=2,
+            )
+        return ChatPrompt(told, reply, source)
 
     @property
     def controls(self) -> Mapping[str, int]:
@@ -147,16 +151,9 @@ class ChatFormat:
         if source is None:
             which = "no chat template" if template is None else f"no chat template named {template!r}"
             raise TemplateError(
-                f"{self._model.path.name} has {which}: give one with template=, as Jinja text or a path"
+                f"{self._model.path.name} has {which}: give one with chat_template=, as Jinja text or a path"
             )
         return source
 
 
-def _attempt(render: Callable[[], Rendered]) -> Rendered | TemplateError:
-    try:
-        return render()
-    except TemplateError as error:
-        return error
-
-
-__all__ = ["ChatFormat", "Template", "TemplateOptions"]
+__all__ = ["ChatFormat", "ChatPrompt", "Template"]

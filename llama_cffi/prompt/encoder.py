@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PromptEncoder:
-    """Tokenises what :class:`ChatTemplate` renders.
+    """Tokenizes what :class:`ChatTemplate` renders.
 
     The text of a control token is that token where the template wrote it, and plain text inside a message.
     """
@@ -62,7 +62,7 @@ class PromptEncoder:
         vocab, mark = self._vocab, rendered.mark
         if not mark or self._pattern is None or mark not in rendered.marked:
             return vocab.tokenize(rendered.text, add_special=False, parse_special=True)
-        # A run of plain text that holds a mark is tokenised by itself; everything around it as llama.cpp would,
+        # A run of plain text that holds a mark is tokenized by itself; everything around it as llama.cpp would,
         # which also splits at control tokens, so that a cut there changes nothing.
         runs = self._pattern.split(rendered.marked)
         found: list[NDArray[np.int32]] = []

@@ -1,34 +1,30 @@
-"""Messages of a conversation: checked, brought into one form, and marked where they could pass for control tokens."""
+"""Messages of a conversation: checked and brought into one form."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_cffi.errors import MessageError, UnsupportedError
+from llama_cffi.prompt.marking import NAME
 
 Message = Mapping[str, Any]
 """``role`` and ``content`` as in OpenAI's API: text, a list of text parts, or None beside ``tool_calls``."""
 
-# A role goes into a template's control tokens, so that it must not bring any of its own.
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-# What a template compares and what names something; everything else is somebody's words.
-_STRUCTURE = frozenset({"role", "type", "id", "name", "tool_call_id"})
-
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
-    """A conversation as a list; a single str is one message of the user."""
+    """Return a conversation as a list; a single str is one message of the user."""
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages with the text parts of each content joined.
+    """Return the messages in one form: what is None is left out, an absent content is "", empty ``tool_calls`` go.
+
+    A content is a str or a list of ``{"type": "text", "text": ...}``.
 
     Raises :class:`MessageError` that names the place of what is wrong, and :class:`UnsupportedError` for parts that
-    are no text.
+    are not text.
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise MessageError(f"messages must be a list of messages, not {type(messages).__name__}")
@@ -38,7 +34,10 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def check_mappings(values: Sequence[Mapping[str, Any]] | None, name: str) -> Sequence[Mapping[str, Any]] | None:
-    """Tools or documents, None for none; :class:`MessageError` that names the place of what is wrong."""
+    """Return tools or documents, None where there are none.
+
+    Raises :class:`MessageError` that names the place of what is wrong.
+    """
     if values is None:
         return None
     if isinstance(values, (str, Mapping)) or not isinstance(values, Sequence):
@@ -54,32 +53,35 @@ def _check_message(message: Message, place: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise MessageError(f"{place} must be a mapping with a role and a content, not {type(message).__name__}")
     role = message.get("role")
-    if not isinstance(role, str) or not _NAME.fullmatch(role):
+    if not isinstance(role, str) or not NAME.fullmatch(role):
         raise MessageError(f"{place} needs a role such as 'user', 'assistant' or 'system', not {role!r}")
-    checked: dict[str, Any] = dict(message)
-    calls = message.get("tool_calls")
-    if message.get("content") is None:
-        if not calls:
-            raise MessageError(f"{place} has neither content nor tool_calls")
-        checked["content"] = None if "content" in message else ""
+    # What is None was not said: clients that dump objects write every key.
+    checked: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
+    calls = checked.get("tool_calls")
+    if not calls:
+        checked.pop("tool_calls", None)
     else:
-        checked["content"] = _text_of(message["content"], f"{place}.content")
-    if calls is not None:
-        if isinstance(calls, str) or not isinstance(calls, Sequence):
+        if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
             raise MessageError(f"{place}.tool_calls must be a list, not {type(calls).__name__}")
         checked["tool_calls"] = [_check_call(call, f"{place}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    if "content" in checked:
+        checked["content"] = _check_content(checked["content"], f"{place}.content")
+    elif calls:
+        checked["content"] = ""
+    else:
+        raise MessageError(f"{place} has neither content nor tool_calls")
     check_text(checked, place)
     return checked
 
 
-def _text_of(content: Any, place: str) -> str:
+def _check_content(content: Any, place: str) -> str | list[dict[str, str]]:
     if isinstance(content, str):
         return content
     if isinstance(content, (bytes, bytearray, Mapping)) or not isinstance(content, Sequence):
         raise MessageError(f"{place} must be a text or a list of parts, not {type(content).__name__}")
     if not content:
         raise MessageError(f"{place} is an empty list; a content without words is an empty text")
-    texts = []
+    parts = []
     for i, part in enumerate(content):
         if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
             raise MessageError(f"{place}[{i}] must be a mapping with a type")
@@ -87,41 +89,49 @@ def _text_of(content: Any, place: str) -> str:
             raise UnsupportedError(f"{place}[{i}] is of type {part['type']!r}; only text can be given to this model")
         if not isinstance(part.get("text"), str):
             raise MessageError(f"{place}[{i}].text must be a str")
-        texts.append(part["text"])
-    return "".join(texts)
+        check_text(part["text"], place)
+        parts.append({"type": "text", "text": part["text"]})
+    return parts
+
+
+def join_parts(content: str | Sequence[Mapping[str, str]]) -> str:
+    """Return a checked content as one text."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _check_call(call: Any, place: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise MessageError(f"{place} needs a function with a name")
-    if not _NAME.fullmatch(function["name"]):
+    if not NAME.fullmatch(function["name"]):
         raise MessageError(f"{place}.function.name must consist of letters, digits and _.-, got {function['name']!r}")
-    arguments = function.get("arguments", {})
+    arguments = function.get("arguments")
+    arguments = {} if arguments is None else arguments
     try:
         parsed = arguments_object(arguments)
     except (ValueError, RecursionError) as error:
         raise MessageError(f"{place}.function.arguments is no JSON: {error}") from None
     if not isinstance(parsed, Mapping):
         raise MessageError(f"{place}.function.arguments must be an object, not {type(parsed).__name__}")
-    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+    given = {key: value for key, value in call.items() if value is not None}
+    return {"type": "function", **given, "function": {**function, "arguments": arguments}}
 
 
 def arguments_object(arguments: Any) -> Any:
-    """The arguments of a tool call as the object that their JSON text says, if they are one."""
+    """Return the arguments of a tool call as an object: parsed if they are JSON text, else as they are."""
     return json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
 
 
 def arguments_text(arguments: Any) -> str:
-    """The arguments of a tool call as JSON text; as they are if they are one."""
+    """Return the arguments of a tool call as JSON text; as they are if they are text."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def check_text(value: Any, place: str) -> None:
-    """Look at every text in ``value``.
+    """Check every text in ``value``.
 
-    Raises :class:`MessageError` that names the place of one that is not valid Unicode, of a key that is none, and a
-    value that is nested without end or too deep to be written as JSON.
+    Raises :class:`MessageError`, which names the place, for a text that is not valid Unicode, for a key that is not a
+    str, and for a value that holds itself or is nested too deep to be written as JSON.
     """
     try:
         _check_texts(value, place)
@@ -134,7 +144,9 @@ def _check_texts(value: Any, place: str) -> None:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise MessageError(f"{place} holds a lone surrogate at index {error.start}: no valid Unicode") from None
+            raise MessageError(
+                f"{place} holds a lone surrogate at index {error.start}: it is not valid Unicode"
+            ) from None
     elif isinstance(value, Mapping):
         for key, one in value.items():
             if not isinstance(key, str):
@@ -146,20 +158,6 @@ def _check_texts(value: Any, place: str) -> None:
             _check_texts(one, f"{place}[{i}]")
 
 
-def map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy with every text changed that is somebody's words and not structure."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {
-            key: one if key in _STRUCTURE and isinstance(one, str) and _NAME.fullmatch(one) else map_texts(one, change)
-            for key, one in value.items()
-        }
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [map_texts(one, change) for one in value]
-    return value
-
-
 __all__ = [
     "Message",
     "arguments_object",
@@ -168,5 +166,5 @@ __all__ = [
     "check_mappings",
     "check_messages",
     "check_text",
-    "map_texts",
+    "join_parts",
 ]

@@ -1,29 +1,33 @@
-"""Jinja for chat templates: what Hugging Face's renderer offers, in a sandbox with an end.
+"""Jinja for chat templates: what Hugging Face's renderer offers, in a sandbox with limits.
 
-A template comes with a model file that somebody uploaded. jinja2's immutable sandbox keeps it from Python's objects;
-this adds limits to what it may compute, because a loop or a repeated string needs no forbidden name to take all day.
+A template comes with a model file from an unknown source. jinja2's immutable sandbox keeps it from Python's objects;
+this bounds what it may compute, because a loop or a repeated string needs no forbidden name to run all day.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from datetime import datetime
-from functools import wraps
-from time import monotonic
+from functools import partial
+from types import BuiltinMethodType, MethodType
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
 from jinja2.environment import Template
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
-MAX_SECONDS = 5.0
-MAX_TEXT = 64 * 2**20
-_MAX_NUMBER = 10**6
+from llama_cffi.prompt.budget import ELEMENT, Budget, current, spending
+from llama_cffi.prompt.filters import FILTERS, TESTS
+from llama_cffi.prompt.formatting import check_braces, check_percent
+from llama_cffi.prompt.guards import GUARDS, add_guards
+from llama_cffi.prompt.methods import check_method
+
+MAX_SOURCE = 256 * 1024
+"""Characters of a template; the longest ones known have 20,000."""
+_MAX_MESSAGE = 2000
+_METHOD_NAMES = frozenset(name for kind in (dict, str) for name in dir(kind))
 
 
 class _Generation(Extension):
@@ -36,163 +40,152 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class Clock:
-    """A deadline for rendering. Every turn of a loop and every call of a macro passes here."""
-
-    __slots__ = ("_end", "_seconds", "_turns")
-
-    def __init__(self, seconds: float) -> None:
-        self._turns = 0
-        self._seconds = seconds
-        self._end = monotonic() + seconds
-
-    def __call__(self) -> str:
-        self._turns += 1
-        if not self._turns % 16 and monotonic() > self._end:
-            raise SecurityError(f"the template takes too long: more than {self._seconds:g} s")
-        return ""
-
-
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of all chat templates."""
 
-    intercepted_binops = frozenset({"*", "**", "+", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols", "jinja2.ext.do"]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, "jinja2.ext.loopcontrols", "jinja2.ext.do"],
+            finalize=_finalize,
         )
-        self.filters["tojson"] = _to_json
-        # A prompt is no HTML: nothing is ever escaped, so there is nothing to mark as escaped already.
-        self.filters["safe"] = str
+        self.filters = {**FILTERS, **GUARDS}
+        self.tests = dict(TESTS)
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
         del self.globals["lipsum"]
-        self.globals["__concat"] = _concat
-        for name in ("center", "indent", "format", "round", "replace"):
-            self.filters[name] = _bounded(self.filters[name])
 
-    def compile_template(self, source: str) -> Template:
-        """The template of ``source``; :class:`jinja2.TemplateError` when it is none."""
-        tree = self._parse(source, None, None)
-        repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)]
-        for node in repeated:
-            node.body.insert(0, nodes.Output([_call("__clock", [])]))
-        _Concatenations().visit(tree)
+    def parse_template(self, source: str) -> nodes.Template:
+        """Return the syntax tree of ``source``. Raises :class:`jinja2.TemplateError` for one that does not parse."""
+        if len(source) > MAX_SOURCE:
+            raise SecurityError(f"it has {len(source)} characters; {MAX_SOURCE} are allowed")
+        return self._parse(source, None, None)
+
+    def compile_template(self, tree: nodes.Template) -> Template:
+        """Return the template of a syntax tree, which is changed. Raises what Python's compiler raises, too."""
+        add_guards(tree)
         tree.set_environment(self)
         return Template.from_code(self, self.compile(tree), self.make_globals(None))
 
-    def render(self, template: Template, variables: dict[str, Any], clock: Clock) -> str:
-        """The text; :class:`jinja2.TemplateError` when the template raises, or is not done in time."""
-        parts: list[str] = []
-        size = 0
-        for part in template.generate({**variables, "__clock": clock}):
-            parts.append(part)
-            size += len(part)
-            if size > MAX_TEXT:
-                raise SecurityError(f"the template writes more than {MAX_TEXT} characters")
-        return "".join(parts)
+    def render(self, template: Template, variables: dict[str, Any], budget: Budget) -> str:
+        """Return the text. Raises :class:`jinja2.TemplateError` when the template raises or passes a limit."""
+        with spending(budget):
+            return "".join(template.generate(variables))
+
+    # -- what the compiled template calls
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         # Repeating, adding and formatting make long values out of short ones; arithmetic of sane size passes.
-        if operator == "*":
+        if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+            _check_arithmetic(operator, left, right)
+        elif operator == "*":
             for one, other in ((left, right), (right, left)):
                 if isinstance(one, (str, list, tuple)) and isinstance(other, int):
-                    _check_size(len(one) * max(0, other))
-        elif operator == "**":
-            _check_number(left, right)
-            if isinstance(left, int) and isinstance(right, int) and right > 64:
-                raise SecurityError("the template computes a power that is too large")
-        elif operator == "+" and isinstance(left, (str, list, tuple)):
-            _check_size(len(left) + len(right) if isinstance(right, type(left)) else 0)
+                    current().make((1 if isinstance(one, str) else ELEMENT) * len(one) * max(0, other))
+        elif operator == "+":
+            if isinstance(left, str) and isinstance(right, str):
+                current().make(len(left) + len(right))
+            elif isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+                current().make(ELEMENT * (len(left) + len(right)))
         elif operator == "%" and isinstance(left, str):
-            _check_format(left)
+            check_percent(current(), left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        owner = getattr(obj, "__self__", None)
-        if isinstance(owner, str):
-            _check_number(*args, *kwargs.values())
-            if args and getattr(obj, "__name__", "") in ("replace", "format"):
-                _check_format(owner)
-                _check_size(
-                    len(owner) * max((len(one) for one in (*args, *kwargs.values()) if isinstance(one, str)), default=0)
-                )
-        return super().call(context, obj, *args, **kwargs)
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute not in _METHOD_NAMES:
+            # By far the most frequent case, in which the original raises and catches an AttributeError first.
+            try:
+                return obj[attribute]
+            except KeyError:
+                return self.undefined(obj=obj, name=attribute)
+        if attribute in ("format", "format_map") and isinstance(obj, str):
+            return partial(self._format, obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(argument) is not str:
+            if isinstance(argument, tuple):
+                current().hash(argument)
+        elif argument in ("format", "format_map") and isinstance(obj, str):
+            return partial(self._format, obj, argument)
+        return super().getitem(obj, argument)
+
+    # jinja2's own parameter names, so that no keyword argument of a template is taken for one of them.
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(__obj) is BuiltinMethodType:
+            owner = __obj.__self__
+            # What Jinja's compiler adds for functions that take a context.
+            kwargs.pop("_loop_vars", None)
+            kwargs.pop("_block_vars", None)
+            budget = current()
+            if check_method(budget, owner, __obj.__name__, args, kwargs):
+                if budget.marks and __obj.__name__ in ("startswith", "endswith"):
+                    # What is only looked at may be looked at without marks.
+                    return getattr(_unmarked(owner, budget.marks), __obj.__name__)(*_unmarked(args, budget.marks))
+                return __obj(*args, **kwargs)
+        elif __obj is dict:
+            current().make(ELEMENT * sum(len(one) for one in (*args, kwargs) if hasattr(one, "__len__")))
+            if not all(isinstance(one, dict) for one in args):
+                raise SecurityError("dict() takes mappings and named values in a template")
+        elif type(__obj) is MethodType:
+            # loop.changed() compares its arguments.
+            current().work(1 + (current().measure(args) >> 7))
+        elif len(args) > 8:
+            current().make(ELEMENT * len(args))
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def call_filter(self, name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        # Filters may be named by a text, too: {{ x | map("upper") }}.
+        if name not in FILTERS:
+            raise TemplateRuntimeError(f"no filter named {name!r}")
+        return super().call_filter(name, value, *args, **kwargs)
+
+    def _format(self, pattern: str, method: str, *args: Any, **kwargs: Any) -> str:
+        if method == "format_map":
+            (mapping,) = args
+            args, kwargs = (), mapping
+        check_braces(current(), pattern, (args, kwargs))
+        return SandboxedFormatter(self).vformat(pattern, args, kwargs)
 
 
-class _Concatenations(NodeTransformer):
-    """Makes ``a ~ b`` a call that looks at the size."""
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        return _call("__concat", node.nodes)
-
-
-def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
-    return nodes.Call(nodes.Name(name, "load"), arguments, [], None, None)
+def _check_arithmetic(operator: str, left: float, right: float) -> None:
+    if isinstance(left, int) and isinstance(right, int):
+        budget = current()
+        budget.integer(left)
+        budget.integer(right)
+        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+        if operator in ("*", "**") and bits > 256:
+            raise SecurityError("the template computes a product or a power that is too large")
 
 
-def _concat(*values: Any) -> str:
-    texts = [str(value) for value in values]
-    _check_size(sum(map(len, texts)))
-    return "".join(texts)
+def _unmarked(value: Any, marks: str) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_unmarked(one, marks) for one in value)
+    if isinstance(value, str):
+        for mark in marks:
+            value = value.replace(mark, "")
+    return value
 
 
-def _bounded(function: Any) -> Any:
-    """A filter that refuses numbers, widths and growth out of proportion."""
-
-    @wraps(function)
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        _check_number(*args, *kwargs.values())
-        texts = [one for one in (*args, *kwargs.values()) if isinstance(one, str)]
-        for text in texts:
-            _check_format(text)
-        if len(texts) == 3:
-            _check_size(len(texts[0]) * len(texts[2]))
-        return function(*args, **kwargs)
-
-    return bounded
+def _finalize(value: Any) -> Any:
+    """What is written for a value, its size counted."""
+    budget = current()
+    text = budget.text(value)
+    budget.make(len(text))
+    return text
 
 
-def _check_number(*values: Any) -> None:
-    for value in values:
-        if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-            raise SecurityError(f"the template uses the number {value} where it makes a text of that size")
+def _raise_exception(message: Any = "") -> NoReturn:
+    raise TemplateError(current().text(message)[:_MAX_MESSAGE])
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_TEXT:
-        raise SecurityError(f"the template makes a value of {size} elements")
-
-
-def _check_format(pattern: str) -> None:
-    # "%999999999d" and "{:999999999}": a width needs seven digits in a row to do harm.
-    run = 0
-    for character in pattern if "%" in pattern or "{" in pattern else "":
-        run = run + 1 if character.isdigit() else 0
-        if run > 6:
-            raise SecurityError("the template formats with a width that is too large")
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
+def _strftime_now(pattern: Any) -> str:
+    if not isinstance(pattern, str) or len(pattern) > 200 or any(one.isdigit() for one in pattern):
+        raise SecurityError("strftime_now takes a short pattern without widths")
     return datetime.now().strftime(pattern)
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: Iterable[str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as transformers writes it into prompts: no HTML escapes, and letters stay letters."""
-    pair = tuple(separators) if separators is not None else None
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)  # type: ignore[arg-type]
-
-
-__all__ = ["MAX_SECONDS", "MAX_TEXT", "Clock", "Sandbox"]
+__all__ = ["MAX_SOURCE", "Sandbox"]

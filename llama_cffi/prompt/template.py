@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from time import monotonic
 from typing import Any, Literal
 
 import jinja2
 
-from llama_cffi.errors import TemplateError
-from llama_cffi.prompt.messages import (
-    Message,
-    arguments_object,
-    arguments_text,
-    check_mappings,
-    check_messages,
-    map_texts,
-)
-from llama_cffi.prompt.sandbox import MAX_SECONDS, Clock, Sandbox
+from llama_cffi.errors import MessageError, TemplateError
+from llama_cffi.prompt.budget import MAX_SECONDS, Budget
+from llama_cffi.prompt.marking import Breaker, Marker, break_all, collect_texts, names_in, unused_characters
+from llama_cffi.prompt.messages import Message, check_mappings, check_messages
+from llama_cffi.prompt.sandbox import Sandbox
+from llama_cffi.prompt.template_traits import Mentions, TemplateTraits
+
+_MAX_ALONE = 16
+"""Texts that are tried one by one when the whole conversation cannot be marked."""
+_TRIAL_SECONDS = 0.5
 
 
 class TemplateWarning(UserWarning):
-    """A template inspects or changes what a message says, so that control tokens in it cannot be kept apart."""
+    """A conversation could not be rendered as it was meant.
+
+    Either the template inspects or changes a text that holds that of a control token, so that the two cannot be kept
+    apart, or a conversation with tools is given to the model in another form than the template's own.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Rendered:
 
     marked: str
     mark: str
+    tools_written: bool | None = None
+    """Whether the text shows the tools that the template was given; None where the marks do not tell."""
 
     @property
     def text(self) -> str:
@@ -63,12 +69,17 @@ class ChatTemplate:
         self.source = source
         self.tokens = dict(tokens or {})
         self._seconds = seconds
-        self._controls = tuple(control for control in controls if control)
-        self._firsts = frozenset(control[0] for control in self._controls)
+        self._breaker = Breaker([control for control in controls if control])
         try:
-            self._template = _sandbox().compile_template(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+            tree = _sandbox().parse_template(source)
+            self._mentions = Mentions.of(tree)
+            self._template = _sandbox().compile_template(tree)
+        except Exception as error:
+            # Besides Jinja's own errors those of Python's compiler, which reads what Jinja writes.
             raise TemplateError(f"the chat template does not parse: {_reason(error)}") from error
+        self.traits = TemplateTraits(self._mentions, self._try)
+        """What the template wants messages to be like."""
+        self._marker = Marker(self._mentions.keys, self._breaker.find)
 
     def render(
         self,
@@ -79,173 +90,196 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> Rendered:
-        """The conversation as text; with ``add_generation_prompt`` it ends where the reply begins.
+        """Return the conversation as text; with ``add_generation_prompt`` it ends where the reply begins.
 
         ``variables`` are the template's own, such as ``enable_thinking``. Raises :class:`MessageError` for messages
-        that are none, and :class:`TemplateError` for what the template raises.
+        that are not valid, and :class:`TemplateError` for what the template raises and for a limit that it passes.
 
         What messages, tools and documents say is marked wherever it could be read as a control token, in the strictest
-        way that leaves the template's text as it is. A template that looks for such text in a message leaves no way:
-        then the text comes unmarked, with a :class:`TemplateWarning`.
+        way that leaves the template's text as it is. A text that a template inspects for control tokens cannot be
+        marked: then it comes unmarked, with a :class:`TemplateWarning`; a key or a name is refused.
         """
-        checked = [self._fit(message) for message in check_messages(messages)]
+        checked = check_messages(messages)
         given = {
-            "messages": checked,
+            "messages": [self.traits.fit(message) for message in checked],
             "tools": check_mappings(tools, "tools"),
             "documents": check_mappings(documents, "documents"),
         }
-        clock = Clock(self._seconds)
+        self._check_names(given)
         fixed = {**self.tokens, **variables, "add_generation_prompt": add_generation_prompt}
-
-        def run(words: dict[str, Any]) -> str:
-            return self._run({**fixed, **words}, clock)
-
-        plain = run(given)
-        if not self._controls:
+        written = json.dumps([given, variables], ensure_ascii=False, default=str)
+        budgets = _Budgets(self._seconds, len(written))
+        plain = self._run({**fixed, **given}, budgets)
+        if not self._breaker.controls:
             return Rendered(plain, "")
-        mark = _unused_character(plain + self.source + json.dumps(given, ensure_ascii=False, default=str))
-        for change in (_break_all, self._break_firsts, self._break_controls):
-            try:
-                rendered = Rendered(run(map_texts(given, lambda text: change(text, mark))), mark)  # noqa: B023
-            except TemplateError:
-                continue
-            if rendered.text == plain:
-                return rendered
-        if self._control_in(given):
-            warnings.warn(
-                "the chat template inspects or changes a message that holds the text of a control token; "
-                "it may be read as that token",
-                TemplateWarning,
-                stacklevel=2,
-            )
-        return Rendered(plain, "")
+        mark, tool_mark = unused_characters(plain + self.source + written, 2)
 
-    def _run(self, variables: dict[str, Any], clock: Clock) -> str:
-        absent = [name for name in ("tools", "documents") if variables[name] is None]
+        def attempt(change: Callable[[str, str], str]) -> Rendered | None:
+            marked = self._marker.mark(given, lambda text: change(text, mark), lambda text: change(text, tool_mark))
+            try:
+                text = self._run({**fixed, **marked}, budgets, mark + tool_mark)
+            except TemplateError:
+                return None
+            tools_written = tool_mark in text
+            rendered = Rendered(text.replace(tool_mark, mark), mark, tools_written or None)
+            return rendered if rendered.text == plain else None
+
+        breaker = self._breaker
+        for change in (break_all, breaker.break_firsts, breaker.break_controls):
+            rendered = attempt(change)
+            if rendered is not None:
+                return rendered
+        return self._mark_some(given, attempt) or Rendered(plain, "")
+
+    def render_plain(
+        self,
+        messages: Sequence[Message],
+        *,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """Return the text that :meth:`render` gives without tools, in one run of the template."""
+        given = {
+            "messages": [self.traits.fit(message) for message in check_messages(messages)],
+            "tools": None,
+            "documents": check_mappings(documents, "documents"),
+        }
+        size = len(json.dumps([given, variables], ensure_ascii=False, default=str))
+        values = {**self.tokens, **variables, **given, "add_generation_prompt": True}
+        return self._run(values, _Budgets(self._seconds, size))
+
+    def _mark_some(
+        self, given: Mapping[str, Any], attempt: Callable[[Callable[[str, str], str]], Rendered | None]
+    ) -> Rendered | None:
+        """Mark the texts that can be marked, one by one; None where there are too many, or none can be marked."""
+        breaker = self._breaker
+        values: list[str] = []
+        keys: list[str] = []
+        collect_texts(given, values.append, keys.append)
+        found = [text for text in dict.fromkeys([*values, *keys]) if breaker.find(text)]
+        marked = [text for text in found[:_MAX_ALONE] if attempt(_only({text}, breaker.break_controls)) is not None]
+        left = [text for text in found if text not in marked]
+        for key in keys:
+            if key in left:
+                raise MessageError(
+                    f"the key {_shortened(key)!r} of a message, a tool or a document holds the text of a control "
+                    "token, and the chat template compares or changes it: rename the key"
+                )
+        if left:
+            warnings.warn(
+                f"the chat template inspects or changes a message that holds the text of a control token, "
+                f"{_shortened(left[0])!r}; it may be read as that token",
+                TemplateWarning,
+                stacklevel=4,
+            )
+        return attempt(_only(set(marked), breaker.break_controls))
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
+        """Refuse names that hold the text of a control token: a template must see them as they are."""
+        for kind, values in (("messages", given["messages"]), ("tools", given["tools"] or ())):
+            for i, value in enumerate(values):
+                for place, name in names_in(value, f"{kind}[{i}]"):
+                    if self._breaker.find(name):
+                        raise MessageError(
+                            f"{place} is {_shortened(name)!r}, which holds the text of a control token of this model"
+                        )
+
+    def _run(self, variables: dict[str, Any], budgets: _Budgets, marks: str = "") -> str:
+        absent = [name for name in ("tools", "documents") if variables[name] is None and name in self._mentions.names]
+        without = {name: value for name, value in variables.items() if name not in absent}
+        if absent and self._fails_on_none:
+            return self._run_once(without, budgets.next(marks))
         try:
-            return self._run_once(variables, clock)
+            return self._run_once(variables, budgets.next(marks))
         except TemplateError:
             # Some templates test whether these are None, as transformers has it; others loop over them regardless.
             if not absent:
                 raise
-            return self._run_once({name: value for name, value in variables.items() if name not in absent}, clock)
+            return self._run_once(without, budgets.next(marks))
 
-    def _run_once(self, variables: dict[str, Any], clock: Clock) -> str:
+    def _run_once(self, variables: dict[str, Any], budget: Budget) -> str:
         try:
-            return _sandbox().render(self._template, variables, clock)
+            return _sandbox().render(self._template, variables, budget)
         except RecursionError:
             raise TemplateError("the chat template calls itself without end") from None
         except jinja2.TemplateError as error:
             raise TemplateError(f"the chat template refuses: {_reason(error)}") from error
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        except Exception as error:
             # Python's own errors: the template did something with a message that cannot be done.
-            raise TemplateError(f"the chat template failed: {type(error).__name__}: {error}") from error
-
-    # -- marks
-
-    def _break_firsts(self, text: str, mark: str) -> str:
-        """Mark both ends, and what follows every character that begins a control token."""
-        return _break(text, mark, lambda core: "".join(one + mark if one in self._firsts else one for one in core))
-
-    def _break_controls(self, text: str, mark: str) -> str:
-        """Mark the inside of whole control tokens only."""
-        return self._pattern.sub(lambda found: found[0][0] + mark + found[0][1:], text)
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))))
-
-    def _control_in(self, value: Any) -> bool:
-        found: list[bool] = []
-        map_texts(value, lambda text: found.append(self._pattern.search(text) is not None) or text)  # type: ignore[func-returns-value]
-        return any(found)
+            raise TemplateError(f"the chat template failed: {type(error).__name__}: {_reason(error)}") from error
 
     # -- what a template wants
 
-    def _fit(self, message: dict[str, Any]) -> dict[str, Any]:
-        if self.wants_typed_content and isinstance(message["content"], str):
-            message = {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if message.get("tool_calls"):
-            form = _FORMS[self.argument_form]
-            calls = [
-                {**call, "function": {**call["function"], "arguments": form(call["function"]["arguments"])}}
-                for call in message["tool_calls"]
-            ]
-            message = {**message, "tool_calls": calls}
-        return message
+    @property
+    def mentions_tools(self) -> bool:
+        """Whether the template has a place for tools."""
+        return "tools" in self._mentions.names
 
-    @cached_property
+    @property
     def wants_typed_content(self) -> bool:
         """Whether the template reads contents only as lists of parts."""
-        if not re.search(r"\[\s*['\"]type['\"]\s*\]|\.type\b", self.source):
-            return False
-        typed = [{"role": "user", "content": [{"type": "text", "text": _NEEDLE}]}]
-        return _NEEDLE not in self._try([{"role": "user", "content": _NEEDLE}]) and _NEEDLE in self._try(typed)
+        return self.traits.wants_typed_content
 
-    @cached_property
+    @property
     def argument_form(self) -> Literal["object", "text", "any"]:
         """What the arguments of a tool call must be for the template to write them as JSON."""
-        as_object, as_text = (
-            self._try(_call_with(arguments)) for arguments in ({_NEEDLE: 1}, arguments_text({_NEEDLE: 1}))
-        )
-        # A template that makes JSON of a text escapes its quotes; one that prints an object prints Python's repr of it.
-        if f'"{_NEEDLE}"' not in as_text:
-            return "object"
-        if _NEEDLE not in as_object or f"'{_NEEDLE}'" in as_object:
-            return "text"
-        # One that has a syntax of its own for arguments writes it from objects only.
-        return "any" if f'"{_NEEDLE}"' in as_object else "object"
+        return self.traits.argument_form
 
-    def _try(self, messages: list[dict[str, Any]]) -> str:
+    @cached_property
+    def _fails_on_none(self) -> bool:
+        """Whether the template needs ``tools`` and ``documents`` to be undefined where there are none."""
+        variables = self._trial_variables([{"role": "user", "content": "Hey"}])
         try:
-            return self._run(
-                {**self.tokens, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": True},
-                Clock(min(self._seconds, _TRIAL_SECONDS)),
-            )
+            self._run_once(variables, self._trial_budget())
         except TemplateError:
-            return ""
+            del variables["tools"], variables["documents"]
+            try:
+                self._run_once(variables, self._trial_budget())
+            except TemplateError:
+                return False
+            return True
+        return False
+
+    def _try(self, messages: list[dict[str, Any]]) -> str | None:
+        variables = self._trial_variables(messages)
+        for name in ("tools", "documents") if self._fails_on_none else ():
+            del variables[name]
+        try:
+            return self._run_once(variables, self._trial_budget())
+        except TemplateError:
+            return None
+
+    def _trial_variables(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self.tokens, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+
+    def _trial_budget(self) -> Budget:
+        return _Budgets(min(self._seconds, _TRIAL_SECONDS), 0).next()
 
 
-_NEEDLE = "needle7"
-_TRIAL_SECONDS = 0.5
-_FORMS: dict[str, Callable[[Any], Any]] = {
-    "object": arguments_object,
-    "text": arguments_text,
-    "any": lambda arguments: arguments,
-}
+class _Budgets:
+    """Budgets for the runs of one call: each has its own limits, and all the same end."""
+
+    def __init__(self, seconds: float, size: int) -> None:
+        self._end = monotonic() + seconds
+        self._seconds = seconds
+        self._size = size
+
+    def next(self, marks: str = "") -> Budget:
+        return Budget(self._end, self._seconds, self._size, marks)
 
 
-def _break_all(text: str, mark: str) -> str:
-    """Mark both ends, and between all characters: then they may also be turned round, or others put for them."""
-    return _break(text, mark, mark.join)
-
-
-def _break(text: str, mark: str, inside: Callable[[str], str]) -> str:
-    core = text.strip()
-    if not core:
-        return text
-    start = text.index(core)
-    # Whitespace stays outside: a template that trims a message trims the same.
-    return f"{text[:start]}{mark}{inside(core)}{mark}{text[start + len(core) :]}"
-
-
-def _call_with(arguments: Any) -> list[dict[str, Any]]:
-    call = {"type": "function", "id": "123456789", "function": {"name": "find", "arguments": arguments}}
-    return [
-        {"role": "user", "content": "Hey"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-    ]
+def _only(texts: set[str], change: Callable[[str, str], str]) -> Callable[[str, str], str]:
+    return lambda text, mark: change(text, mark) if text in texts else text
 
 
 def _reason(error: BaseException) -> str:
     line = getattr(error, "lineno", None)
-    return f"{error}" + (f" (line {line})" if line is not None and "line" not in str(error) else "")
+    text = _shortened(str(error), 2000)
+    return text + (f" (line {line})" if line is not None and "line" not in text else "")
 
 
-def _unused_character(text: str) -> str:
-    """A private-use character that does not occur in ``text``."""
-    taken = set(text)
-    return next(chr(code) for code in range(0xF8FF, 0xE000, -1) if chr(code) not in taken)
+def _shortened(text: str, size: int = 60) -> str:
+    return text if len(text) <= size else f"{text[:size]}..."
 
 
 @cache

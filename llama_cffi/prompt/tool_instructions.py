@@ -1,56 +1,71 @@
-"""Conversations about tools for a chat template that knows nothing of tools: everything is said in words."""
+"""Conversations about tools for chat templates that know nothing of tools.
+
+The definitions become instructions in a message, calls become JSON in the assistant's words, and results become words
+of the user.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_cffi.prompt.messages import Message, arguments_object
+from llama_cffi.prompt.messages import Message, arguments_object, join_parts
 
 
 def add_tool_instructions(
     messages: Sequence[Message], instructions: str, *, role: str = "system"
 ) -> list[dict[str, Any]]:
-    """The messages with ``instructions`` in front, calls as the JSON that they were, and results as words of the user.
+    """Return the messages without tool calls and results, with ``instructions`` in front.
 
     The instructions go to the first message if it is of this ``role``, into one of their own if ``role`` is
-    ``"system"``, and otherwise to the first message of that role.
+    ``"system"``, and otherwise to the first message of that role. Results that follow each other, and what the user
+    says after them, become one message: many templates want user and assistant to take turns. ``messages`` are as
+    :func:`~llama_cffi.prompt.messages.check_messages` returns them.
     """
-    told = [_plain(message) for message in messages]
+    told = _in_words(messages)
     first = next((message for message in told if message["role"] == role), None)
     if role == "system" and (first is None or first is not told[0]):
         return [{"role": "system", "content": instructions}, *told]
     if first is not None:
-        first["content"] = f"{instructions}\n\n{first['content']}"
+        first["content"] = f"{instructions}\n\n{join_parts(first['content'])}"
     return told
 
 
-def _plain(message: Message) -> dict[str, Any]:
-    if message["role"] == "tool":
-        name = message.get("name")
-        return {
-            "role": "user",
-            "content": f"The function {name} returned: {message['content']}"
-            if name
-            else f"The function returned: {message['content']}",
-        }
-    plain = dict(message)
-    calls = plain.pop("tool_calls", None)
+def _in_words(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+    after_result = False
+    for message in messages:
+        is_result = message["role"] == "tool"
+        said = _result_in_words(message) if is_result else _calls_in_words(message)
+        if after_result and said["role"] == "user":
+            told[-1]["content"] += f"\n\n{join_parts(said['content'])}"
+        else:
+            told.append(said)
+        after_result = is_result
+    return told
+
+
+def _result_in_words(message: Message) -> dict[str, Any]:
+    name = message.get("name")
+    function = f"The function {name}" if name else "The function"
+    return {"role": "user", "content": f"{function} returned: {join_parts(message['content'])}"}
+
+
+def _calls_in_words(message: Message) -> dict[str, Any]:
+    said = dict(message)
+    calls = said.pop("tool_calls", None)
     if calls:
-        lines = [
-            json.dumps(
-                {
-                    "name": call["function"]["name"],
-                    "arguments": arguments_object(call["function"].get("arguments", {})),
-                },
-                ensure_ascii=False,
-            )
-            for call in calls
-        ]
-        said = [plain["content"]] if plain.get("content") else []
-        plain["content"] = "\n".join([*said, *lines])
-    return plain
+        content = join_parts(said["content"])
+        said["content"] = "\n".join(
+            [*([content] if content else []), *(_call_text(call["function"]) for call in calls)]
+        )
+    return said
+
+
+def _call_text(function: Mapping[str, Any]) -> str:
+    arguments = arguments_object(function.get("arguments", {}))
+    return json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
 
 
 __all__ = ["add_tool_instructions"]

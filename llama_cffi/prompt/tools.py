@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi.errors import MessageError, ToolArgumentsError, ToolError
 from llama_cffi.prompt.docstring import parameters_of, summary_of
 from llama_cffi.prompt.messages import check_text
+from llama_cffi.prompt.tool_forms import read_tool
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -28,10 +29,11 @@ _PARAMETER = "p{}"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """Something that a model may call.
+    """A function that a model may call: what the model is told of it, and what is called.
 
     ``parameters`` is the JSON Schema of an object, the arguments. ``function`` is called with them by name; None for
-    a tool that somebody else runs. Raises :class:`ToolError` for a name or a schema that cannot be used.
+    a tool that the caller runs itself. ``extra`` holds further keys of the definition, such as ``strict`` or
+    ``return``, which some chat templates write. Raises :class:`ToolError` for a name or a schema that cannot be used.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=lambda: _NO_ARGUMENTS)
     function: Callable[..., Any] | None = None
     _arguments: type[BaseModel] | None = field(default=None, repr=False, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -47,10 +50,11 @@ class Tool:
             raise ToolError(f"the description of tool {self.name!r} must be a str, not {self.description!r}")
         _check_text(self.description, f"the description of tool {self.name!r}")
         object.__setattr__(self, "parameters", _checked_parameters(self.name, self.parameters))
+        _check_text(self.extra, f"tool {self.name!r}")
 
     @classmethod
     def from_function(cls, function: Callable[..., Any]) -> Tool:
-        """A tool from a function with annotations: its name, its docstring, and a schema from its signature.
+        """Return a tool from a function with annotations: its name, its docstring, and a schema from its signature.
 
         Types are what pydantic knows, ``Annotated`` with ``Field`` or a text as description included. Descriptions of
         parameters come from the docstring, in Google, NumPy or Sphinx style. Raises :class:`ToolError` for parameters
@@ -68,19 +72,14 @@ class Tool:
 
     @classmethod
     def from_dict(cls, tool: Mapping[str, Any]) -> Tool:
-        """A tool in the form of OpenAI's API: ``{"type": "function", "function": {...}}``, or the inner part alone."""
-        if tool.get("type", "function") != "function":
-            raise ToolError(f"a tool must be of type 'function', not {tool['type']!r}")
-        inner = tool.get("function", tool)
-        if not isinstance(inner, Mapping) or "name" not in inner:
-            raise ToolError("a tool needs a name")
-        description = inner.get("description")
-        parameters = inner.get("parameters")
-        return cls(
-            inner["name"],
-            "" if description is None else description,
-            _NO_ARGUMENTS if parameters is None else parameters,
-        )
+        """Return a tool in one of the forms of :func:`~llama_cffi.prompt.tool_forms.read_tool`.
+
+        These are OpenAI's ``{"type": "function", "function": {...}}`` or the inner part alone, MCP's with
+        ``inputSchema`` and Anthropic's with ``input_schema``. Further keys of OpenAI's form are kept in ``extra``.
+        Raises :class:`ToolError` for another form, and for unknown keys that look like parameters.
+        """
+        name, description, parameters, extra = read_tool(tool)
+        return cls(name, description, _NO_ARGUMENTS if parameters is None else parameters, extra=extra)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The pydantic class has no name by which another process would find it; the function may have one.
@@ -88,9 +87,9 @@ class Tool:
         return _restored, (type(self), fields, self._arguments is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """The tool in the form of OpenAI's API, which chat templates take."""
+        """Return the tool in the form of OpenAI's API, which chat templates take."""
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
-        return {"type": "function", "function": function}
+        return {"type": "function", "function": {**function, **self.extra}}
 
     def call(self, arguments: Mapping[str, Any] | str) -> str:
         """Call the function and return its result as text: a str as it is, anything else as JSON.
@@ -134,9 +133,9 @@ def _restored(kind: type[Tool], fields: tuple[Any, Any, Any, Any], checks_argume
 
 
 def check_tools(tools: Iterable[Tool | Mapping[str, Any] | Callable[..., Any]]) -> tuple[Tool, ...]:
-    """Tools in any form that there is: :class:`Tool`, functions, or dicts of OpenAI's API.
+    """Return tools given as :class:`Tool`, as functions, or as dicts that :meth:`Tool.from_dict` reads.
 
-    Raises :class:`ToolError`, naming the place, for what is none, and for two tools of one name.
+    Raises :class:`ToolError`, naming the place, for anything else, and for two tools of one name.
     """
     if isinstance(tools, (str, bytes, Mapping, Tool)) or not isinstance(tools, Iterable):
         raise ToolError(f"tools must be a list of tools, not {type(tools).__name__}")

@@ -8,21 +8,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import pytest
 
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.errors import MessageError, TemplateError, UnsupportedError
+from llama_cffi.prompt.budget import Budget
 from llama_cffi.prompt.encoder import PromptEncoder
-from llama_cffi.prompt.sandbox import Clock
 from llama_cffi.prompt.template import ChatTemplate, TemplateWarning
 from tests.support.conversations import CONVERSATIONS, user
+from tests.support.plain_jinja import MODELS, NEEDED, TEMPLATES, TODAY, plain_jinja
 
-ROOT = Path(__file__).resolve().parents[2]
-MODELS = ROOT / "vendor" / "llama.cpp" / "models"
-TEMPLATES = sorted((MODELS / "templates").glob("*.jinja"))
 needs_source = pytest.mark.skipif(not TEMPLATES, reason="no llama.cpp source in vendor/llama.cpp")
 
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "[/INST]")
@@ -49,32 +44,6 @@ def test_63_renderings_of_real_templates(assets: Path, controls: tuple[str, ...]
 # -- llama.cpp's templates, against jinja2 with nothing of ours
 
 
-@cache
-def plain_jinja(source: str) -> jinja2.Template:
-    class Generation(jinja2.ext.Extension):
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    # Two templates mark texts as safe HTML, so that jinja2 would escape what is joined to them.
-    environment.filters["safe"] = str
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda pattern: "2026-11-22"
-    return environment.from_string(source)
-
-
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
@@ -89,13 +58,13 @@ def compiled(source: str) -> ChatTemplate:
 def test_llama_cpps_templates_as_plain_jinja_renders_them(conversation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from llama_cffi.prompt import template as module
 
-    monkeypatch.setitem(module._sandbox().globals, "strftime_now", lambda pattern: "2026-11-22")
+    monkeypatch.setitem(module._sandbox().globals, "strftime_now", lambda pattern: TODAY)
     given = CONVERSATIONS[conversation]
     same, refused = 0, 0
     for path in TEMPLATES:
         source = path.read_text(encoding="utf-8")
         ours = compiled(source)
-        messages = [ours._fit(message) for message in given["messages"]]
+        messages = [ours.traits.fit(message) for message in given["messages"]]
         variables: dict[str, Any] = {**TOKENS, "add_generation_prompt": True, "messages": messages}
         variables |= {"tools": given.get("tools"), "documents": None}
         try:
@@ -104,7 +73,7 @@ def test_llama_cpps_templates_as_plain_jinja_renders_them(conversation: str, mon
             # It refuses the conversation, or needs variables of its own. Then so do we, or get on without "tools".
             refused += 1
             with pytest.raises(TemplateError):
-                ours._run_once(variables, Clock(5))
+                ours._run_once(variables, Budget(monotonic() + 5, 5))
             continue
         assert ours.render(given["messages"], tools=given.get("tools")).text == expected, path.name
         same += 1
@@ -114,9 +83,6 @@ def test_llama_cpps_templates_as_plain_jinja_renders_them(conversation: str, mon
 
 # -- what users write stays text
 
-
-# Variables without which a template refuses everything.
-NEEDED: dict[str, dict[str, Any]] = {"fireworks-ai-llama-3-firefunction-v2": {"functions": "[]", "datetime": "today"}}
 
 VOCABULARIES = [MODELS / f"ggml-vocab-{name}.gguf" for name in ("qwen2", "llama-bpe", "llama-spm", "gpt-2")]
 

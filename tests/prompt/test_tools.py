@@ -228,6 +228,14 @@ def test_tools_of_every_form_together() -> None:
         ([{"name": "f", "description": 3}], "description of tool 'f' must be a str"),
         ([{"name": "f", "description": "\0"}], "holds a NUL character"),
         ([{"name": "f", "description": "a\ud800"}], "lone surrogate at index 1"),
+        ([{"name": "f", "params": {"type": "object"}}], "has the key 'params', which looks like its parameters"),
+        ([{"name": "f", "input-schema": {}}], "has the key 'input-schema', which looks like"),
+        ([{"name": "f", "arguments": {"properties": {}}}], "has the key 'arguments', which looks like"),
+        ([{"name": "f", "takes": {"type": "object", "properties": {}}}], "has the key 'takes', which looks like"),
+        ([{"name": "f", "properties": {"a": {}}}], "has the key 'properties', which looks like"),
+        ([{"type": "function", "function": {"name": "f"}, "parameters": {}}], "has the key 'parameters', which looks"),
+        ([{"name": "f", "parameters": {}, "inputSchema": {}}], "has both parameters and inputSchema"),
+        ([{"name": "f", "strict": "\0"}], "holds a NUL character"),
         ([{"name": "f", "parameters": []}], "must be a JSON Schema, not list"),
         ([{"name": "f", "parameters": {"type": "string"}}], "schema of an object, with type 'object', not 'string'"),
         ([{"name": "f", "parameters": {"anyOf": []}}], "schema of an object, with type 'object', not None"),
@@ -242,6 +250,71 @@ def test_tools_of_every_form_together() -> None:
 def test_what_is_no_tool_is_refused(tools: Any, words: str) -> None:
     with pytest.raises(ToolError, match=words):
         check_tools(tools)
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA}},
+        {"type": "function", "name": "f", "description": "d", "parameters": SCHEMA},
+        # MCP
+        {
+            "name": "f",
+            "title": "F",
+            "description": "d",
+            "inputSchema": SCHEMA,
+            "outputSchema": {"type": "object"},
+            "annotations": {"readOnlyHint": True},
+            "_meta": {},
+        },
+        # Anthropic
+        {"name": "f", "description": "d", "input_schema": SCHEMA},
+        {
+            "type": "custom",
+            "name": "f",
+            "description": "d",
+            "input_schema": SCHEMA,
+            "cache_control": {"type": "ephemeral"},
+        },
+    ],
+)
+def test_definitions_of_other_interfaces(definition: dict[str, Any]) -> None:
+    tool = Tool.from_dict(definition)
+    assert tool == Tool("f", "d", SCHEMA)
+    assert Tool.from_dict(tool.as_dict()) == tool
+
+
+def test_further_keys_are_kept_where_templates_find_them() -> None:
+    further = {"strict": True, "return": {"type": "object", "properties": {}}, "x-priority": 3}
+    tool = Tool.from_dict({"type": "function", "function": {"name": "f", "parameters": SCHEMA, **further}})
+    function = tool.as_dict()["function"]
+    assert {key: function[key] for key in further} == further
+    assert function["parameters"] == SCHEMA
+    assert Tool.from_dict(tool.as_dict()) == tool
+
+
+def test_parameter_definitions_are_a_schema_too() -> None:
+    definitions = {
+        "query": {"description": "Words", "type": "str", "required": True},
+        "n": {"type": "int"},
+        "tags": {"type": "List[str]"},
+        "other": {"type": "Any"},
+    }
+    tool = Tool.from_dict({"name": "f", "parameter_definitions": definitions})
+    assert tool.parameters == {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": "Words"},
+            "n": {"type": "integer"},
+            "tags": {"type": "array"},
+            "other": {},
+        },
+        "required": ["query"],
+    }
+    assert tool.as_dict()["function"]["parameter_definitions"] == definitions
 
 
 def test_a_schema_that_holds_itself_is_refused() -> None:
