@@ -7,8 +7,11 @@ helper does neither; see ``helpers/select.cpp``. Rows are cffi pointers to ``n_v
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, NoReturn
 
+from llama_cffi._native import atomic
+from llama_cffi._native.atomic import Cell
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi.errors import SamplerError
 
@@ -46,14 +49,19 @@ class Selector:
         if min_p > 1:
             raise SamplerError(f"min_p must be at most 1, got {min_p}")
         top_k = max(0, min(top_k, 2**31 - 1))
-        self._own(lib.lch_selector_new(temperature, top_k, top_p, min_p, seed & (2**64 - 1)))
+        self._make(lib.lch_selector_new, temperature, top_k, top_p, min_p, seed & (2**64 - 1))
 
-    def _own(self, pointer: Any) -> None:
-        if pointer == ffi.NULL:
+    def _make(self, function: Callable[..., Any], *args: Any) -> None:
+        cell: Cell = []
+        self._finalizer = weakref.finalize(self, atomic.free, lib.lch_selector_free, cell)
+        # At interpreter exit another thread may be inside of a step with it, and it is only memory.
+        self._finalizer.atexit = False
+        atomic.keep(cell, function, *args)
+        if cell[0] == ffi.NULL:
+            cell.clear()
             raise MemoryError("no memory for a token selector")
         #: The ``lch_selector``.
-        self.native: Any = pointer
-        self._finalizer = weakref.finalize(self, lib.lch_selector_free, pointer)
+        self.native: Any = cell[0]
 
     def select(self, row: Any, n_vocab: int) -> int:
         """Token id drawn from one row. Raises :class:`SamplerError` for NaN, or when nothing can be drawn."""
@@ -67,7 +75,7 @@ class Selector:
     def clone(self) -> Selector:
         """A selector that continues from the same state on its own."""
         other = object.__new__(Selector)
-        other._own(lib.lch_selector_clone(self.native))
+        other._make(lib.lch_selector_clone, self.native)
         return other
 
 

@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import ffi, lib
+from llama_cffi._native import atomic, ffi, lib
+from llama_cffi._native.atomic import Cell
 from llama_cffi.errors import ContextError
 
 MAX_THREADS = 512
@@ -99,21 +100,24 @@ def _pool_functions() -> tuple[Any, Any]:
     )
 
 
-def new_pool(n_threads: int) -> Any:
-    """A new ``ggml_threadpool_t``, to be given to :func:`free_pool`.
+def make_pool(n_threads: int, cell: Cell) -> None:
+    """Make a ``ggml_threadpool_t`` in a cell, unless there is one, to be freed by :func:`free_pool`.
 
     Without one, llama.cpp starts and joins its threads for every decode step, which costs a small model several
     per cent of its speed.
     """
+    if cell:
+        return
     new, _ = _pool_functions()
     params = ffi.new("struct ggml_threadpool_params *")
     lib.ggml_threadpool_params_init(params, n_threads)
-    pool = new(params)
-    if pool == ffi.NULL:
+    atomic.keep(cell, new, params)
+    if cell[0] == ffi.NULL:
+        cell.clear()
         raise ContextError(f"could not start {n_threads} threads")
-    return pool
 
 
-def free_pool(pool: Any) -> None:
+def free_pool(cell: Cell) -> None:
     """Stop and join the threads of a pool that no context computes with any more."""
-    _pool_functions()[1](pool)
+    if cell:
+        atomic.free(_pool_functions()[1], cell)

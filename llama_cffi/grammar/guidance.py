@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import llguidance
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
 _CACHE_SIZE = 64
 """Compiled grammars kept for each vocabulary; one takes some 100 kB to some MB."""
 
-# Bounds on what one text may cost: building a grammar takes a second or two at most, a mask some tens of milliseconds.
-# A row holds an item for each property that may come next, several times over; the default gives up at 500 properties.
-_LIMITS = llguidance.LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
+
+@cache
+def _limits() -> llguidance.LLParserLimits:
+    """Bounds on what one text may cost: building a grammar takes a second or two at most, a mask some tens of ms.
+
+    A row holds an item for each property that may come next, several times over; the default gives up at 500
+    properties.
+    """
+    return llguidance.LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
 
 
 class _Source:
@@ -92,9 +99,12 @@ class GuidanceTokenizer:
         self.n_tokens = vocab.n_tokens
         self.eog = frozenset(eog)
         source = _Source(vocab, vocab.pieces(), special, eog)
-        self.native = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(source), n_vocab=vocab.n_tokens, eos_token=list(eog)
-        )
+        #: Keeps the interpreter from ending inside of the engine, which does not survive it.
+        self.gate = vocab.gate
+        with self.gate:
+            self.native = llguidance.LLTokenizer(
+                llguidance.TokenizerWrapper(source), n_vocab=vocab.n_tokens, eos_token=list(eog)
+            )
         self._grammars: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
 
     @classmethod
@@ -109,7 +119,8 @@ class GuidanceTokenizer:
         """The matcher of a grammar at its beginning, to be copied; :class:`SchemaError` with the engine's words."""
         found = self._grammars.get(grammar)
         if found is None:
-            found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_LIMITS)
+            with self.gate:
+                found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_limits())
             if found.is_error():
                 raise SchemaError(f"the engine refuses it: {_first_lines(found.get_error())}")
             self._grammars[grammar] = found
@@ -149,12 +160,13 @@ class GuidanceConstraint(ProcessBound):
 class GuidanceMatcher:
     """One text under a :class:`GuidanceConstraint`."""
 
-    __slots__ = ("_address", "_eog", "_mask", "_native", "_size", "_try")
+    __slots__ = ("_address", "_eog", "_gate", "_mask", "_native", "_size", "_try")
 
     def __init__(self, native: llguidance.LLMatcher, tokenizer: GuidanceTokenizer) -> None:
         self._native: llguidance.LLMatcher | None = native
         self._try = native.try_consume_tokens
         self._eog = tokenizer.eog
+        self._gate = tokenizer.gate
         self._mask: NDArray[np.uint32] = np.zeros((tokenizer.n_tokens + 31) // 32, dtype=np.uint32)
         self._address = self._mask.ctypes.data
         self._size = self._mask.nbytes
@@ -180,7 +192,8 @@ class GuidanceMatcher:
         Raises :class:`GrammarError` when nothing is allowed, and when the constraint is too complex to go on.
         """
         native = self._open()
-        native.unsafe_compute_mask_ptr(self._address, self._size)
+        with self._gate:
+            native.unsafe_compute_mask_ptr(self._address, self._size)
         if native.is_error():
             raise GrammarError(f"the constraint cannot go on: {_first_lines(native.get_error())}")
         if not self._mask.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from llama_cffi import _native
@@ -39,10 +40,21 @@ def pointer(struct: abort.lch_abort) -> Any:
     return struct.stop
 
 
+def is_inside(mine: door.lch_door) -> bool:
+    return door.is_inside(mine)
+
+
+keep = guard.keep
+
+
+def leave(mine: door.lch_door) -> Any:
+    return functools.partial(mine.owner.pop, None, None)
+
+
 def function(name: str) -> Any:
     # Not the pointer where both will do: structs with fields unknown to cffi go only to the function itself.
     pointer, direct = _native.binding.function(name), getattr(_native.lib, name)
     return direct if _native.ffi.typeof(direct) is _native.ffi.typeof(pointer) else pointer
 
 
-__all__ = ["address", "ffi", "function", "lib", "new", "pointer", "take_interrupt"]
+__all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]
