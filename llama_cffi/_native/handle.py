@@ -226,13 +226,16 @@ def _watch(key: int) -> Generator[None, Handle | weakref.ref[Handle], None]:
     and forgotten. In a generator that happens where it can be caught.
     """
     interruption: BaseException | None = None
+    attempts = _ATTEMPTS
     try:
         yield
     except GeneratorExit:
         return  # freed before the handle went
     except BaseException as error:
         interruption = error
-    for _ in range(_ATTEMPTS):
+    # Nothing is called outside of the try blocks: handlers run after calls.
+    while attempts:
+        attempts -= 1
         try:
             owner = _owners.get(key)
             if owner is not None and not shutdown.begun():
@@ -262,11 +265,20 @@ class _Exit:
             if time.monotonic() > self.deadline:
                 return
             time.sleep(0.0005)
-        for owner in owners:
-            handle = owner()
-            if handle is not None:
-                handle._ptr = None
-            owner.release()
+        while owners:
+            # The newest first, but nothing before what was made from it or computes with it.
+            ready = [owner for owner in owners if not _is_used(owner)] or owners
+            for owner in ready:
+                handle = owner()
+                if handle is not None:
+                    handle._ptr = None
+                owner.release()
+            owners = [owner for owner in owners if owner.holds]
+
+
+def _is_used(owner: _Owner) -> bool:
+    handle = owner()
+    return handle is not None and bool(handle._users or handle._children)
 
 
 def _at_exit(step: _Exit) -> None:

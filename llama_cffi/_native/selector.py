@@ -6,12 +6,12 @@ helper does neither; see ``helpers/select.cpp``. Rows are cffi pointers to ``n_v
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from llama_cffi._native import atomic
-from llama_cffi._native.atomic import Cell
+from llama_cffi._native.handle import Handle
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi.errors import SamplerError
 
@@ -25,7 +25,7 @@ _ERRORS = {
 }
 
 
-class Selector:
+class Selector(Handle):
     """Draws tokens as llama.cpp's chain top-k, top-p, min-p, temperature, dist does, from its own random numbers.
 
     ``temperature`` <= 0 selects the largest logit, the first of equals. ``top_k`` <= 0, ``top_p`` >= 1 and
@@ -33,7 +33,7 @@ class Selector:
     for the same rows. Not for two threads at once. Raises :class:`SamplerError` for parameters that are NaN.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "native")
+    __slots__ = ("native",)
 
     def __init__(
         self,
@@ -52,16 +52,15 @@ class Selector:
         self._make(lib.lch_selector_new, temperature, top_k, top_p, min_p, seed & (2**64 - 1))
 
     def _make(self, function: Callable[..., Any], *args: Any) -> None:
-        cell: Cell = []
-        self._finalizer = weakref.finalize(self, atomic.free, lib.lch_selector_free, cell)
-        # At interpreter exit another thread may be inside of a step with it, and it is only memory.
-        self._finalizer.atexit = False
-        atomic.keep(cell, function, *args)
-        if cell[0] == ffi.NULL:
-            cell.clear()
+        super().__init__("Selector", partial(atomic.free, lib.lch_selector_free))
+        atomic.keep(self.cell, function, *args)
+        pointer = self.cell[0]
+        if pointer == ffi.NULL:
+            self.cell.clear()
             raise MemoryError("no memory for a token selector")
         #: The ``lch_selector``.
-        self.native: Any = cell[0]
+        self.native: Any = pointer
+        self.open(pointer)
 
     def select(self, row: Any, n_vocab: int) -> int:
         """Token id drawn from one row. Raises :class:`SamplerError` for NaN, or when nothing can be drawn."""
