@@ -17,7 +17,7 @@ from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi._util.ranges import FLT_MAX
-from llama_cffi._util.scalars import INT_MAX, as_float, as_int, is_int
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int
 from llama_cffi.core.adapter import AdapterSet, Attached, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
@@ -26,7 +26,7 @@ from llama_cffi.core.memory import Memory
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.options import choice, constant
 from llama_cffi.core.state import State
-from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, make_pool
+from llama_cffi.core.threads import free_pool, make_pool, thread_count
 from llama_cffi.core.views import OutputView, copied
 from llama_cffi.errors import (
     AbortedError,
@@ -209,8 +209,8 @@ class Context(NativeObject, EmbeddingOutputs):
     def _native_params(self, options: ContextOptions) -> Any:
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = _sizes(options)
-        params.n_threads = _threads("n_threads", options.n_threads, None)
-        params.n_threads_batch = _threads("n_threads_batch", options.n_threads_batch, params.n_threads)
+        params.n_threads = thread_count("n_threads", options.n_threads, None)
+        params.n_threads_batch = thread_count("n_threads_batch", options.n_threads_batch, params.n_threads)
         params.type_k = constant("type_k", options.type_k, _CACHE_TYPES)
         params.type_v = constant("type_v", options.type_v, _CACHE_TYPES)
         _set_flash_attn(params, options.flash_attn)
@@ -479,8 +479,8 @@ class Context(NativeObject, EmbeddingOutputs):
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
-        n_threads = _threads("n_threads", n_threads, None)
-        n_threads_batch = _threads("n_threads_batch", n_threads_batch, n_threads)
+        n_threads = thread_count("n_threads", n_threads, None)
+        n_threads_batch = thread_count("n_threads_batch", n_threads_batch, n_threads)
         with self.lock():
             self._resources.attach_pools(self.ptr, n_threads, n_threads_batch)
             lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
@@ -557,11 +557,3 @@ def _n_ctx_seq(ptr: Any, options: ContextOptions) -> int:
         return int(lib.llama_n_ctx_seq(ptr))
     n_ctx: int = lib.llama_n_ctx(ptr)
     return n_ctx if options.kv_unified else n_ctx // lib.llama_n_seq_max(ptr)
-
-
-def _threads(name: str, value: int | None, default: int | None) -> int:
-    if value is None:
-        return default if default is not None else default_thread_count()
-    if not is_int(value, 1, MAX_THREADS):
-        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value!r}")
-    return int(value)
