@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from llama_cffi import _native
@@ -48,7 +47,8 @@ keep = guard.keep
 
 
 def leave(mine: door.lch_door) -> Any:
-    return functools.partial(mine.owner.pop, None, None)
+    # Returns None: what __exit__ returns must not be true, or it swallows the exception.
+    return mine.owner.clear
 
 
 def function(name: str) -> Any:
