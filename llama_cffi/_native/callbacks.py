@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from llama_cffi._native import binding, ffi, lib
+from llama_cffi._native import binding, ffi, lib, shutdown
 
 
 class Progress:
@@ -44,18 +44,18 @@ class Progress:
         """The user data to register; valid inside ``with``."""
         return self._data
 
-    def reraise(self, cleanup: Callable[[], object] | None = None) -> None:
-        """Raise what the callback stored, after ``cleanup``."""
+    def reraise(self) -> None:
+        """Raise what the callback stored; when the interpreter ends, end this thread."""
+        if shutdown.begun():
+            shutdown.refuse()
         if self.error is not None:
-            if cleanup is not None:
-                cleanup()
             raise self.error
 
     def report(self, fraction: float) -> bool:
         """Run the function; False stops the load."""
         if self._function is not None and self._function(fraction) is False:
             self.cancelled = True
-        return not self.cancelled
+        return not self.cancelled and not shutdown.begun()
 
 
 def _store(kind: Any, error: BaseException, trace: TracebackType) -> bool:

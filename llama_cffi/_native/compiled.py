@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import threading
 from types import TracebackType
 from typing import Any
 
 from llama_cffi import _native
+from llama_cffi._native import atomic
 from llama_cffi.errors import LibraryError
 
 try:
@@ -17,6 +19,9 @@ except ImportError as error:
         f"the compiled helpers are there but cannot be loaded: {error}\n"
         "reinstall llama-cffi, or set LLAMA_CFFI_HELPERS=none to do without them"
     ) from error
+
+
+_get_ident = threading.get_ident
 
 
 class _Interrupt:
@@ -68,8 +73,19 @@ def pointer(struct: Any) -> Any:
     return ffi.cast("void *", struct)
 
 
+def is_inside(door: Any) -> bool:
+    return door.owner == _get_ident()  # type: ignore[no-any-return]
+
+
+keep = atomic.keep
+
+
+def leave(door: Any) -> Any:
+    return functools.partial(lib.lch_door_leave, door)
+
+
 def function(name: str) -> Any:
     return ffi.cast("void *", _native.binding.function(name))
 
 
-__all__ = ["address", "ffi", "function", "lib", "new", "pointer", "take_interrupt"]
+__all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]

@@ -2,86 +2,112 @@
 
 from __future__ import annotations
 
+import io
+import operator
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import NoReturn, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
-from llama_cffi._native import helpers
+from llama_cffi._native import helpers, shutdown
 from llama_cffi._native.helpers import lib
 from llama_cffi._util.fork import after_fork, fork_safe, made_elsewhere
 from llama_cffi.errors import BusyError, ClosedError
 
 _get_ident = threading.get_ident
-_enter, _leave = lib.lch_door_enter, lib.lch_door_leave
+_enter = lib.lch_door_enter
+_is_inside = helpers.is_inside
 
 
 class Gate(Protocol):
     """What keeps threads that compute with a native object apart from the one that frees it."""
 
+    release: Callable[[], object]
+    """Let other threads in again; they will find the handle closed. A C function, so that no signal handler runs
+    before it in a ``finally`` block."""
+
     def acquire(self) -> None:
         """Bring other threads out and keep them out; :class:`BusyError` when this thread itself is inside."""
 
-    def release(self) -> None:
-        """Let them in again; they will find the handle closed."""
-
-    def shut(self) -> None:
-        """The interpreter ends and nothing is freed: end what runs long inside, and let nothing long begin."""
+    def stop(self) -> bool:
+        """Cut short what other threads do inside; whether they are outside now. Call after :func:`shutdown.begin`."""
 
 
-class SharedGate:
+class _Section(io.IOBase):
+    """A context manager that is left by C code.
+
+    A signal handler can run as soon as a Python ``__exit__`` begins, and what it raises would leave the caller inside
+    for ever. The one of ``io`` is C and does nothing but call ``close``, which is a C function here, too. ``__enter__``
+    is Python; it leaves again when an exception comes after it has entered.
+    """
+
+    closed = True  # nothing to do for io when the object goes
+    close: Callable[[], Any]
+
+
+class SharedGate(_Section):
     """Any number of threads may be inside at once: a :class:`Gate` for objects that are only read."""
 
-    __slots__ = ("__weakref__", "_inside", "_lock")
+    close = property(operator.attrgetter("_mine.leave"))
 
     def __init__(self) -> None:
         # Reentrant: a signal handler may come in while this thread is at the door.
         self._lock = fork_safe(threading.RLock())
         self._inside: list[int] = []
+        self._mine = threading.local()
+        self.release: Callable[[], object] = self._lock.release
         after_fork(self, SharedGate._keep_this_thread)
 
-    def __enter__(self) -> None:
-        me = _get_ident()
-        if me in self._inside:
-            # Who is inside already must not wait for a closer that waits for him.
-            self._inside.append(me)
-            return
-        with self._lock:
-            self._inside.append(me)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inside.remove(_get_ident())
+    def __enter__(self) -> None:  # type: ignore[override]
+        me, inside, mine = _get_ident(), self._inside, self._mine
+        if not hasattr(mine, "leave"):
+            mine.leave = partial(inside.remove, me)
+        n = inside.count(me)
+        try:
+            if n:
+                # Who is inside already must not wait for a closer that waits for him.
+                inside.append(me)
+            else:
+                with self._lock:
+                    inside.append(me)
+            if shutdown.begun():
+                shutdown.refuse()
+        except BaseException:
+            if inside.count(me) > n:
+                inside.remove(me)
+            raise
 
     def acquire(self) -> None:
         if _get_ident() in self._inside:
             raise BusyError("this object cannot be closed from inside its own call")
-        # Held while waiting, so that nobody else enters: leaving needs no lock.
-        self._lock.acquire()
-        while self._inside:
-            time.sleep(0.0005)
+        held = self._lock._is_owned()  # type: ignore[attr-defined]
+        try:
+            # Held while waiting, so that nobody else enters: leaving needs no lock.
+            self._lock.acquire()
+            while self._inside:
+                time.sleep(0.0005)
+        except BaseException:
+            if not held and self._lock._is_owned():  # type: ignore[attr-defined]
+                self._lock.release()
+            raise
 
-    def release(self) -> None:
-        self._lock.release()
-
-    def shut(self) -> None:
-        pass  # what runs inside is short
+    def stop(self) -> bool:
+        me = _get_ident()
+        return all(ident == me for ident in tuple(self._inside))
 
     def _keep_this_thread(self) -> None:
         me = _get_ident()
-        self._inside = [thread for thread in self._inside if thread == me]
+        self._inside[:] = [thread for thread in self._inside if thread == me]
 
 
-class ExclusiveGate:
+class ExclusiveGate(_Section):
     """One thread at a time may be inside; a second one gets :class:`BusyError`, and :class:`ClosedError` when somebody
     is about to free the object.
 
     ``what`` names the object in messages. A closer calls ``interrupt`` while it waits.
     """
-
-    __slots__ = ("_closing", "_interrupt", "_what", "native")
 
     def __init__(self, what: str = "object", interrupt: Callable[[], object] | None = None) -> None:
         self._what = what
@@ -90,40 +116,44 @@ class ExclusiveGate:
         #: The ``lch_door``, which other helpers may pass through.
         self.native = helpers.new("lch_door")
         lib.lch_door_init(self.native)
+        self.close = self.release = helpers.leave(self.native)
 
-    def enter(self) -> bool:
-        """Go in, and say whether this thread already was: only who was not leaves again."""
-        entry = _enter(self.native)
-        if entry < 0:
-            self.refuse(entry)
-        return bool(entry)
-
-    def leave(self) -> None:
-        """Go out."""
-        _leave(self.native)
+    def inside(self) -> AbstractContextManager[None]:
+        """``with gate.inside():`` is like ``with gate:``, for a thread that may be inside already."""
+        native = self.native
+        return _INSIDE if _is_inside(native) and not native.computing else self
 
     def refuse(self, entry: int) -> NoReturn:
         """Raise why the door did not open."""
         if entry == lib.LCH_DOOR_FORKED:
             raise made_elsewhere(self._what)
+        if entry == lib.LCH_DOOR_NESTED:
+            raise BusyError(f"this thread is inside this {self._what} already")
         if entry == lib.LCH_DOOR_COMPUTING:
             raise BusyError(f"this {self._what} is in the middle of a computation")
+        if shutdown.begun():
+            shutdown.refuse()
         if self._closing:
             raise ClosedError(f"this {self._what} is closed")
         raise BusyError(f"another thread is inside this {self._what}; use one per thread, or one Engine for all")
 
-    def __enter__(self) -> None:
-        if self.enter():
-            raise BusyError(f"this thread is inside this {self._what} already")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.leave()
+    def __enter__(self) -> None:  # type: ignore[override]
+        native = self.native
+        was_inside = _is_inside(native)
+        try:
+            entry = _enter(native)
+            if entry:
+                self.refuse(entry)
+        except BaseException:
+            # A signal handler may have raised right after the entry.
+            if not was_inside and _is_inside(native):
+                self.release()
+            raise
 
     def acquire(self) -> None:
         # It stays so when all goes well: who was refused a moment before the object was freed asks a moment later.
         self._closing = True
+        was_inside = _is_inside(self.native)
         try:
             while (entry := _enter(self.native)) != lib.LCH_DOOR_ENTERED:
                 if entry == lib.LCH_DOOR_FORKED:
@@ -134,19 +164,20 @@ class ExclusiveGate:
                     self._interrupt()
                 time.sleep(0.0005)
         except BaseException:
+            if not was_inside and _is_inside(self.native):
+                self.release()
             self._closing = False
             raise
 
-    def release(self) -> None:
-        self.leave()
-
-    def shut(self) -> None:
-        # What runs inside without an interruption is short. The door stays closed: what begins later would break.
+    def stop(self) -> bool:
+        # This thread goes in and stays there: what begins later would use an object that is free.
+        if _enter(self.native) != lib.LCH_DOOR_BUSY:
+            return True
         if self._interrupt is not None:
             self._interrupt()
-            end = time.monotonic() + 1.0
-            while _enter(self.native) == lib.LCH_DOOR_BUSY and time.monotonic() < end:
-                time.sleep(0.0005)
+        return False
 
+
+_INSIDE: AbstractContextManager[None] = nullcontext()
 
 __all__ = ["ExclusiveGate", "Gate", "SharedGate"]

@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NoReturn
 
 from llama_cffi import _native
-from llama_cffi._native import helpers, log
+from llama_cffi._native import atomic, helpers, log
+from llama_cffi._native.atomic import Cell
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi._native.log import lines_since, mark
 from llama_cffi.errors import NativeError
@@ -93,23 +94,26 @@ def sampler_clone(sampler: Any) -> Any:
     return call_ptr("llama_sampler_clone", sampler)
 
 
-def model_load_from_file(path: bytes, params: Any) -> Any:
-    """The model, or NULL. Wraps ``llama_model_load_from_file``."""
-    return _with_params("llama_model_load_from_file", ffi.from_buffer(path + b"\0"), params)
+def model_load_from_file(path: bytes, params: Any, cell: Cell | None = None) -> Any:
+    """The model, or NULL. Wraps ``llama_model_load_from_file``.
+
+    Here and below, the ``cell`` of a :class:`Handle` holds what was made from the moment on at which it is there.
+    """
+    return _with_params("llama_model_load_from_file", ffi.from_buffer(path + b"\0"), params, cell)
 
 
-def model_load_from_splits(paths: Sequence[bytes], params: Any) -> Any:
+def model_load_from_splits(paths: Sequence[bytes], params: Any, cell: Cell | None = None) -> Any:
     """The model, or NULL. Wraps ``llama_model_load_from_splits``."""
     name = "llama_model_load_from_splits"
     texts = [ffi.from_buffer("char[]", path + b"\0") for path in paths]
     pointer, size = _struct(params)
-    result = lib.lch_with_list(address(name), ffi.new("char *[]", texts), len(texts), pointer, size)
-    return _pointer(name, result)
+    array = ffi.new("char *[]", texts)
+    return _made(name, cell, lib.lch_with_list, address(name), array, len(texts), pointer, size)
 
 
-def init_from_model(model: Any, params: Any) -> Any:
+def init_from_model(model: Any, params: Any, cell: Cell | None = None) -> Any:
     """The context, or NULL. Wraps ``llama_init_from_model``."""
-    return _with_params("llama_init_from_model", model, params)
+    return _with_params("llama_init_from_model", model, params, cell)
 
 
 # -- calls of any shape
@@ -120,10 +124,7 @@ def call_int(name: str, *args: Any) -> int:
 
     Pointers may be cffi data, bytes, or None for NULL; a pointer result comes back as its address.
     """
-    address, kind, n_args = _function(name)
-    if len(args) != n_args:
-        raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
-    result = _lch_call(address, kind, *[_word(arg) for arg in args], *_PADDING[n_args])
+    result = _lch_call(*_words(name, args))
     return int(result) if result != _FAILED else fail(name)
 
 
@@ -132,21 +133,25 @@ def call_int_deep(stack: int, name: str, *args: Any) -> int:
 
     Where this thread has fewer left, the call runs on a thread of its own. Memory is taken for what it comes to use.
     """
-    address, kind, n_args = _function(name)
-    if len(args) != n_args:
-        raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
-    result = _lch_call_deep(stack, address, kind, *[_word(arg) for arg in args], *_PADDING[n_args])
+    result = _lch_call_deep(stack, *_words(name, args))
     return int(result) if result != _FAILED else fail(name)
 
 
 def call_ptr_deep(stack: int, name: str, *args: Any) -> Any:
     """Like :func:`call_int_deep`, for a function that returns a pointer."""
-    return _pointer(name, call_int_deep(stack, name, *args))
+    return _made(name, None, _lch_call_deep, stack, *_words(name, args))
 
 
-def call_ptr(name: str, *args: Any) -> Any:
+def call_ptr(name: str, *args: Any, cell: Cell | None = None) -> Any:
     """Like :func:`call_int`, for a function that returns a pointer: cffi data of its declared type."""
-    return _pointer(name, call_int(name, *args))
+    return _made(name, cell, _lch_call, *_words(name, args))
+
+
+def _words(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    address, kind, n_args = _function(name)
+    if len(args) != n_args:
+        raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
+    return address, kind, *[_word(arg) for arg in args], *_PADDING[n_args]
 
 
 _PADDING = [(0,) * (_MAX_ARGS - n) for n in range(_MAX_ARGS + 1)]
@@ -165,9 +170,9 @@ def _word(arg: Any) -> int:
     return int(arg.__index__())
 
 
-def _with_params(name: str, first: Any, params: Any) -> Any:
+def _with_params(name: str, first: Any, params: Any, cell: Cell | None) -> Any:
     pointer, size = _struct(params)
-    return _pointer(name, lib.lch_with_params(address(name), first, pointer, size))
+    return _made(name, cell, lib.lch_with_params, address(name), first, pointer, size)
 
 
 def _struct(params: Any) -> tuple[Any, int]:
@@ -177,10 +182,30 @@ def _struct(params: Any) -> tuple[Any, int]:
     return params, _native.ffi.sizeof(params[0])
 
 
-def _pointer(name: str, result: int) -> Any:
+def _made(name: str, cell: Cell | None, helper: Any, *args: Any) -> Any:
+    """The pointer that a helper returns, kept in the cell unless it is NULL."""
+    cell = [] if cell is None else cell
+    helpers.keep(cell, helper, *args)
+    result = cell[0]
+    if result == _FAILED or not result:
+        cell.clear()
     if result == _FAILED:
         fail(name)
     return _native.ffi.cast(_native.ffi.typeof(_native.binding.function(name)).result, result)
+
+
+def free(name: str, cell: Cell) -> None:
+    """Give what a cell holds to a llama.h function that frees it; see :func:`atomic.free`."""
+    if cell and (cell[0] == _FAILED or not cell[0]):
+        cell.clear()
+    if cell:
+        atomic.free(getattr(_native.lib, name), cell, _owned_type(name))
+
+
+@cache
+def _owned_type(name: str) -> Any:
+    """The type of the pointer that a llama.h function frees, as a function that gives it to an address."""
+    return partial(_native.ffi.cast, _native.ffi.typeof(_native.binding.function(name)).args[0])
 
 
 @cache
@@ -245,6 +270,7 @@ __all__ = [
     "decode",
     "encode",
     "fail",
+    "free",
     "init_from_model",
     "install",
     "library_of",

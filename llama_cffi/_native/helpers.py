@@ -49,7 +49,30 @@ pointer: Callable[[Any], Any] = _chosen.pointer
 function: Callable[[str], Any] = _chosen.function
 """A llama.h function as the helpers take it."""
 
+is_inside: Callable[[Any], bool] = _chosen.is_inside
+"""Whether this thread is inside a ``lch_door``."""
+
+keep: Callable[..., None] = _chosen.keep
+"""Call a helper that returns what llama.cpp made, and keep it in a cell; see :func:`.atomic.keep`."""
+
+leave: Callable[[Any], Callable[[], object]] = _chosen.leave
+"""``lch_door_leave`` for one door, as a function without Python code: no signal handler runs before it."""
+
 take_interrupt: Callable[[], BaseException | None] = _chosen.take_interrupt
 """What a signal handler raised in the middle of a computation, once."""
 
-__all__ = ["ENV_VAR", "KIND", "Kind", "address", "ffi", "function", "lib", "new", "pointer", "take_interrupt"]
+__all__ = [
+    "ENV_VAR",
+    "KIND",
+    "Kind",
+    "address",
+    "ffi",
+    "function",
+    "is_inside",
+    "keep",
+    "leave",
+    "lib",
+    "new",
+    "pointer",
+    "take_interrupt",
+]

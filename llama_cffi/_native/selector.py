@@ -6,9 +6,12 @@ helper does neither; see ``helpers/select.cpp``. Rows are cffi pointers to ``n_v
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
+from llama_cffi._native import atomic
+from llama_cffi._native.handle import Handle
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi.errors import SamplerError
 
@@ -22,7 +25,7 @@ _ERRORS = {
 }
 
 
-class Selector:
+class Selector(Handle):
     """Draws tokens as llama.cpp's chain top-k, top-p, min-p, temperature, dist does, from its own random numbers.
 
     ``temperature`` <= 0 selects the largest logit, the first of equals. ``top_k`` <= 0, ``top_p`` >= 1 and
@@ -30,7 +33,7 @@ class Selector:
     for the same rows. Not for two threads at once. Raises :class:`SamplerError` for parameters that are NaN.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "native")
+    __slots__ = ("native",)
 
     def __init__(
         self,
@@ -46,14 +49,18 @@ class Selector:
         if min_p > 1:
             raise SamplerError(f"min_p must be at most 1, got {min_p}")
         top_k = max(0, min(top_k, 2**31 - 1))
-        self._own(lib.lch_selector_new(temperature, top_k, top_p, min_p, seed & (2**64 - 1)))
+        self._make(lib.lch_selector_new, temperature, top_k, top_p, min_p, seed & (2**64 - 1))
 
-    def _own(self, pointer: Any) -> None:
+    def _make(self, function: Callable[..., Any], *args: Any) -> None:
+        super().__init__("Selector", partial(atomic.free, lib.lch_selector_free))
+        atomic.keep(self.cell, function, *args)
+        pointer = self.cell[0]
         if pointer == ffi.NULL:
+            self.cell.clear()
             raise MemoryError("no memory for a token selector")
         #: The ``lch_selector``.
         self.native: Any = pointer
-        self._finalizer = weakref.finalize(self, lib.lch_selector_free, pointer)
+        self.open(pointer)
 
     def select(self, row: Any, n_vocab: int) -> int:
         """Token id drawn from one row. Raises :class:`SamplerError` for NaN, or when nothing can be drawn."""
@@ -67,7 +74,7 @@ class Selector:
     def clone(self) -> Selector:
         """A selector that continues from the same state on its own."""
         other = object.__new__(Selector)
-        other._own(lib.lch_selector_clone(self.native))
+        other._make(lib.lch_selector_clone, self.native)
         return other
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +47,21 @@ class LoraAdapter(NativeObject):
         """What the file says of itself, as :attr:`GGUFFile.metadata`."""
         with model.gate:
             mark = log.mark()
+            self._handle = handle = Handle(
+                "LoraAdapter", partial(guard.free, "llama_adapter_lora_free"), (model.handle,)
+            )
             try:
-                ptr = guard.call_ptr("llama_adapter_lora_init", model.ptr, os.fsencode(self.path))
-            except NativeError as error:
-                raise AdapterError(f"cannot load {self.path}: {error.message}", log=error.log) from error
+                ptr = guard.call_ptr("llama_adapter_lora_init", model.ptr, os.fsencode(self.path), cell=handle.cell)
+                if ptr == ffi.NULL:
+                    raise AdapterError(f"{self.path} does not fit {model.path}", log=log.lines_since(mark))
+                handle.open(ptr)
+            except BaseException as error:
+                handle.release()
+                if isinstance(error, NativeError):
+                    raise AdapterError(f"cannot load {self.path}: {error.message}", log=error.log) from error
+                raise
             finally:
                 log.pump()
-            if ptr == ffi.NULL:
-                raise AdapterError(f"{self.path} does not fit {model.path}", log=log.lines_since(mark))
-            self._handle = Handle("LoraAdapter", ptr, lib.llama_adapter_lora_free, (model.handle,))
 
     @cached_property
     def alpha(self) -> float | None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from types import NoneType, TracebackType
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from llama_cffi._native import binding, ffi, guard, lib, log
+from llama_cffi._native import binding, ffi, guard, lib, log, shutdown
 from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.atomic import Cell
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi._util.ranges import FLT_MAX
-from llama_cffi._util.scalars import INT_MAX, as_float, as_int, is_int
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int
 from llama_cffi.core.adapter import AdapterSet, Attached, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
@@ -25,7 +26,7 @@ from llama_cffi.core.memory import Memory
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.options import choice, constant
 from llama_cffi.core.state import State
-from llama_cffi.core.threads import MAX_THREADS, default_thread_count, free_pool, new_pool
+from llama_cffi.core.threads import free_pool, make_pool, thread_count
 from llama_cffi.core.views import OutputView, copied
 from llama_cffi.errors import (
     AbortedError,
@@ -162,18 +163,18 @@ class Context(NativeObject, EmbeddingOutputs):
         self._abort = AbortFlag()
         params = self._native_params(options)
         n_threads, n_threads_batch = params.n_threads, params.n_threads_batch
-        with model.gate:
+        self._gate = gate = ExclusiveGate("Context", self._abort.set)
+        resources = _Resources(gate, threads_of._resources if threads_of is not None else None)
+        parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
+        with model.gate, gate:
+            # One owner for the context, its thread pools and its abort flag: they go together, in this order.
+            self._handle = handle = Handle("Context", resources.free, parents, gate)
             mark = log.mark()
             try:
-                ptr = guard.init_from_model(model.ptr, params)
-            except NativeError as error:
-                raise ContextError(f"cannot make a context: {error.message}", log=error.log) from error
-            log.pump()
-            if ptr == ffi.NULL:
-                raise ContextError("cannot make a context", log=log.lines_since(mark))
-            self._gate = gate = ExclusiveGate("Context", self._abort.set)
-            resources = _Resources(gate, threads_of._resources if threads_of is not None else None)
-            try:
+                ptr = guard.init_from_model(model.ptr, params, handle.cell)
+                log.pump()
+                if ptr == ffi.NULL:
+                    raise ContextError("cannot make a context", log=log.lines_since(mark))
                 resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self.n_ctx: int = lib.llama_n_ctx(ptr)
                 self.n_ctx_seq: int = _n_ctx_seq(ptr, options)
@@ -183,12 +184,11 @@ class Context(NativeObject, EmbeddingOutputs):
                 self._has_memory = lib.llama_get_memory(ptr) != ffi.NULL
                 self._decodes = self._has_memory and model.has_decoder
                 self._init_embeddings(ptr)
-                # One owner for the context, its thread pools and its abort flag: they go together, in this order.
-                # Last: from here on a closing model frees the context.
-                parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
-                self._handle = Handle("Context", ptr, resources.free, parents, gate)
-            except BaseException:
-                resources.free(ptr)
+                handle.open(ptr)
+            except BaseException as error:
+                handle.release()
+                if isinstance(error, NativeError):
+                    raise ContextError(f"cannot make a context: {error.message}", log=error.log) from error
                 raise
         self._resources = resources
         self._door = gate.native
@@ -209,8 +209,8 @@ class Context(NativeObject, EmbeddingOutputs):
     def _native_params(self, options: ContextOptions) -> Any:
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = _sizes(options)
-        params.n_threads = _threads("n_threads", options.n_threads, None)
-        params.n_threads_batch = _threads("n_threads_batch", options.n_threads_batch, params.n_threads)
+        params.n_threads = thread_count("n_threads", options.n_threads, None)
+        params.n_threads_batch = thread_count("n_threads_batch", options.n_threads_batch, params.n_threads)
         params.type_k = constant("type_k", options.type_k, _CACHE_TYPES)
         params.type_v = constant("type_v", options.type_v, _CACHE_TYPES)
         _set_flash_attn(params, options.flash_attn)
@@ -242,12 +242,12 @@ class Context(NativeObject, EmbeddingOutputs):
             return "<Context: closed>"
         return f"<Context n_ctx={self.n_ctx} n_seq_max={self.n_seq_max} n_threads={self.n_threads}>"
 
-    def lock(self) -> _Inside:
+    def lock(self) -> AbstractContextManager[None]:
         """``with context.lock():`` holds the context for several calls on this thread.
 
         Raises :class:`BusyError` when another thread has it.
         """
-        return _Inside(self._gate)
+        return self._gate.inside()
 
     @contextmanager
     def using(self, *, rewrites: bool = False) -> Iterator[Any]:
@@ -367,6 +367,8 @@ class Context(NativeObject, EmbeddingOutputs):
         exception = flag.take_exception()
         if exception is not None:
             raise exception
+        if shutdown.begun():
+            shutdown.refuse()
         lines = log.lines_since(log.call_mark())
         log.pump()
         if code == 1:
@@ -477,8 +479,8 @@ class Context(NativeObject, EmbeddingOutputs):
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
-        n_threads = _threads("n_threads", n_threads, None)
-        n_threads_batch = _threads("n_threads_batch", n_threads_batch, n_threads)
+        n_threads = thread_count("n_threads", n_threads, None)
+        n_threads_batch = thread_count("n_threads_batch", n_threads_batch, n_threads)
         with self.lock():
             self._resources.attach_pools(self.ptr, n_threads, n_threads_batch)
             lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
@@ -495,24 +497,6 @@ class Context(NativeObject, EmbeddingOutputs):
         lib.llama_perf_context_reset(self.ptr)
 
 
-class _Inside:
-    """One stay inside a context; a class, because a generator's frames cost a decode step a microsecond."""
-
-    __slots__ = ("_gate", "_nested")
-
-    def __init__(self, gate: ExclusiveGate) -> None:
-        self._gate = gate
-
-    def __enter__(self) -> None:
-        self._nested = self._gate.enter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._nested:
-            self._gate.leave()
-
-
 class _Resources:
     """What is freed with a ``llama_context``. Never refers to the Context: see Handle."""
 
@@ -522,22 +506,22 @@ class _Resources:
         self._gate = gate
         self.adapters = Attached()
         self._borrows = lender is not None
-        self._pools: dict[int, Any] = {} if lender is None else lender._pools
+        self._pools: dict[int, Cell] = {} if lender is None else lender._pools
 
     def attach_pools(self, ptr: Any, n_threads: int, n_threads_batch: int) -> None:
         """Compute with one pool when both counts agree, otherwise with one for single tokens and one for prompts."""
         for count in (n_threads, n_threads_batch):
-            if count not in self._pools:
-                self._pools[count] = new_pool(count)
+            make_pool(count, self._pools.setdefault(count, []))
         # Pools no longer used stay (asleep) until the context goes: the CPU backend pauses the one it had before.
-        lib.llama_attach_threadpool(ptr, self._pools[n_threads], self._pools[n_threads_batch])
+        lib.llama_attach_threadpool(ptr, self._pools[n_threads][0], self._pools[n_threads_batch][0])
 
-    def free(self, ptr: Any) -> None:
+    def free(self, cell: Cell) -> None:
         self._gate.native.shut = 1
-        lib.llama_free(ptr)
+        guard.free("llama_free", cell)
         self.adapters.release()
-        while self._pools and not self._borrows:
-            free_pool(self._pools.popitem()[1])
+        if not self._borrows:
+            for pool in self._pools.values():
+                free_pool(pool)
 
 
 def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
@@ -573,11 +557,3 @@ def _n_ctx_seq(ptr: Any, options: ContextOptions) -> int:
         return int(lib.llama_n_ctx_seq(ptr))
     n_ctx: int = lib.llama_n_ctx(ptr)
     return n_ctx if options.kv_unified else n_ctx // lib.llama_n_seq_max(ptr)
-
-
-def _threads(name: str, value: int | None, default: int | None) -> int:
-    if value is None:
-        return default if default is not None else default_thread_count()
-    if not is_int(value, 1, MAX_THREADS):
-        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value!r}")
-    return int(value)

@@ -6,10 +6,13 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import binding, ffi, guard, lib
+from llama_cffi._native import atomic, binding, ffi, guard, lib
+from llama_cffi._native.atomic import Cell
+from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
 from llama_cffi.core.strings import to_text
 from llama_cffi.errors import ModelFileError, ModelNotFoundError, NativeError
@@ -65,28 +68,15 @@ class GGUFFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.file_size = check_gguf_file(self.path)
-        mark = guard.mark()
         # An older libllama tells the shapes only to who takes the tensors too.
         tensors = ffi.new("struct ggml_context **") if not binding.has("gguf_get_tensor_ne") else ffi.NULL
-        try:
-            ptr = guard.call_ptr("gguf_init_from_file", os.fsencode(self.path), True, tensors)
-        except NativeError as error:
-            raise ModelFileError(f"cannot read {self.path}: {error.message}", log=error.log) from error
-        if ptr == ffi.NULL:
-            raise ModelFileError(f"{self.path} is a damaged GGUF file", log=guard.lines_since(mark))
-        handle = Handle("GGUFFile", ptr, lib.gguf_free)
-        try:
-            self.version = lib.gguf_get_version(ptr)
-            self.alignment = lib.gguf_get_alignment(ptr)
-            self.data_offset = lib.gguf_get_data_offset(ptr)
-            self.metadata = {
-                to_text(lib.gguf_get_key(ptr, i)): _read_value(ptr, i) for i in range(lib.gguf_get_n_kv(ptr))
-            }
-            self.tensors = [_read_tensor(ptr, i, tensors, self.data_offset) for i in range(lib.gguf_get_n_tensors(ptr))]
-        finally:
-            handle.close()
-            if tensors:
-                lib.ggml_free(tensors[0])
+        gate = SharedGate()
+        handle = Handle("GGUFFile", partial(_free, tensors), gate=gate)
+        with gate:
+            try:
+                self._read(handle, tensors)
+            finally:
+                handle.release()
         for tensor in self.tensors:
             end = tensor.offset + tensor.nbytes
             if end > self.file_size:
@@ -94,6 +84,20 @@ class GGUFFile:
                     f"{self.path} is truncated: tensor {tensor.name} ends at byte {end}, "
                     f"but the file has {self.file_size}"
                 )
+
+    def _read(self, handle: Handle, tensors: Any) -> None:
+        mark = guard.mark()
+        try:
+            ptr = guard.call_ptr("gguf_init_from_file", os.fsencode(self.path), True, tensors, cell=handle.cell)
+        except NativeError as error:
+            raise ModelFileError(f"cannot read {self.path}: {error.message}", log=error.log) from error
+        if ptr == ffi.NULL:
+            raise ModelFileError(f"{self.path} is a damaged GGUF file", log=guard.lines_since(mark))
+        self.version = lib.gguf_get_version(ptr)
+        self.alignment = lib.gguf_get_alignment(ptr)
+        self.data_offset = lib.gguf_get_data_offset(ptr)
+        self.metadata = {to_text(lib.gguf_get_key(ptr, i)): _read_value(ptr, i) for i in range(lib.gguf_get_n_kv(ptr))}
+        self.tensors = [_read_tensor(ptr, i, tensors, self.data_offset) for i in range(lib.gguf_get_n_tensors(ptr))]
 
     @property
     def architecture(self) -> str | None:
@@ -113,6 +117,15 @@ class GGUFFile:
 
     def __repr__(self) -> str:
         return f"<GGUFFile {self.path.name!r}: {self.architecture}, {len(self.tensors)} tensors>"
+
+
+def _free(tensors: Any, cell: Cell) -> None:
+    guard.free("gguf_free", cell)
+    if tensors:
+        # No signal handler runs between the two lines: they call nothing.
+        found = [tensors[0]] if tensors[0] else []
+        tensors[0] = ffi.NULL
+        atomic.free(lib.ggml_free, found)
 
 
 def check_gguf_file(path: Path) -> int:

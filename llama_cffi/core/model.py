@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,38 +125,46 @@ class Model(NativeObject):
         for part in paths:
             check_gguf_file(part)
         check_model_file(self.path, self.options.kv_overrides)
+        self._gate = SharedGate()
+        self._handle = handle = Handle("Model", partial(guard.free, "llama_model_free"), gate=self._gate)
+        with self._gate:
+            try:
+                handle.open(self._load(paths, single, progress))
+                pre = self.options.kv_overrides.get("tokenizer.ggml.pre")
+                self.vocab = Vocab(handle, self._gate, pre if isinstance(pre, str) else None)
+                if self.options.require_gpu and not self.placement.gpu_bytes:
+                    raise UnsupportedError(f"require_gpu: no weights went to a GPU ({self.placement})")
+            except BaseException:
+                handle.release()
+                raise
+
+    def _load(self, paths: list[Path], single: bool, progress: ProgressCallback | None) -> Any:
         with callbacks.Progress(progress) as reporter:
             params, keep = _native_params(self.options)
             self._adjust(params)
+            # The model keeps its params struct; the callback in it is only called while loading.
             params.progress_callback = reporter.callback
             params.progress_callback_user_data = reporter.data
             mark = log.mark()
+            cell = self._handle.cell
             try:
                 if single:
-                    ptr = guard.model_load_from_file(os.fsencode(paths[0]), params)
+                    ptr = guard.model_load_from_file(os.fsencode(paths[0]), params, cell)
                 else:
-                    ptr = guard.model_load_from_splits([os.fsencode(part) for part in paths], params)
+                    ptr = guard.model_load_from_splits([os.fsencode(part) for part in paths], params, cell)
             except NativeError as error:
                 raise ModelFileError(f"cannot load {self.path}: {error.message}", log=error.log) from error
             finally:
                 log.pump()
             del keep
+            reporter.reraise()
             if ptr == ffi.NULL:
-                reporter.reraise()
                 if reporter.cancelled:
                     raise ModelLoadCancelled(f"loading {self.path} was cancelled by the progress callback")
                 raise ModelFileError(f"cannot load {self.path}", log=log.lines_since(mark))
             self.placement: Placement = read_placement(log.lines_since(mark, logging.INFO), devices())
             """Where the weights are: bytes by buffer and device, layers on GPUs."""
-        # The model keeps its params struct; the callback in it is only called while loading.
-        self._gate = SharedGate()
-        self._handle = Handle("Model", ptr, lib.llama_model_free, gate=self._gate)
-        pre = self.options.kv_overrides.get("tokenizer.ggml.pre")
-        self.vocab = Vocab(self._handle, self._gate, pre if isinstance(pre, str) else None)
-        reporter.reraise(self.close)
-        if self.options.require_gpu and not self.placement.gpu_bytes:
-            self.close()
-            raise UnsupportedError(f"require_gpu: no weights went to a GPU ({self.placement})")
+        return ptr
 
     @classmethod
     def plan(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import ffi, lib
+from llama_cffi._native import atomic, ffi, lib
+from llama_cffi._native.atomic import Cell
+from llama_cffi._util.scalars import is_int
 from llama_cffi.errors import ContextError
 
 MAX_THREADS = 512
@@ -26,6 +29,31 @@ def default_thread_count() -> int:
     if quota is not None:
         cores = min(cores, max(1, int(quota)))
     return max(1, min(cores, MAX_THREADS))
+
+
+def thread_count(name: str, value: int | None, default: int | None = None) -> int:
+    """The threads that a context computes with when it is asked for ``value``, None being ``default`` or as many as
+    :func:`default_thread_count` says.
+
+    ggml's threads wait for each other busily, several times in each layer: with many more of them than CPUs a token
+    takes minutes. What is above the CPUs that the process may use is lowered to their number, or to 4 when they are
+    fewer, with a ``RuntimeWarning``. Raises ``ValueError`` outside of 1 to :data:`MAX_THREADS`.
+    """
+    if value is None:
+        return default if default is not None else default_thread_count()
+    if not is_int(value, 1, MAX_THREADS):
+        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value!r}")
+    count = int(value)
+    limit = max(len(_affinity()) or os.cpu_count() or 1, 4)
+    if count > limit:
+        warnings.warn(
+            f"{name}={count} is more than the {limit} threads that make sense on the CPUs this process may use; "
+            f"computing with {limit}",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return limit
+    return count
 
 
 def _affinity() -> frozenset[int]:
@@ -99,21 +127,24 @@ def _pool_functions() -> tuple[Any, Any]:
     )
 
 
-def new_pool(n_threads: int) -> Any:
-    """A new ``ggml_threadpool_t``, to be given to :func:`free_pool`.
+def make_pool(n_threads: int, cell: Cell) -> None:
+    """Make a ``ggml_threadpool_t`` in a cell, unless there is one, to be freed by :func:`free_pool`.
 
     Without one, llama.cpp starts and joins its threads for every decode step, which costs a small model several
     per cent of its speed.
     """
+    if cell:
+        return
     new, _ = _pool_functions()
     params = ffi.new("struct ggml_threadpool_params *")
     lib.ggml_threadpool_params_init(params, n_threads)
-    pool = new(params)
-    if pool == ffi.NULL:
+    atomic.keep(cell, new, params)
+    if cell[0] == ffi.NULL:
+        cell.clear()
         raise ContextError(f"could not start {n_threads} threads")
-    return pool
 
 
-def free_pool(pool: Any) -> None:
+def free_pool(cell: Cell) -> None:
     """Stop and join the threads of a pool that no context computes with any more."""
-    _pool_functions()[1](pool)
+    if cell:
+        atomic.free(_pool_functions()[1], cell)

@@ -6,6 +6,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import llguidance
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 _CACHE_SIZE = 64
 """Compiled grammars kept for each vocabulary; one takes some 100 kB to some MB."""
 
-# Bounds on what one text may cost: building a grammar takes a second or two at most, a mask some tens of milliseconds.
-# A row holds an item for each property that may come next, several times over; the default gives up at 500 properties.
-_LIMITS = llguidance.LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
+
+@cache
+def _limits() -> llguidance.LLParserLimits:
+    """Bounds on what one text may cost: building a grammar takes a second or two at most, a mask some tens of ms.
+
+    A row holds an item for each property that may come next, several times over; the default gives up at 500
+    properties.
+    """
+    return llguidance.LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
 
 
 class _Source:
@@ -94,7 +101,9 @@ class GuidanceTokenizer:
         self.n_tokens = vocab.n_tokens
         self.eog = frozenset(eog)
         source = _Source(vocab, vocab.pieces(), special, eog)
-        with _engine("the engine cannot use this vocabulary"):
+        #: Keeps the interpreter from ending inside of the engine, which does not survive it.
+        self.gate = vocab.gate
+        with self.gate, _engine("the engine cannot use this vocabulary"):
             self.native = llguidance.LLTokenizer(
                 llguidance.TokenizerWrapper(source), n_vocab=vocab.n_tokens, eos_token=list(eog)
             )
@@ -112,8 +121,8 @@ class GuidanceTokenizer:
         """The matcher of a grammar at its beginning, to be copied; :class:`SchemaError` with the engine's words."""
         found = self._grammars.get(grammar)
         if found is None:
-            with _engine("the engine refuses it"):
-                found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_LIMITS)
+            with self.gate, _engine("the engine refuses it"):
+                found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_limits())
             if found.is_error():
                 raise SchemaError(f"the engine refuses it: {_first_lines(found.get_error())}")
             self._grammars[grammar] = found
@@ -164,7 +173,7 @@ class GuidanceConstraint(ProcessBound):
 class GuidanceMatcher:
     """One text under a :class:`GuidanceConstraint`."""
 
-    __slots__ = ("_address", "_eog", "_failed", "_mask", "_native", "_size", "_try")
+    __slots__ = ("_address", "_eog", "_failed", "_gate", "_mask", "_native", "_size", "_try")
 
     def __init__(
         self, native: llguidance.LLMatcher, tokenizer: GuidanceTokenizer, failed: Callable[[], None] | None = None
@@ -173,6 +182,7 @@ class GuidanceMatcher:
         self._failed = failed
         self._try = native.try_consume_tokens
         self._eog = tokenizer.eog
+        self._gate = tokenizer.gate
         self._mask: NDArray[np.uint32] = np.zeros((tokenizer.n_tokens + 31) // 32, dtype=np.uint32)
         self._address = self._mask.ctypes.data
         self._size = self._mask.nbytes
@@ -200,7 +210,8 @@ class GuidanceMatcher:
         """
         native = self._open()
         try:
-            native.unsafe_compute_mask_ptr(self._address, self._size)
+            with self._gate:
+                native.unsafe_compute_mask_ptr(self._address, self._size)
         except BaseException as error:
             self._panicked(error)
         self._check(native)

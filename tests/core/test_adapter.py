@@ -225,11 +225,11 @@ from llama_cffi.errors import InUseError
 
 freed, names = [], {}
 original = handle._release
-def release(ptr, *rest):
-    name = names.get(int(ffi.cast("intptr_t", ptr)))
+def release(owner):
+    name = names.get(int(ffi.cast("intptr_t", owner.cell[0]))) if owner.cell else None
     if name is not None:  # a GGUFFile goes while it is made
         freed.append(name)
-    original(ptr, *rest)
+    original(owner)
 handle._release = release
 
 def make():

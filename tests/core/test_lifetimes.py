@@ -26,9 +26,10 @@ from llama_cffi.core.sampler import Greedy, Penalties
 
 freed = []
 original = handle._release
-def release(ptr, *rest):
-    freed.append(names[int(handle_ffi.cast("intptr_t", ptr))])
-    original(ptr, *rest)
+def release(owner):
+    if owner.cell:
+        freed.append(names[int(handle_ffi.cast("intptr_t", owner.cell[0]))])
+    original(owner)
 from llama_cffi._native import ffi as handle_ffi
 handle._release = release
 names = {}

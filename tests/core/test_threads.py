@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from llama_cffi import Context, ContextOptions, Model
 from llama_cffi.core import threads
-from llama_cffi.core.threads import cgroup_cpu_limit, default_thread_count
+from llama_cffi.core.threads import cgroup_cpu_limit, default_thread_count, thread_count
+
+pytest_plugins = ["tests.support.models"]
 
 
 @pytest.fixture
@@ -119,3 +122,21 @@ def test_affinity_of_this_process() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert 1 <= default_thread_count() <= len(allowed)
+
+
+def test_more_threads_than_cpus_are_lowered_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, asked, given in ((2, 512, 4), (2, 4, 4), (64, 64, 64), (64, 65, 64), (64, 512, 64)):
+        monkeypatch.setattr(threads, "_affinity", lambda cpus=cpus: frozenset(range(cpus)))
+        if asked == given:
+            assert thread_count("n_threads", asked) == given
+        else:
+            with pytest.warns(RuntimeWarning, match=f"n_threads={asked} is more than the {given} threads"):
+                assert thread_count("n_threads", asked) == given
+
+
+def test_a_context_reports_the_threads_that_it_computes_with(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_affinity", lambda: frozenset(range(2)))
+    with pytest.warns(RuntimeWarning, match="n_threads=512"):
+        context = Context(model, ContextOptions(n_ctx=32, n_threads=512))
+    with context:
+        assert (context.n_threads, context.n_threads_batch) == (4, 4)

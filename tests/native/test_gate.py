@@ -100,3 +100,23 @@ def test_one_at_a_time_in_an_exclusive_gate() -> None:
             pool.submit(gate.__enter__).result()
     with gate:
         pass
+
+
+@pytest.mark.parametrize("gate", [SharedGate(), ExclusiveGate()], ids=["shared", "exclusive"])
+def test_exceptions_come_out_of_a_gate(gate: SharedGate | ExclusiveGate) -> None:
+    with pytest.raises(LookupError), gate:
+        raise LookupError
+    assert gate.close() is None if isinstance(gate, ExclusiveGate) else not gate._inside
+
+
+def test_a_thread_that_is_inside_may_come_in_again_and_stays_inside() -> None:
+    gate = ExclusiveGate()
+    with gate.inside():
+        with pytest.raises(LookupError), gate.inside():
+            raise LookupError
+        with pytest.raises(BusyError, match="already"), gate:
+            pass
+        with ThreadPoolExecutor() as pool, pytest.raises(BusyError, match="another thread"):
+            pool.submit(gate.__enter__).result()
+    with ThreadPoolExecutor() as pool:
+        pool.submit(gate.__enter__).result()

@@ -7,38 +7,49 @@ import itertools
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
+from llama_cffi._native import atomic, shutdown
+from llama_cffi._native import gate as handle_gate
 from llama_cffi._native import handle as handle_module
 from llama_cffi._native.handle import Handle
 from llama_cffi.errors import BusyError, ClosedError, InUseError
+
+
+def make(name: str, free: Callable[[str], object], *parents: Handle, gate: Gate | None = None) -> Handle:
+    """A handle of an object that is its name."""
+    handle = Handle(name, partial(atomic.free, free), parents, gate)
+    atomic.keep(handle.cell, str, name)
+    handle.open(name)
+    return handle
 
 
 class Freed(list[str]):
     """Names in the order in which their handles were freed."""
 
     def make(self, name: str, *parents: Handle, gate: Gate | None = None) -> Handle:
-        return Handle(name, name, self.append, parents, gate)
+        return make(name, self.append, *parents, gate=gate)
 
 
-class Gate:
+class Gate(handle_gate.Gate):
     """Counts who passes; refuses while ``inside``."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.inside = False
+        self.release = partial(self.events.append, "release")
 
     def acquire(self) -> None:
         if self.inside:
             raise BusyError("inside")
         self.events.append("acquire")
 
-    def release(self) -> None:
-        self.events.append("release")
-
-    def shut(self) -> None:
-        self.events.append("shut")
+    def stop(self) -> bool:
+        return not self.inside
 
 
 def test_close_frees_once() -> None:
@@ -157,20 +168,6 @@ def test_what_is_attached_cannot_be_closed() -> None:
         handle.attach(user, "again")
 
 
-def test_forget_gives_the_pointer_away() -> None:
-    freed = Freed()
-    parent = freed.make("parent")
-    child = freed.make("child", parent)
-    assert child.forget() == "child"
-    assert child.closed
-    with pytest.raises(ClosedError):
-        child.forget()
-    parent.close()
-    del child
-    gc.collect()
-    assert freed == ["parent"]
-
-
 def test_a_gate_is_passed_on_the_way() -> None:
     freed, gate = Freed(), Gate()
     parent = freed.make("parent")
@@ -194,7 +191,7 @@ def test_a_failing_free_still_lets_the_parent_go() -> None:
 
     freed = Freed()
     parent = freed.make("parent")
-    child = Handle("child", "child", fail, (parent,))
+    child = make("child", fail, parent)
     with pytest.raises(LookupError):
         child.close()
     assert child.closed
@@ -248,11 +245,96 @@ def test_a_child_made_while_the_gate_is_awaited_goes_first() -> None:
     assert gate.events == ["acquire", "release"] * 2
 
 
-def test_at_the_end_under_daemon_threads_nothing_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def exit_now(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What the end of the interpreter does, with the handles of one test."""
+    monkeypatch.setattr(handle_module, "_owners", {})
+    monkeypatch.setattr(shutdown, "_state", shutdown._State())
+    monkeypatch.setattr(shutdown, "STOP_SECONDS", 0.01)
+    return lambda: handle_module._at_exit(handle_module._Exit())
+
+
+def test_exit_frees_the_newest_first(exit_now: Callable[[], None]) -> None:
+    freed = Freed()
+    parent = freed.make("parent", gate=Gate())
+    child = freed.make("child", parent, gate=Gate())
+    exit_now()
+    assert freed == ["child", "parent"]
+    assert parent.closed
+    assert child.closed
+    with pytest.raises(ClosedError, match="the interpreter is ending"):
+        child.ptr  # noqa: B018
+
+
+def test_exit_frees_nothing_while_a_thread_cannot_be_stopped(exit_now: Callable[[], None]) -> None:
     freed, gate = Freed(), Gate()
-    handle = freed.make("a", gate=gate)
-    monkeypatch.setattr(handle_module, "_ending_with_threads", lambda: True)
-    del handle
+    gate.inside = True
+    parent = freed.make("parent")
+    child = freed.make("child", parent, gate=gate)
+    exit_now()
+    del child, parent
     gc.collect()
     assert freed == []
-    assert gate.events == ["shut"]
+
+
+def test_exit_goes_on_after_an_interrupt(exit_now: Callable[[], None]) -> None:
+    class Interrupted(Gate):
+        def stop(self) -> bool:
+            self.events.append("stop")
+            if len(self.events) < 3:
+                raise KeyboardInterrupt
+            return True
+
+    freed = Freed()
+    handle = freed.make("a", gate=Interrupted())
+    exit_now()
+    assert freed == ["a"]
+    assert handle.closed
+
+
+def test_other_threads_end_silently_at_exit(exit_now: Callable[[], None]) -> None:
+    handle = Freed().make("a")
+    exit_now()
+    with ThreadPoolExecutor() as pool:
+        assert isinstance(pool.submit(lambda: handle.ptr).exception(), SystemExit)
+
+
+def test_interrupts_while_freeing_are_raised_when_all_is_freed() -> None:
+    def free(cell: list[str]) -> None:
+        steps.append(len(cell))
+        if len(steps) == 1:
+            raise KeyboardInterrupt
+        cell.clear()
+
+    steps: list[int] = []
+    handle = Handle("a", free)
+    handle.cell.append("a")
+    with pytest.raises(KeyboardInterrupt):
+        handle.close()
+    assert steps == [1, 1]
+    handle.close()
+    assert steps == [1, 1]
+
+
+def test_interrupts_while_a_dropped_object_is_freed_come_out_of_the_code_that_dropped_it() -> None:
+    def free(cell: list[str]) -> None:
+        steps.append(len(cell))
+        if len(steps) == 1:
+            raise OSError(7, "from a signal handler")
+        cell.clear()
+
+    steps: list[int] = []
+    handle: Handle | None = Handle("a", free)
+    assert handle is not None
+    handle.cell.append("a")
+
+    def drop() -> None:
+        nonlocal handle
+        handle = None
+        for _ in range(2):
+            pass
+
+    with pytest.raises(OSError, match="from a signal handler") as caught:
+        drop()
+    assert caught.value.errno == 7
+    assert steps == [1, 1]

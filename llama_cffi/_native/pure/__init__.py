@@ -39,10 +39,22 @@ def pointer(struct: abort.lch_abort) -> Any:
     return struct.stop
 
 
+def is_inside(mine: door.lch_door) -> bool:
+    return door.is_inside(mine)
+
+
+keep = guard.keep
+
+
+def leave(mine: door.lch_door) -> Any:
+    # Returns None: what __exit__ returns must not be true, or it swallows the exception.
+    return mine.owner.clear
+
+
 def function(name: str) -> Any:
     # Not the pointer where both will do: structs with fields unknown to cffi go only to the function itself.
     pointer, direct = _native.binding.function(name), getattr(_native.lib, name)
     return direct if _native.ffi.typeof(direct) is _native.ffi.typeof(pointer) else pointer
 
 
-__all__ = ["address", "ffi", "function", "lib", "new", "pointer", "take_interrupt"]
+__all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from llama_cffi import _native
+from llama_cffi._native import atomic
+from llama_cffi._native.atomic import Cell
 from llama_cffi._native.pure import abort, log
 from llama_cffi._native.pure.process import ffi
 
@@ -69,14 +71,38 @@ def lch_batch(fn: Any, ctx: Any, batch: Any, size: int) -> int:
     return _ABORTED if abort.over_time() and status == 0 else status
 
 
+class _Keeper(threading.local):
+    """Where this thread's next result goes."""
+
+    cell: Cell | None = None
+
+
+_keeper = _Keeper()
+
+
+def keep(cell: Cell, helper: Any, *args: Any) -> None:
+    """See :func:`.atomic.keep`: what the helper calls is a C function, the helper is not."""
+    _keeper.cell = cell
+    try:
+        helper(*args)
+    finally:
+        _keeper.cell = None
+
+
+def _call(fn: Any, *args: Any) -> Any:
+    cell: Cell = [] if _keeper.cell is None else _keeper.cell
+    atomic.keep(cell, fn, *args)
+    return cell[0]
+
+
 def lch_with_params(fn: Any, first: Any, params: Any, size: int) -> Any:
     log.call_begins()
-    return fn(first, params[0])
+    return _call(fn, first, params[0])
 
 
 def lch_with_list(fn: Any, items: Any, n: int, params: Any, size: int) -> Any:
     log.call_begins()
-    return fn(items, n, params[0])
+    return _call(fn, items, n, params[0])
 
 
 def lch_sample(fn: Any, chain: Any, ctx: Any, idx: int) -> int:
@@ -135,7 +161,8 @@ def _apply(sampler: Any, candidates: Any) -> int | None:
 def lch_call(fn: Any, result: int, *words: int) -> int:
     log.call_begins()
     types, returned = _signature(fn)
-    value = fn(*[ffi.cast(kind, word) if kind else word for kind, word in zip(types, words, strict=False)])
+    args = [ffi.cast(kind, word) if kind else word for kind, word in zip(types, words, strict=False)]
+    value = _call(fn, *args) if returned == "pointer" else fn(*args)
     if result == LCH_VOID:
         return 0
     return int(ffi.cast("intptr_t", value) if returned == "pointer" else value)

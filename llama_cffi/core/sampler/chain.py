@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_cffi._native import ffi, guard, lib, sampler_interface
+from llama_cffi._native import atomic, ffi, guard, lib, sampler_interface
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.scalars import as_int
@@ -66,16 +67,19 @@ class SamplerChain(NativeObject):
         # The Python side of steps: the native side knows the address of a handle, which must live as long.
         self._links: list[Link] = []
         self._link_handles: list[Any] = []
-        with vocab.gate:
-            chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        with vocab.gate, self._gate:
+            self._handle = handle = Handle(
+                "SamplerChain", partial(guard.free, "llama_sampler_free"), (vocab.handle,), self._gate
+            )
             try:
+                atomic.keep(handle.cell, lib.llama_sampler_chain_init, lib.llama_sampler_chain_default_params())
+                chain = handle.cell[0]
                 for i, step in enumerate(steps):
                     native = self._create_python(step) if isinstance(step, PythonSampler) else create(i)
                     lib.llama_sampler_chain_add(chain, native)
-                # Last: from here on a closing model frees the chain.
-                self._handle = Handle("SamplerChain", chain, lib.llama_sampler_free, (vocab.handle,), self._gate)
+                handle.open(chain)
             except BaseException:
-                lib.llama_sampler_free(chain)
+                handle.release()
                 for link in self._links:
                     link.release()
                 raise
