@@ -215,7 +215,7 @@ def test_what_is_behind_the_public_names_says_so_too(llm: Llama) -> None:
     refused(llm.stream("abc", max_tokens=1), "Stream")
     refused(llm.stream("abc", schema=["a", "b"]), "Stream")
     refused(llm.stream_chat([{"role": "user", "content": "a"}], chat_template="{{ messages[0].content }}"), "Stream")
-    refused(llm.context.logits_view(), "OutputView")
+    refused(llm.context.outputs.logits_view(), "OutputView")
     refused(NativeConstraint(llm.model.vocab, 'root ::= "a"'), "NativeConstraint")
     refused(constraint := GuidanceConstraint(llm.model.vocab, 'start: "a"'), "GuidanceConstraint")
     # A value that holds one: copied it shares it, and what else is asked of it names what is in the way.

@@ -7,7 +7,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from llama_cffi import _native
+from llama_cffi._native import bound
 from llama_cffi.errors import LibraryError
 
 try:
@@ -69,7 +69,7 @@ def pointer(struct: Any) -> Any:
 
 
 def function(name: str) -> Any:
-    return ffi.cast("void *", _native.binding.function(name))
+    return ffi.cast("void *", bound.binding.function(name))
 
 
 __all__ = ["address", "ffi", "function", "lib", "new", "pointer", "take_interrupt"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_cffi._native import ffi, lib
+from llama_cffi._util.scalars import is_int
 from llama_cffi.errors import ContextError
 
 MAX_THREADS = 512
@@ -26,6 +27,18 @@ def default_thread_count() -> int:
     if quota is not None:
         cores = min(cores, max(1, int(quota)))
     return max(1, min(cores, MAX_THREADS))
+
+
+def thread_count(name: str, value: int | None, default: int | None = None) -> int:
+    """Return the value of an option that counts threads, or its default, which is :func:`default_thread_count`.
+
+    Raises ``ValueError`` outside 1 to :data:`MAX_THREADS`.
+    """
+    if value is None:
+        return default if default is not None else default_thread_count()
+    if not is_int(value, 1, MAX_THREADS):
+        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value!r}")
+    return int(value)
 
 
 def _affinity() -> frozenset[int]:
