@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import NoneType
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess, Inside
 from llama_cffi.core.context_limits import read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
+from llama_cffi.core.context_perf import ContextPerf
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.decode_errors import ABORTED, raise_decode_error
@@ -31,18 +31,6 @@ from llama_cffi.core.threads import thread_count
 from llama_cffi.errors import AbortedError, BatchError, ContextError, NativeError, UnsupportedError
 
 Stepper = Callable[[int, int, int], int]
-
-
-@dataclass(frozen=True)
-class ContextPerf:
-    """Timings that llama.cpp measured (``llama_perf_context_data``), times in milliseconds."""
-
-    load_ms: float
-    prefill_ms: float
-    decode_ms: float
-    n_prefill: int
-    n_decode: int
-    n_reused: int
 
 
 class Context(NativeObject):
@@ -403,4 +391,4 @@ def _check_classifier(model: Model) -> None:
         raise UnsupportedError('pooling="rank": this model has no classifier head')
 
 
-__all__ = ["Context", "ContextOptions", "ContextPerf", "Stepper"]
+__all__ = ["Context", "ContextOptions", "Stepper"]
