@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.report import report
 from llama_cffi import Batch, Context, ContextOptions, Model, SamplerChain
-from llama_cffi.core.sampler import Candidates, Dist, MinP, PythonSampler, Sampler, Temperature, TopK, TopP
+from llama_cffi.samplers import Candidates, Dist, MinP, PythonSampler, Sampler, Temperature, TopK, TopP
 from tests.support.random_model import TINY, write_random_model
 
 TAIL: tuple[Sampler, ...] = (TopP(0.95), MinP(0.05), Temperature(0.8), Dist(1))

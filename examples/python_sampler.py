@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from llama_cffi import Llama, Vocab
-from llama_cffi.core.sampler import Candidates, Dist, PythonSampler, Temperature, TopK
+from llama_cffi.samplers import Candidates, Dist, PythonSampler, Temperature, TopK
 
 
 class NoWordTwice(PythonSampler):

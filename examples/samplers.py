@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llama_cffi import Llama
-from llama_cffi.core.sampler import Dist, MinP, Sampler, Temperature, TopNSigma
 from llama_cffi.engine.sampling_params import SamplingKwargs
+from llama_cffi.samplers import Dist, MinP, Sampler, Temperature, TopNSigma
 
 WAYS: dict[str, SamplingKwargs] = {
     "greedy": {"temperature": 0},

@@ -7,7 +7,7 @@
     llm = Llama("model.gguf")
     print(llm.generate("Once upon a time").text)
 
-Importing the package loads nothing; the first name taken from it loads libllama.
+Importing the package, or a name from it, loads no library: the first object or function that needs libllama binds it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.batch import Batch
-    from llama_cffi.core.context import Context, ContextOptions
+    from llama_cffi.core.context import Context
+    from llama_cffi.core.context_options import ContextOptions
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.gguf import GGUFFile
     from llama_cffi.core.memory import Memory
-    from llama_cffi.core.model import Model, ModelOptions
+    from llama_cffi.core.memory_estimate import MemoryEstimate, estimate_memory
+    from llama_cffi.core.model import Model
+    from llama_cffi.core.model_options import ModelOptions
+    from llama_cffi.core.outputs import Outputs
     from llama_cffi.core.quantize import QuantizeOptions, quantize
     from llama_cffi.core.sampler import SamplerChain
     from llama_cffi.core.saved_state import SavedState
@@ -54,7 +58,7 @@ _HOME = {
     "Chunk": "reply.completion",
     "Completion": "reply.completion",
     "Context": "core.context",
-    "ContextOptions": "core.context",
+    "ContextOptions": "core.context_options",
     "ControlVector": "core.control_vector",
     "DraftModel": "engine.draft_model",
     "Embeddings": "reply.vectors",
@@ -68,8 +72,10 @@ _HOME = {
     "LlamaCffiError": "errors",
     "LoraAdapter": "core.adapter",
     "Memory": "core.memory",
+    "MemoryEstimate": "core.memory_estimate",
     "Model": "core.model",
-    "ModelOptions": "core.model",
+    "ModelOptions": "core.model_options",
+    "Outputs": "core.outputs",
     "Perplexity": "reply.scores",
     "PromptCache": "engine.prompt_cache",
     "PromptLookup": "engine.drafters",
@@ -93,10 +99,14 @@ _HOME = {
     "ToolRun": "tool_loop",
     "Usage": "reply.completion",
     "Vocab": "core.vocab",
+    "estimate_memory": "core.memory_estimate",
     "features": "_native.features",
     "quantize": "core.quantize",
     "use_library": "_native.library",
 }
+
+_MODULES = ("errors", "hub", "samplers")
+"""Public modules, which need no import statement of their own."""
 
 __all__ = [
     "GBNF",
@@ -119,8 +129,10 @@ __all__ = [
     "LlamaCffiError",
     "LoraAdapter",
     "Memory",
+    "MemoryEstimate",
     "Model",
     "ModelOptions",
+    "Outputs",
     "Perplexity",
     "PromptCache",
     "PromptLookup",
@@ -144,6 +156,7 @@ __all__ = [
     "ToolRun",
     "Usage",
     "Vocab",
+    "estimate_memory",
     "features",
     "quantize",
     "use_library",
@@ -159,6 +172,8 @@ def __getattr__(name: str) -> Any:
             return version("llama-cffi")
         except PackageNotFoundError:
             return "0+unknown"
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -167,4 +182,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

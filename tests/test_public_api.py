@@ -31,8 +31,10 @@ PUBLIC = [
     "LlamaCffiError",
     "LoraAdapter",
     "Memory",
+    "MemoryEstimate",
     "Model",
     "ModelOptions",
+    "Outputs",
     "Perplexity",
     "PromptCache",
     "PromptLookup",
@@ -56,6 +58,7 @@ PUBLIC = [
     "ToolRun",
     "Usage",
     "Vocab",
+    "estimate_memory",
     "features",
     "quantize",
     "use_library",
@@ -96,6 +99,21 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
     for name, parent in drawn.items():
         if parent is not None:
             assert getattr(errors, parent) in getattr(errors, name).__bases__, name
+
+
+def test_the_public_modules_are_attributes() -> None:
+    for name in ("errors", "hub", "samplers"):
+        assert getattr(llama_cffi, name).__name__ == f"llama_cffi.{name}"
+        assert name in dir(llama_cffi)
+
+
+def test_the_samplers_are_those_of_the_core() -> None:
+    from llama_cffi import samplers
+    from llama_cffi.core import sampler
+
+    assert samplers.__all__ == sampler.__all__
+    for name in samplers.__all__:
+        assert getattr(samplers, name) is getattr(sampler, name)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

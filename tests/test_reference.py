@@ -105,7 +105,7 @@ def test_log_probs_of_one_batch(
     for pos, token in enumerate(texts[kind]):
         batch.add(token, pos, output=True)
     context.decode(batch)
-    compare([context.logits(i) for i in range(N)], expected[kind], tolerance)
+    compare([context.outputs.logits(i) for i in range(N)], expected[kind], tolerance)
 
 
 def test_log_probs_token_by_token(
@@ -133,7 +133,7 @@ def test_log_probs_of_interleaved_sequences(
                 done[name] += 1
         context.decode(batch)
         for row, name in enumerate(owners):
-            rows[name].append(context.logits(row))
+            rows[name].append(context.outputs.logits(row))
     for name in texts:
         compare(rows[name], expected[name])
 
@@ -142,7 +142,7 @@ def step(context: Context, token: int, pos: int) -> NDArray[np.float32]:
     batch = Batch(1)
     batch.add(token, pos, output=True)
     context.decode(batch)
-    return context.logits()
+    return context.outputs.logits()
 
 
 def compare(rows: list[NDArray[np.float32]], expected: NDArray[np.float64], tolerance: float = 1e-3) -> None:

@@ -56,6 +56,7 @@ from llama_cffi import (
     ToolRun,
     Usage,
 )
+from llama_cffi.core.memory_estimate import DeviceEstimate, MemoryEstimate
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.sampler import Greedy, TopK
 from llama_cffi.engine.fake import FakeRunner
@@ -89,6 +90,7 @@ VALUES: dict[str, Any] = {
     "Lark": Lark('start: "a"'),
     "Lazy": Lazy(Regex("[0-9]+"), trigger="<", end=">"),
     "LlamaCffiError": LlamaCffiError("wrong", log=["a line"]),
+    "MemoryEstimate": MemoryEstimate((DeviceEstimate("CPU", 1, 2, 3, 4),), 0, 2),
     "ModelOptions": ModelOptions(n_gpu_layers=1, tensor_split=(1, 2), kv_overrides={"a": 1}),
     "Perplexity": Perplexity(2.0, 0.1, 0.7, 10, 1),
     "PromptLookup": PromptLookup(n_draft=3),
@@ -126,12 +128,13 @@ BOUND: dict[str, Callable[[Llama, Path], Any]] = {
     ),
     "Memory": lambda llm, folder: llm.context.memory,
     "Model": lambda llm, folder: llm.model,
+    "Outputs": lambda llm, folder: llm.context.outputs,
     "SamplerChain": lambda llm, folder: SamplerChain([TopK(3), Greedy()], llm.model.vocab),
     "State": lambda llm, folder: llm.context.state,
     "Vocab": lambda llm, folder: llm.model.vocab,
 }
 """Objects that exist once."""
-FUNCTIONS = {"features", "quantize", "use_library"}
+FUNCTIONS = {"estimate_memory", "features", "quantize", "use_library"}
 
 
 def adapter(model: Model, folder: Path) -> LoraAdapter:
@@ -215,7 +218,7 @@ def test_what_is_behind_the_public_names_says_so_too(llm: Llama) -> None:
     refused(llm.stream("abc", max_tokens=1), "Stream")
     refused(llm.stream("abc", schema=["a", "b"]), "Stream")
     refused(llm.stream_chat([{"role": "user", "content": "a"}], chat_template="{{ messages[0].content }}"), "Stream")
-    refused(llm.context.logits_view(), "OutputView")
+    refused(llm.context.outputs.logits_view(), "OutputView")
     refused(NativeConstraint(llm.model.vocab, 'root ::= "a"'), "NativeConstraint")
     refused(constraint := GuidanceConstraint(llm.model.vocab, 'start: "a"'), "GuidanceConstraint")
     # A value that holds one: copied it shares it, and what else is asked of it names what is in the way.

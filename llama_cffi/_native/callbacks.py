@@ -10,7 +10,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from llama_cffi._native import binding, ffi, lib, shutdown
+from llama_cffi._native import shutdown
+from llama_cffi._native.bound import binding, ffi, lib
+from llama_cffi._util.once import once
 
 
 class Progress:
@@ -37,7 +39,7 @@ class Progress:
     @property
     def callback(self) -> Any:
         """The C function to register."""
-        return _CALLBACK
+        return _c_callback()
 
     @property
     def data(self) -> Any:
@@ -71,11 +73,9 @@ def _on_progress(fraction: float, data: Any) -> bool:
     return progress.report(fraction)
 
 
-def _make_callback() -> Any:
+@once
+def _c_callback() -> Any:
     if binding.mode == "abi":
         return ffi.callback("llama_progress_callback", _on_progress, error=False, onerror=_store)
     ffi.def_extern("llama_cffi_progress", error=False, onerror=_store)(_on_progress)
     return lib.llama_cffi_progress
-
-
-_CALLBACK = _make_callback()

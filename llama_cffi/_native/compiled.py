@@ -8,8 +8,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from llama_cffi import _native
-from llama_cffi._native import atomic
+from llama_cffi._native import atomic, bound
 from llama_cffi.errors import LibraryError
 
 try:
@@ -85,7 +84,7 @@ def leave(door: Any) -> Any:
 
 
 def function(name: str) -> Any:
-    return ffi.cast("void *", _native.binding.function(name))
+    return ffi.cast("void *", bound.binding.function(name))
 
 
 __all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]

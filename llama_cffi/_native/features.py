@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from llama_cffi import _native
-from llama_cffi._native.binding import missing
+from llama_cffi._native import bound
+from llama_cffi._native.bindings import missing
 
 # Name, purpose, and what it needs: functions by pattern, constants, and "struct.field". A function belongs to the first
 # row that it fits, so the special stand before the general.
@@ -193,7 +193,7 @@ def _feature(name: str, purpose: str, needs: list[str]) -> Feature:
         name=name,
         purpose=purpose,
         needs=tuple(needs),
-        missing=tuple(one for one in needs if not _native.binding.has(one)),
+        missing=tuple(one for one in needs if not bound.binding.has(one)),
         since=max(known, key=releases.index, default=""),
     )
 

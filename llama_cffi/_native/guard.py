@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NoReturn
 
-from llama_cffi import _native
-from llama_cffi._native import atomic, helpers, log
+from llama_cffi._native import atomic, bound, helpers, log
 from llama_cffi._native.atomic import Cell
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi._native.log import lines_since, mark
@@ -39,17 +38,6 @@ def install(llama_ffi: Any, llama_lib: Any) -> None:
     if helpers.KIND == "python":
         # No Python may run once the interpreter has ended.
         weakref.finalize(install, llama_lib.ggml_set_abort_callback, llama_ffi.cast("ggml_abort_callback_t", 0))
-
-
-def library_of(function: Any) -> str | None:
-    """Path of the library that holds the code at an address, None when it is in none.
-
-    What ``ffi.addressof(lib, name)`` gives in API mode is a stub inside the extension, not the library's function.
-    """
-    path = ffi.new("char[4096]")
-    if not lib.lch_library_of(_cast("void *", function), path, len(path)):
-        return None
-    return str(ffi.string(path).decode("utf-8", "surrogateescape"))
 
 
 # -- calls with a fixed shape
@@ -177,9 +165,9 @@ def _with_params(name: str, first: Any, params: Any, cell: Cell | None) -> Any:
 
 def _struct(params: Any) -> tuple[Any, int]:
     """Address and size of a struct given as such or as a pointer to it."""
-    if _native.ffi.typeof(params).kind == "struct":
-        params = _native.ffi.addressof(params)
-    return params, _native.ffi.sizeof(params[0])
+    if bound.ffi.typeof(params).kind == "struct":
+        params = bound.ffi.addressof(params)
+    return params, bound.ffi.sizeof(params[0])
 
 
 def _made(name: str, cell: Cell | None, helper: Any, *args: Any) -> Any:
@@ -191,7 +179,7 @@ def _made(name: str, cell: Cell | None, helper: Any, *args: Any) -> Any:
         cell.clear()
     if result == _FAILED:
         fail(name)
-    return _native.ffi.cast(_native.ffi.typeof(_native.binding.function(name)).result, result)
+    return bound.ffi.cast(bound.ffi.typeof(bound.binding.function(name)).result, result)
 
 
 def free(name: str, cell: Cell) -> None:
@@ -199,13 +187,13 @@ def free(name: str, cell: Cell) -> None:
     if cell and (cell[0] == _FAILED or not cell[0]):
         cell.clear()
     if cell:
-        atomic.free(getattr(_native.lib, name), cell, _owned_type(name))
+        atomic.free(getattr(bound.lib, name), cell, _owned_type(name))
 
 
 @cache
 def _owned_type(name: str) -> Any:
     """The type of the pointer that a llama.h function frees, as a function that gives it to an address."""
-    return partial(_native.ffi.cast, _native.ffi.typeof(_native.binding.function(name)).args[0])
+    return partial(bound.ffi.cast, bound.ffi.typeof(bound.binding.function(name)).args[0])
 
 
 @cache
@@ -216,7 +204,7 @@ def address(name: str) -> Any:
 
 @cache
 def _size(struct: str) -> int:
-    return int(_native.ffi.sizeof(struct))
+    return int(bound.ffi.sizeof(struct))
 
 
 _RESULTS = {
@@ -229,8 +217,8 @@ _RESULTS = {
 @cache
 def _function(name: str) -> tuple[Any, int, int]:
     """Address, kind of result and number of arguments of a llama.h function."""
-    llama_ffi = _native.ffi
-    function = llama_ffi.typeof(_native.binding.function(name))
+    llama_ffi = bound.ffi
+    function = llama_ffi.typeof(bound.binding.function(name))
     by_value = [arg.cname for arg in function.args if not _is_word(arg)]
     if by_value or len(function.args) > _MAX_ARGS or not _is_word(function.result, void=True):
         raise TypeError(f"{name} cannot be called through call_int: {function.cname}")
@@ -246,9 +234,9 @@ def _is_word(ctype: Any, *, void: bool = False) -> bool:
 def _result_kind(ctype: Any) -> int:
     if ctype.kind in ("void", "primitive") and ctype.cname in _RESULTS:
         return int(_RESULTS[ctype.cname])
-    if ctype.kind in ("pointer", "function") or _native.ffi.sizeof(ctype) == 8:
+    if ctype.kind in ("pointer", "function") or bound.ffi.sizeof(ctype) == 8:
         return int(lib.LCH_INT64)
-    signed = int(_native.ffi.cast(ctype, -1)) < 0
+    signed = int(bound.ffi.cast(ctype, -1)) < 0
     return int(lib.LCH_INT32 if signed else lib.LCH_UINT32)
 
 
@@ -273,7 +261,6 @@ __all__ = [
     "free",
     "init_from_model",
     "install",
-    "library_of",
     "lines_since",
     "mark",
     "model_load_from_file",

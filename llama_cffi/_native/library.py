@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi._native import companions, renamed_copies, search_paths
-from llama_cffi._native.binding import ApiBinding, Binding, Mode, bind_abi
+from llama_cffi._native.bindings import ApiBinding, Binding, Mode, bind_abi
 from llama_cffi._native.elf import ElfError
 from llama_cffi._native.search_paths import ENV_VAR, Source
 from llama_cffi._util.fork import fork_safe

@@ -9,7 +9,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Protocol
 
-from llama_cffi._native import binding, ffi, helpers, lib
+from llama_cffi._native import helpers
+from llama_cffi._native.bound import binding, ffi, lib
+from llama_cffi._util.once import once
 
 
 class Callbacks(Protocol):
@@ -35,14 +37,16 @@ def new_handle(callbacks: Callbacks) -> Any:
 
 def new_sampler(handle: Any) -> Any:
     """A new ``llama_sampler *``, owned by the caller. Wraps ``llama_sampler_init``."""
-    return lib.llama_sampler_init(_INTERFACE, handle)
+    return lib.llama_sampler_init(_interface(), handle)
 
 
-_NAME = ffi.new("char[]", b"python")
+@once
+def _c_name() -> Any:
+    return ffi.new("char[]", b"python")
 
 
 def _name(smpl: Any) -> Any:
-    return _NAME
+    return _c_name()
 
 
 # What Python calls in between is no part of the guarded call around it: a C++ exception must not cross Python's frames.
@@ -80,7 +84,8 @@ def _store(kind: Any, error: BaseException, trace: TracebackType) -> None:
         callbacks.failed(error.with_traceback(trace))
 
 
-def _make_interface() -> Any:
+@once
+def _interface() -> Any:
     functions = {"name": _name, "accept": _on_accept, "apply": _on_apply, "reset": _on_reset}
     interface = ffi.new("struct llama_sampler_i *")
     for name, function in functions.items():
@@ -97,7 +102,5 @@ def _make_interface() -> Any:
 
 _KEPT: list[Any] = []
 """Callbacks of ABI mode: they live as long as somebody holds them."""
-
-_INTERFACE = _make_interface()
 
 __all__ = ["Callbacks", "new_handle", "new_sampler"]

@@ -6,8 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llama_cffi import _native
-from llama_cffi._native import guard, helpers
+from llama_cffi._native import bound, guard, helpers
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi._native.selector import raise_selection_error
 from llama_cffi.errors import NativeError
@@ -33,7 +32,7 @@ class Step:
         step = helpers.new("lch_step")
         step.decode = guard.address("llama_decode")
         step.logits = guard.address("llama_get_logits_ith")
-        step.ctx, step.batch, step.batch_size = ctx, batch, _native.ffi.sizeof(batch[0])
+        step.ctx, step.batch, step.batch_size = ctx, batch, bound.ffi.sizeof(batch[0])
         step.token, step.pos, step.seq_id = (
             ffi.cast("int32_t *", column) for column in (batch.token, batch.pos, batch.seq_id[0])
         )

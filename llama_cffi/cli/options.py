@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from llama_cffi.core.model import LoadMode as ModelLoadMode
+    from llama_cffi.core.model_options import LoadMode as ModelLoadMode
 
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
 LOAD_MODES: dict[str, ModelLoadMode] = {

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from llama_cffi.core.model import Model
+from pathlib import Path
 
 _N_SAMPLES, _SAMPLE_BYTES = 16, 512
 
@@ -34,25 +30,16 @@ class Fingerprint:
     """Hash of 16 pieces of the (first) file, 512 bytes each; "" where it cannot be read any more."""
 
 
-def take_fingerprint(model: Model) -> Fingerprint:
-    """The fingerprint of a loaded model; reads 8 KiB of its file."""
-    metadata = hashlib.blake2b(digest_size=16)
-    for key, value in sorted(model.metadata.items()):
-        metadata.update(f"{key}={value}\0".encode("utf-8", "surrogatepass"))
-    return Fingerprint(
-        architecture=model.architecture,
-        n_params=model.n_params,
-        size=model.size,
-        n_vocab=model.vocab.n_tokens,
-        n_layer=model.n_layer,
-        n_embd=model.n_embd,
-        metadata=metadata.hexdigest(),
-        pieces=file_pieces(model.path),
-    )
+def metadata_hash(metadata: Mapping[str, str]) -> str:
+    """Return a hash of metadata, whatever its order."""
+    found = hashlib.blake2b(digest_size=16)
+    for key, value in sorted(metadata.items()):
+        found.update(f"{key}={value}\0".encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
 
 
 def file_pieces(path: Path) -> str:
-    """Hash of 16 pieces of a file, 512 bytes each; "" where it cannot be read."""
+    """Return a hash of 16 pieces of a file, 512 bytes each; "" where it cannot be read."""
     found = hashlib.blake2b(digest_size=16)
     try:
         with open(path, "rb", buffering=0) as file:
@@ -66,4 +53,4 @@ def file_pieces(path: Path) -> str:
     return found.hexdigest()
 
 
-__all__ = ["Fingerprint", "file_pieces", "take_fingerprint"]
+__all__ = ["Fingerprint", "file_pieces", "metadata_hash"]

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,7 @@ def check_gguf_file(path: Path) -> int:
     return status.st_size
 
 
+@cache
 def _readers() -> dict[int, tuple[str, Callable[[Any, int], Any]]]:
     """C type and scalar getter of each GGUF value type."""
     return {
@@ -178,7 +179,7 @@ def _read_value(ptr: Any, key: int) -> MetadataValue:
     if kind == lib.GGUF_TYPE_STRING:
         return to_text(lib.gguf_get_val_str(ptr, key))
     if kind != lib.GGUF_TYPE_ARRAY:
-        value: MetadataValue = _READERS[kind][1](ptr, key)
+        value: MetadataValue = _readers()[kind][1](ptr, key)
         return value
     count = lib.gguf_get_arr_n(ptr, key)
     kind = lib.gguf_get_arr_type(ptr, key)
@@ -187,7 +188,7 @@ def _read_value(ptr: Any, key: int) -> MetadataValue:
         return [to_text(get(ptr, key, i)) for i in range(count)]
     if count == 0:
         return []
-    numbers: list[Any] = ffi.unpack(ffi.cast(f"{_READERS[kind][0]} *", lib.gguf_get_arr_data(ptr, key)), count)
+    numbers: list[Any] = ffi.unpack(ffi.cast(f"{_readers()[kind][0]} *", lib.gguf_get_arr_data(ptr, key)), count)
     return [number != 0 for number in numbers] if kind == lib.GGUF_TYPE_BOOL else numbers
 
 
@@ -205,7 +206,5 @@ def _read_tensor(ptr: Any, index: int, tensors: Any, data_offset: int) -> Tensor
         nbytes=lib.gguf_get_tensor_size(ptr, index),
     )
 
-
-_READERS = _readers()
 
 __all__ = ["GGUFFile", "MetadataValue", "TensorInfo", "check_gguf_file"]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama_cffi._native import guard, lib
 from llama_cffi._util.process_bound import ProcessBound
-from llama_cffi._util.scalars import check_int, check_seq_id, is_int
+from llama_cffi._util.scalars import check_int, is_int
+from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from llama_cffi.core.context import Context
 
 _MAX_POS = 2**31 - 1
 
 
 class Memory(ProcessBound):
-    """A view of the memory of a :class:`~llama_cffi.core.context.Context`; lives as long as the context.
+    """A view of the memory of a :class:`~llama_cffi.core.context.Context`, whose native object it keeps alive.
 
     Ranges are half open; ``None`` for ``p0`` means 0 and for ``p1`` the end. Every method raises
     :class:`BusyError` while another thread is inside the context, and ``ValueError`` for a sequence id outside
@@ -26,16 +24,17 @@ class Memory(ProcessBound):
     _instead_of_pickling = "take a SavedState, and restore it in the other process"
     _instead_of_copying = "use seq_cp() within a Context, and a SavedState from one to another"
 
-    __slots__ = ("_context", "_ptr")
+    __slots__ = ("_access", "_kv_unified", "_ptr")
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._ptr = lib.llama_get_memory(context.ptr)
+    def __init__(self, access: ContextAccess, *, kv_unified: bool) -> None:
+        self._access = access
+        self._kv_unified = kv_unified
+        self._ptr = lib.llama_get_memory(access.ptr)
 
     @property
     def ptr(self) -> Any:
         """The ``llama_memory_t``; :class:`ClosedError` when the context is closed."""
-        self._context.ptr  # noqa: B018 - raises when the context is closed
+        self._access.handle.ptr  # noqa: B018 - raises when the context is closed
         return self._ptr
 
     def clear(self, *, data: bool = True) -> None:
@@ -48,7 +47,7 @@ class Memory(ProcessBound):
         Returns False when the memory cannot remove a part of a sequence, as recurrent ones cannot; removing a
         whole sequence always works. Wraps ``llama_memory_seq_rm``.
         """
-        target = -1 if seq_id is None else self._seq(seq_id)
+        target = -1 if seq_id is None else self._access.check_seq_id(seq_id)
         return bool(self._call("llama_memory_seq_rm", target, *_range(p0, p1)) & 0xFF)
 
     def seq_cp(self, src: int, dst: int, p0: int | None = None, p1: int | None = None) -> None:
@@ -56,13 +55,15 @@ class Memory(ProcessBound):
 
         With ``kv_unified=False`` only whole sequences can be copied; a part raises :class:`UnsupportedError`.
         """
-        if (p0 or p1 is not None) and not self._context.options.kv_unified and src != dst:
+        if (p0 or p1 is not None) and not self._kv_unified and src != dst:
             raise UnsupportedError("copying a part of a sequence needs a Context with kv_unified=True")
-        self._call("llama_memory_seq_cp", self._seq(src), self._seq(dst), *_range(p0, p1))
+        self._call(
+            "llama_memory_seq_cp", self._access.check_seq_id(src), self._access.check_seq_id(dst), *_range(p0, p1)
+        )
 
     def seq_keep(self, seq_id: int) -> None:
         """Remove every other sequence. Wraps ``llama_memory_seq_keep``."""
-        self._call("llama_memory_seq_keep", self._seq(seq_id))
+        self._call("llama_memory_seq_keep", self._access.check_seq_id(seq_id))
 
     def seq_add(self, seq_id: int, p0: int | None, p1: int | None, delta: int) -> None:
         """Shift the positions of a range by ``delta``. Wraps ``llama_memory_seq_add``.
@@ -71,7 +72,7 @@ class Memory(ProcessBound):
         """
         self._needs_shift()
         delta = check_int("delta", delta, -_MAX_POS, _MAX_POS)
-        self._call("llama_memory_seq_add", self._seq(seq_id), *_range(p0, p1), delta)
+        self._call("llama_memory_seq_add", self._access.check_seq_id(seq_id), *_range(p0, p1), delta)
 
     def seq_div(self, seq_id: int, p0: int | None, p1: int | None, divisor: int) -> None:
         """Divide the positions of a range by ``divisor`` (integers). Wraps ``llama_memory_seq_div``.
@@ -81,15 +82,15 @@ class Memory(ProcessBound):
         self._needs_shift()
         if not is_int(divisor, 1, _MAX_POS):
             raise ValueError(f"divisor must be at least 1, got {divisor!r}")
-        self._call("llama_memory_seq_div", self._seq(seq_id), *_range(p0, p1), divisor)
+        self._call("llama_memory_seq_div", self._access.check_seq_id(seq_id), *_range(p0, p1), divisor)
 
     def seq_pos_min(self, seq_id: int) -> int | None:
         """Smallest position held for a sequence, None when it is empty. Wraps ``llama_memory_seq_pos_min``."""
-        return _position(self._call("llama_memory_seq_pos_min", self._seq(seq_id)))
+        return _position(self._call("llama_memory_seq_pos_min", self._access.check_seq_id(seq_id)))
 
     def seq_pos_max(self, seq_id: int) -> int | None:
         """Largest position held for a sequence, None when it is empty. Wraps ``llama_memory_seq_pos_max``."""
-        return _position(self._call("llama_memory_seq_pos_max", self._seq(seq_id)))
+        return _position(self._call("llama_memory_seq_pos_max", self._access.check_seq_id(seq_id)))
 
     @property
     def can_shift(self) -> bool:
@@ -97,11 +98,8 @@ class Memory(ProcessBound):
         return bool(self._call("llama_memory_can_shift") & 0xFF)
 
     def _call(self, name: str, *args: Any) -> int:
-        with self._context.lock():
+        with self._access.lock():
             return guard.call_int(name, self.ptr, *args)
-
-    def _seq(self, seq_id: int) -> int:
-        return check_seq_id(seq_id, self._context.n_seq_max)
 
     def _needs_shift(self) -> None:
         if not self.can_shift:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from llama_cffi._native import binding, ffi, lib
-from llama_cffi._native.binding import missing
+from llama_cffi._native.bindings import missing
 from llama_cffi.errors import UnsupportedError
 
 T = TypeVar("T")

@@ -139,7 +139,7 @@ class Scorer:
         with self.context.lock():
             self.context.decode(self._batch)
             found = [
-                (index, row_logprobs(self.context, row, target, n_top))
+                (index, row_logprobs(self.context.outputs, row, target, n_top))
                 for row, index, targets in wanted
                 for target in targets
             ]

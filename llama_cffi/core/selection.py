@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 from llama_cffi._native import ffi, lib
 from llama_cffi._native.selector import Selector, logprob, mask, top_logprobs
+from llama_cffi.core.outputs import Outputs
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from llama_cffi.core.context import Context
-
-_get_row = lib.llama_get_logits_ith
 
 
 class TokenSelector:
@@ -24,13 +21,15 @@ class TokenSelector:
     and ``min_p=0`` switch a step off. The same seed draws the same tokens from the same rows.
     """
 
-    __slots__ = ("_context", "_n_vocab", "_select", "native")
+    __slots__ = ("_get_row", "_handle", "_n_vocab", "_outputs", "_select", "native")
 
     def __init__(
-        self, context: Context, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+        self, outputs: Outputs, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
     ) -> None:
-        self._context = context
-        self._n_vocab = context.n_vocab
+        self._outputs = outputs
+        self._n_vocab = outputs.n_vocab
+        self._handle = outputs.handle
+        self._get_row = lib.llama_get_logits_ith
         self.native = Selector(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
         self._select = self.native.select
 
@@ -39,22 +38,21 @@ class TokenSelector:
 
         Raises :class:`BatchError` for a row without logits, :class:`SamplerError` for NaN or nothing to choose from.
         """
-        context = self._context
-        row = _get_row(context._handle.ptr, i)
-        return self._select(row if row else context._logits_row(i), self._n_vocab)
+        row = self._get_row(self._handle.ptr, i)
+        return self._select(row if row else self._outputs.logits_row(i), self._n_vocab)
 
     def select_from(self, logits: NDArray[np.float32]) -> int:
         """The token chosen from a row of one's own, float32 of shape ``(n_vocab,)``."""
         return self._select(ffi.from_buffer("float[]", logits), len(logits))
 
 
-def mask_row(context: Context, i: int, allowed: NDArray[np.uint32]) -> int:
+def mask_row(outputs: Outputs, i: int, allowed: NDArray[np.uint32]) -> int:
     """Forbid tokens at batch row ``i`` of the last decode, in place: their logits become -inf.
 
     ``allowed`` has one bit for each token, bit ``t % 32`` of word ``t // 32``. Returns how many tokens are left.
     Raises :class:`BatchError` for a row without logits.
     """
-    return mask(context._logits_row(i), context.n_vocab, ffi.from_buffer("uint32_t[]", allowed))
+    return mask(outputs.logits_row(i), outputs.n_vocab, ffi.from_buffer("uint32_t[]", allowed))
 
 
 def mask_logits(logits: NDArray[np.float32], allowed: NDArray[np.uint32]) -> int:
@@ -63,10 +61,10 @@ def mask_logits(logits: NDArray[np.float32], allowed: NDArray[np.uint32]) -> int
     return mask(pointer, len(logits), ffi.from_buffer("uint32_t[]", allowed))
 
 
-def row_logprobs(context: Context, i: int, token: int, n_top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+def row_logprobs(outputs: Outputs, i: int, token: int, n_top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     """Natural log-probability of ``token`` at batch row ``i``, and the ``n_top`` likeliest tokens with theirs.
 
     Raises as :meth:`TokenSelector.select`.
     """
-    row, n = context._logits_row(i), context.n_vocab
+    row, n = outputs.logits_row(i), outputs.n_vocab
     return logprob(row, n, token), tuple(top_logprobs(row, n, n_top)) if n_top else ()

@@ -13,13 +13,13 @@ import numpy as np
 from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
-from llama_cffi._util.scalars import check_seq_id
+from llama_cffi.core.context_access import ContextAccess
+from llama_cffi.core.memory import Memory
+from llama_cffi.core.model import Model
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError, StateWriteError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from llama_cffi.core.context import Context
 
     BytesLike = bytes | bytearray | memoryview | NDArray[np.generic]
 
@@ -28,7 +28,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class State(ProcessBound):
-    """A view of the state of a :class:`~llama_cffi.core.context.Context`; lives as long as the context.
+    """A view of the state of a :class:`~llama_cffi.core.context.Context`, whose native object it keeps alive.
 
     The bytes are llama.cpp's own. They say little of where they come from and nothing of damage: keep them in memory,
     and use :class:`~llama_cffi.core.saved_state.SavedState` for what goes to a disk or comes from elsewhere. They fit
@@ -42,17 +42,21 @@ class State(ProcessBound):
     _instead_of_pickling = "send its data(), or a SavedState"
     _instead_of_copying = "it is a view of a Context; data() copies what it shows"
 
-    __slots__ = ("_context",)
+    __slots__ = ("_access", "_memory", "_model", "_on_device")
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, access: ContextAccess, model: Model, memory: Memory) -> None:
+        self._access = access
+        self._model = model
+        self._memory = memory
+        # By sequence, whether what seq_data() left on the device is partial, and the bytes that stand for it.
+        self._on_device: dict[int, tuple[bool, bytes]] = {}
 
     # -- the whole context
 
     @property
     def size(self) -> int:
         """Bytes that :meth:`data` would give. Wraps ``llama_state_get_size``."""
-        with self._context.using() as ptr:
+        with self._access.using() as ptr:
             return guard.call_int("llama_state_get_size", ptr)
 
     def data(self, out: BytesLike | None = None) -> NDArray[np.uint8]:
@@ -60,7 +64,7 @@ class State(ProcessBound):
 
         ``out`` is a writable buffer to use instead of a new one; ``ValueError`` when it is too small.
         """
-        with self._context.using() as ptr:
+        with self._access.using() as ptr:
             buffer = _room(out, guard.call_int("llama_state_get_size", ptr))
             n = guard.call_int("llama_state_get_data", ptr, _pointer(buffer), len(buffer))
         return _filled(buffer, n)
@@ -73,7 +77,7 @@ class State(ProcessBound):
         """
         source = _bytes(data)
         self._check_architecture(source[: _LENGTH.size + 256].tobytes(), len(source))
-        with self._context.using(rewrites=True) as ptr:
+        with self._access.using(rewrites=True) as ptr:
             mark = log.mark()
             n = guard.call_int("llama_state_set_data", ptr, _pointer(source), len(source))
             if n != len(source):
@@ -84,7 +88,7 @@ class State(ProcessBound):
         if len(head) < _LENGTH.size:
             raise StateFormatError(f"{size} bytes are no state")
         (n,) = _LENGTH.unpack_from(head)
-        expected = self._context.model.architecture.encode()
+        expected = self._model.architecture.encode()
         if n == 0 or n > min(256, size - _LENGTH.size):
             raise StateFormatError("the bytes are no state of a context: they do not begin with an architecture")
         found = head[_LENGTH.size : _LENGTH.size + n]
@@ -97,8 +101,8 @@ class State(ProcessBound):
     def seq_size(self, seq_id: int, *, partial: bool = False, on_device: bool = False) -> int:
         """Bytes that :meth:`seq_data` would give. Wraps ``llama_state_seq_get_size_ext``."""
         ext, flags = _flags(partial, on_device)
-        with self._context.using() as ptr:
-            return guard.call_int(f"llama_state_seq_get_size{ext}", ptr, self._seq(seq_id), *flags)
+        with self._access.using() as ptr:
+            return guard.call_int(f"llama_state_seq_get_size{ext}", ptr, self._access.check_seq_id(seq_id), *flags)
 
     def seq_data(
         self, seq_id: int, out: BytesLike | None = None, *, partial: bool = False, on_device: bool = False
@@ -111,14 +115,13 @@ class State(ProcessBound):
         :class:`UnsupportedError` with a library that lacks them.
         """
         ext, flags = _flags(partial, on_device)
-        context = self._context
-        with context.using() as ptr:
-            seq_id = self._seq(seq_id)
+        with self._access.using() as ptr:
+            seq_id = self._access.check_seq_id(seq_id)
             buffer = _room(out, guard.call_int(f"llama_state_seq_get_size{ext}", ptr, seq_id, *flags))
             n = guard.call_int(f"llama_state_seq_get_data{ext}", ptr, _pointer(buffer), len(buffer), seq_id, *flags)
             found = _filled(buffer, n)
             if on_device:
-                context.on_device[seq_id] = (partial, found.tobytes())
+                self._on_device[seq_id] = (partial, found.tobytes())
         return found
 
     def seq_set_data(self, seq_id: int, data: BytesLike, *, partial: bool = False, on_device: bool = False) -> None:
@@ -130,10 +133,9 @@ class State(ProcessBound):
         """
         ext, flags = _flags(partial, on_device)
         source = _bytes(data)
-        context = self._context
-        with context.using(rewrites=True) as ptr:
-            seq_id = self._seq(seq_id)
-            if on_device and (partial, source.tobytes()) not in context.on_device.values():
+        with self._access.using(rewrites=True) as ptr:
+            seq_id = self._access.check_seq_id(seq_id)
+            if on_device and (partial, source.tobytes()) not in self._on_device.values():
                 # llama.cpp looks for the tensors without asking whether they are there.
                 raise StateMismatchError("a state on the device serves its own context, until the next one is saved")
             mark = log.mark()
@@ -148,7 +150,7 @@ class State(ProcessBound):
 
         ``tokens`` go into the file beside the state. Raises :class:`StateWriteError`, as on a full disk.
         """
-        with self._context.lock():
+        with self._access.lock():
             self._save_file("llama_state_save_file", path, (), tokens, self.size)
 
     def load_file(self, path: str | os.PathLike[str]) -> NDArray[np.int32]:
@@ -164,13 +166,13 @@ class State(ProcessBound):
         self, seq_id: int, path: str | os.PathLike[str], tokens: Sequence[int] | NDArray[np.int32] = ()
     ) -> None:
         """:meth:`save_file` for one sequence. Wraps ``llama_state_seq_save_file``."""
-        self._save_file("llama_state_seq_save_file", path, (self._seq(seq_id),), tokens, None)
+        self._save_file("llama_state_seq_save_file", path, (self._access.check_seq_id(seq_id),), tokens, None)
 
     def seq_load_file(self, seq_id: int, path: str | os.PathLike[str]) -> NDArray[np.int32]:
         """:meth:`load_file` for one sequence, under any id. Wraps ``llama_state_seq_load_file``."""
         magic, version = int(lib.LLAMA_STATE_SEQ_MAGIC), int(lib.LLAMA_STATE_SEQ_VERSION)
         n_tokens, size = self._check_file(path, magic, version, whole=False)
-        return self._load_file("llama_state_seq_load_file", path, self._seq(seq_id), n_tokens, size)
+        return self._load_file("llama_state_seq_load_file", path, self._access.check_seq_id(seq_id), n_tokens, size)
 
     def _save_file(
         self,
@@ -180,11 +182,11 @@ class State(ProcessBound):
         tokens: Sequence[int] | NDArray[np.int32],
         n_state: int | None,
     ) -> None:
-        ids = self._context.model.vocab.check_tokens(tokens)
+        ids = self._model.vocab.check_tokens(tokens)
         try:
             with replacement(path) as part:
                 mark = log.mark()
-                with self._context.using() as ptr:
+                with self._access.using() as ptr:
                     n = guard.call_int(
                         function, ptr, os.fsencode(part), *seq_id, ffi.from_buffer("int32_t[]", ids), len(ids)
                     )
@@ -225,7 +227,7 @@ class State(ProcessBound):
         room = np.empty(max(1, n_tokens), dtype=np.int32)
         count = ffi.new("size_t *")
         target = () if seq_id is None else (seq_id,)
-        with self._context.using(rewrites=True) as ptr:
+        with self._access.using(rewrites=True) as ptr:
             mark = log.mark()
             n = guard.call_int(
                 function, ptr, os.fsencode(path), *target, ffi.from_buffer("int32_t[]", room), len(room), count
@@ -234,21 +236,18 @@ class State(ProcessBound):
                 self._refused(seq_id, n, size or 0, mark)
             tokens = room[: count[0]]
             try:
-                return self._context.model.vocab.check_tokens(tokens)
+                return self._model.vocab.check_tokens(tokens)
             except ValueError as error:
                 self._empty(seq_id)
                 raise StateMismatchError(f"{os.fspath(path)} is of another model: {error}") from error
 
     # -- both
 
-    def _seq(self, seq_id: int) -> int:
-        return check_seq_id(seq_id, self._context.n_seq_max)
-
     def _empty(self, seq_id: int | None) -> None:
         if seq_id is None:
-            self._context.memory.clear()
+            self._memory.clear()
         else:
-            self._context.memory.seq_rm(seq_id)
+            self._memory.seq_rm(seq_id)
 
     def _refused(self, seq_id: int | None, n: int, size: int, mark: int) -> NoReturn:
         log.pump()

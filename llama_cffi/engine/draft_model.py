@@ -67,7 +67,7 @@ class ModelDrafts:
         self._n_ctx = self.context.n_ctx_seq
         self._memory = self.context.memory
         self._batch = Batch(self.context.n_batch)
-        self._selector = TokenSelector(self.context, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0)
+        self._selector = TokenSelector(self.context.outputs, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0)
         self._step = self.context.stepper(self._selector)
         self._n_vocab = min(target.n_vocab, self.context.n_vocab)
         self._held: list[list[int]] = [[] for _ in range(self.context.n_seq_max)]
@@ -124,7 +124,7 @@ class ModelDrafts:
             held.append(token)
             if following >= self._n_vocab:
                 break
-            if least is not None and row_logprobs(self.context, 0, following, 0)[0] < least:
+            if least is not None and row_logprobs(self.context.outputs, 0, following, 0)[0] < least:
                 break
             draft.append(following)
             if vocab.is_eog(following):

@@ -65,11 +65,11 @@ class EmbeddingWorker:
             batch.n_tokens = n
             (context.encode if self._encodes else context.decode)(batch)
             if context.pooling == "none":
-                result[rows[piece]] = context.embeddings_batch()
+                result[rows[piece]] = context.outputs.embeddings_batch()
                 continue
             for seq_id, end in enumerate(ends):
                 if first < end <= piece.stop:
-                    result[starts[seq_id]] = context.embeddings_seq_view(seq_id).array
+                    result[starts[seq_id]] = context.outputs.embeddings_seq_view(seq_id).array
 
 
 __all__ = ["EmbeddingWorker"]

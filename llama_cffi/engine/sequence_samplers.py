@@ -71,7 +71,7 @@ class _ContextSampler:
         self._context.step_failed(result)
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
-        value, top = row_logprobs(self._context, row, token, n_top)
+        value, top = row_logprobs(self._context.outputs, row, token, n_top)
         return TokenLogprob(token, self._context.model.vocab.piece(token), value, top)
 
 
@@ -84,7 +84,7 @@ class SelectorSampler(_ContextSampler):
         sampling = request.sampling
         super().__init__(context)
         self._selector = TokenSelector(
-            context,
+            context.outputs,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
@@ -122,7 +122,7 @@ class ChainSampler(_ContextSampler):
 
     def peek_row(self, row: int) -> int:
         """Choose without accepting."""
-        return self.peek(self._context.logits_view(row).array)
+        return self.peek(self._context.outputs.logits_view(row).array)
 
     def peek(self, logits: NDArray[np.float32]) -> int:
         """Choose from a row of one's own without accepting."""
@@ -178,9 +178,9 @@ class ConstrainedSampler(_ContextSampler):
     def _choose_allowed(self, row: int) -> int:
         allowed = self._matcher.mask()
         if self._in_place:
-            left = mask_row(self._context, row, allowed)
+            left = mask_row(self._context.outputs, row, allowed)
         else:
-            logits = self._context.logits(row)
+            logits = self._context.outputs.logits(row)
             left = mask_logits(logits, allowed)
         if not left:
             raise GrammarError("the constraint allows no token at this place")

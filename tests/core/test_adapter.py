@@ -62,7 +62,7 @@ def logprobs(context: Context) -> NDArray[np.float64]:
     for i, token in enumerate(TOKENS):
         batch.add(token, i, output=True)
     context.decode(batch)
-    rows = np.stack([context.logits(i) for i in range(len(TOKENS))]).astype(np.float64)
+    rows = np.stack([context.outputs.logits(i) for i in range(len(TOKENS))]).astype(np.float64)
     result: NDArray[np.float64] = rows - np.logaddexp.reduce(rows, axis=1, keepdims=True)
     return result
 

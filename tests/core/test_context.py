@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +36,7 @@ def rows_of(context: Context, tokens: list[int]) -> NDArray[np.float32]:
     """The logits at every token, computed at once."""
     context.memory.clear()
     context.decode(batch_of(tokens, every=True))
-    return np.stack([context.logits(i) for i in range(len(tokens))])
+    return np.stack([context.outputs.logits(i) for i in range(len(tokens))])
 
 
 def test_one_batch_is_many_steps(context: Context, make_context: MakeContext) -> None:
@@ -43,36 +44,36 @@ def test_one_batch_is_many_steps(context: Context, make_context: MakeContext) ->
     other = make_context(n_ubatch=3)
     for pos, token in enumerate(TEXT):
         other.decode(batch_of([token], pos))
-        np.testing.assert_allclose(other.logits(), together[pos], atol=1e-2)
-        assert other.logits().argmax() == together[pos].argmax()
+        np.testing.assert_allclose(other.outputs.logits(), together[pos], atol=1e-2)
+        assert other.outputs.logits().argmax() == together[pos].argmax()
 
 
 def test_logits_are_copies(context: Context) -> None:
     context.decode(batch_of(TEXT))
-    row = context.logits()
+    row = context.outputs.logits()
     assert (row.dtype.name, row.shape) == ("float32", (512,))
     kept = row.copy()
     context.decode(batch_of([5], len(TEXT)))
     np.testing.assert_array_equal(row, kept)
-    assert not np.array_equal(context.logits(), kept)
+    assert not np.array_equal(context.outputs.logits(), kept)
     row[:] = 0
-    assert context.logits().any()
+    assert context.outputs.logits().any()
 
 
 def test_rows_count_from_both_ends(context: Context) -> None:
     rows = rows_of(context, TEXT)
     for i in range(len(TEXT)):
-        np.testing.assert_array_equal(context.logits(i - len(TEXT)), rows[i])
+        np.testing.assert_array_equal(context.outputs.logits(i - len(TEXT)), rows[i])
 
 
 def test_a_view_is_good_until_the_next_decode(context: Context) -> None:
     context.decode(batch_of(TEXT))
-    view = context.logits_view()
-    np.testing.assert_array_equal(view.array, context.logits())
+    view = context.outputs.logits_view()
+    np.testing.assert_array_equal(view.array, context.outputs.logits())
     context.decode(batch_of([5], len(TEXT)))
     with pytest.raises(StaleViewError, match="last decode"):
         view.array  # noqa: B018
-    fresh = context.logits_view()
+    fresh = context.outputs.logits_view()
     context.close()
     with pytest.raises(ClosedError):
         fresh.array  # noqa: B018
@@ -85,8 +86,8 @@ def test_sequences_do_not_see_each_other(context: Context) -> None:
     last = batch.extend(TEXT, 0, 0, output_last=True)
     batch.extend(TEXT[::-1], 0, 1, output_last=True)
     context.decode(batch)
-    np.testing.assert_allclose(context.logits(last), alone, atol=1e-2)
-    assert np.abs(context.logits(-1) - alone).max() > 0.5
+    np.testing.assert_allclose(context.outputs.logits(last), alone, atol=1e-2)
+    assert np.abs(context.outputs.logits(-1) - alone).max() > 0.5
 
 
 def test_one_token_of_two_sequences(make_context: MakeContext) -> None:
@@ -100,7 +101,7 @@ def test_one_token_of_two_sequences(make_context: MakeContext) -> None:
     follow.add(5, len(TEXT), 0, output=True)
     follow.add(5, len(TEXT), 1, output=True)
     context.decode(follow)
-    np.testing.assert_allclose(context.logits(0), context.logits(1), atol=1e-4)
+    np.testing.assert_allclose(context.outputs.logits(0), context.outputs.logits(1), atol=1e-4)
 
 
 def test_options(make_context: MakeContext) -> None:
@@ -178,7 +179,7 @@ def test_a_deadline_that_has_passed(context: Context) -> None:
         context.decode(batch_of(TEXT), deadline=time.monotonic() - 1)
     context.memory.clear()
     context.decode(batch_of(TEXT, every=True), deadline=time.monotonic() + 100)
-    np.testing.assert_array_equal(context.logits(-1), before[-1])
+    np.testing.assert_array_equal(context.outputs.logits(-1), before[-1])
     np.testing.assert_array_equal(rows_of(context, TEXT), before)
 
 
@@ -229,3 +230,38 @@ def test_holding_the_lock(context: Context) -> None:
         context.decode(batch_of(TEXT))
         context.memory.seq_rm(0, 4)
         assert context.memory.seq_pos_max(0) == 3
+
+
+def test_a_context_that_gave_out_views_is_freed_as_soon_as_it_is_dropped(model: Model) -> None:
+    context = Context(model, ContextOptions(n_ctx=64, n_threads=1))
+    context.decode(batch_of(TEXT))
+    assert context.memory.seq_pos_max(0) == len(TEXT) - 1
+    assert context.state.size > 0
+    context.outputs.logits_view().array  # noqa: B018
+    handle = weakref.ref(context.handle)
+    gc.disable()
+    try:
+        del context
+        assert handle() is None
+    finally:
+        gc.enable()
+
+
+def test_a_view_keeps_what_it_shows(model: Model) -> None:
+    context = Context(model, ContextOptions(n_ctx=64, n_threads=1))
+    context.decode(batch_of(TEXT))
+    expected = context.outputs.logits()
+    memory, outputs, state, row = context.memory, context.outputs, context.state, context.outputs.logits_view()
+    handle = context.handle
+    del context
+    gc.collect()
+    assert memory.seq_pos_max(0) == len(TEXT) - 1
+    np.testing.assert_array_equal(outputs.logits(), expected)
+    np.testing.assert_array_equal(row.array, expected)
+    state.set_data(state.data())
+    with pytest.raises(StaleViewError):
+        row.array  # noqa: B018
+    handle.close()
+    for ask in (lambda: memory.seq_pos_max(0), outputs.logits, state.data, lambda: row.array):
+        with pytest.raises(ClosedError):
+            ask()

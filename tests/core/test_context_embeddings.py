@@ -59,15 +59,15 @@ def test_a_bert_computes_what_its_paper_says(bert: Model, make_context: MakeCont
     exact = {"embeddings": True, "flash_attn": "disabled"}
     context = make_context(bert, pooling="none", **exact)
     context.encode(batch_of(tokens))
-    rows = context.embeddings_batch()
+    rows = context.outputs.embeddings_batch()
     assert (rows.dtype.name, rows.shape) == ("float32", hidden.shape)
     np.testing.assert_allclose(rows, hidden, atol=BERT_TOLERANCE)
-    np.testing.assert_array_equal(context.embeddings(2), rows[2])
-    np.testing.assert_array_equal(context.embeddings(), rows[-1])
+    np.testing.assert_array_equal(context.outputs.embeddings(2), rows[2])
+    np.testing.assert_array_equal(context.outputs.embeddings(), rows[-1])
     for pooling, expected in (("mean", hidden.mean(0)), ("cls", hidden[0]), ("last", hidden[-1])):
         pooled = make_context(bert, pooling=pooling, **exact)
         pooled.encode(batch_of(tokens[:3], tokens))
-        np.testing.assert_allclose(pooled.embeddings_seq(1), expected, atol=BERT_TOLERANCE)
+        np.testing.assert_allclose(pooled.outputs.embeddings_seq(1), expected, atol=BERT_TOLERANCE)
 
 
 def test_a_classifier_head_gives_scores(classifier: Model, make_context: MakeContext) -> None:
@@ -77,7 +77,7 @@ def test_a_classifier_head_gives_scores(classifier: Model, make_context: MakeCon
     assert (context.pooling, context.n_embd_seq) == ("rank", len(LABELS))
     context.encode(batch_of(tokens))
     expected = bert_scores(tensors, bert_forward(tensors, TINY_ENCODER, tokens.tolist()))
-    np.testing.assert_allclose(context.embeddings_seq(0), expected, atol=BERT_TOLERANCE)
+    np.testing.assert_allclose(context.outputs.embeddings_seq(0), expected, atol=BERT_TOLERANCE)
 
 
 def test_the_encoder_of_an_encoder_decoder(t5: Model, make_context: MakeContext) -> None:
@@ -85,28 +85,28 @@ def test_the_encoder_of_an_encoder_decoder(t5: Model, make_context: MakeContext)
     hidden = t5_encode(read_tensors(t5.path), TINY_ENCODER, tokens.tolist())
     context = make_context(t5, embeddings=True)
     context.encode(batch_of(tokens[:5], tokens))
-    np.testing.assert_allclose(context.embeddings_batch()[5:], hidden, atol=1e-5)
+    np.testing.assert_allclose(context.outputs.embeddings_batch()[5:], hidden, atol=1e-5)
 
 
 def test_a_decoder_pools_what_it_gives_for_each_token(stories: Model, make_context: MakeContext) -> None:
     each = make_context(stories, embeddings=True, pooling="none")
     each.decode(batch_of(TOKENS, TOKENS[:3]))
-    rows = each.embeddings_batch()
+    rows = each.outputs.embeddings_batch()
     # With embeddings on every row is an output, and has logits too.
-    assert each.logits(0).shape == (512,)
+    assert each.outputs.logits(0).shape == (512,)
     for pooling in ("mean", "cls", "last"):
         context = make_context(stories, embeddings=True, pooling=pooling)
         context.decode(batch_of(TOKENS, TOKENS[:3]))
         for seq_id, own in enumerate((rows[: len(TOKENS)], rows[len(TOKENS) :])):
             expected = {"mean": own.mean(0), "cls": own[0], "last": own[-1]}[pooling]
-            np.testing.assert_allclose(context.embeddings_seq(seq_id), expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(context.outputs.embeddings_seq(seq_id), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_can_look_ahead(stories: Model, make_context: MakeContext) -> None:
     def first_row(context: Context) -> NDArray[np.float32]:
         context.memory.clear()
         context.decode(batch_of(TOKENS))
-        return context.embeddings(0)
+        return context.outputs.embeddings(0)
 
     causal = make_context(stories, embeddings=True, pooling="none")
     free = make_context(stories, embeddings=True, pooling="none", attention="non-causal")
@@ -122,15 +122,15 @@ def test_attention_can_look_ahead(stories: Model, make_context: MakeContext) -> 
 def test_embeddings_can_be_switched(context: Context) -> None:
     assert not context.embeddings_enabled
     with pytest.raises(UnsupportedError, match="embeddings=True"):
-        context.embeddings(0)
+        context.outputs.embeddings(0)
     context.set_embeddings(True)
     with pytest.raises(BatchError, match="no embedding"):
-        context.embeddings(0)
+        context.outputs.embeddings(0)
     context.decode(batch_of(TOKENS))
-    assert context.embeddings(0).shape == (64,)
+    assert context.outputs.embeddings(0).shape == (64,)
     context.set_embeddings(False)
     with pytest.raises(UnsupportedError):
-        context.embeddings_batch()
+        context.outputs.embeddings_batch()
 
 
 # -- views
@@ -141,20 +141,20 @@ def test_a_view_is_good_until_the_next_decode(stories: Model, make_context: Make
     pooled = make_context(stories, embeddings=True, pooling="mean")
     for context in (each, pooled):
         context.decode(batch_of(TOKENS))
-    views = [each.embeddings_view(1), pooled.embeddings_seq_view(0)]
-    np.testing.assert_array_equal(views[0].array, each.embeddings(1))
-    np.testing.assert_array_equal(views[1].array, pooled.embeddings_seq(0))
+    views = [each.outputs.embeddings_view(1), pooled.outputs.embeddings_seq_view(0)]
+    np.testing.assert_array_equal(views[0].array, each.outputs.embeddings(1))
+    np.testing.assert_array_equal(views[1].array, pooled.outputs.embeddings_seq(0))
     for context, view in zip((each, pooled), views, strict=True):
         context.memory.clear()
         context.decode(batch_of(TOKENS))
         with pytest.raises(StaleViewError):
             view.array  # noqa: B018
-    fresh = each.embeddings_view(1)
+    fresh = each.outputs.embeddings_view(1)
     each.close()
     with pytest.raises(ClosedError):
         fresh.array  # noqa: B018
     with pytest.raises(ClosedError):
-        each.embeddings(0)
+        each.outputs.embeddings(0)
 
 
 def test_after_a_failed_batch_there_are_no_rows(stories: Model, make_context: MakeContext) -> None:
@@ -163,7 +163,7 @@ def test_after_a_failed_batch_there_are_no_rows(stories: Model, make_context: Ma
     with pytest.raises(BatchError):
         context.decode(batch_of(TOKENS))  # these positions are taken
     with pytest.raises(BatchError, match="failed"):
-        context.embeddings_batch()
+        context.outputs.embeddings_batch()
 
 
 # -- what llama.cpp would not survive
@@ -197,7 +197,7 @@ def test_the_last_token_may_come_in_another_micro_batch(stories: Model, make_con
     for n_ubatch in (3, 64):
         context = make_context(stories, embeddings=True, pooling="last", n_ubatch=n_ubatch, n_seq_max=1)
         context.decode(batch_of(TOKENS))
-        rows.append(context.embeddings_seq(0))
+        rows.append(context.outputs.embeddings_seq(0))
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-2, atol=1e-2)
 
 
@@ -221,19 +221,19 @@ def test_the_wrong_question(stories: Model, make_context: MakeContext) -> None:
     pooled = make_context(stories, embeddings=True, pooling="last")
     pooled.decode(batch_of(TOKENS))
     with pytest.raises(UnsupportedError, match="embeddings_seq"):
-        pooled.embeddings(0)
+        pooled.outputs.embeddings(0)
     with pytest.raises(BatchError, match="sequence 1"):
-        pooled.embeddings_seq(1)
+        pooled.outputs.embeddings_seq(1)
     for seq_id in (-1, 4):
         with pytest.raises(ValueError, match="seq_id"):
-            pooled.embeddings_seq(seq_id)
+            pooled.outputs.embeddings_seq(seq_id)
     each = make_context(stories, embeddings=True)
     each.decode(batch_of(TOKENS))
     with pytest.raises(UnsupportedError, match="does not pool"):
-        each.embeddings_seq(0)
+        each.outputs.embeddings_seq(0)
     for row in (len(TOKENS), -len(TOKENS) - 1):
         with pytest.raises(BatchError, match="no embedding"):
-            each.embeddings(row)
+            each.outputs.embeddings(row)
 
 
 def test_rank_pooling_needs_a_classifier_head(bert: Model, make_context: MakeContext) -> None:

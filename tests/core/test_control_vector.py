@@ -42,7 +42,7 @@ def logits(context: Context) -> NDArray[np.float32]:
     batch = Batch(len(TOKENS))
     batch.extend(TOKENS, 0, output_last=True)
     context.decode(batch)
-    return context.logits()
+    return context.outputs.logits()
 
 
 @pytest.fixture(scope="module")

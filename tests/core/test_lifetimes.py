@@ -338,7 +338,7 @@ assert os.waitpid(pid, 0)[1] == 0
 freed.clear()
 objects["context"].memory.clear()
 objects["context"].decode(objects["batch"])
-print("parent:", objects["context"].logits().shape[0])
+print("parent:", objects["context"].outputs.logits().shape[0])
 """,
         model_path,
     )

@@ -24,7 +24,7 @@ def feed(context: Context, tokens: list[int], pos: int = 0, seq_id: int = 0) -> 
     batch = Batch(len(tokens))
     batch.extend(tokens, pos, seq_id, output_last=True)
     context.decode(batch)
-    return context.logits()
+    return context.outputs.logits()
 
 
 def positions(memory: Memory, seq_id: int = 0) -> tuple[int | None, int | None]:

@@ -44,7 +44,7 @@ def row(name, vector=None, **adapters):
                 one.close()
             except InUseError:
                 in_use += 1
-        return context.logits(), in_use
+        return context.outputs.logits(), in_use
 
 found = {}
 plain, _ = row("model.gguf")

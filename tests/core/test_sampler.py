@@ -139,7 +139,7 @@ def test_sample_accepts(context: Context) -> None:
     batch = Batch(1)
     batch.add(1, 0, output=True)
     context.decode(batch)
-    logits = context.logits()
+    logits = context.outputs.logits()
     with SamplerChain([Penalties(64, freq=1.0), Greedy()], vocab) as chain:
         token = chain.sample(context)
         assert token == int(logits.argmax())

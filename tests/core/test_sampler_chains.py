@@ -309,7 +309,7 @@ def test_a_library_without_a_sampler(vocab: Vocab, monkeypatch: pytest.MonkeyPat
     class Older:
         def __getattr__(self, name: str) -> Any:
             if name == "llama_sampler_init_adaptive_p":
-                from llama_cffi._native.binding import missing
+                from llama_cffi._native.bindings import missing
 
                 raise missing(name)
             return getattr(binding.lib, name)

@@ -480,7 +480,7 @@ def test_nan_of_the_model(context: Context) -> None:
     batch = Batch(1)
     batch.add(1, 0, output=True)
     context.decode(batch)
-    context._logits_row(0)[5] = float("nan")
+    context.outputs.logits_row(0)[5] = float("nan")
     for steps in ([Greedy()], [Call(), Greedy()]):
         with SamplerChain(steps, context.model.vocab) as chain, pytest.raises(SamplerError, match="NaN, first at"):
             chain.sample(context)

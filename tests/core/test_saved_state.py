@@ -122,7 +122,7 @@ def test_in_another_process_and_the_other_way_of_binding(
         for pos in range(len(tokens), len(tokens) + 12):
             batch.single(token, pos, 0)
             context.decode(batch)
-            chosen.append(token := int(context.logits().argmax()))
+            chosen.append(token := int(context.outputs.logits().argmax()))
         print(*chosen)
     """
     said = run_child(program, model_path, tmp_path / "state")

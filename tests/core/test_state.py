@@ -13,7 +13,7 @@ import pytest
 
 from llama_cffi import Context, Model, State
 from llama_cffi._native import abi
-from llama_cffi._native.binding import missing
+from llama_cffi._native.bindings import missing
 from llama_cffi.core import state as state_module
 from llama_cffi.errors import (
     BusyError,
@@ -75,7 +75,7 @@ def test_one_sequence_under_another_id(make_context: MakeContext, options: dict[
 
 
 def test_the_logits_of_the_last_decode_stay(filled: Context) -> None:
-    before, view = filled.logits(), filled.logits_view()
+    before, view = filled.outputs.logits(), filled.outputs.logits_view()
     filled.state.data()
     np.testing.assert_array_equal(view.array, before)
     filled.state.set_data(filled.state.data())
@@ -113,7 +113,7 @@ def test_in_another_process(filled: Context, model_path: Path, tmp_path: Path) -
         for pos in range(len(tokens), len(tokens) + 12):
             batch.single(token, pos, 0)
             context.decode(batch)
-            chosen.append(token := int(context.logits().argmax()))
+            chosen.append(token := int(context.outputs.logits().argmax()))
         print(*chosen)
     """
     said = run_child(program, model_path, tmp_path / "session")
@@ -374,7 +374,7 @@ for kind in ({"flash_attn": "enabled"}, {"flash_attn": "disabled", "kv_unified":
                 pass
     context.memory.clear()
     decode(context, [1, 5, 6], 0, 0)
-    assert np.isfinite(context.logits()).all()
+    assert np.isfinite(context.outputs.logits()).all()
 print(seen["taken"] > 20 and seen["refused"] > 20 or seen)
 """
 

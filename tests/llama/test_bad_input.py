@@ -46,7 +46,7 @@ def batch_of(*tokens: int, pos: int = 0, seq_id: int = 0) -> Batch:
 def logits_after(context: Context) -> NDArray[np.float32]:
     context.memory.clear()
     context.decode(batch_of(1, 300, 301))
-    return context.logits()
+    return context.outputs.logits()
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_closed_context(model: Model) -> None:
     chain = SamplerChain([Greedy()], model.vocab)
     memory = context.memory
     context.decode(batch_of(1))
-    view = context.logits_view()
+    view = context.outputs.logits_view()
     context.close()
     context.close()
     calls: list[Callable[[], object]] = [
@@ -234,8 +234,8 @@ def test_a_closed_context(model: Model) -> None:
         lambda: context.memory,
         lambda: context.decode(batch_of(1)),
         lambda: context.encode(batch_of(1)),
-        lambda: context.logits(),
-        lambda: context.logits_view(),
+        lambda: context.outputs.logits(),
+        lambda: context.outputs.logits_view(),
         lambda: context.synchronize(),
         lambda: context.set_threads(1),
         lambda: context.perf,
@@ -390,7 +390,7 @@ def test_two_threads_in_one_context(usable: Context) -> None:
     assert inside.wait(10)
     calls: list[Callable[[], object]] = [
         lambda: usable.decode(batch_of(1)),
-        lambda: usable.logits(),
+        lambda: usable.outputs.logits(),
         lambda: usable.memory.clear(),
         lambda: usable.set_threads(1),
     ]
@@ -412,16 +412,16 @@ def test_a_row_without_logits(usable: Context) -> None:
     with SamplerChain([Greedy()], usable.model.vocab) as chain:
         for row in (0, 3, -2, 2**31 - 1):
             with pytest.raises(BatchError, match=f"row {row} has no logits") as caught:
-                usable.logits(row)
+                usable.outputs.logits(row)
             assert caught.value.log
             with pytest.raises(BatchError, match=f"row {row} has no logits"):
                 chain.sample(usable, row)
-        assert chain.sample(usable) == int(usable.logits().argmax())
+        assert chain.sample(usable) == int(usable.outputs.logits().argmax())
 
 
 def test_a_row_before_any_decode(make_context: MakeContext) -> None:
     with pytest.raises(BatchError, match="row -1 has no logits"):
-        make_context().logits()
+        make_context().outputs.logits()
 
 
 @pytest.mark.parametrize("samplers", [[], [TopK(5)], [Greedy(), TopK(5)]])

@@ -351,7 +351,7 @@ def test_logprobs_are_the_models(llm: Llama, make_context: MakeContext) -> None:
         batch.add(token, pos, output=True)
     context.decode(batch)
     for i, entry in enumerate(completion.logprobs):
-        row = context.logits(len(prompt) - 1 + i).astype(np.float64)
+        row = context.outputs.logits(len(prompt) - 1 + i).astype(np.float64)
         expected = row - row.max() - np.log(np.exp(row - row.max()).sum())
         assert entry.logprob == pytest.approx(expected[entry.token], abs=1e-3)
         assert entry.piece == llm.model.vocab.piece(entry.token)

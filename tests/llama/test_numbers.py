@@ -177,7 +177,7 @@ def test_memory_and_state(context: Context) -> None:
     assert memory.seq_rm(I16(1), np.uint16(3))
     assert memory.seq_pos_max(1) == 1
     assert state.seq_size(np.int64(0)) == state.seq_size(0)
-    assert (context.logits(np.int64(3)) == context.logits(3)).all()
+    assert (context.outputs.logits(np.int64(3)) == context.outputs.logits(3)).all()
     calls: list[Callable[[Any], object]] = [
         memory.seq_pos_max,
         state.seq_size,
@@ -301,16 +301,16 @@ def test_a_chain_that_forbids_every_token(context: Context, last: Sampler) -> No
     batch.add(1, 0, output=True)
     context.decode(batch)
     never = float("-inf")
-    best = int(context.logits().argmax())
+    best = int(context.outputs.logits().argmax())
     for steps in ([LogitBias(dict.fromkeys(range(vocab.n_tokens), never))], [TopK(1), LogitBias({best: never})]):
         with SamplerChain([Penalties(), *steps, last], vocab) as chain:
             with pytest.raises(SamplerError, match="every token is forbidden"):
                 chain.sample(context)
             with pytest.raises(SamplerError, match="every token is forbidden"):
-                chain.select(context.logits())
+                chain.select(context.outputs.logits())
     # The one that is left is chosen.
     with SamplerChain([LogitBias({i: never for i in range(vocab.n_tokens) if i != 9}), last], vocab) as chain:
-        assert chain.sample(context) == chain.select(context.logits()) == 9
+        assert chain.sample(context) == chain.select(context.outputs.logits()) == 9
 
 
 def test_a_sampler_in_python_may_select_what_it_likes(context: Context) -> None:

@@ -39,7 +39,7 @@ def logprobs(model: Model, tokens: list[int]) -> NDArray[np.float64]:
         for i, token in enumerate(tokens):
             batch.add(token, i, output=True)
         context.decode(batch)
-        rows = np.stack([context.logits(i) for i in range(len(tokens))]).astype(np.float64)
+        rows = np.stack([context.outputs.logits(i) for i in range(len(tokens))]).astype(np.float64)
     result: NDArray[np.float64] = rows - np.logaddexp.reduce(rows, axis=1, keepdims=True)
     return result
 

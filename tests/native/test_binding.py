@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from llama_cffi import _native
 from llama_cffi._native import abi, binding, ffi, lib, library_info
 from llama_cffi._native.abi import modules
-from llama_cffi._native.binding import AbiBinding, bind_abi
+from llama_cffi._native.bindings import AbiBinding, bind_abi
 from llama_cffi.core.options import call_named, choice, constant, set_field
 from llama_cffi.errors import LibraryError, UnsupportedError
 
@@ -40,19 +42,13 @@ def test_the_run_has_the_mode_that_was_asked_for(request: pytest.FixtureRequest)
 
 
 def test_the_package_gives_out_one_binding() -> None:
-    assert binding.ffi is ffi
-    assert binding.lib is lib
+    assert ffi.new == binding.ffi.new
+    assert lib.llama_decode is binding.lib.llama_decode
 
 
-def test_the_attribute_is_not_hidden_by_the_module_of_its_name() -> None:
-    code = (
-        "from llama_cffi._native import library\n"
-        "import llama_cffi._native.binding\n"
-        "from llama_cffi._native import binding\n"
-        "print(binding.mode)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == binding.mode, done.stderr
+def test_no_module_hides_an_attribute_of_its_name() -> None:
+    for name in _native.__all__:
+        assert importlib.util.find_spec(f"llama_cffi._native.{name}") is None, name
 
 
 # -- functions and constants
@@ -280,14 +276,15 @@ def test_hybrid_models_where_the_library_does_not_say(
 def test_the_share_of_a_sequence_where_the_library_does_not_say(
     kv_unified: bool, older: AbiBinding, assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llama_cffi.core import context as module
+    from llama_cffi.core import context_limits
+    from llama_cffi.core.context import Context, ContextOptions
     from llama_cffi.core.model import Model
 
-    options = module.ContextOptions(n_ctx=1024, n_seq_max=4, kv_unified=kv_unified, n_threads=1)
-    with Model(assets / "models" / "stories260K.gguf") as model, module.Context(model, options) as context:
+    options = ContextOptions(n_ctx=1024, n_seq_max=4, kv_unified=kv_unified, n_threads=1)
+    with Model(assets / "models" / "stories260K.gguf") as model, Context(model, options) as context:
         said = context.n_ctx_seq
-        monkeypatch.setattr(module, "binding", older)
-        assert module._n_ctx_seq(context.ptr, options) == said == (1024 if kv_unified else 256)
+        monkeypatch.setattr(context_limits, "binding", older)
+        assert context_limits.read_limits(context.ptr, options).n_ctx_seq == said == (1024 if kv_unified else 256)
 
 
 # -- options over a real old library

@@ -24,7 +24,7 @@ class Old:
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> Features:
-    monkeypatch.setattr(features, "_native", SimpleNamespace(binding=Old()))
+    monkeypatch.setattr(features, "bound", SimpleNamespace(binding=Old()))
     return Features()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llama_cffi._native import binding, ffi, guard, helpers, lib, log
+from llama_cffi._native import ffi, guard, helpers, lib, log
 from llama_cffi.errors import NativeError
 
 N_BATCH = 32
@@ -227,14 +226,3 @@ def test_what_cannot_be_caught_says_why(case: str, reason: str) -> None:
     # The callback only reports; it is llama.cpp that ends the process, which the second case leaves out.
     assert ("alive" in done.stdout) == (case == "inside_a_graph")
     assert (done.returncode == 0) == (case == "inside_a_graph")
-
-
-@pytest.mark.skipif(helpers.KIND == "python", reason="looks at the extension")
-def test_library_of_names_the_file() -> None:
-    own = guard.library_of(helpers.ffi.addressof(helpers.lib, "lch_on_abort"))
-    assert own is not None
-    assert Path(own).samefile(importlib.import_module("llama_cffi._native._helpers").__file__ or "")
-    assert guard.library_of(helpers.ffi.cast("void *", 16)) is None
-    holder = guard.library_of(binding.function("llama_decode"))
-    assert holder is not None
-    assert Path(holder).name.startswith("_llama" if binding.mode == "api" else "libllama")

@@ -207,11 +207,11 @@ def test_nothing_is_shown_to_other_libraries(installation: Path, mode: str) -> N
 def test_failure_is_final(tmp_path: Path) -> None:
     code = """
         import os
-        from llama_cffi._native import library
+        from llama_cffi._native import lib, library
         from llama_cffi.errors import LibraryError
         for _ in range(2):
             try:
-                from llama_cffi._native import lib
+                lib.llama_decode
             except LibraryError as error:
                 print("refused", "nowhere" in str(error))
             os.environ.pop(library.ENV_VAR, None)
@@ -318,7 +318,9 @@ def test_import_works_without_any_library_and_the_first_use_says_what_is_missing
         from llama_cffi._native import search_paths
         search_paths.BUNDLED = search_paths.BUILD_TREE = Path({str(tmp_path)!r}, "none")
         search_paths._system_folders = lambda: []
-        for use in (lambda: llama_cffi.Llama, lambda: llama_cffi.Model, lambda: llama_cffi.Llama):
+        model = "llama_cffi/models/demo.gguf"
+        Llama, Model = llama_cffi.Llama, llama_cffi.Model
+        for use in (lambda: Llama(model), lambda: Model(model), lambda: Llama(model)):
             try:
                 use()
             except llama_cffi.LlamaCffiError as error:

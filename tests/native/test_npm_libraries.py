@@ -60,7 +60,7 @@ def greedy(context, token, pos, n):
     for pos in range(pos, pos + n):
         batch.single(token, pos, 0)
         context.decode(batch)
-        token = int(context.logits().argmax())
+        token = int(context.outputs.logits().argmax())
         chosen.append(token)
     return chosen
 

@@ -34,8 +34,6 @@ ONLY_COMPILED = {
     "lch_abort_signals", "lch_on_fatal", "lch_python_signals", "lch_python_stacks",
     # What Python knows itself.
     "lch_is_main_thread", "lch_main_thread",
-    # About the extension.
-    "lch_library_of",
 }  # fmt: skip
 
 ERROR, WARN, INFO, DEBUG, CONT = 4, 3, 2, 1, 5

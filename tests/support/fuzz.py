@@ -266,8 +266,8 @@ class Fuzzer:
 
     def read_logits(self) -> None:
         context = self._pick(self.contexts)
-        self.views = [*self.views[-3:], context.logits_view(self._odd() if self._chance(0.3) else -1)]
-        context.logits().sum()
+        self.views = [*self.views[-3:], context.outputs.logits_view(self._odd() if self._chance(0.3) else -1)]
+        context.outputs.logits().sum()
         for view in self.views:
             view.array.sum()
 

@@ -19,7 +19,7 @@ def decode(context: Context, tokens: list[int], pos: int = 0, seq_id: int = 0) -
     batch = Batch(len(tokens))
     batch.extend(tokens, pos, seq_id, output_last=True)
     context.decode(batch)
-    return context.logits()
+    return context.outputs.logits()
 
 
 def follow(context: Context, pos: int, seq_id: int = 0, n: int = 12) -> NDArray[np.float32]:

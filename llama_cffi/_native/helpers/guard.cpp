@@ -7,12 +7,6 @@
 #include <mutex>
 #include <stdexcept>
 
-#if defined(_WIN32)
-#  include <windows.h>
-#else
-#  include <dlfcn.h>
-#endif
-
 using lch::as;
 using lch::BatchStruct;
 using lch::blob_of;
@@ -135,22 +129,4 @@ int64_t lch_call(void * fn, int result, int64_t a0, int64_t a1, int64_t a2, int6
             default:         return value;
         }
     });
-}
-
-// The file that a function's code was loaded from; the length of its path, or 0.
-int64_t lch_library_of(void * fn, char * buf, size_t size) {
-#if defined(_WIN32)
-    HMODULE module = nullptr;
-    if (!GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT,
-                            static_cast<const char *>(fn), &module)) {
-        return 0;
-    }
-    return GetModuleFileNameA(module, buf, static_cast<DWORD>(size));
-#else
-    Dl_info info;
-    if (!dladdr(fn, &info) || !info.dli_fname) {
-        return 0;
-    }
-    return std::snprintf(buf, size, "%s", info.dli_fname);
-#endif
 }

@@ -19,7 +19,6 @@ int64_t lch_sample(void *fn, void *chain, void *ctx, int32_t idx);
 int64_t lch_accept(void *fn, void *sampler, int32_t token);
 int64_t lch_call(void *fn, int result, int64_t a0, int64_t a1, int64_t a2, int64_t a3,
                  int64_t a4, int64_t a5, int64_t a6, int64_t a7);
-int64_t lch_library_of(void *fn, char *buf, size_t size);
 
 /* ---- deep.cpp: a guarded call with this many bytes of stack, on a thread of its own where this one has fewer ---- */
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_cffi import _native
+from llama_cffi._native import bound
 from llama_cffi._native.pure import abort, deep, door, guard, log, select, step
 from llama_cffi._native.pure.process import ffi
 
@@ -53,8 +53,8 @@ def leave(mine: door.lch_door) -> Any:
 
 def function(name: str) -> Any:
     # Not the pointer where both will do: structs with fields unknown to cffi go only to the function itself.
-    pointer, direct = _native.binding.function(name), getattr(_native.lib, name)
-    return direct if _native.ffi.typeof(direct) is _native.ffi.typeof(pointer) else pointer
+    pointer, direct = bound.binding.function(name), getattr(bound.lib, name)
+    return direct if bound.ffi.typeof(direct) is bound.ffi.typeof(pointer) else pointer
 
 
 __all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_cffi import _native
-from llama_cffi._native import atomic
+from llama_cffi._native import atomic, bound
 from llama_cffi._native.atomic import Cell
 from llama_cffi._native.pure import abort, log
 from llama_cffi._native.pure.process import ffi
@@ -108,7 +107,7 @@ def lch_with_list(fn: Any, items: Any, n: int, params: Any, size: int) -> Any:
 def lch_sample(fn: Any, chain: Any, ctx: Any, idx: int) -> int:
     """``llama_sampler_sample`` in its steps, with a look at the result of each."""
     log.call_begins()
-    lib = _native.lib
+    lib = bound.lib
     row = lib.llama_get_logits_ith(ctx, idx)
     if not row:
         return fail("logits != nullptr: the row has no logits")
@@ -128,7 +127,7 @@ def lch_accept(fn: Any, sampler: Any, token: int) -> int:
 
 
 def _accept(fn: Any, sampler: Any, token: int) -> int:
-    lib = _native.lib
+    lib = bound.lib
     is_chain = _name(sampler) == b"chain"
     steps = (
         [lib.llama_sampler_chain_get(sampler, i) for i in range(lib.llama_sampler_chain_n(sampler))]
@@ -146,15 +145,15 @@ def _accept(fn: Any, sampler: Any, token: int) -> int:
 
 
 def _name(sampler: Any) -> bytes:
-    return bytes(ffi.string(_native.lib.llama_sampler_name(sampler)))
+    return bytes(ffi.string(bound.lib.llama_sampler_name(sampler)))
 
 
 def _apply(sampler: Any, candidates: Any) -> int | None:
     """Run a sampler over candidates, in place; the token that it selects, if it does."""
-    array = _native.ffi.new("llama_token_data_array *")
-    array.data = _native.ffi.cast("llama_token_data *", ffi.from_buffer(candidates))
+    array = bound.ffi.new("llama_token_data_array *")
+    array.data = bound.ffi.cast("llama_token_data *", ffi.from_buffer(candidates))
     array.size, array.selected = len(candidates), -1
-    _native.lib.llama_sampler_apply(sampler, array)
+    bound.lib.llama_sampler_apply(sampler, array)
     return int(array.data[array.selected].id) if 0 <= array.selected < array.size else None
 
 
@@ -171,6 +170,6 @@ def lch_call(fn: Any, result: int, *words: int) -> int:
 @cache
 def _signature(fn: Any) -> tuple[list[Any], str]:
     """The types of the arguments that are pointers, None for the others, and the kind of the result."""
-    signature = _native.ffi.typeof(fn)
+    signature = bound.ffi.typeof(fn)
     types = [argument if argument.kind in ("pointer", "function") else None for argument in signature.args]
     return types, "pointer" if signature.result.kind in ("pointer", "function") else signature.result.kind

@@ -107,7 +107,7 @@ class SamplerChain(NativeObject):
         raises: then nothing is accepted.
         """
         with context.lock(), self._gate:
-            row = context._logits_row(i)
+            row = context.outputs.logits_row(i)
             logits = np.frombuffer(ffi.buffer(row, 4 * context.n_vocab), dtype=np.float32)
             _check_logits(logits)
             if self._in_steps:
@@ -115,7 +115,7 @@ class SamplerChain(NativeObject):
                 self._accept(token)
                 return token
             try:
-                return guard.sampler_sample(self.ptr, context.ptr, i)
+                return guard.sampler_sample(self._handle.ptr, context.handle.ptr, i)
             except NativeError as error:
                 raise self._error("the chain could not select a token", error) from error
 

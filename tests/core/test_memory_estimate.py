@@ -1,4 +1,4 @@
-"""Planned memory against what llama.cpp then takes, and layers on devices that are not here."""
+"""Estimated memory against what llama.cpp then takes, and layers on devices that are not here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llama_cffi import Context, ContextOptions, Model, ModelOptions
 from llama_cffi._native import binding, log
 from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.gguf import GGUFFile
-from llama_cffi.core.plan import LayerSizes, assign, divide, layer_sizes, make_plan, read_context
+from llama_cffi.core.memory_estimate import LayerSizes, assign, divide, estimate_memory, layer_sizes, read_context
 from llama_cffi.errors import ContextError, ModelFileError, ModelNotFoundError, UnsupportedError
 from llama_cffi.runtime import demo_path
 from tests.support.other_memories import write_recurrent_model, write_windowed_model
@@ -33,7 +33,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return Path(request.getfixturevalue("assets")) / "models" / "stories260K.gguf"
     if request.param == "demo":
         return Path(demo_path())
-    return write_random_model(tmp_path_factory.mktemp("plan") / "gqa.gguf", GQA, weights="f16")
+    return write_random_model(tmp_path_factory.mktemp("estimate") / "gqa.gguf", GQA, weights="f16")
 
 
 def taken(path: Path, context: ContextOptions) -> tuple[int, int, int]:
@@ -60,70 +60,70 @@ def taken(path: Path, context: ContextOptions) -> tuple[int, int, int]:
     ],
     ids=["one", "four", "q8_0"],
 )
-def test_the_plan_is_what_is_taken(path: Path, options: dict[str, Any]) -> None:
+def test_the_estimate_is_what_is_taken(path: Path, options: dict[str, Any]) -> None:
     if options.get("type_k") and "stories" in path.name:
         pytest.skip("its heads of 8 are no blocks of q8_0")
     context = ContextOptions(**options)
-    plan = make_plan(path, context=context)
+    estimate = estimate_memory(path, context=context)
     weights, kv, compute = taken(path, context)
     # The log rounds to 10 KiB, twice for what has two lines.
-    assert plan.weights == pytest.approx(weights, rel=0.01, abs=0.01 * MIB)
-    assert plan.kv == pytest.approx(kv, rel=0.01)
-    assert plan.compute == pytest.approx(compute, rel=0.01, abs=0.02 * MIB)
+    assert estimate.weights == pytest.approx(weights, rel=0.01, abs=0.01 * MIB)
+    assert estimate.kv == pytest.approx(kv, rel=0.01)
+    assert estimate.compute == pytest.approx(compute, rel=0.01, abs=0.02 * MIB)
 
 
 def test_memories_of_other_kinds(tmp_path: Path) -> None:
     windowed = write_windowed_model(tmp_path / "windowed.gguf")
-    plans = []
+    estimates = []
     for full in (True, False):
         context = ContextOptions(n_ctx=16384, n_ubatch=64, swa_full=full)
-        plans.append(Model.plan(windowed, context=context).kv)
-        assert plans[-1] == pytest.approx(taken(windowed, context)[1], rel=0.01)
-    assert plans[1] < plans[0]
+        estimates.append(estimate_memory(windowed, context=context).kv)
+        assert estimates[-1] == pytest.approx(taken(windowed, context)[1], rel=0.01)
+    assert estimates[1] < estimates[0]
     recurrent = write_recurrent_model(tmp_path / "recurrent.gguf")
     context = ContextOptions(n_seq_max=128, n_ubatch=128)
-    assert Model.plan(recurrent, context=context).kv == pytest.approx(taken(recurrent, context)[1], rel=0.01)
+    assert estimate_memory(recurrent, context=context).kv == pytest.approx(taken(recurrent, context)[1], rel=0.01)
     assert taken(recurrent, context)[1] > MIB
 
 
 def test_the_weights_are_exact(path: Path) -> None:
     with Model(path) as model:
-        assert Model.plan(path).weights == model.size
+        assert estimate_memory(path).weights == model.size
 
 
 def test_the_memory_is_that_of_the_architecture(path: Path) -> None:
     with Model(path) as model:
         width = model.n_embd // model.n_head * model.n_head_kv
         expected = 2 * 2 * model.n_layer * width * 8192
-    assert Model.plan(path, context=ContextOptions(n_ctx=8192)).kv == pytest.approx(expected, rel=0.01)
+    assert estimate_memory(path, context=ContextOptions(n_ctx=8192)).kv == pytest.approx(expected, rel=0.01)
 
 
 def test_it_fits_or_lacks_one_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Model.plan(demo_path())
-    (cpu,) = plan.devices
-    assert plan.weights + plan.kv + plan.compute == cpu.total
+    estimate = estimate_memory(demo_path())
+    (cpu,) = estimate.devices
+    assert estimate.weights + estimate.kv + estimate.compute == cpu.total
     for free in (cpu.total - 1, cpu.total):
         here = [replace(one, memory_free=free) if one.name == cpu.name else one for one in devices()]
-        monkeypatch.setattr("llama_cffi.core.plan.devices", lambda here=here: here)
-        assert Model.plan(demo_path()).fits == (free == cpu.total)
+        monkeypatch.setattr("llama_cffi.core.memory_estimate.devices", lambda here=here: here)
+        assert estimate_memory(demo_path()).fits == (free == cpu.total)
 
 
 def test_nothing_of_it_is_allocated(path: Path) -> None:
     before = psutil.Process().memory_info().rss
-    plan = Model.plan(path, context=ContextOptions(n_ctx=2**18, n_batch=64, n_ubatch=64))
-    assert psutil.Process().memory_info().rss - before < plan.kv / 2
+    estimate = estimate_memory(path, context=ContextOptions(n_ctx=2**18, n_batch=64, n_ubatch=64))
+    assert psutil.Process().memory_info().rss - before < estimate.kv / 2
 
 
-def test_what_cannot_be_planned(tmp_path: Path) -> None:
+def test_what_cannot_be_estimated(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
-        Model.plan(tmp_path / "none.gguf")
+        estimate_memory(tmp_path / "none.gguf")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ModelFileError):
-        Model.plan(tmp_path / "bad.gguf")
+        estimate_memory(tmp_path / "bad.gguf")
     with pytest.raises(UnsupportedError, match="split_mode='row'"):
-        Model.plan(demo_path(), ModelOptions(split_mode="row"))
+        estimate_memory(demo_path(), ModelOptions(split_mode="row"))
     with pytest.raises(ContextError, match="vocab_only"):
-        Model.plan(demo_path(), ModelOptions(vocab_only=True))
+        estimate_memory(demo_path(), ModelOptions(vocab_only=True))
 
 
 # -- devices that are not here
@@ -171,12 +171,12 @@ def test_the_most_layers_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for free in (0.001, 6, 7, 100):
         there = [device("G", int(free * MIB)), *devices()]
-        monkeypatch.setattr("llama_cffi.core.plan.devices", lambda there=there: there)
-        plan = Model.plan(demo_path(), ModelOptions(n_gpu_layers=0))
-        assert [one.name for one in plan.devices] == ["CPU"]
-        found.append(plan.n_gpu_layers)
+        monkeypatch.setattr("llama_cffi.core.memory_estimate.devices", lambda there=there: there)
+        estimate = estimate_memory(demo_path(), ModelOptions(n_gpu_layers=0))
+        assert [one.name for one in estimate.devices] == ["CPU"]
+        found.append(estimate.n_gpu_layers)
     assert found == sorted(found)
-    assert (found[0], found[-1]) == (0, plan.n_layers)
+    assert (found[0], found[-1]) == (0, estimate.n_layers)
 
 
 def test_the_log_of_a_context() -> None:

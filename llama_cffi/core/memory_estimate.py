@@ -18,9 +18,11 @@ from typing import Any
 
 from llama_cffi._native import log
 from llama_cffi.core.backend import Device, devices
-from llama_cffi.core.context import Context, ContextOptions
+from llama_cffi.core.context import Context
+from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.gguf import GGUFFile, TensorInfo
-from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.model import Model
+from llama_cffi.core.model_options import ModelOptions
 from llama_cffi.core.options import set_field
 from llama_cffi.core.placement import owner
 from llama_cffi.errors import ModelFileError, UnsupportedError
@@ -35,7 +37,7 @@ _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
-class DevicePlan:
+class DeviceEstimate:
     """Bytes on one device, by what they are for; ``free`` is what it has now."""
 
     name: str
@@ -56,7 +58,7 @@ class DevicePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryEstimate:
     """The memory of a model and one context, by device.
 
     ``weights`` are exact; ``kv`` (what a recurrent model keeps, too) and ``compute`` are llama.cpp's own figures,
@@ -65,7 +67,7 @@ class Plan:
     is the most that fits the free memory, 0 also where nothing does.
     """
 
-    devices: tuple[DevicePlan, ...]
+    devices: tuple[DeviceEstimate, ...]
     n_gpu_layers: int
     n_layers: int
 
@@ -90,14 +92,22 @@ class Plan:
         return all(device.fits for device in self.devices)
 
 
-def make_plan(
+def estimate_memory(
     path: str | os.PathLike[str], options: ModelOptions | None = None, context: ContextOptions | None = None
-) -> Plan:
-    """See :meth:`Model.plan`."""
+) -> MemoryEstimate:
+    """Return how many bytes a model and one context would take on each device, without allocating them.
+
+    ``estimate.fits`` compares them with the memory that is free now, ``estimate.n_gpu_layers`` is the most that fits.
+    The context is :class:`ContextOptions` () unless given.
+
+    Raises what loading raises, and :class:`UnsupportedError` for a libllama that cannot do this, and for
+    ``split_mode`` other than ``"layer"``. Wraps ``llama_model_load_from_file`` and ``llama_init_from_model`` with
+    ``no_alloc``.
+    """
     options = options if options is not None else ModelOptions()
     context = context if context is not None else ContextOptions()
     if options.split_mode not in (None, "layer"):
-        raise UnsupportedError(f"a plan divides a model by layers, not by split_mode={options.split_mode!r}")
+        raise UnsupportedError(f"an estimate divides a model by layers, not by split_mode={options.split_mode!r}")
     sizes = layer_sizes(_tensors(Path(path)))
     quiet = replace(options, load_mode="none", require_gpu=False, check_tensors=False)
     with _Sketch(path, quiet) as model:
@@ -111,7 +121,7 @@ def make_plan(
     memory, compute = read_context(lines, present)
     wanted = options.n_gpu_layers if options.n_gpu_layers is not None and options.n_gpu_layers >= 0 else sizes.n_layers
 
-    def lay_out(n_gpu_layers: int) -> tuple[DevicePlan, ...]:
+    def lay_out(n_gpu_layers: int) -> tuple[DeviceEstimate, ...]:
         places = assign(sizes.n_layers, n_gpu_layers, [gpu.name for gpu in gpus], shares, _host(present).name)
         kv_places = places if context.offload_kqv else [_host(present).name] * len(places)
         # A device that llama.cpp was not asked about needs about what the others do.
@@ -120,7 +130,7 @@ def make_plan(
 
     fitting = range(sizes.n_layers if gpus else 0, 0, -1)
     best = next((n for n in fitting if all(device.fits for device in lay_out(n))), 0)
-    return Plan(lay_out(wanted), best, sizes.n_layers)
+    return MemoryEstimate(lay_out(wanted), best, sizes.n_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +183,7 @@ def read_context(lines: Iterable[str], present: Sequence[Device]) -> tuple[int, 
             name = owner(found[1], present)
             compute[name] = compute.get(name, 0) + round(float(found[2]) * 2**20)
     if not compute:
-        # Every context computes: this is another wording, and zeros would look like a plan.
+        # Every context computes: this is another wording, and zeros would look like an estimate.
         raise UnsupportedError("this libllama does not log how much memory a context takes")
     return memory, compute
 
@@ -195,7 +205,7 @@ def divide(
     places: Sequence[str],
     kv_places: Sequence[str],
     present: Sequence[Device],
-) -> tuple[DevicePlan, ...]:
+) -> tuple[DeviceEstimate, ...]:
     """What each device holds when the layers are at ``places`` and their memory at ``kv_places``."""
     host = _host(present).name
     weights = {host: sizes.host}
@@ -207,7 +217,7 @@ def divide(
     kv = {name: memory * blocks.count(name) // len(blocks) for name in set(blocks)} if blocks else {host: memory}
     used = weights.keys() | kv.keys() | compute.keys()
     return tuple(
-        DevicePlan(
+        DeviceEstimate(
             device.name,
             weights.get(device.name, 0),
             kv.get(device.name, 0),
@@ -223,7 +233,7 @@ class _Sketch(Model):
     """A model without the memory for its weights: good for asking what a context would take, and for nothing else."""
 
     def _adjust(self, params: Any) -> None:
-        set_field(params, "no_alloc", True, option="Model.plan", lacking=False)
+        set_field(params, "no_alloc", True, option="estimate_memory", lacking=False)
 
 
 def _tensors(path: Path) -> list[TensorInfo]:
@@ -249,4 +259,13 @@ def _host(present: Sequence[Device]) -> Device:
     return next(device for device in present if device.type == "cpu")
 
 
-__all__ = ["DevicePlan", "LayerSizes", "Plan", "assign", "divide", "layer_sizes", "make_plan", "read_context"]
+__all__ = [
+    "DeviceEstimate",
+    "LayerSizes",
+    "MemoryEstimate",
+    "assign",
+    "divide",
+    "estimate_memory",
+    "layer_sizes",
+    "read_context",
+]

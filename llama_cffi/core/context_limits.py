@@ -1,0 +1,62 @@
+"""How much a context holds and computes at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llama_cffi._native import binding, ffi, lib
+from llama_cffi.core.context_options import ContextOptions
+from llama_cffi.core.embeddings import PoolingType
+from llama_cffi.errors import ContextError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextLimits:
+    """The sizes of a native context as llama.cpp made it, which may differ from what the options asked for."""
+
+    n_ctx: int
+    n_ctx_seq: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    has_memory: bool
+    kv_unified: bool
+
+    def tokens_at_once(self, pooling: PoolingType, embeddings: bool, *, causal_attn: bool) -> int:
+        """Return how many tokens one decode takes: ``n_batch``, or ``n_ubatch`` where all must be seen together.
+
+        Raises :class:`ContextError` for what llama.cpp would compute wrongly.
+        """
+        if embeddings and self.n_seq_max > self.n_ubatch:
+            # llama.cpp would plan a graph with fewer tokens than sequences.
+            raise ContextError(f"with embeddings n_seq_max={self.n_seq_max} must be at most n_ubatch={self.n_ubatch}")
+        together = not causal_attn or (embeddings and pooling in ("mean", "cls"))
+        if not together or not self.has_memory:
+            return self.n_batch
+        if self.n_seq_max > 1 and not self.kv_unified:
+            # llama.cpp computes such sequences in pieces of equal length: what must be seen whole would not be.
+            what = f"pooling={pooling!r}" if causal_attn else "attention that is not causal"
+            raise ContextError(f"{what} over several sequences needs kv_unified=True")
+        return min(self.n_batch, self.n_ubatch)
+
+
+def read_limits(ptr: Any, options: ContextOptions) -> ContextLimits:
+    """Return the limits of a ``llama_context``; wraps ``llama_n_ctx``, ``llama_n_batch`` and their like."""
+    n_ctx, n_seq_max = lib.llama_n_ctx(ptr), lib.llama_n_seq_max(ptr)
+    if binding.has("llama_n_ctx_seq"):
+        n_ctx_seq = lib.llama_n_ctx_seq(ptr)
+    else:
+        n_ctx_seq = n_ctx if options.kv_unified else n_ctx // n_seq_max
+    return ContextLimits(
+        n_ctx=n_ctx,
+        n_ctx_seq=n_ctx_seq,
+        n_batch=lib.llama_n_batch(ptr),
+        n_ubatch=lib.llama_n_ubatch(ptr),
+        n_seq_max=n_seq_max,
+        has_memory=lib.llama_get_memory(ptr) != ffi.NULL,
+        kv_unified=options.kv_unified,
+    )
+
+
+__all__ = ["ContextLimits", "read_limits"]

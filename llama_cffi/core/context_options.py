@@ -1,0 +1,153 @@
+"""How a context is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llama_cffi._native import binding, lib
+from llama_cffi._util.ranges import FLT_MAX
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int
+from llama_cffi.core.embeddings import ATTENTION_NAMES, POOLING_NAMES, Attention, PoolingType
+from llama_cffi.core.options import choice, constant
+from llama_cffi.core.threads import thread_count
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+FlashAttention = Literal["auto", "disabled", "enabled"]
+
+_CACHE_TYPES: dict[str, str] = {
+    "f32": "GGML_TYPE_F32",
+    "f16": "GGML_TYPE_F16",
+    "bf16": "GGML_TYPE_BF16",
+    "q8_0": "GGML_TYPE_Q8_0",
+    "q4_0": "GGML_TYPE_Q4_0",
+    "q4_1": "GGML_TYPE_Q4_1",
+    "iq4_nl": "GGML_TYPE_IQ4_NL",
+    "q5_0": "GGML_TYPE_Q5_0",
+    "q5_1": "GGML_TYPE_Q5_1",
+}
+_FLASH: dict[str, str] = {
+    "auto": "LLAMA_FLASH_ATTN_TYPE_AUTO",
+    "disabled": "LLAMA_FLASH_ATTN_TYPE_DISABLED",
+    "enabled": "LLAMA_FLASH_ATTN_TYPE_ENABLED",
+}
+_ROPE_SCALING: dict[str, str] = {
+    "none": "LLAMA_ROPE_SCALING_TYPE_NONE",
+    "linear": "LLAMA_ROPE_SCALING_TYPE_LINEAR",
+    "yarn": "LLAMA_ROPE_SCALING_TYPE_YARN",
+    "longrope": "LLAMA_ROPE_SCALING_TYPE_LONGROPE",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextOptions:
+    """How a context is made (``llama_context_params``); ``None`` leaves the model's or llama.cpp's value."""
+
+    n_ctx: int = 4096
+    """Cells of memory, in tokens, over all sequences; 0 takes the model's training length."""
+    n_batch: int = 2048
+    """Most tokens of one decode."""
+    n_ubatch: int = 512
+    """Most tokens computed at once; the unit in which an abort takes effect between layers."""
+    n_seq_max: int = 1
+    """Number of sequences: ids 0 to n_seq_max - 1."""
+    n_threads: int | None = None
+    """Threads for single tokens; None is :func:`~llama_cffi.core.threads.default_thread_count`."""
+    n_threads_batch: int | None = None
+    """Threads for prompts; None is the same as ``n_threads``."""
+    type_k: CacheType = "f16"
+    """Data type of the K cache."""
+    type_v: CacheType = "f16"
+    """Data type of the V cache; a quantised one needs flash attention."""
+    flash_attn: FlashAttention = "auto"
+    """Whether attention is computed in one fused kernel."""
+    kv_unified: bool = True
+    """One memory for all sequences, so that they can share prefixes; off: an equal part for each."""
+    swa_full: bool = True
+    """Keep all positions of sliding-window layers, so that prefixes can be cut and shared."""
+    offload_kqv: bool = True
+    """Keep the memory on the GPU with the layers."""
+    op_offload: bool = True
+    """Compute large host operations on the GPU."""
+    rope_scaling: Literal["none", "linear", "yarn", "longrope"] | None = None
+    """RoPE scaling; None is the model's."""
+    rope_freq_base: float | None = None
+    """RoPE base frequency; None is the model's."""
+    rope_freq_scale: float | None = None
+    """RoPE frequency scale; None is the model's."""
+    embeddings: bool = False
+    """Leave embeddings as well as logits; every token of a batch is an output row then."""
+    pooling: PoolingType | None = None
+    """How the embeddings of a sequence become one: "none" for one each token, "mean", "cls" (the first token's),
+    "last", or "rank" (the scores of the classifier head). None is the model's."""
+    attention: Attention | None = None
+    """Whether a token sees only those before it; None is the model's."""
+    no_perf: bool = True
+    """Do not measure timings inside llama.cpp."""
+
+
+def native_params(options: ContextOptions) -> Any:
+    """Return the ``llama_context_params`` of options; the caller sets the callbacks in it.
+
+    Raises ``ValueError`` for a value out of range, and :class:`UnsupportedError` for one that the library lacks.
+    """
+    params = lib.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = sizes = _sizes(options)
+    _, n_batch, n_ubatch, n_seq_max = sizes
+    params.n_threads = thread_count("n_threads", options.n_threads)
+    params.n_threads_batch = thread_count("n_threads_batch", options.n_threads_batch, params.n_threads)
+    params.type_k = constant("type_k", options.type_k, _CACHE_TYPES)
+    params.type_v = constant("type_v", options.type_v, _CACHE_TYPES)
+    _set_flash_attn(params, options.flash_attn)
+    if options.rope_scaling is not None:
+        params.rope_scaling_type = constant("rope_scaling", options.rope_scaling, _ROPE_SCALING)
+    for name in ("rope_freq_base", "rope_freq_scale"):
+        frequency = getattr(options, name)
+        if frequency is not None:
+            number = as_float(frequency)
+            if number is None or not 0 < number <= FLT_MAX:
+                raise ValueError(f"{name} must be positive, got {frequency!r}")
+            setattr(params, name, number)
+    params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
+    params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload
+    if options.embeddings and n_seq_max > min(n_ubatch, n_batch):
+        raise ValueError(f"with embeddings n_seq_max={n_seq_max} must be at most n_ubatch and n_batch")
+    params.embeddings = options.embeddings
+    # The defaults of these two are the model's choice.
+    if options.pooling is not None:
+        params.pooling_type = constant("pooling", options.pooling, POOLING_NAMES)
+    if options.attention is not None:
+        params.attention_type = constant("attention", options.attention, ATTENTION_NAMES)
+    params.no_perf = options.no_perf
+    return params
+
+
+def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
+    sizes = []
+    for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
+        value = getattr(options, name)
+        size = as_int(value)
+        if size is None or not (0 if name == "n_ctx" else 1) <= size <= INT_MAX:
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+        sizes.append(size)
+    n_ctx, n_batch, n_ubatch, n_seq_max = sizes
+    limit = lib.llama_max_parallel_sequences()
+    if n_seq_max > limit:
+        raise ValueError(f"n_seq_max must be at most {limit}, got {n_seq_max}")
+    if n_batch < n_seq_max:
+        raise ValueError(
+            f"n_batch must be at least n_seq_max={n_seq_max}, because each sequence needs a place in a batch, "
+            f"got {n_batch}"
+        )
+    return n_ctx, n_batch, n_ubatch, n_seq_max
+
+
+def _set_flash_attn(params: Any, value: FlashAttention) -> None:
+    if binding.has("llama_context_params.flash_attn_type"):
+        params.flash_attn_type = constant("flash_attn", value, _FLASH)
+    elif choice("flash_attn", value, _FLASH) != _FLASH["auto"]:
+        # The oldest releases know on and off, and choose nothing themselves.
+        params.flash_attn = value == "enabled"
+
+
+__all__ = ["CacheType", "ContextOptions", "FlashAttention", "native_params"]

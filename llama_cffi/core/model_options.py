@@ -1,0 +1,150 @@
+"""How a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llama_cffi._native import binding, ffi, lib
+from llama_cffi._util.ranges import FLT_MAX
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int
+from llama_cffi.core.options import choice, constant, set_field
+from llama_cffi.errors import UnsupportedError
+
+LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
+SplitMode = Literal["none", "layer", "row", "tensor"]
+
+_LOAD_MODES: dict[str, tuple[str, frozenset[str]]] = {
+    "auto": ("LLAMA_LOAD_MODE_AUTO", frozenset()),
+    "none": ("LLAMA_LOAD_MODE_NONE", frozenset()),
+    "mmap": ("LLAMA_LOAD_MODE_MMAP", frozenset({"use_mmap"})),
+    "mlock": ("LLAMA_LOAD_MODE_MLOCK", frozenset({"use_mlock"})),
+    "mmap_mlock": ("LLAMA_LOAD_MODE_MMAP_MLOCK", frozenset({"use_mmap", "use_mlock"})),
+    "direct_io": ("LLAMA_LOAD_MODE_DIRECT_IO", frozenset({"use_direct_io"})),
+}
+"""Each mode as llama.cpp's enumerator, and as the switches that releases before the enumerators have on."""
+_SPLIT_MODES: dict[str, str] = {
+    "none": "LLAMA_SPLIT_MODE_NONE",
+    "layer": "LLAMA_SPLIT_MODE_LAYER",
+    "row": "LLAMA_SPLIT_MODE_ROW",
+    "tensor": "LLAMA_SPLIT_MODE_TENSOR",
+}
+_KEY_BYTES = 127
+"""Longest key or string value of an override: llama.h gives both 128 bytes, the last one a NUL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How a model is loaded (``llama_model_params``); ``None`` leaves llama.cpp's default."""
+
+    n_gpu_layers: int | None = None
+    """Layers to keep on GPUs; negative means all. None means all when the library found a GPU."""
+    require_gpu: bool = False
+    """Raise :class:`UnsupportedError` when no weights end up on a GPU, rather than compute on the CPU."""
+    split_mode: SplitMode | None = None
+    """How several GPUs share the model."""
+    main_gpu: int | None = None
+    """The GPU that holds everything when ``split_mode="none"``."""
+    tensor_split: Sequence[float] = ()
+    """Share of the model for each device."""
+    devices: Sequence[str] | None = None
+    """Names of the devices to use, as ``core.backend.devices()`` lists them; None uses all."""
+    load_mode: LoadMode = "auto"
+    """How the file is read: memory-mapped, locked in RAM, or plain reads."""
+    kv_overrides: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """Metadata values to replace while loading."""
+    vocab_only: bool = False
+    """Load the vocabulary and metadata, no weights."""
+    check_tensors: bool = False
+    """Look for invalid numbers in the weights while loading."""
+    use_extra_bufts: bool = True
+    """Allow weights to be repacked for this CPU."""
+    no_host: bool = False
+    """Bypass the host buffer of a GPU backend."""
+
+
+def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
+    """Return the ``llama_model_params`` of options, and what its pointers point at, to be kept as long.
+
+    Raises ``ValueError`` for a value out of range, and :class:`UnsupportedError` for one that the library lacks.
+    """
+    params = lib.llama_model_default_params()
+    keep: list[Any] = []
+    if options.n_gpu_layers is not None:
+        params.n_gpu_layers = check_int("n_gpu_layers", options.n_gpu_layers, -INT_MAX, INT_MAX)
+    if options.split_mode is not None:
+        params.split_mode = constant("split_mode", options.split_mode, _SPLIT_MODES)
+    _set_load_mode(params, options.load_mode)
+    if "mmap" in options.load_mode and not lib.llama_supports_mmap():
+        raise UnsupportedError("this libllama cannot memory-map model files")
+    if "mlock" in options.load_mode and not lib.llama_supports_mlock():
+        raise UnsupportedError("this libllama cannot lock model files in memory")
+    if options.main_gpu is not None:
+        params.main_gpu = check_int("main_gpu", options.main_gpu)
+    if options.tensor_split:
+        limit = lib.llama_max_devices()
+        split = [as_float(share) for share in options.tensor_split]
+        if len(split) > limit or any(share is None or not 0 <= share <= FLT_MAX for share in split):
+            raise ValueError(f"tensor_split takes at most {limit} shares, none negative, got {options.tensor_split}")
+        # llama.cpp reads llama_max_devices() values whatever the caller meant.
+        shares = ffi.new("float[]", limit)
+        shares[0 : len(split)] = split
+        keep.append(shares)
+        params.tensor_split = shares
+    if options.devices is not None:
+        devices = ffi.new("ggml_backend_dev_t[]", len(options.devices) + 1)
+        for i, name in enumerate(options.devices):
+            devices[i] = lib.ggml_backend_dev_by_name(name.encode())
+            if devices[i] == ffi.NULL:
+                raise ValueError(f"there is no device named {name!r}")
+        keep.append(devices)
+        params.devices = devices
+    if options.kv_overrides:
+        overrides = ffi.new("struct llama_model_kv_override[]", len(options.kv_overrides) + 1)
+        for slot, (key, value) in zip(overrides, options.kv_overrides.items(), strict=False):
+            fill_override(slot, key, value)
+        keep.append(overrides)
+        params.kv_overrides = overrides
+    params.vocab_only = options.vocab_only
+    params.check_tensors = options.check_tensors
+    params.use_extra_bufts = options.use_extra_bufts
+    set_field(params, "no_host", options.no_host, option="no_host", lacking=False)
+    return params, keep
+
+
+def _set_load_mode(params: Any, mode: LoadMode) -> None:
+    enumerator, switches = choice("load_mode", mode, _LOAD_MODES)
+    if mode == "auto":
+        return  # what every release does by default, whatever it calls that
+    if binding.has("llama_model_params.load_mode"):
+        params.load_mode = getattr(lib, enumerator)
+        return
+    for name in ("use_mmap", "use_mlock", "use_direct_io"):
+        set_field(params, name, name in switches, option=f"load_mode={mode!r}", lacking=False)
+
+
+def fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
+    """Write one metadata value into a ``struct llama_model_kv_override``."""
+    name = key.encode()
+    if not 0 < len(name) <= _KEY_BYTES or b"\0" in name:
+        raise ValueError(f"kv_overrides: the key {key!r} must have 1 to {_KEY_BYTES} bytes")
+    slot.key = name
+    if isinstance(value, bool):
+        slot.tag, slot.val_bool = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
+    elif (integer := as_int(value)) is not None:
+        if not -(2**63) <= integer < 2**63:
+            raise ValueError(f"kv_overrides[{key!r}]: {value} does not fit 64 bits")
+        slot.tag, slot.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, integer
+    elif (number := as_float(value)) is not None:
+        slot.tag, slot.val_f64 = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT, number
+    elif isinstance(value, str):
+        data = value.encode()
+        if len(data) > _KEY_BYTES or b"\0" in data:
+            raise ValueError(f"kv_overrides[{key!r}]: at most {_KEY_BYTES} bytes, no NUL")
+        slot.tag, slot.val_str = lib.LLAMA_KV_OVERRIDE_TYPE_STR, data
+    else:
+        raise TypeError(f"kv_overrides[{key!r}] must be bool, int, float or str, not {type(value).__name__}")
+
+
+__all__ = ["LoadMode", "ModelOptions", "SplitMode", "fill_override", "native_params"]
