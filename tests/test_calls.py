@@ -10,7 +10,7 @@ import pytest
 
 import llama_cffi.options
 from llama_cffi import Llama
-from scripts.walk import questions, walk
+from walk import questions, walk
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llama_cffi"
 ON_THE_WAY = ("llama.py", "spec.py", "stream.py", "answers.py", "tool_loop.py", "runtime.py", "prepare/*.py")
