@@ -66,7 +66,15 @@ _SOURCES = {
 }
 
 FORMATS = tuple(_SOURCES)
-"""The values of ``format`` that are asserted; every other one is refused."""
+"""The values of ``format`` that are asserted."""
+
+KNOWN_FORMATS = frozenset(
+    {
+        *FORMATS, "hostname", "idn-email", "idn-hostname", "iri", "iri-reference", "regex", "uri-reference",
+        "uri-template",
+    }
+)  # fmt: skip
+"""What a draft gives a meaning: those that are not asserted are refused, and others are annotations."""
 
 
 @cache
@@ -76,4 +84,4 @@ def format_pattern(name: str) -> Pattern | None:
     return None if source is None else Pattern.parse(f"^(?:{source})$")
 
 
-__all__ = ["FORMATS", "format_pattern"]
+__all__ = ["FORMATS", "KNOWN_FORMATS", "format_pattern"]

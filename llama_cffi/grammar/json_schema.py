@@ -8,10 +8,11 @@ from fractions import Fraction
 from typing import Any
 
 from llama_cffi.errors import SchemaError
+from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.numeric import Number
-from llama_cffi.grammar.object_parts import Array, Object, Part, Parts, Simple, State, Text, Values
-from llama_cffi.grammar.pattern import Pattern
-from llama_cffi.grammar.references import Document
+from llama_cffi.grammar.pattern import Pattern, PatternError
+from llama_cffi.grammar.reader import SchemaReader
+from llama_cffi.grammar.shapes import Array, Object, Shape, Simple, State, Text, Values
 
 WHITESPACE = r"[ ]|\n(?:[ ]{0,20}|\t{0,10})"
 """The whitespace that may stand between two tokens of JSON: one run of it, never before or after the whole.
@@ -23,14 +24,14 @@ is fond of blanks comes to the next token of JSON instead of spending its ``max_
 _MAX_STATES = 20_000
 
 
-def compile_json_schema(schema: Any, *, draft: int = 0) -> str:
+def compile_json_schema(schema: Any, *, draft: int = 0, strict: bool = False) -> str:
     """The engine's grammar, as JSON text, of a JSON Schema of draft 2020-12, 2019-09, 7 or 6.
 
     ``draft`` (2020, 2019, 7 or 6) is for schemas without ``$schema``; 0 takes 2020-12, and the forms of older drafts
     where 2020-12 has no meaning for them. Raises :class:`SchemaError` for what the engine would not keep to exactly,
     and for a schema that no finite value satisfies.
     """
-    canonical = _Canonical(Parts(Document(schema, draft=draft)))
+    canonical = _Canonical(SchemaReader(Document(schema, draft=draft, strict=strict)))
     options: dict[str, Any] = {"whitespace_pattern": WHITESPACE}
     body = canonical.build()
     if canonical.plain_names:
@@ -40,12 +41,12 @@ def compile_json_schema(schema: Any, *, draft: int = 0) -> str:
 
 
 class _Canonical:
-    """Writes each state as one definition: a union of parts, each of a single type and without siblings."""
+    """Writes each state as one definition: a union of shapes, each of a single type and without siblings."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._of = parts
-        self._root: State = frozenset({parts.document.root.index})
-        self._states: dict[State, tuple[Part, ...]] = {}
+    def __init__(self, reader: SchemaReader) -> None:
+        self._reader = reader
+        self._root: State = frozenset({reader.document.root.index})
+        self._states: dict[State, tuple[Shape, ...]] = {}
         self._names: dict[State, str] = {}
         self.plain_names = False
 
@@ -55,7 +56,7 @@ class _Canonical:
         if not self._states.get(self._root):
             raise SchemaError("no value satisfies the schema")
         self._names = {state: f"s{i}" for i, state in enumerate(self._states)}
-        definitions = {self._names[state]: self._union(parts) for state, parts in self._states.items()}
+        definitions = {self._names[state]: self._union(shapes) for state, shapes in self._states.items()}
         return {"$ref": f"#/$defs/{self._names[self._root]}", "$defs": definitions}
 
     def _collect(self) -> None:
@@ -66,9 +67,9 @@ class _Canonical:
                 continue
             if len(self._states) >= _MAX_STATES:
                 raise SchemaError(f"the schema is too large: it has more than {_MAX_STATES} different places")
-            self._states[state] = self._of.of(state)
-            for part in self._states[state]:
-                todo.extend(reversed(_children(part)))
+            self._states[state] = self._reader.shapes(state)
+            for shape in self._states[state]:
+                todo.extend(reversed(_children(shape)))
 
     def _keep_satisfiable(self) -> None:
         """Drop what has no finite value, for example an object that needs one of its own kind inside."""
@@ -76,63 +77,63 @@ class _Canonical:
         growing = True
         while growing:
             growing = False
-            for state, parts in self._states.items():
-                if state not in finite and any(_needs(part) <= finite for part in parts):
+            for state, shapes in self._states.items():
+                if state not in finite and any(_needs(shape) <= finite for shape in shapes):
                     finite.add(state)
                     growing = True
         self._states = {
-            state: tuple(kept for part in parts if (kept := _prune(part, finite)) is not None)
-            for state, parts in self._states.items()
+            state: tuple(kept for shape in shapes if (kept := _prune(shape, finite)) is not None)
+            for state, shapes in self._states.items()
             if state in finite
         }
 
     def _reference(self, state: State) -> Any:
         if not state:
             return True
-        parts = self._states[state]
-        if all(isinstance(part, (Simple, Number, Text, Values)) for part in parts):
+        shapes = self._states[state]
+        if all(isinstance(shape, (Simple, Number, Text, Values)) for shape in shapes):
             # In place, the engine reads all of it as one token.
-            return self._union(parts)
+            return self._union(shapes)
         return {"$ref": f"#/$defs/{self._names[state]}"}
 
-    def _union(self, parts: tuple[Part, ...]) -> dict[str, Any]:
-        written = [self._write(part) for part in parts]
+    def _union(self, shapes: tuple[Shape, ...]) -> dict[str, Any]:
+        written = [self._write(shape) for shape in shapes]
         return written[0] if len(written) == 1 else {"anyOf": written}
 
-    def _write(self, part: Part) -> dict[str, Any]:
-        if isinstance(part, Values):
-            return {"enum": [_value(value) for value in part.values]}
-        if isinstance(part, Simple):
-            return {"type": part.type}
-        if isinstance(part, Number):
-            return _number(part)
-        if isinstance(part, Text):
-            return _text(part)
-        return self._array(part) if isinstance(part, Array) else self._object(part)
+    def _write(self, shape: Shape) -> dict[str, Any]:
+        if isinstance(shape, Values):
+            return {"enum": [_value(value) for value in shape.values]}
+        if isinstance(shape, Simple):
+            return {"type": shape.type}
+        if isinstance(shape, Number):
+            return _number(shape)
+        if isinstance(shape, Text):
+            return _text(shape)
+        return self._array(shape) if isinstance(shape, Array) else self._object(shape)
 
-    def _array(self, part: Array) -> dict[str, Any]:
+    def _array(self, shape: Array) -> dict[str, Any]:
         out: dict[str, Any] = {"type": "array"}
-        if part.prefix:
-            out["prefixItems"] = [self._reference(state) for state in part.prefix]
-        out["items"] = False if part.rest is None else self._reference(part.rest)
-        if part.low:
-            out["minItems"] = part.low
-        if part.high is not None:
-            out["maxItems"] = part.high
+        if shape.prefix:
+            out["prefixItems"] = [self._reference(state) for state in shape.prefix]
+        out["items"] = False if shape.rest is None else self._reference(shape.rest)
+        if shape.low:
+            out["minItems"] = shape.low
+        if shape.high is not None:
+            out["maxItems"] = shape.high
         return out
 
-    def _object(self, part: Object) -> dict[str, Any]:
+    def _object(self, shape: Object) -> dict[str, Any]:
         out: dict[str, Any] = {"type": "object"}
-        properties = {name: self._reference(state) for name, state in part.properties.items()}
-        names = part.properties.keys() | part.absent
-        rest = False if part.rest is None else self._reference(part.rest)
-        if part.patterns:
+        properties = {name: self._reference(state) for name, state in shape.properties.items()}
+        names = shape.properties.keys() | shape.absent
+        rest = False if shape.rest is None else self._reference(shape.rest)
+        if shape.patterns:
             # The engine keeps names that it was told apart from the patterns.
-            properties |= dict.fromkeys(sorted(part.absent), False)
+            properties |= dict.fromkeys(sorted(shape.absent), False)
             if any(not name.isprintable() or "\x7f" in name for name in names):
                 raise SchemaError("names of properties with control characters are not supported beside patterns")
             out["patternProperties"] = {
-                pattern.source(): False if state is None else self._reference(state) for pattern, state in part.patterns
+                pattern.source(): False if state is None else self._reference(state) for pattern, state in shape.patterns
             }
             self.plain_names = self.plain_names or rest is not False
         elif names and rest is not False:
@@ -141,65 +142,65 @@ class _Canonical:
             rest = False
         if properties:
             out["properties"] = properties
-        if part.required:
-            out["required"] = [name for name in part.properties if name in part.required]
+        if shape.required:
+            out["required"] = [name for name in shape.properties if name in shape.required]
         out["additionalProperties"] = rest
-        if part.low:
-            out["minProperties"] = part.low
-        if part.high is not None:
-            out["maxProperties"] = part.high
+        if shape.low:
+            out["minProperties"] = shape.low
+        if shape.high is not None:
+            out["maxProperties"] = shape.high
         return out
 
 
-def _children(part: Part) -> list[State]:
-    if isinstance(part, Array):
-        return [*part.prefix, *([] if part.rest is None else [part.rest])]
-    if isinstance(part, Object):
-        regions = [state for _, state in part.patterns] + [part.rest]
-        return [*part.properties.values(), *(state for state in regions if state is not None)]
+def _children(shape: Shape) -> list[State]:
+    if isinstance(shape, Array):
+        return [*shape.prefix, *([] if shape.rest is None else [shape.rest])]
+    if isinstance(shape, Object):
+        regions = [state for _, state in shape.patterns] + [shape.rest]
+        return [*shape.properties.values(), *(state for state in regions if state is not None)]
     return []
 
 
-def _needs(part: Part) -> set[State]:
-    """The states of which every value of the part holds one."""
-    if isinstance(part, Array):
+def _needs(shape: Shape) -> set[State]:
+    """The states of which every value of the shape holds one."""
+    if isinstance(shape, Array):
         return {
-            *part.prefix[: part.low],
-            *([part.rest] if part.rest is not None and part.low > len(part.prefix) else []),
+            *shape.prefix[: shape.low],
+            *([shape.rest] if shape.rest is not None and shape.low > len(shape.prefix) else []),
         }
-    if isinstance(part, Object):
-        return {part.properties[name] for name in part.required}
+    if isinstance(shape, Object):
+        return {shape.properties[name] for name in shape.required}
     return set()
 
 
-def _prune(part: Part, finite: set[State]) -> Part | None:
-    """The part without what cannot be; None when nothing is left."""
-    if not _needs(part) <= finite:
+def _prune(shape: Shape, finite: set[State]) -> Shape | None:
+    """The shape without what cannot be; None when nothing is left."""
+    if not _needs(shape) <= finite:
         return None
-    if isinstance(part, Array):
-        rest = part.rest if part.rest in finite else None
-        n = next((i for i, state in enumerate(part.prefix) if state not in finite), len(part.prefix))
-        high = part.high
-        if n < len(part.prefix) or rest is None:
+    if isinstance(shape, Array):
+        rest = shape.rest if shape.rest in finite else None
+        n = next((i for i, state in enumerate(shape.prefix) if state not in finite), len(shape.prefix))
+        high = shape.high
+        if n < len(shape.prefix) or rest is None:
             high = n if high is None else min(n, high)
-        return replace(part, prefix=part.prefix[:n], rest=rest, high=high)
-    if isinstance(part, Object):
-        properties = {name: state for name, state in part.properties.items() if state in finite}
-        absent = part.absent | (part.properties.keys() - properties.keys())
-        patterns = tuple((pattern, state if state in finite else None) for pattern, state in part.patterns)
-        rest = part.rest if part.rest in finite else None
-        return replace(part, properties=properties, absent=frozenset(absent), patterns=patterns, rest=rest)
-    return part
+        return replace(shape, prefix=shape.prefix[:n], rest=rest, high=high)
+    if isinstance(shape, Object):
+        properties = {name: state for name, state in shape.properties.items() if state in finite}
+        absent = shape.absent | (shape.properties.keys() - properties.keys())
+        patterns = tuple((pattern, state if state in finite else None) for pattern, state in shape.patterns)
+        rest = shape.rest if shape.rest in finite else None
+        return replace(shape, properties=properties, absent=frozenset(absent), patterns=patterns, rest=rest)
+    return shape
 
 
-def _number(part: Number) -> dict[str, Any]:
-    out: dict[str, Any] = {"type": "integer" if part.integer else "number"}
-    if part.low is not None:
-        out["exclusiveMinimum" if part.low_exclusive else "minimum"] = _plain(part.low)
-    if part.high is not None:
-        out["exclusiveMaximum" if part.high_exclusive else "maximum"] = _plain(part.high)
-    if part.multiple_of is not None:
-        out["multipleOf"] = _plain(part.multiple_of)
+def _number(shape: Number) -> dict[str, Any]:
+    out: dict[str, Any] = {"type": "integer" if shape.integer else "number"}
+    if shape.low is not None:
+        out["exclusiveMinimum" if shape.low_exclusive else "minimum"] = _plain(shape.low)
+    if shape.high is not None:
+        out["exclusiveMaximum" if shape.high_exclusive else "maximum"] = _plain(shape.high)
+    if shape.multiple_of is not None:
+        out["multipleOf"] = _plain(shape.multiple_of)
     return out
 
 
@@ -207,13 +208,13 @@ def _plain(value: Fraction) -> int | float:
     return value.numerator if value.denominator == 1 else float(value)
 
 
-def _text(part: Text) -> dict[str, Any]:
+def _text(shape: Text) -> dict[str, Any]:
     out: dict[str, Any] = {"type": "string"}
-    if part.low:
-        out["minLength"] = part.low
-    if part.high is not None:
-        out["maxLength"] = part.high
-    for i, pattern in enumerate(part.patterns):
+    if shape.low:
+        out["minLength"] = shape.low
+    if shape.high is not None:
+        out["maxLength"] = shape.high
+    for i, pattern in enumerate(shape.patterns):
         if i == 0:
             out["pattern"] = pattern.source()
         else:

@@ -9,17 +9,29 @@ from typing import Any
 from llama_cffi.errors import SchemaError
 
 DRAFTS = {
-    "https://json-schema.org/draft/2020-12/schema": 2020,
-    "https://json-schema.org/draft/2019-09/schema": 2019,
-    "http://json-schema.org/draft-07/schema": 7,
-    "http://json-schema.org/draft-06/schema": 6,
+    "json-schema.org/draft/2020-12/schema": 2020,
+    "json-schema.org/draft/2019-09/schema": 2019,
+    "json-schema.org/draft-07/schema": 7,
+    "json-schema.org/draft-06/schema": 6,
+    "json-schema.org/draft-04/schema": 4,
+    "json-schema.org/schema": 0,
 }
+"""The drafts by their ``$schema``, without ``http://`` or ``https://`` and what may stand at the end. 0 is any."""
+
+_SINCE = {
+    "const": 6, "contains": 6, "propertyNames": 6, "if": 7, "then": 7, "else": 7, "dependentRequired": 2019,
+    "dependentSchemas": 2019, "unevaluatedItems": 2019, "unevaluatedProperties": 2019, "minContains": 2019,
+    "maxContains": 2019, "$anchor": 2019, "$recursiveRef": 2019, "prefixItems": 2020, "$dynamicRef": 2020,
+    "$dynamicAnchor": 2020,
+}  # fmt: skip
+"""Keywords that an older draft does not know: there they are annotations."""
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 ANNOTATIONS = frozenset(
     {
         "$comment", "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly",
-        "contentMediaType", "contentEncoding", "contentSchema", "discriminator", "$schema", "$id", "$anchor",
+        "contentMediaType", "contentEncoding", "contentSchema", "discriminator", "$schema", "$id", "$anchor", "id",
+        "$dynamicAnchor", "$recursiveAnchor", "$vocabulary",
     }
 )  # fmt: skip
 """What says something about a value without restricting it. Names that begin with ``x-`` count as well."""
@@ -34,7 +46,12 @@ _COUNTS = {
     "maxContains", "maxItems", "maxLength", "maxProperties", "minContains", "minItems", "minLength", "minProperties",
 }  # fmt: skip
 _NUMBERS = {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"}
-_TEXTS = {"$anchor", "$id", "$ref", "$schema", "format", "pattern"}
+_TEXTS = {
+    "$anchor", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveRef", "$ref", "$schema", "format", "pattern",
+}  # fmt: skip
+_OTHERS = {"const", "dependencies", "dependentRequired", "enum", "required", "type", "uniqueItems"}
+KNOWN = _ONE | _LISTS | _MAPS | _COUNTS | _NUMBERS | _TEXTS | _OTHERS
+"""Every keyword that restricts a value, or names or refers to a schema."""
 
 
 def at(pointer: str, keyword: str, message: str) -> SchemaError:
@@ -75,19 +92,50 @@ def subschemas(value: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]
             yield from ((x, pointer_to(place, name)) for name, x in inner.items() if not isinstance(x, list))
 
 
-def check(value: Any, pointer: str) -> None:
-    """Raises :class:`SchemaError` unless ``value`` is a schema as far as its own keywords go."""
+def draft_of(value: Any, pointer: str = "") -> int:
+    """The draft that ``$schema`` names; 0 without one. Raises :class:`SchemaError` for an unknown one."""
+    if not isinstance(value, dict) or "$schema" not in value:
+        return 0
+    name = value["$schema"]
+    if not isinstance(name, str):
+        raise at(pointer, "$schema", f"needs a string, not {_short(name)}")
+    plain = name.strip().rstrip("#/")
+    for scheme in ("https://", "http://"):
+        plain = plain.removeprefix(scheme)
+    if plain not in DRAFTS:
+        raise at(pointer, "$schema", f"names no draft that is supported: {name!r} (not {', '.join(DRAFTS)})")
+    return DRAFTS[plain]
+
+
+def forget_newer(value: dict[str, Any], draft: int) -> None:
+    """Delete the keywords that the draft does not know; 0 knows all."""
+    if draft:
+        for keyword in [keyword for keyword in value if _SINCE.get(keyword, 0) > draft]:
+            del value[keyword]
+
+
+def check(value: Any, pointer: str, *, draft: int = 0, strict: bool = False) -> None:
+    """Raise :class:`SchemaError` unless ``value`` is a schema as far as its own keywords go.
+
+    Keywords that no draft knows are annotations, which ``strict`` refuses.
+    """
     if isinstance(value, bool):
         return
     if not isinstance(value, dict):
         raise SchemaError(f"a schema is an object or a boolean, not {_short(value)}", pointer=pointer)
     for keyword, inner in value.items():
-        problem = _problem(keyword, inner)
+        if _SINCE.get(keyword, 0) > draft > 0:
+            problem = "is not known to the draft that $schema names" if strict else ""
+        elif keyword in KNOWN:
+            problem = _problem(keyword, inner, draft)
+        else:
+            unknown = keyword not in ANNOTATIONS and not keyword.startswith("x-")
+            problem = "is no keyword of JSON Schema; without strict=True it is an annotation" * (strict and unknown)
         if problem:
             raise at(pointer, keyword, problem)
 
 
-def _problem(keyword: str, inner: Any) -> str:
+def _problem(keyword: str, inner: Any, draft: int) -> str:
     if keyword in _ONE:
         if keyword == "items" and isinstance(inner, list):
             return ""
@@ -103,6 +151,8 @@ def _problem(keyword: str, inner: Any) -> str:
     if keyword in _COUNTS:
         return "" if _is_count(inner) else f"needs an integer of 0 or more, not {_short(inner)}"
     if keyword in _NUMBERS:
+        if isinstance(inner, bool) and keyword.startswith("exclusive") and draft in (0, 4):
+            return ""
         if not _is_number(inner) or (keyword == "multipleOf" and inner <= 0):
             return f"needs a {'positive ' * (keyword == 'multipleOf')}number, not {_short(inner)}"
         return ""
@@ -118,9 +168,7 @@ def _problem(keyword: str, inner: Any) -> str:
         return "" if isinstance(inner, list) and inner else f"needs a list of values, not {_short(inner)}"
     if keyword == "uniqueItems":
         return "" if isinstance(inner, bool) else f"needs true or false, not {_short(inner)}"
-    if keyword in ANNOTATIONS or keyword == "const" or keyword.startswith("x-"):
-        return ""
-    return "is not supported"
+    return ""
 
 
 def _is_number(value: Any) -> bool:
@@ -140,4 +188,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-__all__ = ["DRAFTS", "as_json", "at", "check", "pointer_to", "subschemas"]
+__all__ = [
+    "ANNOTATIONS",
+    "DRAFTS",
+    "KNOWN",
+    "TYPES",
+    "as_json",
+    "at",
+    "check",
+    "draft_of",
+    "forget_newer",
+    "pointer_to",
+    "subschemas",
+]

@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_cffi.grammar.keywords import ANNOTATIONS, TYPES, at
 from llama_cffi.grammar.pattern import Pattern
-from llama_cffi.grammar.references import Document, Node
+from llama_cffi.grammar.document import Document, Node
 
 _OPPOSITES = {
     "minimum": ("number", "exclusiveMaximum", 0),

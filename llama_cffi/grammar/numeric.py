@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
+from typing import TypeAlias
 
+from llama_cffi.grammar.document import Node
+from llama_cffi.grammar.equality import exact
 from llama_cffi.grammar.keywords import at
-from llama_cffi.grammar.references import Node
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,28 @@ class Number:
         return self.multiple_of is None or (value / self.multiple_of).denominator == 1
 
 
-def number(value: float) -> Fraction:
-    """A number of a JSON text, exactly as it is written."""
-    return Fraction(value) if isinstance(value, int) else Fraction(Decimal(repr(value)))
+Bound: TypeAlias = "tuple[Fraction, bool, str]"
+"""A bound, whether it is exclusive, and the keyword that says it."""
+
+
+def lower_bounds(node: Node) -> list[Bound]:
+    """The bounds of a schema from below; ``exclusiveMinimum`` of draft 4 makes ``minimum`` an exclusive one."""
+    return _bounds(node, "minimum", "exclusiveMinimum")
+
+
+def upper_bounds(node: Node) -> list[Bound]:
+    """The bounds of a schema from above."""
+    return _bounds(node, "maximum", "exclusiveMaximum")
+
+
+def _bounds(node: Node, plain: str, exclusive: str) -> list[Bound]:
+    flag = node.value.get(exclusive)
+    bounds = []
+    if plain in node.value:
+        bounds.append((exact(node.value[plain]), flag is True, plain))
+    if flag is not None and not isinstance(flag, bool):
+        bounds.append((exact(flag), True, exclusive))
+    return bounds
 
 
 def numbers(atoms: list[Node], *, integer: bool) -> Iterator[Number]:
@@ -57,16 +77,14 @@ def numbers(atoms: list[Node], *, integer: bool) -> Iterator[Number]:
     high: tuple[Fraction, bool] | None = None
     multiple: Fraction | None = None
     for node in atoms:
-        for keyword in ("minimum", "exclusiveMinimum"):
-            if keyword in node.value:
-                bound = _bound(node, keyword), keyword != "minimum"
-                low = bound if low is None else max(low, bound)
-        for keyword in ("maximum", "exclusiveMaximum"):
-            if keyword in node.value:
-                bound = _bound(node, keyword), keyword == "maximum"
-                high = bound if high is None else min(high, bound)
+        for value, exclusive, keyword in lower_bounds(node):
+            bound = _kept(node, value, keyword), exclusive
+            low = bound if low is None else max(low, bound)
+        for value, exclusive, keyword in upper_bounds(node):
+            bound = _kept(node, value, keyword), not exclusive
+            high = bound if high is None else min(high, bound)
         if "multipleOf" in node.value:
-            step = number(node.value["multipleOf"])
+            step = exact(node.value["multipleOf"])
             multiple = step if multiple is None else _lcm(multiple, step)
             # The engine counts remainders: its automaton has a state for each, and it spells steps out as decimals.
             if multiple.numerator > 10_000 or 10**6 % multiple.denominator or 10**6 * multiple > 10**9:
@@ -93,14 +111,13 @@ def numbers(atoms: list[Node], *, integer: bool) -> Iterator[Number]:
     if not part.integer and part.low is not None and part.high is not None and part.high - part.low < 1:
         # The engine (llguidance 1.9.1) lets 0 through for numbers above 0 and below 0.5.
         for node in atoms:
-            for keyword in ("exclusiveMinimum", "exclusiveMaximum"):
-                if keyword in node.value and (part.low_exclusive or part.high_exclusive):
-                    raise at(node.pointer, keyword, "is not supported for a range that is narrower than 1")
+            for _, exclusive, keyword in (*lower_bounds(node), *upper_bounds(node)):
+                if exclusive and (part.low_exclusive or part.high_exclusive):
+                    raise at(node.pointer, keyword, "is not supported for an open range that is narrower than 1")
     yield part
 
 
-def _bound(node: Node, keyword: str) -> Fraction:
-    value = number(node.value[keyword])
+def _kept(node: Node, value: Fraction, keyword: str) -> Fraction:
     # The engine computes with 64-bit floats, and spells bounds out digit by digit.
     if abs(value) > 2**53 or 10**15 % value.denominator:
         raise at(node.pointer, keyword, "has more digits than the engine keeps to")
@@ -111,4 +128,4 @@ def _lcm(a: Fraction, b: Fraction) -> Fraction:
     return Fraction(math.lcm(a.numerator, b.numerator), math.gcd(a.denominator, b.denominator))
 
 
-__all__ = ["Number", "number", "numbers"]
+__all__ = ["Number", "lower_bounds", "numbers", "upper_bounds"]

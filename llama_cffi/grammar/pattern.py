@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from llama_cffi.grammar.automaton import Automaton
 from llama_cffi.grammar.pattern_syntax import (
     ANY,
     Alt,
@@ -55,7 +57,16 @@ def _whole(node: Node, *, left: bool, right: bool) -> Node:
         parts[-1], right = _whole(parts[-1], left=False, right=right), False
     if any(map(_has_anchor, parts)):
         raise PatternError("an anchor inside the pattern is not supported")
+    if left and parts:
+        parts[0] = _least(parts[0])
+    if right and parts:
+        parts[-1] = _least(parts[-1])
     return Cat((*[_ANYTHING] * left, *parts, *[_ANYTHING] * right))
+
+
+def _least(node: Node) -> Node:
+    """What must be found where anything may stand beside it: of a repetition, the fewest times."""
+    return Repeat(node.node, node.low, node.low) if isinstance(node, Repeat) and node.high != node.low else node
 
 
 def _size(node: Node) -> int:
@@ -82,16 +93,34 @@ def _write(node: Node) -> str:
 
 
 def _write_chars(ranges: Ranges) -> str:
-    if ranges != ANY.ranges:
-        # The engine takes a class that has all control characters for one that has the quote and the backslash too
-        # (llguidance 1.9.1, in strings of JSON). No class has all of them without this one.
-        ranges = complement((*complement(ranges), (1, 1)))
-    if not ranges:
-        raise PatternError("a character class that is empty, or U+0001 alone, is not supported")
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         return _write_char(ranges[0][0])
     members = (_write_char(low) + (f"-{_write_char(high)}" if high > low else "") for low, high in ranges)
     return "[" + "".join(members) + "]"
+
+
+def _writable(node: Node) -> Node | None:
+    """The expression without what the engine cannot write; None when no text is left.
+
+    The engine takes a class that has all control characters for one that has the quote and the backslash too
+    (llguidance 1.9.1, in strings of JSON). Without U+0001, no class has all of them.
+    """
+    if isinstance(node, Chars):
+        ranges = node.ranges if node == ANY else complement((*complement(node.ranges), (1, 1)))
+        return Chars(ranges) if ranges else None
+    if isinstance(node, Cat):
+        parts = [_writable(part) for part in node.parts]
+        left = [part for part in parts if part is not None]
+        return Cat(tuple(left)) if len(left) == len(parts) else None
+    if isinstance(node, Alt):
+        options = [kept for option in node.options if (kept := _writable(option)) is not None]
+        return Alt(tuple(options)) if options else None
+    if isinstance(node, Repeat):
+        inner = _writable(node.node)
+        if inner is None:
+            return EMPTY if node.low == 0 else None
+        return Repeat(inner, node.low, node.high)
+    return node
 
 
 def _write_char(code: int) -> str:
@@ -155,6 +184,11 @@ class Pattern:
         return cls(node)
 
     @classmethod
+    def of(cls, automaton: Automaton) -> Pattern:
+        """The texts of an automaton that has some; :class:`PatternError` when it writes out too large."""
+        return cls(automaton.expression(MAX_SIZE))
+
+    @classmethod
     def words(cls, words: Sequence[str]) -> Pattern:
         """Exactly these texts."""
         return cls(Alt(tuple(Cat(tuple(char(ord(sign)) for sign in word)) for word in words)))
@@ -178,13 +212,31 @@ class Pattern:
         """Whether the text belongs to the set."""
         return len(text) in _ends(self.node, text, {0})
 
+    @property
+    def automaton(self) -> Automaton:
+        """The same set as an automaton; :class:`PatternError` when that is too large."""
+        return _automaton(self.node)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no text of the set can be written for the engine."""
+        return _writable(self.node) is None
+
     def source(self) -> str:
         """The pattern for the engine: anchored at both ends, in what ECMA-262 and Rust's regex crate share."""
         return f"^(?:{self.body()})$"
 
     def body(self) -> str:
-        """The same without anchors."""
-        return _write(self.node)
+        """The same without anchors; :class:`PatternError` for a set without texts."""
+        node = _writable(self.node)
+        if node is None:
+            raise PatternError("no text matches the pattern")
+        return _write(node)
+
+
+@lru_cache(maxsize=256)
+def _automaton(node: Node) -> Automaton:
+    return Automaton.of(node)
 
 
 def _none_of(words: list[str]) -> Node:

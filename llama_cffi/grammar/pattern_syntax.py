@@ -172,14 +172,14 @@ class Parser:
         return char(ord(sign))
 
     def group(self) -> Node:
-        if self.take("?"):
-            if self.take("<") and self.peek() not in ("=", "!"):
+        if self.take("?") and not self.take(":"):
+            if self.text.startswith("<", self.at) and self.text[self.at + 1 : self.at + 2] not in ("=", "!"):
                 end = self.text.find(">", self.at)
-                if end < 0 or not self.text[self.at : end].isidentifier():
+                if end < 0 or not self.text[self.at + 1 : end].isidentifier():
                     raise self.error("a group name that does not end")
                 self.at = end + 1
-            elif not self.take(":"):
-                raise self.error("lookaround, which is not supported,")
+            else:
+                raise self.error(_unsupported_group(self.text[self.at :]))
         node = self.alternatives()
         if not self.take(")"):
             raise self.error("a missing ')'")
@@ -256,6 +256,19 @@ class Parser:
             raise self.error("an escape without its hexadecimal digits")
         self.at += n
         return int(digits, 16)
+
+
+def _unsupported_group(rest: str) -> str:
+    """What it is that begins with ``(?`` and then ``rest``."""
+    if rest.startswith(("=", "!", "<=", "<!")):
+        return "lookaround, which is not supported,"
+    if rest.startswith("P"):
+        return "Python's syntax for named groups, which is not supported; write (?<name>...) or (...)"
+    if rest.startswith(">"):
+        return "an atomic group, which is not supported,"
+    if rest[:1].isalpha() or rest.startswith("-"):
+        return "flags inside the pattern, which are not supported,"
+    return "an unknown kind of group"
 
 
 def _is_count(text: str) -> bool:
