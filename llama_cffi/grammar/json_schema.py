@@ -189,7 +189,11 @@ def _prune(shape: Shape, finite: set[State]) -> Shape | None:
         absent = shape.absent | (shape.properties.keys() - properties.keys())
         patterns = tuple((pattern, state if state in finite else None) for pattern, state in shape.patterns)
         rest = shape.rest if shape.rest in finite else None
-        return replace(shape, properties=properties, absent=frozenset(absent), patterns=patterns, rest=rest)
+        left = replace(shape, properties=properties, absent=frozenset(absent), patterns=patterns, rest=rest)
+        if left.open:
+            return left
+        # Counts beside open objects stand where every listed property is required.
+        return None if left.low > len(properties) else replace(left, low=0, high=None)
     return shape
 
 

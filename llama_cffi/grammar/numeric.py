@@ -13,6 +13,11 @@ from llama_cffi.grammar.equality import exact
 from llama_cffi.grammar.keywords import at
 
 
+MAX_LISTED = 500
+"""Numbers that are written out where the engine would not keep to a step."""
+_POWERS = frozenset(Fraction(1, 10**n) for n in range(7))
+
+
 @dataclass(frozen=True)
 class Number:
     """Numbers between two bounds; an exclusive one does not belong itself."""
@@ -36,15 +41,23 @@ class Number:
             return first > last
         return self.low > self.high or (self.low == self.high and (self.low_exclusive or self.high_exclusive))
 
-    def holds(self, value: Fraction) -> bool:
-        """Whether a number is one of these."""
-        if self.integer and value.denominator != 1:
-            return False
-        if self.low is not None and (value < self.low or (self.low_exclusive and value == self.low)):
-            return False
-        if self.high is not None and (value > self.high or (self.high_exclusive and value == self.high)):
-            return False
-        return self.multiple_of is None or (value / self.multiple_of).denominator == 1
+    @property
+    def uneven(self) -> bool:
+        """Whether the step has two decimals or more, and is not one of 0.01, 0.001 and so on."""
+        step = self.multiple_of
+        return step is not None and 10 % step.denominator != 0 and step not in _POWERS
+
+    def listed(self, limit: int) -> list[int | float] | None:
+        """All of these numbers when they are at most ``limit`` multiples of a step, else None."""
+        if self.low is None or self.high is None or self.multiple_of is None:
+            return None
+        step = self.multiple_of
+        first = math.floor(self.low / step) + 1 if self.low_exclusive else math.ceil(self.low / step)
+        last = math.ceil(self.high / step) - 1 if self.high_exclusive else math.floor(self.high / step)
+        if last - first >= limit:
+            return None
+        found = (step * n for n in range(first, last + 1))
+        return [value.numerator if value.denominator == 1 else float(value) for value in found]
 
 
 Bound: TypeAlias = "tuple[Fraction, bool, str]"
@@ -114,6 +127,10 @@ def numbers(atoms: list[Node], *, integer: bool) -> Iterator[Number]:
             for _, exclusive, keyword in (*lower_bounds(node), *upper_bounds(node)):
                 if exclusive and (part.low_exclusive or part.high_exclusive):
                     raise at(node.pointer, keyword, "is not supported for an open range that is narrower than 1")
+    if part.uneven and part.listed(MAX_LISTED) is None and (part.low is not None or part.high is not None):
+        # The engine takes the digits of 1.5 for those of a multiple of 0.25, and knows no 1.50 below a bound.
+        node = next(node for node in atoms if "multipleOf" in node.value)
+        raise at(node.pointer, "multipleOf", f"is not supported for this step with more than {MAX_LISTED} values in bounds")
     yield part
 
 
@@ -128,4 +145,4 @@ def _lcm(a: Fraction, b: Fraction) -> Fraction:
     return Fraction(math.lcm(a.numerator, b.numerator), math.gcd(a.denominator, b.denominator))
 
 
-__all__ = ["Number", "lower_bounds", "numbers", "upper_bounds"]
+__all__ = ["MAX_LISTED", "Number", "lower_bounds", "numbers", "upper_bounds"]

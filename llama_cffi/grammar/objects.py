@@ -53,6 +53,8 @@ def object_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Object]:
         if not absent.isdisjoint(required):
             return
         regions, rest = _regions(reader, atoms, patterns, allowed)
+        beside = (_beside(properties, pattern, state) for pattern, state in regions)
+        regions = tuple((pattern, state) for pattern, state in beside if not pattern.empty)
     except PatternError as error:
         raise at(*place, str(error)) from None
     low, high = lowest(atoms, "minProperties"), highest(atoms, "maxProperties")
@@ -133,6 +135,15 @@ def _regions(
         for state, names in of_state.items()
         if not (pattern := written.get(names) or Pattern.of(names)).empty
     ), rest
+
+
+def _beside(properties: dict[str, State], pattern: Pattern, state: State | None) -> tuple[Pattern, State | None]:
+    """A pattern without the names that are listed: the engine would ask for both, and fails at some that it mixes."""
+    others = [name for name in properties if pattern.matches(name)]
+    if others:
+        left = pattern.automaton.without(Pattern.words(others).automaton)
+        pattern = Pattern.words([]) if left.empty else Pattern.of(left)
+    return pattern, state
 
 
 def _disjoint(patterns: list[Pattern]) -> bool:

@@ -12,7 +12,7 @@ from llama_cffi.grammar.document import REFERENCES, Document, Node
 from llama_cffi.grammar.equality import equal, is_number
 from llama_cffi.grammar.keywords import at
 from llama_cffi.grammar.negation import negations
-from llama_cffi.grammar.numeric import Number, numbers
+from llama_cffi.grammar.numeric import MAX_LISTED, Number, numbers
 from llama_cffi.grammar.objects import object_shapes
 from llama_cffi.grammar.pattern import Pattern
 from llama_cffi.grammar.shapes import Array, Object, Shape, Simple, State, Values
@@ -247,7 +247,9 @@ class SchemaReader:
             found = list(numbers(atoms, integer=not mask & FRACTIONAL))
             if mask & _NUMBER == FRACTIONAL and any(_has_fractions(shape) for shape in found):
                 raise at(atoms[0].pointer, "type", "is not supported for numbers that must not be integers")
-            yield from found if mask & INTEGER else []
+            for shape in found if mask & INTEGER else []:
+                listed = shape.listed(MAX_LISTED) if shape.uneven else None
+                yield shape if listed is None else Values(tuple(listed))
         if mask & STRING:
             yield from text_shapes(self, atoms)
         if mask & ARRAY:
