@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from llama_cffi.grammar.keywords import ANNOTATIONS, TYPES, at
-from llama_cffi.grammar.pattern import Pattern
 from llama_cffi.grammar.document import Document, Node
+from llama_cffi.grammar.formats import KNOWN_FORMATS, format_pattern
+from llama_cffi.grammar.keywords import KNOWN, TYPES, at
+from llama_cffi.grammar.numeric import lower_bounds, upper_bounds
+from llama_cffi.grammar.pattern import Pattern, PatternError
 
 _OPPOSITES = {
     "minimum": ("number", "exclusiveMaximum", 0),
@@ -21,7 +23,8 @@ _OPPOSITES = {
     "minProperties": ("object", "maxProperties", -1),
     "maxProperties": ("object", "minProperties", 1),
 }
-_SILENT = ANNOTATIONS | {"$defs", "definitions"}
+_SILENT = {"$defs", "definitions", "then", "else", "minContains", "maxContains", "additionalItems"}
+"""Keywords that say nothing by themselves."""
 
 
 def negations(document: Document, node: Node, keyword: str) -> list[Node]:
@@ -33,9 +36,12 @@ def negations(document: Document, node: Node, keyword: str) -> list[Node]:
         return [] if node.value else [document.derived(node, True, "anything")]
     found: list[Node] = []
     for name, inner in node.value.items():
-        if name in _SILENT or name.startswith("x-"):
+        if name not in KNOWN or name in _SILENT:
             continue
-        values = _negated(document, node, name, inner)
+        try:
+            values = _negated(document, node, name, inner)
+        except (PatternError, RecursionError) as error:
+            raise at(node.pointer, name, f"is not supported inside {keyword!r}: {error}") from None
         if values is None:
             raise at(node.pointer, name, f"is not supported inside {keyword!r}")
         found.extend(
@@ -46,16 +52,28 @@ def negations(document: Document, node: Node, keyword: str) -> list[Node]:
 
 
 def _negated(document: Document, node: Node, keyword: str, inner: Any) -> list[Any] | None:
-    if document.ref_alone and "$ref" in node.value:
-        return None
+    if document.ref_alone and "$ref" in node.value and keyword != "$ref":
+        return []
+    if keyword == "$ref":
+        target = document.target(node)
+        return [document.derived(target, {"not": target.value}, "not")]
+    if keyword in ("$schema", "$id", "$anchor", "$dynamicAnchor"):
+        return []
     if keyword == "type":
         named = set(inner if isinstance(inner, list) else [inner])
+        others: list[str] = [name for name in TYPES if name not in named and name != "integer"]
         if "integer" in named and "number" not in named:
-            return None
-        others = [name for name in TYPES if name not in named and name != "integer"]
+            others = [*(name for name in others if name != "number"), "fraction"]
         return [{"type": others}] if others else []
     if keyword in _OPPOSITES:
         kind, opposite, step = _OPPOSITES[keyword]
+        if isinstance(inner, bool):
+            return []
+        if kind == "number":
+            bounds = lower_bounds(node) if keyword in ("minimum", "exclusiveMinimum") else upper_bounds(node)
+            exclusive = next(is_exclusive for _, is_exclusive, named in bounds if named == keyword)
+            if exclusive:
+                opposite = {"exclusiveMaximum": "maximum", "exclusiveMinimum": "minimum"}.get(opposite, opposite)
         return [{"type": kind, opposite: inner + step}] if inner + step >= 0 or kind == "number" else []
     if keyword in ("const", "enum"):
         return _unlike(inner if keyword == "enum" else [inner])
@@ -67,6 +85,21 @@ def _negated(document: Document, node: Node, keyword: str, inner: Any) -> list[A
             {"type": "object", "required": [name], "properties": {name: {"not": place.value}}}
             for name, place in places.items()
         ]
+    if keyword == "pattern":
+        return _other_texts(Pattern.parse(inner))
+    if keyword == "format":
+        pattern = format_pattern(inner)
+        return [] if pattern is None and inner not in KNOWN_FORMATS else pattern and _other_texts(pattern)
+    if keyword == "items" and isinstance(inner, (dict, bool)) and "prefixItems" not in node.value:
+        return [{"type": "array", "contains": {"not": inner}}]
+    if keyword == "contains" and not node.value.keys() & {"minContains", "maxContains"}:
+        return [{"type": "array", "items": {"not": inner}}]
+    if keyword == "dependentRequired":
+        return [
+            {"type": "object", "required": [name], "properties": {other: False}}
+            for name, others in inner.items()
+            for other in others
+        ]
     if keyword == "not":
         return [document.child(node, inner, "not")]
     if keyword == "allOf":
@@ -76,6 +109,12 @@ def _negated(document: Document, node: Node, keyword: str, inner: Any) -> list[A
     if keyword == "additionalProperties" and inner is True:
         return []
     return None
+
+
+def _other_texts(pattern: Pattern) -> list[Any]:
+    """Schemas of the strings that do not match."""
+    others = pattern.automaton.complement()
+    return [] if others.empty else [{"type": "string", "pattern": Pattern.of(others).source()}]
 
 
 def _unlike(values: list[Any]) -> list[Any] | None:
