@@ -44,11 +44,25 @@ _PCHAR = rf"(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|{_PERCENT})"
 _QUERY = rf"(?:[a-zA-Z0-9._~!$&'()*+,;=:@/?-]|{_PERCENT})*"
 _AUTHORITY = (
     rf"(?:(?:[a-zA-Z0-9._~!$&'()*+,;=:-]|{_PERCENT})*@)?"
-    rf"(?:\[(?:{_IPV6}|v[0-9a-fA-F]+\.[a-zA-Z0-9._~!$&'()*+,;=:-]+)\]|(?:[a-zA-Z0-9._~!$&'()*+,;=-]|{_PERCENT})*)"
+    rf"(?:\[(?:{_IPV6}|[vV][0-9a-fA-F]+\.[a-zA-Z0-9._~!$&'()*+,;=:-]+)\]|(?:[a-zA-Z0-9._~!$&'()*+,;=-]|{_PERCENT})*)"
     r"(?::[0-9]*)?"
 )
 _TAIL = rf"(?:\?{_QUERY})?(?:#{_QUERY})?"
 _NOT_ABSOLUTE = rf"//{_AUTHORITY}(?:/{_PCHAR}*)*|/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?"
+_RELATIVE = rf"(?:{_NOT_ABSOLUTE}|(?:[a-zA-Z0-9._~!$&'()*+,;=@-]|{_PERCENT})+(?:/{_PCHAR}*)*|)"
+_UCS = (
+    "\u00a0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef"
+    + "".join(rf"\u{{{plane:x}0000}}-\u{{{plane:x}fffd}}" for plane in range(1, 14))
+    + r"\u{e1000}-\u{efffd}"
+)
+_IRI_QUERY = r"\ue000-\uf8ff\u{f0000}-\u{ffffd}\u{100000}-\u{10fffd}"
+# Two hyphens at the third place begin a label in Punycode, of which only tables can say whether it means something.
+_HOST_LABEL = (
+    "(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]?[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]"
+    "(?:[a-zA-Z0-9][a-zA-Z0-9-]{0,59}|-[a-zA-Z0-9][a-zA-Z0-9-]{0,58}|-)[a-zA-Z0-9])"
+)
+_VARNAME = rf"(?:[a-zA-Z0-9_]|{_PERCENT})(?:\.?(?:[a-zA-Z0-9_]|{_PERCENT}))*"
+_VARSPEC = rf"{_VARNAME}(?::[1-9][0-9]{{0,3}}|\*)?"
 _POINTER = "(?:/(?:[^/~]|~[01])*)*"
 
 _SOURCES = {
@@ -61,27 +75,34 @@ _SOURCES = {
     "ipv6": _IPV6,
     "uuid": rf"{_HEX4}{_HEX4}-{_HEX4}-{_HEX4}-{_HEX4}-{_HEX4}{_HEX4}{_HEX4}",
     "uri": rf"[a-zA-Z][a-zA-Z0-9+.-]*:(?:{_NOT_ABSOLUTE}|{_PCHAR}+(?:/{_PCHAR}*)*|){_TAIL}",
+    "uri-reference": rf"(?:[a-zA-Z][a-zA-Z0-9+.-]*:(?:{_NOT_ABSOLUTE}|{_PCHAR}+(?:/{_PCHAR}*)*|)|{_RELATIVE}){_TAIL}",
+    "uri-template": (
+        rf"(?:[!#$&-;=?-Z_a-z~\[\]]|[{_UCS}{_IRI_QUERY}]|{_PERCENT}|\{{[+#./;?&=,!@|]?{_VARSPEC}(?:,{_VARSPEC})*\}})*"
+    ),
+    "hostname": rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*",
     "json-pointer": _POINTER,
     "relative-json-pointer": rf"(?:0|[1-9][0-9]*)(?:#|{_POINTER})",
 }
 
-FORMATS = tuple(_SOURCES)
+FORMATS = (*_SOURCES, "iri", "iri-reference")
 """The values of ``format`` that are asserted."""
 
-KNOWN_FORMATS = frozenset(
-    {
-        *FORMATS, "hostname", "idn-email", "idn-hostname", "iri", "iri-reference", "regex", "uri-reference",
-        "uri-template",
-    }
-)  # fmt: skip
+KNOWN_FORMATS = frozenset({*FORMATS, "idn-email", "idn-hostname", "regex"})
 """What a draft gives a meaning: those that are not asserted are refused, and others are annotations."""
+
+
+MAX_LENGTHS = {"hostname": 253}
+"""Formats whose texts have a length that their pattern does not say."""
 
 
 @cache
 def format_pattern(name: str) -> Pattern | None:
     """The texts of a format; None for one that is not asserted."""
+    if name in ("iri", "iri-reference"):
+        uri = _SOURCES["uri" + name[3:]].replace(rf"\?{_QUERY}", rf"\?(?:{_QUERY}|[{_IRI_QUERY}])*")
+        return Pattern.parse(f"^(?:{uri.replace('a-zA-Z0-9._~', f'a-zA-Z0-9._~{_UCS}')})$")
     source = _SOURCES.get(name)
     return None if source is None else Pattern.parse(f"^(?:{source})$")
 
 
-__all__ = ["FORMATS", "KNOWN_FORMATS", "format_pattern"]
+__all__ = ["FORMATS", "KNOWN_FORMATS", "MAX_LENGTHS", "format_pattern"]

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from llama_cffi.grammar.document import Document, Node
-from llama_cffi.grammar.formats import KNOWN_FORMATS, format_pattern
+from llama_cffi.grammar.formats import KNOWN_FORMATS, MAX_LENGTHS, format_pattern
 from llama_cffi.grammar.keywords import KNOWN, TYPES, at
 from llama_cffi.grammar.numeric import lower_bounds, upper_bounds
 from llama_cffi.grammar.pattern import Pattern, PatternError
@@ -88,7 +88,7 @@ def _negated(document: Document, node: Node, keyword: str, inner: Any) -> list[A
     if keyword == "pattern":
         return _other_texts(Pattern.parse(inner))
     if keyword == "format":
-        pattern = format_pattern(inner)
+        pattern = None if inner in MAX_LENGTHS else format_pattern(inner)
         return [] if pattern is None and inner not in KNOWN_FORMATS else pattern and _other_texts(pattern)
     if keyword == "items" and isinstance(inner, (dict, bool)) and "prefixItems" not in node.value:
         return [{"type": "array", "contains": {"not": inner}}]

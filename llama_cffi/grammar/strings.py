@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from llama_cffi.grammar.automaton import Automaton
 from llama_cffi.grammar.document import Node
-from llama_cffi.grammar.formats import FORMATS, KNOWN_FORMATS, format_pattern
+from llama_cffi.grammar.formats import FORMATS, KNOWN_FORMATS, MAX_LENGTHS, format_pattern
 from llama_cffi.grammar.keywords import at
 from llama_cffi.grammar.pattern import Pattern, PatternError
 from llama_cffi.grammar.shapes import ShapeReader, Text, highest, lowest
@@ -24,6 +24,8 @@ def text_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Text]:
         if "format" in node.value:
             found = _format(node, node.value["format"], strict=reader.document.strict)
             patterns.extend([] if found is None else [found])
+            longest = MAX_LENGTHS.get(node.value["format"])
+            high = longest if high is None else min(high, longest or high)
     text = Text(low, high, tuple(dict.fromkeys(patterns)))
     if (high is None or low <= high) and not _empty(text):
         yield text

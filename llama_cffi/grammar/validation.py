@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_cffi.grammar.document import REFERENCES, Document, Node
 from llama_cffi.grammar.equality import equal, exact, is_number, json_key
-from llama_cffi.grammar.formats import format_pattern
+from llama_cffi.grammar.formats import MAX_LENGTHS, format_pattern
 from llama_cffi.grammar.keywords import at
 from llama_cffi.grammar.numeric import lower_bounds, upper_bounds
 from llama_cffi.grammar.pattern import Pattern, PatternError
@@ -105,7 +105,9 @@ class Validator:
             if "pattern" in schema and not self.pattern(node, schema["pattern"], "pattern").matches(value):
                 return False
             pattern = format_pattern(schema["format"]) if "format" in schema else None
-            return pattern is None or pattern.matches(value)
+            return pattern is None or (
+                len(value) <= MAX_LENGTHS.get(schema["format"], len(value)) and pattern.matches(value)
+            )
         return True
 
     # -- keywords that hold other schemas for the same value

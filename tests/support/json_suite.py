@@ -32,6 +32,26 @@ DEVIATIONS = {
     "valid leap second, large positive time-offset": "leap seconds only at 23:59:60 UTC",
     "valid leap second, negative time-offset": "leap seconds only at 23:59:60 UTC",
     "valid leap second, large negative time-offset": "leap seconds only at 23:59:60 UTC",
+    **dict.fromkeys(
+        [
+            "a valid host name (example.test in Hangul)",
+            "Exceptions that are PVALID, left-to-right chars",
+            "Exceptions that are PVALID, right-to-left chars",
+            "MIDDLE DOT with surrounding 'l's",
+            "Greek KERAIA followed by Greek",
+            "Hebrew GERESH preceded by Hebrew",
+            "Hebrew GERSHAYIM preceded by Hebrew",
+            "KATAKANA MIDDLE DOT with Hiragana",
+            "KATAKANA MIDDLE DOT with Katakana",
+            "KATAKANA MIDDLE DOT with Han",
+            "Arabic-Indic digits not mixed with Extended Arabic-Indic digits",
+            "Extended Arabic-Indic digits not mixed with Arabic-Indic digits",
+            "ZERO WIDTH JOINER preceded by Virama",
+            "ZERO WIDTH NON-JOINER preceded by Virama",
+            "ZERO WIDTH NON-JOINER not preceded by Virama but matches regexp",
+        ],
+        "no labels of host names in Punycode",
+    ),
     "Non-whitespace control matches": "U+0001 stands in no string that a pattern restricts",
 }
 """Tests whose instance is valid and not accepted, with the reason that the documentation gives."""
