@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.request import Request
     from llama_cffi.engine.sampling_params import SamplingParams
     from llama_cffi.errors import LlamaCffiError
-    from llama_cffi.grammar.values import GBNF, Lark, Lazy, Regex
+    from llama_cffi.grammar.values import GBNF, JsonSchema, Lark, Lazy, Regex
     from llama_cffi.llama import Llama
     from llama_cffi.prompt.tools import Tool
     from llama_cffi.reply.completion import Chunk, Completion, FinishReason, Speculation, Timings, TokenLogprob, Usage
@@ -65,6 +65,7 @@ _HOME = {
     "Engine": "engine.engine",
     "FinishReason": "reply.completion",
     "GGUFFile": "core.gguf",
+    "JsonSchema": "grammar.values",
     "Label": "reply.vectors",
     "Lark": "grammar.values",
     "Lazy": "grammar.values",
@@ -122,6 +123,7 @@ __all__ = [
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "JsonSchema",
     "Label",
     "Lark",
     "Lazy",

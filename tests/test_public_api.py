@@ -24,6 +24,7 @@ PUBLIC = [
     "Engine",
     "FinishReason",
     "GGUFFile",
+    "JsonSchema",
     "Label",
     "Lark",
     "Lazy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -195,7 +196,7 @@ def _segments(a: tuple[_Edge, ...], b: tuple[_Edge, ...]) -> Iterator[tuple[int,
     """The stretches of code points on which both lists of edges are constant, and one of them leads somewhere."""
     cuts = sorted({cut for low, high, _ in (*a, *b) for cut in (low, high + 1)})
     i = j = 0
-    for low, after in zip(cuts, cuts[1:], strict=False):
+    for low, after in itertools.pairwise(cuts):
         while i < len(a) and a[i][1] < low:
             i += 1
         while j < len(b) and b[j][1] < low:
@@ -271,10 +272,7 @@ def _determined(nfa: _Nfa) -> Automaton:
     index, sets, edges, work = {first: 0}, [first], [], 0
     for states in sets:
         stretches = [
-            (low, high, edge[1])
-            for state in states
-            if (edge := nfa.edges[state]) is not None
-            for low, high in edge[0]
+            (low, high, edge[1]) for state in states if (edge := nfa.edges[state]) is not None for low, high in edge[0]
         ]
         cuts = sorted({cut for low, high, _ in stretches for cut in (low, high + 1)})
         work += len(stretches) * 4 + len(cuts)
@@ -289,7 +287,7 @@ def _determined(nfa: _Nfa) -> Automaton:
             raise _too_large()
         out: list[_Edge] = []
         closures: dict[frozenset[int], int] = {}
-        for low, after in zip(cuts, cuts[1:], strict=False):
+        for low, after in itertools.pairwise(cuts):
             targets = frozenset(at[low])
             if not targets:
                 continue
@@ -337,7 +335,7 @@ def _eliminated(automaton: Automaton, max_size: int) -> Node:
             for b, behind in out[state].items():
                 joined = _cat(before, *middle, behind)
                 total += _size(joined)
-                if total > 4 * max_size:
+                if total > 40 * max_size:
                     raise _too_large()
                 add(a, b, joined)
         for b in out[state]:

@@ -89,9 +89,7 @@ class Document:
         """A schema made from another, which errors are said about; the same for the same ``key``."""
         known = self._known.get((node.index, "derived", key))
         if known is None:
-            known = self._known[node.index, "derived", key] = Node(
-                len(self.nodes), value, node.pointer, node.resolver
-            )
+            known = self._known[node.index, "derived", key] = Node(len(self.nodes), value, node.pointer, node.resolver)
             self.nodes.append(known)
             self._known[_key(value)] = known
         return known

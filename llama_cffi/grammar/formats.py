@@ -95,6 +95,11 @@ MAX_LENGTHS = {"hostname": 253}
 """Formats whose texts have a length that their pattern does not say."""
 
 
+def source_of(name: str) -> str:
+    """A regular expression of the texts of a format, without anchors."""
+    return f"(?:{_SOURCES[name]})"
+
+
 @cache
 def format_pattern(name: str) -> Pattern | None:
     """The texts of a format; None for one that is not asserted."""
@@ -105,4 +110,4 @@ def format_pattern(name: str) -> Pattern | None:
     return None if source is None else Pattern.parse(f"^(?:{source})$")
 
 
-__all__ = ["FORMATS", "KNOWN_FORMATS", "MAX_LENGTHS", "format_pattern"]
+__all__ = ["FORMATS", "KNOWN_FORMATS", "MAX_LENGTHS", "format_pattern", "source_of"]

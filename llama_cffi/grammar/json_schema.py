@@ -10,7 +10,7 @@ from typing import Any
 from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.numeric import Number
-from llama_cffi.grammar.pattern import Pattern, PatternError
+from llama_cffi.grammar.pattern import Pattern
 from llama_cffi.grammar.reader import SchemaReader
 from llama_cffi.grammar.shapes import Array, Object, Shape, Simple, State, Text, Values
 
@@ -133,7 +133,8 @@ class _Canonical:
             if any(not name.isprintable() or "\x7f" in name for name in names):
                 raise SchemaError("names of properties with control characters are not supported beside patterns")
             out["patternProperties"] = {
-                pattern.source(): False if state is None else self._reference(state) for pattern, state in shape.patterns
+                pattern.source(): False if state is None else self._reference(state)
+                for pattern, state in shape.patterns
             }
             self.plain_names = self.plain_names or rest is not False
         elif names and rest is not False:

@@ -69,6 +69,7 @@ def as_json(schema: Any) -> Any:
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         text.encode()
+        _check_keys(schema)
         return json.loads(text)
     except UnicodeEncodeError as error:
         raise SchemaError(f"the schema holds a lone surrogate: {error.object[error.start]!r}") from None
@@ -76,6 +77,17 @@ def as_json(schema: Any) -> Any:
         raise SchemaError("the schema is nested too deeply") from None
     except (TypeError, ValueError) as error:
         raise SchemaError(f"the schema is no JSON: {error}") from None
+
+
+def _check_keys(value: Any) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{key!r} is a key of an object and no string")
+            _check_keys(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_keys(inner)
 
 
 def subschemas(value: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]:

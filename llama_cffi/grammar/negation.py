@@ -89,7 +89,9 @@ def _negated(document: Document, node: Node, keyword: str, inner: Any) -> list[A
         return _other_texts(Pattern.parse(inner))
     if keyword == "format":
         pattern = None if inner in MAX_LENGTHS else format_pattern(inner)
-        return [] if pattern is None and inner not in KNOWN_FORMATS else pattern and _other_texts(pattern)
+        if pattern is None:
+            return None if inner in KNOWN_FORMATS else []
+        return _other_texts(pattern)
     if keyword == "items" and isinstance(inner, (dict, bool)) and "prefixItems" not in node.value:
         return [{"type": "array", "contains": {"not": inner}}]
     if keyword == "contains" and not node.value.keys() & {"minContains", "maxContains"}:

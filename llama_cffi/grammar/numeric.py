@@ -12,7 +12,6 @@ from llama_cffi.grammar.document import Node
 from llama_cffi.grammar.equality import exact
 from llama_cffi.grammar.keywords import at
 
-
 MAX_LISTED = 500
 """Numbers that are written out where the engine would not keep to a step."""
 _POWERS = frozenset(Fraction(1, 10**n) for n in range(7))
@@ -130,7 +129,9 @@ def numbers(atoms: list[Node], *, integer: bool) -> Iterator[Number]:
     if part.uneven and part.listed(MAX_LISTED) is None and (part.low is not None or part.high is not None):
         # The engine takes the digits of 1.5 for those of a multiple of 0.25, and knows no 1.50 below a bound.
         node = next(node for node in atoms if "multipleOf" in node.value)
-        raise at(node.pointer, "multipleOf", f"is not supported for this step with more than {MAX_LISTED} values in bounds")
+        raise at(
+            node.pointer, "multipleOf", f"is not supported for this step with more than {MAX_LISTED} values in bounds"
+        )
     yield part
 
 

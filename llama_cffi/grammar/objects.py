@@ -10,7 +10,7 @@ from llama_cffi.grammar.automaton import EVERYTHING, NOTHING, Automaton
 from llama_cffi.grammar.counts import counted
 from llama_cffi.grammar.document import Node
 from llama_cffi.grammar.keywords import at
-from llama_cffi.grammar.pattern import Pattern, PatternError
+from llama_cffi.grammar.pattern import MAX_SIZE, Pattern, PatternError
 from llama_cffi.grammar.shapes import Object, ShapeReader, State, Text, Values, highest, lowest, state_of
 from llama_cffi.grammar.strings import text_automaton
 
@@ -18,6 +18,9 @@ _MAX_NAMES = 1_000
 _MAX_LISTED = 200
 """Names that ``propertyNames`` allows, up to which they are listed."""
 _MAX_REGIONS = 64
+_MAX_NAMES_SIZE = 400
+"""Nodes of a pattern of names that was put together from others. The engine finds out that two patterns have no name in
+common, and gives up at larger ones."""
 
 
 def object_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Object]:
@@ -108,7 +111,8 @@ def _regions(
     patterns = {source: pattern for source, pattern in patterns.items() if not pattern.empty}
     if allowed is None and _disjoint(list(patterns.values())):
         return tuple((pattern, _state(reader, atoms, None, [source])) for source, pattern in patterns.items()), rest
-    regions: list[tuple[Automaton, list[str]]] = [(EVERYTHING if allowed is None else allowed, [])]
+    everything = EVERYTHING if allowed is None else allowed
+    regions: list[tuple[Automaton, list[str]]] = [] if everything.empty else [(everything, [])]
     for source, pattern in patterns.items():
         split = []
         for names, matched in regions:
@@ -130,11 +134,9 @@ def _regions(
         of_state.pop(None, None)
         rest = None
     written = {pattern.automaton: pattern for pattern in reversed(patterns.values())}
-    return tuple(
-        (pattern, state)
-        for state, names in of_state.items()
-        if not (pattern := written.get(names) or Pattern.of(names)).empty
-    ), rest
+    max_size = MAX_SIZE if len(of_state) == 1 else _MAX_NAMES_SIZE
+    pairs = ((written.get(names) or Pattern.of(names, max_size=max_size), state) for state, names in of_state.items())
+    return tuple((pattern, state) for pattern, state in pairs if not pattern.empty), rest
 
 
 def _beside(properties: dict[str, State], pattern: Pattern, state: State | None) -> tuple[Pattern, State | None]:
@@ -142,7 +144,7 @@ def _beside(properties: dict[str, State], pattern: Pattern, state: State | None)
     others = [name for name in properties if pattern.matches(name)]
     if others:
         left = pattern.automaton.without(Pattern.words(others).automaton)
-        pattern = Pattern.words([]) if left.empty else Pattern.of(left)
+        pattern = Pattern.words([]) if left.empty else Pattern.of(left, max_size=_MAX_NAMES_SIZE)
     return pattern, state
 
 

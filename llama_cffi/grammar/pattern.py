@@ -44,7 +44,7 @@ def _whole(node: Node, *, left: bool, right: bool) -> Node:
     """What a text must be as a whole for ``node`` to be found in it; anything may stand at the sides that are open."""
     if isinstance(node, Alt):
         return Alt(tuple(_whole(option, left=left, right=right) for option in node.options))
-    parts = list(node.parts) if isinstance(node, Cat) else [node]
+    parts: list[Node] = list(node.parts) if isinstance(node, Cat) else [node]
     while parts and parts[0] == Anchor(True):
         parts, left = parts[1:], False
     while parts and parts[-1] == Anchor(False):
@@ -184,9 +184,12 @@ class Pattern:
         return cls(node)
 
     @classmethod
-    def of(cls, automaton: Automaton) -> Pattern:
+    def of(cls, automaton: Automaton, *, max_size: int = MAX_SIZE) -> Pattern:
         """The texts of an automaton that has some; :class:`PatternError` when it writes out too large."""
-        return cls(automaton.expression(MAX_SIZE))
+        node = automaton.expression(max_size)
+        if _size(node) > max_size:
+            raise PatternError(f"the pattern is too large: it writes out to more than {max_size} nodes")
+        return cls(node)
 
     @classmethod
     def words(cls, words: Sequence[str]) -> Pattern:
@@ -202,11 +205,6 @@ class Pattern:
     def none_of(cls, words: frozenset[str]) -> Pattern:
         """Every text but these."""
         return cls(_none_of(sorted(words)))
-
-    @classmethod
-    def any_of(cls, patterns: list[Pattern]) -> Pattern:
-        """The texts of any of the sets."""
-        return cls(Alt(tuple(pattern.node for pattern in patterns)))
 
     def matches(self, text: str) -> bool:
         """Whether the text belongs to the set."""
@@ -252,4 +250,4 @@ def _none_of(words: list[str]) -> Node:
     return Alt(tuple(options))
 
 
-__all__ = ["Pattern", "PatternError"]
+__all__ = ["MAX_SIZE", "Pattern", "PatternError"]

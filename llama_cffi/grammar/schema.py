@@ -5,20 +5,22 @@ from __future__ import annotations
 import enum
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-import pydantic
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from llama_cffi.errors import SchemaError
-from llama_cffi.grammar.formats import FORMATS
+from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.guidance import GuidanceConstraint
 from llama_cffi.grammar.json_schema import compile_json_schema
 from llama_cffi.grammar.keywords import as_json
+from llama_cffi.grammar.loosening import loosen
 from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.grammar.pattern import Pattern, PatternError
+from llama_cffi.grammar.python_types import adapter_of
 from llama_cffi.grammar.structure import (
     ChoiceReader,
     JsonReader,
@@ -27,8 +29,10 @@ from llama_cffi.grammar.structure import (
     Structure,
     TextReader,
     TypeReader,
+    ValidatingReader,
 )
-from llama_cffi.grammar.values import GBNF, Lark, Lazy, Regex
+from llama_cffi.grammar.validation import Validator
+from llama_cffi.grammar.values import GBNF, JsonSchema, Lark, Lazy, Regex, SchemaWarning
 
 if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
@@ -39,23 +43,26 @@ _CACHE_SIZE = 64
 def compile_schema(schema: Any, vocab: Vocab) -> Structure:
     """The constraint and the reader of what ``schema=`` may be, for the texts of a vocabulary.
 
-    A dict or bool is JSON Schema, a list or tuple of str are choices, ``re.Pattern``, :class:`Regex`, :class:`GBNF`,
-    :class:`Lark` and :class:`Lazy` say what they are, an Enum or Literal is a choice of its values, and every other
-    type is JSON that pydantic makes an instance of: models, dataclasses, TypedDict, ``list[int]``, unions.
+    A dict, a bool or :class:`JsonSchema` is JSON Schema, a list or tuple of str are choices, ``re.Pattern``,
+    :class:`Regex`, :class:`GBNF`, :class:`Lark` and :class:`Lazy` say what they are, an Enum or Literal is a choice of
+    its values, and every other type is JSON that pydantic makes an instance of: models, dataclasses, TypedDict,
+    ``list[int]``, unions.
 
     Raises :class:`SchemaError` for what cannot be kept to. Compiled grammars are kept and used again.
     """
     if isinstance(schema, GBNF) and schema.engine == "llama.cpp":
         return Structure(NativeConstraint(vocab, schema.text, schema.root), TextReader())
-    grammars, reader = _lazy(schema) if isinstance(schema, Lazy) else _grammar(schema)
-    return Structure(GuidanceConstraint(vocab, json.dumps({"grammars": grammars})), reader)
+    loosened: list[SchemaError] = []
+    grammars, reader = _lazy(schema, loosened) if isinstance(schema, Lazy) else _grammar(schema, loosened)
+    return Structure(GuidanceConstraint(vocab, json.dumps({"grammars": grammars})), reader, tuple(loosened))
 
 
-def _grammar(schema: Any) -> tuple[list[dict[str, Any]], Reader]:
+def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
     """llguidance's list of grammars; the first one is where it begins."""
     if isinstance(schema, (bool, Mapping)):
-        text = json.dumps(as_json(dict(schema) if isinstance(schema, Mapping) else schema))
-        return _json_grammars(text), JsonReader()
+        schema = JsonSchema(schema)
+    if isinstance(schema, JsonSchema):
+        return _json_schema(schema, loosened)
     if isinstance(schema, Regex):
         return _pattern(schema.parsed()), TextReader()
     if isinstance(schema, re.Pattern):
@@ -72,17 +79,36 @@ def _grammar(schema: Any) -> tuple[list[dict[str, Any]], Reader]:
         return _choices([value.value if isinstance(value, enum.Enum) else value for value in get_args(schema)])
     if schema is None or isinstance(schema, (str, bytes, int, float)):
         raise SchemaError(f"{schema!r} is no schema; a regex is Regex(...), a grammar GBNF(...) or Lark(...)")
-    adapter, text = _of_type(schema)
+    adapter, text = adapter_of(schema)
     return _json_grammars(text), TypeReader(adapter)
 
 
+def _json_schema(schema: JsonSchema, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
+    text = json.dumps(schema.schema)
+    if schema.on_unsupported == "error":
+        return _json_grammars(text, strict=schema.strict), JsonReader()
+    grammar, errors = _compiled_loosely(text, schema.strict)
+    grammars: list[dict[str, Any]] = json.loads(grammar)["grammars"]
+    if not errors:
+        return grammars, JsonReader()
+    loosened.extend(errors)
+    for error in errors:
+        warnings.warn(f"taken for an annotation while generating: {error}", SchemaWarning, stacklevel=2)
+    return grammars, ValidatingReader(Validator(Document(schema.schema, strict=schema.strict), lenient=True))
+
+
 @lru_cache(maxsize=_CACHE_SIZE)
-def _compiled(text: str) -> str:
-    return compile_json_schema(json.loads(text))
+def _compiled(text: str, strict: bool = False) -> str:
+    return compile_json_schema(json.loads(text), strict=strict)
 
 
-def _json_grammars(text: str) -> list[dict[str, Any]]:
-    grammars: list[dict[str, Any]] = json.loads(_compiled(text))["grammars"]
+@lru_cache(maxsize=_CACHE_SIZE)
+def _compiled_loosely(text: str, strict: bool) -> tuple[str, tuple[SchemaError, ...]]:
+    return loosen(json.loads(text), lambda schema: compile_json_schema(schema, strict=strict))
+
+
+def _json_grammars(text: str, *, strict: bool = False) -> list[dict[str, Any]]:
+    grammars: list[dict[str, Any]] = json.loads(_compiled(text, strict))["grammars"]
     return grammars
 
 
@@ -180,9 +206,9 @@ def _choices(
     return _pattern(Pattern.words(texts)), reader
 
 
-def _lazy(schema: Lazy) -> tuple[list[dict[str, Any]], Reader]:
+def _lazy(schema: Lazy, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
     """llguidance's lazy lexeme ends with the first trigger; what follows it is another grammar."""
-    grammars, reader = _grammar(schema.schema)
+    grammars, reader = _grammar(schema.schema, loosened)
     begin = " | ".join(_lark_text(trigger) for trigger in schema.triggers)
     body = f"(head @body {_lark_text(schema.end)})* tail" if schema.end else "head @body | tail"
     text = f"start: {body}\ntail: TEXT\nhead[lazy]: TEXT ({begin})\nTEXT: /(?s:.*)/\n"
@@ -191,54 +217,6 @@ def _lazy(schema: Lazy) -> tuple[list[dict[str, Any]], Reader]:
 
 def _lark_text(text: str) -> str:
     return f"/{Pattern.words([text]).body()}/"
-
-
-def _of_type(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
-    try:
-        return _of_hashable_type(schema)
-    except TypeError:
-        return _adapted(schema)
-
-
-@lru_cache(maxsize=_CACHE_SIZE)
-def _of_hashable_type(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
-    return _adapted(schema)
-
-
-def _adapted(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
-    try:
-        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(schema)
-        return adapter, json.dumps(_relaxed(as_json(adapter.json_schema())))
-    except (pydantic.PydanticUserError, NameError) as error:
-        raise SchemaError(f"pydantic makes no schema of {schema!r}: {error}") from error
-
-
-def _relaxed(value: Any, *, names: bool = False) -> Any:
-    """A schema by pydantic for what it reads best.
-
-    Properties that it would ignore are left out, and what only it can check (unknown formats, lookahead, items of a
-    set that come twice) is left to it. ``names`` says that the keys are no keywords but names.
-    """
-    if isinstance(value, list):
-        return [_relaxed(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if names:
-        return {name: _relaxed(inner) for name, inner in value.items()}
-    out: dict[str, Any] = {}
-    for keyword, inner in value.items():
-        if keyword in ("default", "examples", "const", "enum", "discriminator"):
-            out[keyword] = inner
-        elif keyword == "uniqueItems" or (keyword == "format" and inner not in FORMATS):
-            continue
-        elif keyword == "anyOf":
-            plain = [option for option in inner if "(?!" not in str(option.get("pattern", ""))]
-            out[keyword] = _relaxed(plain or inner)
-        else:
-            out[keyword] = _relaxed(inner, names=keyword in ("properties", "$defs", "patternProperties"))
-    if "properties" in out and not out.keys() & {"additionalProperties", "patternProperties", "allOf"}:
-        out["additionalProperties"] = False
-    return out
 
 
 __all__ = ["closed", "compile_schema", "json_rule"]

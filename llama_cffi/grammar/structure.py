@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pydantic_core
 
-from llama_cffi.errors import OutputError
+from llama_cffi.errors import OutputError, SchemaError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
     from llama_cffi.grammar.matcher import Constraint
+    from llama_cffi.grammar.validation import Validator
 
 
 class Reader(Protocol):
@@ -34,6 +35,8 @@ class Structure:
 
     constraint: Constraint
     reader: Reader
+    loosened: tuple[SchemaError, ...] = ()
+    """What of the schema is validated at the end only, with ``on_unsupported="annotate"``."""
 
     def parse(self, text: str) -> Any:
         """An instance of the asked type from a finished text.
@@ -63,6 +66,19 @@ class JsonReader:
             return pydantic_core.from_json(text, allow_partial="trailing-strings")
         except ValueError:
             return None
+
+
+@dataclass(frozen=True)
+class ValidatingReader(JsonReader):
+    """JSON that a grammar holds to a part of its schema only: the finished text is validated by the whole."""
+
+    validator: Validator
+
+    def parse(self, text: str) -> Any:
+        value = super().parse(text)
+        if not self.validator.valid(value):
+            raise OutputError("the text does not satisfy the schema in what the grammar could not keep to", text=text)
+        return value
 
 
 @dataclass(frozen=True)
@@ -149,4 +165,13 @@ class LazyReader:
         return text.find(self.end, begin)
 
 
-__all__ = ["ChoiceReader", "JsonReader", "LazyReader", "Reader", "Structure", "TextReader", "TypeReader"]
+__all__ = [
+    "ChoiceReader",
+    "JsonReader",
+    "LazyReader",
+    "Reader",
+    "Structure",
+    "TextReader",
+    "TypeReader",
+    "ValidatingReader",
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.document import REFERENCES, Document, Node
 from llama_cffi.grammar.equality import equal, exact, is_number, json_key
 from llama_cffi.grammar.formats import MAX_LENGTHS, format_pattern
@@ -29,20 +31,26 @@ class _Seen:
 class Validator:
     """Validates values against the schemas of a document.
 
-    Raises :class:`SchemaError` for references that lead nowhere and for patterns that are not supported.
+    Raises :class:`SchemaError` for references that lead nowhere and for patterns that are not supported. With
+    ``lenient``, such a reference restricts nothing, and such a pattern is searched for by Python's ``re``.
     """
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, *, lenient: bool = False) -> None:
         self._document = document
+        self._lenient = lenient
         self._patterns: dict[str, Pattern] = {}
         self._open: set[tuple[int, int]] = set()
+
+    def valid(self, value: Any) -> bool:
+        """Whether a value satisfies the whole document."""
+        return self.matches(self._document.root, value)
 
     def matches(self, node: Node, value: Any) -> bool:
         """Whether a value, in Python's types of JSON, satisfies a schema."""
         return self._seen(node, value) is not None
 
     def pattern(self, node: Node, source: str, keyword: str) -> Pattern:
-        """The texts of a regular expression that stands under a keyword; :class:`SchemaError` for an unsupported one."""
+        """The texts of a regular expression that stands under a keyword; raises :class:`SchemaError`."""
         found = self._patterns.get(source)
         if found is None:
             try:
@@ -63,7 +71,8 @@ class Validator:
             seen = _Seen()
             for reference in REFERENCES:
                 if reference in node.value:
-                    found = self._seen(self._document.target(node, reference), value)
+                    target = self._target(node, reference)
+                    found = _Seen() if target is None else self._seen(target, value)
                     if found is None:
                         return None
                     seen.add(found)
@@ -78,6 +87,26 @@ class Validator:
             return seen
         finally:
             self._open.discard(here)
+
+    def _target(self, node: Node, reference: str) -> Node | None:
+        try:
+            return self._document.target(node, reference)
+        except SchemaError:
+            if self._lenient:
+                return None
+            raise
+
+    def _found(self, node: Node, source: str, keyword: str, text: str) -> bool:
+        """Whether a pattern is found in a text."""
+        try:
+            return self.pattern(node, source, keyword).matches(text)
+        except SchemaError:
+            if not self._lenient:
+                raise
+        try:
+            return re.search(source, text) is not None
+        except re.error:
+            return True
 
     # -- keywords of one value
 
@@ -102,7 +131,7 @@ class Validator:
         if isinstance(value, str):
             if not _within(schema, len(value), "Length"):
                 return False
-            if "pattern" in schema and not self.pattern(node, schema["pattern"], "pattern").matches(value):
+            if "pattern" in schema and not self._found(node, schema["pattern"], "pattern", value):
                 return False
             pattern = format_pattern(schema["format"]) if "format" in schema else None
             return pattern is None or (
@@ -186,7 +215,7 @@ class Validator:
         if name in listed:
             yield self._document.child(node, listed[name], "properties", name)
         for source, place in node.value.get("patternProperties", {}).items():
-            if self.pattern(node, source, "patternProperties").matches(name):
+            if self._found(node, source, "patternProperties", name):
                 yield self._document.child(node, place, "patternProperties", source)
 
     def _array(self, node: Node, value: list[Any], seen: _Seen) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from llama_cffi.errors import SchemaError
+from llama_cffi.grammar.keywords import as_json
 from llama_cffi.grammar.pattern import Pattern, PatternError
 
 
@@ -30,6 +33,35 @@ class Regex:
             return Pattern.full(self.pattern)
         except (PatternError, RecursionError) as error:
             raise SchemaError(f"regex {self.pattern[:60]!r}: {error or 'nested too deeply'}") from None
+
+
+class SchemaWarning(UserWarning):
+    """A keyword of a schema cannot be kept to while a text is generated; the finished text is validated by it."""
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """A JSON text that satisfies a JSON Schema, with options.
+
+    ``strict`` refuses keywords that no draft knows, which are annotations otherwise. ``on_unsupported="annotate"``
+    takes keywords that cannot be kept to for annotations, too, warns with :class:`SchemaWarning`, and validates the
+    finished text by the whole schema; ``"error"`` raises :class:`SchemaError` for them.
+    """
+
+    schema: Any
+    strict: bool = False
+    on_unsupported: Literal["error", "annotate"] = "error"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, (bool, Mapping)):
+            raise SchemaError(f"JsonSchema needs a dict or a bool, not {type(self.schema).__name__}")
+        if self.on_unsupported not in ("error", "annotate"):
+            raise SchemaError(f"on_unsupported must be 'error' or 'annotate', not {self.on_unsupported!r}")
+        schema = dict(self.schema) if isinstance(self.schema, Mapping) else self.schema
+        object.__setattr__(self, "schema", as_json(schema))
+
+    def __hash__(self) -> int:
+        return hash((json.dumps(self.schema, sort_keys=True), self.strict, self.on_unsupported))
 
 
 @dataclass(frozen=True)
@@ -106,4 +138,4 @@ def _check_text(what: str, text: object) -> None:
         raise SchemaError(f"the {what} holds a lone surrogate at index {error.start}") from None
 
 
-__all__ = ["GBNF", "Lark", "Lazy", "Regex"]
+__all__ = ["GBNF", "JsonSchema", "Lark", "Lazy", "Regex", "SchemaWarning"]

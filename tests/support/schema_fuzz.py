@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import llguidance
 import numpy as np
@@ -22,7 +22,9 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from llama_cffi.errors import SchemaError
+from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.json_schema import compile_json_schema
+from llama_cffi.grammar.validation import Validator
 from tests.support.json_suite import spellings
 
 NAMES = ["a", "b", "ab", "abc", "c", "xa", ""]
@@ -36,8 +38,8 @@ END = 256
 class _Bytes:
     """A vocabulary of bytes and one token that ends."""
 
-    tokens = [*(bytes([byte]) for byte in range(256)), b"</s>"]
-    special_token_ids = [END]
+    tokens: ClassVar = [*(bytes([byte]) for byte in range(256)), b"</s>"]
+    special_token_ids: ClassVar = [END]
     bos_token_id = None
     eos_token_id = END
 
@@ -75,7 +77,13 @@ class ByteGrammar:
                 return out.decode()
             letters = [token for token in allowed if token in _LIKELY]
             closing = [token for token in allowed if token in _CLOSING]
-            pool = closing if n > 25 and closing and rng.random() < 0.9 else letters if letters and rng.random() < 0.9 else allowed
+            pool = (
+                closing
+                if n > 25 and closing and rng.random() < 0.9
+                else letters
+                if letters and rng.random() < 0.9
+                else allowed
+            )
             token = rng.choice([token for token in pool if token != END] or pool)
             assert matcher.try_consume_tokens([token]) == 1
             out.append(token)
@@ -115,7 +123,9 @@ class SchemaMaker:
         for kind in rng.choices(kinds, k=1 if rng.random() < 0.7 else 2):
             out |= kind(depth)
         if rng.random() < 0.15:
-            out["type"] = rng.sample(["null", "boolean", "integer", "number", "string", "array", "object"], rng.randint(1, 3))
+            out["type"] = rng.sample(
+                ["null", "boolean", "integer", "number", "string", "array", "object"], rng.randint(1, 3)
+            )
         return out
 
     def maybe(self, p: float, keyword: str, value: Callable[[], Any]) -> dict[str, Any]:
@@ -126,7 +136,9 @@ class SchemaMaker:
         out: dict[str, Any] = {"type": rng.choice(["integer", "number", "number"])}
         low = rng.choice(NUMBERS)
         out |= self.maybe(0.5, rng.choice(["minimum", "exclusiveMinimum"]), lambda: low)
-        out |= self.maybe(0.5, rng.choice(["maximum", "exclusiveMaximum"]), lambda: low + rng.choice([0, 0.5, 1, 3, 20]))
+        out |= self.maybe(
+            0.5, rng.choice(["maximum", "exclusiveMaximum"]), lambda: low + rng.choice([0, 0.5, 1, 3, 20])
+        )
         return out | self.maybe(0.2, "multipleOf", lambda: rng.choice([1, 2, 3, 0.5, 0.25]))
 
     def text(self, depth: int) -> dict[str, Any]:
@@ -151,7 +163,10 @@ class SchemaMaker:
 
     def array(self, depth: int) -> dict[str, Any]:
         rng = self.rng
-        inner = lambda: self.schema(depth - 1)  # noqa: E731
+
+        def inner() -> Any:
+            return self.schema(depth - 1)
+
         out: dict[str, Any] = {"type": "array"} if rng.random() < 0.8 else {}
         out |= self.maybe(0.6, "items", inner)
         out |= self.maybe(0.3, "prefixItems", lambda: [inner() for _ in range(rng.randint(1, 2))])
@@ -165,12 +180,17 @@ class SchemaMaker:
 
     def object(self, depth: int) -> dict[str, Any]:
         rng = self.rng
-        inner = lambda: self.schema(depth - 1) if rng.random() < 0.9 else False  # noqa: E731
+
+        def inner() -> Any:
+            return self.schema(depth - 1) if rng.random() < 0.9 else False
+
         names = rng.sample(NAMES, 3)
         out: dict[str, Any] = {"type": "object"} if rng.random() < 0.8 else {}
         out |= self.maybe(0.7, "properties", lambda: {name: inner() for name in names[: rng.randint(1, 3)]})
         out |= self.maybe(0.4, "required", lambda: rng.sample(NAMES, rng.randint(1, 2)))
-        out |= self.maybe(0.4, "patternProperties", lambda: {p: inner() for p in rng.sample(PATTERNS, rng.randint(1, 2))})
+        out |= self.maybe(
+            0.4, "patternProperties", lambda: {p: inner() for p in rng.sample(PATTERNS, rng.randint(1, 2))}
+        )
         out |= self.maybe(0.5, "additionalProperties", lambda: False if rng.random() < 0.5 else inner())
         out |= self.maybe(0.25, "propertyNames", self.names)
         out |= self.maybe(0.2, "minProperties", lambda: rng.randint(0, 2))
@@ -196,17 +216,26 @@ class SchemaMaker:
 
     def applicators(self, depth: int) -> dict[str, Any]:
         rng = self.rng
-        some = lambda: [self.schema(depth - 1) for _ in range(rng.randint(1, 3))]  # noqa: E731
+
+        def some() -> Any:
+            return [self.schema(depth - 1) for _ in range(rng.randint(1, 3))]
+
         keyword = rng.choice(["allOf", "anyOf", "anyOf", "oneOf", "oneOf", "not", "if"])
         if keyword == "not":
             return {"not": self.schema(min(depth - 1, 1))}
         if keyword == "if":
             out = {"if": self.schema(min(depth - 1, 1))}
-            return out | self.maybe(0.8, "then", lambda: self.schema(depth - 1)) | self.maybe(0.8, "else", lambda: self.schema(depth - 1))
+            return (
+                out
+                | self.maybe(0.8, "then", lambda: self.schema(depth - 1))
+                | self.maybe(0.8, "else", lambda: self.schema(depth - 1))
+            )
         return {keyword: some()}
 
 
 # -- instances
+
+_OF_OBJECTS = {"properties", "required", "patternProperties", "propertyNames", "minProperties"}
 
 
 class InstanceMaker:
@@ -250,10 +279,12 @@ class InstanceMaker:
         if choices and rng.random() < 0.6:
             chosen = rng.choice(choices)
             if isinstance(chosen, dict):
-                schema = {key: value for key, value in schema.items() if key not in ("anyOf", "oneOf", "allOf")} | chosen
+                schema = {
+                    key: value for key, value in schema.items() if key not in ("anyOf", "oneOf", "allOf")
+                } | chosen
                 return self.sample({**schema, "not": True}, depth - 1)
         types = schema.get("type") or [
-            "object" if schema.keys() & {"properties", "required", "patternProperties", "propertyNames", "minProperties"}
+            "object" if schema.keys() & _OF_OBJECTS
             else "array" if schema.keys() & {"items", "prefixItems", "contains", "minItems"}
             else rng.choice(["string", "number"])
         ]  # fmt: skip
@@ -261,7 +292,9 @@ class InstanceMaker:
         if kind == "object":
             return self.object(schema, depth)
         if kind == "array":
-            n = rng.randint(schema.get("minItems", 0), max(schema.get("minItems", 0), min(schema.get("maxItems", 3), 3)))
+            n = rng.randint(
+                schema.get("minItems", 0), max(schema.get("minItems", 0), min(schema.get("maxItems", 3), 3))
+            )
             prefix = schema.get("prefixItems", [])
             places = [prefix[i] if i < len(prefix) else schema.get("items", True) for i in range(n)]
             if "contains" in schema and places:
@@ -324,7 +357,9 @@ class InstanceMaker:
             if what == 0 and value:
                 del value[rng.randrange(len(value))]
             elif what == 1 and len(value) < 4:
-                value.insert(rng.randint(0, len(value)), rng.choice(value) if value and rng.random() < 0.5 else self.scalar())
+                value.insert(
+                    rng.randint(0, len(value)), rng.choice(value) if value and rng.random() < 0.5 else self.scalar()
+                )
             elif value:
                 i = rng.randrange(len(value))
                 value[i] = self.mutated(value[i])
@@ -364,13 +399,16 @@ def compare(seed: int, n_schemas: int, per_schema: int, walks: int = 2) -> Findi
             if not empty:
                 continue
             text = ""
-        judge = Judge(schema)
+        judge, validator = Judge(schema), Validator(Document(schema))
         label = f"seed {seed}, schema {number}: {json.dumps(schema, ensure_ascii=False)}"
         try:
             grammar = ByteGrammar(text) if text else None
             maker = InstanceMaker(rng, schema)
             for _ in range(per_schema):
-                _compare_one(found, judge, grammar, maker.instance(), label)
+                value = maker.instance()
+                _compare_one(found, judge, grammar, value, label)
+                if validator.valid(value) != judge.is_valid(value):
+                    found.wrong.append(f"{label}: the validator is wrong about {json.dumps(value)}")
             for _ in range(walks if grammar else 0):
                 written = grammar.walk(rng) if grammar else None
                 found.counts["walks" if written is not None else "walks cut"] += 1
