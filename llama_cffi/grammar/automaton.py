@@ -110,7 +110,7 @@ class Automaton:
                 if pair not in index:
                     index[pair] = len(pairs)
                     pairs.append(pair)
-                    if len(pairs) > 20 * MAX_STATES:
+                    if len(pairs) > 4 * MAX_STATES:
                         raise _too_large()
                 out.append((low, high, index[pair]))
             edges.append(tuple(out))
@@ -124,8 +124,12 @@ class Automaton:
         """The smallest automaton of the same set, without states that lead nowhere."""
         alive = _alive(self)
         group = [(state in self.accepting) + 1 if state in alive else 0 for state in range(len(self.edges))]
-        n_groups = -1
+        n_groups, work = -1, 0
+        n_edges = sum(map(len, self.edges)) + len(self.edges)
         while True:
+            work += n_edges
+            if work > _MAX_WORK:
+                raise _too_large()
             keys: dict[object, int] = {(): 0}
             new = []
             for state, edges in enumerate(self.edges):

@@ -22,7 +22,7 @@ from llama_cffi.grammar.guidance import GuidanceConstraint, GuidanceTokenizer
 from llama_cffi.grammar.matcher import Matcher
 from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.grammar.schema import compile_schema
-from llama_cffi.grammar.values import GBNF, Lark, Lazy, Regex
+from llama_cffi.grammar.values import GBNF, JsonSchema, Lark, Lazy, Regex, SchemaWarning
 from tests.support.json_suite import accepts
 
 pytest_plugins = ["tests.support.models"]
@@ -238,6 +238,20 @@ def test_a_validator_that_refuses(vocab: Vocab) -> None:
     assert caught.value.text == '{"n":3}'
 
 
+def test_an_annotated_schema_is_reported_and_validated(vocab: Vocab) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    with pytest.raises(SchemaError, match="uniqueItems"):
+        compile_schema(JsonSchema(schema), vocab)
+    with pytest.warns(SchemaWarning, match="uniqueItems"):
+        structure = compile_schema(JsonSchema(schema, on_unsupported="annotate"), vocab)
+    assert [(error.pointer, error.keyword) for error in structure.loosened] == [("", "uniqueItems")]
+    assert accepts(structure.constraint, vocab, "[1,1]")
+    assert not accepts(structure.constraint, vocab, '["a"]')
+    assert structure.parse("[1,2]") == [1, 2]
+    with pytest.raises(OutputError, match="does not satisfy the schema"):
+        structure.parse("[1,1]")
+
+
 class NoSchema:
     pass
 
@@ -275,6 +289,9 @@ class NoSchema:
         lambda: False,
         lambda: {"type": "text"},
         lambda: {1: 2},
+        lambda: JsonSchema({"minLenght": 3}, strict=True),
+        lambda: JsonSchema([1]),
+        lambda: JsonSchema({}, on_unsupported="ignore"),  # type: ignore[arg-type]
         lambda: None,
         lambda: "a",
         lambda: NoSchema,
