@@ -12,7 +12,7 @@ import jsonschema
 import llguidance
 import numpy as np
 
-from llama_cffi.grammar.guidance import _LIMITS
+from llama_cffi.grammar.guidance import _limits
 from llama_cffi.grammar.schema import closed, json_rule
 from llama_cffi.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
 from llama_cffi.reply.format import ReplyFormat, ReplyRules, ToolSpec
@@ -163,7 +163,7 @@ def reply_grammar(format: ReplyFormat, rules: ReplyRules, token: Callable[[str],
 
 def compiled(grammar: str, tokenizer: llguidance.LLTokenizer) -> llguidance.LLMatcher:
     """The engine's matcher at the beginning of a text, within the limits that requests have."""
-    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_limits())
     assert not matcher.is_error(), f"{matcher.get_error()}\n{grammar}"
     return matcher
 
