@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import skip
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_calls import CallObject, Keys, known_names, object_rule
-from llama_cffi.reply.lark import Lark, Token, either, json_schema, literal, regex
+from llama_cffi.reply.lark import Lark, Schema, Token, either, literal, regex
 from llama_cffi.reply.parser import ReplyParser
 from llama_cffi.reply.reasoning import THINK, Thinking
 
@@ -104,7 +104,7 @@ class BareJsonFormat:
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Callable[[Mapping[str, Any]], str] = json_schema,
+        schema: Schema,
     ) -> str | None:
         """A Lark grammar of the replies that the rules allows; None when every text is one."""
         calls_allowed = rules.allows_calls()

@@ -25,6 +25,11 @@ class EventBuffer:
         self._calls = 0
         self._arguments: list[str] = []
 
+    @property
+    def begun(self) -> bool:
+        """Whether a call began."""
+        return self._calls > 0
+
     def drain(self) -> list[Event]:
         """The events since the last time; neighbours of one kind joined."""
         events: list[Event] = []

@@ -88,7 +88,7 @@ class ReplyFormat(Protocol):
         self,
         rules: ReplyRules,
         token: Callable[[str], str],
-        schema: Callable[[Mapping[str, Any]], str] = ...,
+        schema: Callable[[Mapping[str, Any]], str],
     ) -> str | None:
         """A Lark grammar (llguidance) of the replies that the rules allows; None when every text is one.
 

@@ -19,7 +19,7 @@ class InputBuffer:
     Nothing is read twice but a held piece shorter than the longest literal, so that the time is linear.
     """
 
-    __slots__ = ("_log", "cut", "ended", "pos", "text")
+    __slots__ = ("_log", "copy", "cut", "ended", "pos", "text")
 
     def __init__(self) -> None:
         self.text = ""
@@ -28,10 +28,22 @@ class InputBuffer:
         self.cut = False
         """Whether something else than the model ended the text: what may have become a literal is dropped."""
         self._log: list[str] | None = None
+        self.copy: list[str] | None = None
+        """Collects everything that is read while it is a list."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the reply is over and all of it was read."""
+        return self.ended and self.pos == len(self.text)
 
     def push(self, text: str) -> None:
         """Add text that arrived."""
         self.text = self.text[self.pos :] + text
+        self.pos = 0
+
+    def unread(self, text: str) -> None:
+        """Put back text that was read, while nothing is recorded."""
+        self.text = text + self.text[self.pos :]
         self.pos = 0
 
     def record(self, before: str = "") -> None:
@@ -48,6 +60,8 @@ class InputBuffer:
         self.pos = end
         if self._log is not None:
             self._log.append(taken)
+        if self.copy is not None:
+            self.copy.append(taken)
         return taken
 
     def peek(self) -> Generator[None, None, str]:

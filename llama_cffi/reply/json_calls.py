@@ -65,6 +65,9 @@ class CallObject:
             if self._name is not None and self._arguments is not None and isinstance(loads(self._arguments), dict):
                 self._begin()
                 self._out.arguments(self._arguments)
+        elif not self._begun and self._name and self._arguments is None and self._source.empty:
+            # The reply was cut behind the name: a call that stays without an end, and no text.
+            self._begin()
         if not self._begun:
             self._out.text(self._source.recorded())
             return False
@@ -167,6 +170,9 @@ class JsonCalls:
     last: str = ""
     """Members that each object begins and ends with; ``{n}`` is a number, ``{id}`` an identifier."""
 
+    spaced: bool = False
+    """Whether the template breaks lines inside of the objects."""
+
     @property
     def opens(self) -> tuple[str, ...]:
         """The tags that calls begin with."""
@@ -203,24 +209,33 @@ class JsonCalls:
         one = either(self._object(lark, tool) for tool in rules.tools)
         first = f"{lark.text(self.lead)} {one}"
         last = lark.text(self.tail + self.close)
+        if self.tail.endswith("\n"):
+            last = f'{lark.text(self.tail[:-1])} ("\\n")? {lark.text(self.close)}'.strip()
         again = lark.rule("again", f"{lark.text(self.between)} {one}") if rules.parallel else ""
         if self.many:
             rest = f"{first} {again}* {last}" if again else f"{first} {last}"
             return Calls(((self.open, rest), *((tag, rest) for tag in self.also)))
         rest = lark.rule("call", f"{first} {last}")
-        more = f"{lark.text(self.between + self.open)} {rest}" if rules.parallel else ""
+        gap = f"({lark.text(self.between)})? " if self.between else ""
+        more = f"{gap}{lark.text(self.open)} {rest}" if rules.parallel else ""
         return Calls(tuple((tag, rest) for tag in self.opens), more)
 
     def _object(self, lark: Lark, tool: ToolSpec) -> str:
-        return object_rule(lark, tool, self.keys, self.first, self.last)
+        return object_rule(lark, tool, self.keys, self.first, self.last, spaced=self.spaced)
 
 
-def object_rule(lark: Lark, tool: ToolSpec, keys: Keys, first: str = "", last: str = "") -> str:
-    """The expression of the object that calls a tool."""
+def object_rule(
+    lark: Lark, tool: ToolSpec, keys: Keys, first: str = "", last: str = "", *, spaced: bool = False
+) -> str:
+    """The expression of the object that calls a tool; ``spaced``: with a line break where whitespace may stand."""
     arguments = lark.json(tool.parameters)
     name = json.dumps(tool.name)
     begin = f'"{keys.name}": {name}, "{keys.arguments}": ' if keys.name else f"{name}: "
-    return f"{lark.template('{' + first + begin)} {arguments} {lark.template(last + '}')}"
+    if not spaced:
+        return f"{lark.template('{' + first + begin)} {arguments} {lark.template(last + '}')}"
+    space = "(" + lark.terminal("SPACE", r"/[ ]|\n[ ]{0,20}/") + ")?"
+    written = f" {space} ".join(filter(None, map(lark.template, ("{ " + first + begin).split(" "))))
+    return f"{written} {space} {arguments} {space} {lark.template(last + '}')}"
 
 
 __all__ = ["CallObject", "JsonCalls", "Keys", "known_names", "object_rule"]

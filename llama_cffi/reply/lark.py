@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Token = Callable[[str], str]
+"""Gives the expression of a text that may be a control token of the vocabulary: ``<[id]>``, or a Lark string."""
 
-WHITESPACE = r"[ ]|\n[ \t]{0,20}"
-"""The whitespace allowed between two tokens of JSON: a blank, or a line break with an indentation. It is bounded, so
-that a model that is fond of blanks cannot spend its tokens on them."""
+Schema = Callable[[Mapping[str, Any]], str]
+"""Gives the expression of the JSON texts that satisfy a schema."""
 
 
 def quoted(text: str) -> str:
@@ -29,11 +29,6 @@ def literal(text: str) -> str:
     return "".join(char if char.isalnum() or char in " _<>,:;=\"'`" else f"\\x{{{ord(char):x}}}" for char in text)
 
 
-def json_schema(schema: Mapping[str, Any]) -> str:
-    """The Lark expression of the JSON texts that satisfy a schema."""
-    return f"%json {json.dumps({**schema, 'x-guidance': {'whitespace_pattern': WHITESPACE}})}"
-
-
 _FIELDS = {"{n}": ("N", "/[0-9]|[1-9][0-9]/"), "{id}": ("ID", "/[A-Za-z0-9]{9}/")}
 
 
@@ -44,7 +39,7 @@ class Lark:
     grammar, it is that token.
     """
 
-    def __init__(self, token: Token, controls: Iterable[str], schema: Callable[[Mapping[str, Any]], str]) -> None:
+    def __init__(self, token: Token, controls: Iterable[str], schema: Schema) -> None:
         self._token = token
         self._tokens = {text: token(text) for text in controls if token(text) != quoted(text)}
         by_length = sorted(self._tokens, key=len, reverse=True)
@@ -52,6 +47,8 @@ class Lark:
         self._rules: dict[str, tuple[str, str]] = {}
         self._names: dict[str, str] = {}
         self._schema = schema
+        self.free = {"ANY"}
+        """Terminals of texts that may be cut anywhere: the parts are such texts again."""
         self.terminal("ANY", "/(?s:.*)/")
 
     def text(self, text: str) -> str:
@@ -59,15 +56,14 @@ class Lark:
         pieces = self._split.split(text) if self._split else [text]
         return " ".join(self._tokens.get(piece) or quoted(piece) for piece in pieces if piece)
 
+    def has_token(self, text: str) -> bool:
+        """Whether one of the control tokens stands in a text."""
+        return self._split is not None and self._split.search(text) is not None
+
     def template(self, text: str) -> str:
         """The expression of a text with ``{n}`` for a number and ``{id}`` for nine letters and digits."""
         parts = re.split(r"(\{n\}|\{id\})", text)
         return " ".join(self.terminal(*_FIELDS[part]) if part in _FIELDS else self.text(part) for part in parts).strip()
-
-    def opening(self, text: str) -> str:
-        """The expression of a tag: as a token, and spelled out."""
-        token = self.text(text)
-        return token if token == quoted(text) else f"({token} | {quoted(text)})"
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """The rule of the JSON texts that satisfy a schema."""
@@ -114,7 +110,19 @@ class Lark:
         """
         spelled = self.rule("up_to", f"{text} {quoted(end)}", "[lazy]")
         token = self.text(end)
-        return spelled if token == quoted(end) else f"({spelled} | {text} {token})"
+        if token == quoted(end):
+            return spelled
+        before, rest = self.split(end)
+        if not before:
+            return f"({spelled} | {text} {token})"
+        # What is spelled in front of the token is part of the lexeme: else the text would take it.
+        part = self.rule("up_to", f"{text} {quoted(before)}", "[lazy]")
+        return f"({part}){'+' if text in self.free else ''} ({self.text(rest)} | {quoted(rest)})"
+
+    def split(self, text: str) -> tuple[str, str]:
+        """What stands in front of the first control token of a text, and the rest; ("", text) without one."""
+        found = self._split.search(text) if self._split else None
+        return (text[: found.start()], text[found.start() :]) if found else ("", text)
 
     def __str__(self) -> str:
         return "%llguidance {}\n" + "".join(
@@ -127,4 +135,4 @@ def either(choices: Iterable[str]) -> str:
     return "(" + " | ".join(choices) + ")"
 
 
-__all__ = ["WHITESPACE", "Lark", "Token", "either", "json_schema", "literal", "quoted", "regex"]
+__all__ = ["Lark", "Schema", "Token", "either", "literal", "quoted", "regex"]

@@ -8,21 +8,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from llama_cffi.errors import ToolError
+from llama_cffi.grammar.keywords import ANNOTATIONS
 from llama_cffi.reply.format import ToolSpec
 from llama_cffi.reply.lark import Lark, either, literal
 from llama_cffi.reply.notation import Notation
 from llama_cffi.reply.properties import properties, resolve
+from llama_cffi.reply.text_schema import Conjunction, TextRules, alternatives
 
-_REMARKS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "format"}
-_REMARKS |= {"$defs", "definitions", "$schema", "$id", "type"}
+_REMARKS = ANNOTATIONS | {"$defs", "definitions", "type"}
 _KEYWORDS = {
-    "string": {"enum", "const", "minLength", "maxLength"},
-    "array": {"items", "minItems", "maxItems"},
+    "string": {"enum", "const", "minLength", "maxLength", "pattern", "format"},
+    "array": {"items", "prefixItems", "minItems", "maxItems"},
     "object": {"properties", "required", "additionalProperties"},
     "boolean": set(),
     "null": set(),
 }
 _NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+_PLAIN_TEXT = r"/[^'\x22\\\x00-\x1f]*/"
+"""Texts that may stand between quotes as they are."""
+
 _SCALARS = ("string", "number", "boolean", "null")
 
 
@@ -66,19 +70,33 @@ class NotationSchema:
             schema = {}
         if not isinstance(schema, Mapping):
             raise ToolError(f"tool {tool.name!r} has a parameter that nothing satisfies")
-        if "$ref" in schema:
+        if "$ref" in schema and not set(schema) - {"$ref"} - _REMARKS:
             return self._reference(tool, str(schema["$ref"]), schema)
-        if "anyOf" in schema:
-            self._check(tool, schema, {"anyOf"})
-            return either(self._value(tool, one) for one in schema["anyOf"])
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema and not set(schema) - {keyword} - _REMARKS:
+                return either(self._value(tool, one) for one in schema[keyword])
+        if set(schema) & {"$ref", "allOf", "anyOf", "oneOf"}:
+            choices = alternatives(tool, schema, f"a parameter of tool {tool.name!r}")
+            return either(self._value(tool, self._flat(tool, choice)) for choice in choices)
         types = schema.get("type", list(_SCALARS))
         if "type" not in schema and ("enum" in schema or "const" in schema):
             return either(self._constant(tool, value) for value in schema.get("enum", [schema.get("const")]))
         wanted = [types] if isinstance(types, str) else list(types)
         return either(self._typed(tool, schema, one, len(wanted) > 1) for one in wanted)
 
+    def _flat(self, tool: ToolSpec, choice: Conjunction) -> dict[str, Any]:
+        """One schema for all of these; they must not say different things under one keyword."""
+        flat: dict[str, Any] = {}
+        for schema in choice:
+            for keyword, value in schema.items():
+                if keyword not in ANNOTATIONS and flat.setdefault(keyword, value) != value:
+                    raise ToolError(
+                        f"the parameters of tool {tool.name!r} say {keyword!r} twice for one value, "
+                        "which this format cannot keep to"
+                    )
+        return flat
+
     def _reference(self, tool: ToolSpec, reference: str, schema: Mapping[str, Any]) -> str:
-        self._check(tool, schema, {"$ref"})
         key = f"{tool.name} {reference}"
         if key not in self._of_reference:
             name = self._lark.reserve("definition")
@@ -87,7 +105,7 @@ class NotationSchema:
         return self._of_reference[key]
 
     def _check(self, tool: ToolSpec, schema: Mapping[str, Any], known: set[str]) -> None:
-        unknown = sorted(set(schema) - known - _REMARKS)
+        unknown = sorted(key for key in set(schema) - known - _REMARKS if not key.startswith("x-"))
         if unknown:
             raise ToolError(f"this format cannot keep to {unknown[0]!r} in the parameters of tool {tool.name!r}")
 
@@ -107,7 +125,7 @@ class NotationSchema:
                 raise ToolError(f"this format cannot write a value of an enum in the parameters of tool {tool.name!r}")
             return either(self._constant(tool, value) for value in values)
         if type_ == "string":
-            return self._text(int(schema.get("minLength", 0)), schema.get("maxLength"))
+            return self._text(TextRules((schema,), f"a parameter of tool {tool.name!r}"))
         if type_ == "array":
             return self._array(tool, schema)
         if type_ == "object":
@@ -121,31 +139,55 @@ class NotationSchema:
                 if quote in value:
                     raise ToolError(f"this format cannot write {value!r}, a value of tool {tool.name!r}")
                 return self._lark.text(f"{quote}{value}{quote}")
-            return self._lark.text(repr(value))
+            return either(map(self._lark.text, dict.fromkeys((repr(value), json.dumps(value, ensure_ascii=False)))))
         if isinstance(value, (dict, list)):
             raise ToolError(f"this format cannot write {value!r}, a value of tool {tool.name!r}")
         written = json.dumps(value)
         return self._lark.text(next((word for word, is_ in self._notation.words.items() if is_ == written), written))
 
-    def _text(self, low: int, high: int | None) -> str:
+    def _text(self, rules: TextRules) -> str:
+        """A text in quotes."""
         lark = self._lark
-        many = f"{{{low},{'' if high is None else int(high)}}}" if low or high is not None else "*"
-        if not self._notation.plain:
-            return lark.terminal_of(rf"/'([^'\\\x00-\x1f]|\\[\\'n]){many}'/")
-        quote = self._notation.plain[0]
-        if many == "*":
-            return f"{lark.text(quote)} {lark.up_to(quote, 'ANY')}"
-        body = lark.terminal_of(f"/(?s:.{many})/ & ~/(?s:.*){literal(quote)}(?s:.*)/")
-        return f"{lark.text(quote)} {lark.up_to(quote, body)}"
+        if self._notation.plain:
+            quote = self._notation.plain[0]
+            body = "ANY" if rules.free else rules.lengths_before(quote) or rules.body(quote)
+            return f"{lark.text(quote)} {lark.up_to(quote, 'ANY' if body == 'ANY' else lark.terminal_of(str(body)))}"
+        if rules.patterns:
+            body = f"{rules.body(self._notation.escaped[0])} & {_PLAIN_TEXT}"
+            return either(f'"{quote}" {lark.terminal_of(body)} "{quote}"' for quote in ("'", '\\"'))
+        many = f"{{{rules.low},{'' if rules.high is None else rules.high}}}" if not rules.free else "*"
+        # A line break is written as it is or as an escape.
+        inside = r"\\\x00-\x08\x0b-\x1f]|\\[\\'\x22nrt])"
+        return either(lark.terminal_of(rf"/{quote}([^{quote}{inside}{many}{quote}/") for quote in ("'", r"\x22"))
 
     def _array(self, tool: ToolSpec, schema: Mapping[str, Any]) -> str:
         low, high = int(schema.get("minItems", 0)), schema.get("maxItems")
-        item = self._lark.rule("item", self._value(tool, schema.get("items", {})))
+        first = [self._lark.rule("item", self._value(tool, one)) for one in schema.get("prefixItems", ())]
+        others = schema.get("items", {})
+        if others is False:
+            high = len(first) if high is None else min(int(high), len(first))
         if high is not None and int(high) < max(low, 1):
             return '"[" "]"' if low == 0 and int(high) == 0 else self._impossible(tool)
-        many = f"{{{max(low - 1, 0)},{'' if high is None else int(high) - 1}}}"
-        items = f"{item} ({self._lark.text(self._notation.comma)} {item}){many}"
-        return f'"[" {items} "]"' if low else f'"[" ({items})? "]"'
+        comma = self._lark.text(self._notation.comma)
+        if high is not None:
+            first = first[: int(high)]
+        behind = ""
+        if others is not False and (high is None or int(high) > len(first)):
+            item = self._lark.rule("item", self._value(tool, others))
+            at_least = max(low - len(first), 0)
+            most = None if high is None else int(high) - len(first)
+            if first:
+                behind = f"({comma} {item}){{{at_least},{'' if most is None else most}}}"
+            else:
+                many = f"{{{max(at_least - 1, 0)},{'' if most is None else most - 1}}}"
+                items = f"{item} ({comma} {item}){many}"
+                return f'"[" {items} "]"' if low else f'"[" ({items})? "]"'
+        for i in range(len(first) - 1, -1, -1):
+            one = f"{comma} {first[i]}" if i else first[i]
+            behind = f"{one} {behind}".rstrip()
+            if i >= low:
+                behind = f"({behind})?"
+        return f'"[" {behind} "]"'
 
     def _impossible(self, tool: ToolSpec) -> str:
         raise ToolError(f"tool {tool.name!r} has a parameter that nothing satisfies")
@@ -161,12 +203,37 @@ class NotationSchema:
         rules = [
             (name in required, f"{self._quoted_key(tool, name, quote)} {self._value(tool, one)}")
             for name, one in members.items()
+            if one is not False
         ]
-        return f'"{{" {self._members(rules)} "}}"'
+        # An object that lists its members takes no others, unless it says so.
+        others = schema.get("additionalProperties", not members)
+        listed = self._members(rules)
+        if others is False:
+            return f'"{{" {listed} "}}"'
+        other = self._lark.rule("other", f"{self._other_key(list(members))} {self._value(tool, others)}")
+        comma = self._lark.text(self._notation.comma)
+        more = f"({comma} {other})*"
+        if not rules:
+            return f'"{{" ({other} {more})? "}}"'
+        if required:
+            return f'"{{" {listed} {more} "}}"'
+        return f'"{{" ({listed[:-1]} {more} | {other} {more})? "}}"'
+
+    def _other_key(self, names: list[str]) -> str:
+        """A key that is none of these."""
+        lark = self._lark
+        body = r"/[A-Za-z_][A-Za-z0-9_.\-]*/"
+        if names:
+            body += f" & ~/({'|'.join(map(literal, names))})/"
+        key = lark.terminal_of(body)
+        if self._notation.plain:
+            return f'{key} ":"'
+        return either(f'"{quote}" {key} "{quote}: "' for quote in ("'", '\\"'))
 
     def _quoted_key(self, tool: ToolSpec, name: str, quote: str) -> str:
         self._key(tool, name, "")
-        return self._lark.text(f"{quote}{name}{quote}:{' ' if quote else ''}")
+        quotes = (quote, '"') if quote else ("",)
+        return either(self._lark.text(f"{one}{name}{one}:{' ' if one else ''}") for one in quotes)
 
 
 __all__ = ["NotationSchema"]

@@ -12,7 +12,7 @@ from llama_cffi.reply.event_buffer import EventBuffer
 from llama_cffi.reply.events import Event
 from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
-from llama_cffi.reply.lark import Lark, Token, either, json_schema, literal, regex
+from llama_cffi.reply.lark import Lark, Schema, Token, either, literal, quoted, regex
 from llama_cffi.reply.reasoning import THINK, Thinking
 
 
@@ -64,7 +64,9 @@ class TaggedFormat:
     controls: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    """Tags that stand before the answer and behind it."""
+    """Tags that stand before the answer and behind it, these with the whitespace that divides them from a call."""
+    tail: tuple[str, ...] = ()
+    """Tags that may stand behind the last call."""
 
     def matches(self, template: str) -> bool:
         """Whether a model with this chat template writes replies so."""
@@ -82,39 +84,70 @@ class TaggedFormat:
         return ReplyParser(lambda source, out: self._read(source, out, rules))
 
     def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
-        if self.thinking and rules.reasoning != "off":
-            yield from self.thinking.read(source, out, rules.reasoning == "open")
         syntax = None if rules.choice == "none" else self.syntax
         opens = syntax.opens if syntax else ()
-        if rules.content is not None:
+
+        def read_call(source: InputBuffer, out: EventBuffer, opened: str) -> Reading:
+            return syntax.read(source, out, rules, opened) if syntax else source.rest(out.text)
+
+        thinking = self.thinking if rules.reasoning != "off" else None
+        if thinking:
             # A prescribed answer may hold anything, so that calls begin where it would begin, or nowhere.
+            inside = opens if rules.content is None else ()
+            yield from thinking.read(source, out, rules.reasoning == "open", inside, read_call)
+        opened = ""
+        if rules.content is not None:
             opened = yield from self._first(source, out, opens)
-            if not syntax or opened not in opens:
-                yield from source.rest(out.text)
+            if opened not in opens:
+                yield from self._prescribed(source, out)
                 return
-        elif not (opens or self.before or self.after):
+        again = (self.thinking.start.rstrip(),) if self.thinking and self.thinking.again else ()
+        strays = (*self.before, *self._ends, *(self.thinking.strays if self.thinking else ()))
+        tags = (*opens, *strays, *again)
+        if not tags:
             yield from source.rest(out.text)
             return
-        else:
-            opened = ""
         while True:
-            if syntax and opened in opens:
+            if opened in opens:
                 source.record(opened)
-                yield from syntax.read(source, out, rules, opened)
+                yield from read_call(source, out, opened)
+            elif opened in again and self.thinking:
+                out.tag()
+                yield from self.thinking.read_open(source, out, opens, read_call)
             elif opened:
                 out.tag()
-            opened = yield from source.until((*opens, *self.before, *self.after), out.text)
+            opened = yield from source.until(tags, out.text)
             if not opened:
                 return
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        return (*(tag.rstrip() for tag in self.after), *self.tail)
+
+    def _prescribed(self, source: InputBuffer, out: EventBuffer) -> Reading:
+        """The rest of the reply is the answer, but for tags at its very end."""
+        while self._ends:
+            found = yield from source.until(self._ends, out.text)
+            if not found:
+                return
+            found += yield from source.blank()
+            while tag := (yield from source.one_of(*self._ends)):
+                found += tag + (yield from source.blank())
+            if not (yield from source.peek()):
+                out.tag()
+                return
+            out.text(found)
+        yield from source.rest(out.text)
 
     def _first(self, source: InputBuffer, out: EventBuffer, opens: tuple[str, ...]) -> Generator[None, None, str]:
         """The tag that a reply begins with, or ""."""
         found = ""
         while True:
             out.text((yield from source.blank()))
-            tags = (*opens, *self.before)
+            strays = (*self.before, *self._ends, *(self.thinking.strays if self.thinking else ()))
+            tags = (*opens, *strays)
             found = (yield from source.one_of(*tags)) if tags else ""
-            if found not in self.before:
+            if found not in strays:
                 return found
             out.tag()
 
@@ -122,7 +155,7 @@ class TaggedFormat:
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Callable[[Mapping[str, Any]], str] = json_schema,
+        schema: Schema,
     ) -> str | None:
         """A Lark grammar of the replies that the rules allows; None when every text is one."""
         if rules.choice == "required" and self.syntax is None:
@@ -134,15 +167,15 @@ class TaggedFormat:
         thinking = self.thinking if rules.reasoning != "off" else None
         begin = [thinking.rule(lark, rules.reasoning == "open")] if thinking else []
         begin.extend(f"({lark.text(tag)})?" for tag in self.before)
+        behind = " ".join(f"({lark.text(tag.rstrip())} /\\n{{0,2}}/)?" for tag in self.after)
         bodies = []
-        if rules.content is not None and rules.choice != "required":
-            bodies.append(rules.content)
-        elif rules.choice != "required":
-            bodies.append(" ".join((self._plain(lark), *(f"({lark.text(tag)})?" for tag in self.after))))
+        if rules.choice != "required":
+            bodies.append(f"{rules.content or self._text(lark, rules)} {behind}".rstrip())
         if calls_allowed and self.syntax is not None:
             calls = self.syntax.calls(lark, rules)
             free = rules.choice == "auto" and rules.content is None
-            bodies.extend(self._openings(lark, calls, free))
+            tail = " ".join(f"({lark.text(tag)})?" for tag in self.tail)
+            bodies.extend(rf"{opening} /\n{{0,2}}/ {tail}".rstrip() for opening in self._openings(lark, calls, free))
         return f"{lark}start: {' '.join((*begin, either(bodies)))}\n"
 
     def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
@@ -151,16 +184,33 @@ class TaggedFormat:
 
     def _openings(self, lark: Lark, calls: Calls, free: bool) -> list[str]:
         more = f" ({calls.more})*" if calls.more else ""
+        # Where a tag is a token it is no text, so that those behind the answer are named before those of a call.
+        behind = " ".join(f"({lark.text(tag)})?" for tag in self.after if lark.has_token(tag))
         if not free:
             opened, rest = calls.openings[0]
-            return [f"{lark.text(opened)} {rest}{more}"]
-        return [f"{lark.up_to(opened, self._plain(lark))} {rest}{more}" for opened, rest in calls.openings]
+            return [f"{behind} {lark.text(opened)} {rest}{more}".lstrip()]
+        found = []
+        for opened, rest in calls.openings:
+            found.append(f"{lark.up_to(opened, self._plain(lark))} {rest}{more}")
+            if behind:
+                found.append(f"{self._plain(lark)} {behind} {lark.text(opened)} {rest}{more}")
+        return found
+
+    def _text(self, lark: Lark, rules: ReplyRules) -> str:
+        """The expression of an answer in text, which must end lexemes where the openings of calls end them."""
+        plain = self._plain(lark)
+        opens = self.syntax.opens if self.syntax and rules.allows_calls() and rules.choice == "auto" else ()
+        parts = [
+            lark.rule("up_to", f"{plain} {quoted(before)}", "[lazy]") for before, _ in map(lark.split, opens) if before
+        ]
+        return f"{either(dict.fromkeys(parts))}* {plain}" if parts else plain
 
     def _plain(self, lark: Lark) -> str:
         if self.thinking is None:
             return "ANY"
         # Text that begins with the tag of reasoning is reasoning.
         tag = regex(rf"\s*{literal(self.thinking.start)}(?s:.*)")
+        lark.free.add("PLAIN")
         return lark.terminal("PLAIN", f"ANY & ~{tag}")
 
 

@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import llguidance
-
 from llama_cffi.errors import ToolError
 from llama_cffi.reply.format import ToolSpec
-from llama_cffi.reply.lark import literal
 
 Kind = Literal["text", "json", "either"]
 """How a value is written: a text as it is, anything else as JSON, or what the text looks like."""
@@ -25,19 +22,16 @@ _WHOLE = (
     *("allOf", "anyOf", "oneOf", "not", "if", "const", "enum", "minProperties", "maxProperties", "propertyNames"),
     *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "patternProperties"),
 )
-_TEXT = frozenset(
-    {"type", "enum", "const", "minLength", "maxLength", "pattern", "format"}
-    | {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """One argument: ``schema`` stands alone, with the definitions that it refers to."""
+    """One argument: ``schema`` stands alone, with the definitions that it refers to; ``given`` is as it was written."""
 
     name: str
     schema: Mapping[str, Any]
     required: bool
+    given: Any = True
 
 
 def properties(tool: ToolSpec, *, alone: bool = True) -> list[Property]:
@@ -62,7 +56,7 @@ def properties(tool: ToolSpec, *, alone: bool = True) -> list[Property]:
             raise ToolError(f"the parameter {name!r} of tool {tool.name!r} has a name that this format cannot write")
     names = [name for name in members if members[name] is not False]
     schemas = {name: _standing_alone(tool, members[name]) if alone else members[name] for name in names}
-    return [Property(name, schemas[name], name in required) for name in names]
+    return [Property(name, schemas[name], name in required, members[name]) for name in names]
 
 
 def kind_of(tool: ToolSpec | None, name: str) -> Kind:
@@ -77,51 +71,6 @@ def kind_of(tool: ToolSpec | None, name: str) -> Kind:
     return "text" if types == {"string"} else "either"
 
 
-def text_pattern(tool: ToolSpec, prop: Property, end: str) -> str | None:
-    """The body of the Lark terminal of a text that satisfies the schema and holds no ``end``; None for any text.
-
-    ``format`` is taken as a remark, as JSON Schema has it. Raises :class:`ToolError` for what no pattern can say.
-    """
-    schema = resolve(tool, prop.schema)
-    place = f"parameter {prop.name!r} of tool {tool.name!r}"
-    unknown = sorted(set(schema) - _TEXT - {"$defs", "definitions"})
-    if unknown:
-        raise ToolError(f"{place} is a text with {unknown[0]!r}, which this format cannot keep to")
-    parts = []
-    choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if choices is not None:
-        texts = [text for text in choices if isinstance(text, str) and end not in text]
-        if not texts:
-            raise ToolError(f"{place} has no value that this format can write")
-        parts.append("/" + "|".join(literal(text) for text in texts) + "/")
-    low, high = schema.get("minLength", 0), schema.get("maxLength", "")
-    if low or high != "":
-        parts.append(f"/(?s:.{{{int(low)},{high if high == '' else int(high)}}})/")
-    if "pattern" in schema:
-        parts.append(_searching(schema["pattern"], place))
-    if not parts:
-        return None
-    parts.append(f"~/(?s:.*){literal(end)}(?s:.*)/")
-    return " & ".join(parts)
-
-
-def _searching(pattern: str, place: str) -> str:
-    """A pattern that may match anywhere as one that must match the whole."""
-    body, before, behind = pattern, "(?s:.*)", "(?s:.*)"
-    if body.startswith("^"):
-        body, before = body[1:], ""
-    if body.endswith("$") and not body.endswith("\\$"):
-        body, behind = body[:-1], ""
-    # What is left without escapes, classes and groups.
-    outside = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "", body)
-    special = re.search(r"[\^$]|\(\?[=!<P]", outside) or re.search(r"\\[bBzZAG1-9]", body)
-    while "(" in outside and (inner := re.sub(r"\([^()]*\)", "", outside)) != outside:
-        outside = inner
-    if special or ("|" in outside and not (before and behind)):
-        raise ToolError(f"{place} has the pattern {pattern!r}, which this format cannot keep to")
-    return f"/{before}(?:{llguidance.regex_to_lark(body, 'dw')}){behind}/"
-
-
 def resolve(tool: ToolSpec, schema: Any) -> Mapping[str, Any]:
     """The schema that ``schema`` refers to, as long as it is nothing but a reference."""
     for _ in range(_MAX_REFS):
@@ -129,11 +78,12 @@ def resolve(tool: ToolSpec, schema: Any) -> Mapping[str, Any]:
             return {}
         if "$ref" not in schema:
             return schema
-        schema = _at(tool, schema["$ref"])
+        schema = target(tool, schema["$ref"])
     raise ToolError(f"the parameters of tool {tool.name!r} refer to themselves without end")
 
 
-def _at(tool: ToolSpec, reference: Any) -> Any:
+def target(tool: ToolSpec, reference: Any) -> Any:
+    """What a reference means in the parameters of a tool. Raises :class:`ToolError` for nothing."""
     here: Any = tool.parameters
     parts = str(reference).split("/")
     try:
@@ -161,7 +111,7 @@ def _types(tool: ToolSpec, schema: Any, depth: int) -> frozenset[str]:
         values = schema.get("enum", [schema.get("const")])
         types &= frozenset().union(*({_type_of(value)} for value in values)) if values else frozenset()
     if "$ref" in schema:
-        types &= _types(tool, _at(tool, schema["$ref"]), depth - 1)
+        types &= _types(tool, target(tool, schema["$ref"]), depth - 1)
     for key in ("anyOf", "oneOf"):
         if key in schema:
             types &= frozenset().union(*(_types(tool, one, depth - 1) for one in schema[key]))
@@ -203,4 +153,4 @@ def _moved(reference: str) -> str:
     return "#/$defs/arguments" + reference[1:] if reference.startswith("#") else reference
 
 
-__all__ = ["Kind", "Property", "kind_of", "properties", "resolve", "text_pattern"]
+__all__ = ["Kind", "Property", "kind_of", "properties", "resolve", "target"]

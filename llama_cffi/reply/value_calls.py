@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+from llama_cffi.errors import SchemaError, ToolError
 from llama_cffi.reply.call_syntax import Calls
 from llama_cffi.reply.event_buffer import EventBuffer, loads
 from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.header_calls import skip
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
-from llama_cffi.reply.lark import Lark, either, literal, regex
+from llama_cffi.reply.lark import Lark, either
 from llama_cffi.reply.notation import python_as_json
-from llama_cffi.reply.properties import Kind, Property, kind_of, properties, text_pattern
+from llama_cffi.reply.properties import Kind, Property, kind_of, properties
+from llama_cffi.reply.text_schema import Bare, TextRules, alternatives, is_text
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]*")
+_DIGITS = re.compile(r"[0-9]*")
+_TYPES = ("number", "boolean", "null", "object", "array")
 _KEY_STOPS = re.compile(r"[^<>\n\"]*")
 
 
@@ -27,7 +33,8 @@ class ValueCalls:
 
     An argument is ``key``, its name, ``keyed``, perhaps ``value``, the value and ``end``. Whitespace at the ends of
     these is what the model was trained to write; the parser takes any. ``typed`` stands for ``keyed`` where the tags
-    tell a text (the first) from JSON (the second); else the tool's schema does.
+    tell a text (the first) from JSON (the others: one for any value, or with ``{type}`` one for those of a type); else
+    the tool's schema does. ``named`` may hold ``{n}``, a number that counts the calls.
     """
 
     open: str
@@ -66,9 +73,11 @@ class ValueCalls:
                 out.text(source.recorded())
                 return
         name = (yield from source.run(_NAME)).strip()
-        named = self.named.strip()
+        named, number, behind = self.named.strip().partition("{n}")
         if named:
             good = bool((yield from source.one_of(named)))
+            if good and number:
+                good = bool((yield from source.run(_DIGITS))) and bool((yield from source.one_of(behind)))
         else:
             yield from source.blank()
             good = (yield from source.peek()) == self.key[0]
@@ -96,7 +105,7 @@ class ValueCalls:
             if not tag:
                 return
             key = yield from source.run(_KEY_STOPS)
-            keyed = tuple(keyed.strip() for keyed in self.typed or (self.keyed,))
+            keyed = tuple(keyed.strip() for keyed in self._typed or (self.keyed,))
             found = yield from source.one_of(*keyed)
             if found and self.value:
                 yield from source.blank()
@@ -125,9 +134,12 @@ class ValueCalls:
             return bool(done)
         pieces: list[str] = []
         pieces.append((yield from source.blank()))
-        if (yield from source.peek()) in ("{", "[", '"'):
-            # The text of a JSON value may hold the tag that ends it, so that its own end is looked for.
-            yield from read_value(source, pieces.append)
+        # The text of a JSON value may hold the tag that ends it, so that its own end is looked for.
+        if (yield from source.peek()) in ("{", "[", '"') and not (
+            yield from read_value(source, pieces.append, strict=True)
+        ):
+            source.unread("".join(pieces))
+            pieces.clear()
         done = yield from source.until(ends, pieces.append)
         if done:
             text = "".join(pieces)
@@ -152,32 +164,106 @@ class ValueCalls:
         tag = opened.rstrip()
         head = f"{lark.text(opened[len(tag) :] + self.open)} {one}"
         if not self.together:
-            more = f"{lark.text(self.between + tag)} {head} {lark.text(closed)}" if rules.parallel else ""
+            gap = f"({lark.text(self.between)})? " if self.between else ""
+            more = f"{gap}{lark.text(tag)} {head} {lark.text(closed)}" if rules.parallel else ""
             return Calls(((tag, f"{head} {lark.text(closed)}"), (self.open, one)), more)
         more = f" ({lark.text(self.between + self.open)} {one})*" if rules.parallel else ""
         return Calls(((tag, f"{head}{more} {lark.text(closed)}"), (self.open, f"{one}{more}")))
 
     def _call(self, lark: Lark, tool: ToolSpec) -> str:
-        parts = [lark.text(tool.name + self.named)]
-        for prop in properties(tool):
+        parts = [lark.text(tool.name), lark.template(self.named)]
+        found = properties(tool)
+        for prop in found:
             rule = lark.rule("argument", self._argument(lark, tool, prop))
             parts.append(rule if prop.required else f"({rule})?")
+        if not any(prop.required for prop in found):
+            parts.append(r'("\n")?')
         parts.append(lark.text(self.close))
         return " ".join(filter(None, parts))
 
     def _argument(self, lark: Lark, tool: ToolSpec, prop: Property) -> str:
+        """Texts as they are, anything else as JSON."""
         kind = kind_of(tool, prop.name)
-        keyed = self.typed[0 if kind == "text" else 1] if self.typed else self.keyed
-        begin = lark.text(self.key + prop.name + keyed + self.value + self.lead)
+        place = f"the parameter {prop.name!r} of tool {tool.name!r}"
         closing = ("\n" if self.lead else "") + self.end
+        written = []
+        if kind != "json":
+            keyed = self.typed[0] if self.typed else self.keyed
+            written.append(f"{self._key(lark, prop, keyed)} {either(self._texts(lark, tool, prop, kind, place))}")
         if kind != "text":
-            return f"{begin} {lark.json(prop.schema)} {lark.text(closing + self.gap)}"
-        pattern = text_pattern(tool, prop, self.end)
+            written.extend(f"{value} {lark.text(closing)}" for value in self._values(lark, prop))
+        gap = f"({lark.text(self.gap)})?" if self.gap else ""
+        return f"{either(written)} {gap}".rstrip()
+
+    def _values(self, lark: Lark, prop: Property) -> Iterator[str]:
+        """The expressions of the key and the JSON that satisfies the schema."""
+        if self.typed is None or "{type}" not in self.typed[1]:
+            keyed = self.typed[1] if self.typed else self.keyed
+            yield f"{self._key(lark, prop, keyed)} {either([lark.json(prop.schema), *_python_words(prop.schema)])}"
+            return
+        given = prop.schema.get("type", _TYPES)
+        for one in [given] if isinstance(given, str) else given:
+            if one == "string":
+                continue
+            keyed = self.typed[1].replace("{type}", "number" if one == "integer" else one)
+            # A type may be one that no value has that satisfies the rest.
+            with suppress(SchemaError):
+                value = lark.json({**prop.schema, "type": one})
+                yield f"{self._key(lark, prop, keyed)} {value}"
+
+    @property
+    def _typed(self) -> tuple[str, ...] | None:
+        """What may stand for ``keyed`` in a reply, that of texts first."""
+        if self.typed is None:
+            return None
+        return (self.typed[0], *dict.fromkeys(self.typed[1].replace("{type}", one) for one in _TYPES))
+
+    def _key(self, lark: Lark, prop: Property, keyed: str) -> str:
+        return lark.text(self.key + prop.name + keyed + self.value + self.lead)
+
+    def _texts(self, lark: Lark, tool: ToolSpec, prop: Property, kind: Kind, place: str) -> list[str]:
+        """The expressions of the texts that satisfy a schema, with what closes them."""
+        try:
+            choices = [choice for choice in alternatives(tool, prop.given, place) if is_text(choice)]
+        except ToolError:
+            if kind == "text":
+                raise
+            return []
+        rules = [TextRules(choice, place) for choice in choices]
+        if any(rule.free for rule in rules):
+            rules = [rule for rule in rules if rule.free][:1]
+        # A text that looks like JSON would be read as JSON where it may be either.
+        bare: Bare = "no JSON" if kind == "either" and not self.typed else "no mark" if self.quote else "any"
+        found = [text for rule in rules for text in self._text(lark, rule, bare)]
+        if not found and kind == "text":
+            raise ToolError(f"{place} has no value that this format can write")
+        return found
+
+    def _text(self, lark: Lark, rules: TextRules, bare: Bare) -> Iterator[str]:
         if self.quote:
-            pattern = f"{pattern or 'ANY'} & ~{regex(literal(self.quote[0]) + '(?s:.*)')}"
-        if pattern is None:
-            return f"{begin} {lark.up_to(self.end, 'ANY')} {lark.text(self.gap)}".rstrip()
-        return f"{begin} {lark.up_to(closing, lark.terminal_of(pattern))} {lark.text(self.gap)}".rstrip()
+            opened, closed = self.quote
+            body = rules.lengths_before(closed) or rules.body(closed)
+            if body is not None:
+                yield f"{lark.text(opened)} {lark.up_to(closed, lark.terminal_of(body))} {lark.text(self.end)}"
+        if rules.free and bare == "any":
+            yield lark.up_to(self.end, "ANY")
+            return
+        body = rules.lengths_before(self.end, line=bool(self.lead), bare=bare)
+        if body is not None:
+            yield lark.up_to(self.end, lark.terminal_of(body))
+        elif rules.words is not None or rules.patterns:
+            body = rules.body(self.end, bare=bare)
+            if body is not None:
+                yield lark.up_to(("\n" if self.lead else "") + self.end, lark.terminal_of(body))
+
+
+def _python_words(schema: Mapping[str, Any]) -> list[str]:
+    """The words of Python that some templates write for values that the schema allows."""
+    types = schema.get("type")
+    if set(schema) & {"enum", "const", "allOf", "anyOf", "oneOf", "not", "if"}:
+        return []
+    words = {"boolean": ['"True"', '"False"'], "null": ['"None"']}
+    return [word for one in ([types] if isinstance(types, str) else types or ()) for word in words.get(one, ())]
 
 
 def _escaped(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from llama_cffi.errors import TemplateError
 from llama_cffi.prompt.template import ChatTemplate
 from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.formats import FORMATS, detect, find
-from tests.support.replies import Reply, read
+from tests.support.replies import Reply, SmallVocabulary, compiled, read, reply_grammar
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "vendor" / "llama.cpp" / "models" / "templates"
 needs_source = pytest.mark.skipif(not TEMPLATES.is_dir(), reason="no llama.cpp source in vendor/llama.cpp")
@@ -32,7 +34,7 @@ OF_TEMPLATE = {
     "HuggingFaceTB-SmolLM3-3B": "generic",
     "Kimi-K2-Instruct": "kimi-k2",
     "Kimi-K2-Thinking": "kimi-k2",
-    "Kimi-K3": "generic",
+    "Kimi-K3": "kimi-k3",
     "LFM2-8B-A1B": "lfm2",
     "LFM2.5-8B-A1B": "lfm2",
     "LFM2.5-Instruct": "lfm2",
@@ -78,7 +80,7 @@ OF_TEMPLATE = {
     "mistralai-Ministral-3-14B-Reasoning-2512": "mistral",
     "mistralai-Mistral-Nemo-Instruct-2407": "mistral-nemo",
     "moonshotai-Kimi-K2": "kimi-k2",
-    "muse-glimmer": "generic",
+    "muse-glimmer": "muse-glimmer",
     "openai-gpt-oss-120b": "harmony",
     "openbmb-MiniCPM5-1B": "minicpm",
     "poolside-Laguna-S-2.1": "glm-4.7",
@@ -92,7 +94,6 @@ OF_TEMPLATE = {
 
 NO_CALLS = {
     "HuggingFaceTB-SmolLM3-3B": "it has no tools",
-    "Kimi-K3": "its format is not known here",
     "LFM2-8B-A1B": "its assistant messages leave tool_calls out",
     "LFM2.5-Instruct": "its assistant messages leave tool_calls out",
     "MiniMax-M3": "its format is not known here",
@@ -100,7 +101,6 @@ NO_CALLS = {
     "ibm-granite-granite-3.3-2B-Instruct": "its assistant messages leave tool_calls out",
     "llama-cpp-rwkv-world": "it has no tools",
     "microsoft-Phi-3.5-mini-instruct": "it has no tools",
-    "muse-glimmer": "its format is not known here",
 }
 NULL_CONTENT = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B"}
 ONE_CALL = {"meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.2-3B-Instruct", "meta-llama-Llama-3.3-70B-Instruct"}
@@ -121,7 +121,7 @@ TOOLS = [
     {"type": "function", "function": {"name": spec.name, "description": "Does it.", "parameters": spec.parameters}}
     for spec in SPECS
 ]
-ARGUMENTS = {"city": 'Åre "N"\n</b>', "days": 3, "exact": True, "tags": ["a b", "c"]}
+ARGUMENTS = {"city": 'Are "N"\n</b>', "days": 3, "exact": True, "tags": ["a b", "c"]}
 
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -138,7 +138,9 @@ def conversation(
         }
         for i, (name, arguments) in enumerate(calls)
     ]
-    answer: dict[str, Any] = {"role": "assistant", "content": content, "tool_calls": made}
+    answer: dict[str, Any] = {"role": "assistant", "content": content}
+    if made:
+        answer["tool_calls"] = made
     if thought:
         answer["reasoning_content"] = thought
     return [{"role": "user", "content": "What next?"}, answer]
@@ -150,13 +152,15 @@ def test_every_template_has_its_format() -> None:
     assert found == OF_TEMPLATE
 
 
-def replies_of(name: str, calls: list[tuple[str, dict[str, Any]]], *, thought: str = "") -> tuple[str, str]:
+def replies_of(
+    name: str, calls: list[tuple[str, dict[str, Any]]], *, thought: str = "", content: str = ""
+) -> tuple[str, str]:
     """The end of the prompt and the reply, as the template writes them."""
     template = ChatTemplate((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"), tokens=TOKENS)
     problem: TemplateError | None = None
     for as_text in (False, True):
-        content = None if name in NULL_CONTENT else ""
-        messages = conversation(calls, as_text=as_text, thought=thought, content=content)
+        said = None if name in NULL_CONTENT and calls and not content else content
+        messages = conversation(calls, as_text=as_text, thought=thought, content=said)
         variables: dict[str, Any] = {"tools": TOOLS}
         if "firefunction" in name:
             variables |= {"functions": json.dumps(TOOLS), "datetime": "today"}
@@ -198,6 +202,85 @@ def test_what_a_template_writes_is_read_back(name: str) -> None:
     expected = calls[:1] if name in FIRST_CALL_ONLY else calls
     check_calls(read(format, ReplyRules(SPECS, reasoning=state), [text]), expected)
     check_calls(read(format, ReplyRules(SPECS, reasoning=state), list(text)), expected)
+
+
+TURN_ENDS = (
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|end|>", "<|end_of_msg|>", "<|end_of_text|>", "</s>"),
+    *("<turn|>", "<|turn>", "<|tool_response>", "<|return|>", "<|call|>", "<seed:eos>", "[e~[", "<|assistant_end|>"),
+    *("<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "<|endoftext|>", "</assistant>", "<|role_end|>", "<|calls|>"),  # noqa: RUF001
+    *(
+        "<end_of_sentence>",
+        "<|observation|>",
+        "<|user|>",
+        "<sep>",
+        "<end_of_turn>",
+        "<|eos:opensource|>",
+        "<SPECIAL_12>",
+    ),
+    *(
+        "<eos:opensource>",
+        "<|message_sep|>",
+        "<｜hy_eos:opensource｜>",  # noqa: RUF001
+        "<|im_user|>",
+        "<|START_OF_TURN_TOKEN|>",
+        "<|flush|>",
+    ),
+)
+"""Texts that end a turn in some template, and the generation in its models; none is part of a reply."""
+
+WRITES_PYTHON = {"ByteDance-Seed-OSS", "openbmb-MiniCPM5-1B"}
+"""Templates that write lists as Python does, where their models write JSON."""
+
+CALLS_FIRST = {
+    "google-gemma-4-31B-it": [2],
+    "google-gemma-4-31B-it-interleaved": [2],
+    "Apriel-1.6-15b-Thinker-fixed": [1],
+}
+"""Messages left out of those below: text that a template puts behind a call; reasoning that the prompt began."""
+
+
+@needs_source
+@pytest.mark.conformance
+@pytest.mark.parametrize("special", [False, True], ids=["spelled", "tokens"])
+@pytest.mark.parametrize("name", sorted(set(OF_TEMPLATE) - set(NO_CALLS)))
+def test_what_a_template_writes_is_allowed(name: str, special: bool) -> None:
+    """The grammar takes the reply as the template renders it, and lets it end where the template ends it."""
+    arguments = dict(ARGUMENTS) if name not in WRITES_PYTHON else {**ARGUMENTS, "tags": []}
+    call = ("get_weather", arguments)
+    asked: list[tuple[list[tuple[str, dict[str, Any]]], str, str]] = [
+        ([call], "", ""), ([call], "Hm <x>.", ""), ([call], "", "I look."), ([], "", "Hello.")
+    ]  # fmt: skip
+    for number in CALLS_FIRST.get(name, ()):
+        del asked[number]
+    if name not in ONE_CALL:
+        asked.append(([call, ("now", {})], "", ""))
+    format = find(OF_TEMPLATE[name])
+    vocabulary = SmallVocabulary(format.controls, special, format)
+    for calls, thought, content in asked:
+        prompt, text = replies_of(name, calls, thought=thought, content=content)
+        state = format.state(prompt)
+        states = [state]
+        if state != "auto" and not thought and format.name != "harmony":
+            # Without reasoning of its own the message was written as a template that does not think would.
+            states.append("auto")
+        texts = [text]
+        if format.thinking and text.lstrip().startswith(format.thinking.end):
+            texts.append(text.lstrip()[len(format.thinking.end) :])
+        reached = []
+        for state, text in itertools.product(states, texts):
+            grammar = reply_grammar(format, ReplyRules(SPECS, reasoning=state), vocabulary.token)
+            ends = [found.start() for end in TURN_ENDS for found in re.finditer(re.escape(end), text)]
+            for end in (*ends, len(text)):
+                matcher = compiled(str(grammar), vocabulary.engine)
+                tokens = vocabulary.tokens_of(text[:end])
+                n = matcher.try_consume_tokens(tokens)
+                whole = n == len(tokens) and matcher.is_accepting() and end > 0
+                reached.append((whole, n, text[:end]))
+        whole, n, longest = max(reached)
+        rest = b"".join(vocabulary.tokens[token] for token in vocabulary.tokens_of(longest)[n:]).decode(
+            errors="replace"
+        )
+        assert whole, f"stopped at {rest!r} of {longest!r}"
 
 
 @needs_source

@@ -17,7 +17,16 @@ from llama_cffi.errors import ToolError
 from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.formats import FORMATS, find
 from llama_cffi.reply.lark import quoted
-from tests.support.replies import SmallVocabulary, bfcl_schema, check_reply, compiled, random_text, read
+from tests.support.replies import (
+    SmallVocabulary,
+    bfcl_schema,
+    check_reply,
+    compiled,
+    random_text,
+    read,
+    reply_grammar,
+    tool_rule,
+)
 
 # At length: `pytest -m conformance`.
 pytestmark = pytest.mark.conformance
@@ -40,7 +49,7 @@ WEATHER = {
 ADD = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "boolean"}}, "required": ["a"]}
 TOOLS = (ToolSpec("get_weather", WEATHER), ToolSpec("math.add", ADD), ToolSpec("now", {"type": "object"}))
 ANSWER = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
-JSON_ANSWER = f"%json {json.dumps(ANSWER)}"
+JSON_ANSWER = tool_rule(ANSWER)
 
 PLANS = {
     "required": ReplyRules(TOOLS, choice="required", reasoning="auto"),
@@ -60,10 +69,10 @@ def test_random_texts_are_replies(name: str, special: bool) -> None:
     vocabulary = SmallVocabulary(format.controls, special, format)
     finished = n_calls = 0
     for rules in PLANS.values():
-        grammar = format.grammar(rules, vocabulary.token)
+        grammar = reply_grammar(format, rules, vocabulary.token)
         assert grammar is not None
         start = compiled(grammar, vocabulary.engine)
-        for seed in range(2):
+        for seed in range(2 if n_calls or rules.choice != "required" else 8):
             text = random_text(start.deep_copy(), vocabulary.tokens, 0, seed=seed)
             if text is None:
                 continue
@@ -80,7 +89,8 @@ def test_random_texts_are_replies(name: str, special: bool) -> None:
 def test_text_is_free(name: str) -> None:
     format = find(name)
     vocabulary = SmallVocabulary(format.controls, special=False)
-    start = compiled(str(format.grammar(ReplyRules(TOOLS, reasoning="off"), vocabulary.token)), vocabulary.engine)
+    rules = ReplyRules(TOOLS, reasoning="off")
+    start = compiled(str(reply_grammar(format, rules, vocabulary.token)), vocabulary.engine)
     prefix = {"functionary-v3.2": "all\n", "harmony": ""}.get(name, "")
     if name == "harmony":
         pytest.skip("its text stands in a channel")
@@ -89,7 +99,7 @@ def test_text_is_free(name: str) -> None:
         tokens = vocabulary(prefix + text)
         assert matcher.try_consume_tokens(tokens) == len(tokens), text
         assert matcher.is_accepting()
-        assert read(format, ReplyRules(TOOLS, reasoning="off"), [prefix + text]).text == text
+        assert read(format, rules, [prefix + text]).text == text
 
 
 @pytest.mark.parametrize("name", ["hermes", "qwen-coder", "mistral", "gemma4"])
@@ -102,7 +112,7 @@ def test_an_opened_call_is_held_to_its_tool(name: str) -> None:
     }
     format = find(name)
     vocabulary = SmallVocabulary(format.controls, special=False)
-    start = compiled(str(format.grammar(ReplyRules(TOOLS), vocabulary.token)), vocabulary.engine)
+    start = compiled(str(reply_grammar(format, ReplyRules(TOOLS), vocabulary.token)), vocabulary.engine)
     good, bad = start.deep_copy(), start.deep_copy()
     tokens = vocabulary("Let me see. " + begins[name])
     assert good.try_consume_tokens(tokens) == len(tokens)
@@ -114,12 +124,12 @@ def test_an_opened_call_is_held_to_its_tool(name: str) -> None:
 def test_nothing_to_hold_to_is_no_grammar() -> None:
     for name in FORMATS:
         format = find(name)
-        assert format.grammar(ReplyRules(), quoted) is None
-        assert format.grammar(ReplyRules(TOOLS, choice="none"), quoted) is None
+        assert reply_grammar(format, ReplyRules()) is None
+        assert reply_grammar(format, ReplyRules(TOOLS, choice="none")) is None
         with pytest.raises(ToolError, match="required"):
-            format.grammar(ReplyRules(choice="required"), quoted)
+            reply_grammar(format, ReplyRules(choice="required"))
     with pytest.raises(ToolError, match="this format has none"):
-        find("plain").grammar(ReplyRules(TOOLS, choice="required"), quoted)
+        reply_grammar(find("plain"), ReplyRules(TOOLS, choice="required"))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +147,7 @@ def test_nothing_to_hold_to_is_no_grammar() -> None:
 def test_what_arguments_one_by_one_cannot_keep_to_is_refused(parameters: dict[str, Any], words: str) -> None:
     rules = ReplyRules((ToolSpec("f", parameters),))
     with pytest.raises(ToolError, match=words):
-        find("qwen-coder").grammar(rules, quoted)
+        reply_grammar(find("qwen-coder"), rules)
 
 
 def test_texts_keep_to_patterns_and_references() -> None:
@@ -154,12 +164,72 @@ def test_texts_keep_to_patterns_and_references() -> None:
     rules = ReplyRules((ToolSpec("f", parameters),), choice="required", reasoning="off")
     for name in ("qwen-coder", "glm", "deepseek-v4", "hermes"):
         vocabulary = SmallVocabulary((), special=False, format=find(name))
-        start = compiled(str(find(name).grammar(rules, vocabulary.token)), vocabulary.engine)
+        start = compiled(str(reply_grammar(find(name), rules, vocabulary.token)), vocabulary.engine)
         texts = [random_text(start.deep_copy(), vocabulary.tokens, 0, seed=seed) for seed in range(5)]
         finished = [text for text in texts if text is not None]
         assert finished
         for text in finished:
             check_reply(find(name), rules, text)
+
+
+# -- the same schema in every format
+
+E = {"E": {"enum": ["x", "y"], "title": "E", "type": "string"}}
+
+
+def taking(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The schema of a tool that takes ``a``."""
+    return {"type": "object", "properties": {"a": schema}, "required": ["a"], **more}
+
+
+ANY_FORMAT: dict[str, dict[str, Any]] = {
+    "an open object": taking({"type": "object", "additionalProperties": {"type": "string", "maxLength": 3}}),
+    "listed and others": taking(
+        {"type": "object", "properties": {"x": {"type": "integer"}}, "additionalProperties": {"type": "boolean"}}
+    ),
+    "one needed, and others": taking(
+        {"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"], "additionalProperties": {"const": 2}}
+    ),
+    "a text or null": taking({"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}),
+    "an Enum": taking({"$ref": "#/$defs/E"}, **{"$defs": E}),
+    "an Enum with a default": taking({"allOf": [{"$ref": "#/$defs/E"}], "default": "x"}, **{"$defs": E}),
+    "an Enum inside": taking({"type": "array", "items": {"$ref": "#/$defs/E"}, "maxItems": 2}, **{"$defs": E}),
+    "annotations": taking({"type": "string", "example": "q", "x-foo": 1, "contentMediaType": "text/x", "title": "A"}),
+    "a literal or a text": taking({"anyOf": [{"const": "auto", "type": "string"}, {"type": "string"}]}),
+    "a date": taking({"type": "string", "format": "date"}),
+    "a UUID or null": taking({"anyOf": [{"type": "string", "format": "uuid"}, {"type": "null"}]}),
+    "a pattern": taking({"type": "string", "pattern": "^[a-z]{1,3}$"}),
+    "a tuple": taking(
+        {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "boolean"}], "minItems": 2, "maxItems": 2}
+    ),
+    "a tuple and more": taking(
+        {"type": "array", "prefixItems": [{"enum": [7]}, {"enum": ["q"]}], "items": {"type": "boolean"}, "maxItems": 4}
+    ),
+    "a long text": taking({"type": "string", "maxLength": 2000}),
+    "a text with bounds": taking({"type": "string", "minLength": 3, "maxLength": 1000}),
+    "some text": taking({"type": "string", "minLength": 1}),
+    "a boolean or null": taking({"type": ["boolean", "null"]}),
+    "one of two types": taking({"oneOf": [{"type": "string", "maxLength": 3}, {"type": "integer"}]}),
+}
+
+
+@pytest.mark.parametrize("name", CALLING)
+def test_every_format_keeps_to_the_same_schemas(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    format = find(name)
+    finished: dict[str, int] = dict.fromkeys(ANY_FORMAT, 0)
+    for special in (False, True):
+        vocabulary = SmallVocabulary(format.controls, special, format)
+        for what, schema in ANY_FORMAT.items():
+            rules = ReplyRules((ToolSpec("f", schema),), choice="required", parallel=False)
+            start = compiled(str(reply_grammar(format, rules, vocabulary.token)), vocabulary.engine)
+            for seed in range(2):
+                text = random_text(start.deep_copy(), vocabulary.tokens, 0, seed=seed)
+                if text is not None:
+                    check_reply(format, rules, text)
+                    finished[what] += 1
+    with capsys.disabled():
+        print(f"\n{name}: {sum(finished.values())} calls by {sum(map(bool, finished.values()))} schemas", end="")
+    assert sum(map(bool, finished.values())) >= 15, finished
 
 
 # -- real vocabularies
@@ -202,7 +272,7 @@ def test_random_texts_of_real_tokens(vocabulary: str, name: str) -> None:
 
         finished = 0
         for rules in (PLANS["required"], PLANS["auto"]):
-            start = compiled(str(format.grammar(rules, token)), tokenizer)
+            start = compiled(str(reply_grammar(format, rules, token)), tokenizer)
             for seed in (1, 2):
                 text = random_text(start.deep_copy(), pieces, eos, seed=seed, n_tokens=40)
                 if text is not None:
@@ -228,7 +298,7 @@ def test_1448_tool_sets_compile(assets: Path) -> None:
     sets = tool_sets(assets)
     assert len(sets) == 1448
     for tools in sets:
-        grammar = str(find("hermes").grammar(ReplyRules(tools), quoted))
+        grammar = str(reply_grammar(find("hermes"), ReplyRules(tools)))
         assert not llguidance.LLMatcher.validate_grammar(grammar, vocabulary.engine)
 
 
@@ -239,7 +309,7 @@ def test_calls_of_the_berkeley_tools_fit(assets: Path, name: str) -> None:
     for seed, tools in enumerate(tool_sets(assets)[::120]):
         rules = ReplyRules(tools, choice="required", parallel=False)
         try:
-            grammar = str(find(name).grammar(rules, quoted))
+            grammar = str(reply_grammar(find(name), rules))
         except ToolError:
             refused += 1
             continue

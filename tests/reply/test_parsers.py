@@ -238,6 +238,77 @@ GOLDENS: list[tuple[str, ReplyRules, str, Reply]] = [
     ),
 ]
 
+QWEN_CALL = "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>"
+KIMI_ARGUMENT = '<|open|>argument key="{}" type="{}"<|sep|>{}<|close|>argument<|sep|>'
+KIMI_CALL = (
+    '<|open|>call tool="get_weather" index="1"<|sep|>'
+    + KIMI_ARGUMENT.format("city", "string", "Oslo")
+    + KIMI_ARGUMENT.format("days", "number", "3")
+    + "<|close|>call<|sep|>"
+)
+
+GOLDENS += [
+    # A call inside of reasoning is one if the reply ends without the end of the reasoning.
+    ("qwen-coder", OPEN, f"Let me look.\n{QWEN_CALL}", Reply("Let me look.", "", [WEATHER])),
+    ("qwen-coder", OPEN, f"{QWEN_CALL}\nDone.", Reply("", "Done.", [WEATHER])),
+    ("qwen-coder", OPEN, f"Maybe {QWEN_CALL} or so.\n</think>\nNo.", Reply(f"Maybe {QWEN_CALL} or so.", "No.")),
+    ("qwen-coder", OPEN, f"A <tool_call> is\n{QWEN_CALL}", Reply("A <tool_call> is", "", [WEATHER])),
+    ("qwen-coder", OPEN, "A <tool_call>\nis", Reply("A <tool_call>\nis")),
+    ("qwen-coder", PLAN, f"<think>\nHm.\n{QWEN_CALL}", Reply("Hm.", "", [WEATHER])),
+    ("hermes", OPEN, 'Hm <tool_call>{"x": "</think>\\n"} Yes', Reply('Hm <tool_call>{"x": "', '\\n"} Yes')),
+    ("hermes", OPEN, '<tool_call>{"name": "add", "arguments": {"a": 1', Reply("", "", [Call("add", "", '{"a": 1')])),
+    # A reply that was cut behind the name of a call.
+    ("hermes", PLAN, '<tool_call>{"name": "add", ', Reply("", "", [Call("add")])),
+    # What only looks like JSON ends with its tag.
+    (
+        "qwen-coder",
+        PLAN,
+        "<function=get_weather><parameter=x>{no JSON</parameter><parameter=days>3</parameter></function>",
+        Reply("", "", [done("get_weather", '{"x": "{no JSON", "days": 3}')]),
+    ),
+    (
+        "glm",
+        PLAN,
+        '<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>"open</arg_value>\n</tool_call>',
+        Reply("", "", [done("add", '{"a": "\\"open"}')]),
+    ),
+    # Channel marks of Gemma 4 that stand alone.
+    ("gemma4", PLAN, "<|channel>thought<channel|>Hi", Reply("", "Hi")),
+    ("gemma4", PLAN, "<|channel><|channel>thought\nHm.<channel|>Hi<channel|>", Reply("Hm.", "Hi")),
+    ("gemma4", PLAN, "Hi<|channel>thought\nHm.<channel|> there<channel|>", Reply("Hm.", "Hithere")),
+    # gpt-oss
+    ("harmony", PLAN, "<|message|>Hi<|return|>", Reply("", "Hi")),
+    (
+        "harmony",
+        PLAN,
+        "<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|message|>Hi",
+        Reply("Hm.", "Hi"),
+    ),
+    ("harmony", PLAN, "<|channel|>commentary to=python <|constrain|>code<|message|>print(1)<|call|>", Reply()),
+    ("gigachat", PLAN, "Hi<|message_sep|>\n\n", Reply("", "Hi")),
+    (
+        "kimi-k3",
+        OPEN,
+        "Hm.<|close|>think<|sep|><|open|>response<|sep|>I look.<|close|>response<|sep|><|open|>tools<|sep|>"
+        f"{KIMI_CALL}<|close|>tools<|sep|><|close|>message<|sep|>",
+        Reply("Hm.", "I look.", [done("get_weather", '{"city": "Oslo", "days": 3}')]),
+    ),
+    (
+        "kimi-k3",
+        OPEN,
+        "<|open|>response<|sep|>Hi<|close|>response<|sep|><|close|>message<|sep|>",
+        Reply("", "Hi"),
+    ),
+    (
+        "muse-glimmer",
+        PLAN,
+        " to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>I look.<|eom|><|start|>assistant "
+        'to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter '
+        'name="city">Oslo</atem:parameter>\n</atem:invoke>\n</atem:function_calls><|eot|>',
+        Reply("Hm.", "I look.", [WEATHER]),
+    ),
+]
+
 
 @pytest.mark.parametrize(("name", "rules", "text", "reply"), GOLDENS)
 def test_what_models_write(name: str, rules: ReplyRules, text: str, reply: Reply) -> None:

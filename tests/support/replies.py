@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ import jsonschema
 import llguidance
 import numpy as np
 
+from llama_cffi.grammar.guidance import _limits
+from llama_cffi.grammar.schema import closed, json_rule
 from llama_cffi.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
 from llama_cffi.reply.format import ReplyFormat, ReplyRules, ToolSpec
 from llama_cffi.reply.lark import quoted
@@ -128,6 +130,14 @@ class SmallVocabulary:
         data = text if isinstance(text, bytes) else text.encode()
         return [1 + byte for byte in data]
 
+    def tokens_of(self, text: str) -> list[int]:
+        """The tokens of a text, control texts as the tokens that they are."""
+        if not self.ids:
+            return self(text)
+        texts = "|".join(map(re.escape, sorted(self.ids, key=len, reverse=True)))
+        pieces = re.split(f"({texts})", text)
+        return [token for piece in pieces for token in ([self.ids[piece]] if piece in self.ids else self(piece))]
+
     def token(self, text: str) -> str:
         """The Lark expression of a text that may be a control token."""
         return f"<[{self.ids[text]}]>" if text in self.ids else quoted(text)
@@ -136,14 +146,24 @@ class SmallVocabulary:
 def tags_of(format: ReplyFormat) -> list[str]:
     """The texts in the grammar of a format that begin like a tag."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
-    grammar = format.grammar(ReplyRules((ToolSpec("f", schema),)), quoted) or ""
+    grammar = reply_grammar(format, ReplyRules((ToolSpec("f", schema),))) or ""
     texts = (json.loads(text) for text in re.findall(r'"(?:[^"\\\n]|\\.)*"', grammar))
     return [text for text in texts if text.lstrip()[:1] in ("<", "[", "`") and len(text) > 1]
 
 
+def tool_rule(schema: Mapping[str, Any]) -> str:
+    """The rule of a tool's schema as requests make it: objects that list properties closed, keywords checked."""
+    return json_rule(closed(schema))
+
+
+def reply_grammar(format: ReplyFormat, rules: ReplyRules, token: Callable[[str], str] = quoted) -> str | None:
+    """The grammar of a reply as requests make it."""
+    return format.grammar(rules, token, tool_rule)
+
+
 def compiled(grammar: str, tokenizer: llguidance.LLTokenizer) -> llguidance.LLMatcher:
-    """The engine's matcher at the beginning of a text."""
-    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
+    """The engine's matcher at the beginning of a text, within the limits that requests have."""
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_limits())
     assert not matcher.is_error(), f"{matcher.get_error()}\n{grammar}"
     return matcher
 

@@ -16,6 +16,7 @@ from llama_cffi.reply.formats import (
     lfm2,
     llama3,
     mistral,
+    muse,
     plain,
     solar,
     xml,
@@ -24,6 +25,7 @@ from llama_cffi.reply.formats import (
 # What a template is matched against, in this order: tags of one family first, those that many share last.
 _MODULES = (
     harmony,
+    muse,
     gemma,
     lfm2,
     kimi,

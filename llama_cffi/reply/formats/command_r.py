@@ -41,6 +41,7 @@ COMMAND_R = TaggedFormat(
         tail="\n]\n",
         between=",\n    ",
         keys=_KEYS,
+        spaced=True,
     ),
     signs=(("Action:", "<|START_OF_TURN_TOKEN|>", "!<|START_ACTION|>"),),
     thinking=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import NAME, HeaderCalls, read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
-from llama_cffi.reply.lark import Lark, Token, either, json_schema
+from llama_cffi.reply.lark import Lark, Schema, Token, either
 from llama_cffi.reply.parser import ReplyParser, TaggedFormat
 from llama_cffi.reply.reasoning import Thinking
 
@@ -84,7 +84,7 @@ class Functionary32:
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Callable[[Mapping[str, Any]], str] = json_schema,
+        schema: Schema,
     ) -> str | None:
         """A Lark grammar of the replies that the rules allows; None when every text is one."""
         calls_allowed = rules.allows_calls()

@@ -19,7 +19,7 @@ GEMMA4 = TaggedFormat(
         notation=Notation(plain=(_QUOTE,), escaped=('"',), bare_words=True),
     ),
     signs=(("<|tool_call>call:",), ("<|tool_call>", "<tool_call|>")),
-    thinking=Thinking("<|channel>thought\n", "<channel|>"),
+    thinking=Thinking("<|channel>thought\n", "<channel|>", again=True, strays=("<|channel>", "<channel|>")),
     controls=("<|tool_call>", "<tool_call|>", "<|channel>", "<channel|>", _QUOTE),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,14 +13,16 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
-from llama_cffi.reply.lark import Lark, Token, either, json_schema
+from llama_cffi.reply.lark import Lark, Schema, Token, either
 from llama_cffi.reply.parser import ReplyParser
 from llama_cffi.reply.reasoning import Thinking
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _THINKING = Thinking(f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>", optional=False)
-_TO = re.compile(r"to=(?:functions\.)?([A-Za-z0-9_.\-]+)")
+_TO = re.compile(r"to=(functions\.)?([A-Za-z0-9_.\-]+)")
+_PEOPLE = ("assistant", "user")
+"""Recipients that are no tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,13 @@ class HarmonyFormat:
             source.record(tag if tag in (_START, _CHANNEL) else "")
             if tag not in (_START, _CHANNEL):
                 yield from source.blank()
-                tag = yield from source.one_of(_START, _CHANNEL, "to=", *_ENDS)
+                tag = yield from source.one_of(_START, _CHANNEL, _MESSAGE, "to=", *_ENDS)
             if tag in (_START, _CHANNEL, "to="):
                 tag = yield from self._message(source, out, rules)
+            elif tag == _MESSAGE:
+                source.recorded()
+                out.tag()
+                tag = yield from self._answer(source, out, rules.content is not None)
             elif tag:
                 source.recorded()
                 out.tag()
@@ -82,20 +88,25 @@ class HarmonyFormat:
             out.text(source.recorded())
             return ""
         header = source.recorded()
-        channel = re.search(r"<\|channel\|>\s*([a-z]+)", header)
+        # A header that names a channel twice means the last one.
+        channel = (re.findall(r"<\|channel\|>\s*([a-z]+)", header) or [""])[-1]
         to = _TO.search(header)
+        recipient = to[2] if to and to[2] not in _PEOPLE else ""
         out.tag()
-        if to and rules.choice != "none":
+        if recipient and rules.choice != "none":
             yield from source.blank()
             if (yield from source.peek()) == "{":
-                out.begin(to[1])
+                out.begin(recipient)
                 if (yield from read_value(source, out.arguments)):
                     out.finish()
-        elif channel and channel[1] == "analysis":
+        elif not recipient and channel == "analysis":
             found = yield from source.until((*_ENDS, _START), out.reasoning)
             out.tag()
             return found
-        final = not to and channel is not None and channel[1] == "final"
+        if to and recipient and not to[1]:
+            # What is said to a tool of OpenAI's own is neither the answer nor a call of a function.
+            return (yield from source.until((*_ENDS, _START), _ignore))
+        final = not recipient and channel == "final"
         return (yield from self._answer(source, out, final and rules.content is not None))
 
     def _answer(self, source: InputBuffer, out: EventBuffer, prescribed: bool) -> Generator[None, None, str]:
@@ -113,7 +124,7 @@ class HarmonyFormat:
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Callable[[Mapping[str, Any]], str] = json_schema,
+        schema: Schema,
     ) -> str | None:
         """A Lark grammar of the replies that the rules allows; None when every text is one."""
         calls_allowed = rules.allows_calls()
@@ -135,10 +146,15 @@ class HarmonyFormat:
         if calls_allowed:
             for tool in rules.tools:
                 arguments = lark.json(tool.parameters)
-                forms = (
-                    f"{_CHANNEL}commentary to=functions.{tool.name} {_CONSTRAIN}json{_MESSAGE}",
-                    f" to=functions.{tool.name}{_CHANNEL}commentary {_CONSTRAIN}json{_MESSAGE}",
-                )
+                # The template leaves out the mark that models write.
+                forms = [
+                    form + mark + f"json{_MESSAGE}"
+                    for mark in (_CONSTRAIN, "")
+                    for form in (
+                        f"{_CHANNEL}commentary to=functions.{tool.name} ",
+                        f" to=functions.{tool.name}{_CHANNEL}commentary ",
+                    )
+                ]
                 bodies.append(f"{either(map(lark.text, forms))} {arguments}")
         before = [analysis]
         if rules.choice == "auto" and rules.content is None:
@@ -150,6 +166,10 @@ class HarmonyFormat:
             # The prompt began the final message.
             start = str(rules.content or words)
         return f"{lark}start: {start}\n"
+
+
+def _ignore(text: str) -> None:
+    """Leave out what is said to a tool that is not ours."""
 
 
 HARMONY = HarmonyFormat()

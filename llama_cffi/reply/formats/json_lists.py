@@ -42,7 +42,8 @@ GIGACHAT = TaggedFormat(
     syntax=JsonCalls(open="<|function_call|>", close="", also=("function call<|role_sep|>\n",)),
     signs=(("<|function_call|>",), ("function call", "<|role_sep|>")),
     thinking=None,
-    controls=("<|function_call|>", "<|role_sep|>"),
+    controls=("<|function_call|>", "<|role_sep|>", "<|message_sep|>"),
+    after=("<|message_sep|>\n\n",),
 )
 
 GRANITE = TaggedFormat(
