@@ -219,8 +219,15 @@ def _forget(owner: _Owner) -> None:
     owner.holds = False
 
 
-def _watch(key: int) -> Generator[None, Handle | weakref.ref[Handle], None]:
+def _watch(
+    key: int,
+    owners: dict[int, _Owner] = _owners,
+    ending: Callable[[], bool] = shutdown.begun,
+    later: Callable[[BaseException], None] = raise_later,
+) -> Generator[None, Handle | weakref.ref[Handle], None]:
     """Free the owner's object when the handle is gone: that is when the second value is sent.
+
+    The defaults are what it uses: a handle may go when the interpreter has emptied this module.
 
     A signal handler may run as soon as a function begins, and what it raises in a weak reference's callback is printed
     and forgotten. In a generator that happens where it can be caught.
@@ -237,15 +244,15 @@ def _watch(key: int) -> Generator[None, Handle | weakref.ref[Handle], None]:
     while attempts:
         attempts -= 1
         try:
-            owner = _owners.get(key)
-            if owner is not None and not shutdown.begun():
+            owner = owners.get(key)
+            if owner is not None and not ending():
                 owner.release()
             break
         except BaseException as error:
             interruption = error
     owner = None
     if interruption is not None:
-        raise_later(interruption)
+        later(interruption)
     yield
 
 

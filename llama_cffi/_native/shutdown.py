@@ -16,26 +16,19 @@ STOP_SECONDS = 3.0
 """How long an exit waits for running work to stop. What has not stopped by then is not freed."""
 
 
-class _State:
-    begun = False
+_ending = threading.Event()
 
+begin = _ending.set
+"""Refuse all native work from now on."""
 
-_state = _State()
-
-
-def begin() -> None:
-    """Refuse all native work from now on."""
-    _state.begun = True
-
-
-def begun() -> bool:
-    """Whether the interpreter is ending: what runs is to stop, and nothing is to begin."""
-    return _state.begun
+begun = _ending.is_set
+"""Whether the interpreter is ending: what runs is to stop, and nothing is to begin. A method of an object, so that it
+works when the interpreter has emptied the modules."""
 
 
 def end_thread() -> None:
     """End the calling thread once the interpreter is ending, unless it is the main thread."""
-    if _state.begun and threading.get_ident() != threading.main_thread().ident:
+    if _ending.is_set() and threading.get_ident() != threading.main_thread().ident:
         raise SystemExit  # the one exception that threading does not print
 
 

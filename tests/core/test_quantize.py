@@ -309,9 +309,7 @@ def test_the_names_are_those_of_llama_h() -> None:
 
 
 def test_a_library_without_a_type(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = type(binding).has
-    monkeypatch.setattr(
-        type(binding), "has", lambda self, name: name != "LLAMA_FTYPE_MOSTLY_Q1_0" and original(self, name)
-    )
+    original = binding.has
+    monkeypatch.setattr(binding, "has", lambda name: name != "LLAMA_FTYPE_MOSTLY_Q1_0" and original(name))
     with pytest.raises(UnsupportedError, match="Q1_0"):
         quantize(source, tmp_path / "q.gguf", "Q1_0")

@@ -50,16 +50,16 @@ def streamed(chunks: Any) -> tuple[str, str, LlamaCffiError]:
 
 def test_a_deadline_cuts_a_schema(demo: Llama) -> None:
     with pytest.raises(IncompleteOutput, match="by its deadline, after") as caught:
-        demo.generate("Numbers:", schema=NUMBERS, max_seconds=0.3, temperature=0)
+        demo.generate("Numbers:", schema=NUMBERS, max_seconds=0.1, temperature=0)
     assert caught.value.completion.finish_reason is FinishReason.DEADLINE
     with pytest.raises(IncompleteOutput, match="by its deadline, after"):
-        demo.chat(ASK, schema=NUMBERS, max_seconds=0.3, temperature=0)
+        demo.chat(ASK, schema=NUMBERS, max_seconds=0.1, temperature=0)
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"max_seconds": 1.0}, "by its deadline"),
+        ({"max_seconds": 0.1}, "by its deadline"),
         ({"max_tokens": 60}, "after 60 tokens"),
         ({"stop": "city"}, "the stop string 'city' cut the reply"),
     ],
