@@ -20,7 +20,8 @@ PACKAGE = Path(llama_cffi.__file__).parent
 COUNTED = {
     ("prompt/sandbox.py", "render"): "template runs",
     ("core/vocab.py", "tokenize"): "texts tokenized",
-    ("grammar/schema.py", "compile_schema"): "schemas compiled",
+    ("grammar/guidance.py", "compile"): "grammars compiled",
+    ("grammar/schema.py", "compile_schema"): "schemas read",
     ("spec.py", "__post_init__"): "specs made",
 }
 """What is counted, by file and function."""

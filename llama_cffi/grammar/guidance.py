@@ -139,12 +139,13 @@ class GuidanceTokenizer:
 class GuidanceConstraint(ProcessBound):
     """A grammar of llguidance, compiled for a vocabulary: Lark text, or the JSON text of a list of grammars.
 
-    Raises :class:`SchemaError` when it does not compile, or is too large.
+    With ``now=False`` it is compiled when the first matcher is made: a grammar that becomes part of another one need
+    not be compiled for itself. Raises :class:`SchemaError` when it does not compile, or is too large.
     """
 
     _instead_of_pickling = "send the text of the grammar, and compile it in each process"
 
-    def __init__(self, vocab: Vocab, grammar: str) -> None:
+    def __init__(self, vocab: Vocab, grammar: str, *, now: bool = True) -> None:
         if "\0" in grammar:
             raise SchemaError("the grammar holds a NUL character")
         try:
@@ -153,7 +154,7 @@ class GuidanceConstraint(ProcessBound):
             raise SchemaError(f"the grammar holds a lone surrogate at index {error.start}") from None
         self.grammar = grammar
         self._tokenizer = GuidanceTokenizer.of(vocab)
-        self._pristine: llguidance.LLMatcher | None = self._tokenizer.compile(grammar)
+        self._pristine: llguidance.LLMatcher | None = self._tokenizer.compile(grammar) if now else None
 
     def start(self) -> GuidanceMatcher:
         """A matcher for the beginning of a text."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _CACHE_SIZE = 64
 
 
-def compile_schema(schema: Any, vocab: Vocab) -> Structure:
+def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
     """The constraint and the reader of what ``schema=`` may be, for the texts of a vocabulary.
 
     A dict, a bool or :class:`JsonSchema` is JSON Schema, a list or tuple of str are choices, ``re.Pattern``,
@@ -48,13 +48,15 @@ def compile_schema(schema: Any, vocab: Vocab) -> Structure:
     its values, and every other type is JSON that pydantic makes an instance of: models, dataclasses, TypedDict,
     ``list[int]``, unions.
 
-    Raises :class:`SchemaError` for what cannot be kept to. Compiled grammars are kept and used again.
+    Raises :class:`SchemaError` for what cannot be kept to. Compiled grammars are kept and used again. ``now`` is that
+    of :class:`GuidanceConstraint`.
     """
     if isinstance(schema, GBNF) and schema.engine == "llama.cpp":
         return Structure(NativeConstraint(vocab, schema.text, schema.root), TextReader())
     loosened: list[SchemaError] = []
     grammars, reader = _lazy(schema, loosened) if isinstance(schema, Lazy) else _grammar(schema, loosened)
-    return Structure(GuidanceConstraint(vocab, json.dumps({"grammars": grammars})), reader, tuple(loosened))
+    constraint = GuidanceConstraint(vocab, json.dumps({"grammars": grammars}), now=now)
+    return Structure(constraint, reader, tuple(loosened))
 
 
 def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:

@@ -44,7 +44,8 @@ def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> P
     options, vocab = spec.options, formats.vocab
     tools = check_tools(options.get("tools") or ())
     specs, choice = _choose_tools(tools, options.get("tool_choice") or "auto")
-    structure = compile_structure(options, vocab)
+    # It becomes a part of the grammar of the reply, which alone is compiled.
+    structure = compile_structure(options, vocab, now=False)
     asked = formats.chat.ask(
         spec.messages,
         tools,

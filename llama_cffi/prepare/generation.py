@@ -106,15 +106,15 @@ def infill_tokens(spec: InfillSpec, formats: ModelFormats) -> list[int]:
     )
 
 
-def compile_structure(options: TextOptions, vocab: Vocab) -> Structure | None:
-    """Compile the schema among the options; raises :class:`SchemaError`."""
+def compile_structure(options: TextOptions, vocab: Vocab, *, now: bool = True) -> Structure | None:
+    """Compile the schema among the options; raises :class:`SchemaError`. ``now`` is as in :func:`compile_schema`."""
     schema = options.get("schema")
     if schema is None:
         return None
     # llguidance and pydantic take 0.1 s to import, which plain text need not pay.
     from llama_cffi.grammar.schema import compile_schema
 
-    return compile_schema(schema, vocab)
+    return compile_schema(schema, vocab, now=now)
 
 
 def _prepare_each(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults) -> tuple[Prepared[Chunk], ...]:
