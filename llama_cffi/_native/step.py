@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from llama_cffi._native.gate import ExclusiveGate
     from llama_cffi._native.selector import Selector
 
-STATUS, SHUT = int(lib.LCH_STEP_STATUS), int(lib.LCH_STEP_SHUT)
+STATUS = int(lib.LCH_STEP_STATUS)
+SHUT = int(lib.LCH_STEP_SHUT)
 
 
 class Step:
