@@ -26,12 +26,16 @@ _log = logging.getLogger("mkdocs.plugins.docs_roles")
 class RolesExtension(griffe.Extension):  # type: ignore[misc, unused-ignore]
     """Rewrites the docstrings of a package once all of it is read."""
 
-    def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Rewrite every docstring of the package."""
-        public = set(pkg.exports or ()) if pkg.name == "llama_cffi" else set()
         for one in _objects(pkg, set()):
             if one.docstring is not None:
-                one.docstring.value = rewrite(one.docstring.value, one, pkg, public)
+                one.docstring.value = rewrite(one.docstring.value, one, pkg)
+        options, values = (pkg[f"engine.sampling_params.{name}"] for name in ("SamplingKwargs", "SamplingParams"))
+        for name, key in options.members.items():
+            # Said once in the code, shown at both places.
+            if key.docstring is None and name in values.members:
+                key.docstring = values.members[name].docstring
 
 
 def _objects(one: griffe.Object, seen: set[str]) -> Iterator[griffe.Object]:
@@ -44,7 +48,7 @@ def _objects(one: griffe.Object, seen: set[str]) -> Iterator[griffe.Object]:
             yield from _objects(member, seen)
 
 
-def rewrite(text: str, scope: griffe.Object, package: griffe.Module, public: set[Any]) -> str:
+def rewrite(text: str, scope: griffe.Object, package: griffe.Module) -> str:
     """Return a docstring as Markdown: roles as links, ``::`` before an indented block left out."""
 
     def link(found: re.Match[str]) -> str:

@@ -1,0 +1,114 @@
+"""The code on the pages of the documentation runs as it stands, and every public name has some."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llama_cffi
+from llama_cffi import errors, options
+from llama_cffi.runtime import demo_path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+REFERENCE = sorted((DOCS / "reference").glob("*.md"))
+
+_BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+# Runs the files given one after another, each as a program of its own.
+_DRIVER = """
+import os, runpy, sys
+if hasattr(os, "sched_setaffinity"):
+    # One core, so one thread: on a busy machine threads that wait for each other take most of the time.
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
+for path in sys.argv[1:]:
+    runpy.run_path(path, run_name="__main__")
+"""
+
+
+def blocks(page: Path, *, skipped: bool = False) -> list[str]:
+    """The Python blocks of a page that run, or those that are marked as not run."""
+    found = _BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [code for mark, code in found if bool(mark) is skipped and not code.startswith("--8<--")]
+
+
+ALL = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+PAGES = [page for page in ALL if blocks(page)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").symlink_to(demo_path())  # what the README calls the reader's model
+    files = [tmp_path / f"block_{i}.py" for i in range(len(blocks(page)))]
+    for file, code in zip(files, blocks(page), strict=True):
+        file.write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _DRIVER, *map(str, files)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_few_blocks_are_left_out() -> None:
+    assert [page.name for page in ALL for _ in blocks(page, skipped=True)] == ["README.md", "library.md"]
+
+
+def names_in(code: str) -> set[str]:
+    """Every name that a program uses or imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+    return found
+
+
+def test_every_public_name_is_used_in_an_example() -> None:
+    codes = [code for page in ALL for code in (*blocks(page), *blocks(page, skipped=True))]
+    codes += [path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")]
+    used = set().union(*map(names_in, codes))
+    assert sorted(set(llama_cffi.__all__) - used) == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = set(re.findall(r"^::: llama_cffi\.([\w.]+)$", "\n".join(map(Path.read_text, REFERENCE)), re.MULTILINE))
+    elsewhere = {"LlamaCffiError", "SamplerChain"}  # with all of their modules
+    assert {"errors", "options", "core.sampler"} <= shown
+    assert set(llama_cffi.__all__) - elsewhere <= shown
+
+
+def test_every_kind_of_options_is_in_the_table_of_options() -> None:
+    table = (DOCS / "reference" / "options.md").read_text(encoding="utf-8")
+    bases = {"TextOptions", "TemplateOptions"}
+    kinds = {name for name in options.__all__ if name.endswith("Options")} - bases
+    assert {name for name in kinds if f"[llama_cffi.options.{name}]" not in table} == set()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    assert [page for page in pages if not re.search(rf"- {re.escape(page)}$", navigation, re.MULTILINE)] == []
+
+
+def test_the_page_of_examples_has_every_example() -> None:
+    page = (DOCS / "examples.md").read_text(encoding="utf-8")
+    shown = re.findall(r'^--8<-- "examples/([\w.]+)"$', page, re.MULTILINE)
+    assert shown == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def test_every_exception_is_public() -> None:
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    assert kinds == set(errors.__all__)
