@@ -23,7 +23,7 @@ _OTHERS = {"jinja2", "numpy", "pydantic", *sys.stdlib_module_names, *dir(builtin
 _log = logging.getLogger("mkdocs.plugins.docs_roles")
 
 
-class RolesExtension(griffe.Extension):  # type: ignore[misc, unused-ignore]
+class RolesExtension(griffe.Extension):
     """Rewrites the docstrings of a package once all of it is read."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
 
 import llama_cffi
-from llama_cffi import errors
+from llama_cffi import errors, options
+from llama_cffi.core import sampler
 
 PUBLIC = [
     "GBNF",
@@ -74,13 +79,74 @@ def test_the_public_names() -> None:
         assert (thing.__name__ if isinstance(thing, type) or inspect.isfunction(thing) else name) == name
 
 
+def public_things() -> dict[str, Any]:
+    """Everything that a user may name: classes, functions and objects by their names."""
+    found = {name: getattr(llama_cffi, name) for name in PUBLIC}
+    for module in (errors, options, sampler):
+        found |= {f"{module.__name__}.{name}": getattr(module, name) for name in module.__all__}
+    return found
+
+
+def functions_of(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The functions behind the methods and properties that a class defines; not those that dataclasses write."""
+    for name, member in vars(kind).items():
+        if isinstance(member, (classmethod, staticmethod)):
+            member = member.__func__
+        elif isinstance(member, (property, cached_property)):
+            member = member.fget if isinstance(member, property) else member.func
+        if inspect.isfunction(member) and member.__code__.co_filename == inspect.getsourcefile(kind):
+            yield name, member
+
+
 def test_every_public_name_says_what_it_is() -> None:
-    for name in PUBLIC:
-        thing = getattr(llama_cffi, name)
-        assert inspect.getdoc(thing), name
-        for member, value in vars(thing).items():
-            if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
-                assert inspect.getdoc(value), f"{name}.{member}"
+    silent = []
+    for name, thing in public_things().items():
+        if not isinstance(thing, type) and not inspect.isfunction(thing):
+            continue  # an alias of types, or an object, whose class is looked at
+        if not thing.__doc__ or thing.__doc__.startswith(f"{thing.__name__}("):  # what a dataclass writes itself
+            silent.append(name)
+        if isinstance(thing, type):
+            silent += [
+                f"{name}.{member}"
+                for member, function in functions_of(thing)
+                if not member.startswith("_") and not inspect.getdoc(getattr(thing, member)) and not function.__doc__
+            ]
+    assert silent == []
+
+
+def test_every_public_function_is_annotated_in_full() -> None:
+    bare = []
+    for name, thing in public_things().items():
+        functions = list(functions_of(thing)) if isinstance(thing, type) else [("", thing)]
+        for member, function in functions:
+            if not inspect.isfunction(function):
+                continue
+            code = function.__code__
+            n_named = code.co_argcount + code.co_kwonlyargcount
+            n_all = n_named + bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+            wanted = {*code.co_varnames[:n_all], "return"} - {"self", "cls"}
+            bare += [f"{name}.{member}({one})" for one in sorted(wanted - function.__annotations__.keys())]
+    assert bare == []
+
+
+def test_what_is_looked_at_is_everything() -> None:
+    seen = {name for name, _ in functions_of(llama_cffi.Llama)}
+    assert {"generate", "stream_chat", "embed", "from_hub", "model", "fork", "close", "__init__"} <= seen
+    assert "__init__" not in dict(functions_of(llama_cffi.SamplingParams))
+
+
+def test_every_option_says_what_it_is() -> None:
+    tree = ast.parse(inspect.getsource(options))
+    kinds = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert {node.name for node in kinds} <= set(options.__all__)
+    keys = 0
+    for kind in kinds:
+        for key, after in zip(kind.body, [*kind.body[1:], None], strict=True):
+            if isinstance(key, ast.AnnAssign):
+                keys += 1
+                assert isinstance(after, ast.Expr), ast.unparse(key)
+                assert isinstance(after.value, ast.Constant), ast.unparse(key)
+    assert keys > 40
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
