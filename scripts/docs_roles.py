@@ -1,15 +1,13 @@
 """Sphinx roles in docstrings, as cross-references of the documentation site.
 
 The docstrings say ``:class:`X```, ``:meth:`Y``` and so on, which Sphinx, IDEs and notebooks understand. mkdocs reads
-Markdown: this extension of griffe turns each role into a link to what it names, and this hook of mkdocs looks for roles
-that are left on a page. A role that is left, and a name that neither the package nor Python has, are warnings, which
-``mkdocs build --strict`` makes errors.
+Markdown: this extension of griffe turns each role into a link to what it names. A name that neither the package nor
+Python has is marked, and ``docs_hooks.py`` warns of it when it comes to a page.
 """
 
 from __future__ import annotations
 
 import builtins
-import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -18,11 +16,8 @@ from typing import Any
 import griffe
 
 _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(~?)([\w.]+)`")
-_LEFT = re.compile(r":[a-z]+:(?:`|<code>)")
 _LITERAL = re.compile(r"^( *)(.*?) ?::$", re.MULTILINE)
 _OTHERS = {"jinja2", "numpy", "pydantic", *sys.stdlib_module_names, *dir(builtins)}
-
-_log = logging.getLogger("mkdocs.plugins.docs_roles")
 
 
 class RolesExtension(griffe.Extension):
@@ -41,13 +36,6 @@ class RolesExtension(griffe.Extension):
                 key.docstring = values.members[name].docstring
 
 
-def on_page_content(html: str, *, page: Any, **kwargs: Any) -> str:
-    """Warn of roles that are left on a page; mkdocs calls this with each."""
-    for found in _LEFT.finditer(html):
-        _log.warning("%s: a role is left: %s", page.file.src_path, html[found.start() : found.end() + 40])
-    return html
-
-
 class Roles:
     """The roles in the docstrings of one package."""
 
@@ -64,12 +52,11 @@ class Roles:
 
         def link(found: re.Match[str]) -> str:
             short, name = found[1] == "~", found[2]
-            shown = name.rpartition(".")[2] if short else name
+            shown = name.rpartition(".")[2] if short else name.lstrip(".")
             path = self.resolve(name, scope)
             if path is None:
-                if name.partition(".")[0] not in _OTHERS:
-                    _log.warning("%s: nothing is called %s", scope.path, name)
-                return f"`{shown}`"
+                known = name.lstrip(".").partition(".")[0] in _OTHERS
+                return f"`{shown}`" if known else f'<code class="unknown">{shown}</code>'
             return f'<autoref optional identifier="{path}"><code>{shown}</code></autoref>'
 
         text = _LITERAL.sub(lambda found: f"{found[1]}{found[2]}:" if found[2] else "", text)
@@ -81,7 +68,7 @@ class Roles:
         It is looked for where Python would: in the class, its bases, the module and its imports; then among the errors,
         and at last among the classes and functions of all modules.
         """
-        names = name.split(".")
+        names = name.lstrip(".").split(".")
         if names[0] == self.package.name:
             return _member(self.package, names[1:])
         here: griffe.Object | None = scope
@@ -107,14 +94,17 @@ def _objects(one: griffe.Object, seen: set[str]) -> Iterator[griffe.Object]:
 
 def _member(start: griffe.Object, names: list[str]) -> str | None:
     one: griffe.Object | griffe.Alias = start
-    try:
-        for name in names:
+    for name in names:
+        try:
             if one.is_alias:
                 one = one.final_target
             members = one.all_members if one.is_class else one.members
-            if name not in members:
-                return None
-            one = members[name]
+        except (griffe.AliasResolutionError, griffe.CyclicAliasError):
+            return None
+        if name not in members:
+            return None
+        one = members[name]
+    try:
         return str(one.canonical_path)
     except (griffe.AliasResolutionError, griffe.CyclicAliasError):
-        return None
+        return str(one.target_path)  # imported from another package, whose code is not read

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from docs_hooks import expand, on_page_content
 
 import llama_cffi
 from llama_cffi import errors, options
@@ -86,7 +89,7 @@ def test_every_public_name_is_used_in_an_example() -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     shown = set(re.findall(r"^::: llama_cffi\.([\w.]+)$", "\n".join(map(Path.read_text, REFERENCE)), re.MULTILINE))
     elsewhere = {"LlamaCffiError", "SamplerChain"}  # with all of their modules
-    assert {"errors", "options", "core.sampler"} <= shown
+    assert {"errors", "options", "samplers"} <= shown
     assert set(llama_cffi.__all__) - elsewhere <= shown
 
 
@@ -98,9 +101,21 @@ def test_every_kind_of_options_is_in_the_table_of_options() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
-    assert [page for page in pages if not re.search(rf"- {re.escape(page)}$", navigation, re.MULTILINE)] == []
+    listed = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+    assert sorted(expand(listed, DOCS)) == pages
+    assert expand([{"Decisions": ["a.md", "adr/0001*.md"]}], DOCS) == [{"Decisions": ["a.md", "adr/0001-cffi.md"]}]
+
+
+def test_a_role_that_is_left_on_a_page_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_path="page.md"))
+    with caplog.at_level(logging.WARNING):
+        on_page_content("<p>Raises <code>X</code>: no.</p>", page=page)
+        assert not caplog.records
+        on_page_content("<p>Raises :class:<code>Some thing</code></p>", page=page)
+        on_page_content('<code class="unknown">Circle</code>', page=page)
+    assert "page.md: a role is left: :class:<code>Some thing" in caplog.text
+    assert "page.md: nothing is called Circle" in caplog.text
 
 
 def test_the_page_of_examples_has_every_example() -> None:

@@ -12,8 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import llama_cffi
-from llama_cffi import errors, options
-from llama_cffi.core import sampler
+from llama_cffi import errors, options, samplers
 
 PUBLIC = [
     "GBNF",
@@ -82,7 +81,7 @@ def test_the_public_names() -> None:
 def public_things() -> dict[str, Any]:
     """Everything that a user may name: classes, functions and objects by their names."""
     found = {name: getattr(llama_cffi, name) for name in PUBLIC}
-    for module in (errors, options, sampler):
+    for module in (errors, options, samplers):
         found |= {f"{module.__name__}.{name}": getattr(module, name) for name in module.__all__}
     return found
 
