@@ -91,6 +91,8 @@ def test_every_public_name_is_in_the_reference() -> None:
     elsewhere = {"LlamaCffiError", "SamplerChain"}  # with all of their modules
     assert {"errors", "options", "samplers"} <= shown
     assert set(llama_cffi.__all__) - elsewhere <= shown
+    index = (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
+    assert [name for name in llama_cffi.__all__ if f"[{name}][" not in index] == []
 
 
 def test_every_kind_of_options_is_in_the_table_of_options() -> None:
