@@ -33,7 +33,9 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
 for path in sys.argv[1:]:
     runpy.run_path(path, run_name="__main__")
+    print("\\n== done:", path)
 """
+_DONE = "\n== done:"
 
 
 def blocks(page: Path, *, skipped: bool = False) -> list[str]:
@@ -46,22 +48,30 @@ ALL = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 PAGES = [page for page in ALL if blocks(page)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+# Loading the library takes longer than most blocks, so the pages of a folder share a process.
+@pytest.mark.parametrize("folder", [ROOT, DOCS, DOCS / "reference"], ids=["README", "guides", "reference"])
+def test_the_code_on_the_pages_runs(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").symlink_to(demo_path())  # what the README calls the reader's model
-    files = [tmp_path / f"block_{i}.py" for i in range(len(blocks(page)))]
-    for file, code in zip(files, blocks(page), strict=True):
-        file.write_text(code, encoding="utf-8")
+    files = []
+    for page in PAGES:
+        if page.parent == folder:
+            for i, code in enumerate(blocks(page)):
+                files.append(tmp_path / f"{page.stem}_{i}.py")  # a traceback names it
+                files[-1].write_text(code, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _DRIVER, *map(str, files)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip()
+    assert done.stdout.count(_DONE) == len(files) > 1
+
+
+def test_every_page_with_code_is_in_a_folder_that_runs() -> None:
+    assert {page.parent for page in PAGES} == {ROOT, DOCS, DOCS / "reference"}
 
 
 def test_few_blocks_are_left_out() -> None:
