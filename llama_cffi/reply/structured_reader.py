@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_cffi.grammar.acceptance import accepts
-from llama_cffi.grammar.structure import TextReader
+from llama_cffi.grammar.structure import LazyReader, Reader, TextReader
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason
 from llama_cffi.reply.reader import incomplete, is_cut
 
@@ -49,6 +49,13 @@ class StructuredReader:
         return parsed(completion, self._structure, self._vocab)
 
 
+def _may_end_anywhere(reader: Reader, text: str) -> bool:
+    """Whether a text means the same wherever its constraint lets it end: not in the middle of a number."""
+    if isinstance(reader, LazyReader):
+        return bool(reader.end) or not any(trigger in text for trigger in reader.triggers)
+    return isinstance(reader, TextReader)
+
+
 def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "") -> T:
     """Return the completion with what its text says, after ``prefix``; raises as :meth:`Reader.finish`.
 
@@ -58,10 +65,9 @@ def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "
     if completion.finish_reason is FinishReason.CANCELLED:
         return completion
     text = prefix + completion.text
-    if is_cut(completion):
-        final = not isinstance(structure.reader, TextReader)
-        if not accepts(structure.constraint, vocab, text, final=final):
-            raise incomplete(completion, "the text", "before it was complete", lambda: structure.partial(text))
+    final = not _may_end_anywhere(structure.reader, text)
+    if is_cut(completion) and not accepts(structure.constraint, vocab, text, final=final):
+        raise incomplete(completion, "the text", "before it was complete", lambda: structure.partial(text))
     return replace(completion, parsed=structure.parse(text))
 
 

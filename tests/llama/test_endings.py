@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llama_cffi import GBNF, Llama, Regex
+from llama_cffi import GBNF, Lazy, Llama, Regex
 from llama_cffi.errors import IncompleteOutput, LlamaCffiError
 from llama_cffi.reply.completion import FinishReason
 from llama_cffi.reply.events import Text
@@ -136,6 +136,14 @@ def test_a_tag_that_was_cut_is_no_text(name: str) -> None:
             events = [*parser.feed("Well, yes" + opening[:n]), *parser.flush()]
             shown = "".join(event.text for event in events if isinstance(event, Text))
             assert shown == "Well, yes" + opening[:n], "what the model itself ended is text"
+
+
+def test_a_text_that_waits_for_a_trigger_is_complete_where_it_was_cut(demo: Llama) -> None:
+    schema = Lazy(["yes", "no"], trigger="ANSWER:")
+    completion = demo.generate("Once upon a time", schema=schema, max_tokens=9, temperature=0)
+    assert completion.finish_reason is FinishReason.LENGTH
+    assert completion.parsed is None
+    assert len(completion.text) > 10
 
 
 def test_a_cancelled_text_is_what_there_is(demo: Llama) -> None:

@@ -249,7 +249,9 @@ def test_a_child_made_while_the_gate_is_awaited_goes_first() -> None:
 def exit_now(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """What the end of the interpreter does, with the handles of one test."""
     monkeypatch.setattr(handle_module, "_owners", {})
-    monkeypatch.setattr(shutdown, "_state", shutdown._State())
+    ending = threading.Event()
+    for name, value in (("_ending", ending), ("begin", ending.set), ("begun", ending.is_set)):
+        monkeypatch.setattr(shutdown, name, value)
     monkeypatch.setattr(shutdown, "STOP_SECONDS", 0.01)
     return lambda: handle_module._at_exit(handle_module._Exit())
 
