@@ -127,11 +127,11 @@ class Llama(ProcessBound):
         return prepared.answer(run(engine, prepared.parts))
 
     @takes_options(opt.GenerateOptions)
-    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Iterator[Chunk]:
+    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]:
         """Continue a prompt as an iterator of chunks; the last one carries the :class:`Completion`.
 
         What :meth:`generate` raises before computing is raised by this call, not by the first iteration. Closing the
-        iterator cancels. Several streams may be read in turn, or by several threads.
+        stream cancels, and ``with`` closes it. Several streams may be read in turn, or by several threads.
         """
         engine, asked = self._runtime.engine, spec.GenerateSpec.of(prompt, options)
         return Stream(engine, generation.prepare_text(asked, self._runtime.formats, self._runtime.defaults))
@@ -145,7 +145,7 @@ class Llama(ProcessBound):
         return self._infill(spec.InfillSpec(prefix, suffix, options)).result()
 
     @takes_options(opt.InfillOptions)
-    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Iterator[Chunk]:
+    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Stream[Chunk]:
         """Do as :meth:`infill`, as an iterator of chunks like those of :meth:`stream`."""
         return self._infill(spec.InfillSpec(prefix, suffix, options))
 
@@ -170,7 +170,7 @@ class Llama(ProcessBound):
         return cast("Reply", self._ask(spec.ChatSpec(messages, options)).result())
 
     @takes_options(opt.ChatOptions)
-    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Iterator[ReplyChunk]:
+    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Stream[ReplyChunk]:
         """Do as :meth:`chat`, as an iterator of chunks with more text, reasoning or calls; the last has the reply.
 
         What :meth:`chat` raises before computing is raised by this call. Closing the iterator cancels.

@@ -238,7 +238,11 @@ def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given; TypeError for a name that the TypedDict ``kind`` does not have."""
     unknown = options.keys() - kind.__annotations__.keys()
     if unknown:
-        raise TypeError(f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}")
+        from difflib import get_close_matches
+
+        near = [name for one in sorted(unknown) for name in get_close_matches(one, kind.__annotations__, n=1)]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TypeError(f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}{hint}")
     return {name: value for name, value in options.items() if value is not None}
 
 

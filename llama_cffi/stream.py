@@ -12,6 +12,10 @@ from llama_cffi.errors import LlamaCffiError
 from llama_cffi.reply.completion import Chunk, Completion
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
     from llama_cffi.engine.engine import Engine
     from llama_cffi.prepare.prepared import Prepared
 
@@ -65,6 +69,14 @@ class Stream(ProcessBound, Iterator[C], Generic[C]):
     def close(self) -> None:
         """Cancel the request. Idempotent."""
         self._engine.cancel(self._sequence)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def result(self) -> Completion:
         """Read to the end and return the completion."""

@@ -156,6 +156,9 @@ def test_a_cancelled_text_is_what_there_is(demo: Llama) -> None:
     assert last.completion.parsed is None
     with pytest.raises(StopIteration):
         next(stream)
+    with demo.stream("Once upon a time") as chunks:
+        next(chunks)
+    assert demo._runtime.engine.idle, "the end of the block cancels"
 
 
 def test_reasoning_that_is_open_is_not_held_to_the_grammar_of_the_answer(demo: Llama) -> None:
