@@ -23,7 +23,7 @@ from pydantic import Field
 from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.json_schema import compile_json_schema
 from llama_cffi.grammar.python_types import adapter_of
-from tests.support.schema_fuzz import ByteGrammar
+from tests.support.byte_grammar import ByteGrammar
 
 
 class Cat(pydantic.BaseModel):

@@ -18,7 +18,7 @@ from llama_cffi.grammar.json_schema import compile_json_schema
 from llama_cffi.grammar.loosening import loosen
 from llama_cffi.grammar.pattern import Pattern, PatternError
 from llama_cffi.grammar.validation import Validator
-from tests.support.schema_fuzz import ByteGrammar
+from tests.support.byte_grammar import ByteGrammar
 
 
 def accepts(schema: Any, text: str, **options: Any) -> bool:
