@@ -238,6 +238,9 @@ CALLS_FIRST = {
 }
 """Messages left out of those below: text that a template puts behind a call; reasoning that the prompt began."""
 
+END_LEFT_OUT = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "<｜tool▁calls▁end｜>"}  # noqa: RUF001
+"""Ends of sections that a template leaves out behind a single call, with the end of the turn; its model writes both."""
+
 
 @needs_source
 @pytest.mark.conformance
@@ -258,6 +261,8 @@ def test_what_a_template_writes_is_allowed(name: str, special: bool) -> None:
     vocabulary = SmallVocabulary(format.controls, special, format)
     for calls, thought, content in asked:
         prompt, text = replies_of(name, calls, thought=thought, content=content)
+        if calls and END_LEFT_OUT.get(name, "") not in text:
+            text += END_LEFT_OUT[name]
         state = format.state(prompt)
         states = [state]
         if state != "auto" and not thought and format.name != "harmony":
