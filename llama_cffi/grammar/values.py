@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from llama_cffi.errors import SchemaError
+from llama_cffi.grammar.equality import json_key
 from llama_cffi.grammar.keywords import as_json
 from llama_cffi.grammar.pattern import Pattern, PatternError
 
@@ -60,8 +60,15 @@ class JsonSchema:
         schema = dict(self.schema) if isinstance(self.schema, Mapping) else self.schema
         object.__setattr__(self, "schema", as_json(schema))
 
+    def _key(self) -> object:
+        return json_key(self.schema), self.strict, self.on_unsupported
+
+    def __eq__(self, other: object) -> bool:
+        # As JSON compares: in Python True is 1, and const: true is another schema than const: 1.
+        return self._key() == other._key() if isinstance(other, JsonSchema) else NotImplemented
+
     def __hash__(self) -> int:
-        return hash((json.dumps(self.schema, sort_keys=True), self.strict, self.on_unsupported))
+        return hash(self._key())
 
 
 @dataclass(frozen=True)

@@ -256,6 +256,14 @@ class NoSchema:
     pass
 
 
+def test_schemas_compare_and_hash_as_json_does() -> None:
+    one, true = JsonSchema({"const": 1, "title": "a"}), JsonSchema({"const": True, "title": "a"})
+    assert one == JsonSchema({"title": "a", "const": 1.0})
+    assert len({one, true, JsonSchema({"title": "a", "const": 1.0})}) == 2
+    assert one != JsonSchema({"const": 1, "title": "a"}, strict=True)
+    assert one != {"const": 1, "title": "a"}
+
+
 @pytest.mark.parametrize(
     "make",
     [
