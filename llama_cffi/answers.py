@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi._util.arguments import check_callable
 from llama_cffi.options import EmbedOptions
 from llama_cffi.prepare.scores import prepare_perplexity, prepare_scores
 from llama_cffi.prepare.vectors import check_texts, choose_pooling, prepare_ranking, prepare_vectors
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def embed(spec: EmbedSpec, runtime: Runtime, progress: ProgressCallback | None = None) -> Embeddings:
     """Return the vectors of texts; raises as :meth:`Llama.embed`."""
     norm, options = spec.norm, spec.options
+    _check_progress(progress)
     embedder = runtime.embedders.get(choose_pooling(options.get("pooling"), runtime.model))
     tokens, truncated = prepare_vectors(
         check_texts(spec.texts, "texts"),
@@ -57,6 +59,7 @@ def similarity(
 
 def rerank(spec: RerankSpec, runtime: Runtime, progress: ProgressCallback | None = None) -> list[Ranked]:
     """Return documents in the order of their scores; raises as :meth:`Llama.rerank`."""
+    _check_progress(progress)
     embedder = runtime.embedders.get("rank")
     tokens = prepare_ranking(spec, runtime.formats, embedder.limit)
     found = embedder.run(tokens, conditioning=runtime.conditioning, progress=progress)
@@ -75,6 +78,7 @@ def classify(spec: ClassifySpec, runtime: Runtime) -> list[Label] | list[list[La
 
 def perplexity(spec: PerplexitySpec, runtime: Runtime, progress: ProgressCallback | None = None) -> Perplexity:
     """Return the perplexity of a text; raises as :meth:`Llama.perplexity`."""
+    _check_progress(progress)
     prepared = prepare_perplexity(spec, runtime.formats, runtime.context.n_ctx_seq)
     conditioning = runtime.conditioning.with_adapters(spec.options.get("adapters"), runtime.model)
     found = runtime.scoring.chunks(prepared, len(prepared), prepared.size, conditioning, progress)
@@ -88,6 +92,11 @@ def score(spec: ScoreSpec, runtime: Runtime) -> list[Score]:
     found = runtime.scoring.continuations(texts, conditioning)
     vocab = runtime.model.vocab
     return [scores.score(whole[first:], one, vocab) for (whole, first), one in zip(texts, found, strict=True)]
+
+
+def _check_progress(progress: object) -> None:
+    if progress is not None:
+        check_callable("progress", progress)
 
 
 __all__ = ["classify", "embed", "perplexity", "rerank", "score", "similarity"]

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from llama_cffi._util.arguments import check_path, whole_number
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import MessageError
 from llama_cffi.options import ChatOptions, ToolOptions, check_options
-from llama_cffi.prompt.messages import Message, check_messages
+from llama_cffi.prompt.messages import Message, check_history, check_messages
 from llama_cffi.reply.completion import FinishReason
 from llama_cffi.spec import ToolsSpec
 from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
@@ -51,7 +53,7 @@ class ChatSession(ProcessBound):
 
     def __init__(self, chatter: Chatter, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> None:
         self._chatter = chatter
-        self._messages = check_messages(messages) if messages else []
+        self._messages = check_history(messages)
         self._options: dict[str, Any] = check_options(ChatOptions, options)
 
     @property
@@ -125,16 +127,17 @@ class ChatSession(ProcessBound):
 
     def replace(self, messages: Sequence[Message]) -> None:
         """Go on from other messages. Raises :class:`MessageError` for messages that are none, and changes nothing."""
-        self._messages = check_messages(messages) if messages else []
+        self._messages = check_history(messages)
 
     def rewind(self, turns: int = 1) -> list[dict[str, Any]]:
         """Take back the last ``turns`` messages of the user with everything after them, and return what went.
 
         Raises :class:`ValueError` when there are fewer.
         """
+        turns = whole_number("turns", turns)
         places = [i for i, message in enumerate(self._messages) if message["role"] == "user"]
         if not 1 <= turns <= len(places):
-            raise ValueError(f"cannot take back {turns} turns of {len(places)}")
+            raise ValueError(f"turns must be 1 or more: cannot take back {shown(turns)} turns of {len(places)}")
         start = places[-turns]
         removed, self._messages = self._messages[start:], self._messages[:start]
         return removed
@@ -150,13 +153,13 @@ class ChatSession(ProcessBound):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the messages as JSON, replacing the file in one step."""
         data = json.dumps({"format": _FORMAT, "messages": self._messages}, ensure_ascii=False, indent=1)
-        with replacement(path) as part:
+        with replacement(check_path("path", path)) as part:
             part.write_text(data + "\n", encoding="utf-8")
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue the conversation that :meth:`save` wrote. Raises :class:`MessageError` for another file."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(Path(check_path("path", path)).read_text(encoding="utf-8"))
         except ValueError as error:
             raise MessageError(f"{os.fspath(path)} is no saved conversation: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:

@@ -378,7 +378,7 @@ class Llama(ProcessBound):
         With recurrent models and those with a sliding window the file serves prompts that go on where this one ends,
         with others any that begin alike. Raises as :meth:`generate` and :meth:`save_state`.
         """
-        runtime, wanted = self._runtime, generation.as_prompt(prompt, self.model.vocab)
+        runtime, wanted = self._runtime, generation.as_prompt(spec.plain_prompt(prompt), self.model.vocab)
         self.generate(wanted, max_tokens=1, temperature=0)
         saved_states.take_prompt(runtime.engine, self.context, wanted, runtime.conditioning).write(path)
         return len(wanted)

@@ -6,16 +6,20 @@ None means "not given" for each of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import numpy as np
+
+from llama_cffi._util import arguments as args
+from llama_cffi.core.context_options import ContextOptions
+from llama_cffi.core.model_options import ModelOptions
 from llama_cffi.engine.sampling_params import SamplingKwargs
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
-    from llama_cffi.core.context import ContextOptions
     from llama_cffi.core.embeddings import PoolingType
-    from llama_cffi.core.model import ModelOptions, ProgressCallback
+    from llama_cffi.core.model import ProgressCallback
     from llama_cffi.engine.draft_source import Draft, Speculative
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import Overflow, Stop
@@ -234,8 +238,75 @@ class PerplexityOptions(ScoreOptions, total=False):
     context for each, and more to compute. By default chunks do not overlap, and the second half of each is scored."""
 
 
+_SWITCHES = (*("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),)
+_TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
+_TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
+_NUMBERS = ("max_tokens", "logprobs", "max_rounds", "top_n", "stride")
+
+
+def _check_template(name: str, value: Any) -> Any:
+    return args.check_path(name, value) if isinstance(value, os.PathLike) else args.check_text(name, value)
+
+
+def _check_tool_choice(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        function = args.check_mapping(f"the function of {name}", value.get("function"))
+        args.check_text(f"the name of {name}", function.get("name"))
+        return value
+    return args.check_text(name, value)
+
+
+def _check_tools(name: str, value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a list of tools, not an array")
+    # A generator can be read once.
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else value
+
+
+def _check_variables(name: str, value: Any) -> dict[str, Any]:
+    taken = [key for key in _TEMPLATE_ARGUMENTS if key in args.check_mapping(name, value)]
+    if taken:
+        raise ValueError(f"{name} cannot hold {taken[0]!r}, which the template is given anyway")
+    return args.check_names(name, value)
+
+
+def _check_speculative(name: str, value: Any) -> Any:
+    return bool(value) if isinstance(value, np.bool_) else value
+
+
+CHECKS: Mapping[str, args.Check] = {
+    **dict.fromkeys(_SWITCHES, args.check_flag),
+    **dict.fromkeys(_TEXTS, args.check_str),
+    **dict.fromkeys(_NUMBERS, args.whole_number),
+    **dict.fromkeys(("progress", "download_progress"), args.check_callable),
+    "adapters": args.check_mapping,
+    "chat_template": _check_template,
+    "logit_bias": args.check_mapping,
+    "n_ctx": args.whole_number,
+    "pooling": args.check_text,
+    "speculative": _check_speculative,
+    "tool_choice": _check_tool_choice,
+    "tools": _check_tools,
+    "chat_template_kwargs": _check_variables,
+    "context_options": args.instance_of(ContextOptions, "ContextOptions"),
+    "model_options": args.instance_of(ModelOptions, "ModelOptions"),
+    "reasoning_budget": args.count,
+    "files": args.check_texts_by_name,
+    "normalize": args.one_of(True, False, "l1", "l2"),
+    "on_error": args.one_of("raise", "report"),
+    "order": args.one_of("psm", "spm"),
+    "overflow": args.one_of("error", "stop", "shift"),
+}
+"""What is checked of an option before anything else; ranges that depend on a model are checked where they are known."""
+
+
 def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given; TypeError for a name that the TypedDict ``kind`` does not have."""
+    """Return the options that were given, checked as far as no model is needed.
+
+    TypeError for a name that the TypedDict ``kind`` does not have; TypeError and ``ValueError`` that name the option
+    for a value that it cannot have.
+    """
+    args.check_names("options", options)
     unknown = options.keys() - kind.__annotations__.keys()
     if unknown:
         from difflib import get_close_matches
@@ -243,7 +314,8 @@ def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
         near = [name for one in sorted(unknown) for name in get_close_matches(one, kind.__annotations__, n=1)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TypeError(f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}{hint}")
-    return {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: CHECKS[name](name, value) if name in CHECKS else value for name, value in given.items()}
 
 
 __all__ = [

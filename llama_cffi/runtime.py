@@ -15,7 +15,7 @@ from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.draft_source import OpenDraft
 from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
-from llama_cffi.engine.request import OVERFLOW_POLICIES, Overflow
+from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.scoring import Scoring
 from llama_cffi.errors import ClosedError, ModelFileError, UnsupportedError
@@ -69,8 +69,6 @@ class Runtime:
     def open(cls, model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
         """Load a model, unless it is one, and make what belongs to it; ``given`` are the options of a Llama."""
         overflow = given.get("overflow", "stop")
-        if overflow not in OVERFLOW_POLICIES:
-            raise ValueError(f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {overflow!r}")
         loaded, share = _load(model, given)
         try:
             options, formats = _context_options(loaded, given), ModelFormats(loaded)
@@ -176,7 +174,8 @@ def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tu
     options, layers, gpu = given.get("model_options"), given.get("n_gpu_layers"), given.get("require_gpu", False)
     if isinstance(model, Model):
         if options is not None or layers is not None or gpu or given.get("progress") is not None:
-            raise ValueError("a Model is loaded already: give options of the load and progress to Model()")
+            named = [name for name in ("model_options", "n_gpu_layers", "require_gpu", "progress") if name in given]
+            raise ValueError(f"{', '.join(named)}: a Model is loaded already, give it options of the load and progress")
         return model, None
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_cffi._util import arguments as args
 from llama_cffi._util.frozen import FrozenDict
+from llama_cffi._util.scalars import as_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.options import (
     ChatOptions,
@@ -78,6 +81,12 @@ class GenerateSpec(Spec):
 
     def __post_init__(self) -> None:
         _freeze(self, GenerateOptions)
+        prompts = tuple(plain_prompt(one) for one in args.check_sequence("prompts", self.prompts, "prompts"))
+        object.__setattr__(self, "prompts", prompts)
+        object.__setattr__(self, "many", args.check_flag("many", self.many))
+        for name in ("n", "best_of"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, args.whole_number(name, getattr(self, name)))
 
     @classmethod
     def of(
@@ -85,8 +94,7 @@ class GenerateSpec(Spec):
     ) -> GenerateSpec:
         """Make a spec from what :meth:`Llama.generate` takes: a prompt as text or tokens, or a list of prompts."""
         many = _is_list_of_prompts(prompt)
-        prompts = tuple(map(_plain_prompt, prompt)) if many else (_plain_prompt(prompt),)
-        return cls(prompts, options, many, n, best_of)
+        return cls(tuple(prompt) if many else (prompt,), options, many, n, best_of)
 
 
 @dataclass(frozen=True)
@@ -98,9 +106,11 @@ class InfillSpec(Spec):
     options: InfillOptions = field(default_factory=lambda: InfillOptions())
 
     def __post_init__(self) -> None:
+        _freeze(self, InfillOptions)
+        args.check_str("prefix", self.prefix)
+        args.check_str("suffix", self.suffix)
         if self.options.get("echo") or self.options.get("heal"):
             raise ValueError("echo= and heal= mean nothing where a middle is filled in")
-        _freeze(self, InfillOptions)
 
 
 @dataclass(frozen=True)
@@ -111,9 +121,9 @@ class ChatSpec(Spec):
     options: ChatOptions = field(default_factory=lambda: ChatOptions())
 
     def __post_init__(self) -> None:
+        _freeze(self, ChatOptions)
         if refused := [name for name in ("echo", "heal") if self.options.get(name)]:
             raise ValueError(f"{refused[0]}= is for prompts; a reply begins as prefix= says")
-        _freeze(self, ChatOptions)
 
 
 @dataclass(frozen=True)
@@ -159,8 +169,6 @@ class EmbedSpec(Spec):
         wanted = self.options.get("normalize", True)
         if isinstance(wanted, bool):
             return "l2" if wanted else None
-        if wanted not in ("l1", "l2"):
-            raise ValueError(f"normalize must be True, False, 'l1' or 'l2', got {wanted!r}")
         return wanted
 
 
@@ -177,8 +185,8 @@ class RerankSpec(Spec):
         top_n = self.options.get("top_n")
         if top_n is not None and top_n < 1:
             raise ValueError(f"top_n must be at least 1, got {top_n}")
-        if isinstance(self.documents, str):
-            raise TypeError("documents must be a list of texts, not one text")
+        args.check_str("query", self.query)
+        args.check_sequence("documents", self.documents, "texts")
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,7 @@ class PerplexitySpec(Spec):
 
     def __post_init__(self) -> None:
         _freeze(self, PerplexityOptions)
-        object.__setattr__(self, "text", _plain_prompt(self.text))
+        object.__setattr__(self, "text", plain_prompt(self.text, "text"))
 
 
 @dataclass(frozen=True)
@@ -214,20 +222,33 @@ class ScoreSpec(Spec):
 
     def __post_init__(self) -> None:
         _freeze(self, ScoreOptions)
-        object.__setattr__(self, "prefix", _plain_prompt(self.prefix))
+        object.__setattr__(self, "prefix", plain_prompt(self.prefix, "prefix"))
+        parts = args.check_sequence("continuations", self.continuations, "texts or lists of tokens")
+        parts = tuple(plain_prompt(one, f"continuations[{i}]") for i, one in enumerate(parts))
+        object.__setattr__(self, "continuations", parts)
 
 
-def _plain_prompt(prompt: Any) -> Any:
-    """Tokens as a tuple, or as the Prompt that they are; what is no prompt is left for ``prepare`` to refuse."""
-    if isinstance(prompt, np.ndarray):
-        return tuple(prompt.tolist()) if prompt.ndim == 1 and prompt.dtype.kind in "iu" else prompt
-    return tuple(prompt) if isinstance(prompt, list) else prompt
+def plain_prompt(prompt: Any, name: str = "prompt") -> Any:
+    """A text, tokens as a tuple of ints, or a Prompt; TypeError and ``ValueError`` for anything else."""
+    if isinstance(prompt, Prompt):
+        return prompt
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, (Sequence, np.ndarray)) or isinstance(prompt, (bytes, bytearray)):
+        raise TypeError(f"{name} must be a text or a sequence of tokens, not {type(prompt).__name__}")
+    if isinstance(prompt, np.ndarray) and prompt.ndim != 1:
+        raise TypeError(f"{name} must be a text or a sequence of tokens, not an array of shape {prompt.shape}")
+    tokens = tuple(prompt.tolist() if isinstance(prompt, np.ndarray) else map(as_int, prompt))
+    if any(type(token) is not int for token in tokens):
+        raise TypeError(f"{name} must be a text or a sequence of tokens, which are ints, got {shown(prompt)}")
+    return tokens
 
 
 def _is_list_of_prompts(prompt: object) -> bool:
     if isinstance(prompt, (str, bytes, np.ndarray, Prompt)) or not isinstance(prompt, Sequence):
         return False
-    return not len(prompt) or not isinstance(prompt[0], (int, np.integer))
+    # Anything but a text or tokens is refused as the one prompt that it is meant to be.
+    return not len(prompt) or isinstance(prompt[0], (str, Sequence, np.ndarray))
 
 
 __all__ = [
@@ -242,4 +263,5 @@ __all__ = [
     "ScoreSpec",
     "Spec",
     "ToolsSpec",
+    "plain_prompt",
 ]

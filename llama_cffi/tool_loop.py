@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import ToolError, ToolLimitError
 from llama_cffi.prompt.messages import Message, as_messages
 from llama_cffi.prompt.tools import check_tools
@@ -59,7 +60,8 @@ class ToolLoop:
 
     def __init__(self, ask: Callable[[ChatSpec], Iterator[ReplyChunk]], spec: ToolsSpec) -> None:
         options = spec.options
-        self._tools = {tool.name: tool for tool in check_tools(options.get("tools") or ())}
+        tools = options.get("tools")
+        self._tools = {tool.name: tool for tool in check_tools(() if tools is None else tools)}
         if not self._tools:
             raise ToolError("there are no tools to run")
         for name, tool in self._tools.items():
@@ -70,7 +72,7 @@ class ToolLoop:
             raise ValueError(f"max_rounds must be at least 1, got {self._max_rounds}")
         self._on_error = options.get("on_error") or "raise"
         if self._on_error not in ("raise", "report"):
-            raise ValueError(f"on_error must be 'raise' or 'report', got {self._on_error!r}")
+            raise ValueError(f"on_error must be 'raise' or 'report', got {shown(self._on_error)}")
         self._ask = ask
         self._spec = spec
         self._choice = options.get("tool_choice")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import SamplerError, TokenError
 
 MAX_HISTORY = 2**24
@@ -24,7 +25,7 @@ def finite(name: str, value: float) -> float:
     """Return the value as a float, when a C float holds it."""
     number = _number(name, value)
     if not -FLT_MAX <= number <= FLT_MAX:
-        raise SamplerError(f"{name} must be a finite number, got {value}")
+        raise SamplerError(f"{name} must be a finite number, got {shown(value)}")
     return number
 
 
@@ -32,7 +33,7 @@ def between(name: str, value: float, low: float, high: float) -> float:
     """Return the value as a float, when it is from ``low`` to ``high``."""
     number = _number(name, value)
     if not low <= number <= high:
-        raise SamplerError(f"{name} must be between {low:g} and {high:g}, got {value}")
+        raise SamplerError(f"{name} must be between {low:g} and {high:g}, got {shown(value)}")
     return number
 
 
@@ -45,7 +46,7 @@ def not_negative(name: str, value: float) -> float:
     """Return the value as a float, when it is finite and 0 or more."""
     number = finite(name, value)
     if number < 0:
-        raise SamplerError(f"{name} must not be negative, got {value}")
+        raise SamplerError(f"{name} must not be negative, got {shown(value)}")
     return number
 
 
@@ -53,7 +54,7 @@ def positive(name: str, value: float) -> float:
     """Return the value as a float, when it is finite and above 0."""
     number = finite(name, value)
     if number < _FLT_MIN:
-        raise SamplerError(f"{name} must be above 0, got {value}")
+        raise SamplerError(f"{name} must be above 0, got {shown(value)}")
     return number
 
 
@@ -61,7 +62,7 @@ def integer(name: str, value: int) -> int:
     """Return the value as an int, when it is an integer of any size."""
     number = as_int(value)
     if number is None:
-        raise SamplerError(f"{name} must be an int, got {value!r}")
+        raise SamplerError(f"{name} must be an int, got {shown(value)}")
     return number
 
 
@@ -74,19 +75,19 @@ def bias(key: object, value: float) -> float:
     """Return the logit bias of a token or text as a float, when it is finite or -inf, which forbids the token."""
     number = as_float(value)
     if number is None or math.isnan(number) or number > FLT_MAX:
-        raise SamplerError(f"logit_bias[{key!r}] must be a finite number or -inf, got {value!r}")
+        raise SamplerError(f"logit_bias[{shown(key)}] must be a finite number or -inf, got {shown(value)}")
     return number if number >= -FLT_MAX else -math.inf
 
 
 def token_bias(biases: Mapping[int, float]) -> dict[int, float]:
     """Return logit biases by token, as Python's numbers."""
     if not isinstance(biases, Mapping):
-        raise SamplerError(f"logit_bias must map tokens to numbers, got {biases!r}")
+        raise SamplerError(f"logit_bias must map tokens to numbers, got {shown(biases)}")
     checked = {}
     for token, value in biases.items():
         number = as_int(token)
         if number is None:
-            raise TokenError(f"logit_bias: a token must be an int, got {token!r}")
+            raise TokenError(f"logit_bias: a token must be an int, got {shown(token)}")
         checked[number] = bias(token, value)
     return checked
 
@@ -102,26 +103,26 @@ def bias_text(key: str) -> bytes:
 def _number(name: str, value: float) -> float:
     number = as_float(value)
     if number is None:
-        raise SamplerError(f"{name} must be a number, got {value!r}")
+        raise SamplerError(f"{name} must be a number, got {shown(value)}")
     return number
 
 
 def breakers(texts: Sequence[str]) -> list[bytes]:
     """DRY sequence breakers as UTF-8, when llama.cpp takes them as they are."""
-    if isinstance(texts, (str, bytes)):
-        raise SamplerError(f"sequence breakers must be several strings, not one: {texts!r}")
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, (Sequence, Set)):
+        raise SamplerError(f"dry_sequence_breakers must be several strings, not {shown(texts)}")
     return [_breaker(text) for text in texts]
 
 
 def _breaker(text: str) -> bytes:
     if not isinstance(text, str) or not text:
-        raise SamplerError(f"a sequence breaker must be a non-empty string, got {text!r}")
+        raise SamplerError(f"a sequence breaker must be a non-empty string, got {shown(text)}")
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
         raise SamplerError(f"the sequence breaker {text!r} holds a lone surrogate at index {error.start}") from None
     if b"\0" in data or len(data) > MAX_BREAKER:
-        raise SamplerError(f"a sequence breaker has at most {MAX_BREAKER} bytes and no NUL, got {text!r}")
+        raise SamplerError(f"a sequence breaker has at most {MAX_BREAKER} bytes and no NUL, got {shown(text)}")
     return data
 
 

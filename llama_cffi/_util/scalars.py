@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+from llama_cffi._util.shown import shown
+
 INT_MAX = 2**31 - 1
 """The largest C int."""
 
@@ -40,7 +42,7 @@ def check_int(
     """Return an integer from ``low`` to ``high`` as an ``int``; raise ``error`` for anything else."""
     number = as_int(value)
     if number is None or not low <= number <= high:
-        raise error(f"{name} must be an int from {low} to {high}, got {value!r}")
+        raise error(f"{name} must be an int from {low} to {high}, got {shown(value)}")
     return number
 
 
@@ -48,7 +50,9 @@ def check_seq_id(seq_id: object, n_seq_max: int) -> int:
     """Return the id of a sequence as an ``int``; raise ``ValueError`` outside 0 to ``n_seq_max - 1``."""
     number = as_int(seq_id)
     if number is None or not 0 <= number < n_seq_max:
-        raise ValueError(f"seq_id must be 0 to {n_seq_max - 1} in this Context (n_seq_max={n_seq_max}), got {seq_id!r}")
+        raise ValueError(
+            f"seq_id must be 0 to {n_seq_max - 1} in this Context (n_seq_max={n_seq_max}), got {shown(seq_id)}"
+        )
     return number
 
 

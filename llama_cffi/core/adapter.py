@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._native.handle import Handle
+from llama_cffi._util.arguments import check_mapping, check_path
 from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi._util.scalars import as_float
+from llama_cffi._util.shown import shown
 from llama_cffi.core.fingerprint import file_pieces
 from llama_cffi.core.gguf import GGUFFile, MetadataValue
 from llama_cffi.core.native_object import NativeObject
@@ -40,7 +42,7 @@ class LoraAdapter(NativeObject):
 
     def __init__(self, model: Model, path: str | os.PathLike[str]) -> None:
         self.model = model
-        self.path = Path(path)
+        self.path = Path(check_path("path", path))
         file = GGUFFile(self.path)
         _check(file, model)
         self.metadata: dict[str, MetadataValue] = file.metadata
@@ -100,13 +102,16 @@ def adapter_set(adapters: Mapping[LoraAdapter, float], model: Model) -> AdapterS
     Raises TypeError for what is no adapter, ValueError for a scale that is no finite number, :class:`AdapterError` for
     an adapter of another model and :class:`ClosedError` for one that is closed.
     """
+    check_mapping("adapters", adapters)
     chosen = []
     for adapter, scale in adapters.items():
         if not isinstance(adapter, LoraAdapter):
-            raise TypeError(f"adapters maps LoraAdapter objects to scales; got {adapter!r}")
+            raise TypeError(f"adapters maps LoraAdapter objects to scales; got {shown(adapter)}")
         number = as_float(scale)
         if number is None or not abs(number) <= FLT_MAX:
-            raise ValueError(f"the scale of {adapter!r} must be a finite number of 32 bits, got {scale!r}")
+            raise ValueError(
+                f"adapters: the scale of {adapter!r} must be a finite number of 32 bits, got {shown(scale)}"
+            )
         if adapter.model.handle is not model.handle:
             raise AdapterError(f"{adapter!r} was loaded for another Model than {model!r}")
         adapter.ptr  # noqa: B018 - raises when closed

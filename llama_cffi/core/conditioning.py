@@ -43,6 +43,8 @@ class Conditioning:
         """Return the same with another control vector, None for none; raises as :meth:`ControlVector.check`."""
         if vector is None:
             return replace(self, control_vector=None, control_layers=None)
+        if not isinstance(vector, ControlVector):
+            raise TypeError(f"vector must be a ControlVector or None, not {type(vector).__name__}")
         vector.check(model, layers)
         return replace(self, control_vector=vector, control_layers=layers)
 

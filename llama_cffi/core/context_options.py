@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llama_cffi._native import binding, lib
+from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi._util.scalars import INT_MAX, as_float, as_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.embeddings import ATTENTION_NAMES, POOLING_NAMES, Attention, PoolingType
 from llama_cffi.core.options import choice, constant
 from llama_cffi.core.threads import thread_count
@@ -85,6 +87,10 @@ class ContextOptions:
     no_perf: bool = True
     """Do not measure timings inside llama.cpp."""
 
+    def __post_init__(self) -> None:
+        for name in ("kv_unified", "swa_full", "offload_kqv", "op_offload", "embeddings", "no_perf"):
+            object.__setattr__(self, name, check_flag(name, getattr(self, name)))
+
 
 def native_params(options: ContextOptions) -> Any:
     """Return the ``llama_context_params`` of options; the caller sets the callbacks in it.
@@ -106,7 +112,7 @@ def native_params(options: ContextOptions) -> Any:
         if frequency is not None:
             number = as_float(frequency)
             if number is None or not 0 < number <= FLT_MAX:
-                raise ValueError(f"{name} must be positive, got {frequency!r}")
+                raise ValueError(f"{name} must be positive, got {shown(frequency)}")
             setattr(params, name, number)
     params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
     params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload
@@ -128,7 +134,7 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
         value = getattr(options, name)
         size = as_int(value)
         if size is None or not (0 if name == "n_ctx" else 1) <= size <= INT_MAX:
-            raise ValueError(f"{name} must be a positive int, got {value!r}")
+            raise ValueError(f"{name} must be a positive int, got {shown(value)}")
         sizes.append(size)
     n_ctx, n_batch, n_ubatch, n_seq_max = sizes
     limit = lib.llama_max_parallel_sequences()

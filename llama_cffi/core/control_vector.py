@@ -177,6 +177,8 @@ def apply_control_vector(ctx: Any, model: Model, vector: ControlVector | None, l
 
 def _layer_bounds(layers: range | None, n_layer: int) -> range:
     layers = range(1, n_layer) if layers is None else layers
+    if not isinstance(layers, range):
+        raise TypeError(f"layers must be a range, not {type(layers).__name__}")
     if layers.step != 1 or not 1 <= layers.start < layers.stop <= n_layer:
         raise ValueError(f"layers must be a range inside range(1, {n_layer}), got {layers}")
     return layers

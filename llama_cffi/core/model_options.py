@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llama_cffi._native import binding, ffi, lib
+from llama_cffi._util.arguments import check_flag, check_names, check_sequence, check_text
 from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.errors import UnsupportedError
 
@@ -63,6 +65,15 @@ class ModelOptions:
     no_host: bool = False
     """Bypass the host buffer of a GPU backend."""
 
+    def __post_init__(self) -> None:
+        for name in ("require_gpu", "vocab_only", "check_tensors", "use_extra_bufts", "no_host"):
+            object.__setattr__(self, name, check_flag(name, getattr(self, name)))
+        object.__setattr__(self, "tensor_split", check_sequence("tensor_split", self.tensor_split, "numbers"))
+        if self.devices is not None:
+            for name in check_sequence("devices", self.devices, "names"):
+                check_text("devices", name)
+        check_names("kv_overrides", self.kv_overrides)
+
 
 def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     """Return the ``llama_model_params`` of options, and what its pointers point at, to be kept as long.
@@ -86,7 +97,7 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
         limit = lib.llama_max_devices()
         split = [as_float(share) for share in options.tensor_split]
         if len(split) > limit or any(share is None or not 0 <= share <= FLT_MAX for share in split):
-            raise ValueError(f"tensor_split takes at most {limit} shares, none negative, got {options.tensor_split}")
+            raise ValueError(f"tensor_split takes at most {limit} shares, none negative, got {shown(split)}")
         # llama.cpp reads llama_max_devices() values whatever the caller meant.
         shares = ffi.new("float[]", limit)
         shares[0 : len(split)] = split
@@ -97,7 +108,7 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
         for i, name in enumerate(options.devices):
             devices[i] = lib.ggml_backend_dev_by_name(name.encode())
             if devices[i] == ffi.NULL:
-                raise ValueError(f"there is no device named {name!r}")
+                raise ValueError(f"devices: there is no device named {shown(name)}")
         keep.append(devices)
         params.devices = devices
     if options.kv_overrides:
@@ -128,23 +139,23 @@ def fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
     """Write one metadata value into a ``struct llama_model_kv_override``."""
     name = key.encode()
     if not 0 < len(name) <= _KEY_BYTES or b"\0" in name:
-        raise ValueError(f"kv_overrides: the key {key!r} must have 1 to {_KEY_BYTES} bytes")
+        raise ValueError(f"kv_overrides: the key {shown(key)} must have 1 to {_KEY_BYTES} bytes")
     slot.key = name
     if isinstance(value, bool):
         slot.tag, slot.val_bool = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
     elif (integer := as_int(value)) is not None:
         if not -(2**63) <= integer < 2**63:
-            raise ValueError(f"kv_overrides[{key!r}]: {value} does not fit 64 bits")
+            raise ValueError(f"kv_overrides[{shown(key)}]: {value} does not fit 64 bits")
         slot.tag, slot.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, integer
     elif (number := as_float(value)) is not None:
         slot.tag, slot.val_f64 = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT, number
     elif isinstance(value, str):
         data = value.encode()
         if len(data) > _KEY_BYTES or b"\0" in data:
-            raise ValueError(f"kv_overrides[{key!r}]: at most {_KEY_BYTES} bytes, no NUL")
+            raise ValueError(f"kv_overrides[{shown(key)}]: at most {_KEY_BYTES} bytes, no NUL")
         slot.tag, slot.val_str = lib.LLAMA_KV_OVERRIDE_TYPE_STR, data
     else:
-        raise TypeError(f"kv_overrides[{key!r}] must be bool, int, float or str, not {type(value).__name__}")
+        raise TypeError(f"kv_overrides[{shown(key)}] must be bool, int, float or str, not {type(value).__name__}")
 
 
 __all__ = ["LoadMode", "ModelOptions", "SplitMode", "fill_override", "native_params"]

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from llama_cffi._native import binding, ffi, lib
 from llama_cffi._native.bindings import missing
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import UnsupportedError
 
 T = TypeVar("T")
@@ -17,7 +18,7 @@ def choice(option: str, value: str, table: Mapping[str, T]) -> T:
     try:
         return table[value]
     except (KeyError, TypeError):
-        raise ValueError(f"{option} must be one of {', '.join(map(repr, table))}, got {value!r}") from None
+        raise ValueError(f"{option} must be one of {', '.join(map(repr, table))}, got {shown(value)}") from None
 
 
 def constant(option: str, value: str, table: Mapping[str, str]) -> int:

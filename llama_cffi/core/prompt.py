@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi._util.scalars import as_int
+from llama_cffi._util.shown import shown
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -78,7 +81,10 @@ class Prompt(tuple[int, ...]):
                 spans.append(MediaSpan(len(cells), part))
                 cells.extend([part.cell] * part.n_cells)
             else:
-                cells.append(part)
+                token = as_int(part)
+                if token is None:
+                    raise TypeError(f"a Prompt is made of tokens, which are ints, and Media, got {shown(part)}")
+                cells.append(token)
         return cls.of_cells(cells, tuple(spans))
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from llama_cffi._util.arguments import check_path
 from llama_cffi._util.checksum import BLOCK, Checksum
 from llama_cffi._util.files import replacement, start_writeback
 from llama_cffi._util.worker import work_off
@@ -153,7 +154,7 @@ class SavedState:
         still there.
         """
         try:
-            with replacement(path, sync=sync) as part, open(part, "r+b", buffering=0) as file:
+            with replacement(check_path("path", path), sync=sync) as part, open(part, "r+b", buffering=0) as file:
                 self._write(file, sync=sync)
         except OSError as error:
             raise write_error(path, error) from error
@@ -166,7 +167,7 @@ class SavedState:
         or a damaged file.
         """
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(check_path("path", path), "rb", buffering=0) as file:
                 start, header, n_payload, digest = _read_front(file, os.fstat(file.fileno()).st_size)
                 if check is not None:
                     check(header)

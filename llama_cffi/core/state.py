@@ -274,7 +274,9 @@ def _flags(partial: bool, on_device: bool) -> tuple[str, tuple[int, ...]]:
 
 
 def view_of(data: BytesLike) -> memoryview:
-    """The memory of a buffer."""
+    """The memory of a buffer; TypeError for anything else."""
+    if not isinstance(data, (bytes, bytearray, memoryview, np.ndarray)):
+        raise TypeError(f"data must be bytes or another buffer, not {type(data).__name__}")
     return data.data if isinstance(data, np.ndarray) else memoryview(data)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from llama_cffi._native import atomic, ffi, lib
 from llama_cffi._native.atomic import Cell
 from llama_cffi._util.scalars import is_int
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import ContextError
 
 MAX_THREADS = 512
@@ -42,7 +43,7 @@ def thread_count(name: str, value: int | None, default: int | None = None) -> in
     if value is None:
         return default if default is not None else default_thread_count()
     if not is_int(value, 1, MAX_THREADS):
-        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {value!r}")
+        raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {shown(value)}")
     count = int(value)
     limit = max(len(_affinity()) or os.cpu_count() or 1, 4)
     if count > limit:

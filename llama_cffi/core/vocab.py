@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi, guard, lib
+from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.scalars import as_int
 from llama_cffi.core.long_text import stack_to_tokenize
@@ -82,6 +83,7 @@ class Vocab(ProcessBound):
         Raises :class:`TokenizeError` for lone surrogates, a model without a tokenizer, texts above 2 GiB and, where
         the vocabulary is one of BPE, 4,000,000 characters without a line break. Wraps ``llama_tokenize``.
         """
+        add_special, parse_special = check_flag("add_special", add_special), check_flag("parse_special", parse_special)
         if isinstance(text, str):
             try:
                 data = text.encode("utf-8")
@@ -130,6 +132,8 @@ class Vocab(ProcessBound):
         ``remove_special`` drops the BOS and EOS that the model would add; ``unparse_special`` writes control
         tokens out as text. Raises :class:`TokenError` for ids outside the vocabulary. Wraps ``llama_detokenize``.
         """
+        remove_special = check_flag("remove_special", remove_special)
+        unparse_special = check_flag("unparse_special", unparse_special)
         ids = self.check_tokens(tokens)
         if self.type is VocabType.NONE:
             raise TokenizeError("this model has no tokenizer")
@@ -158,7 +162,10 @@ class Vocab(ProcessBound):
         """The same ids as a contiguous int32 array; :class:`TokenError` names the first that is no token."""
         if not isinstance(tokens, (Sequence, np.ndarray)) or isinstance(tokens, (str, bytes)):
             raise TypeError(f"tokens must be a sequence of ints, not {type(tokens).__name__}")
-        array = np.asarray(tokens)
+        try:
+            array = np.asarray(tokens)
+        except (ValueError, OverflowError):
+            raise TokenError("tokens must be one-dimensional and integers") from None
         if array.ndim != 1:
             raise TokenError(f"tokens must be one-dimensional, not of shape {array.shape}")
         if not array.size:

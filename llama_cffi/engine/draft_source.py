@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from llama_cffi._util.shown import shown
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
@@ -33,7 +34,7 @@ class OpenDraft:
         self._owned: ModelShare | None = None
         self._draft: DraftModel | DraftSource
         self.source: DraftSource
-        if draft == "lookup":
+        if isinstance(draft, str) and draft == "lookup":
             draft = PromptLookup()
         elif isinstance(draft, (str, os.PathLike, Model)):
             draft = DraftModel(model=draft)
@@ -83,7 +84,9 @@ def request_source(speculative: Speculative | None, default: DraftSource | None)
         return default
     if speculative is False:
         return None
-    return PromptLookup() if speculative == "lookup" else check_source(speculative, "speculative")
+    if isinstance(speculative, str) and speculative == "lookup":
+        return PromptLookup()
+    return check_source(speculative, "speculative")
 
 
 def check_source(source: object, name: str) -> DraftSource:
@@ -91,7 +94,7 @@ def check_source(source: object, name: str) -> DraftSource:
     if isinstance(source, (str, os.PathLike, Model, DraftModel)):
         raise TypeError(f"{name}={source!r}: a draft model is given to Llama(draft=...), which opens it once")
     if isinstance(source, type) or not callable(getattr(source, "start", None)):
-        raise TypeError(f"{name} must be a source of drafts, not {source!r}")
+        raise TypeError(f"{name} must be a source of drafts, not {shown(source)}")
     return source  # type: ignore[return-value]
 
 

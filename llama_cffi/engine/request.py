@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from llama_cffi._util.scalars import as_float, as_int, is_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.sampling_params import SamplingParams
@@ -74,16 +75,17 @@ class Request:
         if not self.prompt:
             raise PromptError("the prompt has no tokens, and this model adds no BOS of its own")
         if self.max_tokens is not None and not is_int(self.max_tokens, 0, sys.maxsize):
-            raise ValueError(f"max_tokens must be None or a number of tokens, got {self.max_tokens!r}")
+            raise ValueError(f"max_tokens must be None or a number of tokens, got {shown(self.max_tokens)}")
         if self.max_seconds is not None and not (as_float(self.max_seconds) or 0) > 0:
-            raise ValueError(f"max_seconds must be None or above 0, got {self.max_seconds!r}")
+            raise ValueError(f"max_seconds must be None or above 0, got {shown(self.max_seconds)}")
         for stop in self.stop:
             if (as_int(stop) is None and not isinstance(stop, (str, re.Pattern))) or stop == "":
-                raise ValueError(f"stop must be non-empty strings, tokens or compiled patterns, got {stop!r}")
+                raise ValueError(f"stop must be non-empty strings, tokens or compiled patterns, got {shown(stop)}")
         make_stops([stop for stop in self.stop if isinstance(stop, re.Pattern)])
         if self.logprobs is not None and not is_int(self.logprobs, 0, sys.maxsize):
-            raise ValueError(f"logprobs must be None or a number of alternatives, got {self.logprobs!r}")
+            raise ValueError(f"logprobs must be None or a number of alternatives, got {shown(self.logprobs)}")
         # numpy's integers become Python's: some are small, and wrap around when they are added up.
+        object.__setattr__(self, "max_seconds", as_float(self.max_seconds))
         for name in ("max_tokens", "logprobs"):
             object.__setattr__(self, name, as_int(getattr(self, name)))
         stops = tuple(stop if isinstance(stop, (str, re.Pattern)) else int(stop) for stop in self.stop)
@@ -92,7 +94,7 @@ class Request:
             raise SamplerError("a grammar and another constraint cannot both decide what comes next")
         if self.overflow not in OVERFLOW_POLICIES:
             raise ValueError(
-                f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {self.overflow!r}"
+                f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {shown(self.overflow)}"
             )
 
     def check_fits(self, room: Room) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llama_cffi._util import ranges
 from llama_cffi._util.seed import check_seed
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import SamplerError
 
 if TYPE_CHECKING:
@@ -164,8 +165,10 @@ class SamplingParams:
 
     def _check_order(self) -> None:
         order = self.sampler_order
-        if isinstance(order, str) or any(name not in SAMPLER_NAMES for name in order):
-            raise SamplerError(f"sampler_order must be names of {', '.join(SAMPLER_NAMES)}, got {order!r}")
+        if not isinstance(order, (tuple, list)) or any(
+            not isinstance(name, str) or name not in SAMPLER_NAMES for name in order
+        ):
+            raise SamplerError(f"sampler_order must be names of {', '.join(SAMPLER_NAMES)}, got {shown(order)}")
         if len(set(order)) < len(order):
             raise SamplerError(f"sampler_order names a sampler twice: {', '.join(order)}")
 
@@ -178,7 +181,7 @@ class SamplingParams:
 
     def _check_samplers(self) -> None:
         if not isinstance(self.samplers, (tuple, list)):
-            raise SamplerError(f"samplers must be a tuple of samplers, got {self.samplers!r}")
+            raise SamplerError(f"samplers must be a tuple of samplers, got {shown(self.samplers)}")
         beside = ("samplers", "logit_bias", "grammar", "grammar_root")
         given = [one.name for one in fields(self) if one.name not in beside and getattr(self, one.name) != one.default]
         if given:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llama_cffi._util import ranges
-from llama_cffi._util.scalars import as_float
+from llama_cffi._util.scalars import as_float, as_int
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import SamplerError, TokenError
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[
     """
     found: dict[int, float] = {}
     for key, value in bias.items():
-        if value == "never":
+        if not isinstance(key, str) and as_int(key) is None:
+            raise TokenError(f"logit_bias: a key must be a token or a text, got {shown(key)}")
+        if isinstance(value, str) and value == "never":
             number = float("-inf")
         elif as_float(value) is not None:
             number = ranges.bias(key, value)  # type: ignore[arg-type]
         else:
-            raise SamplerError(f'logit_bias[{key!r}] must be a number or "never", got {value!r}')
+            raise SamplerError(f'logit_bias[{shown(key)}] must be a number or "never", got {shown(value)}')
         tokens = _tokens(key, index()) if isinstance(key, str) else vocab.check_tokens([key]).tolist()
         for token in tokens:
             if found.setdefault(token, number) != number:

@@ -12,6 +12,7 @@ from typing import Any
 import pydantic
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.formats import FORMATS, source_of
 from llama_cffi.grammar.keywords import as_json
@@ -94,8 +95,8 @@ def _adapted(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(schema)
         found = adapter.json_schema(schema_generator=_Generator)
-    except (pydantic.PydanticUserError, NameError, ImportError) as error:
-        raise SchemaError(f"pydantic makes no schema of {schema!r}: {error}") from error
+    except Exception as error:  # also what a type or value of the caller's raises when pydantic looks at it
+        raise SchemaError(f"pydantic makes no schema of {shown(schema)}: {error}") from error
     return adapter, json.dumps(_relaxed(as_json(_without_annotations(found)), found))
 
 

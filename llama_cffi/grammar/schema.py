@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.guidance import GuidanceConstraint
@@ -80,7 +81,9 @@ def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, A
     if get_origin(schema) is Literal:
         return _choices([value.value if isinstance(value, enum.Enum) else value for value in get_args(schema)])
     if schema is None or isinstance(schema, (str, bytes, int, float)):
-        raise SchemaError(f"{schema!r} is no schema; a regex is Regex(...), a grammar GBNF(...) or Lark(...)")
+        raise SchemaError(
+            f"schema: {shown(schema)} is no schema; a regex is Regex(...), a grammar GBNF(...) or Lark(...)"
+        )
     adapter, text = adapter_of(schema)
     return _json_grammars(text), TypeReader(adapter)
 

@@ -38,7 +38,7 @@ def pull(
 
     Raises the subclasses of :class:`HubError`, and :class:`UnsupportedError` without huggingface_hub.
     """
-    wanted = HubName.parse(name) if isinstance(name, str) else name
+    wanted = name if isinstance(name, HubName) else HubName.parse(name)
     require_package()
     from huggingface_hub import constants
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from llama_cffi._util.arguments import check_text
 from llama_cffi.errors import HubNameError
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
@@ -26,7 +27,7 @@ class HubName:
     @classmethod
     def parse(cls, text: str) -> HubName:
         """Read ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Raises HubNameError."""
-        found = _NAME.fullmatch(text)
+        found = _NAME.fullmatch(check_text("name", text))
         if found is None:
             raise HubNameError(
                 f"{text!r} is no name of a model on the hub: "

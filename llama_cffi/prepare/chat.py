@@ -42,7 +42,8 @@ _CONTENT = "content"
 def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> Prepared[ReplyChunk]:
     """Prepare a reply; raises as :meth:`Llama.chat` does before computing."""
     options, vocab = spec.options, formats.vocab
-    tools = check_tools(options.get("tools") or ())
+    given_tools = options.get("tools")
+    tools = check_tools(() if given_tools is None else given_tools)
     specs, choice = _choose_tools(tools, options.get("tool_choice") or "auto")
     # It becomes a part of the grammar of the reply, which alone is compiled.
     structure = compile_structure(options, vocab, now=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.seed import MAX_SEED, draw_seed
+from llama_cffi._util.shown import shown
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.draft_source import request_source
 from llama_cffi.engine.request import Request, Stop
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from llama_cffi.prepare.model_formats import ModelFormats
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.spec import GenerateSpec, InfillSpec, Tokens
+
+
+MAX_COMPLETIONS = 4096
+"""Most completions of one call: all their requests are made before the first is computed."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,11 @@ def prepare_texts(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults)
         return PreparedTexts((one,), 1, many=False, ranked=False, logprobs=True)
     keep = 1 if spec.n is None else spec.n
     count = keep if spec.best_of is None else spec.best_of
-    if not isinstance(keep, int) or not isinstance(count, int) or not 1 <= keep <= count:
-        raise ValueError(f"n must be at least 1 and at most best_of, got n={spec.n!r}, best_of={spec.best_of!r}")
+    if not 1 <= keep <= count <= MAX_COMPLETIONS:
+        raise ValueError(
+            f"n must be at least 1 and at most best_of, which is at most {MAX_COMPLETIONS}, "
+            f"got n={shown(spec.n)}, best_of={shown(spec.best_of)}"
+        )
     ranked = spec.best_of is not None
     return PreparedTexts(
         tuple(replace(one, request=request) for request in _with_seeds(one.request, count, ranked=ranked)),
@@ -229,7 +237,7 @@ def _stops(stop: Stop | Sequence[Stop], vocab: Vocab) -> tuple[Stop, ...]:
     elif isinstance(stop, Sequence) and not isinstance(stop, bytes):
         stops = tuple(stop)
     else:
-        raise TypeError(f"stop must be strings, tokens or compiled patterns, got {stop!r}")
+        raise TypeError(f"stop must be strings, tokens or compiled patterns, got {shown(stop)}")
     vocab.check_tokens([one for one in stops if isinstance(one, int) and not isinstance(one, bool)])
     return stops
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama_cffi._util.shown import shown
 from llama_cffi.core.prompt import common_prefix
 from llama_cffi.errors import ContextOverflowError, PromptError
 
@@ -49,7 +50,7 @@ def prepare_perplexity(spec: PerplexitySpec, formats: ModelFormats, room: int) -
     tokens = _plain_tokens(spec.text, vocab)
     size = _chunk_size(len(tokens), spec.options.get("n_ctx"), room, formats.model.n_ctx_train)
     if stride is not None and not 0 < stride < size:
-        raise ValueError(f"stride must be 1 to {size - 1}, less than the chunk of {size} tokens, got {stride}")
+        raise ValueError(f"stride must be 1 to {size - 1}, less than the chunk of {size} tokens, got {shown(stride)}")
     first = size // 2 + 1 if stride is None else size - stride
     starts = range(0, len(tokens) - size + 1, size if stride is None else stride)
     return PreparedChunks(tokens, size, first, starts, _bos(vocab))
@@ -87,9 +88,9 @@ def _chunk_size(n_tokens: int, wanted: int | None, room: int, n_ctx_train: int) 
             raise PromptError(f"a text of {n_tokens} tokens is too short; {_MIN_CHUNK} are the least")
         return size
     if wanted < _MIN_CHUNK:
-        raise ValueError(f"n_ctx must be at least {_MIN_CHUNK}, got {wanted}")
+        raise ValueError(f"n_ctx must be at least {_MIN_CHUNK}, got {shown(wanted)}")
     if wanted > room:
-        raise ContextOverflowError(f"a chunk of {wanted} tokens does not fit a context of {room}")
+        raise ContextOverflowError(f"a chunk of {shown(wanted)} tokens (n_ctx) does not fit a context of {room}")
     if n_tokens < wanted:
         raise PromptError(f"the text has {n_tokens} tokens, which is less than one chunk of {wanted}")
     return wanted

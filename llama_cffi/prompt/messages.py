@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import MessageError, UnsupportedError
 from llama_cffi.prompt.marking import NAME
 
@@ -15,7 +16,18 @@ Message = Mapping[str, Any]
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
     """Return a conversation as a list; a single str is one message of the user."""
-    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else _check_list(messages)
+
+
+def check_history(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Do as :func:`check_messages` for what was said so far, which may be nothing."""
+    return check_messages(messages) if len(_check_list(messages)) else []
+
+
+def _check_list(messages: Sequence[Message]) -> Sequence[Message]:
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise MessageError(f"messages must be a list of messages, not {type(messages).__name__}")
+    return messages
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -26,9 +38,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     Raises :class:`MessageError` that names the place of what is wrong, and :class:`UnsupportedError` for parts that
     are not text.
     """
-    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
-        raise MessageError(f"messages must be a list of messages, not {type(messages).__name__}")
-    if not messages:
+    if not _check_list(messages):
         raise MessageError("messages is empty: there is nothing to reply to")
     return [_check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
@@ -54,7 +64,7 @@ def _check_message(message: Message, place: str) -> dict[str, Any]:
         raise MessageError(f"{place} must be a mapping with a role and a content, not {type(message).__name__}")
     role = message.get("role")
     if not isinstance(role, str) or not NAME.fullmatch(role):
-        raise MessageError(f"{place} needs a role such as 'user', 'assistant' or 'system', not {role!r}")
+        raise MessageError(f"{place} needs a role such as 'user', 'assistant' or 'system', not {shown(role)}")
     # What is None was not said: clients that dump objects write every key.
     checked: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
     calls = checked.get("tool_calls")
@@ -163,6 +173,7 @@ __all__ = [
     "arguments_object",
     "arguments_text",
     "as_messages",
+    "check_history",
     "check_mappings",
     "check_messages",
     "check_text",

@@ -15,7 +15,7 @@ import jinja2
 from llama_cffi.errors import MessageError, TemplateError
 from llama_cffi.prompt.budget import MAX_SECONDS, Budget
 from llama_cffi.prompt.marking import Breaker, Marker, break_all, collect_texts, names_in, unused_characters
-from llama_cffi.prompt.messages import Message, check_mappings, check_messages
+from llama_cffi.prompt.messages import Message, check_mappings, check_messages, check_text
 from llama_cffi.prompt.sandbox import Sandbox
 from llama_cffi.prompt.template_traits import Mentions, TemplateTraits
 
@@ -107,6 +107,7 @@ class ChatTemplate:
         }
         self._check_names(given)
         fixed = {**self.tokens, **variables, "add_generation_prompt": add_generation_prompt}
+        check_text(variables, "chat_template_kwargs")
         written = json.dumps([given, variables], ensure_ascii=False, default=str)
         budgets = _Budgets(self._seconds, len(written))
         plain = self._run({**fixed, **given}, budgets)

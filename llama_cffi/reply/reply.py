@@ -63,6 +63,16 @@ class Reply(Completion):
         return message
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What stands for the parser in a chunk that was copied or pickled: what its text said."""
+
+    value: Any
+
+    def __call__(self) -> Any:
+        return self.value
+
+
 @dataclass(slots=True)
 class ReplyChunk(Chunk):
     """A piece of a reply; ``text`` is of the answer alone."""
@@ -75,6 +85,11 @@ class ReplyChunk(Chunk):
     def partial(self) -> Any:
         """As :attr:`Chunk.partial`; parsed when asked for."""
         return None if self._partial is None else self._partial()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A parser cannot leave the process, and what the text says can.
+        said = (self.text, self.tokens, self.logprobs, self.completion, self.reasoning, self.tool_calls)
+        return ReplyChunk, (*said, _Known(self.partial))
 
     @property
     def reply(self) -> Reply | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_cffi.grammar.acceptance import accepts
@@ -15,17 +15,32 @@ if TYPE_CHECKING:
     from llama_cffi.grammar.structure import Structure
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What stands for a structure in a chunk that was copied or pickled: what its text said."""
+
+    value: Any
+
+    def partial(self, text: str) -> Any:
+        return self.value
+
+
 @dataclass(slots=True)
 class StructuredChunk(Chunk):
     """A chunk of a text that follows a schema."""
 
-    _structure: Structure | None = None
-    _so_far: str = ""
+    _structure: Structure | _Known | None = field(default=None, repr=False, compare=False)
+    _so_far: str = field(default="", repr=False, compare=False)
 
     @property
     def partial(self) -> Any:
         """As :attr:`Chunk.partial`; parsed when asked for."""
         return None if self._structure is None else self._structure.partial(self._so_far)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A structure cannot leave the process, and what the text says can.
+        said = (self.text, self.tokens, self.logprobs, self.completion, _Known(self.partial))
+        return StructuredChunk, said
 
 
 T = TypeVar("T", bound=Completion)
