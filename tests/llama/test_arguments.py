@@ -234,8 +234,8 @@ def test_threads_that_stream_schemas(llm: Llama) -> None:
 
 def test_a_fork_keeps_the_conditioning(llm: Llama) -> None:
     rng = np.random.default_rng(0)
-    data = rng.normal(size=(llm.model.n_layer, llm.model.n_embd)).astype(np.float32)
-    data[0] = 0
+    data = 20 * rng.normal(size=(llm.model.n_layer, llm.model.n_embd)).astype(np.float32)
+    data[0] = 0  # nothing is added after the first layer
     vector = ControlVector(data)
     plain = llm.generate("Once", temperature=0, max_tokens=8).text
     llm.set_control_vector(vector)
