@@ -85,8 +85,10 @@ class GenerateSpec(Spec):
         object.__setattr__(self, "prompts", prompts)
         object.__setattr__(self, "many", args.check_flag("many", self.many))
         for name in ("n", "best_of"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, args.whole_number(name, getattr(self, name)))
+            value = getattr(self, name)
+            if value is not None and as_int(value) is None:
+                raise ValueError(f"n must be at least 1 and at most best_of, both ints, got {name}={shown(value)}")
+            object.__setattr__(self, name, as_int(value))
 
     @classmethod
     def of(
