@@ -275,9 +275,10 @@ def _flags(partial: bool, on_device: bool) -> tuple[str, tuple[int, ...]]:
 
 def view_of(data: BytesLike) -> memoryview:
     """The memory of a buffer; TypeError for anything else."""
-    if not isinstance(data, (bytes, bytearray, memoryview, np.ndarray)):
-        raise TypeError(f"data must be bytes or another buffer, not {type(data).__name__}")
-    return data.data if isinstance(data, np.ndarray) else memoryview(data)
+    try:
+        return data.data if isinstance(data, np.ndarray) else memoryview(data)
+    except (TypeError, ValueError, BufferError):
+        raise TypeError(f"data must be bytes or another buffer, not {type(data).__name__}") from None
 
 
 def _bytes(data: BytesLike) -> NDArray[np.uint8]:
