@@ -8,7 +8,7 @@ Python) is refused by name when a spec is pickled.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,14 @@ class GenerateSpec(Spec):
         return cls(tuple(prompt) if many else (prompt,), options, many, n, best_of)
 
 
+def _begins_otherwise(options: object) -> str:
+    """Return the option among these that says how a text begins after a prompt, "" without one."""
+    if not isinstance(options, Mapping):
+        return ""  # refused by name when the options are checked
+    given = [name for name in ("echo", "heal") if options.get(name) is not None and options.get(name) is not False]
+    return given[0] if given else ""
+
+
 @dataclass(frozen=True)
 class InfillSpec(Spec):
     """A gap between two texts."""
@@ -108,11 +116,11 @@ class InfillSpec(Spec):
     options: InfillOptions = field(default_factory=lambda: InfillOptions())
 
     def __post_init__(self) -> None:
+        if _begins_otherwise(self.options):
+            raise ValueError("echo= and heal= mean nothing where a middle is filled in")
         _freeze(self, InfillOptions)
         args.check_str("prefix", self.prefix)
         args.check_str("suffix", self.suffix)
-        if self.options.get("echo") or self.options.get("heal"):
-            raise ValueError("echo= and heal= mean nothing where a middle is filled in")
 
 
 @dataclass(frozen=True)
@@ -123,9 +131,9 @@ class ChatSpec(Spec):
     options: ChatOptions = field(default_factory=lambda: ChatOptions())
 
     def __post_init__(self) -> None:
+        if name := _begins_otherwise(self.options):
+            raise ValueError(f"{name}= is for prompts; a reply begins as prefix= says")
         _freeze(self, ChatOptions)
-        if refused := [name for name in ("echo", "heal") if self.options.get(name)]:
-            raise ValueError(f"{refused[0]}= is for prompts; a reply begins as prefix= says")
 
 
 @dataclass(frozen=True)

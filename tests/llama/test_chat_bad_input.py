@@ -170,7 +170,7 @@ def test_a_template_that_never_ends(demo: Llama) -> None:
     """Also when a call in a message makes the template be tried first; the limit is that of all tries together."""
     source = "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{{ messages[0].type }}{% endfor %}{% endfor %}"
     start = monotonic()
-    with pytest.raises(TemplateError, match="takes too long: more than 5 s"):
+    with pytest.raises(TemplateError, match=r"takes too long: more than (5 s|8000000 operations)"):
         demo.chat([user("a"), assistant(content="", tool_calls=[CALL])], chat_template=source)
     assert monotonic() - start < 20
 
