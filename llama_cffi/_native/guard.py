@@ -127,7 +127,8 @@ def call_int_deep(stack: int, name: str, *args: Any) -> int:
 
 def call_ptr_deep(stack: int, name: str, *args: Any) -> Any:
     """Like :func:`call_int_deep`, for a function that returns a pointer."""
-    return _made(name, None, _lch_call_deep, stack, *_words(name, args))
+    result = call_int_deep(stack, name, *args)
+    return bound.ffi.cast(bound.ffi.typeof(bound.binding.function(name)).result, result)
 
 
 def call_ptr(name: str, *args: Any, cell: Cell | None = None) -> Any:
