@@ -31,10 +31,6 @@ class Conditioning:
     def __bool__(self) -> bool:
         return bool(self.adapters) or self.control_vector is not None
 
-    def __hash__(self) -> int:
-        # A control vector is equal by its content, which is large, so it has no hash of its own.
-        return hash((self.adapters, self.control_vector is None, self.control_layers))
-
     def with_adapters(self, adapters: Mapping[LoraAdapter, float] | None, model: Model) -> Conditioning:
         """Return the same with other adapters, None for these; raises as :func:`adapter_set`."""
         return self if adapters is None else replace(self, adapters=adapter_set(adapters, model))

@@ -107,7 +107,7 @@ class Engine(ProcessBound):
                 # Another thread's step may have brought the chunk while this one waited for the lock.
                 if not chunks and not sequence.done:
                     self._step()
-            if self._outside.has_unsaved:
+            if self._outside.unsaved:
                 self._outside.store()
         return chunks.popleft()
 
@@ -182,7 +182,7 @@ class Engine(ProcessBound):
         """
         with self._lock:
             stepped = self._step()
-        if self._outside.has_unsaved:
+        if self._outside.unsaved:
             self._outside.store()
         return stepped
 

@@ -108,10 +108,11 @@ class FakeRunner:
             if memory != self.cells(sequence.cells[: sequence.n_past], self.conditioning):
                 raise AssertionError(f"slot {sequence.seq_id} does not hold what its sequence believes")
             end = sequence.n_past + count
-            if any(span.start < end < span.end for span in sequence.request.prompt.media):
+            if sequence.request.prompt.boundary(end) != end:
                 raise AssertionError("media were cut in two")
             memory.extend(self.cells(sequence.cells[sequence.n_past : end], self.conditioning))
-            positions.extend(_last_position(sequence.whole, cell) for cell in range(sequence.n_past, end))
+            whole = sequence.whole
+            positions.extend(_last_position(whole, cell) for cell in range(sequence.n_past, end))
             row += count
             rows.append(row)
             if output:

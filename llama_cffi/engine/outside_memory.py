@@ -23,12 +23,8 @@ class OutsideMemory:
     def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._unsaved: deque[SavedMemory] = deque()
-
-    @property
-    def has_unsaved(self) -> bool:
-        """Whether there is something to :meth:`store`."""
-        return bool(self._unsaved)
+        self.unsaved: deque[SavedMemory] = deque()
+        """What was taken and waits for :meth:`store`. Looked at after every step: an attribute costs no frame."""
 
     def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
         """Read the saved beginning of a prompt that spares more than the ``held`` cells in memory."""
@@ -60,13 +56,13 @@ class OutsideMemory:
         if not sequence.request.conditioning:
             saved = self._runner.copy_out(seq_id, self._scheduler.slots[seq_id].held)
             if saved is not None:
-                self._unsaved.append(saved)
+                self.unsaved.append(saved)
 
     def store(self) -> None:
         """Store what was taken. Several threads may call it at once."""
         with suppress(IndexError):  # another thread may have taken the last one
             while True:
-                self._runner.store(self._unsaved.popleft())
+                self._runner.store(self.unsaved.popleft())
 
 
 __all__ = ["OutsideMemory"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
-from llama_cffi.core.conditioning import PLAIN
+from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.slots import Slot, choose_slot
@@ -106,7 +106,11 @@ class Scheduler:
     def _turn(self) -> list[RunningSequence]:
         """The running sequences whose conditioning is next: each conditioning has its turn, in a circle."""
         running = self.running
-        found = list(dict.fromkeys(sequence.request.conditioning for sequence in running))
+        found: list[Conditioning] = []
+        for sequence in running:
+            # The same object is found without a call, which happens at every step.
+            if sequence.request.conditioning not in found:
+                found.append(sequence.request.conditioning)
         if len(found) > 1:
             last = found.index(self._conditioning) if self._conditioning in found else -1
             self._conditioning = found[(last + 1) % len(found)]
