@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
 from llama_cffi import answers, spec
 from llama_cffi import options as opt
+from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.adapter import LoraAdapter
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Texts = list[str] | tuple[str, ...]
 
 
-class Llama(ProcessBound):
+class Llama(Closing, ProcessBound):
     """A model ready to generate and to embed.
 
     ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
@@ -465,14 +465,6 @@ class Llama(ProcessBound):
     def close(self) -> None:
         """Free the contexts, and the models that this object loaded, unless a fork of it is open. Idempotent."""
         self._runtime.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model.path.name!r}: {'closed' if self.closed else self.context}>"

@@ -7,22 +7,19 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import LlamaCffiError
 from llama_cffi.reply.completion import Chunk, Completion
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
-
     from llama_cffi.engine.engine import Engine
     from llama_cffi.prepare.prepared import Prepared
 
 C = TypeVar("C", bound=Chunk)
 
 
-class Stream(ProcessBound, Iterator[C], Generic[C]):
+class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
     """The chunks of one request, as its reader makes them; the last one has the completion.
 
     What is wrong with the end of a text is raised after its last chunk. The request is submitted when the stream is
@@ -69,14 +66,6 @@ class Stream(ProcessBound, Iterator[C], Generic[C]):
     def close(self) -> None:
         """Cancel the request. Idempotent."""
         self._engine.cancel(self._sequence)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def result(self) -> Completion:
         """Read to the end and return the completion."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from llama_cffi._native.handle import Handle
 
 
-class NativeObject(ProcessBound):
+class NativeObject(Closing, ProcessBound):
     """Owns a native object through its Handle: usable until :meth:`close`, which ``with`` calls at its end."""
 
     _handle: Handle
@@ -36,14 +34,6 @@ class NativeObject(ProcessBound):
     def close(self) -> None:
         """Free the native object. Idempotent."""
         self._handle.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 __all__ = ["NativeObject"]

@@ -96,6 +96,11 @@ class Prompt(tuple[int, ...]):
         return made
 
     @property
+    def tokens(self) -> tuple[int, ...]:
+        """The cells that are tokens, media left out."""
+        return tuple(cell for cell in self if cell >= 0)
+
+    @property
     def n_positions(self) -> int:
         """Positions that the whole takes."""
         return len(self) + sum(span.media.n_positions - span.media.n_cells for span in self.media)

@@ -203,7 +203,7 @@ def _sequence(context: Context, seq_id: int, n_past: int, cells: Sequence[int] |
     if cells is None:
         return SavedSequence(n_past=n_past)
     prompt = cells if isinstance(cells, Prompt) else Prompt(context.model.vocab.check_tokens(cells).tolist())
-    context.model.vocab.check_tokens([cell for cell in prompt if cell >= 0])
+    context.model.vocab.check_tokens(prompt.tokens)
     if prompt.n_positions != n_past:
         raise ValueError(
             f"sequence {seq_id} has {n_past} positions in memory, and {prompt.n_positions} tokens were given"

@@ -115,7 +115,7 @@ class ChainSampler(_ContextSampler):
         self._chain = SamplerChain(chain_samplers(request.sampling, seed), context.model.vocab)
         # A sampler written in Python may come from an earlier request.
         self._chain.reset()
-        self._chain.accept_prompt([cell for cell in request.prompt if cell >= 0])
+        self._chain.accept_prompt(request.prompt.tokens)
 
     def choose(self, row: int) -> int:
         return self._chain.sample(self._context, row)

@@ -160,7 +160,7 @@ def _text_request(
         prompt = as_prompt(given, formats.vocab)
     text = ""
     if echo:
-        data = formats.vocab.detokenize([cell for cell in prompt if cell >= 0], unparse_special=False)
+        data = formats.vocab.detokenize(prompt.tokens, unparse_special=False)
         text = given if isinstance(given, str) else data.decode("utf-8", "replace")
     if not heal:
         return make_request(prompt, options, formats, defaults, begun=text, structure=structure)
@@ -177,7 +177,7 @@ def as_prompt(given: str | Tokens, vocab: Vocab) -> Prompt:
     Raises :class:`PromptError` without any, and :class:`TokenError` outside the vocabulary.
     """
     if isinstance(given, Prompt):
-        vocab.check_tokens([cell for cell in given if cell >= 0])
+        vocab.check_tokens(given.tokens)
         prompt = given
     else:
         tokens = vocab.tokenize(given) if isinstance(given, str) else vocab.check_tokens(given)
