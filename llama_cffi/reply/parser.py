@@ -49,8 +49,25 @@ class ReplyParser:
         return self._out.drain()
 
 
+class ParsedFormat:
+    """Base of the formats that are read by a reading of their own, and whose chat templates tell of the tools."""
+
+    __slots__ = ()
+
+    def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
+        raise NotImplementedError
+
+    def parser(self, rules: ReplyRules) -> ReplyParser:
+        """A parser for one reply."""
+        return ReplyParser(lambda source, out: self._read(source, out, rules))
+
+    def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """Nothing: the chat template itself tells of the tools."""
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
-class TaggedFormat:
+class TaggedFormat(ParsedFormat):
     """Optional reasoning, then text, then calls that begin with a tag.
 
     ``signs`` are alternatives; each is a list of texts that must all stand in a chat template for it to be one of
@@ -78,10 +95,6 @@ class TaggedFormat:
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
         """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
         return self.thinking.state(prompt) if self.thinking else "off"
-
-    def parser(self, rules: ReplyRules) -> ReplyParser:
-        """A parser for one reply."""
-        return ReplyParser(lambda source, out: self._read(source, out, rules))
 
     def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
         syntax = None if rules.choice == "none" else self.syntax
@@ -178,10 +191,6 @@ class TaggedFormat:
             bodies.extend(rf"{opening} /\n{{0,2}}/ {tail}".rstrip() for opening in self._openings(lark, calls, free))
         return f"{lark}start: {' '.join((*begin, either(bodies)))}\n"
 
-    def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """Nothing: the chat template itself tells of the tools."""
-        return ""
-
     def _openings(self, lark: Lark, calls: Calls, free: bool) -> list[str]:
         more = f" ({calls.more})*" if calls.more else ""
         # Where a tag is a token it is no text, so that those behind the answer are named before those of a call.
@@ -214,4 +223,4 @@ class TaggedFormat:
         return lark.terminal("PLAIN", f"ANY & ~{tag}")
 
 
-__all__ = ["ReplyParser", "TaggedFormat"]
+__all__ = ["ParsedFormat", "ReplyParser", "TaggedFormat"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llama_cffi.reply.event_buffer import EventBuffer
 from llama_cffi.reply.format import ReplyRules
@@ -13,7 +12,7 @@ from llama_cffi.reply.header_calls import NAME, HeaderCalls, read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
 from llama_cffi.reply.lark import Lark, Schema, Token, either
-from llama_cffi.reply.parser import ReplyParser, TaggedFormat
+from llama_cffi.reply.parser import ParsedFormat, TaggedFormat
 from llama_cffi.reply.reasoning import Thinking
 
 FUNCTIONARY_3_1 = TaggedFormat(
@@ -29,7 +28,7 @@ _LINE = "\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Functionary32:
+class Functionary32(ParsedFormat):
     """Each part of a reply has a line with its recipient: ``all`` for text, else a function. The prompt ends with the
     mark of the first part."""
 
@@ -44,14 +43,6 @@ class Functionary32:
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
         """These models do not reason."""
         return "off"
-
-    def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """Nothing: the chat template itself tells of the tools."""
-        return ""
-
-    def parser(self, rules: ReplyRules) -> ReplyParser:
-        """A parser for one reply."""
-        return ReplyParser(lambda source, out: self._read(source, out, rules))
 
     def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
         mark = ""

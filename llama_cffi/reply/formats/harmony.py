@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llama_cffi.errors import ToolError
 from llama_cffi.reply.event_buffer import EventBuffer
@@ -14,7 +14,7 @@ from llama_cffi.reply.header_calls import read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
 from llama_cffi.reply.lark import Lark, Schema, Token, either
-from llama_cffi.reply.parser import ReplyParser
+from llama_cffi.reply.parser import ParsedFormat
 from llama_cffi.reply.reasoning import Thinking
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
@@ -26,7 +26,7 @@ _PEOPLE = ("assistant", "user")
 
 
 @dataclass(frozen=True, slots=True)
-class HarmonyFormat:
+class HarmonyFormat(ParsedFormat):
     """Messages of three channels: ``analysis`` is reasoning, ``final`` the answer, ``commentary`` calls or text.
 
     A prescribed answer (``ReplyRules.content``) holds for the final channel, and is the rest of the reply.
@@ -46,15 +46,7 @@ class HarmonyFormat:
             return "open"
         return "off" if prompt.endswith(f"{_CHANNEL}final{_MESSAGE}") else "auto"
 
-    def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """Nothing: the chat template itself tells of the tools."""
-        return ""
-
     # -- reading
-
-    def parser(self, rules: ReplyRules) -> ReplyParser:
-        """A parser for one reply."""
-        return ReplyParser(lambda source, out: self._read(source, out, rules))
 
     def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
         tag = ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from llama_cffi.errors import ToolError
 from llama_cffi.reply.event_buffer import EventBuffer
@@ -13,7 +13,7 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.lark import Lark, Schema, Token, either
-from llama_cffi.reply.parser import ReplyParser
+from llama_cffi.reply.parser import ParsedFormat
 from llama_cffi.reply.reasoning import Thinking
 from llama_cffi.reply.value_calls import ValueCalls
 
@@ -34,7 +34,7 @@ _CALLS = ValueCalls(
 
 
 @dataclass(frozen=True, slots=True)
-class MuseFormat:
+class MuseFormat(ParsedFormat):
     """Messages to ``self`` are reasoning, to ``user`` the answer, to a tool a call. The prompt ends in front of the
     first recipient. A prescribed answer is the rest of the reply."""
 
@@ -52,15 +52,7 @@ class MuseFormat:
             return "open"
         return "off" if prompt.endswith(f"to=user{_MESSAGE}") else "auto"
 
-    def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """Nothing: the chat template itself tells of the tools."""
-        return ""
-
     # -- reading
-
-    def parser(self, rules: ReplyRules) -> ReplyParser:
-        """A parser for one reply."""
-        return ReplyParser(lambda source, out: self._read(source, out, rules))
 
     def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
         found = ""
