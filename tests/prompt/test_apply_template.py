@@ -135,7 +135,7 @@ DIFFERENCES = (
     ),
     Difference(
         reason="the template knows results of tools only as `tool_responses` of the assistant's message; llama-server "
-        "recognises it as outdated and moves them there",
+        "recognizes it as outdated and moves them there",
         templates=["google-gemma-4-31B-it-interleaved"],
         conversations=["tool results"],
         change=join_results,
