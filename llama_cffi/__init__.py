@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_cffi._native.features import features
     from llama_cffi._native.library import use_library
+    from llama_cffi.aio.llama import AsyncLlama
+    from llama_cffi.aio.session import AsyncChatSession
+    from llama_cffi.aio.stream import AsyncStream
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.batch import Batch
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import Request
     from llama_cffi.engine.sampling_params import SamplingParams
+    from llama_cffi.engine.snapshot import EngineSnapshot
     from llama_cffi.errors import LlamaCffiError
     from llama_cffi.grammar.values import GBNF, JsonSchema, Lark, Lazy, Regex
     from llama_cffi.llama import Llama
@@ -53,6 +57,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "GBNF": "grammar.values",
+    "AsyncChatSession": "aio.session",
+    "AsyncLlama": "aio.llama",
+    "AsyncStream": "aio.stream",
     "Batch": "core.batch",
     "ChatSession": "chat_session",
     "Chunk": "reply.completion",
@@ -63,6 +70,7 @@ _HOME = {
     "DraftModel": "engine.draft_model",
     "Embeddings": "reply.vectors",
     "Engine": "engine.engine",
+    "EngineSnapshot": "engine.snapshot",
     "FinishReason": "reply.completion",
     "GGUFFile": "core.gguf",
     "JsonSchema": "grammar.values",
@@ -111,6 +119,9 @@ _MODULES = ("errors", "hub", "samplers")
 
 __all__ = [
     "GBNF",
+    "AsyncChatSession",
+    "AsyncLlama",
+    "AsyncStream",
     "Batch",
     "ChatSession",
     "Chunk",
@@ -121,6 +132,7 @@ __all__ = [
     "DraftModel",
     "Embeddings",
     "Engine",
+    "EngineSnapshot",
     "FinishReason",
     "GGUFFile",
     "JsonSchema",

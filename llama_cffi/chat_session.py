@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from llama_cffi._util.arguments import check_path, whole_number
 from llama_cffi._util.files import replacement
@@ -20,7 +20,7 @@ from llama_cffi.spec import ToolsSpec
 from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from llama_cffi.reply.reply import Reply, ReplyChunk
 
@@ -28,30 +28,32 @@ _FORMAT = "llama_cffi conversation 1"
 _TEMPLATE_OPTIONS = ("chat_template", "tools", "documents", "chat_template_kwargs")
 
 
-class Chatter(Protocol):
-    """What a session talks to: a :class:`~llama_cffi.llama.Llama`."""
-
-    @property
-    def stream_chat(self) -> Callable[..., Iterator[ReplyChunk]]:
-        """As :meth:`Llama.stream_chat`."""
+class Tokenizer(Protocol):
+    """What counts the tokens of a conversation."""
 
     @property
     def tokenize_chat(self) -> Callable[..., Sized]:
         """As :meth:`Llama.tokenize_chat`."""
 
 
-class ChatSession(ProcessBound):
-    """A conversation with a model.
+class Chatter(Tokenizer, Protocol):
+    """What a session talks to: a :class:`~llama_cffi.llama.Llama`."""
 
-    ``messages`` begin it, for example with a system message; the ``options`` are those of :meth:`Llama.chat`, and each
-    turn may replace them. What has been computed for earlier turns is found again by its tokens, also by a
-    :meth:`fork`. Not for two threads at once.
-    """
+    @property
+    def stream_chat(self) -> Callable[..., Iterator[ReplyChunk]]:
+        """As :meth:`Llama.stream_chat`."""
+
+
+C = TypeVar("C", bound=Tokenizer)
+
+
+class Conversation(ProcessBound, Generic[C]):
+    """The history of a conversation, and ways back and sideways: what sessions have in common."""
 
     _instead_of_pickling = "send its messages, and begin a session with them in the other process"
     _instead_of_copying = "use fork()"
 
-    def __init__(self, chatter: Chatter, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> None:
+    def __init__(self, chatter: C, messages: Sequence[Message] = (), **options: Unpack[ChatOptions]) -> None:
         self._chatter = chatter
         self._messages = check_history(messages)
         self._options: dict[str, Any] = check_options(ChatOptions, options)
@@ -73,53 +75,25 @@ class ChatSession(ProcessBound):
         return len(self._messages)
 
     def __repr__(self) -> str:
-        return f"<ChatSession: {len(self._messages)} messages>"
+        return f"<{type(self).__name__}: {len(self._messages)} messages>"
 
-    def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
-        """Add a message and the reply to it, and return the reply.
+    def _asked(self, text: str | None, role: str) -> list[dict[str, Any]]:
+        """The conversation with one more message, unless there is none."""
+        return self.messages if text is None else [*self._messages, *check_messages([{"role": role, "content": text}])]
 
-        Without a text the reply is to what was said last, such as the answer of a tool that was added. Raises as
-        :meth:`Llama.chat`, and the conversation is then as before; a cancelled reply is not added.
-        """
-        return _last(self.stream_chat(text, role=role, **options))
+    def _answered(self, asked: list[dict[str, Any]], chunk: ReplyChunk) -> ReplyChunk:
+        """Add what was asked and the reply to it, if the chunk has one that was not cancelled."""
+        reply = chunk.reply
+        if reply is not None and reply.finish_reason is not FinishReason.CANCELLED:
+            self._messages = [*asked, reply.message]
+        return chunk
 
-    def stream_chat(
-        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
-    ) -> Iterator[ReplyChunk]:
-        """Do as :meth:`chat`, as an iterator of chunks; the messages are added with the last one."""
-        asked = self.messages if text is None else [*self._messages, *check_messages([{"role": role, "content": text}])]
-        chunks = self._chatter.stream_chat(asked, **{**self._options, **options})
-        return self._follow(asked, chunks)
+    def _tools_spec(self, text: str, options: ToolOptions) -> ToolsSpec:
+        return ToolsSpec(self._asked(text, "user"), cast("ToolOptions", {**self._options, **options}))
 
-    def _follow(self, asked: list[dict[str, Any]], chunks: Iterator[ReplyChunk]) -> Iterator[ReplyChunk]:
-        for chunk in chunks:
-            reply = chunk.reply
-            if reply is not None and reply.finish_reason is not FinishReason.CANCELLED:
-                self._messages = [*asked, reply.message]
-            yield chunk
-
-    def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
-        """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`Llama.run_tools`.
-
-        Everything said is added at the end. When anything is raised, the conversation is as before.
-        """
-        loop = self._loop(text, options)
-        run = loop.run()
-        self._messages = [*self._messages, {"role": "user", "content": text}, *run.messages]
-        return run
-
-    def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
-        """Do as :meth:`run_tools`, as an iterator of chunks and results."""
-        return self._follow_loop(text, self._loop(text, options))
-
-    def _follow_loop(self, text: str, loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:
-        yield from loop
-        self._messages = [*self._messages, {"role": "user", "content": text}, *loop.messages]
-
-    def _loop(self, text: str, options: ToolOptions) -> ToolLoop:
-        asked = [*self._messages, *check_messages([{"role": "user", "content": text}])]
-        spec = ToolsSpec(asked, cast("ToolOptions", {**self._options, **options}))
-        return ToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
+    def _said(self, text: str, messages: list[dict[str, Any]]) -> None:
+        """Add a message of the user and everything that was said then."""
+        self._messages = [*self._messages, {"role": "user", "content": text}, *messages]
 
     def add(self, message: Message) -> None:
         """Add a message without asking for a reply."""
@@ -142,9 +116,9 @@ class ChatSession(ProcessBound):
         removed, self._messages = self._messages[start:], self._messages[:start]
         return removed
 
-    def fork(self) -> ChatSession:
+    def fork(self) -> Self:
         """A conversation of its own that begins like this one."""
-        twin = ChatSession(self._chatter, **self._options)
+        twin = type(self)(self._chatter, **self._options)
         twin._messages = self.messages
         return twin
 
@@ -168,6 +142,57 @@ class ChatSession(ProcessBound):
         self._messages = check_messages(messages) if messages else []
 
 
+class ChatSession(Conversation[Chatter]):
+    """A conversation with a model.
+
+    ``messages`` begin it, for example with a system message; the ``options`` are those of :meth:`Llama.chat`, and each
+    turn may replace them. What has been computed for earlier turns is found again by its tokens, also by a
+    :meth:`fork`. Not for two threads at once.
+    """
+
+    def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
+        """Add a message and the reply to it, and return the reply.
+
+        Without a text the reply is to what was said last, such as the answer of a tool that was added. Raises as
+        :meth:`Llama.chat`, and the conversation is then as before; a cancelled reply is not added.
+        """
+        return _last(self.stream_chat(text, role=role, **options))
+
+    def stream_chat(
+        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+    ) -> Iterator[ReplyChunk]:
+        """Do as :meth:`chat`, as an iterator of chunks; the messages are added with the last one."""
+        asked = self._asked(text, role)
+        chunks = self._chatter.stream_chat(asked, **{**self._options, **options})
+        return self._follow(asked, chunks)
+
+    def _follow(self, asked: list[dict[str, Any]], chunks: Iterator[ReplyChunk]) -> Iterator[ReplyChunk]:
+        for chunk in chunks:
+            yield self._answered(asked, chunk)
+
+    def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
+        """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`Llama.run_tools`.
+
+        Everything said is added at the end. When anything is raised, the conversation is as before.
+        """
+        loop = self._loop(text, options)
+        run = loop.run()
+        self._said(text, run.messages)
+        return run
+
+    def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
+        """Do as :meth:`run_tools`, as an iterator of chunks and results."""
+        return self._follow_loop(text, self._loop(text, options))
+
+    def _follow_loop(self, text: str, loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:
+        yield from loop
+        self._said(text, loop.dialogue.messages)
+
+    def _loop(self, text: str, options: ToolOptions) -> ToolLoop:
+        spec = self._tools_spec(text, options)
+        return ToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
+
+
 def _last(chunks: Iterator[ReplyChunk]) -> Reply:
     reply = None
     for chunk in chunks:
@@ -177,4 +202,4 @@ def _last(chunks: Iterator[ReplyChunk]) -> Reply:
     return reply
 
 
-__all__ = ["ChatSession", "Chatter"]
+__all__ = ["ChatSession", "Chatter", "Conversation"]

@@ -8,6 +8,8 @@
     ├── ClosedError (ValueError)            a closed handle was used
     ├── InUseError (RuntimeError)           an object is attached to another one that needs it
     ├── BusyError (RuntimeError)            another thread is inside the same Context
+    ├── QueueFullError (RuntimeError)       too many requests wait already
+    ├── EngineFailedError (RuntimeError)    the thread that computes has ended with an exception
     ├── NativeError (RuntimeError)          llama.cpp failed an assertion or threw, and was caught
     ├── AbortedError (RuntimeError)         a decode was stopped by its abort flag or deadline
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
@@ -143,6 +145,18 @@ class InUseError(LlamaCffiError, RuntimeError):
 
 class BusyError(LlamaCffiError, RuntimeError):
     """Another thread is inside the same Context."""
+
+
+class QueueFullError(LlamaCffiError, RuntimeError):
+    """Too many requests wait already; ``retry_after`` is in how many seconds there may be room."""
+
+    def __init__(self, message: str, *, retry_after: float, log: Sequence[str] = ()) -> None:
+        super().__init__(message, log=log)
+        self.retry_after = retry_after
+
+
+class EngineFailedError(LlamaCffiError, RuntimeError):
+    """The thread that computes has ended with an unexpected exception, which is the cause of this one."""
 
 
 class NativeError(LlamaCffiError, RuntimeError):
@@ -348,52 +362,15 @@ class StaleViewError(LlamaCffiError, RuntimeError):
     """A view into a context's buffers was used after they were written again."""
 
 
+# fmt: off
 __all__ = [
-    "AbortedError",
-    "AdapterError",
-    "BatchError",
-    "BusyError",
-    "ClosedError",
-    "ContextError",
-    "ContextOverflowError",
-    "DecodeError",
-    "DraftError",
-    "GrammarError",
-    "HubCancelled",
-    "HubChecksumError",
-    "HubChoiceError",
-    "HubConnectionError",
-    "HubError",
-    "HubNameError",
-    "HubNotFoundError",
-    "HubStorageError",
-    "InUseError",
-    "IncompleteOutput",
-    "LibraryError",
-    "LlamaCffiError",
-    "MemoryFullError",
-    "MessageError",
-    "ModelFileError",
-    "ModelLoadCancelled",
-    "ModelNotFoundError",
-    "NativeError",
-    "OutputError",
-    "PromptError",
-    "QuantizeCancelled",
-    "QuantizeError",
-    "SamplerError",
-    "SchemaError",
-    "StaleViewError",
-    "StateError",
-    "StateFormatError",
-    "StateMismatchError",
-    "StateWriteError",
-    "TemplateError",
-    "TextTooLongError",
-    "TokenError",
-    "TokenizeError",
-    "ToolArgumentsError",
-    "ToolError",
-    "ToolLimitError",
-    "UnsupportedError",
+    "AbortedError", "AdapterError", "BatchError", "BusyError", "ClosedError", "ContextError", "ContextOverflowError",
+    "DecodeError", "DraftError", "EngineFailedError", "GrammarError", "HubCancelled", "HubChecksumError",
+    "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError", "HubStorageError",
+    "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MemoryFullError", "MessageError",
+    "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
+    "QuantizeCancelled", "QuantizeError", "QueueFullError", "SamplerError", "SchemaError", "StaleViewError",
+    "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError", "TextTooLongError",
+    "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError", "UnsupportedError",
 ]
+# fmt: on

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.embeddings import PoolingType
     from llama_cffi.core.model import ProgressCallback
     from llama_cffi.engine.draft_source import Draft, Speculative
+    from llama_cffi.engine.engine_options import DriverName
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import Overflow, Stop
     from llama_cffi.engine.sampling_params import SamplingParams
@@ -32,6 +33,8 @@ ChatTemplate = str | os.PathLike[str]
 
 
 Norm = Literal["l1", "l2"]
+
+WhenFull = Literal["raise", "wait"]
 
 OnError = Literal["raise", "report"]
 """What becomes of an exception in a tool: it is raised, or reported to the model."""
@@ -60,6 +63,13 @@ class LlamaOptions(TypedDict, total=False):
     overflow: Overflow | None
     """What happens when a text fills the context: ``"stop"`` (default) finishes it with ``length``, ``"error"`` raises
     :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on."""
+    driver: DriverName | None
+    """Which thread computes: with ``"inline"`` (default) those that wait for text, with ``"thread"`` one of its own,
+    which goes on while nobody reads."""
+    max_waiting: int | None
+    """Most requests that wait for their turn, beyond which :class:`QueueFullError` is raised; no limit by default."""
+    max_waiting_tokens: int | None
+    """Most tokens of the prompts that wait, likewise. A longer prompt may wait alone."""
     draft: Draft | None
     """Speculative decoding: ``"lookup"`` drafts from the prompt, a GGUF file or :class:`Model` with the same
     vocabulary computes drafts; :class:`PromptLookup` and :class:`DraftModel` have options."""
@@ -71,6 +81,14 @@ class LlamaOptions(TypedDict, total=False):
     """Receives the part of the model that is loaded, 0.0 to 1.0; returning False cancels."""
     prompt_cache: PromptCache | None
     """Keeps what was computed in a folder."""
+
+
+class AsyncLlamaOptions(LlamaOptions, total=False):
+    """What an :class:`~llama_cffi.AsyncLlama` takes beside its model."""
+
+    when_full: WhenFull | None
+    """What a call does where no more requests may wait: ``"raise"`` (default) raises :class:`QueueFullError`,
+    ``"wait"`` waits for room."""
 
 
 class HubOptions(LlamaOptions, total=False):
@@ -293,6 +311,7 @@ CHECKS: Mapping[str, args.Check] = {
     "reasoning_budget": args.count,
     "files": args.check_texts_by_name,
     "normalize": args.one_of(True, False, "l1", "l2"),
+    "when_full": args.one_of("raise", "wait"),
     "on_error": args.one_of("raise", "report"),
     "order": args.one_of("psm", "spm"),
     "overflow": args.one_of("error", "stop", "shift"),
@@ -319,6 +338,7 @@ def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
+    "AsyncLlamaOptions",
     "ChatOptions",
     "ChatTemplate",
     "ClassifyOptions",
@@ -338,5 +358,6 @@ __all__ = [
     "TemplateOptions",
     "TextOptions",
     "ToolOptions",
+    "WhenFull",
     "check_options",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.draft_source import OpenDraft
 from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.scoring import Scoring
@@ -31,6 +34,7 @@ DEFAULT_N_CTX = 4096
 
 DEFAULT_N_SEQ_MAX = 8
 
+_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens")
 _CONTEXT_FIELDS = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
 
 
@@ -48,6 +52,7 @@ class Runtime:
         options: ContextOptions,
         overflow: Overflow,
         prompt_cache: PromptCache | None,
+        engine_options: EngineOptions,
         conditioning: Conditioning = PLAIN,
     ) -> None:
         self.model = model
@@ -61,7 +66,10 @@ class Runtime:
         # An encoder generates nothing, but it embeds.
         self._engine: Engine | None = None
         if self.context.has_memory and not model.has_encoder:
-            self._engine = Engine(ContextRunner(self.context, prompt_cache))
+            self._engine = engine = Engine(ContextRunner(self.context, prompt_cache), engine_options)
+            # The engine's thread keeps the engine alive, and it is not to outlive this object for nothing.
+            weakref.finalize(self, engine.retire).atexit = False
+        self._engine_options = engine_options
         self.embedders = Embedders(self.context)
         self.scoring = Scoring(self.context)
 
@@ -69,10 +77,11 @@ class Runtime:
     def open(cls, model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
         """Load a model, unless it is one, and make what belongs to it; ``given`` are the options of a Llama."""
         overflow = given.get("overflow", "stop")
+        engine_options = EngineOptions(**{name: given[name] for name in _ENGINE_FIELDS if name in given})
         loaded, share = _load(model, given)
         try:
             options, formats = _context_options(loaded, given), ModelFormats(loaded)
-            runtime = cls(loaded, share, formats, options, overflow, given.get("prompt_cache"))
+            runtime = cls(loaded, share, formats, options, overflow, given.get("prompt_cache"), engine_options)
             draft = given.get("draft")
             if draft is not None:
                 runtime.draft = OpenDraft(draft, runtime.context, n_gpu_layers=given.get("n_gpu_layers"))
@@ -87,6 +96,11 @@ class Runtime:
         """What a call gets that does not say otherwise."""
         drafts = self.draft.source if self.draft is not None else None
         return Defaults(self.overflow, self.conditioning, drafts)
+
+    @property
+    def generates(self) -> bool:
+        """Whether there is an engine."""
+        return self._engine is not None
 
     @property
     def engine(self) -> Engine:
@@ -122,7 +136,14 @@ class Runtime:
         try:
             options = replace(context.options, n_threads=context.n_threads, n_threads_batch=context.n_threads_batch)
             twin = Runtime(
-                self.model, share, self.formats, options, self.overflow, self._prompt_cache, self.conditioning
+                self.model,
+                share,
+                self.formats,
+                options,
+                self.overflow,
+                self._prompt_cache,
+                self._engine_options,
+                self.conditioning,
             )
         except BaseException:
             if share is not None:
@@ -153,7 +174,8 @@ class Runtime:
 
     def close(self) -> None:
         """Free the contexts, and the models that were loaded for this runtime and its forks, with the last of them."""
-        self.context.close()
+        with self._engine.closing() if self._engine is not None else nullcontext():
+            self.context.close()
         self.embedders.close()
         self.scoring.close()
         if self.draft is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
-from llama_cffi.errors import LlamaCffiError
 from llama_cffi.reply.completion import Chunk, Completion
+from llama_cffi.reply.reader import Reading
 
 if TYPE_CHECKING:
     from llama_cffi.engine.engine import Engine
@@ -31,14 +31,13 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
 
     def __init__(self, engine: Engine, prepared: Prepared[C]) -> None:
         self._engine = engine
-        self._reader = prepared.reader
+        self._reading = Reading(prepared.reader)
         self._sequence = engine.submit(prepared.request)
-        self._error: LlamaCffiError | None = None
         # A stream that is not read any more must not go on computing in other callers' batches.
         weakref.finalize(self, engine.abandon, self._sequence).atexit = False
 
     def __iter__(self) -> Iterator[C]:
-        if self._reader is not None:
+        if self._reading.reader is not None:
             return self
         # A loop calls the engine without a frame of this class in between; see Engine._step.
         following = partial(self._engine.next_chunk, self._sequence)
@@ -46,22 +45,11 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
         return cast("Iterator[C]", iter(following, None))
 
     def __next__(self) -> C:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        self._reading.check()
         chunk = self._engine.next_chunk(self._sequence)
         if chunk is None:
             raise StopIteration
-        reader = self._reader
-        if reader is None:
-            return cast("C", chunk)
-        read = reader.feed(chunk)
-        if chunk.completion is not None:
-            try:
-                read.completion = reader.finish(chunk.completion)
-            except LlamaCffiError as error:
-                self._error = error
-        return read
+        return self._reading.read(chunk)
 
     def close(self) -> None:
         """Cancel the request. Idempotent."""

@@ -9,7 +9,7 @@ from typing import Any
 from llama_cffi._util.shown import shown
 from llama_cffi.errors import ToolError, ToolLimitError
 from llama_cffi.prompt.messages import Message, as_messages
-from llama_cffi.prompt.tools import check_tools
+from llama_cffi.prompt.tools import Tool, check_tools
 from llama_cffi.reply.reply import Reply, ReplyChunk, ToolCall
 from llama_cffi.spec import ChatSpec, ToolsSpec
 
@@ -49,16 +49,14 @@ class ToolRun:
         return self.text
 
 
-class ToolLoop:
-    """Asks, calls what the reply asks for, and asks again.
+class ToolDialogue:
+    """What is asked and answered while tools are called, without asking or calling: the caller does that.
 
-    ``ask`` gives the chunks of the reply to one :class:`~llama_cffi.spec.ChatSpec`. Iterating gives every chunk of
-    every reply, and every result; ``messages`` grows with each complete reply and result. Raises :class:`ToolError` for
-    tools that cannot be called, and :class:`ToolLimitError` when the model still calls tools after ``max_rounds``
-    rounds of calls.
+    Ask :meth:`question`, give its reply to :meth:`heard`, and the result of each call in it to :meth:`told`, until a
+    reply calls nothing. Raises :class:`ToolError` for tools that cannot be called.
     """
 
-    def __init__(self, ask: Callable[[ChatSpec], Iterator[ReplyChunk]], spec: ToolsSpec) -> None:
+    def __init__(self, spec: ToolsSpec) -> None:
         options = spec.options
         tools = options.get("tools")
         self._tools = {tool.name: tool for tool in check_tools(() if tools is None else tools)}
@@ -73,21 +71,87 @@ class ToolLoop:
         self._on_error = options.get("on_error") or "raise"
         if self._on_error not in ("raise", "report"):
             raise ValueError(f"on_error must be 'raise' or 'report', got {shown(self._on_error)}")
-        self._ask = ask
         self._spec = spec
         self._choice = options.get("tool_choice")
         self._asked: list[Message] = list(as_messages(spec.messages))
-        # The first question is put now, so that what is wrong with it is raised by the call and not by the iteration.
-        self._chunks = self._next_reply()
+        self._n_rounds = 0
         self.messages: list[dict[str, Any]] = []
+        """Everything that was said since the messages given."""
         self.results: list[ToolResult] = []
         self.reply: Reply | None = None
+        """The one that calls nothing."""
 
-    def _next_reply(self) -> Iterator[ReplyChunk]:
-        return self._ask(self._spec.chat(list(self._asked), tools=list(self._tools.values()), tool_choice=self._choice))
+    def check_not_async(self) -> None:
+        """Raise :class:`ToolError` for tools that only a coroutine can call."""
+        for name, tool in self._tools.items():
+            if tool.is_async:
+                raise ToolError(f"tool {name!r} is async def: AsyncLlama calls it, and Llama cannot")
+
+    def question(self) -> ChatSpec:
+        """What to ask next."""
+        return self._spec.chat(list(self._asked), tools=list(self._tools.values()), tool_choice=self._choice)
+
+    def heard(self, reply: Reply) -> tuple[ToolCall, ...]:
+        """Take a reply, and return what it calls. Raises :class:`ToolLimitError` after ``max_rounds`` rounds."""
+        self._say(reply.message)
+        if not reply.tool_calls:
+            self.reply = reply
+            return ()
+        if self._n_rounds == self._max_rounds:
+            names = ", ".join(call.name for call in reply.tool_calls)
+            raise ToolLimitError(
+                f"after {self._n_rounds} rounds of calls the model still calls tools: {names}", messages=self.messages
+            )
+        self._n_rounds += 1
+        # A call that was demanded has been made; demanding it again would never end.
+        self._choice = "none" if self._choice == "none" else "auto"
+        return reply.tool_calls
+
+    def told(self, result: ToolResult) -> None:
+        """Take the result of a call. Those of one reply come in the order of its calls."""
+        self.results.append(result)
+        self._say(result.message)
+
+    def tool(self, call: ToolCall) -> Tool:
+        """Return the tool that is called, or raise :class:`ToolError`."""
+        tool = self._tools.get(call.name)
+        if tool is None:
+            raise ToolError(f"there is no tool {call.name!r}; there are {', '.join(self._tools)}")
+        return tool
+
+    def failed(self, call: ToolCall, error: Exception) -> ToolResult:
+        """Return what the model is told of an exception, or raise it."""
+        if self._on_error == "raise" and not isinstance(error, ToolError):
+            raise error
+        return ToolResult(call, f"Error: {type(error).__name__}: {error}", error)
+
+    def finished(self) -> ToolRun:
+        """Return the whole, once a reply has called nothing."""
+        if self.reply is None:
+            raise RuntimeError("the loop ended without a reply")
+        return ToolRun(self.reply, tuple(self.results), self.messages)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        self._asked.append(message)
+
+
+class ToolLoop:
+    """Asks, calls what the reply asks for, and asks again.
+
+    ``ask`` gives the chunks of the reply to one :class:`~llama_cffi.spec.ChatSpec`. Iterating gives every chunk of
+    every reply, and every result. Raises as :class:`ToolDialogue`.
+    """
+
+    def __init__(self, ask: Callable[[ChatSpec], Iterator[ReplyChunk]], spec: ToolsSpec) -> None:
+        self.dialogue = ToolDialogue(spec)
+        self.dialogue.check_not_async()
+        self._ask = ask
+        # The first question is put now, so that what is wrong with it is raised by the call and not by the iteration.
+        self._chunks = ask(self.dialogue.question())
 
     def __iter__(self) -> Iterator[ReplyChunk | ToolResult]:
-        n_rounds = 0
+        dialogue = self.dialogue
         while True:
             reply = None
             for chunk in self._chunks:
@@ -95,47 +159,25 @@ class ToolLoop:
                 yield chunk
             if reply is None:
                 raise RuntimeError("the reply ended without its last chunk")
-            self._say(reply.message)
-            if not reply.tool_calls:
-                self.reply = reply
-                return
-            if n_rounds == self._max_rounds:
-                names = ", ".join(call.name for call in reply.tool_calls)
-                raise ToolLimitError(
-                    f"after {n_rounds} rounds of calls the model still calls tools: {names}", messages=self.messages
-                )
-            n_rounds += 1
-            for call in reply.tool_calls:
-                result = self._run(call)
-                self.results.append(result)
-                self._say(result.message)
+            for call in dialogue.heard(reply):
+                result = self._call(call)
+                dialogue.told(result)
                 yield result
-            # A call that was demanded has been made; demanding it again would never end.
-            self._choice = "none" if self._choice == "none" else "auto"
-            self._chunks = self._next_reply()
+            if dialogue.reply is not None:
+                return
+            self._chunks = self._ask(dialogue.question())
 
-    def _say(self, message: dict[str, Any]) -> None:
-        self.messages.append(message)
-        self._asked.append(message)
-
-    def _run(self, call: ToolCall) -> ToolResult:
+    def _call(self, call: ToolCall) -> ToolResult:
         try:
-            tool = self._tools.get(call.name)
-            if tool is None:
-                raise ToolError(f"there is no tool {call.name!r}; there are {', '.join(self._tools)}")
-            return ToolResult(call, tool.call(call.arguments))
+            return ToolResult(call, self.dialogue.tool(call).call(call.arguments))
         except Exception as error:
-            if self._on_error == "raise" and not isinstance(error, ToolError):
-                raise
-            return ToolResult(call, f"Error: {type(error).__name__}: {error}", error)
+            return self.dialogue.failed(call, error)
 
     def run(self) -> ToolRun:
         """Go on to the end."""
         for _ in self:
             pass
-        if self.reply is None:
-            raise RuntimeError("the loop ended without a reply")
-        return ToolRun(self.reply, tuple(self.results), self.messages)
+        return self.dialogue.finished()
 
 
-__all__ = ["ToolLoop", "ToolResult", "ToolRun"]
+__all__ = ["ToolDialogue", "ToolLoop", "ToolResult", "ToolRun"]

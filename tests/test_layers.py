@@ -31,6 +31,7 @@ LAYERS = (
     "tool_loop",
     "chat_session",
     "llama",
+    "aio",
     "cli",
 )
 """From the bottom to the top. ``__init__`` re-exports names and belongs to none."""

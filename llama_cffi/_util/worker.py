@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -61,6 +64,20 @@ def work_off(jobs: Iterable[Job], workers: Sequence[Callable[[Job], None]], stop
         raise errors[0]
 
 
+def start_daemon(call: Callable[[], object]) -> threading.Thread:
+    """Run a call on a thread that does not keep the process alive. Raises :class:`RuntimeError` where none starts."""
+    thread = threading.Thread(target=call, name="llama_cffi", daemon=True)
+    thread.start()
+    return thread
+
+
+def thread_pool(n_threads: int) -> ThreadPoolExecutor:
+    """Return threads for short work; they start with the first of it, and end with ``shutdown``."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="llama_cffi")
+
+
 def with_stack(size: int, call: Callable[[], Result]) -> Result:
     """Return what a call returns that runs on a thread with ``size`` bytes of stack; raise what it raises.
 
@@ -112,4 +129,4 @@ def with_stack(size: int, call: Callable[[], Result]) -> Result:
     return results[0]
 
 
-__all__ = ["with_stack", "work_off"]
+__all__ = ["start_daemon", "thread_pool", "with_stack", "work_off"]

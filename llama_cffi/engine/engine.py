@@ -1,141 +1,317 @@
-"""Many requests over one Context: submit, step, read. No thread of its own."""
+"""Many requests over one Context: submit, read, cancel, from any thread."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
-from collections.abc import Sequence as SequenceOf
-from contextlib import AbstractContextManager, contextmanager
-from time import monotonic
+from contextlib import contextmanager
+from functools import partial
 
-from llama_cffi._util.fork import ForkedLock, after_fork
+from llama_cffi._native import shutdown
+from llama_cffi._util.fork import after_fork
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.seed import draw_seed
 from llama_cffi.core.conditioning import PLAIN, Conditioning
-from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
-from llama_cffi.engine.outside_memory import OutsideMemory
+from llama_cffi.engine.engine_options import EngineOptions
+from llama_cffi.engine.inbox import Inbox
+from llama_cffi.engine.loop import GenerationLoop
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import Runner, SavedMemory
-from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
+from llama_cffi.engine.running_sequence import Listener, RunningSequence
 from llama_cffi.engine.slots import Slot
+from llama_cffi.engine.snapshot import EngineSnapshot
+from llama_cffi.engine.turn import Turn
+from llama_cffi.engine.waiter import Waiter
+from llama_cffi.engine.worker import Worker
 from llama_cffi.errors import (
-    AbortedError,
     BusyError,
     ClosedError,
-    ContextOverflowError,
+    EngineFailedError,
     LlamaCffiError,
     MemoryFullError,
 )
 from llama_cffi.reply.completion import Chunk, FinishReason
 
-_COARSE = 0.02
-"""Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
+_get_ident = threading.get_ident
 
 
 class Engine(ProcessBound):
-    """The one generation loop. Whoever wants a chunk drives it with :meth:`step`, also from several threads:
-    a step computes for every sequence, and each reader finds its chunks in its own queue.
+    """The one generation loop, and who computes.
+
+    With the driver ``"inline"`` the threads that wait for chunks compute: one of them takes a step for all, the others
+    sleep until theirs is there. With ``"thread"`` a thread of the engine's own does, from the first request on. In both
+    cases :meth:`submit` and :meth:`cancel` only leave a note for the next step, and do not wait for a decode.
     """
 
     _instead_of_pickling = "make one over a Context in each process"
     _instead_of_copying = "any number of threads may use one; another one needs a Context of its own"
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
         self._runner = runner
-        self._n_ctx = runner.n_ctx
-        self._n_batch = runner.n_batch
-        self._scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
-        self._lock: AbstractContextManager[object] = threading.RLock()
+        self._options = options = options if options is not None else EngineOptions()
+        self._loop = loop = GenerationLoop(runner)
+        self._scheduler = loop.scheduler
+        self._turn = Turn()
+        self._inbox = Inbox(loop, options)
+        self._forked = False
+        self._threaded = options.driver == "thread"
+        self._worker: Worker | None = None
         # A thread that did not survive the fork may have been in the middle of a step.
         after_fork(self, Engine._refuse)
-        self._decode_cost = DecodeCost()
-        self._clock = runner.clock
-        self._abandoned: deque[RunningSequence] = deque()
-        self._timed: list[RunningSequence] = []
-        """Those that a deadline may end."""
-        self._outside = OutsideMemory(runner, self._scheduler)
-        self._stepping = False
 
     def _refuse(self) -> None:
-        self._lock = ForkedLock("Llama or Engine")
+        self._turn.forked()
+        self._inbox.forked()
+        self._worker, self._forked = None, True
 
-    def submit(self, request: Request) -> RunningSequence:
+    # -- requests
+
+    def submit(self, request: Request, listener: Listener | None = None) -> RunningSequence:
         """Queue a request; its chunks come out of :meth:`next_chunk`.
+
+        ``listener`` is told of them: it is called with a list of sequences, on the thread that computes, after each
+        step, and must neither wait nor raise.
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
-        ``overflow="shift"`` and drafts on a memory that cannot, and what sampling parameters and adapters raise.
+        ``overflow="shift"`` and drafts on a memory that cannot, :class:`QueueFullError`, and what sampling parameters
+        and adapters raise.
         """
         request.check_fits(self._runner)
+        self._inbox.check_room(request)
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
+        drafting = None
+        if request.speculative is not None:
+            drafting = DraftController(
+                request.speculative.start(), self._runner.n_vocab, self._loop.cost, self._runner.clock
+            )
         found = self._find_saved(request)
-        with self._lock:
-            drafting = None
-            if request.speculative is not None:
-                drafting = DraftController(
-                    request.speculative.start(), self._runner.n_vocab, self._decode_cost, self._clock
-                )
-            pieces = self._runner.pieces(request.visible)
-            sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
-            if request.max_tokens == 0:
-                sequence.finish(FinishReason.LENGTH)
-            else:
-                if found is not None and not self._stepping:
-                    self._outside.recall(found, request.prompt)
-                self._scheduler.submit(sequence)
-                if sequence.deadline is not None:
-                    self._timed.append(sequence)
+        pieces = self._runner.pieces(request.visible)
+        sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
+        if listener is not None:
+            sequence.listeners = (listener,)
+        if request.max_tokens == 0:
+            sequence.finish(FinishReason.LENGTH)
+            return sequence
+        try:
+            self._inbox.submit(sequence, found)
+        except LlamaCffiError:
+            sequence.sampler.close()
+            raise
+        if self._threaded:
+            self._wake_worker()
         return sequence
+
+    def _find_saved(self, request: Request) -> SavedMemory | None:
+        if request.conditioning or request.max_tokens == 0:
+            return None
+        # Without the lock, so that it does not wait for a decode: what is found is compared again when it is used.
+        choice = self._scheduler.spare(request.prompt)
+        return None if choice is None else self._loop.outside.find(request.prompt, choice[1])
+
+    def poll(self, sequence: RunningSequence) -> Chunk | None:
+        """The next chunk of a sequence if there is one; computes nothing and does not wait.
+
+        Raises what made the sequence fail, once, after its last chunk.
+        """
+        try:
+            return sequence.chunks.popleft()
+        except IndexError:
+            if sequence.error is not None and sequence.done and not sequence.chunks:
+                self._raise(sequence)
+            return None
+
+    def _raise(self, sequence: RunningSequence) -> None:
+        error, sequence.error = sequence.error, None
+        if error is not None:
+            sequence.finish_reason = FinishReason.CANCELLED
+            raise error
 
     def next_chunk(self, sequence: RunningSequence) -> Chunk | None:
         """The next chunk of a sequence, computing as needed; None after the last one.
 
         Raises what made the sequence fail, once.
         """
-        chunks = sequence.chunks
-        while not chunks:
+        chunks, turn = sequence.chunks, self._turn
+        while True:
+            if chunks:
+                try:
+                    return chunks.popleft()
+                except IndexError:  # another thread reads the same sequence
+                    continue
             if sequence.done:
-                error, sequence.error = sequence.error, None
-                if error is not None:
-                    sequence.finish_reason = FinishReason.CANCELLED
-                    raise error
+                if chunks:  # the last one came between these two looks
+                    continue
+                self._raise(sequence)
                 return None
-            with self._lock:
-                # Another thread's step may have brought the chunk while this one waited for the lock.
-                if not chunks and not sequence.done:
-                    self._step()
-            if self._outside.unsaved:
-                self._outside.store()
-        return chunks.popleft()
+            if self._threaded or turn.holder:
+                self._follow(sequence)
+                continue
+            if turn.guests:
+                turn.let_guests()
+            # As step() does, in this frame: it is what a lone stream does for each token.
+            loop = self._loop
+            try:
+                with turn.lock:
+                    turn.holder = _get_ident()
+                    try:
+                        if not self._inbox.empty():
+                            self._inbox.take()
+                        # Another thread's step may have brought the chunk meanwhile.
+                        if not chunks and not sequence.done:
+                            loop.step()
+                    finally:
+                        turn.holder = 0
+            except BaseException:
+                turn.pass_on()
+                raise
+            if loop.changed or turn.line or loop.outside.unsaved or not self._inbox.empty():
+                self._after_step()
 
     def cancel(self, sequence: RunningSequence) -> None:
-        """End a sequence with what it has. Harmless when it is done."""
-        self._end(sequence, FinishReason.CANCELLED)
-
-    def _end(self, sequence: RunningSequence, reason: FinishReason) -> None:
-        with self._lock:
-            if not sequence.done:
-                sequence.finish(reason)
-                self._scheduler.release(sequence)
+        """End a sequence with what it has, before the next step. Harmless when it is done."""
+        if not sequence.done:
+            self._inbox.put(partial(self._loop.end, sequence, FinishReason.CANCELLED))
+            self._settle_inbox()
 
     def abandon(self, sequence: RunningSequence) -> None:
-        """Cancel at the next step. Takes no lock: a garbage collection inside a step may call it."""
-        self._abandoned.append(sequence)
+        """Cancel before the next step. Takes no lock: a garbage collection inside a step may call it."""
+        self._inbox.put(partial(self._loop.end, sequence, FinishReason.CANCELLED))
+        if self._worker is not None:
+            self._worker.ring()
+
+    @property
+    def waiting(self) -> tuple[RunningSequence, ...]:
+        """The sequences that have not begun."""
+        return self._inbox.waiting
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self._scheduler.waiting or self._scheduler.running)
+        return self._loop.idle and not self._inbox.submitted
+
+    def snapshot(self) -> EngineSnapshot:
+        """Count what runs and waits. Any thread may call it, and it does not wait for a decode."""
+        waiting = self.waiting
+        return EngineSnapshot(
+            running=len(self._scheduler.running),
+            waiting=len(waiting),
+            waiting_tokens=sum(len(one.cells) for one in waiting),
+            slots=self._runner.n_seq_max,
+            failed=isinstance(self._inbox.end, EngineFailedError),
+        )
+
+    # -- who computes
+
+    def step(self) -> bool:
+        """Compute one batch and hand out its tokens; False when there was nothing to do.
+
+        An error that belongs to one request ends that request only. A decode that fails is repeated in halves, and ends
+        those that fail alone; what interrupts the caller (Ctrl-C) leaves all of them where they were.
+        """
+        turn = self._turn
+        turn.check_not_inside()
+        if turn.guests:
+            turn.let_guests()
+        try:
+            with turn.lock:
+                turn.holder = _get_ident()
+                try:
+                    self._inbox.take()
+                    stepped = self._loop.step()
+                finally:
+                    turn.holder = 0
+        except BaseException:
+            turn.pass_on()
+            raise
+        self._after_step()
+        return stepped
+
+    def start_worker(self) -> None:
+        """Compute on a thread of the engine's own from now on."""
+        self._threaded = True
+        self._wake_worker()
+
+    def _wake_worker(self) -> None:
+        worker = self._worker
+        if worker is None or worker.ended:
+            with self._inbox.door:
+                if self._inbox.end is not None:
+                    return
+                worker = self._worker
+                if worker is None or worker.ended:
+                    self._worker = worker = Worker(self.step, self._fail)
+        worker.ring()
+
+    def _follow(self, sequence: RunningSequence) -> None:
+        """Wait until another thread has computed something for a sequence, or leaves the loop to this one."""
+        turn, waiter = self._turn, Waiter()
+        turn.check_not_inside()
+        sequence.listeners += (waiter.wake,)
+        if not self._threaded:
+            turn.line.append(waiter)
+        try:
+            if sequence.chunks or sequence.done:
+                return
+            if self._threaded:
+                self._wake_worker()
+                if self._inbox.end is not None:
+                    self._fail(self._inbox.end)
+                waiter.wait()
+            elif turn.holder:
+                waiter.wait()
+            if shutdown.begun():
+                shutdown.refuse()
+        finally:
+            sequence.listeners = tuple(one for one in sequence.listeners if one != waiter.wake)
+            turn.leave_line(waiter)
+
+    def _settle_inbox(self) -> None:
+        """Do what is in the inbox, unless somebody who computes will do it before the next step."""
+        if self._worker is not None:
+            self._worker.ring()
+        elif not self._turn.holder:
+            with self._turn.lock:
+                if self._turn.holder:
+                    return
+                self._inbox.take()
+            self._tell()
+
+    def _after_step(self) -> None:
+        if self._loop.changed:
+            self._tell()
+        self._turn.pass_on()
+        if self._loop.outside.unsaved:
+            self._loop.outside.store()
+        if not self._threaded and not self._inbox.empty():
+            self._settle_inbox()
+
+    def _tell(self) -> None:
+        changed, self._loop.changed = self._loop.changed, []
+        told: dict[Listener, list[RunningSequence]] = {}
+        for sequence in changed:
+            for listener in sequence.listeners:
+                told.setdefault(listener, []).append(sequence)
+        for listener, sequences in told.items():
+            listener(sequences)
+
+    # -- everything but steps
+
+    @contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """Have the loop for oneself, before the next step. What is in the inbox is done first."""
+        with self._turn.between_steps() as entered:
+            if entered:
+                self._inbox.take()
+            yield
+        if entered:
+            self._after_step()
 
     def use(self, conditioning: Conditioning) -> None:
         """Let go of other adapters than these when there is nothing to do; running requests keep their own."""
-        with self._lock:
-            self._cancel_abandoned()
-            if self.idle:
-                self._runner.use(conditioning)
+        with self._between_steps():
+            self._loop.use(conditioning)
 
     @contextmanager
     def at_rest(self) -> Iterator[list[Slot]]:
@@ -144,11 +320,11 @@ class Engine(ProcessBound):
         The caller records changes of that memory in the slots with :meth:`Slot.fill`. Raises :class:`BusyError` when a
         request is waiting or running.
         """
-        with self._lock:
-            self._cancel_abandoned()
-            if self._stepping or not self.idle:
+        loop = self._loop
+        with self._between_steps():
+            if loop.stepping or not loop.idle:
                 raise BusyError("requests are running: wait for them, or cancel them")
-            self._stepping = True
+            loop.stepping = True
             try:
                 for slot in self._scheduler.slots:
                     # What a context shift has moved is in memory beyond what its slot holds.
@@ -156,11 +332,11 @@ class Engine(ProcessBound):
                         slot.fill()
                 yield self._scheduler.slots
             finally:
-                self._stepping = False
+                loop.stepping = False
 
     def inherit(self, slots: Iterable[Slot]) -> None:
         """The memory of this new engine is a copy of another one's: it holds what that one's slots say."""
-        with self._lock:
+        with self._between_steps():
             self._scheduler.inherit(slots)
 
     def adopt(self, found: SavedMemory, conditioning: Conditioning = PLAIN) -> None:
@@ -170,224 +346,48 @@ class Engine(ProcessBound):
         """
         with self.at_rest() as slots:
             slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))
-            reason = self._outside.bring(found, slot, conditioning)
+            reason = self._loop.outside.bring(found, slot, conditioning)
             if reason is not None:
                 raise MemoryFullError(f"no room for {len(found.prompt)} tokens in memory: {reason}")
 
-    def step(self) -> bool:
-        """Compute one batch and hand out its tokens; False when there was nothing to do.
+    # -- the end
 
-        An error that belongs to one request ends that request only. One of the decode itself ends every request in
-        the batch; what interrupts the caller (Ctrl-C) leaves all of them where they were.
+    def retire(self) -> None:
+        """Let the worker's thread end when there is nothing left to do; a later request starts another one."""
+        if self._worker is not None:
+            self._worker.retire()
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """End every request with :class:`ClosedError`, and the worker's thread.
+
+        The body closes the Context, which cuts short what is computed. What it raises leaves the engine as it was.
         """
-        with self._lock:
-            stepped = self._step()
-        if self._outside.unsaved:
-            self._outside.store()
-        return stepped
-
-    def _step(self) -> bool:
-        if self._stepping:
-            raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
-        self._stepping = True
-        affected: SequenceOf[RunningSequence] = ()
-        plan: StepPlan = []
+        if self._forked:
+            yield
+            return
+        error = ClosedError("this Llama or Engine is closed")
+        self._inbox.close(error)
         try:
-            if self._abandoned:
-                self._cancel_abandoned()
-            if self._timed:
-                self._end_late()
-            lone = self._scheduler.lone
-            if lone is not None and len(lone.cells) - lone.n_past == 1 and (step := lone.sampler.step) is not None:
-                # What a single stream does nearly all the time, in this one frame: after a decode the weights have
-                # pushed Python out of the caches, and every frame costs microseconds.
-                affected = (lone,)
-                drafting = lone.drafting
-                draft = self._propose(lone, drafting, self._n_batch - 1) if drafting is not None else None
-                if not draft:
-                    position = lone.n_past
-                    start = self._clock() if drafting is not None else 0.0
-                    token = step(lone.cells[position], position + lone.offset, lone.seq_id)  # type: ignore[arg-type]
-                    if token < 0:
-                        lone.sampler.step_failed(token)
-                    lone.n_past = position + 1
-                    lone.accept(token)
-                    if drafting is not None:
-                        self._decode_cost.add(1, self._clock() - start)
-                    if lone.done or lone.n_past >= self._n_ctx:
-                        self._settle(lone)
-                    return True
-                plan, n_tokens = [Work(lone, 1, True, draft=draft)], 1
-            else:
-                plan, n_tokens = self._scheduler.plan(self._prepare), 0
-                for i, work in enumerate(plan):
-                    if work.n_draft and (drafting := work.sequence.drafting) is not None:
-                        n_tokens = n_tokens or sum(one.n_tokens for one in plan)
-                        # What goes wrong here is the one sequence's own.
-                        affected = (work.sequence,)
-                        draft = self._propose(work.sequence, drafting, work.n_draft, n_tokens - 1)
-                        plan[i] = work._replace(draft=draft)
-            if not plan:
-                return False
-            affected = [work.sequence for work in plan]
-            # Until the tokens are chosen nobody else may write or free the logits.
-            with self._runner.lock():
-                start = self._clock()
-                rows = self._runner.decode(plan, self._deadline(affected))
-                for (sequence, n, output, _, found), row in zip(plan, rows, strict=True):
-                    sequence.n_past += n
-                    if output:
-                        self._advance(sequence, row, found)
-                if n_tokens == len(plan):  # somebody drafts, and there is no prefill: of that nobody asks what it takes
-                    self._decode_cost.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
-            return True
-        except LlamaCffiError as error:
-            if not affected:
-                raise
-            if isinstance(error, MemoryFullError):
-                self._make_room(error, plan)
-            elif isinstance(error, AbortedError) and self._is_late(affected):
-                # Who is not late computes the same tokens again.
-                for sequence in affected:
-                    self._rewind(sequence)
-                self._end_late()
-            else:
-                for sequence in affected:
-                    self._fail(sequence, error)
-            return True
+            yield
         except BaseException:
-            self._scheduler.lone = None  # its plan may not have been computed, nor its adapters set
-            # More may be in memory than the sequences know of: cut it back.
-            for sequence in affected:
-                self._rewind(sequence)
+            self._inbox.reopen(error)
             raise
-        finally:
-            self._stepping = False
+        if self._worker is not None:
+            self._worker.stop()
+        self._fail(error)
 
-    def _cancel_abandoned(self) -> None:
-        while self._abandoned:
-            self.cancel(self._abandoned.popleft())
+    def close(self) -> None:
+        """End every request with :class:`ClosedError`, after the step that runs. Idempotent."""
+        with self.closing():
+            pass
 
-    def _end_late(self) -> None:
-        now = monotonic() + _COARSE
-        for sequence in self._timed:
-            if sequence.deadline is not None and sequence.deadline <= now:
-                self._end(sequence, FinishReason.DEADLINE)
-        self._timed = [sequence for sequence in self._timed if not sequence.done]
-
-    def _deadline(self, sequences: SequenceOf[RunningSequence]) -> float | None:
-        if not self._timed:
-            return None
-        return min((sequence.deadline for sequence in sequences if sequence.deadline is not None), default=None)
-
-    def _is_late(self, sequences: SequenceOf[RunningSequence]) -> bool:
-        deadline = self._deadline(sequences)
-        return deadline is not None and deadline <= monotonic() + _COARSE
-
-    def _propose(
-        self, sequence: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0
-    ) -> list[int]:
-        """A draft that fits the context, and what may still be generated: one token always comes after it."""
-        cells, seq_id = sequence.cells, sequence.seq_id
-        n_max = min(n_max, self._n_ctx - len(cells), sequence.n_left - 1)
-        if n_max < 1 or seq_id is None:
-            return []
-        return drafting.propose(cells, n_max, seq_id=seq_id, n_others=n_others)
-
-    def _advance(self, sequence: RunningSequence, row: int, draft: SequenceOf[int]) -> None:
-        """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""
-        try:
-            token = self._choose(sequence, row)
-            if draft and sequence.drafting is not None:
-                n_accepted = 0
-                while not sequence.done and n_accepted < len(draft) and token == draft[n_accepted]:
-                    # What was chosen is in memory already, and the row behind it says what follows.
-                    sequence.n_past += 1
-                    n_accepted += 1
-                    sequence.drafting.n_accepted += 1
-                    token = self._choose(sequence, row + n_accepted)
-                sequence.drafting.verified(n_accepted)
-                if n_accepted < len(draft):
-                    self._rewind(sequence)
-            self._settle(sequence)
-        except LlamaCffiError as error:
-            self._fail(sequence, error)
-
-    def _choose(self, sequence: RunningSequence, row: int) -> int:
-        sampler, n_top = sequence.sampler, sequence.request.logprobs
-        token = sampler.choose(row)
-        sequence.accept(token, None if n_top is None else sampler.logprob(row, token, n_top))
-        return token
-
-    def _settle(self, sequence: RunningSequence) -> None:
-        """After a token: make room for the next one, or give the slot back when there is none."""
-        if not sequence.done and sequence.n_past >= self._n_ctx:
-            self._overflow(sequence)
-        if sequence.done:
-            seq_id = sequence.seq_id
-            self._scheduler.release(sequence)
-            if seq_id is not None:
-                self._outside.take(sequence, seq_id)
-
-    def _find_saved(self, request: Request) -> SavedMemory | None:
-        if request.conditioning or request.max_tokens == 0:
-            return None
-        with self._lock:
-            choice = None if self._stepping else self._scheduler.spare(request.prompt)
-        return None if choice is None else self._outside.find(request.prompt, choice[1])
-
-    def _overflow(self, sequence: RunningSequence) -> None:
-        """The sequence has filled its context and has one more token to compute."""
-        policy = sequence.request.overflow
-        n_ctx = self._n_ctx
-        if policy == "error":
-            raise ContextOverflowError(f"the text has filled the context of {n_ctx} tokens")
-        if policy == "stop":
-            sequence.finish(FinishReason.LENGTH)
-            return
-        # Keep the beginning of the prompt (BOS, instructions), forget the older half of the rest.
-        n_keep = min(sequence.n_prompt, n_ctx // 4)
-        n_drop = max(1, (n_ctx - n_keep) // 2)
-        if sequence.seq_id is not None:
-            self._runner.shift(sequence.seq_id, n_keep, n_drop)
-        del sequence.cells[n_keep : n_keep + n_drop]
-        sequence.n_past -= n_drop
-        # What moved was computed with the forgotten tokens before it: no other prompt may take it for its own.
-        sequence.n_exact = min(sequence.n_exact, n_keep)
-
-    def _prepare(self, admission: Admission) -> int:
-        slot, source, n = admission
-        runner = self._runner
-        if source is None:
-            return n if runner.keep(slot.seq_id, slot.held.position(n)) else 0
-        return n if runner.copy(source.seq_id, slot.seq_id, source.held.position(n)) else 0
-
-    def _make_room(self, error: MemoryFullError, plan: StepPlan) -> None:
-        drafting = [work.sequence.drafting for work in plan if work.draft]
-        if drafting:
-            # Nobody has to go for a guess.
-            for one in drafting:
-                if one is not None:
-                    one.pause()
-            return
-        seq_id = self._scheduler.make_room()
-        if seq_id is not None:
-            self._runner.keep(seq_id, 0)
-            return
-        for sequence in tuple(self._scheduler.running):
-            self._fail(sequence, error)
-
-    def _rewind(self, sequence: RunningSequence) -> None:
-        if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.position(sequence.n_past)):
-            sequence.n_past = 0
-
-    def _fail(self, sequence: RunningSequence, error: LlamaCffiError) -> None:
-        seq_id = sequence.seq_id
-        sequence.fail(error)
-        self._scheduler.release(sequence, keep=False)
-        # Of a closed context there is no memory left to clear.
-        if seq_id is not None and not isinstance(error, ClosedError):
-            self._runner.keep(seq_id, 0)
+    def _fail(self, error: LlamaCffiError) -> None:
+        """End every request with an error, and take no more."""
+        self._inbox.close(error)
+        with self._between_steps():
+            if not self._loop.stepping:  # a step that runs will find everything closed
+                self._loop.fail_all(error)
 
 
 __all__ = ["Engine"]

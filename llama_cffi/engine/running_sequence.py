@@ -14,6 +14,8 @@ from llama_cffi.reply.completion import Chunk, Completion, FinishReason, Timings
 from llama_cffi.reply.detokenizer import Detokenizer
 from llama_cffi.reply.stop_patterns import make_stops
 
+Listener = Callable[[list["RunningSequence"]], object]
+
 Pieces = Mapping[int, "str | bytes | None"]
 """What each token adds to a text; see :meth:`Runner.pieces`."""
 
@@ -85,6 +87,7 @@ class RunningSequence:
         "drafting",
         "error",
         "finish_reason",
+        "listeners",
         "n_cached",
         "n_exact",
         "n_past",
@@ -125,7 +128,10 @@ class RunningSequence:
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
         self.done = False
-        """Whether nothing more will come."""
+        """Whether nothing more will come, but for what is in ``chunks``. Set last: other threads look at it."""
+        self.listeners: tuple[Listener, ...] = ()
+        """Are called with a list of their sequences after each step that gave these a chunk or ended them, on the
+        thread that computed."""
         self.chunks: deque[Chunk] = deque()
         self._detokenizer = Detokenizer()
         self._stops = make_stops([stop for stop in request.stop if not isinstance(stop, int)])
@@ -221,8 +227,9 @@ class RunningSequence:
     def fail(self, error: BaseException) -> None:
         """End the sequence with an exception for whoever reads its chunks."""
         if not self.done:
-            self.error, self.done = error, True
+            self.error = error
             self.sampler.close()
+            self.done = True
 
     def _flush(self) -> str:
         text = self._without_healed(self._detokenizer.flush())
@@ -250,9 +257,10 @@ class RunningSequence:
             stop = self._end_token
         if reason is FinishReason.LENGTH and stop is not None:
             reason = FinishReason.STOP
-        self.finish_reason, self.done = reason, True
+        self.finish_reason = reason
         self.sampler.close()
         self.chunks.append(Chunk(text, tokens, logprobs, self._completion(reason, stop)))
+        self.done = True
 
     def _completion(self, reason: FinishReason, stop: str | int | None) -> Completion:
         return Completion(

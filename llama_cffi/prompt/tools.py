@@ -58,13 +58,11 @@ class Tool:
 
         Types are what pydantic knows, ``Annotated`` with ``Field`` or a text as description included. Descriptions of
         parameters come from the docstring, in Google, NumPy or Sphinx style. Raises :class:`ToolError` for parameters
-        without annotation, for ``*args`` and ``**kwargs``, and for coroutine functions.
+        without annotation, and for ``*args`` and ``**kwargs``. A function may be ``async def``: AsyncLlama calls it.
         """
         name = getattr(function, "__name__", None)
         if not callable(function) or not isinstance(name, str):
             raise ToolError(f"a tool must be a function with a name, not {function!r}")
-        if inspect.iscoroutinefunction(function):
-            raise ToolError(f"tool {name!r} is a coroutine function, which cannot be called here")
         doc = inspect.getdoc(function)
         model = _arguments_model(function, name, parameters_of(doc))
         schema = _schema_of(model, name)
@@ -91,18 +89,40 @@ class Tool:
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": {**function, **self.extra}}
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is ``async def``."""
+        return inspect.iscoroutinefunction(self.function)
+
     def call(self, arguments: Mapping[str, Any] | str) -> str:
         """Call the function and return its result as text: a str as it is, anything else as JSON.
 
         ``arguments`` is an object or its JSON text. Raises :class:`ToolArgumentsError` for arguments that do not fit,
-        :class:`ToolError` when there is no function or its result cannot be written as JSON, and whatever the
-        function raises.
+        :class:`ToolError` when there is no function, when it is ``async def`` and when its result cannot be written as
+        JSON, and whatever the function raises.
         """
+        if self.is_async:
+            raise ToolError(f"tool {self.name!r} is async: AsyncLlama and call_async() can call it")
+        return _as_text(self.name, self._invoke(arguments))
+
+    async def call_async(self, arguments: Mapping[str, Any] | str) -> str:
+        """Do as :meth:`call`: await a function that is ``async def``, and run another one on another thread."""
+        if self.is_async:
+            result = self._invoke(arguments)
+        else:
+            from asyncio import to_thread
+
+            result = await to_thread(self._invoke, arguments)
+        if inspect.isawaitable(result):
+            result = await result
+        return _as_text(self.name, result)
+
+    def _invoke(self, arguments: Mapping[str, Any] | str) -> Any:
         if self.function is None:
             raise ToolError(f"tool {self.name!r} has no function to call")
         given = _parsed(self.name, arguments)
         args, kwargs = self._bound(self._arguments, given) if self._arguments else ([], dict(given))
-        return _as_text(self.name, self.function(*args, **kwargs))
+        return self.function(*args, **kwargs)
 
     def _bound(self, model: type[BaseModel], given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments, each of the annotated type."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,4 +146,15 @@ class Chunk:
         return self.text
 
 
-__all__ = ["Chunk", "Completion", "FinishReason", "Speculation", "Timings", "TokenLogprob", "Usage"]
+def merged(chunks: Sequence[Chunk]) -> Chunk:
+    """Return consecutive chunks as one."""
+    logprobs = [entry for chunk in chunks for entry in chunk.logprobs or ()]
+    return Chunk(
+        "".join(chunk.text for chunk in chunks),
+        tuple(token for chunk in chunks for token in chunk.tokens),
+        tuple(logprobs) if any(chunk.logprobs is not None for chunk in chunks) else None,
+        chunks[-1].completion,
+    )
+
+
+__all__ = ["Chunk", "Completion", "FinishReason", "Speculation", "Timings", "TokenLogprob", "Usage", "merged"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-from llama_cffi.errors import IncompleteOutput
+from llama_cffi.errors import IncompleteOutput, LlamaCffiError
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason
 
 C = TypeVar("C", bound=Chunk, covariant=True)
+R = TypeVar("R", bound=Chunk)
 
 
 class Reader(Protocol[C]):
@@ -23,6 +24,36 @@ class Reader(Protocol[C]):
         Raises :class:`IncompleteOutput` for a text that was cut before it was complete, and :class:`OutputError` for
         one that the asked type refuses.
         """
+
+
+class Reading(Generic[R]):
+    """Reads the chunks of one request, for whoever fetches them. What is wrong with the end is raised after it."""
+
+    __slots__ = ("_error", "reader")
+
+    def __init__(self, reader: Reader[R] | None) -> None:
+        self.reader = reader
+        """None when the chunks are what they are."""
+        self._error: LlamaCffiError | None = None
+
+    def check(self) -> None:
+        """Raise what is wrong with a text that has been read to its end, once."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def read(self, chunk: Chunk) -> R:
+        """Return what a chunk is to the caller."""
+        reader = self.reader
+        if reader is None:
+            return cast("R", chunk)
+        read = reader.feed(chunk)
+        if chunk.completion is not None:
+            try:
+                read.completion = reader.finish(chunk.completion)
+            except LlamaCffiError as error:
+                self._error = error
+        return read
 
 
 def is_cut(completion: Completion) -> bool:
@@ -49,4 +80,4 @@ def incomplete(
     return IncompleteOutput(f"{how}, {missing}", completion=completion, partial=None if partial is None else partial())
 
 
-__all__ = ["Reader", "incomplete", "is_cut"]
+__all__ = ["Reader", "Reading", "incomplete", "is_cut"]

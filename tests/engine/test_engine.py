@@ -389,15 +389,35 @@ class Failing(FakeRunner):
         return super().decode(plan, deadline)
 
 
-def test_a_failed_decode_ends_every_request_in_it_and_no_later_one() -> None:
+def test_a_failed_decode_is_repeated_in_halves() -> None:
     runner = Failing(DecodeError("broken", code=-3), at=3)
     engine = Engine(runner)
     sequences = [engine.submit(request([n], max_tokens=9)) for n in (1, 2)]
-    for sequence in sequences:
-        with pytest.raises(DecodeError, match="broken"):
-            read(engine, sequence)
-        assert engine.next_chunk(sequence) is None
+    for sequence, n in zip(sequences, (1, 2), strict=True):
+        assert list(read(engine, sequence).tokens) == runner.expected([n], 9, 64)
+
+
+def test_a_failed_decode_of_one_request_ends_it_and_no_later_one() -> None:
+    runner = Failing(DecodeError("broken", code=-3), at=1)
+    engine = Engine(runner)
+    sequence = engine.submit(request([1], max_tokens=9))
+    with pytest.raises(DecodeError, match="broken"):
+        read(engine, sequence)
+    assert engine.next_chunk(sequence) is None
     assert list(run(engine, [1], max_tokens=9).tokens) == runner.expected([1], 9, 64)
+
+
+def test_an_abort_ends_the_longest_computation() -> None:
+    runner = Failing(AbortedError("aborted"), at=3)
+    engine = Engine(runner)
+    first = engine.submit(request([1], max_tokens=9))
+    for _ in range(2):
+        engine.step()
+    runner.at = runner.calls + 1
+    long = engine.submit(request(range(5), max_tokens=9))
+    assert list(read(engine, first).tokens) == runner.expected([1], 9, 64)
+    with pytest.raises(AbortedError):
+        read(engine, long)
 
 
 def test_an_interrupt_leaves_every_request_where_it_was() -> None:
@@ -520,7 +540,7 @@ def test_a_deadline_ends_its_own(wanted: list[tuple[list[int], bool]], n_batch: 
         else:
             assert list(completion.tokens) == expected
     assert engine.idle
-    assert not engine._timed
+    assert not engine._loop._timed
 
 
 def test_a_decode_that_the_deadline_stopped() -> None:

@@ -1,0 +1,225 @@
+"""The calls of coroutines on their way: prepared on other threads, submitted, awaited, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llama_cffi._util.worker import thread_pool
+from llama_cffi.aio.delivery import Delivery
+from llama_cffi.aio.stream import AsyncStream, Started
+from llama_cffi.errors import ClosedError, QueueFullError
+from llama_cffi.reply.completion import Chunk, Completion
+from llama_cffi.reply.reader import Reading
+
+if TYPE_CHECKING:
+    from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.prepare.prepared import Prepared
+    from llama_cffi.runtime import Runtime
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Chunk)
+
+N_PREPARING = 2
+"""Threads that check, render, tokenize and compile."""
+N_COMPUTING = 4
+"""Threads that wait for vectors and scores, which have contexts of their own."""
+
+_POLL_SECONDS = 0.02
+
+
+class _Cancelled(Exception):
+    """Ends a computation whose task was cancelled."""
+
+
+class Calls:
+    """What the calls of one :class:`~llama_cffi.AsyncLlama` have in common.
+
+    No event loop is blocked: what takes longer than a moment runs on threads of this object, and the engine's thread
+    computes the text.
+    """
+
+    def __init__(self, runtime: Runtime, *, wait_when_full: bool = False) -> None:
+        self._runtime = runtime
+        self._wait_when_full = wait_when_full
+        self._preparing = thread_pool(N_PREPARING)
+        self._computing = thread_pool(N_COMPUTING)
+        self._deliveries: dict[int, Delivery] = {}
+        self._sequences: set[RunningSequence] = set()
+        self._jobs: set[Future[Any]] = set()
+        self._draining = False
+        self.closed = False
+        if runtime.generates:
+            runtime.engine.start_worker()
+
+    def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
+        """Return what prepares a spec."""
+        return lambda: prepare(asked, self._runtime.formats, self._runtime.defaults)
+
+    # -- on other threads
+
+    async def call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """Return what a short call returns, made on another thread.
+
+        When the task is cancelled meanwhile, ``undo`` gets what the call comes to return.
+        """
+        return await self._on(self._preparing, call, undo)
+
+    async def compute(self, call: Callable[[], T]) -> T:
+        """Return what a long call returns, made on another thread."""
+        return await self._on(self._computing, call)
+
+    async def call_with_progress(
+        self, call: Callable[..., T], progress: Callable[[float], object] | None, *args: Any, **options: Any
+    ) -> T:
+        """As :meth:`compute`, for a call that takes ``progress``: the end of the task ends it."""
+        cancelled = False
+
+        def report(part: float) -> object:
+            if cancelled or self.closed:
+                raise _Cancelled
+            return progress(part) if progress is not None else None
+
+        try:
+            return await self.compute(partial(call, *args, progress=report, **options))
+        except _Cancelled:
+            raise ClosedError("this AsyncLlama is closed") from None
+        finally:
+            cancelled = True
+
+    async def _on(
+        self, pool: ThreadPoolExecutor, call: Callable[[], T], undo: Callable[[T], object] | None = None
+    ) -> T:
+        self._check_open()
+        job: Future[T] = pool.submit(copy_context().run, self._unless_closed, call)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if undo is not None:
+                job.add_done_callback(partial(_undo, undo))
+            raise
+
+    def _unless_closed(self, call: Callable[[], T]) -> T:
+        if self.closed:
+            raise ClosedError("this AsyncLlama is closed")
+        return call()
+
+    # -- requests
+
+    async def start(self, prepare: Callable[[], Prepared[C]]) -> Started[C]:
+        """Prepare and submit a request; raises what is wrong with it."""
+        delivery = self._delivery()
+
+        def work() -> tuple[Prepared[C], RunningSequence | None]:
+            prepared = prepare()
+            return prepared, self._submit(prepared, delivery)
+
+        prepared, sequence = await self.call(work, lambda done: self._abandon(done[1]))
+        return await self._started(prepared, sequence, delivery)
+
+    async def run(self, parts: Sequence[Prepared[Chunk]]) -> list[Completion]:
+        """Compute requests together and return their completions, before any reader has judged them.
+
+        What fails raises and cancels the others.
+        """
+        delivery = self._delivery()
+        streams: list[AsyncStream[Chunk]] = []
+        submitted: list[RunningSequence | None] = []
+
+        def work() -> None:
+            for one in parts:
+                submitted.append(self._submit(one, delivery))
+
+        def undo(_: None = None) -> None:
+            for sequence in submitted:
+                self._abandon(sequence)
+
+        try:
+            await self.call(work, undo)
+            for one, sequence in zip(parts, submitted, strict=True):
+                started = await self._started(one, sequence, delivery)
+                streams.append(AsyncStream.of(started._replace(reading=Reading(None))))
+            return [await stream.result() for stream in streams]
+        finally:
+            undo()
+            for stream in streams:
+                await stream.aclose()
+
+    def _submit(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | None:
+        """Submit a request; None when it is to wait for room in the queue."""
+        try:
+            sequence = self._runtime.engine.submit(prepared.request, delivery)
+        except QueueFullError:
+            if self._wait_when_full:
+                return None
+            raise
+        self._sequences.add(sequence)
+        return sequence
+
+    async def _started(self, prepared: Prepared[C], sequence: RunningSequence | None, delivery: Delivery) -> Started[C]:
+        while sequence is None:
+            await asyncio.sleep(_POLL_SECONDS)
+            sequence = await self.call(partial(self._submit, prepared, delivery), self._abandon)
+        return Started(self._runtime.engine, delivery, sequence, Reading(prepared.reader))
+
+    def _abandon(self, sequence: RunningSequence | None) -> None:
+        if sequence is not None and not self._runtime.closed:
+            self._runtime.engine.abandon(sequence)
+
+    def _delivery(self) -> Delivery:
+        self._check_open()
+        engine, loop = self._runtime.engine, asyncio.get_running_loop()
+        found = self._deliveries.get(id(loop))
+        if found is None or found.loop is not loop:
+            for key, one in tuple(self._deliveries.items()):
+                if one.loop.is_closed():
+                    self._deliveries.pop(key, None)
+            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon)
+        return found
+
+    # -- the end
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedError("this AsyncLlama is closed")
+        if self._draining:
+            raise ClosedError("this AsyncLlama takes no more calls: it is draining")
+        self._runtime.check_open()
+
+    def _still_running(self) -> int:
+        self._sequences = {sequence for sequence in self._sequences if not sequence.done}
+        return len(self._sequences) + len(self._jobs)
+
+    async def drain(self, timeout: float | None) -> None:
+        """See :meth:`AsyncLlama.drain`."""
+        self._draining = True
+        end = None if timeout is None else monotonic() + timeout
+        while n := self._still_running():
+            if end is not None and monotonic() >= end:
+                raise TimeoutError(f"{n} calls still run after {timeout} seconds")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def close(self) -> None:
+        """Cancel what runs, and take no more."""
+        self.closed = True
+        for sequence in tuple(self._sequences):
+            self._abandon(sequence)
+        self._preparing.shutdown(wait=False)
+        self._computing.shutdown(wait=False)
+
+
+def _undo(undo: Callable[[T], object], job: Future[T]) -> None:
+    with suppress(Exception):
+        if not job.cancelled() and job.exception() is None:
+            undo(job.result())
+
+
+__all__ = ["Calls"]

@@ -1,0 +1,70 @@
+"""A conversation that goes on, for coroutines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sized
+from typing import TYPE_CHECKING, Protocol
+
+from llama_cffi.aio.tool_loop import AsyncToolLoop
+from llama_cffi.chat_session import Conversation
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from llama_cffi.options import ChatOptions, ToolOptions
+    from llama_cffi.reply.reply import Reply, ReplyChunk
+    from llama_cffi.tool_loop import ToolResult, ToolRun
+
+
+class AsyncChatter(Protocol):
+    """What a session talks to: an :class:`~llama_cffi.AsyncLlama`."""
+
+    @property
+    def stream_chat(self) -> Callable[..., AsyncIterator[ReplyChunk]]:
+        """As :meth:`AsyncLlama.stream_chat`."""
+
+    @property
+    def tokenize_chat(self) -> Callable[..., Sized]:
+        """As :meth:`Llama.tokenize_chat`."""
+
+
+class AsyncChatSession(Conversation[AsyncChatter]):
+    """A conversation with a model, as :class:`~llama_cffi.ChatSession` is. Not for two tasks at once."""
+
+    async def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
+        """Add a message and the reply to it, and return the reply; see :meth:`ChatSession.chat`."""
+        reply = None
+        async for chunk in self.stream_chat(text, role=role, **options):
+            reply = chunk.reply or reply
+        if reply is None:
+            raise RuntimeError("the reply ended without its last chunk")
+        return reply
+
+    async def stream_chat(
+        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+    ) -> AsyncIterator[ReplyChunk]:
+        """Do as :meth:`chat`, as an iterator of chunks; the messages are added with the last one."""
+        asked = self._asked(text, role)
+        async for chunk in self._chatter.stream_chat(asked, **{**self._options, **options}):
+            yield self._answered(asked, chunk)
+
+    async def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
+        """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`AsyncLlama.run_tools`."""
+        loop = self._loop(text, options)
+        run = await loop.run()
+        self._said(text, run.messages)
+        return run
+
+    async def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> AsyncIterator[ReplyChunk | ToolResult]:
+        """Do as :meth:`run_tools`, as an iterator of chunks and results."""
+        loop = self._loop(text, options)
+        async for event in loop:
+            yield event
+        self._said(text, loop.dialogue.messages)
+
+    def _loop(self, text: str, options: ToolOptions) -> AsyncToolLoop:
+        spec = self._tools_spec(text, options)
+        return AsyncToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
+
+
+__all__ = ["AsyncChatSession", "AsyncChatter"]

@@ -1,0 +1,144 @@
+"""The chunks of one request, as an asynchronous iterator."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi.reply.completion import Chunk, Completion, merged
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from llama_cffi.aio.delivery import Delivery
+    from llama_cffi.engine.engine import Engine
+    from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.reply.reader import Reading
+
+C = TypeVar("C", bound=Chunk)
+
+_BEHIND = 16
+"""Chunks that a reader may be behind before they are given to it as one."""
+
+
+class Started(NamedTuple, Generic[C]):
+    """A request that was submitted, and what its owner needs."""
+
+    engine: Engine
+    delivery: Delivery
+    sequence: RunningSequence
+    reading: Reading[C]
+
+
+class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
+    """The chunks of one request, as its reader makes them; the last one has the completion.
+
+    The request is prepared and submitted with the first ``await``, which raises what is wrong with it. Cancelling the
+    task that waits, :meth:`aclose`, leaving an ``async with`` and dropping the stream each cancel the request; what was
+    computed stays in memory for the next one. A reader that falls behind gets several chunks as one, and computing goes
+    on. One task at a time may read.
+    """
+
+    _instead_of_pickling = "send its chunks"
+    _instead_of_copying = "start another one"
+
+    def __init__(self, start: Callable[[], Awaitable[Started[C]]]) -> None:
+        self._start = start
+        self._started: Started[C] | None = None
+        self._reading = False
+        self._closed = False
+        self.completion: Completion | None = None
+        """The completion, or the reply, once the last chunk was read."""
+
+    @classmethod
+    def of(cls, started: Started[C]) -> AsyncStream[C]:
+        """Return the stream of a request that was submitted."""
+
+        async def start() -> Started[C]:
+            return started
+
+        return cls(start)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> C:
+        if self._reading:
+            raise RuntimeError("another task is reading this stream")
+        self._reading = True
+        try:
+            started = self._started
+            if started is None:
+                if self._closed:
+                    raise StopAsyncIteration
+                started = await self._begin()
+            started.reading.check()
+            chunk = await self._next(started)
+            if chunk is None:
+                raise StopAsyncIteration
+            read = started.reading.read(chunk)
+            self.completion = read.completion
+            return read
+        finally:
+            self._reading = False
+
+    async def _begin(self) -> Started[C]:
+        self._started = started = await self._start()
+        # A stream that is not read any more must not go on computing in other callers' batches.
+        weakref.finalize(self, started.engine.abandon, started.sequence).atexit = False
+        if self._closed:
+            started.engine.cancel(started.sequence)
+        return started
+
+    async def _next(self, started: Started[C]) -> Chunk | None:
+        engine, delivery, sequence, _ = started
+        while True:
+            chunk = engine.poll(sequence)
+            if chunk is not None:
+                if len(sequence.chunks) < _BEHIND:
+                    return chunk
+                chunks = [chunk]
+                while sequence.chunks:
+                    chunks.append(sequence.chunks.popleft())
+                return merged(chunks)
+            if sequence.done and not sequence.chunks:
+                return None
+            try:
+                await delivery.wait(sequence)
+            except BaseException:
+                engine.cancel(sequence)
+                raise
+
+    async def result(self) -> Completion:
+        """Read to the end and return the completion."""
+        async with self:
+            async for chunk in self:
+                if chunk.completion is not None:
+                    return chunk.completion
+        raise RuntimeError("the stream was read before")
+
+    async def collect(self) -> list[C]:
+        """Read to the end and return the chunks."""
+        async with self:
+            return [chunk async for chunk in self]
+
+    async def aclose(self) -> None:
+        """Cancel the request. Idempotent."""
+        self._closed = True
+        if self._started is not None:
+            self._started.engine.cancel(self._started.sequence)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+__all__ = ["AsyncStream", "Started"]

@@ -1,0 +1,36 @@
+"""How an engine computes and how much it takes on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from llama_cffi._util.scalars import as_int, is_int
+from llama_cffi._util.shown import shown
+
+DriverName = Literal["inline", "thread"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """See :class:`Engine`."""
+
+    driver: DriverName = "inline"
+    """Whether the threads that wait for text compute, or one thread of the engine's own does."""
+    max_waiting: int | None = None
+    """Most requests that wait; None is no limit."""
+    max_waiting_tokens: int | None = None
+    """Most tokens of prompts that wait; None is no limit."""
+
+    def __post_init__(self) -> None:
+        if self.driver not in ("inline", "thread"):
+            raise ValueError(f"driver must be 'inline' or 'thread', got {shown(self.driver)}")
+        for name in ("max_waiting", "max_waiting_tokens"):
+            value = getattr(self, name)
+            if value is not None and not is_int(value, 1, sys.maxsize):
+                raise ValueError(f"{name} must be None or a whole number of at least 1, got {shown(value)}")
+            object.__setattr__(self, name, as_int(value))
+
+
+__all__ = ["DriverName", "EngineOptions"]

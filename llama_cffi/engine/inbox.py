@@ -1,0 +1,97 @@
+"""What other threads have to say to the generation loop: new requests, and what else the next step does first."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import copy
+from functools import partial
+from queue import SimpleQueue
+
+from llama_cffi._util.fork import ForkedLock
+from llama_cffi.engine.engine_options import EngineOptions
+from llama_cffi.engine.loop import GenerationLoop
+from llama_cffi.engine.request import Request
+from llama_cffi.engine.runner import SavedMemory
+from llama_cffi.engine.running_sequence import RunningSequence
+from llama_cffi.errors import LlamaCffiError, QueueFullError
+
+
+class Inbox:
+    """Takes notes without waiting for a step; :meth:`take` does what they say, on the thread that is in the loop."""
+
+    def __init__(self, loop: GenerationLoop, options: EngineOptions) -> None:
+        self._loop = loop
+        self._max_waiting = options.max_waiting
+        self._max_waiting_tokens = options.max_waiting_tokens
+        # Its put() may be interrupted by a call of itself: a garbage collection inside a step may leave a note.
+        self._notes: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self.put = self._notes.put
+        self.empty = self._notes.empty
+        self.submitted: deque[RunningSequence] = deque()
+        """Those whose note is here."""
+        self.end: LlamaCffiError | None = None
+        """Why no more requests are taken."""
+        self.door: AbstractContextManager[object] = threading.RLock()
+        """Held for as long as it takes to count those that wait, and to add one."""
+
+    def forked(self) -> None:
+        """Refuse, in a child process, what belongs to the parent."""
+        self.door = ForkedLock("Llama or Engine")
+
+    def take(self) -> None:
+        """Do what the notes say, in their order."""
+        notes = self._notes
+        while not notes.empty():
+            notes.get_nowait()()
+
+    @property
+    def waiting(self) -> tuple[RunningSequence, ...]:
+        """The sequences that have not begun."""
+        return (*self._loop.scheduler.waiting, *self.submitted)
+
+    def submit(self, sequence: RunningSequence, found: SavedMemory | None) -> None:
+        """Take a sequence, for whose prompt this was found; raises :class:`QueueFullError` and what :attr:`end` is."""
+        with self.door:
+            if self.end is not None:
+                raise copy(self.end) from self.end.__cause__
+            self.check_room(sequence.request)
+            self.submitted.append(sequence)
+            self.put(partial(self._add, sequence, found))
+
+    def _add(self, sequence: RunningSequence, found: SavedMemory | None) -> None:
+        self.submitted.remove(sequence)
+        self._loop.add(sequence, found)
+
+    def check_room(self, request: Request) -> None:
+        """Raise :class:`QueueFullError` when a request may not wait."""
+        most, most_tokens = self._max_waiting, self._max_waiting_tokens
+        if most is None and most_tokens is None:
+            return
+        waiting = self.waiting
+        n_tokens = sum(len(one.cells) for one in waiting)
+        if most is not None and len(waiting) >= most:
+            full = f"{len(waiting)} requests are waiting, and no more may"
+        elif most_tokens is not None and waiting and n_tokens + len(request.prompt) > most_tokens:
+            # A prompt that is longer than that may wait alone.
+            full = f"prompts of {n_tokens} tokens are waiting, and no more than {most_tokens} may"
+        else:
+            return
+        seconds = self._loop.seconds_until_room(n_tokens)
+        raise QueueFullError(f"{full}; try again in {seconds:.0f} seconds", retry_after=seconds)
+
+    def close(self, error: LlamaCffiError) -> None:
+        """Take no more requests, because of an error."""
+        with self.door:
+            self.end = self._loop.end_error = self.end or error
+
+    def reopen(self, error: LlamaCffiError) -> None:
+        """Take requests again, if it was this error that ended that."""
+        with self.door:
+            if self.end is error:
+                self.end = self._loop.end_error = None
+
+
+__all__ = ["Inbox"]

@@ -1,0 +1,347 @@
+"""The generation loop: what one step computes, and what becomes of what goes wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from time import monotonic
+
+from llama_cffi.core.conditioning import Conditioning
+from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.drafters import DraftController
+from llama_cffi.engine.outside_memory import OutsideMemory
+from llama_cffi.engine.runner import Runner, SavedMemory
+from llama_cffi.engine.running_sequence import RunningSequence
+from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
+from llama_cffi.errors import (
+    AbortedError,
+    BusyError,
+    ClosedError,
+    ContextOverflowError,
+    LlamaCffiError,
+    MemoryFullError,
+    NativeError,
+)
+from llama_cffi.reply.completion import FinishReason
+
+_USUAL_TOKENS = 256
+"""What a text is taken to need that says nothing of its length."""
+
+_COARSE = 0.02
+"""Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
+
+
+class GenerationLoop:
+    """Computes for every sequence that it was given, one step after another. One thread at a time may call it.
+
+    ``changed`` collects the sequences with a listener that have new chunks or ended, for the caller to tell.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._n_ctx = runner.n_ctx
+        self._n_batch = runner.n_batch
+        self.cost = DecodeCost()
+        self.scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
+        self.outside = OutsideMemory(runner, self.scheduler)
+        self.changed: list[RunningSequence] = []
+        self.end_error: LlamaCffiError | None = None
+        """Why everything ends: a decode that is aborted now ends with this error."""
+        self.stepping = False
+        """Whether a step runs, or the memory is in use by something else: no step may begin."""
+        self._clock = runner.clock
+        self._prefill_seconds = 0.005
+        """What a token of a prompt takes, a moving mean."""
+        self._timed: list[RunningSequence] = []
+        """Those that a deadline may end."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.scheduler.waiting or self.scheduler.running)
+
+    def add(self, sequence: RunningSequence, found: SavedMemory | None = None) -> None:
+        """Queue a sequence, for whose prompt this was found outside the context."""
+        if sequence.done:
+            return
+        try:
+            if found is not None and not self.stepping:
+                self.outside.recall(found, sequence.request.prompt)
+        except LlamaCffiError as error:
+            self._fail(sequence, error)
+            return
+        self.scheduler.submit(sequence)
+        if sequence.deadline is not None:
+            self._timed.append(sequence)
+
+    def end(self, sequence: RunningSequence, reason: FinishReason) -> None:
+        """End a sequence with what it has. Harmless when it is done."""
+        if not sequence.done:
+            sequence.finish(reason)
+            self.scheduler.release(sequence)
+            self._note(sequence)
+
+    def fail_all(self, error: LlamaCffiError) -> None:
+        """End every sequence with an error."""
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
+            self._fail(sequence, error)
+
+    def use(self, conditioning: Conditioning) -> None:
+        """Let go of other adapters than these when there is nothing to do; running requests keep their own."""
+        if self.idle:
+            self._runner.use(conditioning)
+
+    def step(self) -> bool:
+        """Compute one batch; False when there was nothing to do.
+
+        An error that belongs to one request ends that request only. What interrupts the caller (Ctrl-C) leaves all of
+        them where they were.
+        """
+        if self.stepping:
+            raise BusyError("a signal handler or finalizer cannot generate in the middle of a step")
+        self.stepping = True
+        affected: SequenceOf[RunningSequence] = ()
+        plan: StepPlan = []
+        try:
+            if self._timed:
+                self._end_late()
+            lone = self.scheduler.lone
+            if lone is not None and len(lone.cells) - lone.n_past == 1 and (step := lone.sampler.step) is not None:
+                # What a single stream does nearly all the time, in this one frame: after a decode the weights have
+                # pushed Python out of the caches, and every frame costs microseconds.
+                affected = (lone,)
+                drafting = lone.drafting
+                draft = self._propose(lone, drafting, self._n_batch - 1) if drafting is not None else None
+                if not draft:
+                    position = lone.n_past
+                    start = self._clock()
+                    token = step(lone.cells[position], position + lone.offset, lone.seq_id)  # type: ignore[arg-type]
+                    if token < 0:
+                        lone.sampler.step_failed(token)
+                    lone.n_past = position + 1
+                    lone.accept(token)
+                    self.cost.add(1, self._clock() - start)
+                    if lone.done or lone.n_past >= self._n_ctx:
+                        self._settle(lone)
+                    if lone.listeners:
+                        self.changed.append(lone)
+                    return True
+                plan, n_tokens = [Work(lone, 1, True, draft=draft)], 1
+            else:
+                plan, n_tokens = self.scheduler.plan(self._prepare), 0
+                for i, work in enumerate(plan):
+                    if work.n_draft and (drafting := work.sequence.drafting) is not None:
+                        n_tokens = n_tokens or sum(one.n_tokens for one in plan)
+                        # What goes wrong here is the one sequence's own.
+                        affected = (work.sequence,)
+                        draft = self._propose(work.sequence, drafting, work.n_draft, n_tokens - 1)
+                        plan[i] = work._replace(draft=draft)
+            if not plan:
+                return False
+            affected = [work.sequence for work in plan]
+            self._compute(plan, n_tokens)
+            return True
+        except LlamaCffiError as error:
+            if not affected:
+                raise
+            self._after_error(error, affected, plan)
+            return True
+        except BaseException:
+            self.scheduler.lone = None  # its plan may not have been computed, nor its adapters set
+            # More may be in memory than the sequences know of: cut it back.
+            for sequence in affected:
+                self._rewind(sequence)
+            raise
+        finally:
+            self.stepping = False
+
+    def seconds_until_room(self, n_waiting_tokens: int) -> float:
+        """Guess in how many seconds a request of those that wait begins, 1 to 60: from what was measured."""
+        running = self.scheduler.running
+        pending = sum(sequence.n_pending for sequence in running)
+        per_step = self.cost.seconds(max(1, len(running))) if self.cost.knows(1) else 0.05
+        left = min((min(sequence.n_left, _USUAL_TOKENS) for sequence in running), default=0)
+        return min(60.0, max(1.0, (pending + n_waiting_tokens) * self._prefill_seconds + left * per_step))
+
+    def _compute(self, plan: StepPlan, n_tokens: int) -> None:
+        """Decode a plan and choose its tokens; ``n_tokens`` counts them if a sequence drafts and none is in prefill."""
+        # Until the tokens are chosen nobody else may write or free the logits.
+        with self._runner.lock():
+            start = self._clock()
+            rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))
+            for (sequence, n, output, _, found), row in zip(plan, rows, strict=True):
+                sequence.n_past += n
+                if output:
+                    self._advance(sequence, row, found)
+                    if sequence.listeners:
+                        self.changed.append(sequence)
+            if n_tokens == len(plan):
+                self.cost.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
+            n_computed = sum(work.n_tokens for work in plan)
+            if n_computed > 2 * len(plan):
+                seconds = (self._clock() - start) / n_computed
+                self._prefill_seconds += (seconds - self._prefill_seconds) / 4
+
+    # -- what goes wrong
+
+    def _after_error(self, error: LlamaCffiError, affected: SequenceOf[RunningSequence], plan: StepPlan) -> None:
+        if isinstance(error, AbortedError) and self.end_error is not None:
+            error = self.end_error
+        if isinstance(error, MemoryFullError):
+            self._make_room(error, plan)
+        elif isinstance(error, AbortedError) and self._is_late(affected):
+            # Who is not late computes the same tokens again.
+            for sequence in affected:
+                self._rewind(sequence)
+            self._end_late()
+        elif len(affected) == 1 or isinstance(error, (ClosedError, NativeError)):
+            for sequence in affected:
+                self._fail(sequence, error)
+        else:
+            for sequence in affected:
+                self._rewind(sequence)
+            if isinstance(error, AbortedError):
+                # An abort is meant for a long computation: it ends the longest one, and of equal ones the newest.
+                longest = max(reversed(plan), key=lambda work: work.n_tokens)
+                self._fail(longest.sequence, error)
+            else:
+                self._halve(plan)
+
+    def _halve(self, plan: StepPlan) -> None:
+        """Compute each half of a plan that failed by itself: in the end only that fails which fails alone."""
+        middle = len(plan) // 2
+        for half in (plan[:middle], plan[middle:]):
+            # What could not be cut back to where it was begins again, in a later step.
+            rest = [work._replace(draft=()) for work in half if work.n_tokens <= work.sequence.n_pending]
+            rest = [work for work in rest if work.output == (work.n_tokens == work.sequence.n_pending)]
+            if not rest:
+                continue
+            try:
+                self._compute(rest, 0)
+            except LlamaCffiError as error:
+                self._after_error(error, [work.sequence for work in rest], rest)
+
+    def _make_room(self, error: MemoryFullError, plan: StepPlan) -> None:
+        drafting = [work.sequence.drafting for work in plan if work.draft]
+        if drafting:
+            # Nobody has to go for a guess.
+            for one in drafting:
+                if one is not None:
+                    one.pause()
+            return
+        seq_id = self.scheduler.make_room()
+        if seq_id is not None:
+            self._runner.keep(seq_id, 0)
+            return
+        for sequence in tuple(self.scheduler.running):
+            self._fail(sequence, error)
+
+    def _rewind(self, sequence: RunningSequence) -> None:
+        if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.position(sequence.n_past)):
+            sequence.n_past = 0
+
+    def _fail(self, sequence: RunningSequence, error: LlamaCffiError) -> None:
+        seq_id = sequence.seq_id
+        sequence.fail(error)
+        self.scheduler.release(sequence, keep=False)
+        self._note(sequence)
+        # Of a closed context there is no memory left to clear.
+        if seq_id is not None and not isinstance(error, ClosedError):
+            self._runner.keep(seq_id, 0)
+
+    def _note(self, sequence: RunningSequence) -> None:
+        if sequence.listeners:
+            self.changed.append(sequence)
+
+    # -- deadlines
+
+    def _end_late(self) -> None:
+        now = monotonic() + _COARSE
+        for sequence in self._timed:
+            if sequence.deadline is not None and sequence.deadline <= now:
+                self.end(sequence, FinishReason.DEADLINE)
+        self._timed = [sequence for sequence in self._timed if not sequence.done]
+
+    def _deadline(self, sequences: SequenceOf[RunningSequence]) -> float | None:
+        if not self._timed:
+            return None
+        return min((sequence.deadline for sequence in sequences if sequence.deadline is not None), default=None)
+
+    def _is_late(self, sequences: SequenceOf[RunningSequence]) -> bool:
+        deadline = self._deadline(sequences)
+        return deadline is not None and deadline <= monotonic() + _COARSE
+
+    # -- tokens
+
+    def _propose(
+        self, sequence: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0
+    ) -> list[int]:
+        """A draft that fits the context, and what may still be generated: one token always comes after it."""
+        cells, seq_id = sequence.cells, sequence.seq_id
+        n_max = min(n_max, self._n_ctx - len(cells), sequence.n_left - 1)
+        if n_max < 1 or seq_id is None:
+            return []
+        return drafting.propose(cells, n_max, seq_id=seq_id, n_others=n_others)
+
+    def _advance(self, sequence: RunningSequence, row: int, draft: SequenceOf[int]) -> None:
+        """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""
+        try:
+            token = self._choose(sequence, row)
+            if draft and sequence.drafting is not None:
+                n_accepted = 0
+                while not sequence.done and n_accepted < len(draft) and token == draft[n_accepted]:
+                    # What was chosen is in memory already, and the row behind it says what follows.
+                    sequence.n_past += 1
+                    n_accepted += 1
+                    sequence.drafting.n_accepted += 1
+                    token = self._choose(sequence, row + n_accepted)
+                sequence.drafting.verified(n_accepted)
+                if n_accepted < len(draft):
+                    self._rewind(sequence)
+            self._settle(sequence)
+        except LlamaCffiError as error:
+            self._fail(sequence, error)
+
+    def _choose(self, sequence: RunningSequence, row: int) -> int:
+        sampler, n_top = sequence.sampler, sequence.request.logprobs
+        token = sampler.choose(row)
+        sequence.accept(token, None if n_top is None else sampler.logprob(row, token, n_top))
+        return token
+
+    def _settle(self, sequence: RunningSequence) -> None:
+        """After a token: make room for the next one, or give the slot back when there is none."""
+        if not sequence.done and sequence.n_past >= self._n_ctx:
+            self._overflow(sequence)
+        if sequence.done:
+            seq_id = sequence.seq_id
+            self.scheduler.release(sequence)
+            if seq_id is not None:
+                self.outside.take(sequence, seq_id)
+
+    def _overflow(self, sequence: RunningSequence) -> None:
+        """The sequence has filled its context and has one more token to compute."""
+        policy = sequence.request.overflow
+        n_ctx = self._n_ctx
+        if policy == "error":
+            raise ContextOverflowError(f"the text has filled the context of {n_ctx} tokens")
+        if policy == "stop":
+            sequence.finish(FinishReason.LENGTH)
+            return
+        # Keep the beginning of the prompt (BOS, instructions), forget the older half of the rest.
+        n_keep = min(sequence.n_prompt, n_ctx // 4)
+        n_drop = max(1, (n_ctx - n_keep) // 2)
+        if sequence.seq_id is not None:
+            self._runner.shift(sequence.seq_id, n_keep, n_drop)
+        del sequence.cells[n_keep : n_keep + n_drop]
+        sequence.n_past -= n_drop
+        # What moved was computed with the forgotten tokens before it: no other prompt may take it for its own.
+        sequence.n_exact = min(sequence.n_exact, n_keep)
+
+    def _prepare(self, admission: Admission) -> int:
+        slot, source, n = admission
+        runner = self._runner
+        if source is None:
+            return n if runner.keep(slot.seq_id, slot.held.position(n)) else 0
+        return n if runner.copy(source.seq_id, slot.seq_id, source.held.position(n)) else 0
+
+
+__all__ = ["GenerationLoop"]

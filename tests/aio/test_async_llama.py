@@ -1,0 +1,451 @@
+"""The asyncio face on the demo model: the same answers as Llama's, and what becomes of tasks that end early."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+
+import llama_cffi
+from llama_cffi import AsyncLlama, Llama, Tool
+from llama_cffi.errors import (
+    ClosedError,
+    ContextOverflowError,
+    IncompleteOutput,
+    MessageError,
+    QueueFullError,
+    SchemaError,
+)
+from llama_cffi.reply.completion import FinishReason
+from llama_cffi.tool_loop import ToolResult
+from tests.support.ties import same_but_for_ties
+
+T = TypeVar("T")
+PROMPTS = ["Once upon a time", "The cat", "A big red ball", "Tom and Sue went to the park"]
+ENDLESS: dict[str, Any] = {"overflow": "shift", "logit_bias": dict.fromkeys((2, 4), "never"), "temperature": 0}
+ASK = [{"role": "user", "content": "What is the weather?"}]
+
+
+@pytest.fixture(scope="module")
+def sync() -> Iterator[Llama]:
+    with Llama.demo(n_ctx=512) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[AsyncLlama]:
+    llm = asyncio.run(AsyncLlama.demo(n_ctx=512, n_seq_max=4))
+    yield llm
+    asyncio.run(llm.aclose())
+
+
+def run(make: Callable[[], Awaitable[T]], seconds: float = 60) -> T:
+    async def bounded() -> T:
+        return await asyncio.wait_for(make(), seconds)
+
+    return asyncio.run(bounded())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it does not come true")
+
+
+def idle(llm: AsyncLlama) -> bool:
+    stats = llm.stats()
+    return stats.running == stats.waiting == 0
+
+
+# -- the same answers
+
+
+def test_answers_are_those_of_llama(llm: AsyncLlama, sync: Llama) -> None:
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    async def ask() -> list[Any]:
+        return [
+            (await llm.generate(PROMPTS[0], max_tokens=20, temperature=0)).text,
+            (await llm.generate(PROMPTS[0], max_tokens=20, seed=7)).text,
+            [one.text for one in await llm.generate(PROMPTS[0], n=2, max_tokens=8, seed=7)],
+            (await llm.chat("Hi", max_tokens=20, seed=3)).text,
+            (await llm.generate("A person: ", schema=Person, max_tokens=200, seed=3)).parsed,
+            await llm.score("Once", [" upon", " cat"]),
+            (await llm.perplexity("Once upon a time there was a cat. " * 8)).value,
+            llm.render_chat(ASK),
+            llm.detokenize(llm.tokenize("Hello")),
+        ]
+
+    assert run(ask) == [
+        sync.generate(PROMPTS[0], max_tokens=20, temperature=0).text,
+        sync.generate(PROMPTS[0], max_tokens=20, seed=7).text,
+        [one.text for one in sync.generate(PROMPTS[0], n=2, max_tokens=8, seed=7)],
+        sync.chat("Hi", max_tokens=20, seed=3).text,
+        sync.generate("A person: ", schema=Person, max_tokens=200, seed=3).parsed,
+        sync.score("Once", [" upon", " cat"]),
+        sync.perplexity("Once upon a time there was a cat. " * 8).value,
+        sync.render_chat(ASK),
+        sync.detokenize(sync.tokenize("Hello")),
+    ]
+
+
+def test_vectors(llm: AsyncLlama, sync: Llama) -> None:
+    async def ask() -> tuple[Any, Any]:
+        return await llm.embed(PROMPTS), await llm.similarity("a cat", ["a dog", "a tree"])
+
+    embeddings, similarity = run(ask)
+    np.testing.assert_allclose(embeddings.array, sync.embed(PROMPTS).array, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(similarity, sync.similarity("a cat", ["a dog", "a tree"]), rtol=1e-4, atol=1e-5)
+
+
+def test_streams(llm: AsyncLlama, sync: Llama) -> None:
+    async def read() -> None:
+        stream = llm.stream(PROMPTS[1], max_tokens=20, temperature=0)
+        text = ""
+        async for chunk in stream:
+            text += chunk.text
+        assert stream.completion is not None
+        assert stream.completion.text == text == sync.generate(PROMPTS[1], max_tokens=20, temperature=0).text
+        chunks = await llm.stream_chat("Hi", max_tokens=10, seed=3).collect()
+        assert "".join(chunk.text for chunk in chunks) == sync.chat("Hi", max_tokens=10, seed=3).text
+        assert (await llm.stream(PROMPTS[1], max_tokens=0).result()).text == ""
+
+    run(read)
+
+
+def alone(sync: Llama) -> list[tuple[int, ...]]:
+    return [sync.generate(prompt, max_tokens=12, temperature=0).tokens for prompt in PROMPTS]
+
+
+def check(sync: Llama, found: list[tuple[int, ...]]) -> None:
+    for prompt, tokens, expected in zip(PROMPTS, found, alone(sync), strict=True):
+        assert same_but_for_ties(sync, prompt, tokens, expected)
+
+
+def test_many_tasks_get_what_each_gets_alone(llm: AsyncLlama, sync: Llama) -> None:
+    async def read(prompt: str) -> tuple[int, ...]:
+        return tuple(
+            [token async for chunk in llm.stream(prompt, max_tokens=12, temperature=0) for token in chunk.tokens]
+        )
+
+    async def all_of_them() -> list[tuple[int, ...]]:
+        return await asyncio.gather(*(read(prompt) for _ in range(4) for prompt in PROMPTS))
+
+    found = run(all_of_them)
+    for i in range(0, 16, 4):
+        check(sync, found[i : i + 4])
+    assert idle(llm)
+
+
+def test_several_loops_and_threads_share_one_model(llm: AsyncLlama, sync: Llama) -> None:
+    found: list[list[tuple[int, ...]]] = []
+
+    async def ask() -> list[tuple[int, ...]]:
+        done = await asyncio.gather(*(llm.generate(prompt, max_tokens=12, temperature=0) for prompt in PROMPTS))
+        return [one.tokens for one in done]
+
+    def in_a_loop() -> None:
+        found.append(asyncio.run(ask()))
+
+    def without_a_loop() -> None:
+        found.append([llm.llama.generate(prompt, max_tokens=12, temperature=0).tokens for prompt in PROMPTS])
+
+    threads = [threading.Thread(target=call) for call in (in_a_loop, without_a_loop) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(found) == 4
+    for one in found:
+        check(sync, one)
+
+
+def test_a_llama_of_the_caller_becomes_threaded_and_stays_open(sync: Llama) -> None:
+    expected = sync.generate(PROMPTS[0], max_tokens=9, temperature=0).text
+
+    async def ask() -> str:
+        async with AsyncLlama(sync) as llm:
+            return (await llm.generate(PROMPTS[0], max_tokens=9, temperature=0)).text
+
+    assert run(ask) == expected
+    assert not sync.closed
+    assert sync.generate(PROMPTS[0], max_tokens=9, temperature=0).text == expected
+    with pytest.raises(ValueError, match="n_ctx"):
+        AsyncLlama(sync, n_ctx=5)
+
+
+# -- what ends early
+
+
+def test_cancelling_a_task_frees_its_slot(llm: AsyncLlama) -> None:
+    async def cancel_when(ready: Callable[[], bool], make: Callable[[], Awaitable[Any]]) -> None:
+        task = asyncio.ensure_future(make())
+        await until(ready)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: idle(llm))
+
+    async def read() -> None:
+        async for _ in llm.stream(PROMPTS[0], **ENDLESS):
+            pass
+
+    async def all_ways() -> None:
+        running = lambda: llm.stats().running > 0  # noqa: E731
+        await cancel_when(running, read)
+        await cancel_when(running, lambda: llm.generate(PROMPTS[0], **ENDLESS))
+        await cancel_when(running, lambda: llm.generate(PROMPTS, **ENDLESS))
+        await cancel_when(running, lambda: llm.chat(ASK, **ENDLESS))
+        await cancel_when(lambda: llm.stats().waiting > 0, lambda: llm.generate(PROMPTS * 2, **ENDLESS))
+        await cancel_when(lambda: True, lambda: llm.generate(PROMPTS[0], **ENDLESS))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(llm.generate(PROMPTS[0], **ENDLESS), 0.05)
+        await until(lambda: idle(llm))
+
+    run(all_ways)
+
+
+def test_leaving_closing_and_dropping_a_stream_cancel_it(llm: AsyncLlama) -> None:
+    async def leave() -> None:
+        async with llm.stream(PROMPTS[0], **ENDLESS) as stream:
+            await anext(stream)
+        await until(lambda: idle(llm))
+        last = [chunk async for chunk in stream][-1]
+        assert last.completion is not None
+        assert last.completion.finish_reason is FinishReason.CANCELLED
+
+        stream = llm.stream(PROMPTS[0], **ENDLESS)
+        await anext(stream)
+        await stream.aclose()
+        await stream.aclose()
+        await until(lambda: idle(llm))
+
+        stream = llm.stream(PROMPTS[0], **ENDLESS)
+        await anext(stream)
+        del stream
+        gc.collect()
+        await until(lambda: idle(llm))
+
+        never_begun = llm.stream(PROMPTS[0])
+        await never_begun.aclose()
+        assert [chunk async for chunk in never_begun] == []
+
+    run(leave)
+
+
+def test_a_loop_that_is_closed_while_streams_run(llm: AsyncLlama) -> None:
+    loop = asyncio.new_event_loop()
+    stream = llm.stream(PROMPTS[0], **ENDLESS)
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    run(lambda: until(lambda: idle(llm)))
+    assert run(lambda: llm.generate(PROMPTS[0], max_tokens=3)).usage.completion_tokens == 3
+
+
+def test_a_reader_that_stops_reading_does_not_stop_the_others(llm: AsyncLlama, sync: Llama) -> None:
+    async def slow() -> str:
+        stream = llm.stream(PROMPTS[0], max_tokens=60, **ENDLESS)
+        text = (await anext(stream)).text
+        await until(lambda: idle(llm))
+        rest = [chunk async for chunk in stream]
+        assert len(rest) < 30  # what it missed comes as one
+        return text + "".join(chunk.text for chunk in rest)
+
+    assert run(slow) == sync.generate(PROMPTS[0], max_tokens=60, **ENDLESS).text
+
+
+def test_one_task_at_a_time_reads_a_stream(llm: AsyncLlama) -> None:
+    async def two() -> None:
+        async with llm.stream(PROMPTS[0], **ENDLESS) as stream:
+            found = await asyncio.gather(anext(stream), anext(stream), return_exceptions=True)
+        assert sum(isinstance(one, RuntimeError) for one in found) == 1
+
+    run(two)
+
+
+# -- errors
+
+
+def test_errors_are_those_of_llama_and_come_with_the_first_await(llm: AsyncLlama) -> None:
+    async def fail() -> None:
+        with pytest.raises(ContextOverflowError):
+            await llm.generate("word " * 2000)
+        stream = llm.stream("word " * 2000)
+        with pytest.raises(ContextOverflowError):
+            await anext(stream)
+        with pytest.raises(MessageError):
+            await llm.chat([{"role": "user"}])
+        with pytest.raises(SchemaError):
+            await llm.generate("x", schema={"type": "strange"})
+        with pytest.raises(IncompleteOutput):
+            await llm.generate(
+                "x", schema={"type": "array", "minItems": 50, "items": {"type": "integer"}}, max_tokens=5
+            )
+        with pytest.raises(TypeError, match="max_tokns"):
+            await llm.generate("x", max_tokns=5)  # type: ignore[call-overload]
+
+    run(fail)
+    assert idle(llm)
+
+
+def test_closing_ends_what_runs() -> None:
+    async def close() -> None:
+        llm = await AsyncLlama.demo(n_ctx=256, n_seq_max=2)
+        tasks = [asyncio.ensure_future(llm.generate(prompt, **ENDLESS)) for prompt in PROMPTS]
+        await until(lambda: llm.stats().waiting > 0)
+        await llm.aclose()
+        for one in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(one, ClosedError) or getattr(one, "finish_reason", None) is FinishReason.CANCELLED, one
+        assert llm.closed
+        with pytest.raises(ClosedError):
+            await llm.generate("x")
+        await llm.aclose()
+
+    run(close)
+
+
+def test_drain() -> None:
+    async def drain() -> None:
+        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=2) as llm:
+            task = asyncio.ensure_future(llm.generate(PROMPTS[0], max_tokens=100, **ENDLESS))
+            await until(lambda: llm.stats().running > 0)
+            with pytest.raises(TimeoutError, match="1 calls still run"):
+                await llm.drain(0)
+            with pytest.raises(ClosedError, match="draining"):
+                await llm.generate("x")
+            await llm.drain()
+            assert (await task).usage.completion_tokens == 100
+
+    run(drain)
+
+
+def test_a_full_queue_raises_or_waits() -> None:
+    async def fill(when_full: Any) -> list[Any]:
+        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=1, max_waiting=1, when_full=when_full) as llm:
+            tasks = [llm.generate(prompt, max_tokens=40, **ENDLESS) for prompt in PROMPTS * 2]
+            return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+    found = run(lambda: fill("raise"))
+    assert any(isinstance(one, QueueFullError) and one.retry_after >= 1 for one in found)
+    assert all(one.usage.completion_tokens == 40 for one in run(lambda: fill("wait")))
+
+
+# -- tools and sessions
+
+
+def _tools() -> tuple[list[str], list[Any]]:
+    log: list[str] = []
+
+    async def weather(city: str) -> str:
+        """Tells the weather."""
+        log.append("begin")
+        await asyncio.sleep(0.05)
+        log.append("end")
+        return "sunny"
+
+    def place(city: str) -> str:
+        """Tells where a city is."""
+        log.append(threading.current_thread().name)
+        return "far away"
+
+    return log, [weather, place]
+
+
+OPTIONS: dict[str, Any] = {"tool_choice": "required", "max_tokens": 300, "seed": 1, "on_error": "report"}
+
+
+def test_tools_may_be_coroutines(llm: AsyncLlama) -> None:
+    log, (weather, _) = _tools()
+
+    async def ask() -> None:
+        events = [event async for event in llm.stream_tools(ASK, tools=[weather], **OPTIONS)]
+        results = [event for event in events if isinstance(event, ToolResult)]
+        assert results
+        assert all(result.content == "sunny" for result in results if result.error is None)
+        assert log.count("begin") == log.count("end") == len(results)
+
+    run(ask)
+
+
+def test_an_async_tool_without_a_loop_is_refused(sync: Llama) -> None:
+    _, (weather, _) = _tools()
+    with pytest.raises(llama_cffi.errors.ToolError, match="AsyncLlama"):
+        Tool.from_function(weather).call({"city": "Rome"})
+    with pytest.raises(llama_cffi.errors.ToolError, match="AsyncLlama"):
+        sync.run_tools(ASK, tools=[weather])
+
+
+def test_calls_of_one_reply_run_at_the_same_time_and_end_together() -> None:
+    from llama_cffi.aio.tool_loop import AsyncToolLoop
+    from llama_cffi.reply.reply import ToolCall
+    from llama_cffi.spec import ToolsSpec
+
+    log, tools = _tools()
+
+    async def nothing(_: Any) -> AsyncIterator[Any]:
+        raise AssertionError
+        yield
+
+    async def call_all() -> None:
+        loop = AsyncToolLoop(nothing, ToolsSpec(ASK, {"tools": tools}))
+        calls = [ToolCall(str(i), name, {"city": "Rome"}) for i, name in enumerate(["weather", "weather", "place"])]
+        results = await loop._call_all(tuple(calls))
+        assert [result.content for result in results] == ["sunny", "sunny", "far away"]
+        assert log[:2] == ["begin", "begin"]
+        assert threading.current_thread().name not in log  # a plain function runs on another thread
+
+        log.clear()
+        task = asyncio.ensure_future(loop._call_all(tuple(calls[:2])))
+        await until(lambda: len(log) == 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert log == ["begin", "begin"]  # none of them is left behind
+
+    run(call_all)
+
+
+def test_sessions(llm: AsyncLlama, sync: Llama) -> None:
+    async def talk() -> None:
+        session, other = llm.session(temperature=0, max_tokens=10), sync.session(temperature=0, max_tokens=10)
+        reply = await session.chat("Hello")
+        assert reply.text == other.chat("Hello").text
+        async for _ in session.stream_chat("And then?"):
+            pass
+        other.chat("And then?")
+        assert session.messages == other.messages
+        assert session.n_tokens == other.n_tokens
+        twin = session.fork()
+        twin.rewind()
+        assert len(twin) == 2
+        task = asyncio.ensure_future(session.chat("More", **ENDLESS))
+        await until(lambda: llm.stats().running > 0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert session.messages == other.messages
+
+    run(talk)
+
+
+def test_a_dropped_llama_frees_its_engine() -> None:
+    import weakref
+
+    async def use() -> Any:
+        llm = await AsyncLlama.demo(n_ctx=128)
+        await llm.generate("x", max_tokens=2)
+        return weakref.ref(llm.llama._runtime.engine)
+
+    engine = run(use)
+    run(lambda: until(lambda: gc.collect() >= 0 and engine() is None))
