@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
-from llama_cffi._util.arguments import check_callable
+from llama_cffi._util.progress import Progress, reporting
 from llama_cffi.options import EmbedOptions
 from llama_cffi.prepare.scores import prepare_perplexity, prepare_scores
 from llama_cffi.prepare.vectors import check_texts, choose_pooling, prepare_ranking, prepare_vectors
 from llama_cffi.reply import scores, vectors
 from llama_cffi.spec import EmbedSpec
+from llama_cffi.stream import as_completed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llama_cffi.core.model import ProgressCallback
+    from llama_cffi.engine.engine import Engine
+    from llama_cffi.prepare.prepared import Prepared
+    from llama_cffi.reply.completion import Chunk, Completion
+    from llama_cffi.reply.reader import Reader
     from llama_cffi.reply.scores import Perplexity, Score
     from llama_cffi.reply.vectors import Embeddings, Label, Ranked
     from llama_cffi.runtime import Runtime
     from llama_cffi.spec import ClassifySpec, PerplexitySpec, RerankSpec, ScoreSpec
 
 
-def embed(spec: EmbedSpec, runtime: Runtime, progress: ProgressCallback | None = None) -> Embeddings:
+def embed(spec: EmbedSpec, runtime: Runtime, progress: Progress | None = None) -> Embeddings:
     """Return the vectors of texts; raises as :meth:`Llama.embed`."""
     norm, options = spec.norm, spec.options
-    _check_progress(progress)
     embedder = runtime.embedders.get(choose_pooling(options.get("pooling"), runtime.model))
     tokens, truncated = prepare_vectors(
         check_texts(spec.texts, "texts"),
@@ -35,7 +38,8 @@ def embed(spec: EmbedSpec, runtime: Runtime, progress: ProgressCallback | None =
         prefix=options.get("prefix") or "",
         truncate=bool(options.get("truncate")),
     )
-    array = embedder.run(tokens, conditioning=runtime.conditioning, progress=progress)
+    with reporting(progress, "embedding") as report:
+        array = embedder.run(tokens, conditioning=runtime.conditioning, progress=report)
     if norm is not None:
         vectors.normalize(array, norm)
     if isinstance(spec.texts, str) and embedder.pooling != "none":
@@ -57,12 +61,12 @@ def similarity(
     return found.reshape(-1) if isinstance(b, str) else found
 
 
-def rerank(spec: RerankSpec, runtime: Runtime, progress: ProgressCallback | None = None) -> list[Ranked]:
+def rerank(spec: RerankSpec, runtime: Runtime, progress: Progress | None = None) -> list[Ranked]:
     """Return documents in the order of their scores; raises as :meth:`Llama.rerank`."""
-    _check_progress(progress)
     embedder = runtime.embedders.get("rank")
     tokens = prepare_ranking(spec, runtime.formats, embedder.limit)
-    found = embedder.run(tokens, conditioning=runtime.conditioning, progress=progress)
+    with reporting(progress, "ranking") as report:
+        found = embedder.run(tokens, conditioning=runtime.conditioning, progress=report)
     return vectors.ranked(found[:, 0], list(spec.documents), spec.options.get("top_n"))
 
 
@@ -76,27 +80,55 @@ def classify(spec: ClassifySpec, runtime: Runtime) -> list[Label] | list[list[La
     return found[0] if isinstance(spec.texts, str) else found
 
 
-def perplexity(spec: PerplexitySpec, runtime: Runtime, progress: ProgressCallback | None = None) -> Perplexity:
+def perplexity(spec: PerplexitySpec, runtime: Runtime, progress: Progress | None = None) -> Perplexity:
     """Return the perplexity of a text; raises as :meth:`Llama.perplexity`."""
-    _check_progress(progress)
     prepared = prepare_perplexity(spec, runtime.formats, runtime.context.n_ctx_seq)
     conditioning = runtime.conditioning.with_adapters(spec.options.get("adapters"), runtime.model)
-    found = runtime.scoring.chunks(prepared, len(prepared), prepared.size, conditioning, progress)
+    with reporting(progress, "scoring") as report:
+        found = runtime.scoring.chunks(prepared, len(prepared), prepared.size, conditioning, report)
     return scores.perplexity(found, len(prepared))
 
 
-def score(spec: ScoreSpec, runtime: Runtime) -> list[Score]:
+def score(spec: ScoreSpec, runtime: Runtime, progress: Progress | None = None) -> list[Score]:
     """Return the scores of continuations; raises as :meth:`Llama.score`."""
     texts: Sequence[tuple[list[int], int]] = prepare_scores(spec, runtime.formats, runtime.context.n_ctx_seq)
     conditioning = runtime.conditioning.with_adapters(spec.options.get("adapters"), runtime.model)
-    found = runtime.scoring.continuations(texts, conditioning)
+    with reporting(progress, "scoring") as report:
+        found = runtime.scoring.continuations(texts, conditioning, report)
     vocab = runtime.model.vocab
     return [scores.score(whole[first:], one, vocab) for (whole, first), one in zip(texts, found, strict=True)]
 
 
-def _check_progress(progress: object) -> None:
-    if progress is not None:
-        check_callable("progress", progress)
+def in_order_of_completion(
+    engine: Engine,
+    prepared: Iterator[Prepared[Chunk]],
+    n_ahead: int,
+    prompts: Iterable[object],
+    progress: Progress | None,
+) -> Iterator[tuple[int, Completion]]:
+    """Yield the number and the completion of each prompt when it is done; raises as :meth:`Llama.map`."""
+    n = len(prompts) if isinstance(prompts, Sized) else 0
+    if progress and not isinstance(prompts, Sized):
+        raise TypeError("progress= needs to know how many prompts there are: give a list")
+    return _completions(engine, prepared, n_ahead, n, progress)
 
 
-__all__ = ["classify", "embed", "perplexity", "rerank", "score", "similarity"]
+def _completions(
+    engine: Engine, prepared: Iterator[Prepared[Chunk]], n_ahead: int, n: int, progress: Progress | None
+) -> Iterator[tuple[int, Completion]]:
+    readers: dict[int, Reader[Chunk] | None] = {}
+
+    def noted() -> Iterator[Prepared[Chunk]]:
+        for i, one in enumerate(prepared):
+            readers[i] = one.reader
+            yield one
+
+    with reporting(progress, "generating") as report:
+        for n_done, (i, completion) in enumerate(as_completed(engine, noted(), n_ahead), 1):
+            reader = readers.pop(i)
+            yield i, completion if reader is None else reader.finish(completion)
+            if report is not None:
+                report(n_done / n)
+
+
+__all__ = ["classify", "embed", "in_order_of_completion", "perplexity", "rerank", "score", "similarity"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -12,10 +12,11 @@ from llama_cffi import answers, spec
 from llama_cffi import options as opt
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.progress import Progress, reporting
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.context import Context
-from llama_cffi.core.model import Model, ProgressCallback
+from llama_cffi.core.model import Model
 from llama_cffi.core.saved_state import SavedState
 from llama_cffi.engine import saved_states
 from llama_cffi.prepare import generation
@@ -103,19 +104,30 @@ class Llama(Closing, ProcessBound):
 
     @overload
     def generate(
-        self, prompt: list[str] | list[list[int]] | list[Prompt], **options: Unpack[opt.GenerateOptions]
+        self,
+        prompt: list[str] | list[list[int]] | list[Prompt],
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[opt.GenerateOptions],
     ) -> list[Completion]: ...
 
     @takes_options(opt.GenerateOptions)
     def generate(
-        self, prompt: Any, *, n: int | None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
+        self,
+        prompt: Any,
+        *,
+        n: int | None = None,
+        best_of: int | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[opt.GenerateOptions],
     ) -> Completion | list[Completion]:
         """Continue a prompt; a list of prompts gives a list of completions, computed together.
 
         Sampling is given as ``sampling=SamplingParams(...)`` or by its fields (``temperature=0`` is greedy). In a list
         every prompt uses the same seed: each result is what the prompt alone would give, up to the rounding of a batch.
         ``n`` gives n completions of one prompt, which is computed once; number i has the seed plus i. ``best_of`` makes
-        this many and keeps those with the best mean log-probability per token, best first.
+        this many and keeps those with the best mean log-probability per token, best first. ``progress`` receives the
+        part of the completions that is done, 0.0 to 1.0; True shows a bar.
 
         Raises :class:`PromptError` (:class:`ContextOverflowError` among them), :class:`SchemaError` and
         :class:`SamplerError` before anything is computed, :class:`GrammarError` and :class:`DecodeError` while
@@ -124,7 +136,26 @@ class Llama(Closing, ProcessBound):
         """
         engine, asked = self._runtime.engine, spec.GenerateSpec.of(prompt, options, n=n, best_of=best_of)
         prepared = generation.prepare_texts(asked, self._runtime.formats, self._runtime.defaults)
-        return prepared.answer(run(engine, prepared.parts))
+        with reporting(progress, "generating") as report:
+            return prepared.answer(run(engine, prepared.parts, report))
+
+    @takes_options(opt.GenerateOptions)
+    def map(
+        self,
+        prompts: Iterable[str | Tokens],
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[opt.GenerateOptions],
+    ) -> Iterator[tuple[int, Completion]]:
+        """Continue each prompt of an iterable; yield its number and its completion when it is done, in that order.
+
+        Prompts are taken from the iterable as there is room, so that there may be any number of them. ``progress`` is
+        as in :meth:`generate`, and needs ``len(prompts)``. An exception, and closing the iterator, cancel what runs.
+        Raises as :meth:`generate`, what belongs to one prompt when it is its turn.
+        """
+        engine, formats, asked = self._runtime.engine, self._runtime.formats, spec.GenerateSpec.of([], options)
+        prepared = generation.prepare_more(prompts, asked, formats, self._runtime.defaults)
+        return answers.in_order_of_completion(engine, prepared, 2 * self.context.n_seq_max, prompts, progress)
 
     @takes_options(opt.GenerateOptions)
     def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]:
@@ -243,14 +274,15 @@ class Llama(Closing, ProcessBound):
         data = self.model.vocab.detokenize(tokens, remove_special=remove_special, unparse_special=unparse_special)
         return data.decode("utf-8", "replace")
 
-    # -- vectors and scores; progress receives the part that is done, 0.0 to 1.0, and what it raises ends the call
+    # -- vectors and scores; progress receives the part that is done, 0.0 to 1.0, and what it raises ends the call;
+    # True shows a bar
 
     @takes_options(opt.EmbedOptions)
     def embed(
         self,
         texts: str | Sequence[str],
         *,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],
     ) -> Embeddings:
         """Return vectors of texts; a single text gives a single vector, a list an array of shape ``(n, dim)``.
@@ -291,7 +323,7 @@ class Llama(Closing, ProcessBound):
         query: str,
         documents: Sequence[str],
         *,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         **options: Unpack[opt.RerankOptions],
     ) -> list[Ranked]:
         """Return the documents in the order of how well they fit the query, the best first.
@@ -321,7 +353,7 @@ class Llama(Closing, ProcessBound):
         self,
         text: str | Tokens,
         *,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         **options: Unpack[opt.PerplexityOptions],
     ) -> Perplexity:
         """Return the perplexity of a text, as llama.cpp's ``llama-perplexity`` computes it.
@@ -334,7 +366,12 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.ScoreOptions)
     def score(
-        self, prefix: str | Tokens, continuations: Sequence[str | Sequence[int]], **options: Unpack[opt.ScoreOptions]
+        self,
+        prefix: str | Tokens,
+        continuations: Sequence[str | Sequence[int]],
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[opt.ScoreOptions],
     ) -> list[Score]:
         """Return how likely each continuation is after a prefix that all of them share, which is computed once.
 
@@ -344,7 +381,7 @@ class Llama(Closing, ProcessBound):
 
         Raises :class:`PromptError` for no continuations, or one without tokens, and :class:`ContextOverflowError`.
         """
-        return answers.score(spec.ScoreSpec(prefix, continuations, options), self._runtime)
+        return answers.score(spec.ScoreSpec(prefix, continuations, options), self._runtime, progress)
 
     # -- what was computed; all of these need an idle model, and check what they restore before they replace anything
 

@@ -34,6 +34,8 @@ ChatTemplate = str | os.PathLike[str]
 
 Norm = Literal["l1", "l2"]
 
+OnIncomplete = Literal["raise", "return"]
+
 WhenFull = Literal["raise", "wait"]
 
 OnError = Literal["raise", "report"]
@@ -106,7 +108,8 @@ class TextOptions(SamplingKwargs, total=False):
     """What every generating call takes: the fields of :class:`SamplingParams`, and these."""
 
     max_tokens: int | None
-    """Most tokens to generate; by default the text goes on until the model ends it or the context is full."""
+    """Most tokens to generate; by default the text goes on until the model ends it or the context is full. 0 computes
+    the prompt and keeps it in memory."""
     stop: Stop | Sequence[Stop] | None
     """What ends the text and is not part of it: strings, tokens, compiled regular expressions."""
     logprobs: int | None
@@ -121,6 +124,9 @@ class TextOptions(SamplingKwargs, total=False):
     """The sampling parameters as one value, instead of their fields."""
     adapters: Mapping[LoraAdapter, float] | None
     """LoRA adapters and their scales; by default what :meth:`~llama_cffi.Llama.set_adapters` said."""
+    on_incomplete: OnIncomplete | None
+    """What a text with a schema, or a call, becomes that was cut before it was complete: :class:`IncompleteOutput` with
+    ``"raise"`` (default), with ``"return"`` the result so far, whose ``incomplete`` is True and ``parsed`` None."""
     schema: Any
     """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
     ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
@@ -128,6 +134,10 @@ class TextOptions(SamplingKwargs, total=False):
 
 class GenerateOptions(TextOptions, total=False):
     """What a call takes that goes on from a prompt."""
+
+    prompt_logprobs: int | None
+    """Report the log-probabilities of the prompt's tokens with this many alternatives; the whole prompt is computed
+    then. With ``max_tokens=0`` that is all."""
 
     echo: bool | None
     """Begin the result with the prompt."""
@@ -259,7 +269,7 @@ class PerplexityOptions(ScoreOptions, total=False):
 _SWITCHES = (*("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),)
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
-_NUMBERS = ("max_tokens", "logprobs", "max_rounds", "top_n", "stride")
+_NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "stride")
 
 
 def _check_template(name: str, value: Any) -> Any:
@@ -312,6 +322,7 @@ CHECKS: Mapping[str, args.Check] = {
     "files": args.check_texts_by_name,
     "normalize": args.one_of(True, False, "l1", "l2"),
     "when_full": args.one_of("raise", "wait"),
+    "on_incomplete": args.one_of("raise", "return"),
     "on_error": args.one_of("raise", "report"),
     "order": args.one_of("psm", "spm"),
     "overflow": args.one_of("error", "stop", "shift"),
@@ -350,6 +361,7 @@ __all__ = [
     "LlamaOptions",
     "Norm",
     "OnError",
+    "OnIncomplete",
     "PerplexityOptions",
     "RenderOptions",
     "RerankOptions",

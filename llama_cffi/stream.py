@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi.errors import QueueFullError
 from llama_cffi.reply.completion import Chunk, Completion
 from llama_cffi.reply.reader import Reading
 
 if TYPE_CHECKING:
     from llama_cffi.engine.engine import Engine
+    from llama_cffi.engine.running_sequence import RunningSequence
     from llama_cffi.prepare.prepared import Prepared
 
 C = TypeVar("C", bound=Chunk)
@@ -63,11 +65,19 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
         raise RuntimeError("the stream was read before")
 
 
-def run(engine: Engine, prepared: Sequence[Prepared[Chunk]]) -> list[Completion]:
+def run(
+    engine: Engine, prepared: Sequence[Prepared[Chunk]], report: Callable[[float], object] | None = None
+) -> list[Completion]:
     """Compute requests together and return their completions, before any reader has judged them.
 
-    What fails raises and cancels the others.
+    What fails raises and cancels the others. ``report`` receives the part of the requests that is done.
     """
+    if report is not None:
+        found: dict[int, Completion] = {}
+        for i, completion in as_completed(engine, iter(prepared), len(prepared)):
+            found[i] = completion
+            report(len(found) / len(prepared))
+        return [found[i] for i in range(len(prepared))]
     sequences = []
     completions = []
     try:
@@ -83,4 +93,37 @@ def run(engine: Engine, prepared: Sequence[Prepared[Chunk]]) -> list[Completion]
     return completions
 
 
-__all__ = ["Stream", "run"]
+def as_completed(engine: Engine, prepared: Iterator[Prepared[Chunk]], n_ahead: int) -> Iterator[tuple[int, Completion]]:
+    """Compute requests as an iterator gives them, and yield the number and the completion of each one that is done.
+
+    At most ``n_ahead`` are submitted and not done. What fails raises and cancels the others, as the end of this
+    iterator does.
+    """
+    running: dict[RunningSequence, int] = {}
+    left = enumerate(prepared)
+    following = next(left, None)
+    try:
+        while running or following is not None:
+            while following is not None and len(running) < n_ahead:
+                try:
+                    running[engine.submit(following[1].request)] = following[0]
+                except QueueFullError:
+                    if not running:
+                        raise
+                    break  # there is room when one of these is done
+                following = next(left, None)
+            first = next(iter(running))
+            chunk = engine.next_chunk(first)
+            done = {} if chunk is None or chunk.completion is None else {first: chunk.completion}
+            for sequence in [one for one in running if one.done and one is not first]:
+                while (chunk := engine.next_chunk(sequence)) is not None:
+                    if chunk.completion is not None:
+                        done[sequence] = chunk.completion
+            for sequence, completion in done.items():
+                yield running.pop(sequence), completion
+    finally:
+        for sequence in running:
+            engine.cancel(sequence)
+
+
+__all__ = ["Stream", "as_completed", "run"]

@@ -19,6 +19,7 @@ from tests.support.processes import raise_error
 SAMPLES: dict[str, Any] = {
     "str": "a name",
     "int": 17,
+    "float": 2.5,
     "Sequence[str]": ("one line", "another"),
     "Sequence[Mapping[str, Any]]": [{"role": "user", "content": "Hello"}],
     "Any": Completion(

@@ -16,6 +16,9 @@ from llama_cffi import errors, options, samplers
 
 PUBLIC = [
     "GBNF",
+    "AsyncChatSession",
+    "AsyncLlama",
+    "AsyncStream",
     "Batch",
     "ChatSession",
     "Chunk",
@@ -26,6 +29,7 @@ PUBLIC = [
     "DraftModel",
     "Embeddings",
     "Engine",
+    "EngineSnapshot",
     "FinishReason",
     "GGUFFile",
     "JsonSchema",

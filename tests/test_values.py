@@ -16,6 +16,7 @@ import pytest
 import llama_cffi
 from llama_cffi import (
     GBNF,
+    AsyncLlama,
     Batch,
     Chunk,
     Completion,
@@ -88,6 +89,7 @@ VALUES: dict[str, Any] = {
     "FinishReason": FinishReason.DEADLINE,
     "GBNF": GBNF('root ::= "a"', engine="llguidance"),
     "JsonSchema": JsonSchema({"type": "integer", "enum": [1, 2]}, strict=True, on_unsupported="annotate"),
+    "EngineSnapshot": Engine(FakeRunner()).snapshot(),
     "Label": Label(1, "good", 0.5),
     "Lark": Lark('start: "a"'),
     "Lazy": Lazy(Regex("[0-9]+"), trigger="<", end=">"),
@@ -121,6 +123,9 @@ MADE: dict[str, Callable[[Llama, Path], Any]] = {
 }
 """Values that an open model or a folder is needed for."""
 BOUND: dict[str, Callable[[Llama, Path], Any]] = {
+    "AsyncChatSession": lambda llm, folder: AsyncLlama(llm).session(),
+    "AsyncLlama": lambda llm, folder: AsyncLlama(llm),
+    "AsyncStream": lambda llm, folder: AsyncLlama(llm).stream("x"),
     "ChatSession": lambda llm, folder: llm.session(),
     "Context": lambda llm, folder: llm.context,
     "Engine": lambda llm, folder: Engine(FakeRunner()),

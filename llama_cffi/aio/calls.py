@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -153,6 +153,35 @@ class Calls:
             for stream in streams:
                 await stream.aclose()
 
+    async def as_completed(
+        self, prepare: Callable[[], Iterator[Prepared[Chunk]]], n_ahead: int
+    ) -> AsyncIterator[tuple[int, Completion]]:
+        """Compute requests as an iterator gives them; yield the number and the completion of each one that is done.
+
+        At most ``n_ahead`` are submitted and not done. What fails raises and cancels the others.
+        """
+        left = enumerate(await self.call(prepare))
+        running: dict[asyncio.Future[Completion], int] = {}
+        more = True
+        try:
+            while running or more:
+                while more and len(running) < n_ahead:
+                    following = await self.call(partial(next, left, None))
+                    if following is None:
+                        more = False
+                    else:
+                        i, prepared = following
+                        stream = AsyncStream(partial(self.start, partial(_same, prepared)))
+                        running[asyncio.ensure_future(stream.result())] = i
+                if running:
+                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        yield running.pop(task), task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
     def _submit(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | None:
         """Submit a request; None when it is to wait for room in the queue."""
         try:
@@ -214,6 +243,10 @@ class Calls:
             self._abandon(sequence)
         self._preparing.shutdown(wait=False)
         self._computing.shutdown(wait=False)
+
+
+def _same(value: T) -> T:
+    return value
 
 
 def _undo(undo: Callable[[T], object], job: Future[T]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -130,6 +130,19 @@ class AsyncLlama(ProcessBound):
         asked = spec.GenerateSpec.of(prompt, options, n=n, best_of=best_of)
         prepared = await self._calls.call(self._calls.prepare(generation.prepare_texts, asked))
         return prepared.answer(await self._calls.run(prepared.parts))
+
+    @takes_options(opt.GenerateOptions)
+    async def map(
+        self, prompts: Iterable[str | Tokens], **options: Unpack[opt.GenerateOptions]
+    ) -> AsyncIterator[tuple[int, Completion]]:
+        """Continue each prompt of an iterable; yield its number and its completion when it is done.
+
+        See :meth:`Llama.map`.
+        """
+        runtime, asked = self._llama._runtime, spec.GenerateSpec.of([], options)
+        more = partial(generation.prepare_more, prompts, asked, runtime.formats, runtime.defaults)
+        async for done in self._calls.as_completed(more, 2 * self._llama.context.n_seq_max):
+            yield done
 
     @takes_options(opt.GenerateOptions)
     def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]:

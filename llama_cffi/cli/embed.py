@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.loading import load_embedder
-from llama_cffi.cli.progress import Bar
 
 if TYPE_CHECKING:
     from llama_cffi import Embeddings, Llama

@@ -11,9 +11,9 @@ from typing import Any
 import typer
 
 import llama_cffi
+from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.progress import Bar
 
 HUB = "hf:"
 """How the name of a model on the hub begins where a file could stand."""

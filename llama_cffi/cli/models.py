@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llama_cffi._util.progress import Bar
 from llama_cffi.cli import console, options
 from llama_cffi.cli.loading import HUB
-from llama_cffi.cli.progress import Bar
 
 if TYPE_CHECKING:
     from llama_cffi.hub import CachedModel

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 import llama_cffi
+from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.loading import load
-from llama_cffi.cli.progress import Bar
 
 
 @console.command

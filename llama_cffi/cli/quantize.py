@@ -15,8 +15,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
-from llama_cffi.cli.progress import Bar
 
 _TERMINATED = 143
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.loading import load_embedder
-from llama_cffi.cli.progress import Bar
 
 
 @console.command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_cffi.core.batch import Batch
@@ -59,11 +59,14 @@ class Scorer:
         finally:
             self.forget()
 
-    def continuations(self, texts: Sequence[Text], *, n_top: int = 0) -> list[list[Probability]]:
+    def continuations(
+        self, texts: Sequence[Text], *, n_top: int = 0, progress: Callable[[float], object] | None = None
+    ) -> list[list[Probability]]:
         """Score any number of texts that begin alike; the common beginning is computed once.
 
         It stays in memory, and texts that begin with a part of it find that part computed.
-        For each text, one entry for every token that is wanted, with ``n_top`` alternatives.
+        For each text, one entry for every token that is wanted, with ``n_top`` alternatives. ``progress`` receives the
+        part that is done, 0.0 to 1.0; what it raises ends the computation.
         """
         shared = _shared(texts)
         n = len(shared)
@@ -81,10 +84,14 @@ class Scorer:
                 continue
             if len(group) == self.context.n_seq_max - 1 or cells < len(tokens) - 1 - n:
                 self._branches(group, results, n_top)
+                if progress is not None:
+                    progress(i / len(texts))
                 cells = self.context.n_ctx - n
             group[i] = _span(len(group) + 1, text, n)
             cells -= len(tokens) - 1 - n
         self._branches(group, results, n_top)
+        if progress is not None:
+            progress(1.0)
         return results
 
     def _prefill(self, tokens: list[int], targets: tuple[int, ...], n_top: int) -> list[Probability]:

@@ -91,9 +91,6 @@ class Engine(ProcessBound):
         sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
         if listener is not None:
             sequence.listeners = (listener,)
-        if request.max_tokens == 0:
-            sequence.finish(FinishReason.LENGTH)
-            return sequence
         try:
             self._inbox.submit(sequence, found)
         except LlamaCffiError:
@@ -104,7 +101,7 @@ class Engine(ProcessBound):
         return sequence
 
     def _find_saved(self, request: Request) -> SavedMemory | None:
-        if request.conditioning or request.max_tokens == 0:
+        if request.conditioning or request.prompt_logprobs is not None:
             return None
         # Without the lock, so that it does not wait for a decode: what is found is compared again when it is used.
         choice = self._scheduler.spare(request.prompt)
@@ -172,11 +169,13 @@ class Engine(ProcessBound):
     def cancel(self, sequence: RunningSequence) -> None:
         """End a sequence with what it has, before the next step. Harmless when it is done."""
         if not sequence.done:
+            sequence.unwanted = True
             self._inbox.put(partial(self._loop.end, sequence, FinishReason.CANCELLED))
             self._settle_inbox()
 
     def abandon(self, sequence: RunningSequence) -> None:
         """Cancel before the next step. Takes no lock: a garbage collection inside a step may call it."""
+        sequence.unwanted = True
         self._inbox.put(partial(self._loop.end, sequence, FinishReason.CANCELLED))
         if self._worker is not None:
             self._worker.ring()

@@ -24,7 +24,7 @@ class EngineOptions:
     """Most tokens of prompts that wait; None is no limit."""
 
     def __post_init__(self) -> None:
-        if self.driver not in ("inline", "thread"):
+        if not isinstance(self.driver, str) or self.driver not in ("inline", "thread"):
             raise ValueError(f"driver must be 'inline' or 'thread', got {shown(self.driver)}")
         for name in ("max_waiting", "max_waiting_tokens"):
             value = getattr(self, name)

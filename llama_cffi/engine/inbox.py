@@ -49,8 +49,8 @@ class Inbox:
 
     @property
     def waiting(self) -> tuple[RunningSequence, ...]:
-        """The sequences that have not begun."""
-        return (*self._loop.scheduler.waiting, *self.submitted)
+        """The sequences that have not begun, and are to begin."""
+        return tuple(one for one in (*self._loop.scheduler.waiting, *self.submitted) if not one.unwanted)
 
     def submit(self, sequence: RunningSequence, found: SavedMemory | None) -> None:
         """Take a sequence, for whose prompt this was found; raises :class:`QueueFullError` and what :attr:`end` is."""

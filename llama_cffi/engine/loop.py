@@ -169,6 +169,8 @@ class GenerationLoop:
             start = self._clock()
             rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))
             for (sequence, n, output, _, found), row in zip(plan, rows, strict=True):
+                if sequence.prompt_logprobs is not None:
+                    self._report_prompt(sequence, row - n + 1, n)
                 sequence.n_past += n
                 if output:
                     self._advance(sequence, row, found)
@@ -285,6 +287,10 @@ class GenerationLoop:
     def _advance(self, sequence: RunningSequence, row: int, draft: SequenceOf[int]) -> None:
         """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""
         try:
+            if sequence.prefills:
+                sequence.finish(FinishReason.LENGTH)
+                self._settle(sequence)
+                return
             token = self._choose(sequence, row)
             if draft and sequence.drafting is not None:
                 n_accepted = 0
@@ -306,6 +312,17 @@ class GenerationLoop:
         token = sampler.choose(row)
         sequence.accept(token, None if n_top is None else sampler.logprob(row, token, n_top))
         return token
+
+    def _report_prompt(self, sequence: RunningSequence, first: int, n: int) -> None:
+        """Add the log-probabilities of the prompt's tokens that follow ``n`` rows from ``first`` on."""
+        found, n_top = sequence.prompt_logprobs, sequence.request.prompt_logprobs
+        if found is None or n_top is None:
+            return
+        for i in range(n):
+            cell = sequence.n_past + i + 1
+            # What was computed before, and is computed again for another reason, is there already.
+            if cell == len(found) and cell < sequence.n_prompt:
+                found.append(sequence.sampler.logprob(first + i, sequence.cells[cell], n_top))
 
     def _settle(self, sequence: RunningSequence) -> None:
         """After a token: make room for the next one, or give the slot back when there is none."""

@@ -61,6 +61,9 @@ class Request:
     """What the constraint makes the generated text begin with; it belongs to the prompt, and not to the text."""
     logprobs: int | None = None
     """Report log-probabilities with this many alternatives; None reports none."""
+    prompt_logprobs: int | None = None
+    """Report log-probabilities of the prompt's tokens, too, with this many alternatives. All of the prompt is computed
+    then, also what is in memory."""
     overflow: Overflow = "stop"
     constraint: Constraint | None = None
     """What the text must look like; besides the sampling's grammar there can be only one."""
@@ -82,11 +85,15 @@ class Request:
             if (as_int(stop) is None and not isinstance(stop, (str, re.Pattern))) or stop == "":
                 raise ValueError(f"stop must be non-empty strings, tokens or compiled patterns, got {shown(stop)}")
         make_stops([stop for stop in self.stop if isinstance(stop, re.Pattern)])
-        if self.logprobs is not None and not is_int(self.logprobs, 0, sys.maxsize):
-            raise ValueError(f"logprobs must be None or a number of alternatives, got {shown(self.logprobs)}")
+        for name in ("logprobs", "prompt_logprobs"):
+            number = getattr(self, name)
+            if number is not None and not is_int(number, 0, sys.maxsize):
+                raise ValueError(f"{name} must be None or a number of alternatives, got {shown(number)}")
+        if self.prompt_logprobs is not None and self.prompt.media:
+            raise UnsupportedError("prompt_logprobs: media have no log-probabilities")
         # numpy's integers become Python's: some are small, and wrap around when they are added up.
         object.__setattr__(self, "max_seconds", as_float(self.max_seconds))
-        for name in ("max_tokens", "logprobs"):
+        for name in ("max_tokens", "logprobs", "prompt_logprobs"):
             object.__setattr__(self, name, as_int(getattr(self, name)))
         stops = tuple(stop if isinstance(stop, (str, re.Pattern)) else int(stop) for stop in self.stop)
         object.__setattr__(self, "stop", stops)

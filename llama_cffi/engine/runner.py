@@ -169,6 +169,8 @@ class ContextRunner:
             else:
                 tokens = sequence.cells[start : start + count]
                 rows.append(batch.extend(tokens, position, seq_id, output_last=output))  # type: ignore[arg-type]
+            if sequence.prompt_logprobs is not None:
+                batch.output[batch.n_tokens - count : batch.n_tokens] = 1
             for pos, token in enumerate(draft, position + count):
                 batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
         self.context.decode(batch, deadline=deadline)

@@ -20,6 +20,8 @@ Pieces = Mapping[int, "str | bytes | None"]
 """What each token adds to a text; see :meth:`Runner.pieces`."""
 
 _ALL = 2**63
+_MAX_OUTPUTS = 128
+"""Most tokens of a prompt whose logits are wanted at once: each takes as many floats as the vocabulary has tokens."""
 _new = object.__new__
 
 
@@ -95,10 +97,13 @@ class RunningSequence:
         "offset",
         "output",
         "pieces",
+        "prefills",
+        "prompt_logprobs",
         "request",
         "sampler",
         "seed",
         "seq_id",
+        "unwanted",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +129,8 @@ class RunningSequence:
         self.n_exact = _ALL
         self.n_cached = 0
         self.seq_id: int | None = None
+        self.unwanted = False
+        """Whether it is cancelled, which the next step does."""
         self.output: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
@@ -143,6 +150,9 @@ class RunningSequence:
         """The :func:`time.monotonic` at which the sequence ends."""
         self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
         self._max_tokens = request.max_tokens
+        self.prefills = request.max_tokens == 0
+        """Whether only the prompt is computed."""
+        self.prompt_logprobs: list[TokenLogprob | None] | None = [None] if request.prompt_logprobs is not None else None
         self._start = self._first = 0.0
 
     @property
@@ -160,12 +170,19 @@ class RunningSequence:
         """All cells."""
         return Prompt.of_cells(self.cells, self.request.prompt.media)
 
+    @property
+    def wanted(self) -> Prompt:
+        """What may be found in memory and not computed again: nothing if the prompt's log-probabilities are wanted."""
+        return self.whole if self.prompt_logprobs is None else Prompt()
+
     def position(self, cell: int) -> int:
         """Return the position of a cell."""
         return cell if not self.request.prompt.media else self.request.prompt.position(cell)
 
     def next_cells(self, limit: int) -> int:
         """Return how many of the pending cells one decode of ``limit`` tokens can compute: no media are cut."""
+        if self.prompt_logprobs is not None:
+            limit = min(limit, _MAX_OUTPUTS)
         end = min(len(self.cells), self.n_past + limit)
         return self.request.prompt.boundary(end) - self.n_past
 
@@ -277,6 +294,8 @@ class RunningSequence:
             ),
             seed=self.seed,
             prompt=self.request.prompt,
+            context_full=reason is FinishReason.LENGTH and len(self.output) != self._max_tokens,
+            prompt_logprobs=tuple(self.prompt_logprobs) if self.prompt_logprobs is not None else None,
             logprobs=tuple(self._logprobs) if self._logprobs is not None else None,
             speculation=self.drafting.result(len(self.output) + (self._end_token is not None))
             if self.drafting

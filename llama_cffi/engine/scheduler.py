@@ -77,7 +77,7 @@ class Scheduler:
         if self.waiting and not self._full:
             self._admit(prepare)
         running = self._turn()
-        self.lone = running[0] if len(self.running) == 1 and not self.waiting else None
+        self.lone = running[0] if len(self.running) == 1 and not self.waiting and not running[0].prefills else None
         budget = self._n_batch
         plan = [Work(sequence, 1, True) for sequence in running if sequence.n_pending == 1][:budget]
         budget -= len(plan)
@@ -125,7 +125,7 @@ class Scheduler:
             sequence = self.waiting[0]
             choice = choose_slot(
                 self.slots,
-                sequence.whole,
+                sequence.wanted,
                 sequence.request.conditioning,
                 can_copy=self._can_copy,
                 can_cut=self._can_cut,
@@ -144,10 +144,14 @@ class Scheduler:
     def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
         """Whether what another sequence's prefill is computing right now can be shared when it is done."""
         cells, conditioning = sequence.cells, sequence.request.conditioning
-        return self._can_copy and any(
-            min(common_prefix(other.cells, cells), len(cells) - 1) - n_reused >= _WORTH_WAITING
-            for other in self.running
-            if other.n_pending > 1 and other.request.conditioning == conditioning
+        return (
+            self._can_copy
+            and sequence.prompt_logprobs is None
+            and any(
+                min(common_prefix(other.cells, cells), len(cells) - 1) - n_reused >= _WORTH_WAITING
+                for other in self.running
+                if other.n_pending > 1 and other.request.conditioning == conditioning
+            )
         )
 
     def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:

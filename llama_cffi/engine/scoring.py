@@ -88,10 +88,15 @@ class Scoring:
                     progress(done / n_chunks)
         return logprobs
 
-    def continuations(self, texts: Sequence[Text], conditioning: Conditioning) -> list[list[Probability]]:
-        """Return what is found of every wanted token of texts that begin alike, with the likeliest one there."""
+    def continuations(
+        self, texts: Sequence[Text], conditioning: Conditioning, progress: ProgressCallback | None = None
+    ) -> list[list[Probability]]:
+        """Return what is found of every wanted token of texts that begin alike, with the likeliest one there.
+
+        ``progress`` is as in :meth:`chunks`.
+        """
         with self.use(conditioning) as scorer:
-            return scorer.continuations(texts, n_top=1)
+            return scorer.continuations(texts, n_top=1, progress=progress)
 
 
 __all__ = ["Scoring"]

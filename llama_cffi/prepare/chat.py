@@ -65,7 +65,7 @@ def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> P
     )
     prefix = options.get("prefix") or ""
     tokens = formats.chat.tokenize(asked.rendered, prefix=prefix)
-    plan = ReplyPlan(reply, rules, structure, prefix)
+    plan = ReplyPlan(reply, rules, structure, prefix, options.get("on_incomplete") == "return")
     hold = _Hold(plan, asked.source, vocab, formats.chat.controls)
     given, constraint = hold.constraint(options)
     controls = formats.chat.controls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from llama_cffi.grammar.healing import Healing, tokens_to_heal
 from llama_cffi.grammar.logit_bias import token_bias
 from llama_cffi.prepare.prepared import Defaults, Prepared
 from llama_cffi.reply.structured_reader import StructuredReader
+from llama_cffi.spec import plain_prompt
 
 if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
@@ -98,7 +99,7 @@ def prepare_infill(spec: InfillSpec, formats: ModelFormats, defaults: Defaults) 
     """Prepare what belongs into a gap; :class:`UnsupportedError` for a model without the tokens for it."""
     structure = compile_structure(spec.options, formats.vocab)
     request = make_request(Prompt(infill_tokens(spec, formats)), spec.options, formats, defaults, structure=structure)
-    return Prepared(request, None if structure is None else StructuredReader(structure, formats.vocab))
+    return Prepared(request, _reader(structure, spec.options, formats))
 
 
 def infill_tokens(spec: InfillSpec, formats: ModelFormats) -> list[int]:
@@ -125,19 +126,43 @@ def compile_structure(options: TextOptions, vocab: Vocab, *, now: bool = True) -
     return compile_schema(schema, vocab, now=now)
 
 
+def prepare_more(
+    prompts: Iterable[str | Tokens], spec: GenerateSpec, formats: ModelFormats, defaults: Defaults
+) -> Iterator[Prepared[Chunk]]:
+    """Prepare texts one by one as they come, each as the spec has it. A schema is compiled once, by this call."""
+    structure = _text_structure(spec, formats)
+    return (_prepared(plain_prompt(prompt), spec, formats, defaults, structure) for prompt in prompts)
+
+
 def _prepare_each(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults) -> tuple[Prepared[Chunk], ...]:
+    structure = _text_structure(spec, formats)
+    return tuple(_prepared(prompt, spec, formats, defaults, structure) for prompt in spec.prompts)
+
+
+def _text_structure(spec: GenerateSpec, formats: ModelFormats) -> Structure | None:
     structure = compile_structure(spec.options, formats.vocab)
     if structure is not None:
         for name in ("heal", "echo"):
             if spec.options.get(name):
                 raise ValueError(f"{name}= and schema= cannot both decide how the text begins")
-    return tuple(
-        Prepared(
-            _text_request(prompt, spec, formats, defaults, structure),
-            None if structure is None else StructuredReader(structure, formats.vocab),
-        )
-        for prompt in spec.prompts
-    )
+    return structure
+
+
+def _prepared(
+    prompt: str | Sequence[int],
+    spec: GenerateSpec,
+    formats: ModelFormats,
+    defaults: Defaults,
+    structure: Structure | None,
+) -> Prepared[Chunk]:
+    request = _text_request(prompt, spec, formats, defaults, structure)
+    return Prepared(request, _reader(structure, spec.options, formats))
+
+
+def _reader(structure: Structure | None, options: TextOptions, formats: ModelFormats) -> StructuredReader | None:
+    if structure is None:
+        return None
+    return StructuredReader(structure, formats.vocab, keep_incomplete=options.get("on_incomplete") == "return")
 
 
 def _text_request(
@@ -210,6 +235,7 @@ def make_request(
         stop=_stops(given.get("stop", ()), formats.vocab),
         echo=begun,
         logprobs=given.get("logprobs"),
+        prompt_logprobs=given.get("prompt_logprobs"),
         overflow=given.get("overflow", defaults.overflow),
         speculative=request_source(given.get("speculative"), defaults.drafts),
         conditioning=defaults.conditioning.with_adapters(given.get("adapters"), formats.model),
@@ -264,6 +290,7 @@ __all__ = [
     "infill_tokens",
     "make_request",
     "prepare_infill",
+    "prepare_more",
     "prepare_text",
     "prepare_texts",
 ]

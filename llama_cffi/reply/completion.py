@@ -50,6 +50,8 @@ class Usage:
     cached_tokens: int
     """Part of the prompt that was still in memory and not computed again."""
     completion_tokens: int
+    reasoning_tokens: int = 0
+    """Part of the completion that is reasoning, the marks around it included."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,13 @@ class Completion:
     prompt: Prompt = field(default=Prompt(), repr=False)
     """What the text followed: ``completion.prompt + completion.tokens`` is a prompt that goes on from here, any number
     of times, and finds what has been computed in memory."""
+    context_full: bool = False
+    """Whether the end of the context cut the text, and not ``max_tokens``."""
+    incomplete: bool = False
+    """Whether a text that follows a schema, or a call, was cut before it was complete: only with
+    ``on_incomplete="return"``."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """One entry for each token of the prompt, None for the first, which follows nothing; when asked for."""
     speculation: Speculation | None = None
     """Statistics of speculative decoding, where it was on."""
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason
+from llama_cffi.reply.events import Reasoning
 from llama_cffi.reply.reader import incomplete, is_cut
 from llama_cffi.reply.reply import Reply, ReplyBuilder, ReplyChunk
 from llama_cffi.reply.structured_reader import parsed
@@ -27,6 +28,8 @@ class ReplyPlan:
     """What the answer must be an instance of."""
     prefix: str
     """How the reply begins, in the prompt already."""
+    keep_incomplete: bool = False
+    """Whether a reply that was cut is returned, marked as such, and not raised as an error."""
 
 
 class ReplyReader:
@@ -38,6 +41,8 @@ class ReplyReader:
         self._parser = plan.format.parser(plan.rules)
         self._builder = ReplyBuilder()
         self._given = self._answered = ""
+        self._thinking = plan.rules.reasoning == "open"
+        self._n_thought = 0
         if plan.prefix:
             self._given, _, _ = self._builder.add(self._parser.feed(plan.prefix))
             self._answered = self._given
@@ -50,6 +55,10 @@ class ReplyReader:
             cut = is_cut(end) or end.finish_reason is FinishReason.CANCELLED
             events.extend(self._parser.flush(cut=cut))
         text, reasoning, calls = self._builder.add(events) if events else ("", "", ())
+        if events:
+            self._thinking = isinstance(events[-1], Reasoning)
+        if self._thinking or reasoning:
+            self._n_thought += len(chunk.tokens)
         self._answered += text
         structure = self._plan.structure
         read = None if structure is None else partial(structure.partial, self._answered)
@@ -61,20 +70,25 @@ class ReplyReader:
         calls = builder.tool_calls
         plain = {field.name: getattr(completion, field.name) for field in fields(Completion)}
         text = builder.text[len(self._given) :]
+        plain["usage"] = replace(completion.usage, reasoning_tokens=self._n_thought if builder.reasoning else 0)
         reply = Reply(**{**plain, "text": text}, reasoning=builder.reasoning, tool_calls=calls, raw=completion.text)
         if reply.finish_reason is FinishReason.CANCELLED:
             return reply
         name = builder.unfinished_call
-        if name is not None:
-            raise incomplete(reply, "the reply", f"inside of a call of {name}")
-        if self._plan.rules.choice == "required" and not calls and is_cut(reply):
-            raise incomplete(reply, "the reply", "before its call was complete")
+        missing = None if name is None else f"inside of a call of {name}"
+        if missing is None and self._plan.rules.choice == "required" and not calls and is_cut(reply):
+            missing = "before its call was complete"
+        if missing is not None:
+            if self._plan.keep_incomplete:
+                return replace(reply, incomplete=True)
+            raise incomplete(reply, "the reply", missing)
         if calls:
             stopped = reply.finish_reason is FinishReason.STOP
             return replace(reply, finish_reason=FinishReason.TOOL_CALLS) if stopped else reply
         if structure is None:
             return reply
-        return parsed(reply, structure, self._vocab, prefix=self._given)
+        keep = self._plan.keep_incomplete
+        return parsed(reply, structure, self._vocab, prefix=self._given, keep_incomplete=keep)
 
 
 __all__ = ["ReplyPlan", "ReplyReader"]

@@ -47,9 +47,13 @@ T = TypeVar("T", bound=Completion)
 
 
 class StructuredReader:
-    """A :class:`~llama_cffi.reply.reader.Reader` of a text that a structure holds, in one vocabulary."""
+    """A :class:`~llama_cffi.reply.reader.Reader` of a text that a structure holds, in one vocabulary.
 
-    def __init__(self, structure: Structure, vocab: Vocab) -> None:
+    With ``keep_incomplete`` a text that was cut is returned, marked as such, and not raised as an error.
+    """
+
+    def __init__(self, structure: Structure, vocab: Vocab, *, keep_incomplete: bool = False) -> None:
+        self._keep_incomplete = keep_incomplete
         self._structure = structure
         self._vocab = vocab
         self._text = ""
@@ -61,7 +65,7 @@ class StructuredReader:
 
     def finish(self, completion: Completion) -> Completion:
         """Return the completion with ``parsed``; raises as :meth:`Reader.finish`."""
-        return parsed(completion, self._structure, self._vocab)
+        return parsed(completion, self._structure, self._vocab, keep_incomplete=self._keep_incomplete)
 
 
 def _may_end_anywhere(reader: Reader, text: str) -> bool:
@@ -71,7 +75,7 @@ def _may_end_anywhere(reader: Reader, text: str) -> bool:
     return isinstance(reader, TextReader)
 
 
-def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "") -> T:
+def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "", keep_incomplete: bool = False) -> T:
     """Return the completion with what its text says, after ``prefix``; raises as :meth:`Reader.finish`.
 
     A text that was cut counts when it is complete all the same: by a grammar or a pattern wherever it may end, by a
@@ -82,6 +86,8 @@ def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "
     text = prefix + completion.text
     final = not _may_end_anywhere(structure.reader, text)
     if is_cut(completion) and not accepts(structure.constraint, vocab, text, final=final):
+        if keep_incomplete:
+            return replace(completion, incomplete=True)
         raise incomplete(completion, "the text", "before it was complete", lambda: structure.partial(text))
     return replace(completion, parsed=structure.parse(text))
 

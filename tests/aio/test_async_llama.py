@@ -147,6 +147,26 @@ def test_many_tasks_get_what_each_gets_alone(llm: AsyncLlama, sync: Llama) -> No
     assert idle(llm)
 
 
+def test_completions_come_when_they_are_done(llm: AsyncLlama, sync: Llama) -> None:
+    wanted = [(prompt, n) for n in (3, 40, 5) for prompt in PROMPTS]
+
+    async def collect() -> dict[int, int]:
+        return {i: len(done.tokens) async for i, done in llm.map([p for p, _ in wanted], max_tokens=9, **ENDLESS)}
+
+    assert run(collect) == dict.fromkeys(range(len(wanted)), 9)
+
+    async def leave() -> None:
+        async for _, _ in llm.map((prompt for prompt in PROMPTS * 1000), max_tokens=3):
+            break
+        with pytest.raises(TypeError):
+            async for _ in llm.map([PROMPTS[0], 5]):  # type: ignore[list-item]
+                pass
+        gc.collect()
+        await until(lambda: idle(llm))
+
+    run(leave)
+
+
 def test_several_loops_and_threads_share_one_model(llm: AsyncLlama, sync: Llama) -> None:
     found: list[list[tuple[int, ...]]] = []
 

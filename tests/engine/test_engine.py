@@ -314,10 +314,19 @@ def first_tokens(prompt: list[int], n: int) -> str:
     return bytes(FakeRunner.expected(prompt, n, 64)).decode()
 
 
-def test_max_tokens_zero_computes_nothing() -> None:
-    runner = FakeRunner()
-    completion = run(Engine(runner), [1, 2], max_tokens=0)
-    assert (completion.text, completion.finish_reason, runner.decoded) == ("", FinishReason.LENGTH, [])
+@pytest.mark.parametrize("n_prompt", [1, 2, 7, 20])
+def test_max_tokens_zero_computes_the_prompt_and_keeps_it(n_prompt: int) -> None:
+    runner = FakeRunner(n_batch=8)
+    engine = Engine(runner)
+    for again in range(2):
+        completion = run(engine, range(n_prompt), max_tokens=0)
+        assert (completion.text, completion.finish_reason) == ("", FinishReason.LENGTH)
+        assert completion.usage.cached_tokens == again * (n_prompt - 1)
+        assert engine.idle
+    assert runner.memory[0] == list(range(n_prompt))
+    completion = run(engine, range(n_prompt + 2), max_tokens=3)
+    assert completion.usage.cached_tokens == n_prompt
+    assert list(completion.tokens) == runner.expected(range(n_prompt + 2), 3, 64)
 
 
 def test_a_stop_string_ends_the_text_before_it() -> None:
