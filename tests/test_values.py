@@ -70,7 +70,19 @@ from tests.support.lora import random_pairs, write_lora
 pytest_plugins = ["tests.support.models"]
 
 USAGE, TIMINGS, LOGPROB = Usage(3, 1, 2), Timings(0.1, 0.2, 3, 4), TokenLogprob(5, b"a", -0.5, ((5, -0.5), (6, -1.0)))
-ENDING = (FinishReason.STOP, "\n", USAGE, TIMINGS, 7, (LOGPROB,), {"a": [1]}, Prompt((1, 2, 3)), Speculation(4, 3, 2))
+MORE: Any = (True, True, (None, LOGPROB))
+ENDING = (
+    FinishReason.STOP,
+    "\n",
+    USAGE,
+    TIMINGS,
+    7,
+    (LOGPROB,),
+    {"a": [1]},
+    Prompt((1, 2, 3)),
+    Speculation(4, 3, 2),
+    *MORE,
+)
 REPLY = Reply("text", (5, 6), *ENDING, "why", (ToolCall("c1", "add", {"a": 1}),), "<raw>")
 
 

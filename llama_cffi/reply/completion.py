@@ -114,6 +114,8 @@ class Completion:
     prompt: Prompt = field(default=Prompt(), repr=False)
     """What the text followed: ``completion.prompt + completion.tokens`` is a prompt that goes on from here, any number
     of times, and finds what has been computed in memory."""
+    speculation: Speculation | None = None
+    """Statistics of speculative decoding, where it was on."""
     context_full: bool = False
     """Whether the end of the context cut the text, and not ``max_tokens``."""
     incomplete: bool = False
@@ -121,8 +123,6 @@ class Completion:
     ``on_incomplete="return"``."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """One entry for each token of the prompt, None for the first, which follows nothing; when asked for."""
-    speculation: Speculation | None = None
-    """Statistics of speculative decoding, where it was on."""
 
     @property
     def mean_logprob(self) -> float | None:

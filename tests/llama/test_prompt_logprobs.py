@@ -69,4 +69,4 @@ def test_several_at_once(llm: Llama) -> None:
 def test_wrong_numbers(llm: Llama) -> None:
     for wrong in (-1, "many", 1.5):
         with pytest.raises((TypeError, ValueError), match="prompt_logprobs"):
-            llm.generate("x", prompt_logprobs=wrong)  # type: ignore[call-overload]
+            llm.generate("x", prompt_logprobs=wrong)  # type: ignore[arg-type]
