@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.request import Request
     from llama_cffi.engine.sampling_params import SamplingParams
     from llama_cffi.engine.snapshot import EngineSnapshot
+    from llama_cffi.engine.telemetry import RequestEvent
     from llama_cffi.errors import LlamaCffiError
     from llama_cffi.grammar.values import GBNF, JsonSchema, Lark, Lazy, Regex
     from llama_cffi.llama import Llama
@@ -94,6 +95,7 @@ _HOME = {
     "Reply": "reply.reply",
     "ReplyChunk": "reply.reply",
     "Request": "engine.request",
+    "RequestEvent": "engine.telemetry",
     "SamplerChain": "core.sampler",
     "SamplingParams": "engine.sampling_params",
     "SavedState": "core.saved_state",
@@ -114,7 +116,7 @@ _HOME = {
     "use_library": "_native.library",
 }
 
-_MODULES = ("errors", "hub", "samplers")
+_MODULES = ("errors", "hub", "otel", "samplers")
 """Public modules, which need no import statement of their own."""
 
 __all__ = [
@@ -156,6 +158,7 @@ __all__ = [
     "Reply",
     "ReplyChunk",
     "Request",
+    "RequestEvent",
     "SamplerChain",
     "SamplingParams",
     "SavedState",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import Overflow, Stop
     from llama_cffi.engine.sampling_params import SamplingParams
+    from llama_cffi.engine.telemetry import OnEvent
     from llama_cffi.prompt.infill import InfillOrder
     from llama_cffi.prompt.tools import Tool
 
@@ -72,6 +73,9 @@ class LlamaOptions(TypedDict, total=False):
     """Most requests that wait for their turn, beyond which :class:`QueueFullError` is raised; no limit by default."""
     max_waiting_tokens: int | None
     """Most tokens of the prompts that wait, likewise. A longer prompt may wait alone."""
+    on_event: OnEvent | None
+    """Receives a :class:`RequestEvent` when a request comes and when it ends, on the thread that computes; it must not
+    wait, and what it raises is logged."""
     draft: Draft | None
     """Speculative decoding: ``"lookup"`` drafts from the prompt, a GGUF file or :class:`Model` with the same
     vocabulary computes drafts; :class:`PromptLookup` and :class:`DraftModel` have options."""
@@ -311,6 +315,7 @@ CHECKS: Mapping[str, args.Check] = {
     "chat_template": _check_template,
     "logit_bias": args.check_mapping,
     "n_ctx": args.whole_number,
+    "on_event": args.check_callable,
     "pooling": args.check_text,
     "speculative": _check_speculative,
     "tool_choice": _check_tool_choice,

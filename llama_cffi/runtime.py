@@ -34,7 +34,7 @@ DEFAULT_N_CTX = 4096
 
 DEFAULT_N_SEQ_MAX = 8
 
-_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens")
+_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens", "on_event")
 _CONTEXT_FIELDS = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
 
 

@@ -22,6 +22,7 @@ LAYERS = (
     "reply",
     "prompt",
     "engine",
+    "otel",
     "options",
     "spec",
     "prepare",

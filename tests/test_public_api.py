@@ -53,6 +53,7 @@ PUBLIC = [
     "Reply",
     "ReplyChunk",
     "Request",
+    "RequestEvent",
     "SamplerChain",
     "SamplingParams",
     "SavedState",

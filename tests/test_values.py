@@ -62,6 +62,7 @@ from llama_cffi.core.memory_estimate import DeviceEstimate, MemoryEstimate
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.sampler import Greedy, TopK
 from llama_cffi.engine.fake import FakeRunner
+from llama_cffi.engine.telemetry import RequestEvent
 from llama_cffi.grammar.guidance import GuidanceConstraint
 from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.prompt.tools import check_tools
@@ -70,7 +71,7 @@ from tests.support.lora import random_pairs, write_lora
 pytest_plugins = ["tests.support.models"]
 
 USAGE, TIMINGS, LOGPROB = Usage(3, 1, 2), Timings(0.1, 0.2, 3, 4), TokenLogprob(5, b"a", -0.5, ((5, -0.5), (6, -1.0)))
-MORE: Any = (True, True, (None, LOGPROB))
+MORE: tuple[bool, bool, tuple[TokenLogprob | None, ...]] = (True, True, (None, LOGPROB))
 ENDING = (
     FinishReason.STOP,
     "\n",
@@ -115,6 +116,7 @@ VALUES: dict[str, Any] = {
     "Regex": Regex("[a-z]+"),
     "Reply": REPLY,
     "ReplyChunk": ReplyChunk("a", (5,), (LOGPROB,), REPLY, "because"),
+    "RequestEvent": RequestEvent(kind="ended", number=1, submitted=1.5, finish_reason="stop"),
     "Request": Request(prompt=Prompt((1, 2)), stop=("a", 5, re.compile("b+")), sampling=SamplingParams(top_k=3)),
     "SamplingParams": SamplingParams(temperature=0.5, logit_bias={3: -1.0}, samplers=None),
     "Score": Score(-0.5, True, (LOGPROB,)),

@@ -50,7 +50,7 @@ class Engine(ProcessBound):
     def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
         self._runner = runner
         self._options = options = options if options is not None else EngineOptions()
-        self._loop = loop = GenerationLoop(runner)
+        self._loop = loop = GenerationLoop(runner, options.on_event)
         self._scheduler = loop.scheduler
         self._turn = Turn()
         self._inbox = Inbox(loop, options)
@@ -192,13 +192,20 @@ class Engine(ProcessBound):
 
     def snapshot(self) -> EngineSnapshot:
         """Count what runs and waits. Any thread may call it, and it does not wait for a decode."""
-        waiting = self.waiting
+        waiting, told = self.waiting, self._loop.telemetry
         return EngineSnapshot(
             running=len(self._scheduler.running),
             waiting=len(waiting),
             waiting_tokens=sum(len(one.cells) for one in waiting),
             slots=self._runner.n_seq_max,
             failed=isinstance(self._inbox.end, EngineFailedError),
+            requests=dict(told.finished),
+            prompt_tokens=dict(told.tokens),
+            generated_tokens=told.generated,
+            drafted_tokens=told.drafted,
+            accepted_tokens=told.accepted,
+            preempted=told.preempted,
+            histograms=told.histograms(),
         )
 
     # -- who computes

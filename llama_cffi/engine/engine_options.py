@@ -8,6 +8,7 @@ from typing import Literal
 
 from llama_cffi._util.scalars import as_int, is_int
 from llama_cffi._util.shown import shown
+from llama_cffi.engine.telemetry import OnEvent
 
 DriverName = Literal["inline", "thread"]
 
@@ -23,9 +24,14 @@ class EngineOptions:
     max_waiting_tokens: int | None = None
     """Most tokens of prompts that wait; None is no limit."""
 
+    on_event: OnEvent | None = None
+    """Receives what happens to requests, on the thread that computes, and must not wait."""
+
     def __post_init__(self) -> None:
         if not isinstance(self.driver, str) or self.driver not in ("inline", "thread"):
             raise ValueError(f"driver must be 'inline' or 'thread', got {shown(self.driver)}")
+        if self.on_event is not None and not callable(self.on_event):
+            raise TypeError(f"on_event must be callable, not {type(self.on_event).__name__}")
         for name in ("max_waiting", "max_waiting_tokens"):
             value = getattr(self, name)
             if value is not None and not is_int(value, 1, sys.maxsize):

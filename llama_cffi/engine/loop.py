@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from time import monotonic
+from time import monotonic, perf_counter
 
 from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.engine.decode_cost import DecodeCost
@@ -12,6 +12,7 @@ from llama_cffi.engine.outside_memory import OutsideMemory
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
+from llama_cffi.engine.telemetry import OnEvent, StepKind, Telemetry
 from llama_cffi.errors import (
     AbortedError,
     BusyError,
@@ -36,13 +37,14 @@ class GenerationLoop:
     ``changed`` collects the sequences with a listener that have new chunks or ended, for the caller to tell.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, on_event: OnEvent | None = None) -> None:
         self._runner = runner
         self._n_ctx = runner.n_ctx
         self._n_batch = runner.n_batch
         self.cost = DecodeCost()
         self.scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
         self.outside = OutsideMemory(runner, self.scheduler)
+        self.telemetry = Telemetry(on_event)
         self.changed: list[RunningSequence] = []
         self.end_error: LlamaCffiError | None = None
         """Why everything ends: a decode that is aborted now ends with this error."""
@@ -61,11 +63,12 @@ class GenerationLoop:
 
     def add(self, sequence: RunningSequence, found: SavedMemory | None = None) -> None:
         """Queue a sequence, for whose prompt this was found outside the context."""
+        self.telemetry.queued(sequence)
         if sequence.done:
             return
         try:
             if found is not None and not self.stepping:
-                self.outside.recall(found, sequence.request.prompt)
+                sequence.n_saved = self.outside.recall(found, sequence.request.prompt)
         except LlamaCffiError as error:
             self._fail(sequence, error)
             return
@@ -79,6 +82,7 @@ class GenerationLoop:
             sequence.finish(reason)
             self.scheduler.release(sequence)
             self._note(sequence)
+            self.telemetry.ended(sequence)
 
     def fail_all(self, error: LlamaCffiError) -> None:
         """End every sequence with an error."""
@@ -113,13 +117,14 @@ class GenerationLoop:
                 draft = self._propose(lone, drafting, self._n_batch - 1) if drafting is not None else None
                 if not draft:
                     position = lone.n_past
-                    start = self._clock()
+                    start, began = self._clock(), perf_counter()
                     token = step(lone.cells[position], position + lone.offset, lone.seq_id)  # type: ignore[arg-type]
                     if token < 0:
                         lone.sampler.step_failed(token)
                     lone.n_past = position + 1
                     lone.accept(token)
                     self.cost.add(1, self._clock() - start)
+                    self.telemetry.stepped("decode", began, affected)
                     if lone.done or lone.n_past >= self._n_ctx:
                         self._settle(lone)
                     if lone.listeners:
@@ -166,7 +171,7 @@ class GenerationLoop:
         """Decode a plan and choose its tokens; ``n_tokens`` counts them if a sequence drafts and none is in prefill."""
         # Until the tokens are chosen nobody else may write or free the logits.
         with self._runner.lock():
-            start = self._clock()
+            start, began = self._clock(), perf_counter()
             rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))
             for (sequence, n, output, _, found), row in zip(plan, rows, strict=True):
                 if sequence.prompt_logprobs is not None:
@@ -176,6 +181,10 @@ class GenerationLoop:
                     self._advance(sequence, row, found)
                     if sequence.listeners:
                         self.changed.append(sequence)
+            chosen = [work.sequence for work in plan if work.output]
+            n_rows = sum(work.output and work.n_tokens == 1 for work in plan)
+            kind: StepKind = "decode" if n_rows == len(plan) else "mixed" if n_rows else "prefill"
+            self.telemetry.stepped(kind, began, chosen)
             if n_tokens == len(plan):
                 self.cost.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
             n_computed = sum(work.n_tokens for work in plan)
@@ -230,9 +239,11 @@ class GenerationLoop:
                 if one is not None:
                     one.pause()
             return
+        n_running = len(self.scheduler.running)
         seq_id = self.scheduler.make_room()
         if seq_id is not None:
             self._runner.keep(seq_id, 0)
+            self.telemetry.preempted += n_running - len(self.scheduler.running)
             return
         for sequence in tuple(self.scheduler.running):
             self._fail(sequence, error)
@@ -242,10 +253,12 @@ class GenerationLoop:
             sequence.n_past = 0
 
     def _fail(self, sequence: RunningSequence, error: LlamaCffiError) -> None:
-        seq_id = sequence.seq_id
+        seq_id, done = sequence.seq_id, sequence.done
         sequence.fail(error)
         self.scheduler.release(sequence, keep=False)
         self._note(sequence)
+        if not done:
+            self.telemetry.ended(sequence)
         # Of a closed context there is no memory left to clear.
         if seq_id is not None and not isinstance(error, ClosedError):
             self._runner.keep(seq_id, 0)
@@ -333,6 +346,7 @@ class GenerationLoop:
             self.scheduler.release(sequence)
             if seq_id is not None:
                 self.outside.take(sequence, seq_id)
+            self.telemetry.ended(sequence)
 
     def _overflow(self, sequence: RunningSequence) -> None:
         """The sequence has filled its context and has one more token to compute."""

@@ -30,11 +30,13 @@ class OutsideMemory:
         """Read the saved beginning of a prompt that spares more than the ``held`` cells in memory."""
         return self._runner.find(prompt, held)
 
-    def recall(self, found: SavedMemory, prompt: Prompt) -> None:
-        """Bring saved memory into an idle slot, unless there is as much in memory by now."""
+    def recall(self, found: SavedMemory, prompt: Prompt) -> int:
+        """Bring saved memory into an idle slot, unless there is as much in memory by now; return how much it spares."""
         choice = self._scheduler.spare(prompt)
-        if choice is not None and reusable(found.prompt, prompt, can_cut=self._runner.can_cut) > choice[1]:
-            self.bring(found, choice[0])
+        n = reusable(found.prompt, prompt, can_cut=self._runner.can_cut)
+        if choice is None or n <= choice[1] or self.bring(found, choice[0]) is not None:
+            return 0
+        return n
 
     def bring(self, found: SavedMemory, slot: Slot, conditioning: Conditioning = PLAIN) -> str | None:
         """Put saved memory into an idle slot; other slots give up what they hold when there is no room.

@@ -75,25 +75,28 @@ class RunningSequence:
     __slots__ = (
         "_detokenizer",
         "_end_token",
-        "_first",
         "_logprobs",
         "_max_tokens",
         "_skip",
-        "_start",
         "_stops",
         "_text",
         "cells",
         "chunks",
+        "created",
         "deadline",
         "done",
         "drafting",
         "error",
         "finish_reason",
+        "first",
+        "last",
         "listeners",
         "n_cached",
         "n_exact",
         "n_past",
         "n_prompt",
+        "n_saved",
+        "number",
         "offset",
         "output",
         "pieces",
@@ -103,6 +106,7 @@ class RunningSequence:
         "sampler",
         "seed",
         "seq_id",
+        "started",
         "unwanted",
     )  # fmt: skip
 
@@ -128,6 +132,8 @@ class RunningSequence:
         self.n_past = 0
         self.n_exact = _ALL
         self.n_cached = 0
+        self.n_saved = 0
+        """Cells that were brought into memory for it from outside the context."""
         self.seq_id: int | None = None
         self.unwanted = False
         """Whether it is cancelled, which the next step does."""
@@ -153,7 +159,11 @@ class RunningSequence:
         self.prefills = request.max_tokens == 0
         """Whether only the prompt is computed."""
         self.prompt_logprobs: list[TokenLogprob | None] | None = [None] if request.prompt_logprobs is not None else None
-        self._start = self._first = 0.0
+        self.number = 0
+        """Its place among all requests of an engine, from 1 on."""
+        self.created = perf_counter()
+        self.started = self.first = self.last = 0.0
+        """The :func:`time.perf_counter` of its start, and of its first and its last token; 0 while there is none."""
 
     @property
     def n_pending(self) -> int:
@@ -196,14 +206,14 @@ class RunningSequence:
         self.seq_id = seq_id
         self.n_past = n_cached
         self.n_exact = _ALL
-        if not self._start:
-            self._start = perf_counter()
+        if not self.started:
+            self.started = perf_counter()
             self.n_cached = n_cached
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
         """Add a chosen token and queue its chunk."""
-        if not self._first:
-            self._first = perf_counter()
+        if not self.first:
+            self.first = perf_counter()
         piece = self.pieces[token]
         if piece is None:
             self._end_token = token
@@ -287,8 +297,8 @@ class RunningSequence:
             stop_sequence=stop,
             usage=Usage(self.n_prompt, self.n_cached, len(self.output)),
             timings=Timings(
-                prefill_seconds=max(0.0, self._first - self._start),
-                decode_seconds=perf_counter() - self._first if self._first else 0.0,
+                prefill_seconds=max(0.0, self.first - self.started),
+                decode_seconds=perf_counter() - self.first if self.first else 0.0,
                 prefill_tokens=self.n_prompt - self.n_cached,
                 decode_tokens=max(0, len(self.output) - 1),
             ),

@@ -1,0 +1,186 @@
+"""What an engine counts: tokens by where they came from, requests by how they ended, and how long everything took."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from llama_cffi.engine.running_sequence import RunningSequence
+
+BOUNDS = tuple(
+    round(factor * 10.0**power, 6) for power in range(-4, 3) for factor in (1, 2.5, 5) if factor * 10.0**power <= 600
+)
+"""Upper ends of the classes of every histogram, in seconds: 0.1 ms to 500 s. A last class has no end."""
+
+StepKind = Literal["decode", "prefill", "mixed"]
+TokenSource = Literal["computed", "memory", "saved"]
+HistogramName = Literal["queue", "first_token", "token_gap", "request", "decode_step", "prefill_step", "mixed_step"]
+
+_log = logging.getLogger("llama_cffi.engine")
+
+
+@dataclass(frozen=True)
+class HistogramSnapshot:
+    """A distribution of seconds."""
+
+    counts: tuple[int, ...]
+    """How many values each class has; one more than :data:`BOUNDS`."""
+    total: float
+    """The sum of all values."""
+
+    @property
+    def count(self) -> int:
+        """How many values there are."""
+        return sum(self.counts)
+
+    def quantile(self, share: float) -> float:
+        """Return the upper end of the class in which the share of the values is reached; 0 without values."""
+        left = share * self.count
+        for bound, count in zip((*BOUNDS, float("inf")), self.counts, strict=True):
+            left -= count
+            if count and left <= 0:
+                return bound
+        return 0.0
+
+
+class Histogram:
+    """Counts seconds by their class. One thread adds; others may take a snapshot."""
+
+    __slots__ = ("_counts", "_total")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self._total += seconds
+
+    def snapshot(self) -> HistogramSnapshot:
+        """Return what was counted so far."""
+        return HistogramSnapshot(tuple(self._counts), self._total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestEvent:
+    """Something that happened to a request; ``on_event`` receives it on the thread that computes.
+
+    Times are of :func:`time.perf_counter`, 0 for what has not happened.
+    """
+
+    kind: Literal["queued", "ended"]
+    number: int
+    """Requests of an engine are numbered from 1, in the order of their arrival."""
+    submitted: float
+    started: float = 0.0
+    first_token: float = 0.0
+    ended: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str | None = None
+    error: BaseException | None = None
+    """What ended it, if that was an exception."""
+
+
+OnEvent = Callable[[RequestEvent], object]
+
+
+class Telemetry:
+    """Written by the thread that computes alone, read by any: plain numbers, no lock."""
+
+    def __init__(self, on_event: OnEvent | None = None) -> None:
+        self._on_event = on_event
+        self._n_requests = 0
+        self.tokens: dict[TokenSource, int] = {"computed": 0, "memory": 0, "saved": 0}
+        """Prompt tokens by where they came from."""
+        self.generated = 0
+        self.drafted = 0
+        self.accepted = 0
+        self.preempted = 0
+        self.finished: dict[str, int] = {}
+        """Requests by how they ended: a finish reason, or ``"error"``."""
+        self.queue, self.first_token, self.token_gap, self.request = (Histogram() for _ in range(4))
+        self.steps: Mapping[StepKind, Histogram] = {kind: Histogram() for kind in ("decode", "prefill", "mixed")}
+
+    def queued(self, sequence: RunningSequence) -> None:
+        """A request has come."""
+        self._n_requests += 1
+        sequence.number = self._n_requests
+        if self._on_event is not None:
+            self._tell(RequestEvent(kind="queued", number=sequence.number, submitted=sequence.created))
+
+    def stepped(self, kind: StepKind, began: float, sequences: Iterable[RunningSequence]) -> None:
+        """A step is over that began at this :func:`time.perf_counter`, and each of these has a token of it."""
+        now = perf_counter()
+        self.steps[kind].add(now - began)
+        for sequence in sequences:
+            if sequence.last:
+                self.token_gap.add(now - sequence.last)
+            sequence.last = now
+
+    def ended(self, sequence: RunningSequence) -> None:
+        """A request is done."""
+        now = perf_counter()
+        reason = "error" if sequence.error is not None else str(sequence.finish_reason)
+        self.finished[reason] = self.finished.get(reason, 0) + 1
+        self.generated += len(sequence.output)
+        if sequence.started:
+            n_saved = min(sequence.n_saved, sequence.n_cached)
+            self.tokens["saved"] += n_saved
+            self.tokens["memory"] += sequence.n_cached - n_saved
+            self.tokens["computed"] += max(0, min(sequence.n_past, sequence.n_prompt) - sequence.n_cached)
+        if sequence.drafting is not None:
+            self.drafted += sequence.drafting.n_drafted
+            self.accepted += sequence.drafting.n_accepted
+        self.request.add(now - sequence.created)
+        if sequence.started:
+            self.queue.add(sequence.started - sequence.created)
+        if sequence.first:
+            self.first_token.add(sequence.first - sequence.created)
+        if self._on_event is not None:
+            self._tell(
+                RequestEvent(
+                    kind="ended",
+                    number=sequence.number,
+                    submitted=sequence.created,
+                    started=sequence.started,
+                    first_token=sequence.first,
+                    ended=now,
+                    prompt_tokens=sequence.n_prompt,
+                    cached_tokens=sequence.n_cached,
+                    completion_tokens=len(sequence.output),
+                    finish_reason=None if sequence.error is not None else reason,
+                    error=sequence.error,
+                )
+            )
+
+    def _tell(self, event: RequestEvent) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            # It is not the request's fault, and the engine goes on.
+            _log.exception("on_event has failed")
+
+    def histograms(self) -> dict[HistogramName, HistogramSnapshot]:
+        """Return all distributions."""
+        return {
+            "queue": self.queue.snapshot(),
+            "first_token": self.first_token.snapshot(),
+            "token_gap": self.token_gap.snapshot(),
+            "request": self.request.snapshot(),
+            "decode_step": self.steps["decode"].snapshot(),
+            "prefill_step": self.steps["prefill"].snapshot(),
+            "mixed_step": self.steps["mixed"].snapshot(),
+        }
+
+
+__all__ = ["BOUNDS", "Histogram", "HistogramSnapshot", "OnEvent", "RequestEvent", "Telemetry"]
