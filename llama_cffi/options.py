@@ -118,6 +118,9 @@ class TextOptions(SamplingKwargs, total=False):
     """What ends the text and is not part of it: strings, tokens, compiled regular expressions."""
     logprobs: int | None
     """Report each token's log-probability with this many alternatives."""
+    post_sampling_logprobs: bool | None
+    """Whether ``logprobs`` are those of the distribution that the token was drawn from, after temperature, top-k,
+    schema and all else; by default they are the model's own. llama.cpp's sampler draws then: a seed gives another text."""
     max_seconds: float | None
     """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt."""
     overflow: Overflow | None
@@ -270,7 +273,10 @@ class PerplexityOptions(ScoreOptions, total=False):
     context for each, and more to compute. By default chunks do not overlap, and the second half of each is scored."""
 
 
-_SWITCHES = (*("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),)
+_SWITCHES = (
+    *("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),
+    "post_sampling_logprobs",
+)
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
 _NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "stride")

@@ -61,6 +61,8 @@ class Request:
     """What the constraint makes the generated text begin with; it belongs to the prompt, and not to the text."""
     logprobs: int | None = None
     """Report log-probabilities with this many alternatives; None reports none."""
+    post_sampling_logprobs: bool = False
+    """Report the log-probabilities that the sampling left, instead of the model's."""
     prompt_logprobs: int | None = None
     """Report log-probabilities of the prompt's tokens, too, with this many alternatives. All of the prompt is computed
     then, also what is in memory."""
@@ -89,6 +91,8 @@ class Request:
             number = getattr(self, name)
             if number is not None and not is_int(number, 0, sys.maxsize):
                 raise ValueError(f"{name} must be None or a number of alternatives, got {shown(number)}")
+        if self.post_sampling_logprobs and self.logprobs is None:
+            raise ValueError("post_sampling_logprobs=True changes what logprobs= reports, which is not given")
         if self.prompt_logprobs is not None and self.prompt.media:
             raise UnsupportedError("prompt_logprobs: media have no log-probabilities")
         # numpy's integers become Python's: some are small, and wrap around when they are added up.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+
 from llama_cffi.core.sampler import (
     XTC,
     AdaptiveP,
@@ -30,12 +32,11 @@ from llama_cffi.core.selection import TokenSelector, mask_logits, mask_row, row_
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
 from llama_cffi.engine.sampling_params import SamplerName, SamplingParams
-from llama_cffi.errors import GrammarError
+from llama_cffi.errors import GrammarError, SamplerError
 from llama_cffi.grammar.native import NativeMatcher, grammar_chain
 from llama_cffi.reply.completion import TokenLogprob
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from llama_cffi.core.context import Context
@@ -46,7 +47,12 @@ def make_sampler(context: Context, request: Request, seed: int) -> SequenceSampl
     """The cheapest sampler that gives the distribution which the parameters ask for."""
     sampling = request.sampling
     base: SelectorSampler | ChainSampler
-    base = ChainSampler(context, request, seed) if sampling.needs_chain else SelectorSampler(context, request, seed)
+    if request.post_sampling_logprobs:
+        base = ReportingSampler(context, request, seed)
+    elif sampling.needs_chain:
+        base = ChainSampler(context, request, seed)
+    else:
+        base = SelectorSampler(context, request, seed)
     if sampling.grammar is not None:
         chain = grammar_chain(context.model.vocab, sampling.grammar, sampling.grammar_root)
         matcher: Matcher = NativeMatcher(chain)
@@ -136,6 +142,33 @@ class ChainSampler(_ContextSampler):
         self._chain.close()
 
 
+class ReportingSampler(ChainSampler):
+    """A chain that reports the probabilities of the candidates it left, from which it drew."""
+
+    __slots__ = ("_ids", "_logprobs")
+
+    def choose(self, row: int) -> int:
+        token = self.peek_row(row)
+        self.accept(token)
+        return token
+
+    def peek(self, logits: NDArray[np.float32]) -> int:
+        ids, left, selected = self._chain.apply(logits)
+        if left[selected] == -np.inf:
+            raise SamplerError("every token is forbidden")
+        shifted = left.astype(np.float64) - left.max()
+        self._ids, self._logprobs = ids, shifted - np.log(np.exp(shifted).sum())
+        return int(ids[selected])
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        if token not in self._ids:  # a token of the prompt
+            return super().logprob(row, token, n_top)
+        order = np.argsort(-self._logprobs, kind="stable")[:n_top]
+        top = tuple((int(self._ids[i]), float(self._logprobs[i])) for i in order)
+        value = float(self._logprobs[np.flatnonzero(self._ids == token)[0]])
+        return TokenLogprob(token, self._context.model.vocab.piece(token), value, top)
+
+
 class ConstrainedSampler(_ContextSampler):
     """A constraint over another sampler.
 
@@ -144,7 +177,7 @@ class ConstrainedSampler(_ContextSampler):
     as if the mask had come first. (Limits like top-p look at the row as it is when they are applied.)
     """
 
-    __slots__ = ("_base", "_base_step", "_in_place", "_matcher", "ended", "step")
+    __slots__ = ("_base", "_base_step", "_in_place", "_matcher", "_reports", "ended", "step")
 
     def __init__(
         self, context: Context, base: SelectorSampler | ChainSampler, matcher: Matcher, *, in_place: bool
@@ -155,6 +188,7 @@ class ConstrainedSampler(_ContextSampler):
         # Log-probabilities are read from the row afterwards, and are the model's own.
         self._in_place = in_place
         self._base_step = base.step
+        self._reports = isinstance(base, ReportingSampler)
         self.step = None if base.step is None else self._step
         self.ended = False
 
@@ -165,14 +199,23 @@ class ConstrainedSampler(_ContextSampler):
             return chosen if chosen < 0 else self._constrain(chosen, 0)
 
     def choose(self, row: int) -> int:
+        if self._reports:
+            # What was drawn from is known only when the mask comes first.
+            return self._take(self._choose_allowed(row))
         return self._constrain(self._base.peek_row(row), row)
+
+    def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
+        return self._base.logprob(row, token, n_top)
 
     def _constrain(self, token: int, row: int) -> int:
         matcher = self._matcher
         if not matcher.accept(token):
             token = self._choose_allowed(row)
+        return self._take(token)
+
+    def _take(self, token: int) -> int:
         self._base.accept(token)
-        self.ended = matcher.ended
+        self.ended = self._matcher.ended
         return token
 
     def _choose_allowed(self, row: int) -> int:

@@ -235,6 +235,7 @@ def make_request(
         stop=_stops(given.get("stop", ()), formats.vocab),
         echo=begun,
         logprobs=given.get("logprobs"),
+        post_sampling_logprobs=bool(given.get("post_sampling_logprobs")),
         prompt_logprobs=given.get("prompt_logprobs"),
         overflow=given.get("overflow", defaults.overflow),
         speculative=request_source(given.get("speculative"), defaults.drafts),
