@@ -120,7 +120,8 @@ class TextOptions(SamplingKwargs, total=False):
     """Report each token's log-probability with this many alternatives."""
     post_sampling_logprobs: bool | None
     """Whether ``logprobs`` are those of the distribution that the token was drawn from, after temperature, top-k,
-    schema and all else; by default they are the model's own. llama.cpp's sampler draws then: a seed gives another text."""
+    schema and all else; by default they are the model's own. llama.cpp's sampler draws then, so that a seed gives
+    another text."""
     max_seconds: float | None
     """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt."""
     overflow: Overflow | None
