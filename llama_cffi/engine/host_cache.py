@@ -1,0 +1,100 @@
+"""Beginnings of texts that had to leave the context's memory, kept in the memory of the host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.core.prompt import Prompt, common_prefix, reusable
+
+MIN_TOKENS = 64
+"""Fewer tokens are computed again: a copy would cost about as much."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class HostMemory:
+    """The memory of one sequence, outside the context."""
+
+    prompt: Prompt
+    """What it holds."""
+    data: bytes
+    conditioning: Conditioning = PLAIN
+    """What it was computed under."""
+
+
+class HostCache:
+    """At most ``max_bytes`` of memories of sequences; the one unused for longest goes first.
+
+    One thread adds; others may look for a prompt at the same time, because what they look at is never changed.
+    """
+
+    def __init__(self, max_bytes: int, *, can_cut: bool = True) -> None:
+        self.max_bytes = max_bytes
+        self._can_cut = can_cut
+        self._kept: tuple[HostMemory, ...] = ()
+        """The one used last comes last."""
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are in use."""
+        return sum(len(one.data) for one in self._kept)
+
+    def find(self, prompt: Prompt, conditioning: Conditioning, held: int) -> HostMemory | None:
+        """Return what spares a prompt most, if that is at least :data:`MIN_TOKENS` more than ``held`` cells."""
+        best, most = None, held + MIN_TOKENS - 1
+        for one in self._kept:
+            if one.conditioning == conditioning:
+                n = reusable(one.prompt, prompt, can_cut=self._can_cut)
+                if n > most:
+                    best, most = one, n
+        return best
+
+    def lacks(self, held: Prompt, conditioning: Conditioning, elsewhere: Iterable[Prompt] = ()) -> bool:
+        """Whether a memory is worth a copy: of no other one here or ``elsewhere`` can nearly as much be had."""
+        if self.max_bytes <= 0 or len(held) < MIN_TOKENS:
+            return False
+        others = [one.prompt for one in self._kept if one.conditioning == conditioning]
+        return all(len(held) - common_prefix(held, other) >= MIN_TOKENS for other in (*others, *elsewhere))
+
+    def add(self, memory: HostMemory) -> None:
+        """Keep a memory; those that it holds whole go, if a memory can be cut, and the oldest ones for room."""
+        size = len(memory.data)
+        if size > self.max_bytes:
+            return
+        kept = [one for one in self._kept if not (self._can_cut and _holds(memory, one))]
+        total = sum(len(one.data) for one in kept)
+        while kept and total + size > self.max_bytes:
+            total -= len(kept.pop(0).data)
+        self._kept = (*kept, memory)
+
+    def used(self, memory: HostMemory) -> None:
+        """Note that a memory was of use."""
+        if memory in self._kept:
+            self._kept = (*(one for one in self._kept if one is not memory), memory)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept = ()
+
+
+def _holds(memory: HostMemory, other: HostMemory) -> bool:
+    n = len(other.prompt)
+    return other.conditioning == memory.conditioning and common_prefix(memory.prompt, other.prompt) == n
+
+
+def usual_bytes() -> int:
+    """Return an eighth of the memory that is free now, 4 GiB at most; 256 MiB where the system does not tell."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return _GIB // 4
+    return min(4 * _GIB, free // 8)
+
+
+__all__ = ["MIN_TOKENS", "HostCache", "HostMemory", "usual_bytes"]
