@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from llama_cffi._util import arguments as args
+from llama_cffi._util.scalars import check_int
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.engine.request import MAX_PRIORITY
 from llama_cffi.engine.sampling_params import SamplingKwargs
 
 if TYPE_CHECKING:
@@ -44,8 +46,14 @@ class LlamaOptions(TypedDict, total=False):
     """What a :class:`~llama_cffi.Llama` takes beside its model."""
 
     n_ctx: int | None
-    """Tokens in memory over all sequences; by default the smaller of 4096 and what the model was trained for, with 0
-    the latter."""
+    """Most tokens of one text, its prompt included; by default the smaller of 4096 and what the model was trained for,
+    with 0 the latter."""
+    n_cells: int | None
+    """Cells of memory that all texts share, at least ``n_ctx``; each takes one for every token, and texts that begin
+    alike share those of their beginning. Texts that find no room wait for others to end, and what is kept for reuse
+    goes first. By default ``n_ctx`` for each of 4 texts (fewer with a smaller ``n_seq_max``), as far as that takes at
+    most a quarter of the free memory. With ``kv_unified=False`` nothing is shared: by default ``n_ctx`` for each of
+    ``n_seq_max`` texts."""
     n_batch: int | None
     """Most tokens of one decode."""
     n_ubatch: int | None
@@ -76,7 +84,8 @@ class LlamaOptions(TypedDict, total=False):
     model_options: ModelOptions | None
     """Everything else about loading; instead of ``n_gpu_layers`` and ``require_gpu``."""
     context_options: ContextOptions | None
-    """Everything else about the context; the arguments here win over it."""
+    """Everything else about the context; the arguments here win over it. Its ``n_ctx`` is the cells of all texts, as
+    ``n_cells`` here."""
     progress: ProgressCallback | None
     """Receives the part of the model that is loaded, 0.0 to 1.0; returning False cancels."""
     prompt_cache: PromptCache | None
@@ -113,6 +122,9 @@ class TextOptions(SamplingKwargs, total=False):
     """Report each token's log-probability with this many alternatives."""
     max_seconds: float | None
     """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt."""
+    priority: int | None
+    """How urgent the text is, -100 to 100: of those that wait the lowest is computed first; 0 by default. One that has
+    waited for long is computed before more urgent ones."""
     overflow: Overflow | None
     """What happens when the text fills the context; by default what the Llama was made with."""
     speculative: Speculative | None
@@ -292,6 +304,10 @@ def _check_speculative(name: str, value: Any) -> Any:
     return bool(value) if isinstance(value, np.bool_) else value
 
 
+def _check_priority(name: str, value: Any) -> int:
+    return check_int(name, value, -MAX_PRIORITY, MAX_PRIORITY)
+
+
 CHECKS: Mapping[str, args.Check] = {
     **dict.fromkeys(_SWITCHES, args.check_flag),
     **dict.fromkeys(_TEXTS, args.check_str),
@@ -300,8 +316,10 @@ CHECKS: Mapping[str, args.Check] = {
     "adapters": args.check_mapping,
     "chat_template": _check_template,
     "logit_bias": args.check_mapping,
+    "n_cells": args.whole_number,
     "n_ctx": args.whole_number,
     "pooling": args.check_text,
+    "priority": _check_priority,
     "speculative": _check_speculative,
     "tool_choice": _check_tool_choice,
     "tools": _check_tools,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
@@ -24,6 +24,7 @@ class FakeRunner:
     The next token depends on all cells in memory, their positions, and the conditioning that each was computed under,
     so a scheduler that loses, repeats or mixes up a cell changes the text. :meth:`expected` computes the same text
     directly. ``n_cells`` bounds the memory over all sequences. Media are cells like others here, whatever they show.
+    ``seconds`` says what a decode takes by its rows (tokens with an output) and its other tokens; a second without it.
     """
 
     EOG = 256
@@ -31,15 +32,28 @@ class FakeRunner:
         {**{n: chr(n) if n < 128 else bytes([n]) for n in range(256)}, EOG: None}
     )
 
-    def __init__(self, *, n_batch: int = 8, n_ctx: int = 64, n_seq_max: int = 4, n_cells: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        n_batch: int = 8,
+        n_ubatch: int | None = None,
+        n_ctx: int = 64,
+        n_seq_max: int = 4,
+        n_cells: int | None = None,
+        seconds: Callable[[int, int], float] = lambda n_rows, n_others: 1.0,
+    ) -> None:
         self.n_batch = n_batch
+        self.n_ubatch = n_batch if n_ubatch is None else n_ubatch
         self.n_ctx = n_ctx
         self.n_seq_max = n_seq_max
         self.n_vocab = self.EOG + 1
         self.can_shift = True
         self.can_copy = True
         self.can_cut = True
+        self.can_pad = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
+        self.seconds = seconds
+        self.now = 0.0
         self.memory: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
         self.positions: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
         """The last position of each cell in ``memory``."""
@@ -81,8 +95,8 @@ class FakeRunner:
         return output
 
     def clock(self) -> float:
-        """Every decode takes a second, whatever is in it."""
-        return float(len(self.decoded))
+        """The seconds that all decodes have taken."""
+        return self.now
 
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -92,14 +106,20 @@ class FakeRunner:
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         total = sum(work.n_tokens + len(work.draft) for work in plan)
-        if not 0 < total <= self.n_batch:
-            raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")
+        n_padding = sum(work.n_padding for work in plan)
+        if not 0 < total <= total + n_padding <= self.n_batch:
+            raise AssertionError(f"a plan of {total} and {n_padding} tokens for n_batch={self.n_batch}")
         self.use(plan[0].sequence.request.conditioning)
-        if sum(map(len, self.memory.values())) + total > self.n_cells:
+        used = sum(map(len, self.memory.values()))
+        if used + total > self.n_cells:
             raise MemoryFullError("no room", code=1)
+        if n_padding:
+            self._check_padding(plan)
+            if used + total + n_padding > self.n_cells:
+                plan[-1], n_padding = plan[-1]._replace(n_padding=0), 0
         rows, self._rows, row = [], {}, -1
         decoded: list[tuple[int, int]] = []
-        for sequence, count, output, _, draft in plan:
+        for sequence, count, output, _, draft, _ in plan:
             if sequence.request.conditioning != self.conditioning:
                 raise AssertionError("sequences with different conditioning were scheduled together")
             if sequence.seq_id is None:
@@ -126,7 +146,17 @@ class FakeRunner:
                 raise AssertionError(f"slot {sequence.seq_id} holds {len(memory)} tokens of {self.n_ctx}")
             decoded.append((sequence.seq_id, count + len(draft)))
         self.decoded.append(decoded)
+        n_rows = len(self._rows) + n_padding
+        self.now += self.seconds(n_rows, total + n_padding - n_rows)
         return rows
+
+    def _check_padding(self, plan: StepPlan) -> None:
+        """Padding is computed last, and goes without a trace."""
+        host = plan[-1].sequence
+        if any(work.n_padding for work in plan[:-1]) or not self.can_pad or not self.can_cut:
+            raise AssertionError("padding where it does not belong")
+        if len(host.cells) + len(plan[-1].draft) + plan[-1].n_padding > self.n_ctx:
+            raise AssertionError(f"padding beyond the context of {self.n_ctx}")
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
         return self._PIECES
@@ -213,6 +243,7 @@ class FakeSampler:
         memory.extend(runner.cells([token], runner.conditioning))
         positions.append(pos)
         runner.decoded.append([(seq_id, 1)])
+        runner.now += runner.seconds(1, 0)
         return runner.next_token(memory)
 
     def step_failed(self, result: int) -> NoReturn:

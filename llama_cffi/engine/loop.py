@@ -23,6 +23,8 @@ from llama_cffi.errors import (
 )
 from llama_cffi.reply.completion import FinishReason
 
+_USUAL_RATE = 200.0
+"""Tokens of prompts per second while nothing is measured."""
 _USUAL_TOKENS = 256
 """What a text is taken to need that says nothing of its length."""
 
@@ -41,7 +43,18 @@ class GenerationLoop:
         self._n_ctx = runner.n_ctx
         self._n_batch = runner.n_batch
         self.cost = DecodeCost()
-        self.scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
+        self.scheduler = Scheduler(
+            runner.n_batch,
+            runner.n_ubatch,
+            runner.n_seq_max,
+            self.cost,
+            can_copy=runner.can_copy,
+            can_cut=runner.can_cut,
+            can_pad=runner.can_pad,
+            n_ctx=runner.n_ctx,
+            n_cells=runner.n_cells,
+            clock=runner.clock,
+        )
         self.outside = OutsideMemory(runner, self.scheduler)
         self.changed: list[RunningSequence] = []
         self.end_error: LlamaCffiError | None = None
@@ -49,8 +62,6 @@ class GenerationLoop:
         self.stepping = False
         """Whether a step runs, or the memory is in use by something else: no step may begin."""
         self._clock = runner.clock
-        self._prefill_seconds = 0.005
-        """What a token of a prompt takes, a moving mean."""
         self._timed: list[RunningSequence] = []
         """Those that a deadline may end."""
 
@@ -125,7 +136,7 @@ class GenerationLoop:
                     if lone.listeners:
                         self.changed.append(lone)
                     return True
-                plan, n_tokens = [Work(lone, 1, True, draft=draft)], 1
+                plan = [Work(lone, 1, True, draft=draft)]
             else:
                 plan, n_tokens = self.scheduler.plan(self._prepare), 0
                 for i, work in enumerate(plan):
@@ -138,7 +149,7 @@ class GenerationLoop:
             if not plan:
                 return False
             affected = [work.sequence for work in plan]
-            self._compute(plan, n_tokens)
+            self._compute(plan)
             return True
         except LlamaCffiError as error:
             if not affected:
@@ -160,26 +171,22 @@ class GenerationLoop:
         pending = sum(sequence.n_pending for sequence in running)
         per_step = self.cost.seconds(max(1, len(running))) if self.cost.knows(1) else 0.05
         left = min((min(sequence.n_left, _USUAL_TOKENS) for sequence in running), default=0)
-        return min(60.0, max(1.0, (pending + n_waiting_tokens) * self._prefill_seconds + left * per_step))
+        prefill = (pending + n_waiting_tokens) / (self.cost.prefill_rate or _USUAL_RATE)
+        return min(60.0, max(1.0, prefill + left * per_step))
 
-    def _compute(self, plan: StepPlan, n_tokens: int) -> None:
-        """Decode a plan and choose its tokens; ``n_tokens`` counts them if a sequence drafts and none is in prefill."""
+    def _compute(self, plan: StepPlan) -> None:
+        """Decode a plan and choose its tokens."""
         # Until the tokens are chosen nobody else may write or free the logits.
         with self._runner.lock():
             start = self._clock()
             rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))
-            for (sequence, n, output, _, found), row in zip(plan, rows, strict=True):
+            for (sequence, n, output, _, found, _), row in zip(plan, rows, strict=True):
                 sequence.n_past += n
                 if output:
                     self._advance(sequence, row, found)
                     if sequence.listeners:
                         self.changed.append(sequence)
-            if n_tokens == len(plan):
-                self.cost.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
-            n_computed = sum(work.n_tokens for work in plan)
-            if n_computed > 2 * len(plan):
-                seconds = (self._clock() - start) / n_computed
-                self._prefill_seconds += (seconds - self._prefill_seconds) / 4
+            self.scheduler.measured(plan, self._clock() - start)
 
     # -- what goes wrong
 
@@ -216,7 +223,7 @@ class GenerationLoop:
             if not rest:
                 continue
             try:
-                self._compute(rest, 0)
+                self._compute(rest)
             except LlamaCffiError as error:
                 self._after_error(error, [work.sequence for work in rest], rest)
 

@@ -90,15 +90,19 @@ class RunningSequence:
         "listeners",
         "n_cached",
         "n_exact",
+        "n_passed",
         "n_past",
         "n_prompt",
         "offset",
         "output",
         "pieces",
+        "priority",
         "request",
         "sampler",
         "seed",
         "seq_id",
+        "submitted",
+        "turn",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +145,14 @@ class RunningSequence:
             self.chunks.append(Chunk(request.echo))
         self.deadline = None if request.max_seconds is None else monotonic() + request.max_seconds
         """The :func:`time.monotonic` at which the sequence ends."""
+        self.priority = request.priority
+        """The lower, the sooner."""
+        self.submitted = 0.0
+        """The scheduler's clock when the sequence was submitted."""
+        self.n_passed = 0
+        """Sequences that started before this one, which could not start yet."""
+        self.turn = 0
+        """When the sequence was computed last in a group of several."""
         self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
         self._max_tokens = request.max_tokens
         self._start = self._first = 0.0
