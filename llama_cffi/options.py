@@ -68,6 +68,13 @@ class LlamaOptions(TypedDict, total=False):
     """Layers on a GPU, all by default where the library has one."""
     require_gpu: bool | None
     """Whether to raise :class:`UnsupportedError` instead of computing on the CPU."""
+    max_step_seconds: float | None
+    """How long a decode may last, where that can be kept to by computing less of prompts in each. By default twice what
+    the texts that are generated take without a prompt, and 0.05 to 0.15 seconds where that is less."""
+    reproducible: bool | None
+    """Whether what is computed together depends on the requests alone, and not on how long decodes take here, so that
+    the same calls give the same texts to the last bit of rounding. It costs speed where several texts are generated,
+    and drafts are as long as they may be."""
     overflow: Overflow | None
     """What happens when a text fills the context: ``"stop"`` (default) finishes it with ``length``, ``"error"`` raises
     :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on."""
@@ -268,7 +275,18 @@ class PerplexityOptions(ScoreOptions, total=False):
     context for each, and more to compute. By default chunks do not overlap, and the second half of each is scored."""
 
 
-_SWITCHES = (*("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),)
+_SWITCHES = (
+    *(
+        "echo",
+        "heal",
+        "truncate",
+        "parallel_tool_calls",
+        "add_generation_prompt",
+        "offline",
+        "require_gpu",
+        "reproducible",
+    ),
+)
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
 _NUMBERS = ("max_tokens", "logprobs", "max_rounds", "top_n", "stride")

@@ -40,7 +40,7 @@ DEFAULT_N_SEQ_MAX = 8
 DEFAULT_N_TEXTS = 4
 """Texts of full length for which there is memory unless the number of cells is given."""
 
-_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens")
+_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens", "max_step_seconds", "reproducible")
 _CONTEXT_FIELDS = ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
 
 
@@ -230,6 +230,8 @@ def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:
     fields = {name: given[name] for name in _CONTEXT_FIELDS if name in given}
     options = replace(base or ContextOptions(), **{"n_seq_max": DEFAULT_N_SEQ_MAX, **fields})
     n_cells = given.get("n_cells")
+    if n_cells is not None and not is_int(n_cells, 1):
+        raise ValueError(f"n_cells must be a positive int, got {shown(n_cells)}")
     if base is not None and "n_ctx" not in given:
         return options if n_cells is None else replace(options, n_ctx=n_cells)
     n_ctx = _text_limit(model, given.get("n_ctx"))

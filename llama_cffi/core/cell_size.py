@@ -41,7 +41,7 @@ def shared_cells(model: Model, options: ContextOptions, n_ctx: int, n_texts: int
     """Return how many cells texts of up to ``n_ctx`` tokens share by default: ``n_ctx`` for each of ``n_texts``, fewer
     where that takes more than a quarter of the free memory beyond the first ``n_ctx``.
     """
-    if model.is_recurrent or not model.has_decoder:
+    if model.options.vocab_only or model.is_recurrent or not model.has_decoder:
         return n_ctx  # a text takes one cell, or none
     size = cell_bytes(model, options) * n_ctx
     if not size:

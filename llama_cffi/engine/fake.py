@@ -11,9 +11,9 @@ from zlib import crc32
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, reusable
+from llama_cffi.engine.plan import StepPlan
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import SavedMemory
-from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.errors import MemoryFullError
 from llama_cffi.reply.completion import TokenLogprob
 
@@ -23,8 +23,9 @@ class FakeRunner:
 
     The next token depends on all cells in memory, their positions, and the conditioning that each was computed under,
     so a scheduler that loses, repeats or mixes up a cell changes the text. :meth:`expected` computes the same text
-    directly. ``n_cells`` bounds the memory over all sequences, where copies share their cells. Media are cells like others here, whatever they show.
-    ``seconds`` says what a decode takes by its rows (tokens with an output) and its other tokens; a second without it.
+    directly. ``n_cells`` bounds the memory over all sequences, where copies share their cells. Media are cells like
+    others here, whatever they show. ``seconds`` says what a decode takes by its rows (tokens with an output) and its
+    other tokens; a second without it.
     """
 
     EOG = 256

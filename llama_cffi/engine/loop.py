@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from itertools import count
 from time import monotonic
 
 from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
+from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.outside_memory import OutsideMemory
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
@@ -38,10 +41,13 @@ class GenerationLoop:
     ``changed`` collects the sequences with a listener that have new chunks or ended, for the caller to tell.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
+        options = options if options is not None else EngineOptions()
         self._runner = runner
         self._n_ctx = runner.n_ctx
         self._n_batch = runner.n_batch
+        # By the other clock every decode takes as long as any, so it decides nothing.
+        self.clock: Callable[[], float] = count(0.0, 1.0).__next__ if options.reproducible else runner.clock
         self.cost = DecodeCost()
         self.scheduler = Scheduler(
             runner.n_batch,
@@ -53,7 +59,8 @@ class GenerationLoop:
             can_pad=runner.can_pad,
             n_ctx=runner.n_ctx,
             n_cells=runner.n_cells,
-            clock=runner.clock,
+            max_step_seconds=options.max_step_seconds,
+            clock=self.clock,
         )
         self.outside = OutsideMemory(runner, self.scheduler)
         self.changed: list[RunningSequence] = []
@@ -61,7 +68,7 @@ class GenerationLoop:
         """Why everything ends: a decode that is aborted now ends with this error."""
         self.stepping = False
         """Whether a step runs, or the memory is in use by something else: no step may begin."""
-        self._clock = runner.clock
+        self._clock = self.clock
         self._timed: list[RunningSequence] = []
         """Those that a deadline may end."""
 

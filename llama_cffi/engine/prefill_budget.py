@@ -14,7 +14,7 @@ _LEAST_ALONE = 128
 _UNKNOWN = 128
 """Tokens of prompts beside rows while nothing is known of what they take."""
 _SECONDS_ALONE = 1.0
-"""Seconds of a decode while nothing is generating: a request that comes meanwhile, or a cancellation, waits for it."""
+"""Seconds of a decode while nothing is generating, but several prompts wait for each other."""
 _SHORT, _LONG = 0.05, 0.15
 """Between these and a multiple of what the rows take lie the seconds of a decode while something is generating."""
 _ROUNDS = 8
@@ -28,7 +28,8 @@ class PrefillBudget:
     them, so that no decode lasts longer than ``max_step_seconds``.
 
     Without that limit it follows from what rows take: at least twice as long as they would alone, otherwise 8 times as
-    long within 0.05 to 0.15 seconds; while nothing is generating one second.
+    long within 0.05 to 0.15 seconds; while nothing is generating one second. A prompt that is alone has no limit of
+    time, so that what it is cut into does not depend on the clock.
     """
 
     def __init__(self, n_batch: int, n_ubatch: int, cost: DecodeCost, max_step_seconds: float | None = None) -> None:
@@ -49,10 +50,13 @@ class PrefillBudget:
     def _rows(self, n_rows: int) -> float:
         return self._cost.seconds(n_rows) if n_rows and self._cost.sizes else 0.0
 
-    def tokens(self, n_rows: int) -> int:
-        """Return how many tokens of prompts a decode with so many rows takes; 0 only when the rows fill the batch."""
+    def tokens(self, n_rows: int, *, alone: bool = False) -> int:
+        """Return how many tokens of prompts a decode with so many rows takes; 0 only when the rows fill the batch.
+
+        ``alone`` says that there is one prompt, and nothing else that runs or waits.
+        """
         most = min(self._n_batch, max(self._n_ubatch, n_rows + _LEAST)) - n_rows
-        if most <= _LEAST:
+        if most <= _LEAST or (alone and self.max_step_seconds is None):
             return max(0, most)
         least = _LEAST if n_rows or self.max_step_seconds is not None else min(most, _LEAST_ALONE)
         seconds = self._cost.prefill_seconds(n_rows, most)

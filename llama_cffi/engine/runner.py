@@ -11,9 +11,9 @@ from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
 from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.plan import StepPlan
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
-from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.engine.sequence_samplers import make_sampler
 from llama_cffi.errors import MemoryFullError, UnsupportedError
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from operator import attrgetter
 from time import perf_counter
-from typing import NamedTuple
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.engine.cell_budget import CellBudget
 from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.plan import Admission, Prepare, StepPlan, Work
 from llama_cffi.engine.prefill_budget import PrefillBudget
 from llama_cffi.engine.row_groups import RowGroups
 from llama_cffi.engine.running_sequence import RunningSequence
@@ -30,38 +30,6 @@ _NO_PADDING = 64
 """Decodes without padding after there was no room for it in memory."""
 
 _by_turn = attrgetter("turn")
-
-
-class Work(NamedTuple):
-    """The next ``n_tokens`` cells of a sequence; with ``output`` the last one's logits are wanted.
-
-    The plan has room for ``n_draft`` tokens more, and ``draft`` is what was found to fill it: computed behind the
-    sequence's own tokens, every one with logits. ``n_padding`` rows more are computed behind those because the decode
-    is faster with them; nobody reads them, and they do not stay in memory.
-    """
-
-    sequence: RunningSequence
-    n_tokens: int
-    output: bool
-    n_draft: int = 0
-    draft: SequenceOf[int] = ()
-    n_padding: int = 0
-
-
-class Admission(NamedTuple):
-    """A sequence about to enter ``slot``, reusing ``n_reused`` tokens: the slot's own, or copied from ``source``."""
-
-    slot: Slot
-    source: Slot | None
-    n_reused: int
-
-
-StepPlan = list[Work]
-"""One decode: never more than ``n_batch`` tokens in all, drafts and padding included, and all of them with the same
-adapters."""
-
-Prepare = Callable[[Admission], int]
-"""Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
 
 
 class Scheduler:
@@ -192,7 +160,8 @@ class Scheduler:
 
     def _rows_and_prompts(self, rows: list[RunningSequence], prompts: list[RunningSequence]) -> StepPlan:
         plan = [Work(sequence, 1, True) for sequence in rows]
-        budget = left = self._budget.tokens(len(rows))
+        alone = len(self.running) == 1 and not self.waiting
+        budget = left = self._budget.tokens(len(rows), alone=alone)
         enough = self._budget.enough(len(rows))
         ordered = self._line.in_order(prompts)
         for i, sequence in enumerate(ordered):
