@@ -276,16 +276,8 @@ class PerplexityOptions(ScoreOptions, total=False):
 
 
 _SWITCHES = (
-    *(
-        "echo",
-        "heal",
-        "truncate",
-        "parallel_tool_calls",
-        "add_generation_prompt",
-        "offline",
-        "require_gpu",
-        "reproducible",
-    ),
+    *("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),
+    "reproducible",
 )
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
