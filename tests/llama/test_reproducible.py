@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llama_cffi import Model
+
 from llama_cffi.engine import runner
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def test_otherwise_it_does(make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_prompt_alone_never_depends_on_it(
-    model: Model, make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatch
+    make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
+    found: list[list[int]] = []
     for seconds in (0.001, 100.0):
         monkeypatch.setattr(runner, "perf_counter", iter(float(i) * seconds for i in range(10_000)).__next__)
         llm = make_llama(n_ctx=512, n_batch=128, n_ubatch=64, reproducible=False)
