@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-
 from llama_cffi.engine import runner
 
 if TYPE_CHECKING:
@@ -51,9 +50,7 @@ def test_otherwise_it_does(make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatc
     assert len({tuple(shapes(make_llama, monkeypatch, seed, reproducible=False)) for seed in range(3)}) > 1
 
 
-def test_a_prompt_alone_never_depends_on_it(
-    make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_alone_never_depends_on_it(make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[list[int]] = []
     for seconds in (0.001, 100.0):
         monkeypatch.setattr(runner, "perf_counter", iter(float(i) * seconds for i in range(10_000)).__next__)
