@@ -149,7 +149,7 @@ def test_a_long_prompt_among_short_ones_starts_in_time() -> None:
         load.submit(100)
     begun = 0.0
     while long not in load.first:
-        while len(load.engine._scheduler.waiting) < 8:
+        while len(load.engine._inbox.waiting) < 8:
             load.submit(100)
         load.step()
         if not begun and load.sequences[long].n_past:
@@ -165,7 +165,7 @@ def test_nothing_waits_for_ever_for_more_urgent_ones() -> None:
     load = Load(Machine(n_seq_max=2, slower=30.0))
     patient = load.submit(100, priority=3)
     while patient not in load.first:
-        while len(load.engine._scheduler.waiting) < 4:
+        while len(load.engine._inbox.waiting) < 4:
             load.submit(100, priority=-1, max_tokens=3)
         load.step()
         assert load.runner.now < 300
@@ -372,7 +372,7 @@ def test_a_busy_engine_lets_everyone_in_within_bounded_steps() -> None:
     load = Load(Machine("Q4_K_M", n_seq_max=6, n_cells=3000, n_ctx=1500))
     waited: dict[int, int] = {}
     for step in range(1500):
-        while len(load.engine._scheduler.waiting) < 5:
+        while len(load.engine._inbox.waiting) < 5:
             i = load.submit(
                 random.choice([10, 40, 200, 900]), max_tokens=random.randint(1, 60), priority=random.randint(-1, 1)
             )
