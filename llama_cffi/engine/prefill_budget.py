@@ -79,12 +79,12 @@ class PrefillBudget:
 
         The first token of a prompt then does not wait for the prompts behind it.
         """
-        if n_rows:
-            return _LEAST
-        each = self._cost.prefill_seconds(0, self._n_ubatch)
-        if each is None or not self._cost.knows(1):
-            return 2 * _LEAST
-        return int(_ENOUGH * self._cost.seconds(1) * self._n_ubatch / each)
+        seconds = self._cost.prefill_seconds(n_rows, self._n_ubatch)
+        if seconds is None or not self._cost.sizes:
+            return _LEAST if n_rows else 2 * _LEAST
+        # What rows take is not lost, but where prompts take less the rows would take most of the time.
+        worth = self._rows(n_rows) if n_rows else _ENOUGH * self._cost.seconds(1)
+        return max(_LEAST, round(worth * self._n_ubatch / seconds))
 
     def too_long(self, n_rows: int) -> bool:
         """Whether so many rows and the least of a prompt last too long together, where that can be avoided."""

@@ -75,7 +75,9 @@ def test_a_step_ends_with_a_prompt_when_the_weights_have_paid() -> None:
     # Reading the weights takes as long as 20 tokens, or as 150.
     assert PrefillBudget(2048, 512, learned(0.01, 0.0005)).enough(0) == 80
     assert PrefillBudget(2048, 512, learned(0.003, 0.00002)).enough(0) == 600
+    # Rows get on meanwhile, but the prompts take as long.
     assert PrefillBudget(2048, 512, learned(0.01, 0.0005)).enough(8) == 32
+    assert PrefillBudget(2048, 512, learned(0.003, 0.00002)).enough(8) == 150
 
 
 def test_rows_and_prompts_are_known_apart() -> None:
