@@ -42,28 +42,33 @@ class RowGroups:
         self._can_pad = can_pad
         self._max_seconds = inf if max_seconds is None else max_seconds
         self._n = 0
-        self._n_rows = 0
+        self._chosen_for = (0, False)
         self._choice = (0, 0)
         self._fresh_until = 0
         self._next_try = _BEFORE
         self._tried: tuple[int, int] | None = None
 
-    def choose(self, n_rows: int) -> tuple[int, int]:
-        """Return how many of so many rows the next decode takes, and how many it computes, padding included."""
+    def choose(self, n_rows: int, *, pad: bool = True) -> tuple[int, int]:
+        """Return how many of so many rows the next decode takes, and how many it computes, padding included.
+
+        ``pad`` says whether there may be padding this time: where rows draft, drafts fill the decode.
+        """
         if n_rows < 2:
             return n_rows, n_rows
+        pad = pad and self._can_pad
         self._n = n = self._n + 1
         if self._tried is not None:
-            self._space(n_rows, self._tried)
+            self._space(n_rows, self._tried, pad=pad)
         if n >= self._next_try and self._cost.sizes:
-            self._tried = self._try(n_rows)
+            self._tried = self._try(n_rows, pad=pad)
             if self._tried is not None:
                 return self._tried
-        if n_rows != self._n_rows or n >= self._fresh_until:
-            self._choice, self._n_rows, self._fresh_until = self.best(n_rows), n_rows, n + _FRESH
+        if (n_rows, pad) != self._chosen_for or n >= self._fresh_until:
+            self._choice = self._best(n_rows, pad=pad)
+            self._chosen_for, self._fresh_until = (n_rows, pad), n + _FRESH
         return self._choice
 
-    def best(self, n_rows: int) -> tuple[int, int]:
+    def _best(self, n_rows: int, *, pad: bool) -> tuple[int, int]:
         """Return the choice that takes the least time for each row, by what is known now."""
         cost = self._cost
         best = (n_rows, n_rows)
@@ -71,7 +76,7 @@ class RowGroups:
             return best
         least = self._each(n_rows, n_rows)
         for size in cost.sizes:
-            if size > self._n_batch or (size > n_rows and not self._can_pad):
+            if size > self._n_batch or (size > n_rows and not pad):
                 break
             taken = min(size, n_rows)
             each = self._each(taken, size)
@@ -83,8 +88,8 @@ class RowGroups:
         seconds = self._cost.seconds(n_computed)
         return seconds > self._max_seconds, seconds / n_rows
 
-    def _try(self, n_rows: int) -> tuple[int, int] | None:
-        cost, sizes = self._cost, _worth_trying(n_rows, self._n_batch if self._can_pad else n_rows)
+    def _try(self, n_rows: int, *, pad: bool) -> tuple[int, int] | None:
+        cost, sizes = self._cost, _worth_trying(n_rows, self._n_batch if pad else n_rows)
         size = min(sizes, key=cost.n_samples)
         if cost.n_samples(size) >= _SAMPLES:
             size = max(sizes, key=cost.age)
@@ -93,11 +98,11 @@ class RowGroups:
                 return None
         return min(size, n_rows), size
 
-    def _space(self, n_rows: int, tried: tuple[int, int]) -> None:
+    def _space(self, n_rows: int, tried: tuple[int, int], *, pad: bool) -> None:
         """Put the next try off for as long as pays for this one."""
         taken, size = tried
         self._tried = None
-        best, computed = self.best(n_rows)
+        best, computed = self._best(n_rows, pad=pad)
         usual = self._cost.seconds(computed)
         lost = max(0.0, self._cost.seconds(size) - taken * usual / best) / usual
         learning = self._cost.n_samples(size) <= _SAMPLES and lost <= _LITTLE

@@ -80,6 +80,8 @@ class Scheduler:
         self._unpadded = 0
         self._padded = False
         self._full = False
+        self._stuck = False
+        """Whether none of those that wait can start until one comes or one goes."""
         self.lone: RunningSequence | None = None
         """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
         before was."""
@@ -89,6 +91,7 @@ class Scheduler:
         """Queue a sequence."""
         sequence.submitted = self._now()
         self.waiting.append(sequence)
+        self._stuck = False
         self.lone = None
 
     def measured(self, plan: StepPlan, seconds: float) -> None:
@@ -111,7 +114,7 @@ class Scheduler:
     def plan(self, prepare: Prepare) -> StepPlan:
         """The next decode; empty when there is nothing to do."""
         self._padded = False
-        if self.waiting and not self._full:
+        if self.waiting and not self._full and not self._stuck:
             self._admit(prepare)
         running = self._turn()
         self.lone = running[0] if len(self.running) == 1 and not self.waiting else None
@@ -131,9 +134,11 @@ class Scheduler:
         n = len(rows)
         n_computed = n
         if n > 1:
-            n_taken, n_computed = self._groups.choose(min(n, self._n_batch))
+            pad = not self._unpadded and all(sequence.drafting is None for sequence in rows)
+            n_taken, n_computed = self._groups.choose(min(n, self._n_batch), pad=pad)
             if n_taken < n:
                 rows = self._next_turn(rows, n_taken)
+            self._unpadded = max(0, self._unpadded - 1)
         plan = [Work(sequence, 1, True) for sequence in rows]
         if n_computed > len(plan):
             self._pad(plan, n_computed - len(plan))
@@ -148,11 +153,6 @@ class Scheduler:
         return taken
 
     def _pad(self, plan: StepPlan, n: int) -> None:
-        if self._unpadded:
-            self._unpadded -= 1
-            return
-        if any(work.sequence.drafting is not None for work in plan):
-            return  # drafts fill the decode as far as pays
         host = min(range(len(plan)), key=lambda i: len(plan[i].sequence.cells))
         if self._n_ctx is None or len(plan[host].sequence.cells) + n <= self._n_ctx:
             plan[host], plan[-1] = plan[-1], plan[host]._replace(n_padding=n)
@@ -224,6 +224,7 @@ class Scheduler:
         while self.waiting and any(slot.sequence is None for slot in self.slots):
             started = self._startable(self._line.candidates(self._places([slot.held for slot in self.slots])))
             if started is None:
+                self._stuck = not any(len(sequence.cells) - sequence.n_past > 1 for sequence in self.running)
                 return
             self._start(started, prepare)
 
@@ -312,6 +313,7 @@ class Scheduler:
 
     def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:
         """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""
+        self._stuck = False
         if sequence.done:
             self._cells.note_end(sequence)
         if sequence.seq_id is None:

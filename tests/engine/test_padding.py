@@ -35,11 +35,11 @@ def padded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Makes every choice of rows a random one; holds how many rows of padding each decode had."""
     random, found = Random(1), [0]
 
-    def choose(self: RowGroups, n_rows: int) -> tuple[int, int]:
+    def choose(self: RowGroups, n_rows: int, *, pad: bool = True) -> tuple[int, int]:
         if n_rows < 2:
             return n_rows, n_rows
         n = random.randint(1, n_rows)
-        found.append(random.choice([0, 0, 1, 2, 5]) if self._can_pad and n == n_rows else 0)
+        found.append(random.choice([0, 0, 1, 2, 5]) if pad and self._can_pad and n == n_rows else 0)
         return n, n + found[-1]
 
     monkeypatch.setattr(RowGroups, "choose", choose)
