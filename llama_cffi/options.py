@@ -51,9 +51,9 @@ class LlamaOptions(TypedDict, total=False):
     n_cells: int | None
     """Cells of memory that all texts share, at least ``n_ctx``; each takes one for every token, and texts that begin
     alike share those of their beginning. Texts that find no room wait for others to end, and what is kept for reuse
-    goes first. By default ``n_ctx`` for each of 4 texts (fewer with a smaller ``n_seq_max``), as far as that takes at
-    most a quarter of the free memory. With ``kv_unified=False`` nothing is shared: by default ``n_ctx`` for each of
-    ``n_seq_max`` texts."""
+    goes first. By default ``n_ctx`` for each of 4 texts (fewer with a smaller ``n_seq_max``), as far as that makes at
+    most 16,384 and takes at most a quarter of the free memory. With ``kv_unified=False`` nothing is shared: by default
+    ``n_ctx`` for each of ``n_seq_max`` texts."""
     n_batch: int | None
     """Most tokens of one decode."""
     n_ubatch: int | None

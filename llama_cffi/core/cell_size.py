@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from llama_cffi._util.scalars import INT_MAX
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.model import Model
@@ -24,6 +23,8 @@ _BITS = {
 """Bits of a number by the type of the K or V cache, scales included."""
 _PART = 1 / 4
 """Part of the free memory that cells beyond those of one text may take."""
+_MOST = 16_384
+"""Cells beyond those of one text are no more than this makes: a long context is often meant for one text."""
 
 
 def cell_bytes(model: Model, options: ContextOptions) -> int:
@@ -38,8 +39,10 @@ def cell_bytes(model: Model, options: ContextOptions) -> int:
 
 
 def shared_cells(model: Model, options: ContextOptions, n_ctx: int, n_texts: int) -> int:
-    """Return how many cells texts of up to ``n_ctx`` tokens share by default: ``n_ctx`` for each of ``n_texts``, fewer
-    where that takes more than a quarter of the free memory beyond the first ``n_ctx``.
+    """Return how many cells texts of up to ``n_ctx`` tokens share by default, at least those of one text.
+
+    ``n_ctx`` for each of ``n_texts``, as far as that makes no more than 16,384 and takes no more than a quarter of the
+    free memory beyond the first ``n_ctx``.
     """
     if model.options.vocab_only or model.is_recurrent or not model.has_decoder:
         return n_ctx  # a text takes one cell, or none
@@ -47,7 +50,7 @@ def shared_cells(model: Model, options: ContextOptions, n_ctx: int, n_texts: int
     if not size:
         return n_ctx
     more = min(n_texts - 1, int(_PART * _free(model, options) // size))
-    return min(n_ctx * (1 + max(0, more)), INT_MAX)
+    return max(n_ctx, min(n_ctx * (1 + more), _MOST))
 
 
 def _head_size(model: Model, name: str) -> int:

@@ -32,6 +32,8 @@ def test_the_default_is_room_for_four_texts(make_llama: MakeLlama) -> None:
         (256, 1024),
     ]
     assert sizes(make_llama(n_ctx=0)) == (2048, 8192)
+    assert sizes(make_llama(n_ctx=6000)) == (6000, 16_384), "what is long is often alone"
+    assert sizes(make_llama(n_ctx=20_000)) == (20_000, 20_224), "llama.cpp rounds up to 256"
     assert sizes(make_llama(n_ctx=256, n_cells=768)) == (256, 768)
     assert sizes(make_llama(n_ctx=200, n_cells=256)) == (200, 256), "what one text may use is what was said"
 
