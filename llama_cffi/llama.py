@@ -474,6 +474,11 @@ class Llama(Closing, ProcessBound):
         return self._runtime.model
 
     @property
+    def n_ctx(self) -> int:
+        """Most tokens of one text, its prompt included. All texts share the cells of ``context.n_ctx``."""
+        return self.context.n_ctx_seq
+
+    @property
     def context(self) -> Context:
         """The context that generates. What changes it behind the engine's back changes the texts."""
         return self._runtime.context

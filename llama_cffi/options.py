@@ -6,15 +6,14 @@ None means "not given" for each of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
-
-import numpy as np
 
 from llama_cffi._util import arguments as args
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.model_options import ModelOptions
 from llama_cffi.engine.sampling_params import SamplingKwargs
+from llama_cffi.option_checks import CHECKS
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
@@ -47,8 +46,14 @@ class LlamaOptions(TypedDict, total=False):
     """What a :class:`~llama_cffi.Llama` takes beside its model."""
 
     n_ctx: int | None
-    """Tokens in memory over all sequences; by default the smaller of 4096 and what the model was trained for, with 0
-    the latter."""
+    """Most tokens of one text, its prompt included; by default the smaller of 4096 and what the model was trained for,
+    with 0 the latter."""
+    n_cells: int | None
+    """Cells of memory that all texts share, at least ``n_ctx``; each takes one for every token, and texts that begin
+    alike share those of their beginning. Texts that find no room wait for others to end, and what is kept for reuse
+    goes first. By default ``n_ctx`` for each of 4 texts (fewer with a smaller ``n_seq_max``), as far as that makes at
+    most 16,384 and takes at most a quarter of the free memory. With ``kv_unified=False`` nothing is shared: by default
+    ``n_ctx`` for each of ``n_seq_max`` texts."""
     n_batch: int | None
     """Most tokens of one decode."""
     n_ubatch: int | None
@@ -63,6 +68,13 @@ class LlamaOptions(TypedDict, total=False):
     """Layers on a GPU, all by default where the library has one."""
     require_gpu: bool | None
     """Whether to raise :class:`UnsupportedError` instead of computing on the CPU."""
+    max_step_seconds: float | None
+    """How long a decode may last, where that can be kept to by computing less of prompts in each. By default twice what
+    the texts that are generated take without a prompt, and 0.05 to 0.15 seconds where that is less."""
+    reproducible: bool | None
+    """Whether what is computed together depends on the requests alone, and not on how long decodes take here, so that
+    the same calls give the same texts to the last bit of rounding. It costs speed where several texts are generated,
+    and drafts are as long as they may be."""
     overflow: Overflow | None
     """What happens when a text fills the context: ``"stop"`` (default) finishes it with ``length``, ``"error"`` raises
     :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on."""
@@ -82,7 +94,8 @@ class LlamaOptions(TypedDict, total=False):
     model_options: ModelOptions | None
     """Everything else about loading; instead of ``n_gpu_layers`` and ``require_gpu``."""
     context_options: ContextOptions | None
-    """Everything else about the context; the arguments here win over it."""
+    """Everything else about the context; the arguments here win over it. Its ``n_ctx`` is the cells of all texts, as
+    ``n_cells`` here."""
     progress: ProgressCallback | None
     """Receives the part of the model that is loaded, 0.0 to 1.0; returning False cancels."""
     prompt_cache: PromptCache | None
@@ -124,6 +137,9 @@ class TextOptions(SamplingKwargs, total=False):
     another text."""
     max_seconds: float | None
     """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt."""
+    priority: int | None
+    """How urgent the text is, -100 to 100: of those that wait the lowest is computed first; 0 by default. One that has
+    waited for long is computed before more urgent ones."""
     overflow: Overflow | None
     """What happens when the text fills the context; by default what the Llama was made with."""
     speculative: Speculative | None
@@ -272,74 +288,6 @@ class PerplexityOptions(ScoreOptions, total=False):
     stride: int | None
     """Tokens by which each chunk begins after the one before, of which only the last ``stride`` tokens are scored: more
     context for each, and more to compute. By default chunks do not overlap, and the second half of each is scored."""
-
-
-_SWITCHES = (
-    *("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),
-    "post_sampling_logprobs",
-)
-_TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
-_TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
-_NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "stride")
-
-
-def _check_template(name: str, value: Any) -> Any:
-    return args.check_path(name, value) if isinstance(value, os.PathLike) else args.check_text(name, value)
-
-
-def _check_tool_choice(name: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        function = args.check_mapping(f"the function of {name}", value.get("function"))
-        args.check_text(f"the name of {name}", function.get("name"))
-        return value
-    return args.check_text(name, value)
-
-
-def _check_tools(name: str, value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a list of tools, not an array")
-    # A generator can be read once.
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else value
-
-
-def _check_variables(name: str, value: Any) -> dict[str, Any]:
-    taken = [key for key in _TEMPLATE_ARGUMENTS if key in args.check_mapping(name, value)]
-    if taken:
-        raise ValueError(f"{name} cannot hold {taken[0]!r}, which the template is given anyway")
-    return args.check_names(name, value)
-
-
-def _check_speculative(name: str, value: Any) -> Any:
-    return bool(value) if isinstance(value, np.bool_) else value
-
-
-CHECKS: Mapping[str, args.Check] = {
-    **dict.fromkeys(_SWITCHES, args.check_flag),
-    **dict.fromkeys(_TEXTS, args.check_str),
-    **dict.fromkeys(_NUMBERS, args.whole_number),
-    **dict.fromkeys(("progress", "download_progress"), args.check_callable),
-    "adapters": args.check_mapping,
-    "chat_template": _check_template,
-    "logit_bias": args.check_mapping,
-    "n_ctx": args.whole_number,
-    "on_event": args.check_callable,
-    "pooling": args.check_text,
-    "speculative": _check_speculative,
-    "tool_choice": _check_tool_choice,
-    "tools": _check_tools,
-    "chat_template_kwargs": _check_variables,
-    "context_options": args.instance_of(ContextOptions, "ContextOptions"),
-    "model_options": args.instance_of(ModelOptions, "ModelOptions"),
-    "reasoning_budget": args.count,
-    "files": args.check_texts_by_name,
-    "normalize": args.one_of(True, False, "l1", "l2"),
-    "when_full": args.one_of("raise", "wait"),
-    "on_incomplete": args.one_of("raise", "return"),
-    "on_error": args.one_of("raise", "report"),
-    "order": args.one_of("psm", "spm"),
-    "overflow": args.one_of("error", "stop", "shift"),
-}
-"""What is checked of an option before anything else; ranges that depend on a model are checked where they are known."""
 
 
 def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi._util.scalars import is_int
+from llama_cffi._util.shown import shown
+from llama_cffi.core.cell_size import shared_cells
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.model import Model, ModelOptions
@@ -21,7 +24,7 @@ from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.scoring import Scoring
-from llama_cffi.errors import ClosedError, ModelFileError, UnsupportedError
+from llama_cffi.errors import ClosedError, ContextError, ModelFileError, UnsupportedError
 from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
 
@@ -34,8 +37,11 @@ DEFAULT_N_CTX = 4096
 
 DEFAULT_N_SEQ_MAX = 8
 
-_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens", "on_event")
-_CONTEXT_FIELDS = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
+DEFAULT_N_TEXTS = 4
+"""Texts of full length for which there is memory unless the number of cells is given."""
+
+_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens", "max_step_seconds", "on_event", "reproducible")
+_CONTEXT_FIELDS = ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
 
 
 class Runtime:
@@ -81,7 +87,15 @@ class Runtime:
         loaded, share = _load(model, given)
         try:
             options, formats = _context_options(loaded, given), ModelFormats(loaded)
-            runtime = cls(loaded, share, formats, options, overflow, given.get("prompt_cache"), engine_options)
+            rest = overflow, given.get("prompt_cache"), engine_options
+            try:
+                runtime = cls(loaded, share, formats, options, *rest)
+            except ContextError:
+                fewer = options.n_ctx_seq
+                if "n_cells" in given or not options.kv_unified or fewer is None or fewer >= options.n_ctx:
+                    raise
+                # The number of cells was a guess: one text at a time is what was asked for.
+                runtime = cls(loaded, share, formats, replace(options, n_ctx=fewer), *rest)
             draft = given.get("draft")
             if draft is not None:
                 runtime.draft = OpenDraft(draft, runtime.context, n_gpu_layers=given.get("n_gpu_layers"))
@@ -214,10 +228,30 @@ def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tu
 def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:
     base = given.get("context_options")
     fields = {name: given[name] for name in _CONTEXT_FIELDS if name in given}
-    if base is None:
-        trained = model.n_ctx_train
-        base = ContextOptions(n_ctx=min(DEFAULT_N_CTX, trained) if trained > 0 else DEFAULT_N_CTX)
-    return replace(base, **{"n_seq_max": DEFAULT_N_SEQ_MAX, **fields})
+    options = replace(base or ContextOptions(), **{"n_seq_max": DEFAULT_N_SEQ_MAX, **fields})
+    n_cells = given.get("n_cells")
+    if n_cells is not None and not is_int(n_cells, 1):
+        raise ValueError(f"n_cells must be a positive int, got {shown(n_cells)}")
+    if base is not None and "n_ctx" not in given:
+        return options if n_cells is None else replace(options, n_ctx=n_cells)
+    n_ctx = _text_limit(model, given.get("n_ctx"))
+    n_seq_max = options.n_seq_max if is_int(options.n_seq_max, 1) else 1  # what is wrong the context says
+    n_texts = 1 if options.kv_unified else n_seq_max
+    if n_cells is None:
+        n_cells = n_ctx * n_texts
+        if options.kv_unified:
+            n_cells = shared_cells(model, options, n_ctx, min(n_seq_max, DEFAULT_N_TEXTS))
+    elif n_cells < n_ctx * n_texts:
+        least = f"n_ctx={n_ctx}" if n_texts == 1 else f"n_ctx={n_ctx} for each of {n_texts} texts"
+        raise ValueError(f"n_cells must be at least {least}, got {shown(n_cells)}")
+    return replace(options, n_ctx=n_cells, n_ctx_seq=n_ctx)
+
+
+def _text_limit(model: Model, n_ctx: int | None) -> int:
+    if n_ctx is not None and not is_int(n_ctx, 0):
+        raise ValueError(f"n_ctx must be a positive int, got {shown(n_ctx)}")
+    trained = model.n_ctx_train if model.n_ctx_train > 0 else DEFAULT_N_CTX
+    return n_ctx or (trained if n_ctx == 0 else min(DEFAULT_N_CTX, trained))
 
 
 __all__ = ["DEFAULT_N_CTX", "Runtime", "demo_path"]

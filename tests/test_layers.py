@@ -23,6 +23,7 @@ LAYERS = (
     "prompt",
     "engine",
     "otel",
+    "option_checks",
     "options",
     "spec",
     "prepare",

@@ -48,6 +48,8 @@ def read_limits(ptr: Any, options: ContextOptions) -> ContextLimits:
         n_ctx_seq = lib.llama_n_ctx_seq(ptr)
     else:
         n_ctx_seq = n_ctx if options.kv_unified else n_ctx // n_seq_max
+    if options.n_ctx_seq is not None:
+        n_ctx_seq = min(n_ctx_seq, int(options.n_ctx_seq))
     return ContextLimits(
         n_ctx=n_ctx,
         n_ctx_seq=n_ctx_seq,

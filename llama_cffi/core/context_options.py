@@ -8,7 +8,7 @@ from typing import Any, Literal
 from llama_cffi._native import binding, lib
 from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.ranges import FLT_MAX
-from llama_cffi._util.scalars import INT_MAX, as_float, as_int
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.embeddings import ATTENTION_NAMES, POOLING_NAMES, Attention, PoolingType
 from llama_cffi.core.options import choice, constant
@@ -47,6 +47,9 @@ class ContextOptions:
 
     n_ctx: int = 4096
     """Cells of memory, in tokens, over all sequences; 0 takes the model's training length."""
+    n_ctx_seq: int | None = None
+    """Most tokens of one sequence, for what looks at :attr:`Context.n_ctx_seq` (generation, saved states, scoring;
+    decode does not); None, and more than there is, is what the memory has for one: all cells with ``kv_unified``."""
     n_batch: int = 2048
     """Most tokens of one decode."""
     n_ubatch: int = 512
@@ -136,6 +139,8 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
         if size is None or not (0 if name == "n_ctx" else 1) <= size <= INT_MAX:
             raise ValueError(f"{name} must be a positive int, got {shown(value)}")
         sizes.append(size)
+    if options.n_ctx_seq is not None and not is_int(options.n_ctx_seq, 1):
+        raise ValueError(f"n_ctx_seq must be None or a positive int, got {shown(options.n_ctx_seq)}")
     n_ctx, n_batch, n_ubatch, n_seq_max = sizes
     limit = lib.llama_max_parallel_sequences()
     if n_seq_max > limit:

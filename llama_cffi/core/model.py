@@ -198,12 +198,13 @@ class Model(NativeObject):
     @property
     def n_head(self) -> int:
         """Number of attention heads."""
-        return int(lib.llama_model_n_head(self.ptr))
+        # llama.cpp ends the process when there is no layer to have them.
+        return int(lib.llama_model_n_head(self.ptr)) if self.n_layer else 0
 
     @property
     def n_head_kv(self) -> int:
         """Number of key/value heads."""
-        return int(lib.llama_model_n_head_kv(self.ptr))
+        return int(lib.llama_model_n_head_kv(self.ptr)) if self.n_layer else 0
 
     @property
     def n_swa(self) -> int:

@@ -166,11 +166,14 @@ def _restore(cells: tuple[int, ...], media: tuple[MediaSpan, ...]) -> Prompt:
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the length of the common beginning of two sequences of cells or tokens of the same type."""
+    # Slices compare at C speed. Most pairs differ soon, so the first ones are short.
     limit = min(len(a), len(b))
-    if a[:limit] == b[:limit]:
-        return limit
-    # Slices compare at C speed: halve the interval instead of walking it.
-    low, high = 0, limit
+    low, high = 0, min(limit, 32)
+    while a[low:high] == b[low:high]:
+        if high == limit:
+            return limit
+        low, high = high, min(limit, 4 * high)
+    # The place is in the last one: halve it instead of walking it.
     while low < high - 1:
         middle = (low + high) // 2
         if a[low:middle] == b[low:middle]:

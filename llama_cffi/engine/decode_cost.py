@@ -1,52 +1,120 @@
-"""What a decode takes, by its number of tokens: measured while it is of use."""
+"""What a decode takes: by its number of rows, and by what of prompts is in it."""
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
 
 
-class DecodeCost:
-    """Seconds of a decode by its number of tokens.
+class _Size:
+    """What is known of decodes of one number of rows."""
 
-    A few tokens more may cost nothing, where reading the weights is what takes time, or several times as much, where
-    computing is: only measuring tells.
+    __slots__ = ("last", "n", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.n = 1
+        self.last = 0
+
+
+class DecodeCost:
+    """Seconds of a decode, learned from every one.
+
+    A few rows more may cost nothing, where reading the weights is what takes time, or several times as much, where
+    computing is, and with some kernels seven take longer than eight: only measuring tells. A row is a token with
+    logits. Decodes of rows alone are known by their number; those with a piece of a prompt apart from them, by what the
+    piece adds to its rows.
     """
 
-    __slots__ = ("_seconds", "_sizes")
+    __slots__ = ("_alone", "_found", "_mixed", "_sizes", "n_measured", "prefill_rate")
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
-        self._seconds: dict[int, float] = {}
+        self._found: dict[int, _Size] = {}
+        self._alone: dict[int, float] = {}
+        """Seconds of each token of a prompt in decodes without rows, by the length of the piece in bits."""
+        self._mixed: dict[int, float] = {}
+        """The same in decodes with rows: what is added to the seconds of the rows."""
+        self.n_measured = 0
+        """Decodes of rows that were measured."""
+        self.prefill_rate = 0.0
+        """Tokens of prompts per second, as of late; 0 while that is not known."""
 
     def add(self, n_tokens: int, seconds: float) -> None:
-        """A decode of so many tokens took so long."""
-        seconds = max(seconds, 1e-9)  # of a clock too coarse for it
-        old = self._seconds.get(n_tokens)
-        if old is None:
+        """A decode of so many rows took so long."""
+        if seconds < _LEAST:
+            seconds = _LEAST
+        self.n_measured += 1
+        size = self._found.get(n_tokens)
+        if size is None:
             insort(self._sizes, n_tokens)
-        self._seconds[n_tokens] = seconds if old is None else blend(old, seconds)
+            self._found[n_tokens] = size = _Size(seconds)
+        else:
+            size.n += 1
+            size.seconds = blend(size.seconds, seconds)
+        size.last = self.n_measured
+
+    def add_prefill(self, n_rows: int, n_prefill: int, seconds: float) -> None:
+        """A decode of so many rows and tokens of prompts took so long."""
+        rate = n_prefill / max(seconds, _LEAST)
+        self.prefill_rate = (self.prefill_rate + rate) / 2 if self.prefill_rate else rate
+        if n_rows and self._sizes:
+            seconds -= self.seconds(n_rows)
+        table, size = self._mixed if n_rows else self._alone, n_prefill.bit_length()
+        each = max(seconds, _LEAST) / n_prefill
+        old = table.get(size)
+        table[size] = each if old is None else (old + each) / 2
+
+    @property
+    def sizes(self) -> list[int]:
+        """The numbers of rows that were measured, in order; not to be changed."""
+        return self._sizes
+
+    def n_samples(self, n_tokens: int) -> int:
+        """How often a decode of exactly so many rows was measured."""
+        size = self._found.get(n_tokens)
+        return 0 if size is None else size.n
+
+    def age(self, n_tokens: int) -> int:
+        """How many decodes of rows were measured since one of exactly so many rows."""
+        size = self._found.get(n_tokens)
+        return self.n_measured - (0 if size is None else size.last)
 
     def knows(self, n_tokens: int) -> bool:
-        """Whether a decode of as few tokens was measured."""
+        """Whether a decode of at most so many rows was measured."""
         return bool(self._sizes) and self._sizes[0] <= n_tokens
 
     def seconds(self, n_tokens: int) -> float:
-        """What so many tokens may take, once any size was measured: on the line through the two sizes next to it.
+        """What so many rows may take, once any size was measured: on the line through the two sizes next to it.
 
-        Less than the least one costs what that costs, and so does more while one size only is known: it is tried then.
+        A size below the smallest measured one is taken to cost as much as that one, and so is one above it while it is
+        the only one.
         """
-        found = self._seconds.get(n_tokens)
+        found = self._found.get(n_tokens)
         if found is not None:
-            return found
+            return found.seconds
         sizes = self._sizes
         i = min(bisect_right(sizes, n_tokens), len(sizes) - 1)
         if i == 0:
-            return self._seconds[sizes[0]]
+            return self._found[sizes[0]].seconds
         low, high = sizes[i - 1], sizes[i]
-        first, last = self._seconds[low], self._seconds[high]
+        first, last = self._found[low].seconds, self._found[high].seconds
         if n_tokens > high:
             return last + max(0.0, last - first) * (n_tokens - high) / (high - low)
         return first + (last - first) * (n_tokens - low) / (high - low)
+
+    def prefill_seconds(self, n_rows: int, n_prefill: int) -> float | None:
+        """What so many tokens of prompts may add to a decode of so many rows; None while nothing is known of that."""
+        table = self._mixed if n_rows and self._mixed else self._alone or self._mixed
+        if not table:
+            return None
+        bits = n_prefill.bit_length()
+        # Of two lengths equally near, the longer one: its seconds hold less of what is there for any length.
+        nearest = min(table, key=lambda known: (abs(known - bits), -known))
+        return table[nearest] * n_prefill
+
+
+_LEAST = 1e-9
+"""Seconds of a decode for which the clock is too coarse."""
 
 
 def blend(old: float, new: float) -> float:

@@ -228,6 +228,8 @@ class Embedders:
     def _make(self, pooling: PoolingType) -> Embedder:
         pattern, model = self._pattern, self._pattern.model
         options = replace(pattern.options, embeddings=True, pooling=pooling, kv_unified=True)
+        if options.n_ctx_seq is not None:
+            options = replace(options, n_ctx=options.n_ctx_seq)  # texts are computed one batch after the other
         if model.has_encoder or not pattern.has_memory:
             # All tokens of a text are computed at once.
             n_most = max(options.n_ubatch, min(options.n_batch, model.n_ctx_train))

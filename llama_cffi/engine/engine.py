@@ -50,7 +50,7 @@ class Engine(ProcessBound):
     def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
         self._runner = runner
         self._options = options = options if options is not None else EngineOptions()
-        self._loop = loop = GenerationLoop(runner, options.on_event)
+        self._loop = loop = GenerationLoop(runner, options)
         self._scheduler = loop.scheduler
         self._turn = Turn()
         self._inbox = Inbox(loop, options)
@@ -84,7 +84,7 @@ class Engine(ProcessBound):
         drafting = None
         if request.speculative is not None:
             drafting = DraftController(
-                request.speculative.start(), self._runner.n_vocab, self._loop.cost, self._runner.clock
+                request.speculative.start(), self._runner.n_vocab, self._loop.cost, self._loop.clock
             )
         found = self._find_saved(request)
         pieces = self._runner.pieces(request.visible)

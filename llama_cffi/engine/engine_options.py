@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_cffi._util.scalars import as_int, is_int
+from llama_cffi._util.scalars import as_float, as_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.engine.telemetry import OnEvent
 
@@ -23,6 +23,10 @@ class EngineOptions:
     """Most requests that wait; None is no limit."""
     max_waiting_tokens: int | None = None
     """Most tokens of prompts that wait; None is no limit."""
+    max_step_seconds: float | None = None
+    """How long a decode may last; None is found out. See :class:`PrefillBudget`."""
+    reproducible: bool = False
+    """Whether decodes are not measured, so that what is computed together depends on the requests alone."""
 
     on_event: OnEvent | None = None
     """Receives what happens to requests, on the thread that computes, and must not wait."""
@@ -37,6 +41,12 @@ class EngineOptions:
             if value is not None and not is_int(value, 1, sys.maxsize):
                 raise ValueError(f"{name} must be None or a whole number of at least 1, got {shown(value)}")
             object.__setattr__(self, name, as_int(value))
+        seconds = self.max_step_seconds
+        if seconds is not None and not (as_float(seconds) or 0) > 0:
+            raise ValueError(f"max_step_seconds must be None or above 0, got {shown(seconds)}")
+        if seconds is not None and self.reproducible:
+            raise ValueError("max_step_seconds= needs the clock, of which reproducible=True is independent")
+        object.__setattr__(self, "max_step_seconds", as_float(seconds))
 
 
 __all__ = ["DriverName", "EngineOptions"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
@@ -11,9 +11,9 @@ from zlib import crc32
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, reusable
+from llama_cffi.engine.plan import StepPlan
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import SavedMemory
-from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.errors import MemoryFullError
 from llama_cffi.reply.completion import TokenLogprob
 
@@ -23,7 +23,9 @@ class FakeRunner:
 
     The next token depends on all cells in memory, their positions, and the conditioning that each was computed under,
     so a scheduler that loses, repeats or mixes up a cell changes the text. :meth:`expected` computes the same text
-    directly. ``n_cells`` bounds the memory over all sequences. Media are cells like others here, whatever they show.
+    directly. ``n_cells`` bounds the memory over all sequences, where copies share their cells. Media are cells like
+    others here, whatever they show. ``seconds`` says what a decode takes by its rows (tokens with an output) and its
+    other tokens; a second without it.
     """
 
     EOG = 256
@@ -31,18 +33,34 @@ class FakeRunner:
         {**{n: chr(n) if n < 128 else bytes([n]) for n in range(256)}, EOG: None}
     )
 
-    def __init__(self, *, n_batch: int = 8, n_ctx: int = 64, n_seq_max: int = 4, n_cells: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        n_batch: int = 8,
+        n_ubatch: int | None = None,
+        n_ctx: int = 64,
+        n_seq_max: int = 4,
+        n_cells: int | None = None,
+        seconds: Callable[[int, int], float] = lambda n_rows, n_others: 1.0,
+    ) -> None:
         self.n_batch = n_batch
+        self.n_ubatch = n_batch if n_ubatch is None else n_ubatch
         self.n_ctx = n_ctx
         self.n_seq_max = n_seq_max
         self.n_vocab = self.EOG + 1
         self.can_shift = True
         self.can_copy = True
         self.can_cut = True
+        self.can_pad = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
+        self.seconds = seconds
+        self.now = 0.0
         self.memory: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
         self.positions: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
         """The last position of each cell in ``memory``."""
+        self._cells: dict[int, list[int]] = {i: [] for i in range(n_seq_max)}
+        """Which cell holds each of what is in ``memory``."""
+        self._n_written = 0
         self.stored: list[FakeMemory] | None = None
         """What :meth:`store` was given; None stores nothing."""
         self.decoded: list[list[tuple[int, int]]] = []
@@ -81,8 +99,8 @@ class FakeRunner:
         return output
 
     def clock(self) -> float:
-        """Every decode takes a second, whatever is in it."""
-        return float(len(self.decoded))
+        """The seconds that all decodes have taken."""
+        return self.now
 
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -92,14 +110,20 @@ class FakeRunner:
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         total = sum(work.n_tokens + len(work.draft) for work in plan)
-        if not 0 < total <= self.n_batch:
-            raise AssertionError(f"a plan of {total} tokens for n_batch={self.n_batch}")
+        n_padding = sum(work.n_padding for work in plan)
+        if not 0 < total <= total + n_padding <= self.n_batch:
+            raise AssertionError(f"a plan of {total} and {n_padding} tokens for n_batch={self.n_batch}")
         self.use(plan[0].sequence.request.conditioning)
-        if sum(map(len, self.memory.values())) + total > self.n_cells:
+        used = self.n_used
+        if used + total > self.n_cells:
             raise MemoryFullError("no room", code=1)
+        if n_padding:
+            self._check_padding(plan)
+            if used + total + n_padding > self.n_cells:
+                plan[-1], n_padding = plan[-1]._replace(n_padding=0), 0
         rows, self._rows, row = [], {}, -1
         decoded: list[tuple[int, int]] = []
-        for sequence, count, output, _, draft in plan:
+        for sequence, count, output, _, draft, _ in plan:
             if sequence.request.conditioning != self.conditioning:
                 raise AssertionError("sequences with different conditioning were scheduled together")
             if sequence.seq_id is None:
@@ -111,6 +135,7 @@ class FakeRunner:
             if sequence.request.prompt.boundary(end) != end:
                 raise AssertionError("media were cut in two")
             memory.extend(self.cells(sequence.cells[sequence.n_past : end], self.conditioning))
+            self._write(sequence.seq_id)
             whole = sequence.whole
             positions.extend(_last_position(whole, cell) for cell in range(sequence.n_past, end))
             row += count
@@ -122,11 +147,33 @@ class FakeRunner:
                 positions.append(positions[-1] + 1)
                 row += 1
                 self._rows[row] = self.next_token(memory)
+            self._write(sequence.seq_id)
             if len(memory) > self.n_ctx:
                 raise AssertionError(f"slot {sequence.seq_id} holds {len(memory)} tokens of {self.n_ctx}")
             decoded.append((sequence.seq_id, count + len(draft)))
         self.decoded.append(decoded)
+        n_rows = len(self._rows) + n_padding
+        self.now += self.seconds(n_rows, total + n_padding - n_rows)
         return rows
+
+    @property
+    def n_used(self) -> int:
+        """Cells that hold something."""
+        return len(set().union(*self._cells.values()))
+
+    def _write(self, seq_id: int) -> None:
+        """Take new cells for what was added to the memory of a sequence."""
+        cells, n = self._cells[seq_id], len(self.memory[seq_id])
+        self._n_written += n - len(cells)
+        cells.extend(range(self._n_written - n + len(cells), self._n_written))
+
+    def _check_padding(self, plan: StepPlan) -> None:
+        """Padding is computed last, and goes without a trace."""
+        host = plan[-1].sequence
+        if any(work.n_padding for work in plan[:-1]) or not self.can_pad or not self.can_cut:
+            raise AssertionError("padding where it does not belong")
+        if len(host.cells) + len(plan[-1].draft) + plan[-1].n_padding > self.n_ctx:
+            raise AssertionError(f"padding beyond the context of {self.n_ctx}")
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
         return self._PIECES
@@ -137,22 +184,21 @@ class FakeRunner:
         return FakeSampler(self, steps=self._n_samplers % 2 == 0)
 
     def keep(self, seq_id: int, n: int) -> bool:
-        memory, positions = self.memory[seq_id], self.positions[seq_id]
+        memory, positions, wanted = self.memory[seq_id], self.positions[seq_id], n
         if n > (positions[-1] + 1 if positions else 0):
-            memory.clear()
-            positions.clear()
-            return False
+            n = 0
         left = bisect_left(positions, n)
-        del memory[left:], positions[left:]
-        return True
+        del memory[left:], positions[left:], self._cells[seq_id][left:]
+        return n == wanted
 
     def copy(self, source: int, target: int, n: int) -> bool:
         left = bisect_left(self.positions[source], n)
-        self.memory[target], self.positions[target] = self.memory[source][:left], self.positions[source][:left]
+        for kept in (self.memory, self.positions, self._cells):
+            kept[target] = kept[source][:left]
         return True
 
     def shift(self, seq_id: int, start: int, count: int) -> None:
-        del self.memory[seq_id][start : start + count]
+        del self.memory[seq_id][start : start + count], self._cells[seq_id][start : start + count]
         del self.positions[seq_id][-count:]
 
     def copy_out(self, seq_id: int, held: Prompt) -> FakeMemory | None:
@@ -172,11 +218,11 @@ class FakeRunner:
 
     def recall(self, seq_id: int, found: SavedMemory) -> str | None:
         memory, prompt = self.memory[seq_id], found.prompt
-        memory.clear()
-        self.positions[seq_id].clear()
-        if sum(map(len, self.memory.values())) + len(prompt) > self.n_cells:
+        self.keep(seq_id, 0)
+        if self.n_used + len(prompt) > self.n_cells:
             return "too many tokens"
         memory.extend(prompt)
+        self._write(seq_id)
         self.positions[seq_id].extend(_last_position(prompt, cell) for cell in range(len(prompt)))
         return None
 
@@ -208,11 +254,13 @@ class FakeSampler:
         positions = runner.positions[seq_id]
         if (positions[-1] + 1 if positions else 0) != pos:
             raise AssertionError(f"slot {seq_id} goes on at another position than {pos}")
-        if sum(map(len, runner.memory.values())) >= runner.n_cells:
+        if runner.n_used >= runner.n_cells:
             return -1
         memory.extend(runner.cells([token], runner.conditioning))
+        runner._write(seq_id)
         positions.append(pos)
         runner.decoded.append([(seq_id, 1)])
+        runner.now += runner.seconds(1, 0)
         return runner.next_token(memory)
 
     def step_failed(self, result: int) -> NoReturn:

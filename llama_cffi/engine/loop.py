@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from itertools import count
 from time import monotonic, perf_counter
 
 from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
+from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.outside_memory import OutsideMemory
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
-from llama_cffi.engine.telemetry import OnEvent, StepKind, Telemetry
+from llama_cffi.engine.telemetry import StepKind, Telemetry
 from llama_cffi.errors import (
     AbortedError,
     BusyError,
@@ -24,6 +27,8 @@ from llama_cffi.errors import (
 )
 from llama_cffi.reply.completion import FinishReason
 
+_USUAL_RATE = 200.0
+"""Tokens of prompts per second while nothing is measured."""
 _USUAL_TOKENS = 256
 """What a text is taken to need that says nothing of its length."""
 
@@ -37,22 +42,35 @@ class GenerationLoop:
     ``changed`` collects the sequences with a listener that have new chunks or ended, for the caller to tell.
     """
 
-    def __init__(self, runner: Runner, on_event: OnEvent | None = None) -> None:
+    def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
+        options = options if options is not None else EngineOptions()
         self._runner = runner
         self._n_ctx = runner.n_ctx
         self._n_batch = runner.n_batch
+        # By the other clock every decode takes as long as any, so it decides nothing.
+        self.clock: Callable[[], float] = count(0.0, 1.0).__next__ if options.reproducible else runner.clock
         self.cost = DecodeCost()
-        self.scheduler = Scheduler(runner.n_batch, runner.n_seq_max, can_copy=runner.can_copy, can_cut=runner.can_cut)
+        self.scheduler = Scheduler(
+            runner.n_batch,
+            runner.n_ubatch,
+            runner.n_seq_max,
+            self.cost,
+            can_copy=runner.can_copy,
+            can_cut=runner.can_cut,
+            can_pad=runner.can_pad,
+            n_ctx=runner.n_ctx,
+            n_cells=runner.n_cells,
+            max_step_seconds=options.max_step_seconds,
+            clock=self.clock,
+        )
         self.outside = OutsideMemory(runner, self.scheduler)
-        self.telemetry = Telemetry(on_event)
+        self.telemetry = Telemetry(options.on_event)
         self.changed: list[RunningSequence] = []
         self.end_error: LlamaCffiError | None = None
         """Why everything ends: a decode that is aborted now ends with this error."""
         self.stepping = False
         """Whether a step runs, or the memory is in use by something else: no step may begin."""
-        self._clock = runner.clock
-        self._prefill_seconds = 0.005
-        """What a token of a prompt takes, a moving mean."""
+        self._clock = self.clock
         self._timed: list[RunningSequence] = []
         """Those that a deadline may end."""
 
@@ -130,7 +148,7 @@ class GenerationLoop:
                     if lone.listeners:
                         self.changed.append(lone)
                     return True
-                plan, n_tokens = [Work(lone, 1, True, draft=draft)], 1
+                plan = [Work(lone, 1, True, draft=draft)]
             else:
                 plan, n_tokens = self.scheduler.plan(self._prepare), 0
                 for i, work in enumerate(plan):
@@ -143,7 +161,7 @@ class GenerationLoop:
             if not plan:
                 return False
             affected = [work.sequence for work in plan]
-            self._compute(plan, n_tokens)
+            self._compute(plan)
             return True
         except LlamaCffiError as error:
             if not affected:
@@ -165,15 +183,16 @@ class GenerationLoop:
         pending = sum(sequence.n_pending for sequence in running)
         per_step = self.cost.seconds(max(1, len(running))) if self.cost.knows(1) else 0.05
         left = min((min(sequence.n_left, _USUAL_TOKENS) for sequence in running), default=0)
-        return min(60.0, max(1.0, (pending + n_waiting_tokens) * self._prefill_seconds + left * per_step))
+        prefill = (pending + n_waiting_tokens) / (self.cost.prefill_rate or _USUAL_RATE)
+        return min(60.0, max(1.0, prefill + left * per_step))
 
-    def _compute(self, plan: StepPlan, n_tokens: int) -> None:
-        """Decode a plan and choose its tokens; ``n_tokens`` counts them if a sequence drafts and none is in prefill."""
+    def _compute(self, plan: StepPlan) -> None:
+        """Decode a plan and choose its tokens."""
         # Until the tokens are chosen nobody else may write or free the logits.
         with self._runner.lock():
             start, began = self._clock(), perf_counter()
             rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))
-            for (sequence, n, output, _, found), row in zip(plan, rows, strict=True):
+            for (sequence, n, output, _, found, _), row in zip(plan, rows, strict=True):
                 if sequence.prompt_logprobs is not None:
                     self._report_prompt(sequence, row - n + 1, n)
                 sequence.n_past += n
@@ -181,16 +200,11 @@ class GenerationLoop:
                     self._advance(sequence, row, found)
                     if sequence.listeners:
                         self.changed.append(sequence)
+            self.scheduler.measured(plan, self._clock() - start)
             chosen = [work.sequence for work in plan if work.output]
             n_rows = sum(work.output and work.n_tokens == 1 for work in plan)
             kind: StepKind = "decode" if n_rows == len(plan) else "mixed" if n_rows else "prefill"
             self.telemetry.stepped(kind, began, chosen)
-            if n_tokens == len(plan):
-                self.cost.add(n_tokens + sum(len(work.draft) for work in plan), self._clock() - start)
-            n_computed = sum(work.n_tokens for work in plan)
-            if n_computed > 2 * len(plan):
-                seconds = (self._clock() - start) / n_computed
-                self._prefill_seconds += (seconds - self._prefill_seconds) / 4
 
     # -- what goes wrong
 
@@ -222,12 +236,12 @@ class GenerationLoop:
         middle = len(plan) // 2
         for half in (plan[:middle], plan[middle:]):
             # What could not be cut back to where it was begins again, in a later step.
-            rest = [work._replace(draft=()) for work in half if work.n_tokens <= work.sequence.n_pending]
+            rest = [work._replace(draft=(), n_padding=0) for work in half if work.n_tokens <= work.sequence.n_pending]
             rest = [work for work in rest if work.output == (work.n_tokens == work.sequence.n_pending)]
             if not rest:
                 continue
             try:
-                self._compute(rest, 0)
+                self._compute(rest)
             except LlamaCffiError as error:
                 self._after_error(error, [work.sequence for work in rest], rest)
 

@@ -25,6 +25,9 @@ the older half of the tokens after the prompt's first ones and go on."""
 
 OVERFLOW_POLICIES: tuple[Overflow, ...] = ("error", "stop", "shift")
 
+MAX_PRIORITY = 100
+"""How far a priority may be from 0, either way."""
+
 Stop = str | int | re.Pattern[str]
 """A string, a token, or a regular expression (:class:`~llama_cffi.reply.stop_patterns.PatternMatcher`)."""
 
@@ -75,6 +78,8 @@ class Request:
     """Control tokens whose text is part of the text; of others nothing is seen."""
     conditioning: Conditioning = PLAIN
     """The adapters and the control vector to compute with."""
+    priority: int = 0
+    """How urgent it is, -100 to 100: of requests that wait the lowest is computed first."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -95,9 +100,14 @@ class Request:
             raise ValueError("post_sampling_logprobs=True changes what logprobs= reports, which is not given")
         if self.prompt_logprobs is not None and self.prompt.media:
             raise UnsupportedError("prompt_logprobs: media have no log-probabilities")
+        if not is_int(self.priority, -MAX_PRIORITY, MAX_PRIORITY):
+            raise ValueError(
+                f"priority must be an int from {-MAX_PRIORITY} to {MAX_PRIORITY}, lower is sooner, "
+                f"got {shown(self.priority)}"
+            )
         # numpy's integers become Python's: some are small, and wrap around when they are added up.
         object.__setattr__(self, "max_seconds", as_float(self.max_seconds))
-        for name in ("max_tokens", "logprobs", "prompt_logprobs"):
+        for name in ("max_tokens", "logprobs", "prompt_logprobs", "priority"):
             object.__setattr__(self, name, as_int(getattr(self, name)))
         stops = tuple(stop if isinstance(stop, (str, re.Pattern)) else int(stop) for stop in self.stop)
         object.__setattr__(self, "stop", stops)
@@ -128,4 +138,4 @@ class Request:
             raise UnsupportedError("speculative decoding: the memory of this model cannot take back tokens")
 
 
-__all__ = ["OVERFLOW_POLICIES", "Overflow", "Request", "Stop"]
+__all__ = ["MAX_PRIORITY", "OVERFLOW_POLICIES", "Overflow", "Request", "Stop"]

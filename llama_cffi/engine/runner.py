@@ -11,11 +11,11 @@ from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
 from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.plan import StepPlan
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
-from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.engine.sequence_samplers import make_sampler
-from llama_cffi.errors import UnsupportedError
+from llama_cffi.errors import MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
@@ -39,8 +39,16 @@ class Runner(Protocol):
         """Most tokens of one decode."""
 
     @property
+    def n_ubatch(self) -> int:
+        """Most tokens that are computed at once: a longer decode is computed in pieces."""
+
+    @property
     def n_ctx(self) -> int:
         """Most tokens of one sequence."""
+
+    @property
+    def n_cells(self) -> int | None:
+        """Cells that all sequences share; None when each has its own."""
 
     @property
     def n_seq_max(self) -> int:
@@ -62,6 +70,10 @@ class Runner(Protocol):
     def can_cut(self) -> bool:
         """Whether :meth:`keep` works for less than the whole."""
 
+    @property
+    def can_pad(self) -> bool:
+        """Whether rows of padding can be computed and taken out of memory again without a loss."""
+
     def clock(self) -> float:
         """Seconds since some moment, by which decodes are measured."""
 
@@ -74,7 +86,8 @@ class Runner(Protocol):
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         """Compute a plan under its conditioning and return, for each of its items, the batch row of its own last token.
 
-        The rows of its draft follow that one.
+        The rows of its draft follow that one. Padding is left out, and taken out of the plan, when there is no room in
+        memory for it.
         Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
         :func:`time.monotonic` ``deadline`` has passed; some of the tokens may be in memory then.
         """
@@ -138,6 +151,7 @@ class ContextRunner:
         self.context = context
         self._cache = prompt_cache
         self.n_batch = context.n_batch
+        self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
         self.n_seq_max = context.n_seq_max
         self.n_vocab = context.n_vocab
@@ -150,6 +164,10 @@ class ContextRunner:
         self.can_copy = context.options.kv_unified and not self._recurrent
         self.can_cut = not self._recurrent
         self._n_swa = context.model.n_swa
+        # What a window has let go for padding would be missing when the padding is taken out.
+        self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
+        shares_cells = context.options.kv_unified and not context.model.is_recurrent
+        self.n_cells: int | None = context.n_ctx if shares_cells else None
         self._batch = Batch(context.n_batch)
         self._conditioner = Conditioner(context)
         self.use = self._conditioner.use
@@ -157,10 +175,33 @@ class ContextRunner:
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.use(plan[0].sequence.request.conditioning)
+        rows = self._fill(plan)
+        padded = plan[-1] if plan[-1].n_padding else None
+        if padded is None:
+            self.context.decode(self._batch, deadline=deadline)
+            return rows
+        sequence, seq_id = padded.sequence, padded.sequence.seq_id
+        end = sequence.position(sequence.n_past) + padded.n_tokens + len(padded.draft)
+        n = self._batch.n_tokens
+        token = sequence.cells[sequence.n_past]
+        for pos in range(end, end + padded.n_padding):
+            self._batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
+        try:
+            self.context.decode(self._batch, deadline=deadline)
+        except MemoryFullError:
+            plan[-1] = padded._replace(n_padding=0)
+            self._batch.n_tokens = n
+            self.context.decode(self._batch, deadline=deadline)
+            return rows
+        self._memory.seq_rm(seq_id, end)
+        return rows
+
+    def _fill(self, plan: StepPlan) -> list[int]:
+        """Put a plan into the batch, without its padding; return the row of each item's last token."""
         batch = self._batch
         batch.clear()
         rows = []
-        for sequence, count, output, _, draft in plan:
+        for sequence, count, output, _, draft, _ in plan:
             start = sequence.n_past
             position = sequence.position(start)
             seq_id = sequence.seq_id
@@ -173,7 +214,6 @@ class ContextRunner:
                 batch.output[batch.n_tokens - count : batch.n_tokens] = 1
             for pos, token in enumerate(draft, position + count):
                 batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
-        self.context.decode(batch, deadline=deadline)
         return rows
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:

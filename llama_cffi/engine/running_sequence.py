@@ -93,6 +93,7 @@ class RunningSequence:
         "listeners",
         "n_cached",
         "n_exact",
+        "n_passed",
         "n_past",
         "n_prompt",
         "n_saved",
@@ -101,12 +102,15 @@ class RunningSequence:
         "output",
         "pieces",
         "prefills",
+        "priority",
         "prompt_logprobs",
         "request",
         "sampler",
         "seed",
         "seq_id",
         "started",
+        "submitted",
+        "turn",
         "unwanted",
     )  # fmt: skip
 
@@ -154,6 +158,14 @@ class RunningSequence:
             self.chunks.append(Chunk(request.echo))
         self.deadline = None if request.max_seconds is None else monotonic() + request.max_seconds
         """The :func:`time.monotonic` at which the sequence ends."""
+        self.priority = request.priority
+        """The lower, the sooner."""
+        self.submitted = 0.0
+        """The scheduler's clock when the sequence was submitted."""
+        self.n_passed = 0
+        """Sequences that started before this one, which could not start yet."""
+        self.turn = 0
+        """When the sequence was computed last in a group of several."""
         self._logprobs: list[TokenLogprob] | None = [] if request.logprobs is not None else None
         self._max_tokens = request.max_tokens
         self.prefills = request.max_tokens == 0

@@ -1,67 +1,87 @@
-"""Which cells of which sequences the next decode computes. Pure bookkeeping: no native call, no clock."""
+"""Which cells of which sequences the next decode computes.
+
+Pure bookkeeping: no native call, and what time it is comes from outside.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple
+from operator import attrgetter
+from time import perf_counter
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
+from llama_cffi.engine.cell_budget import CellBudget
+from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.plan import Admission, Prepare, StepPlan, Work
+from llama_cffi.engine.prefill_budget import PrefillBudget
+from llama_cffi.engine.row_groups import RowGroups
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.slots import Slot, choose_slot
+from llama_cffi.engine.waiting_line import MAX_PASSED, Candidate, WaitingLine
 
 _WORTH_WAITING = 8
 """Cells to share for which a sequence waits until another one's prefill has computed them."""
+_PART_DONE = 2
+"""Most prompts, of one conditioning and as urgent, that are computed in part."""
+_NO_PADDING = 64
+"""Decodes without padding after there was no room for it in memory."""
 
-
-class Work(NamedTuple):
-    """The next ``n_tokens`` cells of a sequence; with ``output`` the last one's logits are wanted.
-
-    The plan has room for ``n_draft`` tokens more, and ``draft`` is what was found to fill it: computed behind the
-    sequence's own tokens, every one with logits.
-    """
-
-    sequence: RunningSequence
-    n_tokens: int
-    output: bool
-    n_draft: int = 0
-    draft: SequenceOf[int] = ()
-
-
-class Admission(NamedTuple):
-    """A sequence about to enter ``slot``, reusing ``n_reused`` tokens: the slot's own, or copied from ``source``."""
-
-    slot: Slot
-    source: Slot | None
-    n_reused: int
-
-
-StepPlan = list[Work]
-"""One decode: never more than ``n_batch`` tokens in all, drafts included, and all of them with the same adapters."""
-
-Prepare = Callable[[Admission], int]
-"""Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
+_by_turn = attrgetter("turn")
 
 
 class Scheduler:
-    """Decides what runs: decode steps first, then prefill in order of arrival, in chunks that fill the batch;
-    drafts get what is left.
+    """Decides what the next decode holds: rows of sequences that generate, and pieces of prompts.
 
-    A sequence that finds no room in memory is preempted (newest first): it waits, and its tokens are computed again.
-    Sequences with different adapters take turns.
+    Rows are computed in the groups that take the least time for each (:class:`RowGroups`), in turns; with a piece of a
+    prompt all of them are in the decode, which is as long as :class:`PrefillBudget` says. Prompts are computed in the
+    order of :class:`WaitingLine`, at most two of them in part; a waiting sequence starts when its prompt is next, a
+    slot is idle and the memory has room (:class:`CellBudget`). One that cannot start yet is passed by at most 8 others
+    of its level. Drafts get what is left of the batch. Sequences with different adapters take turns.
+
+    A sequence that finds no room in memory is put off, the least urgent and among those the newest first: it waits, and
+    its tokens are computed again.
     """
 
-    def __init__(self, n_batch: int, n_slots: int, *, can_copy: bool = True, can_cut: bool = True) -> None:
+    def __init__(
+        self,
+        n_batch: int,
+        n_ubatch: int,
+        n_slots: int,
+        cost: DecodeCost,
+        *,
+        can_copy: bool = True,
+        can_cut: bool = True,
+        can_pad: bool | None = None,
+        n_ctx: int | None = None,
+        n_cells: int | None = None,
+        max_step_seconds: float | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
         self._n_batch = n_batch
+        self._n_ctx = n_ctx
         self._can_copy = can_copy
         self._can_cut = can_cut
+        self._cost = cost
+        self._now = clock
         self.slots = [Slot(seq_id) for seq_id in range(n_slots)]
-        self.waiting: deque[RunningSequence] = deque()
+        self._line = WaitingLine(cost, clock)
+        self.waiting: deque[RunningSequence] = self._line.waiting
         self.running: list[RunningSequence] = []
+        self._budget = PrefillBudget(n_batch, n_ubatch, cost, max_step_seconds)
+        can_pad = can_cut if can_pad is None else can_cut and can_pad
+        self._groups = RowGroups(cost, n_batch, can_pad=can_pad, max_seconds=max_step_seconds)
+        self._cells = CellBudget(n_cells)
         self._clock = 0
+        self._turn_number = 0
+        self._prompts_next = True
+        self._unpadded = 0
+        self._padded = False
         self._full = False
+        self._stuck = False
+        """Whether none of those that wait can start until one comes or one goes."""
         self.lone: RunningSequence | None = None
         """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
         before was."""
@@ -69,28 +89,108 @@ class Scheduler:
 
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a sequence."""
+        sequence.submitted = self._now()
         self.waiting.append(sequence)
+        self._stuck = False
         self.lone = None
+
+    def measured(self, plan: StepPlan, seconds: float) -> None:
+        """Learn what the decode of a plan took."""
+        n_rows = n_prefill = 0
+        for _, n_tokens, output, _, draft, n_padding in plan:
+            if n_tokens == 1 and output:
+                n_rows += 1 + len(draft) + n_padding
+            else:
+                n_prefill += n_tokens
+        if n_prefill:
+            self._cost.add_prefill(n_rows, n_prefill, seconds)
+        elif n_rows:
+            self._cost.add(n_rows, seconds)
+        if self._padded and not plan[-1].n_padding:
+            self._unpadded = _NO_PADDING
+
+    # -- the next decode
 
     def plan(self, prepare: Prepare) -> StepPlan:
         """The next decode; empty when there is nothing to do."""
-        if self.waiting and not self._full:
+        self._padded = False
+        if self.waiting and not self._full and not self._stuck:
             self._admit(prepare)
         running = self._turn()
         self.lone = running[0] if len(self.running) == 1 and not self.waiting and not running[0].prefills else None
-        budget = self._n_batch
-        plan = [Work(sequence, 1, True) for sequence in running if sequence.n_pending == 1][:budget]
-        budget -= len(plan)
-        for sequence in running:
-            if budget == 0:
-                break
+        rows = [sequence for sequence in running if len(sequence.cells) - sequence.n_past == 1]
+        if len(rows) == len(running):
+            return self._rows(rows)
+        prompts = [sequence for sequence in running if len(sequence.cells) - sequence.n_past > 1]
+        if rows and self._budget.too_long(len(rows)):
+            # Rows and prompts take turns then.
+            self._prompts_next = not self._prompts_next
+            if self._prompts_next:
+                return self._rows(rows)
+            rows = []
+        return self._rows_and_prompts(rows, prompts)
+
+    def _rows(self, rows: list[RunningSequence]) -> StepPlan:
+        n = len(rows)
+        n_computed = n
+        if n > 1:
+            pad = not self._unpadded and all(sequence.drafting is None for sequence in rows)
+            n_taken, n_computed = self._groups.choose(min(n, self._n_batch), pad=pad)
+            if n_taken < n:
+                rows = self._next_turn(rows, n_taken)
+            self._unpadded = max(0, self._unpadded - 1)
+        plan = [Work(sequence, 1, True) for sequence in rows]
+        if n_computed > len(plan):
+            self._pad(plan, n_computed - len(plan))
+        return self._with_room(plan, self._n_batch - len(plan))
+
+    def _next_turn(self, rows: list[RunningSequence], n: int) -> list[RunningSequence]:
+        """Take those whose last turn was the longest ago."""
+        self._turn_number += 1
+        taken = sorted(rows, key=_by_turn)[:n]
+        for sequence in taken:
+            sequence.turn = self._turn_number
+        return taken
+
+    def _pad(self, plan: StepPlan, n: int) -> None:
+        host = min(range(len(plan)), key=lambda i: len(plan[i].sequence.cells))
+        if self._n_ctx is None or len(plan[host].sequence.cells) + n <= self._n_ctx:
+            plan[host], plan[-1] = plan[-1], plan[host]._replace(n_padding=n)
+            self._padded = True
+
+    def _rows_and_prompts(self, rows: list[RunningSequence], prompts: list[RunningSequence]) -> StepPlan:
+        plan = [Work(sequence, 1, True) for sequence in rows]
+        alone = len(self.running) == 1 and not self.waiting
+        budget = left = self._budget.tokens(len(rows), alone=alone)
+        enough = self._budget.enough(len(rows))
+        ordered = self._line.in_order(prompts)
+        for i, sequence in enumerate(ordered):
             pending = sequence.n_pending
-            if pending > 1:
-                count = sequence.next_cells(budget)
-                if count:
-                    plan.append(Work(sequence, count, count == pending))
-                    budget -= count
-        return self._with_room(plan, budget) if budget else plan
+            count = sequence.next_cells(self._share(pending, left, ordered[i + 1 :]))
+            if count:
+                plan.append(Work(sequence, count, count == pending))
+                left -= count
+            if left <= 0 or (count == pending and budget - left >= enough):
+                break
+        if len(plan) == len(rows):
+            # A piece of media larger than the budget is computed as a whole, without the rows when it must be.
+            sequence, room = ordered[0], self._n_batch - len(rows)
+            count = sequence.next_cells(room)
+            if not count:
+                plan, count = [], sequence.next_cells(self._n_batch)
+            plan.append(Work(sequence, count, count == sequence.n_pending))
+            left = 0
+        n_tokens = sum(work.n_tokens for work in plan)
+        return self._with_room(plan, self._n_batch - n_tokens)
+
+    @staticmethod
+    def _share(pending: int, left: int, behind: Iterable[RunningSequence]) -> int:
+        """Return how much of the budget a prompt gets: one that only its age has brought before shorter ones leaves
+        them half, unless it ends now.
+        """
+        if pending > left > 1 and any(other.n_pending < pending for other in behind):
+            return left - left // 2
+        return left
 
     def _with_room(self, plan: StepPlan, budget: int) -> StepPlan:
         """Share what decode steps and prefill leave of the batch among the sequences that draft."""
@@ -118,28 +218,87 @@ class Scheduler:
         self._conditioning = found[0] if found else self._conditioning
         return running
 
+    # -- who starts
+
     def _admit(self, prepare: Prepare) -> None:
-        # Prefill that would not start in this step anyway can wait: a slot taken later may reuse more.
-        budget = self._n_batch - sum(sequence.n_pending for sequence in self.running)
-        while self.waiting and budget > 0:
-            sequence = self.waiting[0]
-            choice = choose_slot(
+        while self.waiting and any(slot.sequence is None for slot in self.slots):
+            started = self._startable(self._line.candidates(self._places([slot.held for slot in self.slots])))
+            if started is None:
+                self._stuck = not any(len(sequence.cells) - sequence.n_past > 1 for sequence in self.running)
+                return
+            self._start(started, prepare)
+
+    def _places(self, held: SequenceOf[Prompt]) -> Callable[[RunningSequence], tuple[Slot, Slot | None, int] | None]:
+        """Return what finds the place of a sequence while the slots hold this."""
+
+        def choose(sequence: RunningSequence) -> tuple[Slot, Slot | None, int] | None:
+            return choose_slot(
                 self.slots,
                 sequence.wanted,
                 sequence.request.conditioning,
                 can_copy=self._can_copy,
                 can_cut=self._can_cut,
+                held=held,
             )
-            if choice is None or self._shares_later(sequence, choice[2]):
-                return
-            admission = Admission(*choice)
-            n = prepare(admission)
-            self.waiting.popleft()
-            slot = admission.slot
-            slot.take(sequence)
-            sequence.start(slot.seq_id, n)
-            self.running.append(sequence)
-            budget -= sequence.n_pending
+
+        return choose
+
+    def _startable(self, candidates: list[Candidate]) -> Candidate | None:
+        """Return the first that may start now; those before it that cannot start yet have been passed once more."""
+        running = self.running
+        n_rows = sum(len(sequence.cells) - sequence.n_past == 1 for sequence in running)
+        prefilling = [sequence for sequence in running if len(sequence.cells) - sequence.n_past > 1]
+        passed: list[RunningSequence] = []
+        for candidate in candidates:
+            sequence = candidate.sequence
+            if not self._is_next(candidate, prefilling, n_rows):
+                continue
+            if self._can_start(candidate):
+                for one in passed:
+                    one.n_passed += 1
+                return candidate
+            if sequence.n_passed >= MAX_PASSED:
+                return None
+            passed.append(sequence)
+        return None
+
+    def _is_next(self, candidate: Candidate, prefilling: list[RunningSequence], n_rows: int) -> bool:
+        """Whether the next decode takes something of a prompt: one that waits until then may find more to reuse."""
+        sequence = candidate.sequence
+        same = [one for one in prefilling if one.request.conditioning == sequence.request.conditioning]
+        n_left = len(sequence.cells) - candidate.n_reused
+        room = budget = self._budget.tokens(n_rows)
+        now = self._now()
+        for other in self._line.in_order(same):
+            pending = other.n_pending
+            if self._line.rank(other, pending, now) > candidate.rank:
+                break
+            taken = min(pending, room - room // 2 if n_left < pending > room > 1 else room)
+            room -= taken
+            if room <= 0 or (taken == pending and budget - room >= self._budget.enough(n_rows)):
+                return False
+        if n_left <= room or not same:
+            return True
+        return sum(one.priority <= sequence.priority for one in same) < _PART_DONE
+
+    def _can_start(self, candidate: Candidate) -> bool:
+        _, sequence, slot, source, n = candidate
+        return not self._shares_later(sequence, n) and self._cells.has_room(
+            sequence, self.running, self.slots, source if source is not None else slot, n
+        )
+
+    def _start(self, candidate: Candidate, prepare: Prepare) -> None:
+        _, sequence, slot, source, n = candidate
+        n = prepare(Admission(slot, source, n))
+        self.waiting.remove(sequence)
+        if source is not None:
+            slot.share(source, n)
+        else:
+            slot.cut(n)
+        slot.take(sequence)
+        sequence.start(slot.seq_id, n)
+        sequence.turn = self._turn_number
+        self.running.append(sequence)
 
     def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
         """Whether what another sequence's prefill is computing right now can be shared when it is done."""
@@ -154,8 +313,13 @@ class Scheduler:
             )
         )
 
+    # -- who goes
+
     def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:
         """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""
+        self._stuck = False
+        if sequence.done:
+            self._cells.note_end(sequence)
         if sequence.seq_id is None:
             if sequence in self.waiting:
                 self.waiting.remove(sequence)
@@ -173,6 +337,7 @@ class Scheduler:
         """Keep what idle slots of another scheduler with as many sequences keep, and which was used last."""
         for mine, other in zip(self.slots, slots, strict=True):
             mine.fill(other.held, other.conditioning)
+            mine.shared = other.shared
             mine.last_used = other.last_used
             self._clock = max(self._clock, other.last_used)
 
@@ -202,18 +367,21 @@ class Scheduler:
     def make_room(self) -> int | None:
         """The memory is full: the seq_id to clear, None when only one sequence is left and nothing can go.
 
-        Tokens kept for reuse go first, the slot unused for longest before the others; then the newest sequence
-        goes back to the queue, and nobody is admitted until another one ends.
+        Tokens kept for reuse go first, the slot unused for longest before the others; then the least urgent sequence,
+        the newest of several, goes back to the queue, and none is admitted until another one ends.
         """
         seq_id = self.forget_oldest()
         if seq_id is not None:
             return seq_id
         if len(self.running) < 2:
             return None
-        sequence = self.running[-1]
+        sequence = max(reversed(self.running), key=lambda one: (one.priority, one.submitted))
         seq_id = sequence.seq_id
         self.release(sequence, keep=False)
         sequence.n_past = 0
         self.waiting.appendleft(sequence)
         self._full = True
         return seq_id
+
+
+__all__ = ["Admission", "Prepare", "Scheduler", "StepPlan", "Work"]

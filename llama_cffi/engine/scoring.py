@@ -49,7 +49,9 @@ class Scoring:
             if self._side is None or self._scorer is None:
                 options = self._like.options
                 n_seq_max = max(options.n_seq_max, _SEQUENCES + 1)
-                options = replace(options, n_ctx=self._like.n_ctx, n_seq_max=n_seq_max, kv_unified=True)
+                # The cells that all texts share are not needed twice: one text may take as many as anywhere.
+                n_ctx = self._like.n_ctx_seq if options.kv_unified else self._like.n_ctx
+                options = replace(options, n_ctx=n_ctx, n_seq_max=n_seq_max, kv_unified=True)
                 self._side = SideContext(self._like.model, options)
                 self._scorer = Scorer(self._side.context)
             with self._side.conditioned(conditioning) as same:

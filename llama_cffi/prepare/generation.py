@@ -240,6 +240,7 @@ def make_request(
         overflow=given.get("overflow", defaults.overflow),
         speculative=request_source(given.get("speculative"), defaults.drafts),
         conditioning=defaults.conditioning.with_adapters(given.get("adapters"), formats.model),
+        priority=given.get("priority", 0),
         **{"constraint": None if structure is None else structure.constraint, **fields},
     )
 

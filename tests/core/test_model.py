@@ -77,6 +77,7 @@ def test_vocab_only(model_path: Path) -> None:
     with Model(model_path, ModelOptions(vocab_only=True)) as model:
         assert model.vocab.n_tokens == 512
         assert model.metadata["general.name"] == "random 2x64"
+        assert (model.n_layer, model.n_head, model.n_head_kv) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("mode", ["auto", "none", "mmap"])

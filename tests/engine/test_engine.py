@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Media, Prompt
+from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
@@ -211,7 +212,7 @@ def test_what_adapters_computed_is_not_kept_outside_and_nothing_is_found_for_the
     st.integers(1, 4),
 )
 def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: int, n_slots: int) -> None:
-    scheduler = Scheduler(n_batch, n_slots)
+    scheduler = Scheduler(n_batch, n_batch, n_slots, DecodeCost())
     runner = FakeRunner()
     pieces = runner.pieces(frozenset())
     sequences = [

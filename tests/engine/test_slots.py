@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.engine.fake import FakeRunner, FakeSampler
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.engine.slots import Slot, choose_slot
+from llama_cffi.engine.slots import Slot, cells_used, choose_slot
 
 tokens = st.lists(st.integers(0, 2), max_size=40)
 
@@ -115,3 +117,37 @@ def test_a_slot_whose_memory_was_replaced() -> None:
     slot = idle(0, [1, 2])
     slot.fill(Prompt((5, 6, 7)))
     assert slot.held == (5, 6, 7)
+
+
+# -- cells that slots share
+
+
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(["grow", "cut", "share", "forget"]), st.integers(0, 3), st.integers(0, 3), st.integers(0, 9)
+    ),
+    max_size=40,
+)
+
+
+@given(changes)
+def test_shared_cells_are_counted_once(changes: list[tuple[str, int, int, int]]) -> None:
+    """Beside a memory in which every cell has a name."""
+    slots, names = [Slot(i) for i in range(4)], [list[int]() for _ in range(4)]
+    fresh = count()
+    for what, i, j, n in changes:
+        slot, held = slots[i], names[i]
+        if what == "grow":
+            held.extend(next(fresh) for _ in range(n))
+        elif what == "cut":
+            del held[n:]
+            slot.cut(n)
+        elif what == "share" and i != j:
+            n = min(n, len(names[j]))
+            held[:] = names[j][:n]
+            slot.share(slots[j], n)
+        elif what == "forget":
+            held.clear()
+            slot.release(keep=False)
+        slot._held = Prompt(held)
+        assert cells_used((one.shared, one.n_cells) for one in slots) == len(set().union(*names))

@@ -75,7 +75,7 @@ def test_drafts_and_preemptions_are_counted() -> None:
 def test_events() -> None:
     events: list[RequestEvent] = []
     engine = Engine(FakeRunner(n_seq_max=1), EngineOptions(on_event=events.append))
-    done = run(engine, [[1, 2], [3]], max_tokens=4)
+    done = run(engine, [[3], [1, 2]], max_tokens=4)
     assert [(event.kind, event.number) for event in events] == [
         ("queued", 1),
         ("queued", 2),

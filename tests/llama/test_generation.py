@@ -13,6 +13,8 @@ import pytest
 from llama_cffi import Completion, FinishReason, Llama, Model
 from llama_cffi._native import helpers
 from llama_cffi._util.seed import MAX_SEED
+from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.request import Request
 from llama_cffi.errors import SamplerError, TokenError
 
 if TYPE_CHECKING:
@@ -241,6 +243,24 @@ def test_a_deadline_in_a_prefill_leaves_others_alone(tmp_path: Path) -> None:
 def test_bad_deadlines(llm: Llama, seconds: float) -> None:
     with pytest.raises(ValueError, match="max_seconds"):
         llm.generate("tana", max_seconds=seconds)
+
+
+def test_a_priority_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    submit = Engine.submit
+
+    def note(self: Engine, request: Request, *more: Any) -> Any:
+        seen.append(request.priority)
+        return submit(self, request, *more)
+
+    monkeypatch.setattr(Engine, "submit", note)
+    with Llama.demo(n_ctx=256, n_threads=1) as demo:
+        demo.generate("a", max_tokens=1)
+        demo.generate(["a", "b"], max_tokens=1, priority=100)
+        list(demo.stream("a", max_tokens=1, priority=-1))
+        demo.chat("a", max_tokens=1, priority=-2)
+        demo.session(priority=7).chat("a", max_tokens=1)
+    assert seen == [0, 100, 100, -1, -2, 7]
 
 
 def test_options_that_do_not_exist(llm: Llama) -> None:

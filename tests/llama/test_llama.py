@@ -178,7 +178,7 @@ def test_a_memory_too_small_for_all(make_llama: MakeLlama, monkeypatch: pytest.M
 
     monkeypatch.setattr(Scheduler, "make_room", count)
     prompts = [[1, *range(300 + i, 350 + i)] for i in range(8)]
-    together = make_llama(n_ctx=256).generate(prompts, temperature=0, max_tokens=60)
+    together = make_llama(n_ctx=256, n_cells=256).generate(prompts, temperature=0, max_tokens=60)
     assert made
     assert None not in made
     assert [c.tokens for c in together] == [greedy(make_llama(), prompt, max_tokens=60).tokens for prompt in prompts]
@@ -263,7 +263,7 @@ def test_nothing_in_common(llm: Llama) -> None:
 
 
 def test_prefixes_without_a_shared_memory(make_llama: MakeLlama) -> None:
-    llm = make_llama(context_options=ContextOptions(n_ctx=1024, kv_unified=False))
+    llm = make_llama(n_ctx=256, context_options=ContextOptions(kv_unified=False))
     assert llm.context.n_ctx_seq == 256
     first, second = greedy(llm, "tana nese sona"), greedy(llm, "tana nese sona lu")
     assert second.usage.cached_tokens >= first.usage.prompt_tokens - 1
@@ -309,7 +309,7 @@ def test_overflow_shift(make_llama: MakeLlama) -> None:
 
 
 def test_many_shifts_at_once(make_llama: MakeLlama) -> None:
-    llm = make_llama(context_options=ContextOptions(n_ctx=512, kv_unified=False), n_seq_max=2)
+    llm = make_llama(n_ctx=256, context_options=ContextOptions(kv_unified=False), n_seq_max=2)
     assert llm.context.n_ctx_seq == 256
     completions = llm.generate([[5] * 200, [6] * 100], temperature=0, overflow="shift", max_tokens=400)
     assert [len(c.tokens) for c in completions] == [400, 400]
@@ -541,11 +541,11 @@ def test_a_failed_context_closes_the_model(model_path: Path, monkeypatch: pytest
 
 
 def test_sizes(make_llama: MakeLlama, model: Model) -> None:
-    llm = make_llama(n_ctx=512, n_batch=100, n_ubatch=50, n_seq_max=3, n_threads=1, n_threads_batch=2)
+    llm = make_llama(n_ctx=512, n_cells=512, n_batch=100, n_ubatch=50, n_seq_max=3, n_threads=1, n_threads_batch=2)
     context = llm.context
     assert (context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max) == (512, 100, 50, 3)
     assert (context.n_threads, context.n_threads_batch) == (1, 2)
-    assert Llama(model, n_threads=1).context.n_ctx == model.n_ctx_train == 2048
+    assert Llama(model, n_threads=1).n_ctx == model.n_ctx_train == 2048
 
 
 def test_arguments_that_contradict(model: Model, model_path: Path) -> None:

@@ -239,11 +239,11 @@ def test_adapters(llm: Llama, tmp_path: Path) -> None:
 
 def test_requests() -> None:
     prompt = Prompt((1, 2))
-    request = Request(
-        prompt=prompt, max_tokens=np.int8(100), logprobs=np.uint8(2), stop=("a", I16(7)), max_seconds=F32(2)
-    )
-    assert request == Request(prompt=prompt, max_tokens=100, logprobs=2, stop=("a", 7), max_seconds=2.0)
-    assert [type(one) for one in (request.max_tokens, request.logprobs, request.stop[1])] == [int] * 3
+    numbers: dict[str, Any] = {"max_tokens": np.int8(100), "logprobs": np.uint8(2), "priority": I16(-3)}
+    request = Request(prompt=prompt, stop=("a", I16(7)), max_seconds=F32(2), **numbers)
+    assert request == Request(prompt=prompt, max_tokens=100, logprobs=2, priority=-3, stop=("a", 7), max_seconds=2.0)
+    kinds = [type(one) for one in (request.max_tokens, request.logprobs, request.priority, request.stop[1])]
+    assert kinds == [int] * 4
     for bad in NO_INTEGERS:
         for name in ("max_tokens", "logprobs"):
             if bad is not None:
@@ -257,6 +257,9 @@ def test_requests() -> None:
         with pytest.raises(ValueError, match=r"^n_draft must be at least 1, got "):
             DraftModel(model="a", n_draft=bad)
     no_seconds: list[Any] = [True, "1", float("nan"), 0]
+    for bad in (*NO_INTEGERS, 101, -101):
+        with pytest.raises(ValueError, match=r"^priority must be an int from -100 to 100, lower is sooner, got "):
+            Request(prompt=prompt, priority=bad)
     for bad in no_seconds:
         with pytest.raises(ValueError, match=r"^max_seconds must be None or above 0, got "):
             Request(prompt=prompt, max_seconds=bad)

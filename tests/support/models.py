@@ -64,7 +64,7 @@ def make_llama(model: Model) -> Iterator[MakeLlama]:
     made = []
 
     def make(base: Model = model, **options: object) -> Llama:
-        defaults: dict[str, object] = {"n_ctx": 512, "n_seq_max": 4, "n_threads": 1}
+        defaults: dict[str, object] = {"n_ctx": 512, "n_seq_max": 4, "n_threads": 1, "reproducible": True}
         made.append(Llama(base, **(defaults | options)))  # type: ignore[arg-type]
         return made[-1]
 

@@ -1,0 +1,45 @@
+"""What a scheduler decides: the work of one decode, and where a sequence starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from typing import NamedTuple
+
+from llama_cffi.engine.running_sequence import RunningSequence
+from llama_cffi.engine.slots import Slot
+
+
+class Work(NamedTuple):
+    """The next ``n_tokens`` cells of a sequence; with ``output`` the last one's logits are wanted.
+
+    The plan has room for ``n_draft`` tokens more, and ``draft`` is what was found to fill it: computed behind the
+    sequence's own tokens, every one with logits. ``n_padding`` rows more are computed behind those because the decode
+    is faster with them; nobody reads them, and they do not stay in memory.
+    """
+
+    sequence: RunningSequence
+    n_tokens: int
+    output: bool
+    n_draft: int = 0
+    draft: SequenceOf[int] = ()
+    n_padding: int = 0
+
+
+class Admission(NamedTuple):
+    """A sequence about to enter ``slot``, reusing ``n_reused`` tokens: the slot's own, or copied from ``source``."""
+
+    slot: Slot
+    source: Slot | None
+    n_reused: int
+
+
+StepPlan = list[Work]
+"""One decode: never more than ``n_batch`` tokens in all, drafts and padding included, and all of them with the same
+adapters."""
+
+Prepare = Callable[[Admission], int]
+"""Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
+
+
+__all__ = ["Admission", "Prepare", "StepPlan", "Work"]

@@ -1,0 +1,92 @@
+"""What is checked of each option before anything else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from llama_cffi._util import arguments as args
+from llama_cffi._util.scalars import check_int
+from llama_cffi.core.context_options import ContextOptions
+from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.engine.request import MAX_PRIORITY
+
+_SWITCHES = (
+    *("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),
+    "post_sampling_logprobs",
+    "reproducible",
+)
+_TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
+_TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
+_NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "stride")
+
+
+def _check_template(name: str, value: Any) -> Any:
+    return args.check_path(name, value) if isinstance(value, os.PathLike) else args.check_text(name, value)
+
+
+def _check_tool_choice(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        function = args.check_mapping(f"the function of {name}", value.get("function"))
+        args.check_text(f"the name of {name}", function.get("name"))
+        return value
+    return args.check_text(name, value)
+
+
+def _check_tools(name: str, value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a list of tools, not an array")
+    # A generator can be read once.
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else value
+
+
+def _check_variables(name: str, value: Any) -> dict[str, Any]:
+    taken = [key for key in _TEMPLATE_ARGUMENTS if key in args.check_mapping(name, value)]
+    if taken:
+        raise ValueError(f"{name} cannot hold {taken[0]!r}, which the template is given anyway")
+    return args.check_names(name, value)
+
+
+def _check_speculative(name: str, value: Any) -> Any:
+    return bool(value) if isinstance(value, np.bool_) else value
+
+
+def _check_priority(name: str, value: Any) -> int:
+    return check_int(name, value, -MAX_PRIORITY, MAX_PRIORITY)
+
+
+CHECKS: Mapping[str, args.Check] = {
+    **dict.fromkeys(_SWITCHES, args.check_flag),
+    **dict.fromkeys(_TEXTS, args.check_str),
+    **dict.fromkeys(_NUMBERS, args.whole_number),
+    **dict.fromkeys(("progress", "download_progress"), args.check_callable),
+    "adapters": args.check_mapping,
+    "chat_template": _check_template,
+    "logit_bias": args.check_mapping,
+    "n_cells": args.whole_number,
+    "n_ctx": args.whole_number,
+    "on_event": args.check_callable,
+    "pooling": args.check_text,
+    "priority": _check_priority,
+    "speculative": _check_speculative,
+    "tool_choice": _check_tool_choice,
+    "tools": _check_tools,
+    "chat_template_kwargs": _check_variables,
+    "context_options": args.instance_of(ContextOptions, "ContextOptions"),
+    "model_options": args.instance_of(ModelOptions, "ModelOptions"),
+    "reasoning_budget": args.count,
+    "files": args.check_texts_by_name,
+    "normalize": args.one_of(True, False, "l1", "l2"),
+    "when_full": args.one_of("raise", "wait"),
+    "on_incomplete": args.one_of("raise", "return"),
+    "on_error": args.one_of("raise", "report"),
+    "order": args.one_of("psm", "spm"),
+    "overflow": args.one_of("error", "stop", "shift"),
+}
+"""What is checked of an option before anything else; ranges that depend on a model are checked where they are known."""
+
+
+__all__ = ["CHECKS"]
