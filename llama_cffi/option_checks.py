@@ -66,6 +66,7 @@ CHECKS: Mapping[str, args.Check] = {
     "adapters": args.check_mapping,
     "chat_template": _check_template,
     "logit_bias": args.check_mapping,
+    "host_bytes": args.whole_number,
     "n_cells": args.whole_number,
     "n_ctx": args.whole_number,
     "on_event": args.check_callable,

@@ -21,6 +21,7 @@ from llama_cffi.engine.draft_source import OpenDraft
 from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
+from llama_cffi.engine.host_cache import usual_bytes
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.scoring import Scoring
@@ -40,7 +41,15 @@ DEFAULT_N_SEQ_MAX = 8
 DEFAULT_N_TEXTS = 4
 """Texts of full length for which there is memory unless the number of cells is given."""
 
-_ENGINE_FIELDS = ("driver", "max_waiting", "max_waiting_tokens", "max_step_seconds", "on_event", "reproducible")
+_ENGINE_FIELDS = (
+    "driver",
+    "host_bytes",
+    "max_waiting",
+    "max_waiting_tokens",
+    "max_step_seconds",
+    "on_event",
+    "reproducible",
+)
 _CONTEXT_FIELDS = ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
 
 
@@ -83,7 +92,8 @@ class Runtime:
     def open(cls, model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
         """Load a model, unless it is one, and make what belongs to it; ``given`` are the options of a Llama."""
         overflow = given.get("overflow", "stop")
-        engine_options = EngineOptions(**{name: given[name] for name in _ENGINE_FIELDS if name in given})
+        chosen = {"host_bytes": usual_bytes()} | {name: given[name] for name in _ENGINE_FIELDS if name in given}
+        engine_options = EngineOptions(**chosen)
         loaded, share = _load(model, given)
         try:
             options, formats = _context_options(loaded, given), ModelFormats(loaded)

@@ -86,9 +86,10 @@ class Engine(ProcessBound):
             drafting = DraftController(
                 request.speculative.start(), self._runner.n_vocab, self._loop.cost, self._loop.clock
             )
-        found = self._find_saved(request)
-        pieces = self._runner.pieces(request.visible)
+        found, pieces = self._find_saved(request), self._runner.pieces(request.visible)
         sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
+        if self._options.host_bytes:
+            sequence.checkpoints = self._runner.checkpoints(request.prompt)
         if listener is not None:
             sequence.listeners = (listener,)
         try:

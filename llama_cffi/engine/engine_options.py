@@ -28,6 +28,8 @@ class EngineOptions:
     reproducible: bool = False
     """Whether decodes are not measured, so that what is computed together depends on the requests alone."""
 
+    host_bytes: int = 0
+    """Most bytes of the host's memory for what had to leave the context's; 0 keeps nothing there."""
     on_event: OnEvent | None = None
     """Receives what happens to requests, on the thread that computes, and must not wait."""
 
@@ -36,6 +38,9 @@ class EngineOptions:
             raise ValueError(f"driver must be 'inline' or 'thread', got {shown(self.driver)}")
         if self.on_event is not None and not callable(self.on_event):
             raise TypeError(f"on_event must be callable, not {type(self.on_event).__name__}")
+        if not is_int(self.host_bytes, 0, sys.maxsize):
+            raise ValueError(f"host_bytes must be a whole number of at least 0, got {shown(self.host_bytes)}")
+        object.__setattr__(self, "host_bytes", as_int(self.host_bytes))
         for name in ("max_waiting", "max_waiting_tokens"):
             value = getattr(self, name)
             if value is not None and not is_int(value, 1, sys.maxsize):

@@ -52,6 +52,7 @@ class FakeRunner:
         self.can_copy = True
         self.can_cut = True
         self.can_pad = True
+        self.can_cut_saved = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
         self.seconds = seconds
         self.now = 0.0
@@ -201,6 +202,13 @@ class FakeRunner:
         del self.memory[seq_id][start : start + count], self._cells[seq_id][start : start + count]
         del self.positions[seq_id][-count:]
 
+    def save(self, seq_id: int) -> bytes:
+        # Four bytes for each cell.
+        return bytes(4 * len(self.memory[seq_id]))
+
+    def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
+        return () if self.can_cut else tuple(range(64, len(prompt), 64))
+
     def copy_out(self, seq_id: int, held: Prompt) -> FakeMemory | None:
         if self.stored is None:
             return None
@@ -221,7 +229,7 @@ class FakeRunner:
         self.keep(seq_id, 0)
         if self.n_used + len(prompt) > self.n_cells:
             return "too many tokens"
-        memory.extend(prompt)
+        memory.extend(self.cells(prompt, getattr(found, "conditioning", PLAIN)))
         self._write(seq_id)
         self.positions[seq_id].extend(_last_position(prompt, cell) for cell in range(len(prompt)))
         return None

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
+from llama_cffi.errors import StateError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.context import Context
+    from llama_cffi.core.state import BytesLike
 
 MIN_TOKENS = 64
 """Fewer tokens are computed again: a copy would cost about as much."""
@@ -20,9 +26,22 @@ class HostMemory:
 
     prompt: Prompt
     """What it holds."""
-    data: bytes
+    data: BytesLike
     conditioning: Conditioning = PLAIN
     """What it was computed under."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return memoryview(self.data).nbytes  # type: ignore[arg-type]
+
+    def restore(self, context: Context, seq_id: int) -> str | None:
+        """Put it into a sequence; otherwise say why llama.cpp has no room for it."""
+        try:
+            context.state.seq_set_data(seq_id, self.data)
+        except StateError as error:
+            return str(error)
+        return None
 
 
 class HostCache:
@@ -33,7 +52,7 @@ class HostCache:
 
     def __init__(self, max_bytes: int, *, can_cut: bool = True) -> None:
         self.max_bytes = max_bytes
-        self._can_cut = can_cut
+        self.can_cut = can_cut
         self._kept: tuple[HostMemory, ...] = ()
         """The one used last comes last."""
 
@@ -43,14 +62,14 @@ class HostCache:
     @property
     def nbytes(self) -> int:
         """Bytes that are in use."""
-        return sum(len(one.data) for one in self._kept)
+        return sum(one.nbytes for one in self._kept)
 
     def find(self, prompt: Prompt, conditioning: Conditioning, held: int) -> HostMemory | None:
         """Return what spares a prompt most, if that is at least :data:`MIN_TOKENS` more than ``held`` cells."""
         best, most = None, held + MIN_TOKENS - 1
         for one in self._kept:
             if one.conditioning == conditioning:
-                n = reusable(one.prompt, prompt, can_cut=self._can_cut)
+                n = reusable(one.prompt, prompt, can_cut=self.can_cut)
                 if n > most:
                     best, most = one, n
         return best
@@ -64,19 +83,23 @@ class HostCache:
 
     def add(self, memory: HostMemory) -> None:
         """Keep a memory; those that it holds whole go, if a memory can be cut, and the oldest ones for room."""
-        size = len(memory.data)
+        size = memory.nbytes
         if size > self.max_bytes:
             return
-        kept = [one for one in self._kept if not (self._can_cut and _holds(memory, one))]
-        total = sum(len(one.data) for one in kept)
+        kept = [one for one in self._kept if not (self.can_cut and _holds(memory, one))]
+        total = sum(one.nbytes for one in kept)
         while kept and total + size > self.max_bytes:
-            total -= len(kept.pop(0).data)
+            total -= kept.pop(0).nbytes
         self._kept = (*kept, memory)
 
     def used(self, memory: HostMemory) -> None:
         """Note that a memory was of use."""
         if memory in self._kept:
             self._kept = (*(one for one in self._kept if one is not memory), memory)
+
+    def holds(self, prompt: Prompt, conditioning: Conditioning) -> bool:
+        """Whether exactly this is kept."""
+        return any(one.prompt == prompt and one.conditioning == conditioning for one in self._kept)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -11,10 +11,11 @@ from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
+from llama_cffi.engine.host_cache import HostCache
 from llama_cffi.engine.outside_memory import OutsideMemory
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.engine.scheduler import Admission, Scheduler, StepPlan, Work
+from llama_cffi.engine.scheduler import Scheduler, StepPlan, Work
 from llama_cffi.engine.telemetry import StepKind, Telemetry
 from llama_cffi.errors import (
     AbortedError,
@@ -63,7 +64,8 @@ class GenerationLoop:
             max_step_seconds=options.max_step_seconds,
             clock=self.clock,
         )
-        self.outside = OutsideMemory(runner, self.scheduler)
+        host = HostCache(options.host_bytes, can_cut=runner.can_cut_saved)
+        self.outside = OutsideMemory(runner, self.scheduler, host, self.cost)
         self.telemetry = Telemetry(options.on_event)
         self.changed: list[RunningSequence] = []
         self.end_error: LlamaCffiError | None = None
@@ -86,7 +88,7 @@ class GenerationLoop:
             return
         try:
             if found is not None and not self.stepping:
-                sequence.n_saved = self.outside.recall(found, sequence.request.prompt)
+                sequence.n_disk = self.outside.recall(found, sequence.request.prompt)
         except LlamaCffiError as error:
             self._fail(sequence, error)
             return
@@ -150,7 +152,7 @@ class GenerationLoop:
                     return True
                 plan = [Work(lone, 1, True, draft=draft)]
             else:
-                plan, n_tokens = self.scheduler.plan(self._prepare), 0
+                plan, n_tokens = self.scheduler.plan(self.outside.prepare), 0
                 for i, work in enumerate(plan):
                     if work.n_draft and (drafting := work.sequence.drafting) is not None:
                         n_tokens = n_tokens or sum(one.n_tokens for one in plan)
@@ -196,6 +198,8 @@ class GenerationLoop:
                 if sequence.prompt_logprobs is not None:
                     self._report_prompt(sequence, row - n + 1, n)
                 sequence.n_past += n
+                if sequence.n_past in sequence.checkpoints:
+                    self.outside.checkpoint(sequence, sequence.n_past)
                 if output:
                     self._advance(sequence, row, found)
                     if sequence.listeners:
@@ -380,13 +384,6 @@ class GenerationLoop:
         sequence.n_past -= n_drop
         # What moved was computed with the forgotten tokens before it: no other prompt may take it for its own.
         sequence.n_exact = min(sequence.n_exact, n_keep)
-
-    def _prepare(self, admission: Admission) -> int:
-        slot, source, n = admission
-        runner = self._runner
-        if source is None:
-            return n if runner.keep(slot.seq_id, slot.held.position(n)) else 0
-        return n if runner.copy(source.seq_id, slot.seq_id, source.held.position(n)) else 0
 
 
 __all__ = ["GenerationLoop"]

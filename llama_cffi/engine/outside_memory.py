@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from contextlib import suppress
+from time import perf_counter
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
-from llama_cffi.core.prompt import Prompt, reusable
+from llama_cffi.core.prompt import Prompt, common_prefix, reusable
+from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.host_cache import MIN_TOKENS, HostCache, HostMemory
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.engine.scheduler import Scheduler
+from llama_cffi.engine.scheduler import Admission, Scheduler
 from llama_cffi.engine.slots import Slot
+
+_log = logging.getLogger("llama_cffi.engine")
 
 
 class OutsideMemory:
@@ -20,15 +26,90 @@ class OutsideMemory:
     threads compute meanwhile; the rest only copies memory, with the lock held.
     """
 
-    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+    def __init__(self, runner: Runner, scheduler: Scheduler, host: HostCache, cost: DecodeCost) -> None:
         self._runner = runner
         self._scheduler = scheduler
+        scheduler.leaving = self.leaving
+        self._cost = cost
+        self.host = host
+        self._copy_seconds = 0.0
+        """What copying a token's memory takes, out and in; 0 while that was not measured."""
         self.unsaved: deque[SavedMemory] = deque()
         """What was taken and waits for :meth:`store`. Looked at after every step: an attribute costs no frame."""
 
     def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
         """Read the saved beginning of a prompt that spares more than the ``held`` cells in memory."""
         return self._runner.find(prompt, held)
+
+    def prepare(self, admission: Admission, sequence: RunningSequence) -> int:
+        """Bring a slot's memory into the state that an admission asks for; return how many cells it holds of those.
+
+        More than were asked for come from the host.
+        """
+        if _log.isEnabledFor(logging.DEBUG):
+            self._explain(sequence, admission.n_reused)
+        slot, source, n = admission
+        runner = self._runner
+        self.leaving(slot, n if source is None else 0)
+        fetched = self.fetch(slot, sequence, n)
+        if fetched > n:
+            sequence.n_host = fetched
+            return fetched
+        if fetched < n and source is None:
+            return 0
+        if source is None:
+            return n if runner.keep(slot.seq_id, slot.held.position(n)) else 0
+        return n if runner.copy(source.seq_id, slot.seq_id, source.held.position(n)) else 0
+
+    def _explain(self, sequence: RunningSequence, n_reused: int) -> None:
+        """Log why not more of a prompt was in memory."""
+        n = len(sequence.cells)
+        nearest = max(self._scheduler.slots, key=lambda slot: common_prefix(slot.held, sequence.whole))
+        place = common_prefix(nearest.held, sequence.whole)
+        if place >= len(nearest.held):
+            reason = f"what is in memory ends after {place} tokens"
+        elif place >= n:
+            reason = "all of it is in memory"
+        else:
+            reason = f"token {place} is {sequence.cells[place]}, and {nearest.held[place]} in memory"
+        if nearest.conditioning != sequence.request.conditioning:
+            reason += ", with other adapters"
+        _log.debug("%d of %d prompt tokens are in memory: %s", n_reused, n, reason)
+
+    def leaving(self, slot: Slot, n_kept: int = 0) -> None:
+        """Copy to the host what a slot is about to lose beyond its first cells, unless computing it again is faster."""
+        held, conditioning, rate = slot.held, slot.conditioning, self._cost.prefill_rate
+        if len(held) - n_kept < MIN_TOKENS or rate * self._copy_seconds > 1:
+            return
+        others = [one.held for one in self._scheduler.slots if one is not slot and one.conditioning == conditioning]
+        if self.host.lacks(held, conditioning, others) and self._runner.keep(slot.seq_id, held.n_positions):
+            self._copy(slot.seq_id, held, conditioning)
+
+    def checkpoint(self, sequence: RunningSequence, n: int) -> None:
+        """Copy to the host what a sequence has computed so far, its first ``n`` cells."""
+        held = sequence.whole.first(n)
+        if sequence.seq_id is not None and not self.host.holds(held, sequence.request.conditioning):
+            self._copy(sequence.seq_id, held, sequence.request.conditioning)
+
+    def _copy(self, seq_id: int, held: Prompt, conditioning: Conditioning) -> None:
+        start = perf_counter()
+        self.host.add(HostMemory(held, self._runner.save(seq_id), conditioning))
+        self._copy_seconds = 2 * (perf_counter() - start) / len(held)
+
+    def fetch(self, slot: Slot, sequence: RunningSequence, held: int) -> int:
+        """Bring what the host keeps for a sequence into its slot, if that spares more than the ``held`` cells.
+
+        Return how many cells it spares, 0 without room or anything to bring: the slot is empty then.
+        """
+        found = self.host.find(sequence.wanted, sequence.request.conditioning, held)
+        if found is None:
+            return held
+        self.host.used(found)
+        self._runner.keep(slot.seq_id, 0)
+        if self._runner.recall(slot.seq_id, found) is not None:
+            return 0
+        n = reusable(found.prompt, sequence.wanted, can_cut=self.host.can_cut)
+        return n if self._runner.keep(slot.seq_id, found.prompt.position(n)) else 0
 
     def recall(self, found: SavedMemory, prompt: Prompt) -> int:
         """Bring saved memory into an idle slot, unless there is as much in memory by now; return how much it spares."""

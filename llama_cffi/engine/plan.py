@@ -38,8 +38,9 @@ StepPlan = list[Work]
 """One decode: never more than ``n_batch`` tokens in all, drafts and padding included, and all of them with the same
 adapters."""
 
-Prepare = Callable[[Admission], int]
-"""Brings a slot's memory into the state that an Admission asks for; returns how many tokens were really reused."""
+Prepare = Callable[[Admission, RunningSequence], int]
+"""Brings a slot's memory into the state that an Admission asks for; returns how many tokens are really reused, more
+than that where they came from outside."""
 
 
 __all__ = ["Admission", "Prepare", "StepPlan", "Work"]

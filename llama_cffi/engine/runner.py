@@ -11,6 +11,7 @@ from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
 from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.plan import StepPlan
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
@@ -19,6 +20,7 @@ from llama_cffi.errors import MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
+    from llama_cffi.core.state import BytesLike
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
 
@@ -71,6 +73,10 @@ class Runner(Protocol):
         """Whether :meth:`keep` works for less than the whole."""
 
     @property
+    def can_cut_saved(self) -> bool:
+        """Whether that also holds for a memory that was copied out and brought back."""
+
+    @property
     def can_pad(self) -> bool:
         """Whether rows of padding can be computed and taken out of memory again without a loss."""
 
@@ -112,6 +118,12 @@ class Runner(Protocol):
 
     def shift(self, seq_id: int, start: int, count: int) -> None:
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
+
+    def save(self, seq_id: int) -> BytesLike:
+        """Copy the memory of a sequence."""
+
+    def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return after how many cells of a prompt its memory is worth a copy, because it cannot be cut back later."""
 
     def copy_out(self, seq_id: int, held: Prompt) -> SavedMemory | None:
         """Copy the memory of a sequence that ended and holds this, if it is to be kept outside the context."""
@@ -164,6 +176,7 @@ class ContextRunner:
         self.can_copy = context.options.kv_unified and not self._recurrent
         self.can_cut = not self._recurrent
         self._n_swa = context.model.n_swa
+        self.can_cut_saved = self.can_cut and not self._n_swa
         # What a window has let go for padding would be missing when the padding is taken out.
         self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
@@ -258,24 +271,35 @@ class ContextRunner:
             raise UnsupportedError("the memory of this model cannot be shifted")
         memory.seq_add(seq_id, start + count, None, -count)
 
+    def save(self, seq_id: int) -> BytesLike:
+        return self.context.state.seq_data(seq_id)
+
+    def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
+        if self.can_cut_saved:
+            return ()
+        # Chat templates end each message with a token that ends a text: what is before it comes again in the next turn.
+        vocab, n = self.context.model.vocab, len(prompt)
+        borders = [i + 1 for i, cell in enumerate(prompt) if cell >= 0 and vocab.is_eog(cell)]
+        found: list[int] = []
+        for border in sorted({*borders[:1], *borders[-1:], n - 1}):
+            if MIN_TOKENS <= border < n and (not found or border - found[-1] >= MIN_TOKENS):
+                found.append(prompt.boundary(border))
+        return tuple(found)
+
     def copy_out(self, seq_id: int, held: Prompt) -> SavedMemory | None:
         # A context shift leaves more in memory than can be used again.
         if self._cache is None or not self.keep(seq_id, held.n_positions):
             return None
-        return self._cache.take(self.context, seq_id, held, can_cut=self._can_cut_saved)
+        return self._cache.take(self.context, seq_id, held, can_cut=self.can_cut_saved)
 
     def store(self, saved: SavedMemory) -> None:
         if self._cache is not None:
-            self._cache.store(self.context, cast("CachedPrompt", saved), can_cut=self._can_cut_saved)
+            self._cache.store(self.context, cast("CachedPrompt", saved), can_cut=self.can_cut_saved)
 
     def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
         if self._cache is None:
             return None
-        return self._cache.find(self.context, prompt, held, can_cut=self._can_cut_saved)
+        return self._cache.find(self.context, prompt, held, can_cut=self.can_cut_saved)
 
     def recall(self, seq_id: int, found: SavedMemory) -> str | None:
-        return cast("CachedPrompt", found).restore(self.context, seq_id)
-
-    @property
-    def _can_cut_saved(self) -> bool:
-        return self.can_cut and not self._n_swa
+        return cast("CachedPrompt | HostMemory", found).restore(self.context, seq_id)

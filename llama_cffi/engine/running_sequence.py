@@ -81,6 +81,7 @@ class RunningSequence:
         "_stops",
         "_text",
         "cells",
+        "checkpoints",
         "chunks",
         "created",
         "deadline",
@@ -92,11 +93,12 @@ class RunningSequence:
         "last",
         "listeners",
         "n_cached",
+        "n_disk",
         "n_exact",
+        "n_host",
         "n_passed",
         "n_past",
         "n_prompt",
-        "n_saved",
         "number",
         "offset",
         "output",
@@ -136,8 +138,10 @@ class RunningSequence:
         self.n_past = 0
         self.n_exact = _ALL
         self.n_cached = 0
-        self.n_saved = 0
-        """Cells that were brought into memory for it from outside the context."""
+        self.n_host = self.n_disk = 0
+        """Cells that were brought into memory for it from the host's memory and from the disk."""
+        self.checkpoints: tuple[int, ...] = ()
+        """After how many cells of the prompt the memory is copied: it cannot be cut back to there later."""
         self.seq_id: int | None = None
         self.unwanted = False
         """Whether it is cancelled, which the next step does."""
@@ -206,6 +210,10 @@ class RunningSequence:
         if self.prompt_logprobs is not None:
             limit = min(limit, _MAX_OUTPUTS)
         end = min(len(self.cells), self.n_past + limit)
+        for checkpoint in self.checkpoints:
+            if self.n_past < checkpoint < end:
+                end = checkpoint
+                break
         return self.request.prompt.boundary(end) - self.n_past
 
     @property
@@ -307,7 +315,13 @@ class RunningSequence:
             tokens=tuple(self.output),
             finish_reason=reason,
             stop_sequence=stop,
-            usage=Usage(self.n_prompt, self.n_cached, len(self.output)),
+            usage=Usage(
+                self.n_prompt,
+                self.n_cached,
+                len(self.output),
+                host_tokens=min(self.n_host, self.n_cached),
+                disk_tokens=min(self.n_disk, self.n_cached - min(self.n_host, self.n_cached)),
+            ),
             timings=Timings(
                 prefill_seconds=max(0.0, self.first - self.started),
                 decode_seconds=perf_counter() - self.first if self.first else 0.0,

@@ -86,6 +86,8 @@ class Scheduler:
         """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
         before was."""
         self._conditioning = PLAIN
+        self.leaving: Callable[[Slot], object] = lambda slot: None
+        """Is told of a slot before it forgets what it holds."""
 
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a sequence."""
@@ -289,9 +291,11 @@ class Scheduler:
 
     def _start(self, candidate: Candidate, prepare: Prepare) -> None:
         _, sequence, slot, source, n = candidate
-        n = prepare(Admission(slot, source, n))
+        n_asked, n = n, prepare(Admission(slot, source, n), sequence)
         self.waiting.remove(sequence)
-        if source is not None:
+        if n > n_asked:
+            slot.shared = ()
+        elif source is not None:
             slot.share(source, n)
         else:
             slot.cut(n)
@@ -361,6 +365,7 @@ class Scheduler:
         if not idle:
             return None
         slot = min(idle, key=lambda slot: slot.last_used)
+        self.leaving(slot)
         slot.release(keep=False)
         return slot.seq_id
 
@@ -377,6 +382,8 @@ class Scheduler:
             return None
         sequence = max(reversed(self.running), key=lambda one: (one.priority, one.submitted))
         seq_id = sequence.seq_id
+        if seq_id is not None:
+            self.leaving(self.slots[seq_id])
         self.release(sequence, keep=False)
         sequence.n_past = 0
         self.waiting.appendleft(sequence)

@@ -25,7 +25,8 @@ class EngineSnapshot:
     requests: Mapping[str, int]
     """Ended requests by their finish reason, or ``"error"``."""
     prompt_tokens: Mapping[TokenSource, int]
-    """Prompt tokens of ended requests, by where they came from: computed, found in memory, or saved outside of it."""
+    """Prompt tokens of ended requests, by where they came from: computed, found in memory, copied
+    back from the host's memory, or read from the disk."""
     generated_tokens: int
     """Tokens of ended requests."""
     drafted_tokens: int

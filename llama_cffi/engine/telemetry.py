@@ -18,7 +18,7 @@ BOUNDS = tuple(
 """Upper ends of the classes of every histogram, in seconds: 0.1 ms to 500 s. A last class has no end."""
 
 StepKind = Literal["decode", "prefill", "mixed"]
-TokenSource = Literal["computed", "memory", "saved"]
+TokenSource = Literal["computed", "memory", "host", "disk"]
 HistogramName = Literal["queue", "first_token", "token_gap", "request", "decode_step", "prefill_step", "mixed_step"]
 
 _log = logging.getLogger("llama_cffi.engine")
@@ -98,7 +98,7 @@ class Telemetry:
     def __init__(self, on_event: OnEvent | None = None) -> None:
         self._on_event = on_event
         self._n_requests = 0
-        self.tokens: dict[TokenSource, int] = {"computed": 0, "memory": 0, "saved": 0}
+        self.tokens: dict[TokenSource, int] = {"computed": 0, "memory": 0, "host": 0, "disk": 0}
         """Prompt tokens by where they came from."""
         self.generated = 0
         self.drafted = 0
@@ -132,9 +132,11 @@ class Telemetry:
         self.finished[reason] = self.finished.get(reason, 0) + 1
         self.generated += len(sequence.output)
         if sequence.started:
-            n_saved = min(sequence.n_saved, sequence.n_cached)
-            self.tokens["saved"] += n_saved
-            self.tokens["memory"] += sequence.n_cached - n_saved
+            n_host = min(sequence.n_host, sequence.n_cached)
+            n_disk = min(sequence.n_disk, sequence.n_cached - n_host)
+            self.tokens["host"] += n_host
+            self.tokens["disk"] += n_disk
+            self.tokens["memory"] += sequence.n_cached - n_host - n_disk
             self.tokens["computed"] += max(0, min(sequence.n_past, sequence.n_prompt) - sequence.n_cached)
         if sequence.drafting is not None:
             self.drafted += sequence.drafting.n_drafted

@@ -52,6 +52,10 @@ class Usage:
     completion_tokens: int
     reasoning_tokens: int = 0
     """Part of the completion that is reasoning, the marks around it included."""
+    host_tokens: int = 0
+    """Part of ``cached_tokens`` that was copied back from the host's memory."""
+    disk_tokens: int = 0
+    """Part of ``cached_tokens`` that a :class:`PromptCache` read."""
 
 
 @dataclass(frozen=True)

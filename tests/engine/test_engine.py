@@ -221,7 +221,7 @@ def test_a_plan_fits_the_batch_and_makes_progress(lengths: list[int], n_batch: i
     for sequence in sequences:
         scheduler.submit(sequence)
     for _ in range(sum(lengths) + 4 * len(lengths)):
-        plan: StepPlan = scheduler.plan(lambda admission: admission.n_reused)
+        plan: StepPlan = scheduler.plan(lambda admission, sequence: admission.n_reused)
         if not plan:
             break
         assert 1 <= sum(work.n_tokens for work in plan) <= n_batch
