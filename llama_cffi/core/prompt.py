@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llama_cffi._util.scalars import as_int
 from llama_cffi._util.shown import shown
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
 _DIGEST_SIZE = 16
@@ -94,6 +98,21 @@ class Prompt(tuple[int, ...]):
         if media:
             made.media = tuple(span for span in media if span.end <= len(made))
         return made
+
+    def n_shared(self, other: Prompt) -> int:
+        """Return the length of the common beginning, as :func:`common_prefix` does: for prompts that are compared with
+        many others, whose cells are kept as an array.
+        """
+        if self.media or other.media:
+            return common_prefix(self, other)
+        limit = min(len(self), len(other))
+        differ = self._array[:limit] != other._array[:limit]
+        first = int(differ.argmax()) if limit else 0
+        return first if limit and differ[first] else limit
+
+    @cached_property
+    def _array(self) -> NDArray[np.int64]:
+        return np.fromiter(self, dtype=np.int64, count=len(self))
 
     @property
     def tokens(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.state import BytesLike
 
 MIN_TOKENS = 64
-"""Fewer tokens are computed again: a copy would cost about as much."""
+"""Fewer tokens are computed again: to look for them is not worth it."""
 _GIB = 2**30
 
 
@@ -69,17 +69,23 @@ class HostCache:
         best, most = None, held + MIN_TOKENS - 1
         for one in self._kept:
             if one.conditioning == conditioning:
+                # The most there can be is found much faster than what can be reused.
+                if one.prompt.n_shared(prompt) <= most:
+                    continue
                 n = reusable(one.prompt, prompt, can_cut=self.can_cut)
                 if n > most:
                     best, most = one, n
         return best
 
-    def lacks(self, held: Prompt, conditioning: Conditioning, elsewhere: Iterable[Prompt] = ()) -> bool:
-        """Whether a memory is worth a copy: of no other one here or ``elsewhere`` can nearly as much be had."""
+    def missing(self, held: Prompt, conditioning: Conditioning, elsewhere: Iterable[Prompt] = ()) -> int:
+        """Return how many of its last cells no other memory has, here or ``elsewhere``; 0 if none may be kept."""
         if self.max_bytes <= 0 or len(held) < MIN_TOKENS:
-            return False
+            return 0
+        n = len(held)
+        if not self.can_cut:
+            return 0 if self.holds(held, conditioning) or held in elsewhere else n
         others = [one.prompt for one in self._kept if one.conditioning == conditioning]
-        return all(len(held) - common_prefix(held, other) >= MIN_TOKENS for other in (*others, *elsewhere))
+        return n - max((held.n_shared(other) for other in (*others, *elsewhere)), default=0)
 
     def add(self, memory: HostMemory) -> None:
         """Keep a memory; those that it holds whole go, if a memory can be cut, and the oldest ones for room."""

@@ -16,6 +16,9 @@ from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler
 from llama_cffi.engine.slots import Slot
 
+_LEAST = 8
+"""Fewer tokens are not copied, however fast that is."""
+
 _log = logging.getLogger("llama_cffi.engine")
 
 
@@ -78,11 +81,14 @@ class OutsideMemory:
 
     def leaving(self, slot: Slot, n_kept: int = 0) -> None:
         """Copy to the host what a slot is about to lose beyond its first cells, unless computing it again is faster."""
-        held, conditioning, rate = slot.held, slot.conditioning, self._cost.prefill_rate
-        if len(held) - n_kept < MIN_TOKENS or rate * self._copy_seconds > 1:
+        held, conditioning = slot.held, slot.conditioning
+        if len(held) - n_kept < _LEAST:
             return
         others = [one.held for one in self._scheduler.slots if one is not slot and one.conditioning == conditioning]
-        if self.host.lacks(held, conditioning, others) and self._runner.keep(slot.seq_id, held.n_positions):
+        n = self.host.missing(held, conditioning, others)
+        rate = self._cost.prefill_rate
+        worth = n / rate > self._copy_seconds * len(held) if rate and self._copy_seconds else n >= MIN_TOKENS
+        if n >= _LEAST and worth and self._runner.keep(slot.seq_id, held.n_positions):
             self._copy(slot.seq_id, held, conditioning)
 
     def checkpoint(self, sequence: RunningSequence, n: int) -> None:

@@ -115,3 +115,9 @@ def test_a_digest_is_the_same_in_every_process() -> None:
     )
     found = {subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(2)}
     assert found == {Prompt([1, 2, Media(bytes(range(16)), 3, 2), 70000]).digest() + "\n"}
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.lists(st.integers(0, 3), max_size=30), st.booleans())
+def test_the_common_beginning_is_the_same_by_arrays(a: list[int], b: list[int], media: bool) -> None:
+    first, second = Prompt(a), Prompt([*a[: len(a) // 2], Media(bytes(16), 2, 1), *b] if media else [*a[:5], *b])
+    assert first.n_shared(second) == second.n_shared(first) == common_prefix(first, second)

@@ -58,14 +58,18 @@ def test_the_oldest_goes_for_room() -> None:
 def test_what_is_worth_a_copy() -> None:
     cache = HostCache(1000)
     held = Prompt(range(200))
-    assert cache.lacks(held, PLAIN)
-    assert not cache.lacks(Prompt(range(MIN_TOKENS - 1)), PLAIN)
-    assert not cache.lacks(held, PLAIN, [Prompt(range(200 - MIN_TOKENS + 1))])
-    assert cache.lacks(held, PLAIN, [Prompt(range(200 - MIN_TOKENS))])
+    assert cache.missing(held, PLAIN) == 200
+    assert cache.missing(Prompt(range(MIN_TOKENS - 1)), PLAIN) == 0
+    assert cache.missing(held, PLAIN, [Prompt(range(150)), Prompt(range(20))]) == 50
+    assert cache.missing(held, PLAIN, [Prompt(range(300))]) == 0
     cache.add(HostMemory(held, bytes(9)))
-    assert not cache.lacks(held, PLAIN)
-    assert cache.lacks(held, OTHER)
-    assert not HostCache(0).lacks(held, PLAIN)
+    assert cache.missing(held, PLAIN) == 0
+    assert cache.missing(held, OTHER) == 200
+    assert HostCache(0).missing(held, PLAIN) == 0
+    uncut = HostCache(1000, can_cut=False)
+    uncut.add(HostMemory(Prompt(range(150)), bytes(9)))
+    assert uncut.missing(held, PLAIN) == 200
+    assert uncut.missing(Prompt(range(150)), PLAIN) == 0
 
 
 prompts = st.builds(lambda start, n: Prompt([start, *range(n)]), st.integers(0, 2), st.integers(0, 200))
