@@ -135,9 +135,9 @@ class Conversation(ProcessBound, Generic[C]):
         try:
             data = json.loads(Path(check_path("path", path)).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise MessageError(f"{os.fspath(path)} is no saved conversation: {error}") from error
+            raise MessageError(f"{os.fspath(path)} is not a saved conversation: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise MessageError(f"{os.fspath(path)} is no saved conversation")
+            raise MessageError(f"{os.fspath(path)} is not a saved conversation")
         messages = data.get("messages")
         self._messages = check_messages(messages) if messages else []
 

@@ -200,7 +200,7 @@ class HubChoiceError(HubError, LookupError):
 
 
 class HubConnectionError(HubError, ConnectionError):
-    """The hub could not be reached, broke off, or answered with what is no answer."""
+    """The hub could not be reached, broke off, or sent an answer that cannot be read."""
 
 
 class HubChecksumError(HubError):
@@ -296,7 +296,7 @@ class StateError(LlamaCffiError, ValueError):
 
 
 class StateFormatError(StateError):
-    """The file or the bytes are no saved state, end too early, or are damaged."""
+    """The file or the bytes are not a saved state, end too early, or are damaged."""
 
 
 class StateMismatchError(StateError):

@@ -25,7 +25,14 @@ from llama_cffi.engine.host_cache import usual_bytes
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.scoring import Scoring
-from llama_cffi.errors import ClosedError, ContextError, ModelFileError, UnsupportedError
+from llama_cffi.errors import (
+    ClosedError,
+    ContextError,
+    HubNameError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
 from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
 
@@ -231,8 +238,25 @@ def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tu
         if options is not None:
             raise ValueError("give n_gpu_layers and require_gpu, or model_options, not both")
         options = ModelOptions(n_gpu_layers=layers, require_gpu=gpu)
-    loaded = Model(model, options, progress=given.get("progress"))
+    try:
+        loaded = Model(model, options, progress=given.get("progress"))
+    except ModelNotFoundError as error:
+        if not _names_a_repository(os.fspath(model)):
+            raise
+        raise ModelNotFoundError(
+            f"{error.message}; to fetch a model from the Hugging Face hub: Llama.from_hub({os.fspath(model)!r})"
+        ) from None
     return loaded, ModelShare(loaded)
+
+
+def _names_a_repository(path: str) -> bool:
+    """Whether what was given as a path is a name for :meth:`Llama.from_hub` rather than that of a missing file."""
+    from llama_cffi.hub.name import HubName
+
+    try:
+        return not HubName.parse(path).repo.lower().endswith(".gguf") and not path.lower().endswith(".gguf")
+    except HubNameError:
+        return False
 
 
 def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:

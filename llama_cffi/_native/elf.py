@@ -137,7 +137,7 @@ class _Reader:
             raise ElfError(_not_elf(start))
         bits, order = ({1: 32, 2: 64}.get(start[4]), {1: "<", 2: ">"}.get(start[5])) if len(start) > 15 else (64, "<")
         if bits is None or order is None:
-            raise ElfError("its header makes no sense")
+            raise ElfError("its header is not valid")
         self.bits = bits
         self.layout = _layout(bits, order)
 

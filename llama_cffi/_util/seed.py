@@ -12,7 +12,7 @@ MAX_SEED = 2**32 - 2
 
 
 def check_seed(seed: int) -> int:
-    """Return the seed as an int; :class:`SamplerError` when it is no integer from 0 to :data:`MAX_SEED`."""
+    """Return the seed as an int; :class:`SamplerError` when it is not an integer from 0 to :data:`MAX_SEED`."""
     return check_int("seed", seed, 0, MAX_SEED, error=SamplerError)
 
 

@@ -276,7 +276,7 @@ class Context(NativeObject):
 
         What is in memory stays as it was computed. A scale of 0 is the same as leaving the adapter out; a negative one
         takes it away from the weights. Raises :class:`AdapterError` for an adapter of another model and ``ValueError``
-        for a scale that is no finite number. Wraps ``llama_set_adapters_lora``.
+        for a scale that is not a finite number. Wraps ``llama_set_adapters_lora``.
         """
         chosen = adapter_set(adapters, self.model)
         with self.lock():

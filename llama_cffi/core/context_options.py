@@ -135,9 +135,9 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
     sizes = []
     for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
         value = getattr(options, name)
-        size = as_int(value)
-        if size is None or not (0 if name == "n_ctx" else 1) <= size <= INT_MAX:
-            raise ValueError(f"{name} must be a positive int, got {shown(value)}")
+        size, least = as_int(value), 0 if name == "n_ctx" else 1
+        if size is None or not least <= size <= INT_MAX:
+            raise ValueError(f"{name} must be an int from {least} to {INT_MAX:,}, got {shown(value)}")
         sizes.append(size)
     if options.n_ctx_seq is not None and not is_int(options.n_ctx_seq, 1):
         raise ValueError(f"n_ctx_seq must be None or a positive int, got {shown(options.n_ctx_seq)}")

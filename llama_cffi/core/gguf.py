@@ -101,7 +101,7 @@ class GGUFFile:
 
     @property
     def architecture(self) -> str | None:
-        """``general.architecture``, or None where the file does not say (it then is no model)."""
+        """``general.architecture``, or None where the file does not say (it is then not a model)."""
         value = self.metadata.get("general.architecture")
         return value if isinstance(value, str) else None
 

@@ -92,8 +92,8 @@ def quantize(
     part of the tensors that is done, 0.0 to 1.0; when it returns False, :class:`QuantizeCancelled` is raised.
 
     Raises ``ValueError`` for a type that does not exist, :class:`UnsupportedError` for one that this libllama lacks,
-    ``FileExistsError`` for a target that is there unless ``overwrite``, or is no file, :class:`ModelNotFoundError` and
-    :class:`ModelFileError` for a source that is no model, and :class:`QuantizeError` with llama.cpp's words for
+    ``FileExistsError`` for a target that exists, unless ``overwrite``, or is not a file, :class:`ModelNotFoundError`
+    and :class:`ModelFileError` for a source that is not a model, and :class:`QuantizeError` with llama.cpp's words for
     anything else, a full disk among it. Wraps ``llama_model_quantize``.
     """
     source, target = Path(source), Path(target)
@@ -124,9 +124,9 @@ def quantize(
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raise ``FileExistsError`` for a target that is there unless ``overwrite``, and always for one that is no file."""
+    """Raise ``FileExistsError`` for a target that exists, unless ``overwrite``, and always for what is not a file."""
     if target.exists() and not (overwrite and target.is_file()):
-        raise FileExistsError(f"{target} exists already{'' if target.is_file() else ' and is no file'}")
+        raise FileExistsError(f"{target} exists already{'' if target.is_file() else ' and is not a file'}")
 
 
 def native_params(type: str, options: QuantizeOptions) -> tuple[Any, list[Any]]:

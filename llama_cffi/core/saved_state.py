@@ -231,7 +231,7 @@ def _read_front(file: Any, size: int) -> tuple[int, StateHeader, int, bytes]:
     """Where the payload starts, the header, and the payload's length and checksum."""
     front = file.read(_FRONT.size)
     if front[: len(MAGIC)] != MAGIC:
-        raise StateFormatError("this is no saved state")
+        raise StateFormatError("this is not a saved state")
     if len(front) < _FRONT.size:
         raise StateFormatError("the state is cut short")
     _, version, n_header, n_payload, header_digest, digest = _FRONT.unpack(front)

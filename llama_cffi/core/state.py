@@ -72,7 +72,7 @@ class State(ProcessBound):
     def set_data(self, data: BytesLike) -> None:
         """Restore all sequences. Wraps ``llama_state_set_data``.
 
-        Raises :class:`StateFormatError` for bytes that are no state, :class:`StateMismatchError` for one of another
+        Raises :class:`StateFormatError` for bytes that are not a state, :class:`StateMismatchError` for one of another
         architecture, and :class:`StateError` with llama.cpp's reason for what does not fit.
         """
         source = _bytes(data)
@@ -86,11 +86,11 @@ class State(ProcessBound):
     def _check_architecture(self, head: bytes, size: int) -> None:
         """llama.cpp begins with the name of the architecture, and reserves as many bytes as the length says."""
         if len(head) < _LENGTH.size:
-            raise StateFormatError(f"{size} bytes are no state")
+            raise StateFormatError(f"{size} bytes are too few for a state")
         (n,) = _LENGTH.unpack_from(head)
         expected = self._model.architecture.encode()
         if n == 0 or n > min(256, size - _LENGTH.size):
-            raise StateFormatError("the bytes are no state of a context: they do not begin with an architecture")
+            raise StateFormatError("the bytes are not the state of a context: they do not begin with an architecture")
         found = head[_LENGTH.size : _LENGTH.size + n]
         if found != expected:
             name = found.decode("utf-8", "replace")
@@ -207,10 +207,10 @@ class State(ProcessBound):
             size = os.fstat(file.fileno()).st_size
             head = file.read(_FILE_HEADER.size)
             if len(head) < _FILE_HEADER.size:
-                raise StateFormatError(f"{name} is no state of llama.cpp: it has {size} bytes")
+                raise StateFormatError(f"{name} is not a state of llama.cpp: it has {size} bytes")
             found_magic, found_version, n_tokens = _FILE_HEADER.unpack(head)
             if found_magic != magic:
-                raise StateFormatError(f"{name} is no such state of llama.cpp: it begins with {head[:4]!r}")
+                raise StateFormatError(f"{name} is not such a state of llama.cpp: it begins with {head[:4]!r}")
             if found_version != version:
                 raise StateFormatError(f"{name} has version {found_version}; this llama.cpp reads {version}")
             start = _FILE_HEADER.size + 4 * n_tokens
@@ -284,7 +284,7 @@ def view_of(data: BytesLike) -> memoryview:
 def _bytes(data: BytesLike) -> NDArray[np.uint8]:
     view = view_of(data)
     if not view.nbytes:
-        raise StateFormatError("0 bytes are no state")
+        raise StateFormatError("0 bytes are too few for a state")
     return np.frombuffer(view, dtype=np.uint8)
 
 

@@ -44,7 +44,7 @@ class Document:
     """A schema, checked, with its identifiers and anchors.
 
     ``draft`` (2020, 2019, 7, 6 or 4) is for schemas without ``$schema``. ``strict`` refuses keywords that no draft
-    knows, which are annotations otherwise. Raises :class:`SchemaError` for what is no schema, for an unknown
+    knows, which are annotations otherwise. Raises :class:`SchemaError` for what is not a schema, for an unknown
     ``$schema``, and for identifiers or anchors that two places share.
     """
 
@@ -156,7 +156,9 @@ class Document:
     @staticmethod
     def _name(names: set[tuple[str, str]], name: tuple[str, str], pointer: str, keyword: str) -> None:
         if name in names:
-            raise SchemaError(f"two schemas are called {name[1]!r}", pointer=pointer, keyword=keyword)
+            raise SchemaError(
+                f"names a second schema {name[1]!r}; a name must be unique", pointer=pointer, keyword=keyword
+            )
         names.add(name)
 
 

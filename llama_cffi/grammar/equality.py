@@ -29,7 +29,7 @@ def json_key(value: Any) -> object:
         return "array", tuple(map(json_key, value))
     if isinstance(value, dict):
         return "object", frozenset((name, json_key(inner)) for name, inner in value.items())
-    raise SchemaError(f"{value!r} is no JSON")
+    raise SchemaError(f"{value!r} is not a JSON value")
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -124,7 +124,7 @@ class GuidanceTokenizer:
             with self.gate, _engine("the engine refuses it"):
                 found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_limits())
             if found.is_error():
-                raise SchemaError(f"the engine refuses it: {_first_lines(found.get_error())}")
+                raise SchemaError(f"the grammar engine refuses the schema: {_first_lines(found.get_error())}")
             self._grammars[grammar] = found
             while len(self._grammars) > _CACHE_SIZE:
                 self._grammars.popitem(last=False)

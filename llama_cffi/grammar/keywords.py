@@ -76,14 +76,14 @@ def as_json(schema: Any) -> Any:
     except RecursionError:
         raise SchemaError("the schema is nested too deeply") from None
     except (TypeError, ValueError) as error:
-        raise SchemaError(f"the schema is no JSON: {error}") from None
+        raise SchemaError(f"the schema is not JSON: {error}") from None
 
 
 def _check_keys(value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{key!r} is a key of an object and no string")
+                raise TypeError(f"the key {key!r} of an object must be a string")
             _check_keys(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
@@ -115,7 +115,7 @@ def draft_of(value: Any, pointer: str = "") -> int:
     for scheme in ("https://", "http://"):
         plain = plain.removeprefix(scheme)
     if plain not in DRAFTS:
-        raise at(pointer, "$schema", f"names no draft that is supported: {name!r} (not {', '.join(DRAFTS)})")
+        raise at(pointer, "$schema", f"must name a supported draft ({', '.join(DRAFTS)}), not {name!r}")
     return DRAFTS[plain]
 
 
@@ -142,7 +142,7 @@ def check(value: Any, pointer: str, *, draft: int = 0, strict: bool = False) -> 
             problem = _problem(keyword, inner, draft)
         else:
             unknown = keyword not in ANNOTATIONS and not keyword.startswith("x-")
-            problem = "is no keyword of JSON Schema; without strict=True it is an annotation" * (strict and unknown)
+            problem = "is not a keyword of JSON Schema; without strict=True it is an annotation" * (strict and unknown)
         if problem:
             raise at(pointer, keyword, problem)
 

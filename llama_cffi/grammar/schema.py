@@ -17,7 +17,6 @@ from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.guidance import GuidanceConstraint
 from llama_cffi.grammar.json_schema import compile_json_schema
-from llama_cffi.grammar.keywords import as_json
 from llama_cffi.grammar.loosening import loosen
 from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.grammar.pattern import Pattern, PatternError
@@ -82,7 +81,8 @@ def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, A
         return _choices([value.value if isinstance(value, enum.Enum) else value for value in get_args(schema)])
     if schema is None or isinstance(schema, (str, bytes, int, float)):
         raise SchemaError(
-            f"schema: {shown(schema)} is no schema; a regex is Regex(...), a grammar GBNF(...) or Lark(...)"
+            "schema: expected a type, a JSON Schema (dict), choices (list of str), Regex(...) or a grammar, "
+            f"got {shown(schema)}"
         )
     adapter, text = adapter_of(schema)
     return _json_grammars(text), TypeReader(adapter)
@@ -117,52 +117,6 @@ def _json_grammars(text: str, *, strict: bool = False) -> list[dict[str, Any]]:
     return grammars
 
 
-def json_rule(schema: Mapping[str, Any]) -> str:
-    """A Lark expression of llguidance for the JSON texts that a schema describes, made sound; raises as above."""
-    (grammar,) = _json_grammars(json.dumps(as_json(dict(schema))))
-    return f"%json {json.dumps(grammar['json_schema'])}"
-
-
-def closed(schema: Any, *, names: bool = False) -> Any:
-    """A schema whose objects take no properties but those that they list, unless they say something of others.
-
-    JSON Schema lets everything through that it does not speak of; who calls a function does not mean that.
-    ``names`` says that the keys are no keywords but names.
-    """
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    if names:
-        return {name: closed(inner) for name, inner in schema.items()}
-    out = {
-        keyword: inner if keyword in _VALUES else closed(inner, names=keyword in _NAMES)
-        for keyword, inner in schema.items()
-    }
-    if "properties" in out and not out.keys() & _OPENING:
-        out["additionalProperties"] = False
-    return out
-
-
-_VALUES = ("default", "examples", "const", "enum", "discriminator")
-"""Keywords whose values are no schemas."""
-
-_NAMES = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-"""Keywords whose values are schemas by name."""
-
-_OPENING = {
-    "additionalProperties",
-    "patternProperties",
-    "unevaluatedProperties",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "$ref",
-    "if",
-}
-"""Keywords beside which an object may have more properties than it lists."""
-
-
 def _pattern(pattern: Pattern) -> list[dict[str, Any]]:
     try:
         return [{"lark_grammar": f"start: /{pattern.body()}/"}]
@@ -172,7 +126,7 @@ def _pattern(pattern: Pattern) -> list[dict[str, Any]]:
 
 def _python_pattern(pattern: re.Pattern[Any]) -> Pattern:
     if not isinstance(pattern.pattern, str):
-        raise SchemaError("a pattern of bytes is no pattern of texts")
+        raise SchemaError("schema: expected a pattern of str, got one of bytes")
     if pattern.flags & ~re.UNICODE:
         raise SchemaError(f"flags of a pattern are not supported: {re.RegexFlag(pattern.flags & ~re.UNICODE)!r}")
     return Regex(pattern.pattern).parsed()
@@ -196,17 +150,17 @@ def _choices(
     choices: list[Any] | tuple[Any, ...], values: dict[str, Any] | None = None
 ) -> tuple[list[dict[str, Any]], Reader]:
     if not choices:
-        raise SchemaError("there is nothing to choose from")
+        raise SchemaError("schema: the list of choices is empty")
     texts = []
     for i, choice in enumerate(choices):
         if not isinstance(choice, (str, int, float, type(None))):
-            raise SchemaError(f"choice {i} must be a text, not {type(choice).__name__}")
+            raise SchemaError(f"schema: choice {i} must be a str, a number or None, not {type(choice).__name__}")
         text = _choice_text(choice)
         if not text or "\0" in text or any(0xD800 <= ord(sign) < 0xE000 for sign in text):
-            raise SchemaError(f"choice {i} is empty, or holds a NUL character or a lone surrogate: {text!r}")
+            raise SchemaError(f"schema: choice {i} is empty, or holds a NUL character or a lone surrogate: {text!r}")
         texts.append(text)
     if len(set(texts)) < len(texts):
-        raise SchemaError("two choices are the same text")
+        raise SchemaError("schema: two choices are the same text")
     reader = ChoiceReader(values or dict(zip(texts, choices, strict=True)))
     return _pattern(Pattern.words(texts)), reader
 
@@ -224,4 +178,4 @@ def _lark_text(text: str) -> str:
     return f"/{Pattern.words([text]).body()}/"
 
 
-__all__ = ["closed", "compile_schema", "json_rule"]
+__all__ = ["compile_schema"]

@@ -59,7 +59,7 @@ class JsonReader:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise OutputError(f"the text is no JSON: {error}", text=text) from error
+            raise OutputError(f"the text is not JSON: {error}", text=text) from error
 
     def partial(self, text: str) -> Any:
         try:
@@ -77,7 +77,9 @@ class ValidatingReader(JsonReader):
     def parse(self, text: str) -> Any:
         value = super().parse(text)
         if not self.validator.valid(value):
-            raise OutputError("the text does not satisfy the schema in what the grammar could not keep to", text=text)
+            raise OutputError(
+                "the text does not satisfy the schema, in keywords that the grammar could not keep to", text=text
+            )
         return value
 
 

@@ -251,7 +251,7 @@ def item_schemas(document: Document, node: Node) -> tuple[list[Node], Node | Non
     items = value.get("items")
     if isinstance(items, list):
         if document.draft >= 2020:
-            raise at(node.pointer, "items", "is no list in draft 2020-12; use prefixItems")
+            raise at(node.pointer, "items", "must not be a list in draft 2020-12; use prefixItems")
         prefix, rest = [document.child(node, x, "items", i) for i, x in enumerate(items)], "additionalItems"
     elif document.draft in (4, 6, 7, 2019):
         prefix, rest = [], "items"

@@ -30,12 +30,12 @@ class HubName:
         found = _NAME.fullmatch(check_text("name", text))
         if found is None:
             raise HubNameError(
-                f"{text!r} is no name of a model on the hub: "
-                "those look like owner/repo, owner/repo:Q4_K_M or owner/repo/path/file.gguf"
+                f"{text!r} is not the name of a model on the hub: "
+                "names look like owner/repo, owner/repo:Q4_K_M or owner/repo/path/file.gguf"
             )
         file = found["file"]
         if file is not None and (not file.lower().endswith(".gguf") or not _stays_inside(file)):
-            raise HubNameError(f"{text!r} names {file!r}, which is no path of a GGUF file in a repository")
+            raise HubNameError(f"{text!r} names {file!r}, which is not the path of a GGUF file in a repository")
         return cls(found["repo"], found["quantisation"], file)
 
     def __str__(self) -> str:

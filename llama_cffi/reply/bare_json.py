@@ -12,7 +12,7 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import skip
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_calls import CallObject, Keys, known_names, object_rule
-from llama_cffi.reply.lark import Lark, Schema, Token, either, literal, regex
+from llama_cffi.reply.lark import Lark, Token, either, literal, regex
 from llama_cffi.reply.parser import ReplyParser
 from llama_cffi.reply.reasoning import THINK, Thinking
 
@@ -104,13 +104,12 @@ class BareJsonFormat:
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Schema,
     ) -> str | None:
         """A Lark grammar of the replies that the rules allows; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         begin = []
         if self.thinking and rules.reasoning != "off":
             begin.append(self.thinking.rule(lark, rules.reasoning == "open"))

@@ -84,18 +84,12 @@ class ReplyFormat(Protocol):
         """What a system message must say of the tools (in the form of OpenAI's API), because the chat template says
         nothing of them; "" where it does."""
 
-    def grammar(
-        self,
-        rules: ReplyRules,
-        token: Callable[[str], str],
-        schema: Callable[[Mapping[str, Any]], str],
-    ) -> str | None:
-        """A Lark grammar (llguidance) of the replies that the rules allows; None when every text is one.
+    def grammar(self, rules: ReplyRules, token: Callable[[str], str]) -> str | None:
+        """A Lark grammar (llguidance) of the replies that the rules allow; None when every text is one.
 
         ``token`` gives the Lark expression of a text that may be a control token of the vocabulary: ``<[id]>``, or
-        the text as a Lark string. ``schema`` gives the expression of the JSON texts that satisfy a schema. Raises
-        :class:`ToolError` when the format cannot hold a model to the rules: a schema that it cannot keep to, or calls
-        that are required where there can be none.
+        the text as a Lark string. Raises :class:`ToolError` when the format cannot hold a model to the rules: a schema
+        that it cannot keep to, or calls that are required where there can be none.
         """
 
 

@@ -12,6 +12,7 @@ from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
 from llama_cffi.reply.lark import Lark, either
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 NAME = r"(?P<name>[A-Za-z0-9_.\-/]{1,200})"
 """What a name may look like in a header."""
@@ -79,7 +80,7 @@ class HeaderCalls:
 
     def _call(self, lark: Lark, tool: ToolSpec) -> str:
         begin = lark.template(self.header.replace("{name}", tool.name) + self.sep)
-        return f"{begin} {lark.json(tool.parameters)} {lark.text(self.close)}".rstrip()
+        return f"{begin} {ToolArguments(tool).json(lark)} {lark.text(self.close)}".rstrip()
 
 
 def read_header(source: InputBuffer, sep: str) -> Generator[None, None, str | None]:

@@ -13,6 +13,7 @@ from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_string, read_value
 from llama_cffi.reply.lark import Lark, either
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ def object_rule(
     lark: Lark, tool: ToolSpec, keys: Keys, first: str = "", last: str = "", *, spaced: bool = False
 ) -> str:
     """The expression of the object that calls a tool; ``spaced``: with a line break where whitespace may stand."""
-    arguments = lark.json(tool.parameters)
+    arguments = ToolArguments(tool).json(lark)
     name = json.dumps(tool.name)
     begin = f'"{keys.name}": {name}, "{keys.arguments}": ' if keys.name else f"{name}: "
     if not spaced:

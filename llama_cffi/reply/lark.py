@@ -1,17 +1,17 @@
-"""Grammars for llguidance, put together from texts, tokens and JSON Schemas."""
+"""Grammars for llguidance, put together from texts, tokens and the forms of JSON Schemas."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+
+from llama_cffi.grammar.form import Form
+from llama_cffi.grammar.json_schema import json_expression
+from llama_cffi.grammar.shapes import Shape
 
 Token = Callable[[str], str]
 """Gives the expression of a text that may be a control token of the vocabulary: ``<[id]>``, or a Lark string."""
-
-Schema = Callable[[Mapping[str, Any]], str]
-"""Gives the expression of the JSON texts that satisfy a schema."""
 
 
 def quoted(text: str) -> str:
@@ -39,14 +39,13 @@ class Lark:
     grammar, it is that token.
     """
 
-    def __init__(self, token: Token, controls: Iterable[str], schema: Schema) -> None:
+    def __init__(self, token: Token, controls: Iterable[str]) -> None:
         self._token = token
         self._tokens = {text: token(text) for text in controls if token(text) != quoted(text)}
         by_length = sorted(self._tokens, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, by_length)) + ")") if by_length else None
         self._rules: dict[str, tuple[str, str]] = {}
         self._names: dict[str, str] = {}
-        self._schema = schema
         self.free = {"ANY"}
         """Terminals of texts that may be cut anywhere: the parts are such texts again."""
         self.terminal("ANY", "/(?s:.*)/")
@@ -65,9 +64,9 @@ class Lark:
         parts = re.split(r"(\{n\}|\{id\})", text)
         return " ".join(self.terminal(*_FIELDS[part]) if part in _FIELDS else self.text(part) for part in parts).strip()
 
-    def json(self, schema: Mapping[str, Any]) -> str:
-        """The rule of the JSON texts that satisfy a schema."""
-        return self.rule("json", self._schema(schema))
+    def json(self, form: Form, shapes: tuple[Shape, ...] | None = None) -> str:
+        """The rule of the JSON texts of a form, or of some shapes in it; raises as :func:`json_expression`."""
+        return self.rule("json", json_expression(form, shapes))
 
     def terminal(self, name: str, body: str) -> str:
         """Name a regular expression; a name that is there already keeps its meaning."""
@@ -135,4 +134,4 @@ def either(choices: Iterable[str]) -> str:
     return "(" + " | ".join(choices) + ")"
 
 
-__all__ = ["Lark", "Schema", "Token", "either", "literal", "quoted", "regex"]
+__all__ = ["Lark", "Token", "either", "literal", "quoted", "regex"]

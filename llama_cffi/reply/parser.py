@@ -12,7 +12,7 @@ from llama_cffi.reply.event_buffer import EventBuffer
 from llama_cffi.reply.events import Event
 from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
-from llama_cffi.reply.lark import Lark, Schema, Token, either, literal, quoted, regex
+from llama_cffi.reply.lark import Lark, Token, either, literal, quoted, regex
 from llama_cffi.reply.reasoning import THINK, Thinking
 
 
@@ -168,7 +168,6 @@ class TaggedFormat(ParsedFormat):
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Schema,
     ) -> str | None:
         """A Lark grammar of the replies that the rules allows; None when every text is one."""
         if rules.choice == "required" and self.syntax is None:
@@ -176,7 +175,7 @@ class TaggedFormat(ParsedFormat):
         calls_allowed = self.syntax is not None and rules.allows_calls()
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         thinking = self.thinking if rules.reasoning != "off" else None
         begin = [thinking.rule(lark, rules.reasoning == "open")] if thinking else []
         begin.extend(f"({lark.text(tag)})?" for tag in self.before)

@@ -292,7 +292,7 @@ def test_sources_and_targets_that_cannot_be(source: Path, tmp_path: Path) -> Non
         quantize(source, target)
     assert target.read_bytes() == b"before"
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileExistsError, match="is no file"):
+    with pytest.raises(FileExistsError, match="is not a file"):
         quantize(source, tmp_path / "folder", overwrite=True)
 
 

@@ -272,7 +272,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 
 def test_no_hub_at_that_address(hub: Hub) -> None:
     hub.nonsense = True
-    with pytest.raises(errors.HubConnectionError, match="is no hub"):
+    with pytest.raises(errors.HubConnectionError, match="is not a model hub"):
         pull(REPO)
 
 

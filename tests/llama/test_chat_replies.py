@@ -21,7 +21,8 @@ from llama_cffi.errors import (
     ToolError,
     ToolLimitError,
 )
-from llama_cffi.grammar.schema import closed, json_rule
+from llama_cffi.grammar.json_schema import json_expression
+from llama_cffi.grammar.tool_form import tool_form
 from llama_cffi.prepare.chat import prepare_chat
 from llama_cffi.prompt.tools import Tool
 from llama_cffi.reply.formats import FORMATS
@@ -336,7 +337,7 @@ def test_every_set_of_the_berkeley_tools_can_be_held_to(assets: Path) -> None:
     assert len(sets) == 1448
     for tools in sets:
         for tool in tools:
-            json_rule(closed(tool.parameters))
+            json_expression(tool_form(tool.parameters))
 
 
 @pytest.mark.conformance

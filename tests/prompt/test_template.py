@@ -272,7 +272,7 @@ TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         (
             [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
             MessageError,
-            r"tool_calls\[0\].function.arguments is no JSON",
+            r"tool_calls\[0\].function.arguments is not JSON",
         ),
         (
             [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}],

@@ -13,16 +13,17 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
-from llama_cffi.reply.lark import Lark, Schema, Token, either
+from llama_cffi.reply.lark import Lark, Token, either
 from llama_cffi.reply.parser import ParsedFormat
 from llama_cffi.reply.reasoning import Thinking
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _THINKING = Thinking(f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>", optional=False)
 _TO = re.compile(r"to=(functions\.)?([A-Za-z0-9_.\-]+)")
 _PEOPLE = ("assistant", "user")
-"""Recipients that are no tools."""
+"""Recipients that are not tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,6 @@ class HarmonyFormat(ParsedFormat):
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Schema,
     ) -> str | None:
         """A Lark grammar of the replies that the rules allows; None when every text is one."""
         calls_allowed = rules.allows_calls()
@@ -124,7 +124,7 @@ class HarmonyFormat(ParsedFormat):
             raise ToolError("a call is required, but the prompt ends inside of the answer")
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         # The spelling of a tag would be read as the tag.
         tags = "|".join(re.escape(tag).replace(r"\|", "[|]") for tag in (*_ENDS, _START))
         words = lark.terminal("WORDS", f"ANY & ~/(?s:.*)({tags})(?s:.*)/")
@@ -137,7 +137,7 @@ class HarmonyFormat(ParsedFormat):
             bodies.append(f"{final} {rules.content or words}")
         if calls_allowed:
             for tool in rules.tools:
-                arguments = lark.json(tool.parameters)
+                arguments = ToolArguments(tool).json(lark)
                 # The template leaves out the mark that models write.
                 forms = [
                     form + mark + f"json{_MESSAGE}"
