@@ -85,8 +85,14 @@ class NotationWriter:
             yield self._taken.json(self._lark, (shape,))
 
     def _constant(self, value: Any) -> str:
-        if isinstance(value, (dict, list)):
-            raise self._unwritable(value)
+        if isinstance(value, str):
+            return self._text(TextRules(words=(value,)))
+        comma = self._lark.text(self._notation.comma)
+        if isinstance(value, list):
+            return f'"[" {f" {comma} ".join(map(self._constant, value))} "]"'
+        if isinstance(value, dict):
+            members = (f"{self._quoted_key(name)} {self._constant(inner)}" for name, inner in value.items())
+            return f'"{{" {f" {comma} ".join(members)} "}}"'
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return self._lark.text(json.dumps(int(value) if value == int(value) else value))
         written = json.dumps(value)
@@ -136,8 +142,7 @@ class NotationWriter:
         return f'"[" {behind} "]"'
 
     def _object(self, shape: Object) -> str:
-        quote = "" if self._notation.plain else "'"
-        listed = self._members(shape, lambda name: self._quoted_key(name, quote))
+        listed = self._members(shape, self._quoted_key)
         others = list(self._others(shape))
         if not others:
             return f'"{{" {listed if shape.required else f"({listed})?" * bool(listed)} "}}"'
@@ -177,9 +182,9 @@ class NotationWriter:
             return f'{key} ":"'
         return either(f'"{quote}" {key} "{quote}: "' for quote in ("'", '\\"'))
 
-    def _quoted_key(self, name: str, quote: str) -> str:
+    def _quoted_key(self, name: str) -> str:
         self._taken.check_name(name, _NAME)
-        quotes = (quote, '"') if quote else ("",)
+        quotes = ("",) if self._notation.plain else ("'", '"')
         return either(self._lark.text(f"{one}{name}{one}:{' ' if one else ''}") for one in quotes)
 
 
