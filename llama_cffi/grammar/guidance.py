@@ -220,14 +220,6 @@ class GuidanceMatcher:
             raise GrammarError("the constraint allows no token at this place")
         return self._mask
 
-    def forced(self) -> list[int]:
-        """The tokens that must come next, as the vocabulary itself would cut their text; often none."""
-        native = self._open()
-        try:
-            return native.compute_ff_tokens()
-        except BaseException as error:
-            self._panicked(error)
-
     @property
     def complete(self) -> bool:
         """Whether the text may end here."""

@@ -22,14 +22,14 @@ from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.grammar.pattern import Pattern, PatternError
 from llama_cffi.grammar.python_types import adapter_of
 from llama_cffi.grammar.structure import (
-    ChoiceReader,
-    JsonReader,
-    LazyReader,
-    Reader,
+    ChoiceConverter,
+    Converter,
+    JsonConverter,
+    LazyConverter,
     Structure,
-    TextReader,
-    TypeReader,
-    ValidatingReader,
+    TextConverter,
+    TypeConverter,
+    ValidatingConverter,
 )
 from llama_cffi.grammar.validation import Validator
 from llama_cffi.grammar.values import GBNF, JsonSchema, Lark, Lazy, Regex, SchemaWarning
@@ -41,7 +41,7 @@ _CACHE_SIZE = 64
 
 
 def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
-    """The constraint and the reader of what ``schema=`` may be, for the texts of a vocabulary.
+    """The constraint and the converter of what ``schema=`` may be, for the texts of a vocabulary.
 
     A dict, a bool or :class:`JsonSchema` is JSON Schema, a list or tuple of str are choices, ``re.Pattern``,
     :class:`Regex`, :class:`GBNF`, :class:`Lark` and :class:`Lazy` say what they are, an Enum or Literal is a choice of
@@ -52,27 +52,27 @@ def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
     of :class:`GuidanceConstraint`.
     """
     if isinstance(schema, GBNF) and schema.engine == "llama.cpp":
-        return Structure(NativeConstraint(vocab, schema.text, schema.root), TextReader())
+        return Structure(NativeConstraint(vocab, schema.text, schema.root), TextConverter())
     loosened: list[SchemaError] = []
-    grammars, reader = _lazy(schema, loosened) if isinstance(schema, Lazy) else _grammar(schema, loosened)
+    grammars, converter = _lazy(schema, loosened) if isinstance(schema, Lazy) else _grammar(schema, loosened)
     constraint = GuidanceConstraint(vocab, json.dumps({"grammars": grammars}), now=now)
-    return Structure(constraint, reader, tuple(loosened))
+    return Structure(constraint, converter, tuple(loosened))
 
 
-def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
+def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
     """llguidance's list of grammars; the first one is where it begins."""
     if isinstance(schema, (bool, Mapping)):
         schema = JsonSchema(schema)
     if isinstance(schema, JsonSchema):
         return _json_schema(schema, loosened)
     if isinstance(schema, Regex):
-        return _pattern(schema.parsed()), TextReader()
+        return _pattern(schema.parsed()), TextConverter()
     if isinstance(schema, re.Pattern):
-        return _pattern(_python_pattern(schema)), TextReader(schema)
+        return _pattern(_python_pattern(schema)), TextConverter(schema)
     if isinstance(schema, Lark):
-        return [{"lark_grammar": schema.text}], TextReader()
+        return [{"lark_grammar": schema.text}], TextConverter()
     if isinstance(schema, GBNF):
-        return [{"lark_grammar": _converted(schema)}], TextReader()
+        return [{"lark_grammar": _converted(schema)}], TextConverter()
     if isinstance(schema, (list, tuple)):
         return _choices(schema)
     if isinstance(schema, type) and issubclass(schema, enum.Enum):
@@ -85,21 +85,21 @@ def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, A
             f"got {shown(schema)}"
         )
     adapter, text = adapter_of(schema)
-    return _json_grammars(text), TypeReader(adapter)
+    return _json_grammars(text), TypeConverter(adapter)
 
 
-def _json_schema(schema: JsonSchema, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
+def _json_schema(schema: JsonSchema, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
     text = json.dumps(schema.schema)
     if schema.on_unsupported == "error":
-        return _json_grammars(text, strict=schema.strict), JsonReader()
+        return _json_grammars(text, strict=schema.strict), JsonConverter()
     grammar, errors = _compiled_loosely(text, schema.strict)
     grammars: list[dict[str, Any]] = json.loads(grammar)["grammars"]
     if not errors:
-        return grammars, JsonReader()
+        return grammars, JsonConverter()
     loosened.extend(errors)
     for error in errors:
         warnings.warn(f"taken for an annotation while generating: {error}", SchemaWarning, stacklevel=2)
-    return grammars, ValidatingReader(Validator(Document(schema.schema, strict=schema.strict), lenient=True))
+    return grammars, ValidatingConverter(Validator(Document(schema.schema, strict=schema.strict), lenient=True))
 
 
 @lru_cache(maxsize=_CACHE_SIZE)
@@ -148,7 +148,7 @@ def _choice_text(value: Any) -> str:
 
 def _choices(
     choices: list[Any] | tuple[Any, ...], values: dict[str, Any] | None = None
-) -> tuple[list[dict[str, Any]], Reader]:
+) -> tuple[list[dict[str, Any]], Converter]:
     if not choices:
         raise SchemaError("schema: the list of choices is empty")
     texts = []
@@ -161,17 +161,19 @@ def _choices(
         texts.append(text)
     if len(set(texts)) < len(texts):
         raise SchemaError("schema: two choices are the same text")
-    reader = ChoiceReader(values or dict(zip(texts, choices, strict=True)))
-    return _pattern(Pattern.words(texts)), reader
+    converter = ChoiceConverter(values or dict(zip(texts, choices, strict=True)))
+    return _pattern(Pattern.words(texts)), converter
 
 
-def _lazy(schema: Lazy, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
+def _lazy(schema: Lazy, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
     """llguidance's lazy lexeme ends with the first trigger; what follows it is another grammar."""
-    grammars, reader = _grammar(schema.schema, loosened)
+    grammars, converter = _grammar(schema.schema, loosened)
     begin = " | ".join(_lark_text(trigger) for trigger in schema.triggers)
     body = f"(head @body {_lark_text(schema.end)})* tail" if schema.end else "head @body | tail"
     text = f"start: {body}\ntail: TEXT\nhead[lazy]: TEXT ({begin})\nTEXT: /(?s:.*)/\n"
-    return [{"lark_grammar": text}, {**grammars[0], "name": "body"}], LazyReader(reader, schema.triggers, schema.end)
+    return [{"lark_grammar": text}, {**grammars[0], "name": "body"}], LazyConverter(
+        converter, schema.triggers, schema.end
+    )
 
 
 def _lark_text(text: str) -> str:

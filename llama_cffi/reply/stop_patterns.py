@@ -87,10 +87,6 @@ class PatternMatcher:
         held, self._text, self._start = self.held, "", 0
         return held
 
-    def discard(self) -> None:
-        """Drop what was held back (cancelled: nobody reads on)."""
-        self._text, self._start = "", 0
-
     def _look(self) -> int:
         """Up to where the text can be shown: to the match that ends it, or to what may become one."""
         text = self._text

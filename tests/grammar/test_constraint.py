@@ -124,16 +124,6 @@ def test_grammars_are_compiled_once(vocab: Vocab) -> None:
     assert GuidanceTokenizer.of(vocab).compile(grammar) is GuidanceTokenizer.of(vocab).compile(grammar)
 
 
-def test_forced_tokens(vocab: Vocab, spm: Vocab) -> None:
-    for one in (vocab, spm):
-        constraint = compile_schema(["hello world, and more"], one).constraint
-        assert isinstance(constraint, GuidanceConstraint)
-        matcher = constraint.start()
-        forced = matcher.forced()
-        assert b"hello world, and more".startswith(b"".join(map(one.piece, forced)))
-        assert all(matcher.accept(token) for token in forced)
-
-
 def test_control_tokens_are_no_part_of_a_text(vocab: Vocab) -> None:
     matcher = compile_schema(Regex("(?:.|\\n)*"), vocab).constraint.start()
     control = set(vocab.control_tokens.values())
