@@ -154,13 +154,18 @@ class TextOptions(SamplingKwargs, total=False):
     on_incomplete: OnIncomplete | None
     """What a text with a schema, or a call, becomes that was cut before it was complete: :class:`IncompleteOutput` with
     ``"raise"`` (default), with ``"return"`` the result so far, whose ``incomplete`` is True and ``parsed`` None."""
+
+
+class SchemaOption(TypedDict, total=False):
+    """What a text must look like. Apart from the others, so that type checkers know the result of a type given here."""
+
     schema: Any
     """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
     ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
 
 
-class GenerateOptions(TextOptions, total=False):
-    """What a call takes that goes on from a prompt."""
+class PromptOptions(TextOptions, total=False):
+    """What a call takes that goes on from a prompt, beside ``schema``."""
 
     prompt_logprobs: int | None
     """Report the log-probabilities of the prompt's tokens with this many alternatives; the whole prompt is computed
@@ -176,6 +181,10 @@ class GenerateOptions(TextOptions, total=False):
     it."""
 
 
+class GenerateOptions(PromptOptions, SchemaOption, total=False):
+    """What a call takes that goes on from a prompt."""
+
+
 class InfillLayout(TypedDict, total=False):
     """What stands around a gap beside the texts before and behind it."""
 
@@ -189,7 +198,11 @@ class InfillLayout(TypedDict, total=False):
     """What the model was trained with: ``"psm"``, prefix, suffix, middle (default), or ``"spm"``."""
 
 
-class InfillOptions(TextOptions, InfillLayout, total=False):
+class GapOptions(TextOptions, InfillLayout, total=False):
+    """What a call takes that fills a gap, beside ``schema``."""
+
+
+class InfillOptions(GapOptions, SchemaOption, total=False):
     """What a call takes that fills a gap."""
 
 
@@ -215,8 +228,8 @@ class RenderOptions(TemplateOptions, total=False):
     """Whether it ends where a reply begins (default)."""
 
 
-class ChatOptions(TextOptions, TemplateOptions, total=False):
-    """What every conversing call takes beside its messages."""
+class ReplyOptions(TextOptions, TemplateOptions, total=False):
+    """What every conversing call takes beside its messages and ``schema``."""
 
     prefix: str | None
     """How the reply begins; the result does not repeat it."""
@@ -231,13 +244,21 @@ class ChatOptions(TextOptions, TemplateOptions, total=False):
     """Name of the format of replies; by default it is found in the template."""
 
 
-class ToolOptions(ChatOptions, total=False):
-    """What the calls take that run tools."""
+class ChatOptions(ReplyOptions, SchemaOption, total=False):
+    """What every conversing call takes beside its messages."""
+
+
+class RunOptions(ReplyOptions, total=False):
+    """What the calls take that run tools, beside ``schema``."""
 
     max_rounds: int | None
     """How often calls are answered, at most; 10 by default."""
     on_error: OnError | None
     """Whether an exception of a tool is raised (default) or reported to the model."""
+
+
+class ToolOptions(RunOptions, SchemaOption, total=False):
+    """What the calls take that run tools."""
 
 
 class SimilarityOptions(TypedDict, total=False):
@@ -317,6 +338,7 @@ __all__ = [
     "ChatTemplate",
     "ClassifyOptions",
     "EmbedOptions",
+    "GapOptions",
     "GenerateOptions",
     "HubOptions",
     "InfillLayout",
@@ -326,8 +348,12 @@ __all__ = [
     "OnError",
     "OnIncomplete",
     "PerplexityOptions",
+    "PromptOptions",
     "RenderOptions",
+    "ReplyOptions",
     "RerankOptions",
+    "RunOptions",
+    "SchemaOption",
     "ScoreOptions",
     "SimilarityOptions",
     "TemplateOptions",

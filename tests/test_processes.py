@@ -74,7 +74,6 @@ if child == 0:
         "perplexity": lambda: llm.perplexity("Once upon a time", n_ctx=4),
         "similarity": lambda: llm.similarity("a", "b"),
         "state_bytes": lambda: llm.state_bytes(),
-        "decode": lambda: llm.context.decode([1, 2]),
         "logits": lambda: llm.context.outputs.logits(0),
     }
     print([name for name, call in calls.items() if not refused(call)])

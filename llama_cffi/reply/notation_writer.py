@@ -178,9 +178,10 @@ class NotationWriter:
 
     def _other_key(self, conditions: list[str]) -> str:
         key = self._lark.terminal_of(" & ".join((f"/{_NAME}/", *conditions)))
+        # One lexeme, as a key that is listed is one.
         if self._notation.plain:
-            return f'{key} ":"'
-        return either(f'"{quote}" {key} "{quote}: "' for quote in ("'", '\\"'))
+            return self._lark.terminal_of(f'{key} ":"')
+        return either(self._lark.terminal_of(f'"{quote}" {key} "{quote}: "') for quote in ("'", '\\"'))
 
     def _quoted_key(self, name: str) -> str:
         self._taken.check_name(name, _NAME)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_cffi.reply.completion import Chunk, Completion
+from llama_cffi.reply.completion import Chunk, Completion, P
 from llama_cffi.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
 
 
@@ -43,7 +43,7 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True)
-class Reply(Completion):
+class Reply(Completion[P]):
     """A finished reply; ``text`` is the answer alone."""
 
     reasoning: str = ""
@@ -74,7 +74,7 @@ class _Known:
 
 
 @dataclass(slots=True)
-class ReplyChunk(Chunk):
+class ReplyChunk(Chunk[P]):
     """A piece of a reply; ``text`` is of the answer alone."""
 
     reasoning: str = ""
@@ -92,7 +92,7 @@ class ReplyChunk(Chunk):
         return ReplyChunk, (*said, _Known(self.partial))
 
     @property
-    def reply(self) -> Reply | None:
+    def reply(self) -> Reply[P] | None:
         """The whole reply, on the last chunk only."""
         return self.completion if isinstance(self.completion, Reply) else None
 

@@ -67,7 +67,7 @@ def test_a_turn_that_fails_leaves_no_trace(echo: Echo) -> None:
     next(chunks)
     del chunks
     with pytest.raises(MessageError):
-        session.chat(3)  # type: ignore[arg-type]
+        session.chat(3)  # type: ignore[call-overload]
     assert len(session) == 2
 
 

@@ -111,6 +111,8 @@ def test_the_arguments_may_be_one_of_several_objects() -> None:
          ["{'n': 1, 'a': 'x'}", "{}"], ["{'n': 'x'}", "{'a': 1}"]),
         ({"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1, "maxProperties": 2},
          ["{'a': 1}", "{'a': 1, 'b': 2}"], ["{}", "{'a': 1, 'b': 2, 'c': 3}"]),
+        ({"type": "object", "properties": {"c": {"const": 1}}, "additionalProperties": {"const": 2}},
+         ["{'c': 1}", "{'cc': 2}", "{'c': 1, 'd': 2}", "{}"], ["{'c': 2}", "{'cc': 1}"]),
         ({"type": "string", "not": {"const": "x"}}, ["'y'", "''"], ["'x'"]),
         ({"type": ["array", "integer"], "items": {"$ref": "#/properties/a"}}, ["[[3], 4]", "5"], ["['x']"]),
     ],
