@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import assert_type
 
-from llama_cffi import Chunk, Completion, Llama, Regex, Reply, ReplyChunk, SamplingParams, ToolRun
+from llama_cffi import AsyncLlama, Chunk, Completion, Llama, Regex, Reply, ReplyChunk, SamplingParams, ToolRun
 from llama_cffi.options import ChatOptions
 from llama_cffi.stream import Stream
 
@@ -91,6 +91,22 @@ def only_checked(llm: Llama) -> None:
     assert_type(llm.generate(("a", "b")), list[Completion])
     assert_type(llm.generate([np.array([1], np.int32)]), list[Completion])
     assert_type(llm.generate([1, 2], n=2), list[Completion])
+
+
+async def only_checked_of_coroutines(llm: AsyncLlama) -> None:
+    """The same for :class:`AsyncLlama`."""
+    assert_type(await llm.generate("A", schema=Pet), Completion[Pet])
+    assert_type(await llm.generate("A"), Completion)
+    assert_type(await llm.generate(["A"], schema=Pet), list[Completion[Pet]])
+    assert_type(await llm.chat("A", schema=Pet), Reply[Pet])
+    assert_type(await llm.chat("A"), Reply)
+    async for chunk in llm.stream_chat("A", schema=Pet):
+        assert_type(chunk, ReplyChunk[Pet])
+    assert_type((await llm.run_tools("a", schema=Pet)).reply.parsed, Pet)
+    session = llm.session()
+    assert_type(await session.chat("A", schema=Pet), Reply[Pet])
+    async for one in session.stream_chat("A", schema=Pet):
+        assert_type(one, ReplyChunk[Pet])
 
 
 def test_options_may_be_lists(demo: Llama) -> None:
