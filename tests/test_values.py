@@ -72,7 +72,7 @@ pytest_plugins = ["tests.support.models"]
 
 USAGE, TIMINGS, LOGPROB = Usage(3, 1, 2), Timings(0.1, 0.2, 3, 4), TokenLogprob(5, b"a", -0.5, ((5, -0.5), (6, -1.0)))
 MORE: tuple[bool, bool, tuple[TokenLogprob | None, ...]] = (True, True, (None, LOGPROB))
-ENDING = (
+ENDING: tuple[Any, ...] = (
     FinishReason.STOP,
     "\n",
     USAGE,

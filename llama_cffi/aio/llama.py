@@ -155,14 +155,6 @@ class AsyncLlama(ProcessBound):
         prepared = await self._calls.call(self._calls.prepare(generation.prepare_texts, asked))
         return prepared.answer(await self._calls.run(prepared.parts))
 
-    @overload
-    def stream(
-        self, prompt: str | Tokens, *, schema: type[T], **options: Unpack[opt.PromptOptions]
-    ) -> AsyncStream[Chunk[T]]: ...
-
-    @overload
-    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]: ...
-
     @takes_options(opt.GenerateOptions)
     async def map(
         self, prompts: Iterable[str | Tokens], **options: Unpack[opt.GenerateOptions]
@@ -175,6 +167,14 @@ class AsyncLlama(ProcessBound):
         more = partial(generation.prepare_more, prompts, asked, runtime.formats, runtime.defaults)
         async for done in self._calls.as_completed(more, 2 * self._llama.context.n_seq_max):
             yield done
+
+    @overload
+    def stream(
+        self, prompt: str | Tokens, *, schema: type[T], **options: Unpack[opt.PromptOptions]
+    ) -> AsyncStream[Chunk[T]]: ...
+
+    @overload
+    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]: ...
 
     @takes_options(opt.GenerateOptions)
     def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]:

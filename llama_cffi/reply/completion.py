@@ -124,7 +124,8 @@ class Completion(Generic[P]):
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry for each of ``tokens``, when asked for."""
     parsed: P = None  # type: ignore[assignment]
-    """What the text says as an instance of the type asked for with ``schema``."""
+    """What the text says as an instance of the type asked for with ``schema``; None without one, and for a text that
+    was cancelled or is ``incomplete``."""
     prompt: Prompt = field(default=Prompt(), repr=False)
     """What the text followed: ``completion.prompt + completion.tokens`` is a prompt that goes on from here, any number
     of times, and finds what has been computed in memory."""
