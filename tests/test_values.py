@@ -84,7 +84,8 @@ ENDING: tuple[Any, ...] = (
     Speculation(4, 3, 2),
     *MORE,
 )
-REPLY = Reply("text", (5, 6), *ENDING, reasoning="why", tool_calls=(ToolCall("c1", "add", {"a": 1}),), raw="<raw>")
+_Reply: Any = Reply
+REPLY: Reply = _Reply("text", (5, 6), *ENDING, "why", (ToolCall("c1", "add", {"a": 1}),), "<raw>")
 
 
 def add(a: int, b: int = 2) -> int:

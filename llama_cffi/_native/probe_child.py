@@ -1,4 +1,4 @@
-"""The program that opens a library nobody vouches for, so that the host process need not: run by probe.py alone.
+"""The program that opens a library that is not trusted yet, so that the host process need not: run by probe.py alone.
 
 It imports nothing of llama_cffi. The request is one JSON object on standard input; the answer is one in the file that
 the request names, because the library may write anything to the standard streams.
@@ -101,9 +101,9 @@ def main() -> None:
     if sys.platform != "win32":
         import resource
 
-        # A crash is expected, and nobody wants its core.
+        # A crash is expected, and its core is of no use.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # Should the host be gone: nobody else would end a library that hangs.
+        # Should the host be gone: nothing else would end a library that hangs.
         signal.alarm(int(request["seconds"]) + 2)
     answer = look(request)
     # Opened only now, and whole at once: a library that ends the process leaves no answer.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llama_cffi.core.backend import Device
 
-# llama.h tells nobody where the weights went; the log of the load does, in these two sentences of every release.
+# llama.h does not tell where the weights went; the log of the load does, in these two sentences of every release.
 _BUFFER = re.compile(r"load_tensors:\s+(.+?) model buffer size =\s+([\d.]+) MiB")
 _LAYERS = re.compile(r"load_tensors: offloaded (\d+)/(\d+) layers to GPU")
 

@@ -191,7 +191,7 @@ class State(ProcessBound):
                         function, ptr, os.fsencode(part), *seq_id, ffi.from_buffer("int32_t[]", ids), len(ids)
                     )
                 log.pump()
-                # What its C library still had in a buffer is written when it closes the file, and nobody looks.
+                # What its C library still had in a buffer is written when it closes the file, and that is not checked.
                 expected = n if n_state is None else _FILE_HEADER.size + ids.nbytes + n_state
                 if not n or part.stat().st_size != expected:
                     raise StateWriteError(f"llama.cpp cannot write {os.fspath(path)}", log=log.lines_since(mark))

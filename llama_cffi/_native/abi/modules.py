@@ -1,7 +1,7 @@
 """The bindings of ABI mode as Python modules: what cffi's out-of-line ABI mode writes, one for each generation.
 
 Loading one takes milliseconds and neither a compiler nor a parser. Those of the known generations are written when the
-package is built; one of a generation that was derived from somebody's headers goes into a cache.
+package is built; one of a generation that was derived from headers of the user's goes into a cache.
 """
 
 from __future__ import annotations

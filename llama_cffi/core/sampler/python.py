@@ -166,7 +166,7 @@ class Candidates:
     def _check(self, sampler: PythonSampler, records: Any) -> None:
         """Raise :class:`SamplerError` for NaN and +inf among the logits; ``records`` is the address of the first."""
         if not self._writable or logits_sound(records, len(self._data)):
-            return  # nobody saw the logits, or they are as they should be
+            return  # the logits were not looked at, or they are as they should be
         logits = self._data["logit"]
         i = int((~(logits < np.inf)).argmax())
         token = self._data["id"][i]

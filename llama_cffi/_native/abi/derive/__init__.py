@@ -1,4 +1,4 @@
-"""A generation out of somebody's headers: for a library that none of the known generations fits.
+"""A generation out of headers of the user's: for a library that none of the known generations fits.
 
 The compiler measures the layouts, and what the library showed to the probe has to agree with them, so that headers of
 another build are refused. Nothing is compiled against the headers but small programs that print sizes and offsets.

@@ -115,7 +115,7 @@ def cdef_macros(texts: list[str]) -> list[str]:
 
 
 def _without_bodies(text: str) -> str:
-    # A static inline function is nobody's symbol, and its body may use what pycparser cannot read.
+    # A static inline function is no symbol of the library, and its body may use what pycparser cannot read.
     return re.sub(r"^\s*static inline [^;{]*\{.*?^\s*\}", "", text, flags=re.M | re.S)
 
 
