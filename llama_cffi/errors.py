@@ -24,14 +24,14 @@
     │   ├── HubStorageError (OSError)       a file could not be written, as on a full disk
     │   └── HubCancelled                    the progress callback said no
     ├── AdapterError (ValueError)           a LoRA or control vector that does not belong to the model
-    ├── QuantizeError (RuntimeError)        a model was not quantised; no file was left behind
+    ├── QuantizeError (RuntimeError)        a model was not quantized; no file was left behind
     │   └── QuantizeCancelled               the progress callback said no
     ├── ContextError (RuntimeError)         a Context could not be made, or broke
     ├── DecodeError (RuntimeError)          llama_decode or llama_encode refused a batch
     │   └── MemoryFullError                 no room for the batch in the context's memory
     ├── BatchError (ValueError)             a batch that llama.cpp would not survive
     ├── TokenError (ValueError)             a token id outside the vocabulary
-    ├── TokenizeError (ValueError)          text that cannot be tokenised
+    ├── TokenizeError (ValueError)          text that cannot be tokenized
     ├── SamplerError (ValueError)           a sampler or chain that cannot select
     │   └── GrammarError                    a grammar that does not parse, or was violated
     ├── DraftError (ValueError)             a draft model that does not fit its target
@@ -220,7 +220,7 @@ class AdapterError(LlamaCffiError, ValueError):
 
 
 class QuantizeError(LlamaCffiError, RuntimeError):
-    """A model was not quantised; nothing was left behind, and a target that was there before is unchanged."""
+    """A model was not quantized; nothing was left behind, and a target that was there before is unchanged."""
 
 
 class QuantizeCancelled(QuantizeError):
@@ -252,7 +252,7 @@ class TokenError(LlamaCffiError, ValueError):
 
 
 class TokenizeError(LlamaCffiError, ValueError):
-    """Text that cannot be tokenised, or a vocabulary that cannot do it."""
+    """Text that cannot be tokenized, or a vocabulary that cannot do it."""
 
 
 class SamplerError(LlamaCffiError, ValueError):

@@ -153,7 +153,7 @@ def _load() -> tuple[Binding, LibraryInfo]:
         _open_all(files, source)
         binding = _bind_abi(files[-1], checked)
         version = checked.version
-    _initialise(binding, files[-1], source)
+    _initialize(binding, files[-1], source)
     return binding, LibraryInfo(
         path=path,
         directory=path.parent,
@@ -263,7 +263,7 @@ def _verify(module: Any, path: Path, source: Source, stamp: dict[str, Any]) -> N
         raise search_paths.failed([(path, reason)], help_text)
 
 
-def _initialise(binding: Binding, path: Path, source: Source) -> None:
+def _initialize(binding: Binding, path: Path, source: Source) -> None:
     from llama_cffi._native import guard, log
 
     ffi, lib = binding.ffi, binding.lib

@@ -63,7 +63,7 @@ class ContextOptions:
     type_k: CacheType = "f16"
     """Data type of the K cache."""
     type_v: CacheType = "f16"
-    """Data type of the V cache; a quantised one needs flash attention."""
+    """Data type of the V cache; a quantized one needs flash attention."""
     flash_attn: FlashAttention = "auto"
     """Whether attention is computed in one fused kernel."""
     kv_unified: bool = True

@@ -1,4 +1,4 @@
-"""The program that quantises for quantize.py: one call that nothing but the end of its process can stop.
+"""The program that quantizes for quantize.py: one call that nothing but the end of its process can stop.
 
 The request is one JSON object on standard input. Standard error is llama.cpp's own log, in its own words.
 """

@@ -29,7 +29,7 @@ _MAX_TEXT = 2**31 - 1
 class Vocab(ProcessBound):
     """The vocabulary of a :class:`~llama_cffi.core.model.Model`: a view that lives as long as its model.
 
-    Tokenising is thread-safe.
+    Tokenizing is thread-safe.
     """
 
     _instead_of_pickling = "it is a part of its Model; open that one's file in each process"
@@ -156,7 +156,7 @@ class Vocab(ProcessBound):
             if n >= 0:
                 return bytes(ffi.buffer(text, n))
             room = -n
-        raise TokenizeError("llama.cpp could not detokenise the tokens")
+        raise TokenizeError("llama.cpp could not detokenize the tokens")
 
     def check_tokens(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
         """The same ids as a contiguous int32 array; :class:`TokenError` names the first that is not a token."""

@@ -238,7 +238,7 @@ def _automaton(node: Node) -> Automaton:
 
 
 def _none_of(words: list[str]) -> Node:
-    """The trie of the words, turned inside out. ``words`` are sorted, so that equal beginnings are neighbours."""
+    """The trie of the words, turned inside out. ``words`` are sorted, so that equal beginnings are neighbors."""
     options: list[Node] = [] if "" in words else [EMPTY]
     branches: dict[str, list[str]] = {}
     for word in words:

@@ -77,7 +77,7 @@ def prepare_ranking(spec: RerankSpec, formats: ModelFormats, limit: int) -> Toke
 
 @contextmanager
 def _naming(what: str, index: int) -> Iterator[None]:
-    """Say which text of a list it is that cannot be tokenised."""
+    """Say which text of a list it is that cannot be tokenized."""
     try:
         yield
     except TokenizeError as error:

@@ -31,7 +31,7 @@ class EventBuffer:
         return self._calls > 0
 
     def drain(self) -> list[Event]:
-        """The events since the last time; neighbours of one kind joined."""
+        """The events since the last time; neighbors of one kind joined."""
         events: list[Event] = []
         for (kind, index), group in groupby(self._events, key=_kind_of):
             if kind in (CallBegin, CallEnd):

@@ -1,4 +1,4 @@
-"""Quantised files: byte for byte those of llama.cpp's tool, or none at all."""
+"""Quantized files: byte for byte those of llama.cpp's tool, or none at all."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_options_are_those_of_llama_quantize(source: Path, tmp_path: Path, llama
     assert target.read_bytes() == reference(llama_quantize, source, "Q4_K_M", *arguments)
 
 
-def test_a_copy_and_a_requantised_model(source: Path, tmp_path: Path, llama_quantize: Path) -> None:
+def test_a_copy_and_a_requantized_model(source: Path, tmp_path: Path, llama_quantize: Path) -> None:
     copied = quantize(source, tmp_path / "copy.gguf", "F32", QuantizeOptions(copy=True))
     assert copied.read_bytes() == reference(llama_quantize, source, "COPY")
     small = quantize(source, tmp_path / "q8.gguf", "Q8_0")

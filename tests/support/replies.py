@@ -40,7 +40,7 @@ class Reply:
 
 
 def joined(events: Iterable[Event]) -> list[Event]:
-    """The events with neighbours of one kind joined."""
+    """The events with neighbors of one kind joined."""
     done: list[Event] = []
     for event in events:
         last = done[-1] if done else None
