@@ -404,4 +404,4 @@ def test_commands(hub: Hub, demo: str) -> None:
 
 def test_commands_that_fail(hub: Hub) -> None:
     assert "no repository ann/none" in refused(1, "pull", "ann/none")
-    assert "no name of a model" in refused(1, "generate", "x", "-m", "hf:nothing")
+    assert "not the name of a model" in refused(1, "generate", "x", "-m", "hf:nothing")
