@@ -48,7 +48,8 @@
     ├── OutputError (ValueError)            a finished text that the asked type refuses
     ├── IncompleteOutput (ValueError)       a text under a constraint was cut before it was complete
     ├── ToolError (ValueError)              a tool whose definition cannot be used
-    │   └── ToolArgumentsError              arguments that a tool cannot be called with
+    │   ├── ToolArgumentsError              arguments that a tool cannot be called with
+    │   └── ToolSchemaError (SchemaError)   the schema of a tool's arguments cannot be kept to
     ├── ToolLimitError (RuntimeError)       the model calls tools without end
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
@@ -346,6 +347,15 @@ class ToolError(LlamaCffiError, ValueError):
     """The definition of a tool cannot be used: its name, its parameters, or the function behind it."""
 
 
+class ToolSchemaError(ToolError, SchemaError):
+    """The schema of a tool's arguments cannot be kept to; ``pointer`` and ``keyword`` as in :class:`SchemaError`."""
+
+    def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
+        LlamaCffiError.__init__(self, message, log=log)
+        self.pointer = pointer
+        self.keyword = keyword
+
+
 class ToolArgumentsError(ToolError):
     """The arguments of a call do not fit the tool; the text says which and why, so that the model can be told."""
 
@@ -371,6 +381,7 @@ __all__ = [
     "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
     "QuantizeCancelled", "QuantizeError", "QueueFullError", "SamplerError", "SchemaError", "StaleViewError",
     "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError", "TextTooLongError",
-    "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError", "UnsupportedError",
+    "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError", "ToolSchemaError",
+    "UnsupportedError",
 ]
 # fmt: on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from llama_cffi.errors import SchemaError, ToolError
+from llama_cffi.errors import SchemaError, ToolError, ToolSchemaError
 from llama_cffi.grammar.form import Form, types_of
 from llama_cffi.grammar.shapes import Object, Shape, State
 from llama_cffi.grammar.tool_form import tool_form
@@ -111,8 +111,9 @@ def _form_of(tool: ToolSpec) -> Form:
         ) from None
 
 
-def _refused(tool: ToolSpec, error: SchemaError) -> ToolError:
-    return ToolError(f"the parameters of tool {tool.name!r} cannot be kept to: {error}")
+def _refused(tool: ToolSpec, error: SchemaError) -> ToolSchemaError:
+    message = f"the parameters of tool {tool.name!r} cannot be kept to: {error.message}"
+    return ToolSchemaError(message, pointer=error.pointer, keyword=error.keyword)
 
 
 __all__ = ["Kind", "ToolArguments", "kind_of"]
