@@ -118,7 +118,7 @@ class Conversation(ProcessBound, Generic[C]):
         return removed
 
     def fork(self) -> Self:
-        """A conversation of its own that begins like this one."""
+        """Return a conversation of its own that begins like this one."""
         twin = type(self)(self._chatter, **self._options)
         twin._messages = self.messages
         return twin

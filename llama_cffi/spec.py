@@ -239,7 +239,7 @@ class ScoreSpec(Spec):
 
 
 def plain_prompt(prompt: Any, name: str = "prompt") -> Any:
-    """A text, tokens as a tuple of ints, or a Prompt; TypeError and ``ValueError`` for anything else."""
+    """Return a text, tokens as a tuple of ints, or a Prompt; TypeError and ``ValueError`` for anything else."""
     if isinstance(prompt, Prompt):
         return prompt
     if isinstance(prompt, str):

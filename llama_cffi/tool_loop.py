@@ -89,7 +89,7 @@ class ToolDialogue:
                 raise ToolError(f"tool {name!r} is async def: AsyncLlama calls it, and Llama cannot")
 
     def question(self) -> ChatSpec:
-        """What to ask next."""
+        """Return what to ask next."""
         return self._spec.chat(list(self._asked), tools=list(self._tools.values()), tool_choice=self._choice)
 
     def heard(self, reply: Reply) -> tuple[ToolCall, ...]:

@@ -84,7 +84,7 @@ def read(path: Path, *, symbols: bool = False) -> Elf:
 
 
 def this_machine() -> str:
-    """The name of this computer's architecture, as ELF names map to it here."""
+    """Return the name of this computer's architecture, as ELF names map to it here."""
     return {"amd64": "x86_64", "arm64": "aarch64", "i686": "x86", "i386": "x86"}.get(
         platform.machine().lower(), platform.machine().lower()
     )

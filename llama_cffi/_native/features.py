@@ -160,7 +160,7 @@ class Features(Mapping[str, Feature]):
         return len(self._all)
 
     def missing(self) -> tuple[Feature, ...]:
-        """What this libllama cannot do."""
+        """Return what this libllama cannot do."""
         return tuple(feature for feature in self.values() if not feature)
 
     def __str__(self) -> str:

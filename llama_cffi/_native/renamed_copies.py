@@ -19,7 +19,7 @@ _MAPPED = re.compile(r" (/\S*/lib(?:llama|ggml|mtmd)[^/\n]*)$", re.M)
 
 
 def clashes(library: Path) -> dict[str, Path]:
-    """Names of ``library`` and its companions that this process has mapped already: {name: file}.
+    """Return names of ``library`` and its companions that this process has mapped already: {name: file}.
 
     The very same file counts: what other code has opened has that code's log, abort callback and backends.
     """

@@ -31,12 +31,12 @@ class Callbacks(Protocol):
 
 
 def new_handle(callbacks: Callbacks) -> Any:
-    """The ``ctx`` of a sampler; it must live as long as the sampler is used."""
+    """Return the ``ctx`` of a sampler; it must live as long as the sampler is used."""
     return ffi.new_handle(callbacks)
 
 
 def new_sampler(handle: Any) -> Any:
-    """A new ``llama_sampler *``, owned by the caller. Wraps ``llama_sampler_init``."""
+    """Return a new ``llama_sampler *``, owned by the caller. Wraps ``llama_sampler_init``."""
     return lib.llama_sampler_init(_interface(), handle)
 
 

@@ -17,7 +17,7 @@ def check_seed(seed: int) -> int:
 
 
 def draw_seed() -> int:
-    """A random seed."""
+    """Return a random seed."""
     return int.from_bytes(os.urandom(8), "little") % (MAX_SEED + 1)
 
 

@@ -185,7 +185,8 @@ class Context(NativeObject):
         self._compute(guard.encode, batch, deadline)
 
     def stepper(self, selector: TokenSelector) -> Stepper:
-        """A function of (token, pos, seq_id): it decodes one token of one sequence and returns the one to follow it.
+        """Return a function of (token, pos, seq_id): it decodes one token of one sequence and returns the one to follow
+        it.
 
         The same as :meth:`decode` of that one row and :meth:`TokenSelector.select`, in one native call; the row's
         logits stay readable. For the generation loop: after a decode the weights have pushed Python out of the caches,

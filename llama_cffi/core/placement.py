@@ -42,7 +42,7 @@ class Placement:
 
 
 def read_placement(lines: Iterable[str], devices: Sequence[Device]) -> Placement:
-    """The placement that the log lines of a load tell."""
+    """Return the placement that the log lines of a load tell."""
     buffers: dict[str, int] = {}
     layers = (0, 0)
     for line in lines:
@@ -61,7 +61,7 @@ def read_placement(lines: Iterable[str], devices: Sequence[Device]) -> Placement
 
 
 def owner(buffer: str, devices: Sequence[Device]) -> str:
-    """The name of the device that a buffer of llama.cpp's belongs to, the CPU for one of no device."""
+    """Return the name of the device that a buffer of llama.cpp's belongs to, the CPU for one of no device."""
     names = [device.name for device in devices if re.match(rf"{re.escape(device.name)}(?!\d)", buffer)]
     return max(names, key=len, default=_HOST)
 

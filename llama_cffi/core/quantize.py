@@ -130,7 +130,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def native_params(type: str, options: QuantizeOptions) -> tuple[Any, list[Any]]:
-    """The ``llama_model_quantize_params *``, and what its pointers point at."""
+    """Return the ``llama_model_quantize_params *``, and what its pointers point at."""
     params = ffi.new("struct llama_model_quantize_params *", lib.llama_model_quantize_default_params())
     keep: list[Any] = []
     name = type.upper() if isinstance(type, str) else type

@@ -131,7 +131,7 @@ class SavedState:
         return _FRONT.size + len(self.header.to_json()) + len(self.payload)
 
     def to_bytes(self) -> bytes:
-        """All of it as bytes; :meth:`from_bytes` reads them."""
+        """Return all of it as bytes; :meth:`from_bytes` reads them."""
         buffer = io.BytesIO()
         self._write(buffer, sync=False)
         return buffer.getvalue()
@@ -194,7 +194,7 @@ class SavedState:
 
 
 def read_header(path: str | os.PathLike[str]) -> StateHeader:
-    """The header of a file, checked; the payload is not read. Raises :class:`StateFormatError`."""
+    """Return the header of a file, checked; the payload is not read. Raises :class:`StateFormatError`."""
     with open(path, "rb", buffering=0) as file:
         return _read_front(file, os.fstat(file.fileno()).st_size)[1]
 

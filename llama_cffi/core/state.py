@@ -60,7 +60,7 @@ class State(ProcessBound):
             return guard.call_int("llama_state_get_size", ptr)
 
     def data(self, out: BytesLike | None = None) -> NDArray[np.uint8]:
-        """The state of all sequences, uint8 of shape ``(size,)``. Wraps ``llama_state_get_data``.
+        """Return the state of all sequences, uint8 of shape ``(size,)``. Wraps ``llama_state_get_data``.
 
         ``out`` is a writable buffer to use instead of a new one; ``ValueError`` when it is too small.
         """
@@ -99,7 +99,7 @@ class State(ProcessBound):
     # -- one sequence
 
     def seq_size(self, seq_id: int, *, partial: bool = False, on_device: bool = False) -> int:
-        """Bytes that :meth:`seq_data` would give. Wraps ``llama_state_seq_get_size_ext``."""
+        """Return bytes that :meth:`seq_data` would give. Wraps ``llama_state_seq_get_size_ext``."""
         ext, flags = _flags(partial, on_device)
         with self._access.using() as ptr:
             return guard.call_int(f"llama_state_seq_get_size{ext}", ptr, self._access.check_seq_id(seq_id), *flags)
@@ -107,7 +107,7 @@ class State(ProcessBound):
     def seq_data(
         self, seq_id: int, out: BytesLike | None = None, *, partial: bool = False, on_device: bool = False
     ) -> NDArray[np.uint8]:
-        """The state of one sequence, uint8 of shape ``(n,)``. Wraps ``llama_state_seq_get_data_ext``.
+        """Return the state of one sequence, uint8 of shape ``(n,)``. Wraps ``llama_state_seq_get_data_ext``.
 
         ``partial`` leaves out the cells of full attention, so that what cannot be cut (recurrent state, sliding
         windows) can be put back beside them. With ``on_device`` the tensors stay where they are computed, the bytes
@@ -259,7 +259,7 @@ class State(ProcessBound):
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> StateWriteError:
-    """What to raise when a state cannot be written."""
+    """Return what to raise when a state cannot be written."""
     result = StateWriteError(f"cannot write {os.fspath(path)}: {error.strerror or error}")
     result.errno, result.strerror, result.filename = error.errno, error.strerror, os.fspath(Path(path))
     return result
@@ -274,7 +274,7 @@ def _flags(partial: bool, on_device: bool) -> tuple[str, tuple[int, ...]]:
 
 
 def view_of(data: BytesLike) -> memoryview:
-    """The memory of a buffer; TypeError for anything else."""
+    """Return the memory of a buffer; TypeError for anything else."""
     try:
         return data.data if isinstance(data, np.ndarray) else memoryview(data)
     except (TypeError, ValueError, BufferError):

@@ -55,17 +55,17 @@ KNOWN = _ONE | _LISTS | _MAPS | _COUNTS | _NUMBERS | _TEXTS | _OTHERS
 
 
 def at(pointer: str, keyword: str, message: str) -> SchemaError:
-    """The error for a keyword at a place of the schema."""
+    """Return the error for a keyword at a place of the schema."""
     return SchemaError(message, pointer=pointer, keyword=keyword)
 
 
 def pointer_to(pointer: str, *tokens: str | int) -> str:
-    """The JSON pointer of something further down."""
+    """Return the JSON pointer of something further down."""
     return pointer + "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
 def as_json(schema: Any) -> Any:
-    """A copy of the schema made of JSON's own types; :class:`SchemaError` for what is none."""
+    """Return a copy of the schema made of JSON's own types; :class:`SchemaError` for what is none."""
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         text.encode()
@@ -91,7 +91,7 @@ def _check_keys(value: Any) -> None:
 
 
 def subschemas(value: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]:
-    """The schemas directly inside one, with their pointers."""
+    """Yield the schemas directly inside one, with their pointers."""
     for keyword, inner in value.items():
         place = pointer_to(pointer, keyword)
         if keyword in _ONE and not (keyword == "items" and isinstance(inner, list)):
@@ -105,7 +105,7 @@ def subschemas(value: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]
 
 
 def draft_of(value: Any, pointer: str = "") -> int:
-    """The draft that ``$schema`` names; 0 without one. Raises :class:`SchemaError` for an unknown one."""
+    """Return the draft that ``$schema`` names; 0 without one. Raises :class:`SchemaError` for an unknown one."""
     if not isinstance(value, dict) or "$schema" not in value:
         return 0
     name = value["$schema"]

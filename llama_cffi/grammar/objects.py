@@ -24,7 +24,8 @@ common, and gives up at larger ones."""
 
 
 def object_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Object]:
-    """The objects that all of the schemas leave. Raises :class:`SchemaError` for what the engine cannot keep to."""
+    """Yield the objects that all of the schemas leave. Raises :class:`SchemaError` for what the engine cannot keep
+    to."""
     required = dict.fromkeys(name for node in atoms for name in node.get("required") or ())
     names = dict.fromkeys(name for node in atoms for name in node.get("properties") or ()) | required
     if len(names) > _MAX_NAMES:

@@ -76,7 +76,7 @@ _ANNOTATED = ("default", "examples", "title", "description")
 
 
 def adapter_of(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
-    """The adapter of a type, and the JSON text of a schema of the texts that it takes.
+    """Return the adapter of a type, and the JSON text of a schema of the texts that it takes.
 
     Raises :class:`SchemaError` for what is not a type, and for one whose texts no grammar describes, by its name.
     """

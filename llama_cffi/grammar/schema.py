@@ -41,7 +41,7 @@ _CACHE_SIZE = 64
 
 
 def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
-    """The constraint and the converter of what ``schema=`` may be, for the texts of a vocabulary.
+    """Return the constraint and the converter of what ``schema=`` may be, for the texts of a vocabulary.
 
     A dict, a bool or :class:`JsonSchema` is JSON Schema, a list or tuple of str are choices, ``re.Pattern``,
     :class:`Regex`, :class:`GBNF`, :class:`Lark` and :class:`Lazy` say what they are, an Enum or Literal is a choice of

@@ -23,10 +23,10 @@ class Converter(Protocol):
     """Makes a value of what a constraint let through."""
 
     def parse(self, text: str) -> Any:
-        """The value of a finished text; :class:`OutputError` when it has none."""
+        """Return the value of a finished text; :class:`OutputError` when it has none."""
 
     def partial(self, text: str) -> Any:
-        """What an unfinished text says so far; None when it says nothing yet. Never raises."""
+        """Return what an unfinished text says so far; None when it says nothing yet. Never raises."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Structure:
     """What of the schema is validated at the end only, with ``on_unsupported="annotate"``."""
 
     def parse(self, text: str) -> Any:
-        """An instance of the asked type from a finished text.
+        """Return an instance of the asked type from a finished text.
 
         Raises :class:`OutputError`, from what the type raised, when a validator of the type refuses it, and for a text
         that the constraint would not have let through.
@@ -47,7 +47,7 @@ class Structure:
         return self.converter.parse(text)
 
     def partial(self, text: str) -> Any:
-        """What the text says so far, in JSON's own types; None when it says nothing yet. Never raises."""
+        """Return what the text says so far, in JSON's own types; None when it says nothing yet. Never raises."""
         return self.converter.partial(text)
 
 

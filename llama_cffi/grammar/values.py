@@ -28,7 +28,7 @@ class Regex:
         self.parsed()
 
     def parsed(self) -> Pattern:
-        """The texts that match."""
+        """Return the texts that match."""
         try:
             return Pattern.full(self.pattern)
         except (PatternError, RecursionError) as error:

@@ -30,12 +30,12 @@ class Candidate:
         return self.files[0]
 
     def is_of(self, quantization: str) -> bool:
-        """Whether the quantization stands in the path as a word of its own: ``Q4_K`` is not in ``Q4_K_M``."""
+        """Return whether the quantization stands in the path as a word of its own: ``Q4_K`` is not in ``Q4_K_M``."""
         word = rf"(?<![A-Za-z0-9]){re.escape(quantization)}(?![A-Za-z0-9_])"
         return re.search(word, self.first, re.IGNORECASE) is not None
 
     def fits(self, name: HubName) -> bool:
-        """Whether the name, apart from its repository, can mean this model."""
+        """Return whether the name, apart from its repository, can mean this model."""
         if name.file is not None:
             return name.file in self.files
         if _NO_MODEL.search(self.first.rsplit("/", 1)[-1]):
@@ -44,7 +44,7 @@ class Candidate:
 
 
 def candidates(files: Iterable[str]) -> list[Candidate]:
-    """The GGUF files among the paths, the parts of split models together, in the order of their names."""
+    """Return the GGUF files among the paths, the parts of split models together, in the order of their names."""
     whole: list[Candidate] = []
     parts: dict[tuple[str, int, str], set[str]] = {}
     for path in sorted(files):
@@ -60,7 +60,7 @@ def candidates(files: Iterable[str]) -> list[Candidate]:
 
 
 def choose(name: HubName, files: Iterable[str], place: str) -> Candidate:
-    """The one model that ``name`` means among the files of its repository; ``place`` says where for the errors.
+    """Return the one model that ``name`` means among the files of its repository; ``place`` says where for the errors.
 
     Raises HubNotFoundError for none and for one that lacks a part, HubChoiceError for several.
     """

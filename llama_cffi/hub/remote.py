@@ -96,7 +96,7 @@ def translated(name: HubName, revision: str | None) -> Iterator[None]:
 
 
 def endpoint() -> str:
-    """The address of the hub."""
+    """Return the address of the hub."""
     from huggingface_hub import constants
 
     return constants.ENDPOINT

@@ -69,7 +69,7 @@ class HeaderCalls:
         return tuple(filter(None, (close, self.section[1].strip(), *self.closes)))
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """The header of one of the tools, and arguments that fit."""
+        """Return the header of one of the tools, and arguments that fit."""
         one = lark.rule("call", either(self._call(lark, tool) for tool in rules.tools))
         again = f"{lark.text(self.between + self.open)} {one}" if rules.parallel else ""
         if not self.section[0]:
@@ -84,7 +84,7 @@ class HeaderCalls:
 
 
 def read_header(source: InputBuffer, sep: str) -> Generator[None, None, str | None]:
-    """The text before ``sep``, which is read too; None when there is none on this line, or it is too long.
+    """Read the text before ``sep``, which is read too; None when there is none on this line, or it is too long.
 
     A header that is none is read no further than necessary: a call may begin behind it.
     """

@@ -80,7 +80,7 @@ class NotationCalls:
         return True
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """The tools' names, and their arguments in the order of their schemas."""
+        """Return the tools' names, and their arguments in the order of their schemas."""
         begin, end = self.brackets[:1], lark.text(self.brackets[1:])
         names = ((lark.text(self.prefix + tool.name + begin), tool) for tool in rules.tools)
         one = lark.rule(

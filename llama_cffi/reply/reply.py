@@ -23,7 +23,7 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """The call as messages have it."""
+        """Return the call as messages have it."""
         return {
             "type": "function",
             "id": self.id,
@@ -165,7 +165,8 @@ _ALPHABET = string.ascii_letters + string.digits
 
 
 def make_call_id() -> str:
-    """A new id for a call: nine letters and digits, which is the only form that Mistral's templates let through."""
+    """Return a new id for a call: nine letters and digits, which is the only form that Mistral's templates let
+    through."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(9))
 
 

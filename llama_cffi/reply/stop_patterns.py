@@ -129,7 +129,7 @@ class _Both:
 
 
 def make_stops(stops: Sequence[str | re.Pattern[str]]) -> Stops | None:
-    """The matcher for stop strings and patterns; None when there are none. Raises as :class:`PatternMatcher`."""
+    """Return the matcher for stop strings and patterns; None when there are none. Raises as :class:`PatternMatcher`."""
     strings = [stop for stop in stops if isinstance(stop, str)]
     patterns = [stop for stop in stops if not isinstance(stop, str)]
     if not patterns:

@@ -33,7 +33,7 @@ class TextRules:
         return self.words is None and not self.patterns and self.low == 0 and self.high is None
 
     def body(self, end: str, *, bare: Bare = "any", beside: frozenset[str] = _ANY_TYPE) -> str | None:
-        """The body of the terminal of these texts, as far as they do not hold ``end``; None for no text.
+        """Return the body of the terminal of these texts, as far as they do not hold ``end``; None for no text.
 
         Of texts that are not like JSON, none begins like a value of the types ``beside``: the engine must know at its
         beginning whether to read a text or a value.
@@ -51,9 +51,9 @@ class TextRules:
         return " & ".join((*parts, f"~/(?s:.*){literal(end)}(?s:.*)/"))
 
     def lengths_before(self, end: str, *, line: bool = False, bare: Bare = "any") -> str | None:
-        """The body of the terminal of the texts before the first ``end``, where nothing but their length counts; None
-        where more does. With ``line``, a line break in front of ``end`` is none of the text; ``bare`` says more of how
-        it may begin.
+        """Return the body of the terminal of the texts before the first ``end``, where nothing but their length counts;
+        None where more does. With ``line``, a line break in front of ``end`` is none of the text; ``bare`` says more of
+        how it may begin.
 
         Of the texts that are long enough the engine needs only count the rest: the complement of "has ``end``
         somewhere" takes more expressions than it allows itself. So that no text is too short, its first characters

@@ -158,7 +158,7 @@ class ValueCalls:
     # -- grammar
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """The name of one of the tools, and its arguments in the order of its schema."""
+        """Return the name of one of the tools, and its arguments in the order of its schema."""
         one = lark.rule("call", either(self._call(lark, tool) for tool in rules.tools))
         opened, closed = self.section
         if not opened:

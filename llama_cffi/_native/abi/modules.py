@@ -34,7 +34,7 @@ def write_modules(folder: Path) -> list[Path]:
 
 
 def load_ffi(generation: Generation, folder: Path | None = None) -> Any:
-    """The cffi FFI of one generation.
+    """Return the cffi FFI of one generation.
 
     A generation that the package has no module for gets one in ``folder``, made now if need be. Without a folder that
     is a :class:`LibraryError`.
@@ -52,7 +52,7 @@ def load_ffi(generation: Generation, folder: Path | None = None) -> Any:
 
 @cache
 def headers() -> str:
-    """The trimmed headers as both modes know them, and what ABI mode needs besides."""
+    """Return the trimmed headers as both modes know them, and what ABI mode needs besides."""
     # Imported here, because it imports cffi's parser.
     from llama_cffi._native.binding_build import CDEF_DIR, CDEF_FILES
 

@@ -40,7 +40,7 @@ def lch_door_init(door: lch_door) -> None:
 
 
 def is_inside(door: lch_door) -> bool:
-    """Whether this thread is."""
+    """Return whether this thread is inside."""
     return door.owner.get(None) == _get_ident()
 
 

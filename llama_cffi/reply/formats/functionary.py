@@ -38,7 +38,7 @@ class Functionary32(ParsedFormat):
     controls: tuple[str, ...] = ()
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return ">>>all" in template
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
@@ -77,7 +77,7 @@ class Functionary32(ParsedFormat):
         rules: ReplyRules,
         token: Token,
     ) -> str | None:
-        """A Lark grammar of the replies that the rules allows; None when every text is one."""
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if not calls_allowed and rules.content is None:
             return None

@@ -38,11 +38,11 @@ class HarmonyFormat(ParsedFormat):
     controls: tuple[str, ...] = (_START, _CHANNEL, _MESSAGE, _CONSTRAIN, *_ENDS)
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return _CHANNEL in template and _MESSAGE in template
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        """Return what the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
         if prompt.endswith(f"{_CHANNEL}analysis{_MESSAGE}"):
             return "open"
         return "off" if prompt.endswith(f"{_CHANNEL}final{_MESSAGE}") else "auto"
@@ -118,7 +118,7 @@ class HarmonyFormat(ParsedFormat):
         rules: ReplyRules,
         token: Token,
     ) -> str | None:
-        """A Lark grammar of the replies that the rules allows; None when every text is one."""
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if rules.choice == "required" and rules.reasoning == "off":
             raise ToolError("a call is required, but the prompt ends inside of the answer")

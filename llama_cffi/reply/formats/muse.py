@@ -43,11 +43,11 @@ class MuseFormat(ParsedFormat):
     controls: tuple[str, ...] = (_START, _MESSAGE, _MORE, _END)
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return "<atem:function_calls>" in template
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        """Return what the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
         if prompt.endswith(f"to=self{_MESSAGE}"):
             return "open"
         return "off" if prompt.endswith(f"to=user{_MESSAGE}") else "auto"
@@ -107,7 +107,7 @@ class MuseFormat(ParsedFormat):
     # -- grammar
 
     def grammar(self, rules: ReplyRules, token: Token) -> str | None:
-        """A Lark grammar of the replies that the rules allow; None when every text is one."""
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if rules.choice == "required" and rules.reasoning == "off":
             raise ToolError("a call is required, but the prompt ends inside of the answer")

@@ -29,7 +29,8 @@ _CHANGED_DEFAULTS = 1
 
 
 def derive(include: Path, fingerprint: Fingerprint, cache: Path, exported: frozenset[str] = frozenset()) -> Generation:
-    """The generation that the headers of a folder describe, if the library with this fingerprint was built from them.
+    """Return the generation that the headers of a folder describe, if the library with this fingerprint was built from
+    them.
 
     The folder holds llama.h and the ggml headers that it includes, or these lie in ``../ggml/include`` as in a source
     tree; where the tree's sources are there, their defaults are compared too. ``exported`` are all llama_* functions of
