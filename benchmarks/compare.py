@@ -1,5 +1,5 @@
 """Interleaved rounds and what they say: medians, and ratios taken within a round, so that a machine whose speed
-drifts does not favour anybody."""
+drifts does not favor anybody."""
 
 from __future__ import annotations
 

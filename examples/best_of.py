@@ -5,9 +5,13 @@ python examples/best_of.py [MODEL]
 
 import sys
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 
-with Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo() as llm:
+try:
+    llm = Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo()
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     prompt = "Once upon a time there was a little dog. The dog was sad because"
     for choice in llm.generate(prompt, n=3, seed=1, max_tokens=20, stop="."):
         print(f"seed {choice.seed}, {choice.usage.cached_tokens} prompt tokens shared:{choice.text}.")

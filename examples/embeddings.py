@@ -5,7 +5,7 @@ An embedding model finds the meaning; the demo model, which only tells stories, 
 
 import sys
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 
 SENTENCES = [
     "Lily had a big red ball.",
@@ -13,7 +13,11 @@ SENTENCES = [
     "Tom baked a cake for his mother.",
 ]
 
-with Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo() as llm:
+try:
+    llm = Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo()
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     known = llm.embed(SENTENCES)  # one float32 array, a row of length 1 for each sentence
     print(f"{known.array.shape[0]} vectors of {known.array.shape[1]} numbers, from {sum(known.n_tokens)} tokens")
     question = llm.embed("Who had a ball?")

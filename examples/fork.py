@@ -6,11 +6,15 @@ python examples/fork.py [MODEL]
 import sys
 import threading
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 
 BEGINNING = "One day, Lily and her mom went to the park. They saw a big"
 
-with Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo() as llm:
+try:
+    llm = Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo()
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     llm.generate(BEGINNING, max_tokens=1)
     with llm.fork() as other:
         texts = {}

@@ -5,7 +5,7 @@ A reranking model reads query and document together. Any other model compares th
 
 import sys
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 
 QUERY = "What did Lily play with?"
 DOCUMENTS = [
@@ -14,7 +14,11 @@ DOCUMENTS = [
     "Tom baked a cake for his mother.",
 ]
 
-with Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo() as llm:
+try:
+    llm = Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo()
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     if llm.model.has_classifier:
         for one in llm.rerank(QUERY, DOCUMENTS):
             print(f"{one.score:6.3f}  {one.document}")

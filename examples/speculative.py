@@ -8,10 +8,14 @@ MODEL and DRAFT are GGUF files with the same vocabulary; without DRAFT the draft
 import sys
 from pathlib import Path
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 
 draft = Path(sys.argv[2]) if len(sys.argv) > 2 else "lookup"
-with Llama(sys.argv[1], draft=draft) if len(sys.argv) > 1 else Llama.demo(draft=draft) as llm:
+try:
+    llm = Llama(sys.argv[1], draft=draft) if len(sys.argv) > 1 else Llama.demo(draft=draft)
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     story = llm.generate("Once upon a time", max_tokens=80, temperature=0).text
     # A text that repeats its prompt is what prompt lookup is for.
     prompt = f"Once upon a time{story}\n\nOnce upon a time"

@@ -5,9 +5,13 @@ python examples/token_healing.py [MODEL]
 
 import sys
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 
-with Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo() as llm:
+try:
+    llm = Llama(sys.argv[1]) if len(sys.argv) > 1 else Llama.demo()
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     for prompt in ("Once upon a ti", "The boy went to the gard"):
         for heal in (False, True):
             done = llm.generate(prompt, heal=heal, temperature=0, max_tokens=12, stop=".")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.progress import Progress, reporting
 from llama_cffi.options import EmbedOptions
 from llama_cffi.prepare.scores import prepare_perplexity, prepare_scores
-from llama_cffi.prepare.vectors import check_texts, choose_pooling, prepare_ranking, prepare_vectors
+from llama_cffi.prepare.vectors import check_ranks, check_texts, choose_pooling, prepare_ranking, prepare_vectors
 from llama_cffi.reply import scores, vectors
 from llama_cffi.spec import EmbedSpec
 from llama_cffi.stream import as_completed
@@ -63,6 +63,7 @@ def similarity(
 
 def rerank(spec: RerankSpec, runtime: Runtime, progress: Progress | None = None) -> list[Ranked]:
     """Return documents in the order of their scores; raises as :meth:`Llama.rerank`."""
+    check_ranks(runtime.model, "rerank", "similarity() orders texts by their embeddings")
     embedder = runtime.embedders.get("rank")
     tokens = prepare_ranking(spec, runtime.formats, embedder.limit)
     with reporting(progress, "ranking") as report:
@@ -72,6 +73,7 @@ def rerank(spec: RerankSpec, runtime: Runtime, progress: Progress | None = None)
 
 def classify(spec: ClassifySpec, runtime: Runtime) -> list[Label] | list[list[Label]]:
     """Return the labels of texts; raises as :meth:`Llama.classify`."""
+    check_ranks(runtime.model, "classify", "chat() or generate() with the labels as schema= chooses one of them")
     embedder, model = runtime.embedders.get("rank"), runtime.model
     texts, truncate = check_texts(spec.texts, "texts"), bool(spec.options.get("truncate"))
     tokens, _ = prepare_vectors(texts, runtime.formats, embedder.limit, truncate=truncate)

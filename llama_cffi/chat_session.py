@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 
 from llama_cffi._util.arguments import check_path, whole_number
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.shown import shown
 from llama_cffi.errors import MessageError
-from llama_cffi.options import ChatOptions, ToolOptions, check_options
+from llama_cffi.options import ChatOptions, ReplyOptions, RunOptions, ToolOptions, check_options
 from llama_cffi.prompt.messages import Message, check_history, check_messages
 from llama_cffi.reply.completion import FinishReason
 from llama_cffi.spec import ToolsSpec
@@ -45,6 +45,7 @@ class Chatter(Tokenizer, Protocol):
 
 
 C = TypeVar("C", bound=Tokenizer)
+T = TypeVar("T")
 
 
 class Conversation(ProcessBound, Generic[C]):
@@ -117,7 +118,7 @@ class Conversation(ProcessBound, Generic[C]):
         return removed
 
     def fork(self) -> Self:
-        """A conversation of its own that begins like this one."""
+        """Return a conversation of its own that begins like this one."""
         twin = type(self)(self._chatter, **self._options)
         twin._messages = self.messages
         return twin
@@ -135,9 +136,9 @@ class Conversation(ProcessBound, Generic[C]):
         try:
             data = json.loads(Path(check_path("path", path)).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise MessageError(f"{os.fspath(path)} is no saved conversation: {error}") from error
+            raise MessageError(f"{os.fspath(path)} is not a saved conversation: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise MessageError(f"{os.fspath(path)} is no saved conversation")
+            raise MessageError(f"{os.fspath(path)} is not a saved conversation")
         messages = data.get("messages")
         self._messages = check_messages(messages) if messages else []
 
@@ -150,6 +151,14 @@ class ChatSession(Conversation[Chatter]):
     :meth:`fork`. Not for two threads at once.
     """
 
+    @overload
+    def chat(
+        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+    ) -> Reply[T]: ...
+
+    @overload
+    def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply: ...
+
     def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
         """Add a message and the reply to it, and return the reply.
 
@@ -157,6 +166,16 @@ class ChatSession(Conversation[Chatter]):
         :meth:`Llama.chat`, and the conversation is then as before; a cancelled reply is not added.
         """
         return _last(self.stream_chat(text, role=role, **options))
+
+    @overload
+    def stream_chat(
+        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+    ) -> Iterator[ReplyChunk[T]]: ...
+
+    @overload
+    def stream_chat(
+        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+    ) -> Iterator[ReplyChunk]: ...
 
     def stream_chat(
         self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
@@ -169,6 +188,12 @@ class ChatSession(Conversation[Chatter]):
     def _follow(self, asked: list[dict[str, Any]], chunks: Iterator[ReplyChunk]) -> Iterator[ReplyChunk]:
         for chunk in chunks:
             yield self._answered(asked, chunk)
+
+    @overload
+    def run_tools(self, text: str, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
+
+    @overload
+    def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun: ...
 
     def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
         """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`Llama.run_tools`.

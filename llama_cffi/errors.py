@@ -24,14 +24,14 @@
     │   ├── HubStorageError (OSError)       a file could not be written, as on a full disk
     │   └── HubCancelled                    the progress callback said no
     ├── AdapterError (ValueError)           a LoRA or control vector that does not belong to the model
-    ├── QuantizeError (RuntimeError)        a model was not quantised; no file was left behind
+    ├── QuantizeError (RuntimeError)        a model was not quantized; no file was left behind
     │   └── QuantizeCancelled               the progress callback said no
     ├── ContextError (RuntimeError)         a Context could not be made, or broke
     ├── DecodeError (RuntimeError)          llama_decode or llama_encode refused a batch
     │   └── MemoryFullError                 no room for the batch in the context's memory
     ├── BatchError (ValueError)             a batch that llama.cpp would not survive
     ├── TokenError (ValueError)             a token id outside the vocabulary
-    ├── TokenizeError (ValueError)          text that cannot be tokenised
+    ├── TokenizeError (ValueError)          text that cannot be tokenized
     ├── SamplerError (ValueError)           a sampler or chain that cannot select
     │   └── GrammarError                    a grammar that does not parse, or was violated
     ├── DraftError (ValueError)             a draft model that does not fit its target
@@ -48,7 +48,8 @@
     ├── OutputError (ValueError)            a finished text that the asked type refuses
     ├── IncompleteOutput (ValueError)       a text under a constraint was cut before it was complete
     ├── ToolError (ValueError)              a tool whose definition cannot be used
-    │   └── ToolArgumentsError              arguments that a tool cannot be called with
+    │   ├── ToolArgumentsError              arguments that a tool cannot be called with
+    │   └── ToolSchemaError (SchemaError)   the schema of a tool's arguments cannot be kept to
     ├── ToolLimitError (RuntimeError)       the model calls tools without end
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
@@ -200,7 +201,7 @@ class HubChoiceError(HubError, LookupError):
 
 
 class HubConnectionError(HubError, ConnectionError):
-    """The hub could not be reached, broke off, or answered with what is no answer."""
+    """The hub could not be reached, broke off, or sent an answer that cannot be read."""
 
 
 class HubChecksumError(HubError):
@@ -220,7 +221,7 @@ class AdapterError(LlamaCffiError, ValueError):
 
 
 class QuantizeError(LlamaCffiError, RuntimeError):
-    """A model was not quantised; nothing was left behind, and a target that was there before is unchanged."""
+    """A model was not quantized; nothing was left behind, and a target that was there before is unchanged."""
 
 
 class QuantizeCancelled(QuantizeError):
@@ -252,7 +253,7 @@ class TokenError(LlamaCffiError, ValueError):
 
 
 class TokenizeError(LlamaCffiError, ValueError):
-    """Text that cannot be tokenised, or a vocabulary that cannot do it."""
+    """Text that cannot be tokenized, or a vocabulary that cannot do it."""
 
 
 class SamplerError(LlamaCffiError, ValueError):
@@ -296,7 +297,7 @@ class StateError(LlamaCffiError, ValueError):
 
 
 class StateFormatError(StateError):
-    """The file or the bytes are no saved state, end too early, or are damaged."""
+    """The file or the bytes are not a saved state, end too early, or are damaged."""
 
 
 class StateMismatchError(StateError):
@@ -346,6 +347,15 @@ class ToolError(LlamaCffiError, ValueError):
     """The definition of a tool cannot be used: its name, its parameters, or the function behind it."""
 
 
+class ToolSchemaError(ToolError, SchemaError):
+    """The schema of a tool's arguments cannot be kept to; ``pointer`` and ``keyword`` as in :class:`SchemaError`."""
+
+    def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
+        LlamaCffiError.__init__(self, message, log=log)
+        self.pointer = pointer
+        self.keyword = keyword
+
+
 class ToolArgumentsError(ToolError):
     """The arguments of a call do not fit the tool; the text says which and why, so that the model can be told."""
 
@@ -371,6 +381,7 @@ __all__ = [
     "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
     "QuantizeCancelled", "QuantizeError", "QueueFullError", "SamplerError", "SchemaError", "StaleViewError",
     "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError", "TextTooLongError",
-    "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError", "UnsupportedError",
+    "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError", "ToolSchemaError",
+    "UnsupportedError",
 ]
 # fmt: on

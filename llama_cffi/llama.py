@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     Tokens = Sequence[int] | NDArray[np.int32]
     Messages = str | Sequence[Message]
     Texts = list[str] | tuple[str, ...]
+    Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
+
+T = TypeVar("T")
 
 
 class Llama(Closing, ProcessBound):
@@ -89,12 +92,44 @@ class Llama(Closing, ProcessBound):
 
     @overload
     def generate(
-        self, prompt: str, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
-    ) -> Completion: ...
+        self,
+        prompt: str | Tokens,
+        *,
+        schema: type[T],
+        n: None = None,
+        best_of: int | None = None,
+        **options: Unpack[opt.PromptOptions],
+    ) -> Completion[T]: ...
 
     @overload
     def generate(
-        self, prompt: Tokens, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
+        self,
+        prompt: str | Tokens,
+        *,
+        schema: type[T],
+        n: int,
+        best_of: int | None = None,
+        **options: Unpack[opt.PromptOptions],
+    ) -> list[Completion[T]]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Prompts,
+        *,
+        schema: type[T],
+        progress: Progress | None = None,
+        **options: Unpack[opt.PromptOptions],
+    ) -> list[Completion[T]]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Tokens,
+        *,
+        n: None = None,
+        best_of: int | None = None,
+        **options: Unpack[opt.GenerateOptions],
     ) -> Completion: ...
 
     @overload
@@ -104,11 +139,7 @@ class Llama(Closing, ProcessBound):
 
     @overload
     def generate(
-        self,
-        prompt: list[str] | list[list[int]] | list[Prompt],
-        *,
-        progress: Progress | None = None,
-        **options: Unpack[opt.GenerateOptions],
+        self, prompt: Prompts, *, progress: Progress | None = None, **options: Unpack[opt.GenerateOptions]
     ) -> list[Completion]: ...
 
     @takes_options(opt.GenerateOptions)
@@ -139,6 +170,25 @@ class Llama(Closing, ProcessBound):
         with reporting(progress, "generating") as report:
             return prepared.answer(run(engine, prepared.parts, report))
 
+    @overload
+    def map(
+        self,
+        prompts: Iterable[str | Tokens],
+        *,
+        schema: type[T],
+        progress: Progress | None = None,
+        **options: Unpack[opt.PromptOptions],
+    ) -> Iterator[tuple[int, Completion[T]]]: ...
+
+    @overload
+    def map(
+        self,
+        prompts: Iterable[str | Tokens],
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[opt.GenerateOptions],
+    ) -> Iterator[tuple[int, Completion]]: ...
+
     @takes_options(opt.GenerateOptions)
     def map(
         self,
@@ -157,6 +207,14 @@ class Llama(Closing, ProcessBound):
         prepared = generation.prepare_more(prompts, asked, formats, self._runtime.defaults)
         return answers.in_order_of_completion(engine, prepared, 2 * self.context.n_seq_max, prompts, progress)
 
+    @overload
+    def stream(
+        self, prompt: str | Tokens, *, schema: type[T], **options: Unpack[opt.PromptOptions]
+    ) -> Stream[Chunk[T]]: ...
+
+    @overload
+    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]: ...
+
     @takes_options(opt.GenerateOptions)
     def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]:
         """Continue a prompt as an iterator of chunks; the last one carries the :class:`Completion`.
@@ -167,6 +225,14 @@ class Llama(Closing, ProcessBound):
         engine, asked = self._runtime.engine, spec.GenerateSpec.of(prompt, options)
         return Stream(engine, generation.prepare_text(asked, self._runtime.formats, self._runtime.defaults))
 
+    @overload
+    def infill(
+        self, prefix: str, suffix: str, *, schema: type[T], **options: Unpack[opt.GapOptions]
+    ) -> Completion[T]: ...
+
+    @overload
+    def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion: ...
+
     @takes_options(opt.InfillOptions)
     def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion:
         """Generate what belongs between ``prefix`` and ``suffix``, for example at a cursor in source code.
@@ -174,6 +240,14 @@ class Llama(Closing, ProcessBound):
         Raises :class:`UnsupportedError` for a model without fill-in-the-middle tokens, and as :meth:`generate`.
         """
         return self._infill(spec.InfillSpec(prefix, suffix, options)).result()
+
+    @overload
+    def stream_infill(
+        self, prefix: str, suffix: str, *, schema: type[T], **options: Unpack[opt.GapOptions]
+    ) -> Stream[Chunk[T]]: ...
+
+    @overload
+    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Stream[Chunk]: ...
 
     @takes_options(opt.InfillOptions)
     def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Stream[Chunk]:
@@ -185,6 +259,12 @@ class Llama(Closing, ProcessBound):
         return Stream(engine, generation.prepare_infill(asked, self._runtime.formats, self._runtime.defaults))
 
     # -- conversations
+
+    @overload
+    def chat(self, messages: Messages, *, schema: type[T], **options: Unpack[opt.ReplyOptions]) -> Reply[T]: ...
+
+    @overload
+    def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply: ...
 
     @takes_options(opt.ChatOptions)
     def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply:
@@ -200,6 +280,14 @@ class Llama(Closing, ProcessBound):
         """
         return cast("Reply", self._ask(spec.ChatSpec(messages, options)).result())
 
+    @overload
+    def stream_chat(
+        self, messages: Messages, *, schema: type[T], **options: Unpack[opt.ReplyOptions]
+    ) -> Stream[ReplyChunk[T]]: ...
+
+    @overload
+    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Stream[ReplyChunk]: ...
+
     @takes_options(opt.ChatOptions)
     def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Stream[ReplyChunk]:
         """Do as :meth:`chat`, as an iterator of chunks with more text, reasoning or calls; the last has the reply.
@@ -213,6 +301,12 @@ class Llama(Closing, ProcessBound):
 
         engine = self._runtime.engine
         return Stream(engine, prepare_chat(asked, self._runtime.formats, self._runtime.defaults))
+
+    @overload
+    def run_tools(self, messages: Messages, *, schema: type[T], **options: Unpack[opt.RunOptions]) -> ToolRun[T]: ...
+
+    @overload
+    def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun: ...
 
     @takes_options(opt.ToolOptions)
     def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun:

@@ -55,26 +55,26 @@ class LlamaOptions(TypedDict, total=False):
     most 16,384 and takes at most a quarter of the free memory. With ``kv_unified=False`` nothing is shared: by default
     ``n_ctx`` for each of ``n_seq_max`` texts."""
     n_batch: int | None
-    """Most tokens of one decode."""
+    """Most tokens of one decode; 2048 by default."""
     n_ubatch: int | None
-    """Most tokens that the device computes at once."""
+    """Most tokens that the device computes at once; 512 by default."""
     n_seq_max: int | None
     """Texts that are generated at once; 8 by default."""
     n_threads: int | None
-    """Threads of a decode of one token."""
+    """Threads of a decode of one token; by default as many as there are physical cores for this process."""
     n_threads_batch: int | None
-    """Threads of a decode of more tokens."""
+    """Threads of a decode of more tokens; by default as ``n_threads``."""
     n_gpu_layers: int | None
     """Layers on a GPU, all by default where the library has one."""
     require_gpu: bool | None
-    """Whether to raise :class:`UnsupportedError` instead of computing on the CPU."""
+    """Whether to raise :class:`UnsupportedError` instead of computing on the CPU; by default the CPU computes."""
     max_step_seconds: float | None
     """How long a decode may last, where that can be kept to by computing less of prompts in each. By default twice what
     the texts that are generated take without a prompt, and 0.05 to 0.15 seconds where that is less."""
     reproducible: bool | None
     """Whether what is computed together depends on the requests alone, and not on how long decodes take here, so that
     the same calls give the same texts to the last bit of rounding. It costs speed where several texts are generated,
-    and drafts are as long as they may be."""
+    and drafts are as long as they may be. False by default."""
     overflow: Overflow | None
     """What happens when a text fills the context: ``"stop"`` (default) finishes it with ``length``, ``"error"`` raises
     :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on."""
@@ -93,7 +93,7 @@ class LlamaOptions(TypedDict, total=False):
     wait, and what it raises is logged."""
     draft: Draft | None
     """Speculative decoding: ``"lookup"`` drafts from the prompt, a GGUF file or :class:`Model` with the same
-    vocabulary computes drafts; :class:`PromptLookup` and :class:`DraftModel` have options."""
+    vocabulary computes drafts; :class:`PromptLookup` and :class:`DraftModel` have options. By default there is none."""
     model_options: ModelOptions | None
     """Everything else about loading; instead of ``n_gpu_layers`` and ``require_gpu``."""
     context_options: ContextOptions | None
@@ -102,7 +102,7 @@ class LlamaOptions(TypedDict, total=False):
     progress: ProgressCallback | None
     """Receives the part of the model that is loaded, 0.0 to 1.0; returning False cancels."""
     prompt_cache: PromptCache | None
-    """Keeps what was computed in a folder."""
+    """Keeps what was computed in a folder; by default nothing is kept."""
 
 
 class AsyncLlamaOptions(LlamaOptions, total=False):
@@ -117,9 +117,9 @@ class HubOptions(LlamaOptions, total=False):
     """What :meth:`~llama_cffi.Llama.from_hub` takes beside the name of a model."""
 
     revision: str | None
-    """Branch, tag or commit; the default branch by default."""
+    """Branch, tag or commit; by default the repository's main branch."""
     offline: bool | None
-    """Whether to look in the cache alone."""
+    """Whether to look in the cache alone; by default the hub is asked."""
     download_progress: ProgressCallback | None
     """Receives the part that is downloaded, 0.0 to 1.0; returning False cancels."""
 
@@ -131,15 +131,17 @@ class TextOptions(SamplingKwargs, total=False):
     """Most tokens to generate; by default the text goes on until the model ends it or the context is full. 0 computes
     the prompt and keeps it in memory."""
     stop: Stop | Sequence[Stop] | None
-    """What ends the text and is not part of it: strings, tokens, compiled regular expressions."""
+    """What ends the text and is not part of it: strings, tokens, compiled regular expressions; by default only the
+    model's own end."""
     logprobs: int | None
-    """Report each token's log-probability with this many alternatives."""
+    """Report each token's log-probability with this many alternatives, 0 for none; by default nothing is reported."""
     post_sampling_logprobs: bool | None
     """Whether ``logprobs`` are those of the distribution that the token was drawn from, after temperature, top-k,
     schema and all else; by default they are the model's own. llama.cpp's sampler draws then, so that a seed gives
     another text."""
     max_seconds: float | None
-    """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt."""
+    """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt. By default
+    there is no limit."""
     priority: int | None
     """How urgent the text is, -100 to 100: of those that wait the lowest is computed first; 0 by default. One that has
     waited for long is computed before more urgent ones."""
@@ -148,48 +150,61 @@ class TextOptions(SamplingKwargs, total=False):
     speculative: Speculative | None
     """Whether tokens are drafted ahead, and by what; by default what the Llama was made with."""
     sampling: SamplingParams | None
-    """The sampling parameters as one value, instead of their fields."""
+    """The sampling parameters as one value, instead of their fields; by default llama.cpp's own."""
     adapters: Mapping[LoraAdapter, float] | None
     """LoRA adapters and their scales; by default what :meth:`~llama_cffi.Llama.set_adapters` said."""
     on_incomplete: OnIncomplete | None
     """What a text with a schema, or a call, becomes that was cut before it was complete: :class:`IncompleteOutput` with
     ``"raise"`` (default), with ``"return"`` the result so far, whose ``incomplete`` is True and ``parsed`` None."""
+
+
+class SchemaOption(TypedDict, total=False):
+    """What a text must look like. Apart from the others, so that type checkers know the result of a type given here."""
+
     schema: Any
     """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
     ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
 
 
-class GenerateOptions(TextOptions, total=False):
-    """What a call takes that goes on from a prompt."""
+class PromptOptions(TextOptions, total=False):
+    """What a call takes that goes on from a prompt, beside ``schema``."""
 
     prompt_logprobs: int | None
     """Report the log-probabilities of the prompt's tokens with this many alternatives; the whole prompt is computed
     then. With ``max_tokens=0`` that is all."""
 
     echo: bool | None
-    """Begin the result with the prompt."""
+    """Whether the result begins with the prompt; by default it does not."""
     heal: bool | None
-    """Let the model write the end of the prompt again, where a longer token could stand there; see
-    :mod:`~llama_cffi.grammar.healing`. The result still is what follows the prompt."""
+    """Whether the model writes the end of the prompt again, where a longer token could stand there (by default it does
+    not); see :mod:`~llama_cffi.grammar.healing`. The result still is what follows the prompt."""
     suffix: str | None
     """What comes after the text: the prompt is a fill-in-the-middle one then, as :meth:`~llama_cffi.Llama.infill` makes
     it."""
+
+
+class GenerateOptions(PromptOptions, SchemaOption, total=False):
+    """What a call takes that goes on from a prompt."""
 
 
 class InfillLayout(TypedDict, total=False):
     """What stands around a gap beside the texts before and behind it."""
 
     files: Mapping[str, str] | None
-    """Other files that belong to it, text by name."""
+    """Other files that belong to it, text by name; by default none."""
     name: str | None
-    """Name of the file to fill in."""
+    """Name of the file to fill in; by default none is given."""
     repository: str | None
-    """Name of its repository."""
+    """Name of its repository; by default none is given."""
     order: InfillOrder | None
     """What the model was trained with: ``"psm"``, prefix, suffix, middle (default), or ``"spm"``."""
 
 
-class InfillOptions(TextOptions, InfillLayout, total=False):
+class GapOptions(TextOptions, InfillLayout, total=False):
+    """What a call takes that fills a gap, beside ``schema``."""
+
+
+class InfillOptions(GapOptions, SchemaOption, total=False):
     """What a call takes that fills a gap."""
 
 
@@ -197,13 +212,14 @@ class TemplateOptions(TypedDict, total=False):
     """What a chat template is given beside the messages."""
 
     tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]] | None
-    """What the model may call: typed functions, :class:`Tool` values, or definitions as in OpenAI's API."""
+    """What the model may call: typed functions, :class:`Tool` values, or definitions as in OpenAI's API; by default
+    nothing."""
     chat_template: ChatTemplate | None
-    """Name of one of the model's templates, or the Jinja text or file of another one."""
+    """Name of one of the model's templates, or the Jinja text or file of another one; by default the model's own."""
     chat_template_kwargs: Mapping[str, Any] | None
     """The template's own variables, such as ``{"enable_thinking": False}``."""
     documents: Sequence[Mapping[str, Any]] | None
-    """Texts that the reply is to be about, for templates that take them."""
+    """Texts that the reply is to be about, for templates that take them; by default none."""
 
 
 class RenderOptions(TemplateOptions, total=False):
@@ -215,11 +231,11 @@ class RenderOptions(TemplateOptions, total=False):
     """Whether it ends where a reply begins (default)."""
 
 
-class ChatOptions(TextOptions, TemplateOptions, total=False):
-    """What every conversing call takes beside its messages."""
+class ReplyOptions(TextOptions, TemplateOptions, total=False):
+    """What every conversing call takes beside its messages and ``schema``."""
 
     prefix: str | None
-    """How the reply begins; the result does not repeat it."""
+    """How the reply begins, by default as the model likes; the result does not repeat it."""
     tool_choice: str | Mapping[str, Any] | None
     """``"auto"`` (default), ``"none"``, ``"required"``, or the one tool to call: by its name, or as OpenAI's API has
     it."""
@@ -231,8 +247,12 @@ class ChatOptions(TextOptions, TemplateOptions, total=False):
     """Name of the format of replies; by default it is found in the template."""
 
 
-class ToolOptions(ChatOptions, total=False):
-    """What the calls take that run tools."""
+class ChatOptions(ReplyOptions, SchemaOption, total=False):
+    """What every conversing call takes beside its messages."""
+
+
+class RunOptions(ReplyOptions, total=False):
+    """What the calls take that run tools, beside ``schema``."""
 
     max_rounds: int | None
     """How often calls are answered, at most; 10 by default."""
@@ -240,17 +260,21 @@ class ToolOptions(ChatOptions, total=False):
     """Whether an exception of a tool is raised (default) or reported to the model."""
 
 
+class ToolOptions(RunOptions, SchemaOption, total=False):
+    """What the calls take that run tools."""
+
+
 class SimilarityOptions(TypedDict, total=False):
     """What a call takes that compares texts by their vectors."""
 
     truncate: bool | None
-    """Whether a text that is too long loses its end, instead of raising :class:`TextTooLongError`."""
+    """Whether a text that is too long loses its end; by default :class:`TextTooLongError` is raised."""
     pooling: PoolingType | None
     """``"mean"``, ``"cls"``, ``"last"``, ``"none"`` for a vector of each token; by default what the model was trained
     with (mean where its file does not say)."""
     prefix: str | None
-    """What goes before every text: models trained with one for queries and one for documents want it here, because
-    GGUF files do not tell it."""
+    """What goes before every text, by default nothing. Models trained with one prefix for queries and one for documents
+    want it here, because GGUF files do not tell it."""
 
 
 class EmbedOptions(SimilarityOptions, total=False):
@@ -266,14 +290,15 @@ class RerankOptions(TypedDict, total=False):
     top_n: int | None
     """How many of the best are wanted; all by default."""
     truncate: bool | None
-    """Whether a document that is too long with its query loses its end."""
+    """Whether a document that is too long with its query loses its end; by default :class:`TextTooLongError` is
+    raised."""
 
 
 class ClassifyOptions(TypedDict, total=False):
     """What a call takes that labels texts."""
 
     truncate: bool | None
-    """Whether a text that is too long loses its end."""
+    """Whether a text that is too long loses its end; by default :class:`TextTooLongError` is raised."""
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -312,27 +337,9 @@ def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
-    "AsyncLlamaOptions",
-    "ChatOptions",
-    "ChatTemplate",
-    "ClassifyOptions",
-    "EmbedOptions",
-    "GenerateOptions",
-    "HubOptions",
-    "InfillLayout",
-    "InfillOptions",
-    "LlamaOptions",
-    "Norm",
-    "OnError",
-    "OnIncomplete",
-    "PerplexityOptions",
-    "RenderOptions",
-    "RerankOptions",
-    "ScoreOptions",
-    "SimilarityOptions",
-    "TemplateOptions",
-    "TextOptions",
-    "ToolOptions",
-    "WhenFull",
-    "check_options",
-]
+    "AsyncLlamaOptions", "ChatOptions", "ChatTemplate", "ClassifyOptions", "EmbedOptions", "GapOptions",
+    "GenerateOptions", "HubOptions", "InfillLayout", "InfillOptions", "LlamaOptions", "Norm", "OnError",
+    "OnIncomplete", "PerplexityOptions", "PromptOptions", "RenderOptions", "ReplyOptions", "RerankOptions",
+    "RunOptions", "SchemaOption", "ScoreOptions", "SimilarityOptions", "TemplateOptions", "TextOptions",
+    "ToolOptions", "WhenFull", "check_options",
+]  # fmt: skip

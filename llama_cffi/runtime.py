@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi._util.fork import made_elsewhere
 from llama_cffi._util.scalars import is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.cell_size import shared_cells
@@ -25,7 +26,14 @@ from llama_cffi.engine.host_cache import usual_bytes
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.scoring import Scoring
-from llama_cffi.errors import ClosedError, ContextError, ModelFileError, UnsupportedError
+from llama_cffi.errors import (
+    ClosedError,
+    ContextError,
+    HubNameError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
 from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
 
@@ -85,8 +93,9 @@ class Runtime:
             # The engine's thread keeps the engine alive, and it is not to outlive this object for nothing.
             weakref.finalize(self, engine.retire).atexit = False
         self._engine_options = engine_options
-        self.embedders = Embedders(self.context)
-        self.scoring = Scoring(self.context)
+        self._embedders = Embedders(self.context)
+        self._scoring = Scoring(self.context)
+        self._process = os.getpid()
 
     @classmethod
     def open(cls, model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
@@ -138,6 +147,18 @@ class Runtime:
                 )
             raise UnsupportedError(f"{name} is an encoder: it generates no text, but embed() works")
         return self._engine
+
+    @property
+    def embedders(self) -> Embedders:
+        """What embeds and ranks; raises as :meth:`check_open`."""
+        self.check_open()
+        return self._embedders
+
+    @property
+    def scoring(self) -> Scoring:
+        """What scores; raises as :meth:`check_open`."""
+        self.check_open()
+        return self._scoring
 
     def condition(self, conditioning: Conditioning) -> None:
         """Compute under another conditioning, where requests do not name their own; running ones keep theirs."""
@@ -192,16 +213,18 @@ class Runtime:
         return self.context.closed
 
     def check_open(self) -> None:
-        """Raise :class:`ClosedError` when it is closed."""
+        """Raise :class:`ClosedError` when it is closed, and :class:`ContextError` in a forked child process."""
         if self.context.closed:
             raise ClosedError("this Llama is closed")
+        if self._process != os.getpid():
+            raise made_elsewhere("Llama")
 
     def close(self) -> None:
         """Free the contexts, and the models that were loaded for this runtime and its forks, with the last of them."""
         with self._engine.closing() if self._engine is not None else nullcontext():
             self.context.close()
-        self.embedders.close()
-        self.scoring.close()
+        self._embedders.close()
+        self._scoring.close()
         if self.draft is not None:
             self.draft.close()
         if self._share is not None:
@@ -231,8 +254,25 @@ def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tu
         if options is not None:
             raise ValueError("give n_gpu_layers and require_gpu, or model_options, not both")
         options = ModelOptions(n_gpu_layers=layers, require_gpu=gpu)
-    loaded = Model(model, options, progress=given.get("progress"))
+    try:
+        loaded = Model(model, options, progress=given.get("progress"))
+    except ModelNotFoundError as error:
+        if not _names_a_repository(os.fspath(model)):
+            raise
+        raise ModelNotFoundError(
+            f"{error.message}; to fetch a model from the Hugging Face hub: Llama.from_hub({os.fspath(model)!r})"
+        ) from None
     return loaded, ModelShare(loaded)
+
+
+def _names_a_repository(path: str) -> bool:
+    """Whether what was given as a path is a name for :meth:`Llama.from_hub` rather than that of a missing file."""
+    from llama_cffi.hub.name import HubName
+
+    try:
+        return not HubName.parse(path).repo.lower().endswith(".gguf") and not path.lower().endswith(".gguf")
+    except HubNameError:
+        return False
 
 
 def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:

@@ -117,7 +117,7 @@ class InfillSpec(Spec):
 
     def __post_init__(self) -> None:
         if _begins_otherwise(self.options):
-            raise ValueError("echo= and heal= mean nothing where a middle is filled in")
+            raise ValueError("echo= and heal= cannot be used where a middle is filled in")
         _freeze(self, InfillOptions)
         args.check_str("prefix", self.prefix)
         args.check_str("suffix", self.suffix)
@@ -239,7 +239,7 @@ class ScoreSpec(Spec):
 
 
 def plain_prompt(prompt: Any, name: str = "prompt") -> Any:
-    """A text, tokens as a tuple of ints, or a Prompt; TypeError and ``ValueError`` for anything else."""
+    """Return a text, tokens as a tuple of ints, or a Prompt; TypeError and ``ValueError`` for anything else."""
     if isinstance(prompt, Prompt):
         return prompt
     if isinstance(prompt, str):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from llama_cffi._util.shown import shown
 from llama_cffi.errors import ToolError, ToolLimitError
 from llama_cffi.prompt.messages import Message, as_messages
 from llama_cffi.prompt.tools import Tool, check_tools
+from llama_cffi.reply.completion import P
 from llama_cffi.reply.reply import Reply, ReplyChunk, ToolCall
 from llama_cffi.spec import ChatSpec, ToolsSpec
 
@@ -31,10 +32,10 @@ class ToolResult:
 
 
 @dataclass(frozen=True)
-class ToolRun:
+class ToolRun(Generic[P]):
     """A conversation in which tools were called."""
 
-    reply: Reply
+    reply: Reply[P]
     """The last one, which calls nothing."""
     results: tuple[ToolResult, ...]
     messages: list[dict[str, Any]]
@@ -88,7 +89,7 @@ class ToolDialogue:
                 raise ToolError(f"tool {name!r} is async def: AsyncLlama calls it, and Llama cannot")
 
     def question(self) -> ChatSpec:
-        """What to ask next."""
+        """Return what to ask next."""
         return self._spec.chat(list(self._asked), tools=list(self._tools.values()), tool_choice=self._choice)
 
     def heard(self, reply: Reply) -> tuple[ToolCall, ...]:

@@ -12,7 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+TAKING_A_MODEL = [path for path in EXAMPLES if "Llama(sys.argv[1]" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example(path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -20,3 +24,20 @@ def test_an_example(path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("path", TAKING_A_MODEL, ids=lambda path: path.stem)
+def test_an_example_without_its_model(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(path), "none.gguf"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "no such file: none.gguf\n"
+
+
+def test_examples_that_take_a_model() -> None:
+    assert len(TAKING_A_MODEL) >= 7

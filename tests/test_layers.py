@@ -45,7 +45,7 @@ KNOWN_CIRCLES: list[set[str]] = []
 """Modules that still import each other. The list may only become shorter: nothing is added to it."""
 
 MAX_LINES = 400
-KNOWN_LONG = {"llama.py", "_native/helpers/select.cpp"}
+KNOWN_LONG = {"llama.py"}
 """Files that are still longer. The list may only become shorter: a long file is cut by what its parts know."""
 
 

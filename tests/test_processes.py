@@ -69,9 +69,15 @@ if child == 0:
         "embed": lambda: llm.embed("a text"),
         "fork": lambda: llm.fork(),
         "memory": lambda: llm.context.memory.clear(),
+        "chat": lambda: llm.chat("Hello", max_tokens=4),
+        "score": lambda: llm.score("Once", [" upon"]),
+        "perplexity": lambda: llm.perplexity("Once upon a time", n_ctx=4),
+        "similarity": lambda: llm.similarity("a", "b"),
+        "state_bytes": lambda: llm.state_bytes(),
+        "logits": lambda: llm.context.outputs.logits(0),
     }
     print([name for name, call in calls.items() if not refused(call)])
-    print(len(llm.tokenize("Once upon")) > 1, llm.model.architecture)
+    print(len(llm.tokenize("Once upon")) > 1, llm.model.architecture, "Hi" in llm.render_chat("Hi"), llm.adapters)
     del stream, calls
     llm.close()
     llm.model.close()
@@ -90,7 +96,7 @@ print("parent:", status, llm.generate("Once", max_tokens=4, temperature=0).text 
 @pytest.mark.parametrize("parent", ["idle", "busy"])
 def test_a_forked_child_is_told_and_its_parent_goes_on(parent: str) -> None:
     out = run_child(FORK, parent).splitlines()
-    assert out == ["[]", "True llama", "closed: True", "parent: 0 True True"]
+    assert out == ["[]", "True llama True {}", "closed: True", "parent: 0 True True"]
 
 
 def test_spawned_processes_open_the_model_each_and_results_come_back() -> None:

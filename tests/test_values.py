@@ -72,7 +72,7 @@ pytest_plugins = ["tests.support.models"]
 
 USAGE, TIMINGS, LOGPROB = Usage(3, 1, 2), Timings(0.1, 0.2, 3, 4), TokenLogprob(5, b"a", -0.5, ((5, -0.5), (6, -1.0)))
 MORE: tuple[bool, bool, tuple[TokenLogprob | None, ...]] = (True, True, (None, LOGPROB))
-ENDING = (
+ENDING: tuple[Any, ...] = (
     FinishReason.STOP,
     "\n",
     USAGE,
@@ -84,7 +84,8 @@ ENDING = (
     Speculation(4, 3, 2),
     *MORE,
 )
-REPLY = Reply("text", (5, 6), *ENDING, "why", (ToolCall("c1", "add", {"a": 1}),), "<raw>")
+_Reply: Any = Reply
+REPLY: Reply = _Reply("text", (5, 6), *ENDING, "why", (ToolCall("c1", "add", {"a": 1}),), "<raw>")
 
 
 def add(a: int, b: int = 2) -> int:

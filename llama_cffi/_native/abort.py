@@ -75,7 +75,7 @@ class AbortFlag:
         lib.lch_abort_arm(self.native)
 
     def take_exception(self) -> BaseException | None:
-        """What a signal handler raised during the computation, once; the caller raises it."""
+        """Return what a signal handler raised during the computation, once; the caller raises it."""
         if not self.native.interrupted:
             return None
         self.native.interrupted = 0

@@ -39,13 +39,13 @@ class Binding(Protocol):
         """Functions and constants by name."""
 
     def function(self, name: str) -> Any:
-        """A function as a typed C function pointer, with no struct of two words among its arguments."""
+        """Return a function as a typed C function pointer, with no struct of two words among its arguments."""
 
     def parameters(self, name: str) -> tuple[str, ...]:
-        """The names of a function's parameters, as this library's llama.h has them."""
+        """Return the names of a function's parameters, as this library's llama.h has them."""
 
     def has(self, name: str) -> bool:
-        """Whether the library has a function or a constant, or a "struct.field"."""
+        """Return whether the library has a function or a constant, or a "struct.field"."""
 
 
 class ApiBinding:
@@ -150,7 +150,7 @@ def bind_abi(
 
 
 def missing(name: str, option: str = "") -> UnsupportedError:
-    """What to raise for a function or a constant, or a "struct.field", that the library lacks.
+    """Return what to raise for a function or a constant, or a "struct.field", that the library lacks.
 
     ``option`` is what the user asked for, in the user's words.
     """

@@ -27,7 +27,7 @@ def folder() -> Path:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A JSON object that was kept; None where there is none, or one that is damaged."""
+    """Return a JSON object that was kept; None where there is none, or one that is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

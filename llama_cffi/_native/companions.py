@@ -19,7 +19,8 @@ _OURS = re.compile(r"(lib)?(llama|ggml|mtmd)")
 
 
 def find(directory: Path, stem: str = "llama") -> Path | None:
-    """The library ``lib<stem>`` of a folder, also under a name such as ``libllama.b8390.so`` or ``libllama.so.0``.
+    """Return the library ``lib<stem>`` of a folder, also under a name such as ``libllama.b8390.so`` or
+    ``libllama.so.0``.
 
     None when there is none; LibraryError when there are several of different builds.
     """
@@ -41,7 +42,7 @@ def find(directory: Path, stem: str = "llama") -> Path | None:
 
 
 def before(library: Path) -> list[Path]:
-    """What has to be mapped before ``library``, in that order, as far as it lies beside it."""
+    """Return what has to be mapped before ``library``, in that order, as far as it lies beside it."""
     if sys.platform != "linux":
         return _by_name(library.parent)
     order: dict[Path, None] = {}
@@ -56,7 +57,7 @@ def plugins(directory: Path) -> list[Path]:
 
 
 def is_plugin_build(directory: Path) -> bool:
-    """Whether CPU backends are plug-ins here (``GGML_BACKEND_DL``): these carry a suffix."""
+    """Return whether CPU backends are plug-ins here (``GGML_BACKEND_DL``): these carry a suffix."""
     return any(True for _ in directory.glob("*ggml-cpu-*"))
 
 

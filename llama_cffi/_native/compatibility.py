@@ -67,7 +67,7 @@ def check_library(path: Path, *, include: Path | None = None) -> CheckedLibrary:
 
 
 def modules_folder() -> Path:
-    """Where ABI mode keeps its declarations of derived generations; headers and declarations lie there too."""
+    """Return where ABI mode keeps its declarations of derived generations; headers and declarations lie there too."""
     return cache.folder() / "derived"
 
 

@@ -1,4 +1,4 @@
-"""What an ELF file says of itself, read without loading it: the first look at a library that nobody vouches for.
+"""What an ELF file says of itself, read without loading it: the first look at a library that is not trusted yet.
 
 Mach-O and PE files are not read here; there the probe alone decides.
 """
@@ -84,7 +84,7 @@ def read(path: Path, *, symbols: bool = False) -> Elf:
 
 
 def this_machine() -> str:
-    """The name of this computer's architecture, as ELF names map to it here."""
+    """Return the name of this computer's architecture, as ELF names map to it here."""
     return {"amd64": "x86_64", "arm64": "aarch64", "i686": "x86", "i386": "x86"}.get(
         platform.machine().lower(), platform.machine().lower()
     )
@@ -137,7 +137,7 @@ class _Reader:
             raise ElfError(_not_elf(start))
         bits, order = ({1: 32, 2: 64}.get(start[4]), {1: "<", 2: ">"}.get(start[5])) if len(start) > 15 else (64, "<")
         if bits is None or order is None:
-            raise ElfError("its header makes no sense")
+            raise ElfError("its header is not valid")
         self.bits = bits
         self.layout = _layout(bits, order)
 

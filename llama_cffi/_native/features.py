@@ -24,7 +24,7 @@ _TABLE = (
     ("split_tensors", "each tensor spread over the GPUs", "LLAMA_SPLIT_MODE_TENSOR"),
     ("model_from_code", "a model whose weights the program gives", "llama_model_init_from_user"),
     ("model_save", "a model written to a file", "llama_model_save_to_file"),
-    ("model_ftype", "the quantisation of a model", "llama_model_ftype llama_ftype_name"),
+    ("model_ftype", "the quantization of a model", "llama_model_ftype llama_ftype_name"),
     ("model_hybrid", "the library knows hybrid models", "llama_model_is_hybrid"),
     ("model_widths", "input and output width of a model", "llama_model_n_embd_inp llama_model_n_embd_out"),
     (
@@ -37,9 +37,9 @@ _TABLE = (
         "layers that predict several tokens",
         "llama_model_n_layer_nextn llama_model_params.load_mtp LLAMA_CONTEXT_TYPE_MTP llama_context_params.ctx_type",
     ),
-    ("quantize_preview", "the size of a quantised model beforehand", "llama_model_quantize_params.dry_run"),
-    ("quantize_overrides", "quantisation chosen for each tensor", "llama_model_quantize_params.tt_overrides"),
-    ("quantize", "models quantised", "llama_model_quantize*"),
+    ("quantize_preview", "the size of a quantized model beforehand", "llama_model_quantize_params.dry_run"),
+    ("quantize_overrides", "quantization chosen for each tensor", "llama_model_quantize_params.tt_overrides"),
+    ("quantize", "models quantized", "llama_model_quantize*"),
     ("models", "models loaded and described", "llama_model_*"),
     ("suppress_tokens", "tokens that the author wants never sampled", "llama_vocab_get_suppress_tokens"),
     ("vocab", "text to tokens and back", "llama_vocab_* llama_tokenize llama_token_to_piece llama_detokenize"),
@@ -160,7 +160,7 @@ class Features(Mapping[str, Feature]):
         return len(self._all)
 
     def missing(self) -> tuple[Feature, ...]:
-        """What this libllama cannot do."""
+        """Return what this libllama cannot do."""
         return tuple(feature for feature in self.values() if not feature)
 
     def __str__(self) -> str:

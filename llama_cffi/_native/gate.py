@@ -1,4 +1,4 @@
-"""Who may be inside a native object, and how whoever frees it waits until nobody is."""
+"""Which threads may be inside a native object, and how the thread that frees it waits for the others to leave."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class SharedGate(_Section):
             raise BusyError("this object cannot be closed from inside its own call")
         held = self._lock._is_owned()  # type: ignore[attr-defined]
         try:
-            # Held while waiting, so that nobody else enters: leaving needs no lock.
+            # Held while waiting, so that no other thread enters: leaving needs no lock.
             self._lock.acquire()
             while self._inside:
                 time.sleep(0.0005)
@@ -103,8 +103,8 @@ class SharedGate(_Section):
 
 
 class ExclusiveGate(_Section):
-    """One thread at a time may be inside; a second one gets :class:`BusyError`, and :class:`ClosedError` when somebody
-    is about to free the object.
+    """One thread at a time may be inside; a second one gets :class:`BusyError`, and :class:`ClosedError` when the
+    object is about to be freed.
 
     ``what`` names the object in messages. A closer calls ``interrupt`` while it waits.
     """
@@ -151,7 +151,7 @@ class ExclusiveGate(_Section):
             raise
 
     def acquire(self) -> None:
-        # It stays so when all goes well: who was refused a moment before the object was freed asks a moment later.
+        # It stays so when all goes well: a caller that was refused just before the object was freed asks again.
         self._closing = True
         was_inside = _is_inside(self.native)
         try:

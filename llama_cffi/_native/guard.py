@@ -83,7 +83,7 @@ def sampler_clone(sampler: Any) -> Any:
 
 
 def model_load_from_file(path: bytes, params: Any, cell: Cell | None = None) -> Any:
-    """The model, or NULL. Wraps ``llama_model_load_from_file``.
+    """Return the model, or NULL. Wraps ``llama_model_load_from_file``.
 
     Here and below, the ``cell`` of a :class:`Handle` holds what was made from the moment on at which it is there.
     """
@@ -91,7 +91,7 @@ def model_load_from_file(path: bytes, params: Any, cell: Cell | None = None) -> 
 
 
 def model_load_from_splits(paths: Sequence[bytes], params: Any, cell: Cell | None = None) -> Any:
-    """The model, or NULL. Wraps ``llama_model_load_from_splits``."""
+    """Return the model, or NULL. Wraps ``llama_model_load_from_splits``."""
     name = "llama_model_load_from_splits"
     texts = [ffi.from_buffer("char[]", path + b"\0") for path in paths]
     pointer, size = _struct(params)
@@ -100,7 +100,7 @@ def model_load_from_splits(paths: Sequence[bytes], params: Any, cell: Cell | Non
 
 
 def init_from_model(model: Any, params: Any, cell: Cell | None = None) -> Any:
-    """The context, or NULL. Wraps ``llama_init_from_model``."""
+    """Return the context, or NULL. Wraps ``llama_init_from_model``."""
     return _with_params("llama_init_from_model", model, params, cell)
 
 
@@ -199,7 +199,7 @@ def _owned_type(name: str) -> Any:
 
 @cache
 def address(name: str) -> Any:
-    """A llama.h function as the helpers take it."""
+    """Return a llama.h function as the helpers take it."""
     return helpers.function(name)
 
 

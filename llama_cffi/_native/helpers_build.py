@@ -15,7 +15,8 @@ from cffi import FFI
 _HERE = Path(__file__).resolve().parent
 # setuptools wants sources relative to the directory of setup.py.
 _HELPERS = "llama_cffi/_native/helpers"
-_SOURCES = ("guard", "deep", "log", "abort", "door", "select", "kernels", "step")
+_SOURCES = ("guard", "deep", "log", "abort", "door", "select", "rows", "kernels", "step")
+_HEADERS = ("helpers.h", "helpers.hpp", "kernels.hpp", "kernels.inc", "random.hpp", "ranking.hpp")
 
 _CDEF = """
 #define LCH_FAILED ...
@@ -52,7 +53,7 @@ def _builder() -> FFI:
         '#include "helpers.hpp"\n',
         source_extension=".cpp",
         sources=[f"{_HELPERS}/{name}.cpp" for name in _SOURCES],
-        depends=[f"{_HELPERS}/{name}" for name in ("helpers.h", "helpers.hpp", "kernels.hpp", "kernels.inc")],
+        depends=[f"{_HELPERS}/{name}" for name in _HEADERS],
         include_dirs=[_HELPERS],
         extra_compile_args=compile_args,
         extra_link_args=link_args,

@@ -114,7 +114,7 @@ def info() -> LibraryInfo:
 
 
 def choice() -> dict[str, Any]:
-    """What :func:`use_library` must be given in another process to have the same library there."""
+    """Return what :func:`use_library` must be given in another process to have the same library there."""
     return {
         "path": str(info().path),
         "include": str(_include) if _include is not None else None,
@@ -123,7 +123,7 @@ def choice() -> dict[str, Any]:
 
 
 def helpers_kind() -> Literal["compiled", "python"]:
-    """Whether the C helpers are there, or Python and numpy do their work."""
+    """Return whether the C helpers are there, or Python and numpy do their work."""
     from llama_cffi._native.helpers import KIND
 
     return KIND
@@ -153,7 +153,7 @@ def _load() -> tuple[Binding, LibraryInfo]:
         _open_all(files, source)
         binding = _bind_abi(files[-1], checked)
         version = checked.version
-    _initialise(binding, files[-1], source)
+    _initialize(binding, files[-1], source)
     return binding, LibraryInfo(
         path=path,
         directory=path.parent,
@@ -173,7 +173,8 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def read_stamp(directory: Path) -> dict[str, Any]:
-    """What the build of a library wrote down beside it or in the folder above; {} where there is nothing of ours."""
+    """Return what the build of a library wrote down beside it or in the folder above; {} where there is nothing of
+    ours."""
     for path in (directory / "stamp.json", directory.parent / "stamp.json"):
         try:
             stamp = json.loads(path.read_text(encoding="utf-8"))
@@ -204,7 +205,7 @@ def _wants_api(path: Path, stamp: dict[str, Any]) -> bool:
 
 
 def extension_file() -> Path | None:
-    """The compiled extension of API mode; None in an install that was made without a compiler."""
+    """Return the compiled extension of API mode; None in an install that was made without a compiler."""
     found = importlib.util.find_spec("llama_cffi._native._llama")
     return Path(found.origin) if found is not None and found.origin else None
 
@@ -263,7 +264,7 @@ def _verify(module: Any, path: Path, source: Source, stamp: dict[str, Any]) -> N
         raise search_paths.failed([(path, reason)], help_text)
 
 
-def _initialise(binding: Binding, path: Path, source: Source) -> None:
+def _initialize(binding: Binding, path: Path, source: Source) -> None:
     from llama_cffi._native import guard, log
 
     ffi, lib = binding.ffi, binding.lib

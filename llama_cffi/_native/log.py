@@ -72,17 +72,17 @@ def pump() -> None:
 
 
 def mark() -> int:
-    """The place in the log that the next line will have."""
+    """Return the place in the log that the next line will have."""
     return int(_log_end())
 
 
 def call_mark() -> int:
-    """The place where the log stood when the last guarded call of this thread began."""
+    """Return the place where the log stood when the last guarded call of this thread began."""
     return int(lib.lch_log_call())
 
 
 def lines_since(place: int, min_level: int = logging.WARNING) -> tuple[str, ...]:
-    """The lines that the current thread logged from :func:`mark` on, at ``min_level`` of ``logging`` or above.
+    """Return the lines that the current thread logged from :func:`mark` on, at ``min_level`` of ``logging`` or above.
 
     Lines that have left the ring since are missing.
     """

@@ -1,4 +1,4 @@
-"""The program that opens a library nobody vouches for, so that the host process need not: run by probe.py alone.
+"""The program that opens a library that is not trusted yet, so that the host process need not: run by probe.py alone.
 
 It imports nothing of llama_cffi. The request is one JSON object on standard input; the answer is one in the file that
 the request names, because the library may write anything to the standard streams.
@@ -25,7 +25,7 @@ _ROOM = 1 << 16
 
 
 def hidden_return() -> Callable[[int, int], None]:
-    """A function of (buffer, function) that calls a C function whose large result goes to the buffer."""
+    """Return a function of (buffer, function) that calls a C function whose large result goes to the buffer."""
     if platform.machine().lower() not in _ARM64:
         # x86-64, System V and Windows alike: the address is a first argument that C does not show.
         return lambda buffer, function: ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(function)(buffer)
@@ -34,7 +34,7 @@ def hidden_return() -> Callable[[int, int], None]:
 
 
 def executable(code: bytes) -> int:
-    """The address of machine code in memory that may be executed."""
+    """Return the address of machine code in memory that may be executed."""
     libc: Any = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -60,7 +60,7 @@ def executable(code: bytes) -> int:
 
 
 def results(function: int, call: Callable[[int, int], None], patterns: list[int], size: int) -> list[str]:
-    """What a function leaves in a buffer that was filled with each of the patterns, in hex."""
+    """Return what a function leaves in a buffer that was filled with each of the patterns, in hex."""
     found = []
     for pattern in patterns:
         buffer = ctypes.create_string_buffer(bytes([pattern]) * _ROOM, _ROOM)
@@ -101,9 +101,9 @@ def main() -> None:
     if sys.platform != "win32":
         import resource
 
-        # A crash is expected, and nobody wants its core.
+        # A crash is expected, and its core is of no use.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # Should the host be gone: nobody else would end a library that hangs.
+        # Should the host be gone: nothing else would end a library that hangs.
         signal.alarm(int(request["seconds"]) + 2)
     answer = look(request)
     # Opened only now, and whole at once: a library that ends the process leaves no answer.

@@ -19,9 +19,9 @@ _MAPPED = re.compile(r" (/\S*/lib(?:llama|ggml|mtmd)[^/\n]*)$", re.M)
 
 
 def clashes(library: Path) -> dict[str, Path]:
-    """Names of ``library`` and its companions that this process has mapped already: {name: file}.
+    """Return names of ``library`` and its companions that this process has mapped already: {name: file}.
 
-    The very same file counts: what somebody else opened has somebody else's log, abort callback and backends.
+    The very same file counts: what other code has opened has that code's log, abort callback and backends.
     """
     if sys.platform != "linux":
         return {}

@@ -1,7 +1,7 @@
 """The ``llama_sampler_i`` of samplers written in Python.
 
-It has no ``clone`` and no ``free``: who makes the ``llama_sampler`` keeps its Python side alive, and llama.cpp may free
-it when no Python can run.
+It has no ``clone`` and no ``free``: what makes the ``llama_sampler`` keeps its Python side alive, and llama.cpp may
+free it when no Python can run.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Callbacks(Protocol):
 
 
 def new_handle(callbacks: Callbacks) -> Any:
-    """The ``ctx`` of a sampler; it must live as long as the sampler is used."""
+    """Return the ``ctx`` of a sampler; it must live as long as the sampler is used."""
     return ffi.new_handle(callbacks)
 
 
 def new_sampler(handle: Any) -> Any:
-    """A new ``llama_sampler *``, owned by the caller. Wraps ``llama_sampler_init``."""
+    """Return a new ``llama_sampler *``, owned by the caller. Wraps ``llama_sampler_init``."""
     return lib.llama_sampler_init(_interface(), handle)
 
 
@@ -101,6 +101,6 @@ def _interface() -> Any:
 
 
 _KEPT: list[Any] = []
-"""Callbacks of ABI mode: they live as long as somebody holds them."""
+"""Callbacks of ABI mode: they live as long as something refers to them."""
 
 __all__ = ["Callbacks", "new_handle", "new_sampler"]

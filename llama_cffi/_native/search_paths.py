@@ -53,7 +53,8 @@ def candidates(explicit: Path | None = None) -> Iterator[Candidate]:
 
 
 def choose(explicit: Path | None = None) -> tuple[Path, Source]:
-    """The library of the first place that holds one; LibraryError with every place tried and the ways to get one."""
+    """Return the library of the first place that holds one; LibraryError with every place tried and the ways to get
+    one."""
     tried: list[tuple[Path, str]] = []
     for one in candidates(explicit):
         if one.path is not None:
@@ -122,7 +123,7 @@ def _cached_folders() -> list[str]:
 
 
 def advice(source: Source) -> str:
-    """What helps when the library of a place cannot be used."""
+    """Return what helps when the library of a place cannot be used."""
     if source == "explicit":
         return (
             f"{ENV_VAR} and use_library() take a libllama file or the folder that holds it; without them the library "
@@ -141,7 +142,7 @@ def advice(source: Source) -> str:
 
 
 def failed(tried: list[tuple[Path, str]], help_text: str) -> LibraryError:
-    """The error that lists what was tried."""
+    """Return the error that lists what was tried."""
     lines = "".join(f"\n  {path}: {reason}" for path, reason in tried)
     return LibraryError(f"no usable libllama:{lines}\n{help_text}")
 

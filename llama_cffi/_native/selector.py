@@ -72,15 +72,15 @@ class Selector(Handle):
         lib.lch_selector_reset(self.native)
 
     def clone(self) -> Selector:
-        """A selector that continues from the same state on its own."""
+        """Return a selector that continues from the same state on its own."""
         other = object.__new__(Selector)
         other._make(lib.lch_selector_clone, self.native)
         return other
 
 
 def instruction_set(wanted: str | None = None) -> str:
-    """The vector instructions that selection uses: ``"avx512"``, ``"avx2"`` or ``"baseline"``; ``"numpy"`` without the
-    compiled helpers.
+    """Return the vector instructions that selection uses: ``"avx512"``, ``"avx2"`` or ``"baseline"``; ``"numpy"``
+    without the compiled helpers.
 
     ``wanted`` replaces the choice for this process, for tests; :class:`ValueError` when the CPU cannot run it.
     """
@@ -102,7 +102,7 @@ def logprob(row: Any, n_vocab: int, token: int) -> float:
 
 
 def top_logprobs(row: Any, n_vocab: int, k: int) -> list[tuple[int, float]]:
-    """The ``k`` most probable tokens of a row and their natural log-probabilities, best first.
+    """Return the ``k`` most probable tokens of a row and their natural log-probabilities, best first.
 
     Fewer when fewer logits are above -inf. Raises :class:`SamplerError` for NaN or infinite rows.
     """
@@ -130,7 +130,7 @@ def write_candidates(row: Any, n: int, records: Any) -> None:
 
 
 def logits_sound(records: Any, n: int) -> bool:
-    """Whether none of ``n`` records of ``llama_token_data`` has NaN or +inf for its logit."""
+    """Return whether none of ``n`` records of ``llama_token_data`` has NaN or +inf for its logit."""
     return bool(_lch_sound(records, n))
 
 

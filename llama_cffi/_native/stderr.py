@@ -20,7 +20,7 @@ class Captured:
         self.text = ""
 
     def forward(self) -> None:
-        """Print it after all: it was somebody else's."""
+        """Print it after all: another part of the program wrote it."""
         if self.text:
             os.write(2, self.text.encode("utf-8", "surrogateescape"))
 

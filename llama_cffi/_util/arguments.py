@@ -49,7 +49,7 @@ def check_mapping(name: str, value: Any) -> Mapping[Any, Any]:
 
 
 def check_sequence(name: str, value: Any, what: str) -> Sequence[Any]:
-    """Return a sequence that is no text and has one dimension; TypeError, which says of what it is, otherwise."""
+    """Return a sequence that is not a text and has one dimension; TypeError, which says of what it is, otherwise."""
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return tuple(value.tolist())
     if isinstance(value, (str, bytes, bytearray, Mapping)) or not isinstance(value, Sequence):

@@ -42,7 +42,7 @@ class ForkedLock:
 
 
 def made_elsewhere(what: str) -> ContextError:
-    """The error of an object that is used in a forked child process and cannot be."""
+    """Return the error of an object that is used in a forked child process and cannot be."""
     return ContextError(
         f"this {what} was made in another process, and its threads did not survive the fork; make one in this process"
     )

@@ -12,12 +12,12 @@ MAX_SEED = 2**32 - 2
 
 
 def check_seed(seed: int) -> int:
-    """Return the seed as an int; :class:`SamplerError` when it is no integer from 0 to :data:`MAX_SEED`."""
+    """Return the seed as an int; :class:`SamplerError` when it is not an integer from 0 to :data:`MAX_SEED`."""
     return check_int("seed", seed, 0, MAX_SEED, error=SamplerError)
 
 
 def draw_seed() -> int:
-    """A random seed."""
+    """Return a random seed."""
     return int.from_bytes(os.urandom(8), "little") % (MAX_SEED + 1)
 
 

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from llama_cffi.aio.session import AsyncChatSession
     from llama_cffi.core.model import Model, ProgressCallback
-    from llama_cffi.core.prompt import Prompt
     from llama_cffi.engine.snapshot import EngineSnapshot
-    from llama_cffi.llama import Messages, Texts, Tokens
+    from llama_cffi.llama import Messages, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -104,12 +103,39 @@ class AsyncLlama(ProcessBound):
 
     @overload
     async def generate(
-        self, prompt: str, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
-    ) -> Completion: ...
+        self,
+        prompt: str | Tokens,
+        *,
+        schema: type[T],
+        n: None = None,
+        best_of: int | None = None,
+        **options: Unpack[opt.PromptOptions],
+    ) -> Completion[T]: ...
 
     @overload
     async def generate(
-        self, prompt: Tokens, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
+        self,
+        prompt: str | Tokens,
+        *,
+        schema: type[T],
+        n: int,
+        best_of: int | None = None,
+        **options: Unpack[opt.PromptOptions],
+    ) -> list[Completion[T]]: ...
+
+    @overload
+    async def generate(
+        self, prompt: Prompts, *, schema: type[T], **options: Unpack[opt.PromptOptions]
+    ) -> list[Completion[T]]: ...
+
+    @overload
+    async def generate(
+        self,
+        prompt: str | Tokens,
+        *,
+        n: None = None,
+        best_of: int | None = None,
+        **options: Unpack[opt.GenerateOptions],
     ) -> Completion: ...
 
     @overload
@@ -118,9 +144,7 @@ class AsyncLlama(ProcessBound):
     ) -> list[Completion]: ...
 
     @overload
-    async def generate(
-        self, prompt: list[str] | list[list[int]] | list[Prompt], **options: Unpack[opt.GenerateOptions]
-    ) -> list[Completion]: ...
+    async def generate(self, prompt: Prompts, **options: Unpack[opt.GenerateOptions]) -> list[Completion]: ...
 
     @takes_options(opt.GenerateOptions)
     async def generate(
@@ -144,15 +168,39 @@ class AsyncLlama(ProcessBound):
         async for done in self._calls.as_completed(more, 2 * self._llama.context.n_seq_max):
             yield done
 
+    @overload
+    def stream(
+        self, prompt: str | Tokens, *, schema: type[T], **options: Unpack[opt.PromptOptions]
+    ) -> AsyncStream[Chunk[T]]: ...
+
+    @overload
+    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]: ...
+
     @takes_options(opt.GenerateOptions)
     def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]:
         """Continue a prompt as an iterator of chunks; see :meth:`Llama.stream`."""
         return self._stream(generation.prepare_text, spec.GenerateSpec.of(prompt, options))
 
+    @overload
+    async def infill(
+        self, prefix: str, suffix: str, *, schema: type[T], **options: Unpack[opt.GapOptions]
+    ) -> Completion[T]: ...
+
+    @overload
+    async def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion: ...
+
     @takes_options(opt.InfillOptions)
     async def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion:
         """Generate what belongs between two texts; see :meth:`Llama.infill`."""
         return await self.stream_infill(prefix, suffix, **options).result()
+
+    @overload
+    def stream_infill(
+        self, prefix: str, suffix: str, *, schema: type[T], **options: Unpack[opt.GapOptions]
+    ) -> AsyncStream[Chunk[T]]: ...
+
+    @overload
+    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> AsyncStream[Chunk]: ...
 
     @takes_options(opt.InfillOptions)
     def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> AsyncStream[Chunk]:
@@ -161,10 +209,24 @@ class AsyncLlama(ProcessBound):
 
     # -- conversations
 
+    @overload
+    async def chat(self, messages: Messages, *, schema: type[T], **options: Unpack[opt.ReplyOptions]) -> Reply[T]: ...
+
+    @overload
+    async def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply: ...
+
     @takes_options(opt.ChatOptions)
     async def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply:
         """Generate the reply to a conversation; see :meth:`Llama.chat`."""
         return cast("Reply", await self.stream_chat(messages, **options).result())
+
+    @overload
+    def stream_chat(
+        self, messages: Messages, *, schema: type[T], **options: Unpack[opt.ReplyOptions]
+    ) -> AsyncStream[ReplyChunk[T]]: ...
+
+    @overload
+    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> AsyncStream[ReplyChunk]: ...
 
     @takes_options(opt.ChatOptions)
     def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> AsyncStream[ReplyChunk]:
@@ -175,6 +237,14 @@ class AsyncLlama(ProcessBound):
         from llama_cffi.prepare.chat import prepare_chat
 
         return self._stream(prepare_chat, asked)
+
+    @overload
+    async def run_tools(
+        self, messages: Messages, *, schema: type[T], **options: Unpack[opt.RunOptions]
+    ) -> ToolRun[T]: ...
+
+    @overload
+    async def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun: ...
 
     @takes_options(opt.ToolOptions)
     async def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun:

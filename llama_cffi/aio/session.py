@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sized
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar, overload
 
 from llama_cffi.aio.tool_loop import AsyncToolLoop
 from llama_cffi.chat_session import Conversation
@@ -11,9 +11,11 @@ from llama_cffi.chat_session import Conversation
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from llama_cffi.options import ChatOptions, ToolOptions
+    from llama_cffi.options import ChatOptions, ReplyOptions, RunOptions, ToolOptions
     from llama_cffi.reply.reply import Reply, ReplyChunk
     from llama_cffi.tool_loop import ToolResult, ToolRun
+
+T = TypeVar("T")
 
 
 class AsyncChatter(Protocol):
@@ -31,6 +33,14 @@ class AsyncChatter(Protocol):
 class AsyncChatSession(Conversation[AsyncChatter]):
     """A conversation with a model, as :class:`~llama_cffi.ChatSession` is. Not for two tasks at once."""
 
+    @overload
+    async def chat(
+        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+    ) -> Reply[T]: ...
+
+    @overload
+    async def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply: ...
+
     async def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
         """Add a message and the reply to it, and return the reply; see :meth:`ChatSession.chat`."""
         reply = None
@@ -40,6 +50,16 @@ class AsyncChatSession(Conversation[AsyncChatter]):
             raise RuntimeError("the reply ended without its last chunk")
         return reply
 
+    @overload
+    def stream_chat(
+        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+    ) -> AsyncIterator[ReplyChunk[T]]: ...
+
+    @overload
+    def stream_chat(
+        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+    ) -> AsyncIterator[ReplyChunk]: ...
+
     async def stream_chat(
         self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
     ) -> AsyncIterator[ReplyChunk]:
@@ -47,6 +67,12 @@ class AsyncChatSession(Conversation[AsyncChatter]):
         asked = self._asked(text, role)
         async for chunk in self._chatter.stream_chat(asked, **{**self._options, **options}):
             yield self._answered(asked, chunk)
+
+    @overload
+    async def run_tools(self, text: str, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
+
+    @overload
+    async def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun: ...
 
     async def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
         """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`AsyncLlama.run_tools`."""

@@ -97,10 +97,10 @@ AdapterSet = tuple[tuple[LoraAdapter, float], ...]
 
 
 def adapter_set(adapters: Mapping[LoraAdapter, float], model: Model) -> AdapterSet:
-    """The adapters of a mapping to their scales, for a model.
+    """Return the adapters of a mapping to their scales, for a model.
 
-    Raises TypeError for what is no adapter, ValueError for a scale that is no finite number, :class:`AdapterError` for
-    an adapter of another model and :class:`ClosedError` for one that is closed.
+    Raises TypeError for what is not an adapter, ValueError for a scale that is not a finite number,
+    :class:`AdapterError` for an adapter of another model and :class:`ClosedError` for one that is closed.
     """
     check_mapping("adapters", adapters)
     chosen = []

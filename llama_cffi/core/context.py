@@ -185,7 +185,8 @@ class Context(NativeObject):
         self._compute(guard.encode, batch, deadline)
 
     def stepper(self, selector: TokenSelector) -> Stepper:
-        """A function of (token, pos, seq_id): it decodes one token of one sequence and returns the one to follow it.
+        """Return a function of (token, pos, seq_id): it decodes one token of one sequence and returns the one to follow
+        it.
 
         The same as :meth:`decode` of that one row and :meth:`TokenSelector.select`, in one native call; the row's
         logits stay readable. For the generation loop: after a decode the weights have pushed Python out of the caches,
@@ -276,7 +277,7 @@ class Context(NativeObject):
 
         What is in memory stays as it was computed. A scale of 0 is the same as leaving the adapter out; a negative one
         takes it away from the weights. Raises :class:`AdapterError` for an adapter of another model and ``ValueError``
-        for a scale that is no finite number. Wraps ``llama_set_adapters_lora``.
+        for a scale that is not a finite number. Wraps ``llama_set_adapters_lora``.
         """
         chosen = adapter_set(adapters, self.model)
         with self.lock():

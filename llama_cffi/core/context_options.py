@@ -63,7 +63,7 @@ class ContextOptions:
     type_k: CacheType = "f16"
     """Data type of the K cache."""
     type_v: CacheType = "f16"
-    """Data type of the V cache; a quantised one needs flash attention."""
+    """Data type of the V cache; a quantized one needs flash attention."""
     flash_attn: FlashAttention = "auto"
     """Whether attention is computed in one fused kernel."""
     kv_unified: bool = True
@@ -135,9 +135,9 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
     sizes = []
     for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
         value = getattr(options, name)
-        size = as_int(value)
-        if size is None or not (0 if name == "n_ctx" else 1) <= size <= INT_MAX:
-            raise ValueError(f"{name} must be a positive int, got {shown(value)}")
+        size, least = as_int(value), 0 if name == "n_ctx" else 1
+        if size is None or not least <= size <= INT_MAX:
+            raise ValueError(f"{name} must be an int from {least} to {INT_MAX:,}, got {shown(value)}")
         sizes.append(size)
     if options.n_ctx_seq is not None and not is_int(options.n_ctx_seq, 1):
         raise ValueError(f"n_ctx_seq must be None or a positive int, got {shown(options.n_ctx_seq)}")

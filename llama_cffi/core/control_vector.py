@@ -116,7 +116,7 @@ class ControlVector:
     def from_gguf(cls, path: str | os.PathLike[str]) -> ControlVector:
         """Read a file with tensors ``direction.1``, ``direction.2`` and so on, as llama.cpp's generator writes it.
 
-        Raises :class:`ModelNotFoundError` and :class:`ModelFileError` for a path that is no GGUF file, and
+        Raises :class:`ModelNotFoundError` and :class:`ModelFileError` for a path that is not a GGUF file, and
         :class:`AdapterError` for one without directions, or with directions of several widths.
         """
         file = GGUFFile(path)

@@ -68,7 +68,7 @@ class GGUFFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.file_size = check_gguf_file(self.path)
-        # An older libllama tells the shapes only to who takes the tensors too.
+        # An older libllama tells the shapes only to a caller that takes the tensors too.
         tensors = ffi.new("struct ggml_context **") if not binding.has("gguf_get_tensor_ne") else ffi.NULL
         gate = SharedGate()
         handle = Handle("GGUFFile", partial(_free, tensors), gate=gate)
@@ -101,7 +101,7 @@ class GGUFFile:
 
     @property
     def architecture(self) -> str | None:
-        """``general.architecture``, or None where the file does not say (it then is no model)."""
+        """``general.architecture``, or None where the file does not say (it is then not a model)."""
         value = self.metadata.get("general.architecture")
         return value if isinstance(value, str) else None
 

@@ -38,7 +38,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
     file = GGUFFile(path)
     datasets, n_chunks, _ = (file.metadata.get(key) for key in _KEYS)
     if not isinstance(datasets, list) or not isinstance(n_chunks, int):
-        raise ModelFileError(f"{path} is no importance matrix: it lacks {', '.join(_KEYS)}")
+        raise ModelFileError(f"{path} is not an importance matrix: it lacks {', '.join(_KEYS)}")
     tensors = {tensor.name: tensor for tensor in file.tensors}
     sums = {name.removesuffix(_SUMS): tensor for name, tensor in tensors.items() if name.endswith(_SUMS)}
     entries = {}
@@ -58,7 +58,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
             mean = np.divide(values, number, out=np.ones_like(values), where=number > 0)
             entries[name] = np.ascontiguousarray(mean.reshape(-1))
     if not entries:
-        raise ModelFileError(f"{path} is no importance matrix: it has no sums")
+        raise ModelFileError(f"{path} is not an importance matrix: it has no sums")
     return ImportanceMatrix(entries, tuple(str(one) for one in datasets), n_chunks)
 
 

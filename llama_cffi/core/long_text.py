@@ -31,7 +31,7 @@ _SLOW = {
 
 
 def stack_to_tokenize(text: str | bytes, pre: str) -> int:
-    """Bytes of stack that suffice to tokenize a text with the pre-tokenizer of this name.
+    """Return bytes of stack that suffice to tokenize a text with the pre-tokenizer of this name.
 
     Raises :class:`TokenizeError` for a text with more than ``MAX_RUN`` characters and no line break between them, and
     for a run of ``MAX_SLOW_RUN`` digits or blanks that would take minutes.

@@ -170,7 +170,7 @@ def layer_sizes(tensors: Iterable[TensorInfo]) -> LayerSizes:
 
 
 def read_context(lines: Iterable[str], present: Sequence[Device]) -> tuple[int, dict[str, int]]:
-    """Bytes of memory, and bytes for computing by device, that the log of a new context tells.
+    """Return bytes of memory, and bytes for computing by device, that the log of a new context tells.
 
     Raises :class:`UnsupportedError` for a log that tells nothing of it.
     """
@@ -189,7 +189,8 @@ def read_context(lines: Iterable[str], present: Sequence[Device]) -> tuple[int, 
 
 
 def assign(n_layers: int, n_gpu_layers: int, gpus: Sequence[str], shares: Sequence[float], host: str) -> list[str]:
-    """The device of each layer, the output last, as llama.cpp divides them: the last ones to the GPUs, by shares."""
+    """Return the device of each layer, the output last, as llama.cpp divides them: the last ones to the GPUs, by
+    shares."""
     count = min(n_gpu_layers, n_layers) if gpus else 0
     ends = list(accumulate(shares[: len(gpus)])) or [1.0]
     bounds = [end / (ends[-1] or 1.0) for end in ends]
@@ -206,7 +207,7 @@ def divide(
     kv_places: Sequence[str],
     present: Sequence[Device],
 ) -> tuple[DeviceEstimate, ...]:
-    """What each device holds when the layers are at ``places`` and their memory at ``kv_places``."""
+    """Return what each device holds when the layers are at ``places`` and their memory at ``kv_places``."""
     host = _host(present).name
     weights = {host: sizes.host}
     for place, size in zip(places, (*sizes.blocks, sizes.output), strict=True):

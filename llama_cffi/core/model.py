@@ -158,7 +158,7 @@ class Model(NativeObject):
         )
 
     def chat_template(self, name: str | None = None) -> str | None:
-        """The Jinja text of the default or a named chat template, None where there is none."""
+        """Return the Jinja text of the default or a named chat template, None where there is none."""
         key = name.encode() if name is not None else ffi.NULL
         template = lib.llama_model_chat_template(self.ptr, key)
         return to_text(template) if template != ffi.NULL else None
@@ -270,7 +270,7 @@ class Model(NativeObject):
         return int(lib.llama_model_n_cls_out(self.ptr))
 
     def cls_label(self, i: int) -> str | None:
-        """The name of a class, None where the file gives it none. Wraps ``llama_model_cls_label``.
+        """Return the name of a class, None where the file gives it none. Wraps ``llama_model_cls_label``.
 
         Raises ``IndexError`` outside ``0 <= i < n_cls_out``.
         """

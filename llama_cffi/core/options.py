@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def choice(option: str, value: str, table: Mapping[str, T]) -> T:
-    """What a word stands for in a table; ``ValueError`` names the words that are there."""
+    """Return what a word stands for in a table; ``ValueError`` names the words that are there."""
     try:
         return table[value]
     except (KeyError, TypeError):
@@ -22,7 +22,7 @@ def choice(option: str, value: str, table: Mapping[str, T]) -> T:
 
 
 def constant(option: str, value: str, table: Mapping[str, str]) -> int:
-    """The value of the enumerator that a word stands for.
+    """Return the value of the enumerator that a word stands for.
 
     ``ValueError`` for another word, :class:`UnsupportedError` when the library lacks the enumerator.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llama_cffi.core.backend import Device
 
-# llama.h tells nobody where the weights went; the log of the load does, in these two sentences of every release.
+# llama.h does not tell where the weights went; the log of the load does, in these two sentences of every release.
 _BUFFER = re.compile(r"load_tensors:\s+(.+?) model buffer size =\s+([\d.]+) MiB")
 _LAYERS = re.compile(r"load_tensors: offloaded (\d+)/(\d+) layers to GPU")
 
@@ -42,7 +42,7 @@ class Placement:
 
 
 def read_placement(lines: Iterable[str], devices: Sequence[Device]) -> Placement:
-    """The placement that the log lines of a load tell."""
+    """Return the placement that the log lines of a load tell."""
     buffers: dict[str, int] = {}
     layers = (0, 0)
     for line in lines:
@@ -61,7 +61,7 @@ def read_placement(lines: Iterable[str], devices: Sequence[Device]) -> Placement
 
 
 def owner(buffer: str, devices: Sequence[Device]) -> str:
-    """The name of the device that a buffer of llama.cpp's belongs to, the CPU for one of no device."""
+    """Return the name of the device that a buffer of llama.cpp's belongs to, the CPU for one of no device."""
     names = [device.name for device in devices if re.match(rf"{re.escape(device.name)}(?!\d)", buffer)]
     return max(names, key=len, default=_HOST)
 

@@ -147,15 +147,6 @@ class Prompt(tuple[int, ...]):
         """Return the prompt of the first ``boundary(n)`` cells."""
         return Prompt.of_cells(self[: self.boundary(n)], self.media)
 
-    def without(self, start: int, count: int) -> Prompt:
-        """Return the prompt without ``count`` cells from ``start`` on; raises ``ValueError`` where that cuts media."""
-        end = start + count
-        if self.boundary(start) != start or self.boundary(end) != end:
-            raise ValueError(f"cells {start} to {end} begin or end within a piece of media")
-        kept = [span for span in self.media if span.end <= start]
-        moved = [MediaSpan(span.start - count, span.media) for span in self.media if span.start >= end]
-        return Prompt.of_cells((*self[:start], *self[end:]), (*kept, *moved))
-
     def digest(self) -> str:
         """Return a hash of the content as 20 hexadecimal digits, the same in every process."""
         found = blake2b(digest_size=10)

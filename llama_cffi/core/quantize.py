@@ -47,7 +47,7 @@ _SAID = 12
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """How a model is quantised (``llama_model_quantize_params``). Types of tensors are ggml's: ``q8_0``, ``f16`` ..."""
+    """How a model is quantized (``llama_model_quantize_params``). Types of tensors are ggml's: ``q8_0``, ``f16`` ..."""
 
     n_threads: int | None = None
     """Threads; None is one for each CPU. The result does not depend on it."""
@@ -58,9 +58,9 @@ class QuantizeOptions:
     tensor_types: Mapping[str, str] = field(default_factory=dict)
     """Types for the tensors whose names match a regular expression, the first that does."""
     allow_requantize: bool = False
-    """Take a model that is quantised already, at the price of twice the loss."""
+    """Take a model that is quantized already, at the price of twice the loss."""
     quantize_output_tensor: bool = True
-    """Quantise the output matrix, too."""
+    """Quantize the output matrix, too."""
     pure: bool = False
     """Give all tensors the same type, where otherwise some get a better one."""
     copy: bool = False
@@ -72,7 +72,7 @@ class QuantizeOptions:
     prune_layers: Sequence[int] = ()
     """Layers to leave out."""
     max_buf_size: int | None = None
-    """Most bytes of rows in memory while a tensor is quantised; None is llama.cpp's own limit."""
+    """Most bytes of rows in memory while a tensor is quantized; None is llama.cpp's own limit."""
 
 
 def quantize(
@@ -92,8 +92,8 @@ def quantize(
     part of the tensors that is done, 0.0 to 1.0; when it returns False, :class:`QuantizeCancelled` is raised.
 
     Raises ``ValueError`` for a type that does not exist, :class:`UnsupportedError` for one that this libllama lacks,
-    ``FileExistsError`` for a target that is there unless ``overwrite``, or is no file, :class:`ModelNotFoundError` and
-    :class:`ModelFileError` for a source that is no model, and :class:`QuantizeError` with llama.cpp's words for
+    ``FileExistsError`` for a target that exists, unless ``overwrite``, or is not a file, :class:`ModelNotFoundError`
+    and :class:`ModelFileError` for a source that is not a model, and :class:`QuantizeError` with llama.cpp's words for
     anything else, a full disk among it. Wraps ``llama_model_quantize``.
     """
     source, target = Path(source), Path(target)
@@ -124,13 +124,13 @@ def quantize(
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raise ``FileExistsError`` for a target that is there unless ``overwrite``, and always for one that is no file."""
+    """Raise ``FileExistsError`` for a target that exists, unless ``overwrite``, and always for what is not a file."""
     if target.exists() and not (overwrite and target.is_file()):
-        raise FileExistsError(f"{target} exists already{'' if target.is_file() else ' and is no file'}")
+        raise FileExistsError(f"{target} exists already{'' if target.is_file() else ' and is not a file'}")
 
 
 def native_params(type: str, options: QuantizeOptions) -> tuple[Any, list[Any]]:
-    """The ``llama_model_quantize_params *``, and what its pointers point at."""
+    """Return the ``llama_model_quantize_params *``, and what its pointers point at."""
     params = ffi.new("struct llama_model_quantize_params *", lib.llama_model_quantize_default_params())
     keep: list[Any] = []
     name = type.upper() if isinstance(type, str) else type
@@ -265,7 +265,7 @@ def _follow(child: subprocess.Popen[bytes], progress: ProgressCallback | None) -
             if seen and progress is not None and int(seen[-1][0]) > told:
                 told = int(seen[-1][0])
                 if progress((told - 1) / max(1, int(seen[-1][1]))) is False:
-                    raise QuantizeCancelled("the progress callback ended the quantisation")
+                    raise QuantizeCancelled("the progress callback ended the quantization")
     if child.wait() == 0 and progress is not None:
         progress(1.0)
     return [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]

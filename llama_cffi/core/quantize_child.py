@@ -1,4 +1,4 @@
-"""The program that quantises for quantize.py: one call that nothing but the end of its process can stop.
+"""The program that quantizes for quantize.py: one call that nothing but the end of its process can stop.
 
 The request is one JSON object on standard input. Standard error is llama.cpp's own log, in its own words.
 """
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Who wants the file may be gone before it is written; nobody else would end this process."""
+    """The process that wants the file may be gone before it is written; nothing else would end this one."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         if os.getppid() != parent:

@@ -131,7 +131,7 @@ class SavedState:
         return _FRONT.size + len(self.header.to_json()) + len(self.payload)
 
     def to_bytes(self) -> bytes:
-        """All of it as bytes; :meth:`from_bytes` reads them."""
+        """Return all of it as bytes; :meth:`from_bytes` reads them."""
         buffer = io.BytesIO()
         self._write(buffer, sync=False)
         return buffer.getvalue()
@@ -194,7 +194,7 @@ class SavedState:
 
 
 def read_header(path: str | os.PathLike[str]) -> StateHeader:
-    """The header of a file, checked; the payload is not read. Raises :class:`StateFormatError`."""
+    """Return the header of a file, checked; the payload is not read. Raises :class:`StateFormatError`."""
     with open(path, "rb", buffering=0) as file:
         return _read_front(file, os.fstat(file.fileno()).st_size)[1]
 
@@ -231,7 +231,7 @@ def _read_front(file: Any, size: int) -> tuple[int, StateHeader, int, bytes]:
     """Where the payload starts, the header, and the payload's length and checksum."""
     front = file.read(_FRONT.size)
     if front[: len(MAGIC)] != MAGIC:
-        raise StateFormatError("this is no saved state")
+        raise StateFormatError("this is not a saved state")
     if len(front) < _FRONT.size:
         raise StateFormatError("the state is cut short")
     _, version, n_header, n_payload, header_digest, digest = _FRONT.unpack(front)

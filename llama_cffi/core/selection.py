@@ -34,7 +34,7 @@ class TokenSelector:
         self._select = self.native.select
 
     def select(self, i: int = -1) -> int:
-        """The token chosen from batch row ``i`` of the last decode.
+        """Return the token chosen from batch row ``i`` of the last decode.
 
         Raises :class:`BatchError` for a row without logits, :class:`SamplerError` for NaN or nothing to choose from.
         """
@@ -42,7 +42,7 @@ class TokenSelector:
         return self._select(row if row else self._outputs.logits_row(i), self._n_vocab)
 
     def select_from(self, logits: NDArray[np.float32]) -> int:
-        """The token chosen from a row of one's own, float32 of shape ``(n_vocab,)``."""
+        """Return the token chosen from a row of one's own, float32 of shape ``(n_vocab,)``."""
         return self._select(ffi.from_buffer("float[]", logits), len(logits))
 
 

@@ -28,7 +28,7 @@ class ModelShare:
         self._parts: weakref.WeakSet[ModelShare] = weakref.WeakSet((self,))
 
     def share(self) -> ModelShare:
-        """The part of one more owner."""
+        """Return the part of one more owner."""
         twin = object.__new__(ModelShare)
         twin._model, twin._lock, twin._parts = self._model, self._lock, self._parts
         with self._lock:

@@ -60,7 +60,7 @@ class State(ProcessBound):
             return guard.call_int("llama_state_get_size", ptr)
 
     def data(self, out: BytesLike | None = None) -> NDArray[np.uint8]:
-        """The state of all sequences, uint8 of shape ``(size,)``. Wraps ``llama_state_get_data``.
+        """Return the state of all sequences, uint8 of shape ``(size,)``. Wraps ``llama_state_get_data``.
 
         ``out`` is a writable buffer to use instead of a new one; ``ValueError`` when it is too small.
         """
@@ -72,7 +72,7 @@ class State(ProcessBound):
     def set_data(self, data: BytesLike) -> None:
         """Restore all sequences. Wraps ``llama_state_set_data``.
 
-        Raises :class:`StateFormatError` for bytes that are no state, :class:`StateMismatchError` for one of another
+        Raises :class:`StateFormatError` for bytes that are not a state, :class:`StateMismatchError` for one of another
         architecture, and :class:`StateError` with llama.cpp's reason for what does not fit.
         """
         source = _bytes(data)
@@ -86,11 +86,11 @@ class State(ProcessBound):
     def _check_architecture(self, head: bytes, size: int) -> None:
         """llama.cpp begins with the name of the architecture, and reserves as many bytes as the length says."""
         if len(head) < _LENGTH.size:
-            raise StateFormatError(f"{size} bytes are no state")
+            raise StateFormatError(f"{size} bytes are too few for a state")
         (n,) = _LENGTH.unpack_from(head)
         expected = self._model.architecture.encode()
         if n == 0 or n > min(256, size - _LENGTH.size):
-            raise StateFormatError("the bytes are no state of a context: they do not begin with an architecture")
+            raise StateFormatError("the bytes are not the state of a context: they do not begin with an architecture")
         found = head[_LENGTH.size : _LENGTH.size + n]
         if found != expected:
             name = found.decode("utf-8", "replace")
@@ -99,7 +99,7 @@ class State(ProcessBound):
     # -- one sequence
 
     def seq_size(self, seq_id: int, *, partial: bool = False, on_device: bool = False) -> int:
-        """Bytes that :meth:`seq_data` would give. Wraps ``llama_state_seq_get_size_ext``."""
+        """Return bytes that :meth:`seq_data` would give. Wraps ``llama_state_seq_get_size_ext``."""
         ext, flags = _flags(partial, on_device)
         with self._access.using() as ptr:
             return guard.call_int(f"llama_state_seq_get_size{ext}", ptr, self._access.check_seq_id(seq_id), *flags)
@@ -107,7 +107,7 @@ class State(ProcessBound):
     def seq_data(
         self, seq_id: int, out: BytesLike | None = None, *, partial: bool = False, on_device: bool = False
     ) -> NDArray[np.uint8]:
-        """The state of one sequence, uint8 of shape ``(n,)``. Wraps ``llama_state_seq_get_data_ext``.
+        """Return the state of one sequence, uint8 of shape ``(n,)``. Wraps ``llama_state_seq_get_data_ext``.
 
         ``partial`` leaves out the cells of full attention, so that what cannot be cut (recurrent state, sliding
         windows) can be put back beside them. With ``on_device`` the tensors stay where they are computed, the bytes
@@ -191,7 +191,7 @@ class State(ProcessBound):
                         function, ptr, os.fsencode(part), *seq_id, ffi.from_buffer("int32_t[]", ids), len(ids)
                     )
                 log.pump()
-                # What its C library still had in a buffer is written when it closes the file, and nobody looks.
+                # What its C library still had in a buffer is written when it closes the file, and that is not checked.
                 expected = n if n_state is None else _FILE_HEADER.size + ids.nbytes + n_state
                 if not n or part.stat().st_size != expected:
                     raise StateWriteError(f"llama.cpp cannot write {os.fspath(path)}", log=log.lines_since(mark))
@@ -207,10 +207,10 @@ class State(ProcessBound):
             size = os.fstat(file.fileno()).st_size
             head = file.read(_FILE_HEADER.size)
             if len(head) < _FILE_HEADER.size:
-                raise StateFormatError(f"{name} is no state of llama.cpp: it has {size} bytes")
+                raise StateFormatError(f"{name} is not a state of llama.cpp: it has {size} bytes")
             found_magic, found_version, n_tokens = _FILE_HEADER.unpack(head)
             if found_magic != magic:
-                raise StateFormatError(f"{name} is no such state of llama.cpp: it begins with {head[:4]!r}")
+                raise StateFormatError(f"{name} is not such a state of llama.cpp: it begins with {head[:4]!r}")
             if found_version != version:
                 raise StateFormatError(f"{name} has version {found_version}; this llama.cpp reads {version}")
             start = _FILE_HEADER.size + 4 * n_tokens
@@ -259,7 +259,7 @@ class State(ProcessBound):
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> StateWriteError:
-    """What to raise when a state cannot be written."""
+    """Return what to raise when a state cannot be written."""
     result = StateWriteError(f"cannot write {os.fspath(path)}: {error.strerror or error}")
     result.errno, result.strerror, result.filename = error.errno, error.strerror, os.fspath(Path(path))
     return result
@@ -274,7 +274,7 @@ def _flags(partial: bool, on_device: bool) -> tuple[str, tuple[int, ...]]:
 
 
 def view_of(data: BytesLike) -> memoryview:
-    """The memory of a buffer; TypeError for anything else."""
+    """Return the memory of a buffer; TypeError for anything else."""
     try:
         return data.data if isinstance(data, np.ndarray) else memoryview(data)
     except (TypeError, ValueError, BufferError):
@@ -284,7 +284,7 @@ def view_of(data: BytesLike) -> memoryview:
 def _bytes(data: BytesLike) -> NDArray[np.uint8]:
     view = view_of(data)
     if not view.nbytes:
-        raise StateFormatError("0 bytes are no state")
+        raise StateFormatError("0 bytes are too few for a state")
     return np.frombuffer(view, dtype=np.uint8)
 
 

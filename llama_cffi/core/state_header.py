@@ -164,7 +164,7 @@ class StateHeader:
 
 
 def library_name() -> str:
-    """The llama.cpp in use, as headers name it."""
+    """Return the llama.cpp in use, as headers name it."""
     info = library_info()
     return f"{info.version} {info.commit}".strip()
 

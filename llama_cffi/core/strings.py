@@ -8,7 +8,7 @@ from llama_cffi._native import ffi
 
 
 def to_text(pointer: Any) -> str:
-    """The UTF-8 text at a ``char *``, with replacement characters for what is not valid."""
+    """Return the UTF-8 text at a ``char *``, with replacement characters for what is not valid."""
     value: bytes = ffi.string(pointer)
     return value.decode("utf-8", "replace")
 

@@ -33,8 +33,8 @@ def default_thread_count() -> int:
 
 
 def thread_count(name: str, value: int | None, default: int | None = None) -> int:
-    """The threads that a context computes with when it is asked for ``value``, None being ``default`` or as many as
-    :func:`default_thread_count` says.
+    """Return the threads that a context computes with when it is asked for ``value``, None being ``default`` or as many
+    as :func:`default_thread_count` says.
 
     ggml's threads wait for each other busily, several times in each layer: with many more of them than CPUs a token
     takes minutes. What is above the CPUs that the process may use is lowered to their number, or to 4 when they are

@@ -29,7 +29,7 @@ _MAX_TEXT = 2**31 - 1
 class Vocab(ProcessBound):
     """The vocabulary of a :class:`~llama_cffi.core.model.Model`: a view that lives as long as its model.
 
-    Tokenising is thread-safe.
+    Tokenizing is thread-safe.
     """
 
     _instead_of_pickling = "it is a part of its Model; open that one's file in each process"
@@ -127,7 +127,7 @@ class Vocab(ProcessBound):
         remove_special: bool = False,
         unparse_special: bool = True,
     ) -> bytes:
-        """Bytes of a token sequence; usually UTF-8, cut points inside a character excepted.
+        """Return bytes of a token sequence; usually UTF-8, cut points inside a character excepted.
 
         ``remove_special`` drops the BOS and EOS that the model would add; ``unparse_special`` writes control
         tokens out as text. Raises :class:`TokenError` for ids outside the vocabulary. Wraps ``llama_detokenize``.
@@ -156,10 +156,10 @@ class Vocab(ProcessBound):
             if n >= 0:
                 return bytes(ffi.buffer(text, n))
             room = -n
-        raise TokenizeError("llama.cpp could not detokenise the tokens")
+        raise TokenizeError("llama.cpp could not detokenize the tokens")
 
     def check_tokens(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
-        """The same ids as a contiguous int32 array; :class:`TokenError` names the first that is no token."""
+        """The same ids as a contiguous int32 array; :class:`TokenError` names the first that is not a token."""
         if not isinstance(tokens, (Sequence, np.ndarray)) or isinstance(tokens, (str, bytes)):
             raise TypeError(f"tokens must be a sequence of ints, not {type(tokens).__name__}")
         try:
@@ -181,7 +181,7 @@ class Vocab(ProcessBound):
         return np.ascontiguousarray(array, dtype=np.int32)
 
     def piece(self, token: int, *, special: bool = True) -> bytes:
-        """The bytes of one token, not always valid UTF-8 alone.
+        """Return the bytes of one token, not always valid UTF-8 alone.
 
         Control tokens give their text, or ``b""`` with ``special=False``. Wraps ``llama_token_to_piece``.
         """
@@ -205,7 +205,7 @@ class Vocab(ProcessBound):
         return piece
 
     def pieces(self) -> list[bytes]:
-        """The bytes of every token, as :meth:`piece` gives them, in one pass. Wraps ``llama_token_to_piece``."""
+        """Return the bytes of every token, as :meth:`piece` gives them, in one pass. Wraps ``llama_token_to_piece``."""
         ptr, to_piece, buffer, out = self._typed(0), lib.llama_token_to_piece, ffi.new("char[]", 256), []
         view = ffi.buffer(buffer)
         with self._gate:
@@ -215,7 +215,7 @@ class Vocab(ProcessBound):
         return out
 
     def attrs(self) -> NDArray[np.int32]:
-        """The attributes of every token, bits of :class:`TokenAttr`, int32 of shape ``(n_tokens,)``."""
+        """Return the attributes of every token, bits of :class:`TokenAttr`, int32 of shape ``(n_tokens,)``."""
         ptr, attr = self._typed(0), lib.llama_vocab_get_attr
         with self._gate:
             return np.fromiter((attr(ptr, token) for token in range(self.n_tokens)), np.int32, self.n_tokens)
@@ -235,25 +235,25 @@ class Vocab(ProcessBound):
     # -- single tokens
 
     def text(self, token: int) -> str:
-        """The token as it stands in the vocabulary, for example ``"▁the"``. Wraps ``llama_vocab_get_text``."""
+        """Return the token as it stands in the vocabulary, for example ``"▁the"``. Wraps ``llama_vocab_get_text``."""
         with self._gate:
             return to_text(lib.llama_vocab_get_text(self._typed(token), token))
 
     def score(self, token: int) -> float:
-        """The token's score in the vocabulary. Wraps ``llama_vocab_get_score``."""
+        """Return the token's score in the vocabulary. Wraps ``llama_vocab_get_score``."""
         return float(lib.llama_vocab_get_score(self._typed(token), token))
 
     def attr(self, token: int) -> TokenAttr:
-        """The token's attributes. Wraps ``llama_vocab_get_attr``."""
+        """Return the token's attributes. Wraps ``llama_vocab_get_attr``."""
         return TokenAttr(lib.llama_vocab_get_attr(self._typed(token), token))
 
     def is_eog(self, token: int) -> bool:
-        """Whether the token ends generation (EOS, EOT, ...). Wraps ``llama_vocab_is_eog``."""
+        """Return whether the token ends generation (EOS, EOT, ...). Wraps ``llama_vocab_is_eog``."""
         self._check(token)
         return bool(lib.llama_vocab_is_eog(self.ptr, token))
 
     def is_control(self, token: int) -> bool:
-        """Whether the token is a control token, which renders as no text. Wraps ``llama_vocab_is_control``."""
+        """Return whether the token is a control token, which renders as no text. Wraps ``llama_vocab_is_control``."""
         self._check(token)
         return bool(lib.llama_vocab_is_control(self.ptr, token))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -52,7 +52,7 @@ class SamplingKwargs(TypedDict, total=False):
     dry_base: float | None
     dry_allowed_length: int | None
     dry_penalty_last_n: int | None
-    dry_sequence_breakers: tuple[str, ...] | None
+    dry_sequence_breakers: Sequence[str] | None
     top_n_sigma: float | None
     typical_p: float | None
     xtc_probability: float | None
@@ -64,8 +64,8 @@ class SamplingKwargs(TypedDict, total=False):
     mirostat_eta: float | None
     adaptive_target: float | None
     adaptive_decay: float | None
-    sampler_order: tuple[SamplerName, ...] | None
-    samplers: tuple[Sampler, ...] | None
+    sampler_order: Sequence[SamplerName] | None
+    samplers: Sequence[Sampler] | None
     logit_bias: Bias | None
     grammar: str | None
     grammar_root: str | None
@@ -145,6 +145,9 @@ class SamplingParams:
     """The grammar's start symbol."""
 
     def __post_init__(self) -> None:
+        for name in ("dry_sequence_breakers", "sampler_order", "samplers"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
         for check, names in _CHECKS:
             for name in names:
                 # numpy's numbers become Python's, so that the parameters can be written as JSON.

@@ -23,7 +23,7 @@ class AllOf:
             raise ValueError("there must be at least one constraint")
 
     def start(self) -> AllMatcher:
-        """A matcher for the beginning of a text."""
+        """Return a matcher for the beginning of a text."""
         started: list[Matcher] = []
         try:
             for constraint in self.constraints:
@@ -54,7 +54,7 @@ class AllMatcher:
         self._mask: NDArray[np.uint32] | None = None
 
     def allows(self, token: int) -> bool:
-        """Whether every part lets the token through."""
+        """Return whether every part lets the token through."""
         if not all(part.allows(token) for part in self._asked):
             return False
         looked_at = self._looked_at if self._last in self._asked else [*self._looked_at, self._last]
@@ -74,7 +74,7 @@ class AllMatcher:
         return True
 
     def mask(self) -> NDArray[np.uint32]:
-        """The tokens that every part allows; written again by the next call.
+        """Return the tokens that every part allows; written again by the next call.
 
         Raises :class:`GrammarError` when there is none.
         """

@@ -22,7 +22,8 @@ _MAX_CONTAINING = 200
 
 
 def array_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Array]:
-    """The arrays that all of the schemas leave. Raises :class:`SchemaError` for what the engine cannot keep to."""
+    """Yield the arrays that all of the schemas leave. Raises :class:`SchemaError` for what the engine cannot keep
+    to."""
     low, high = lowest(atoms, "minItems"), highest(atoms, "maxItems")
     of_each = [_items(reader, node) for node in atoms]
     n = max((len(prefix) for prefix, _ in of_each), default=0)

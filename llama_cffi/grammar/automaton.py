@@ -31,7 +31,7 @@ class Automaton:
 
     @classmethod
     def of(cls, node: Node) -> Automaton:
-        """The texts that match an expression as a whole; it must hold no anchors."""
+        """Return the texts that match an expression as a whole; it must hold no anchors."""
         return _determined(_Nfa(node)).minimal()
 
     @property
@@ -40,7 +40,7 @@ class Automaton:
         return not self.accepting
 
     def contains(self, text: str) -> bool:
-        """Whether a text belongs to the set."""
+        """Return whether a text belongs to the set."""
         state = 0
         for sign in text:
             code = ord(sign)
@@ -50,23 +50,23 @@ class Automaton:
         return state in self.accepting
 
     def both(self, other: Automaton) -> Automaton:
-        """The texts of both sets."""
+        """Return the texts of both sets."""
         return self._combined(other, lambda a, b: a and b)
 
     def either(self, other: Automaton) -> Automaton:
-        """The texts of one set or both."""
+        """Return the texts of one set or both."""
         return self._combined(other, lambda a, b: a or b)
 
     def without(self, other: Automaton) -> Automaton:
-        """The texts of this set that are not of the other."""
+        """Return the texts of this set that are not of the other."""
         return self._combined(other, lambda a, b: a and not b)
 
     def complement(self) -> Automaton:
-        """All other texts."""
+        """Return all other texts."""
         return EVERYTHING.without(self)
 
     def has_length(self, low: int, high: int | None) -> bool:
-        """Whether the set has a text of ``low`` to ``high`` characters."""
+        """Return whether the set has a text of ``low`` to ``high`` characters."""
         # Where states can be after n characters repeats itself before long; a text that is longer than there are
         # states can be made shorter by fewer characters than there are states.
         here, n = {0}, 0
@@ -79,7 +79,7 @@ class Automaton:
         return False
 
     def texts(self, limit: int) -> list[str] | None:
-        """All texts of the set when there are at most ``limit``, else None."""
+        """Return all texts of the set when there are at most ``limit``, else None."""
         found: list[str] = []
         todo = [("", 0)]
         while todo:
@@ -93,7 +93,7 @@ class Automaton:
         return sorted(found)
 
     def expression(self, max_size: int) -> Node:
-        """A regular expression of the set, by elimination of states; it must not be empty."""
+        """Return a regular expression of the set, by elimination of states; it must not be empty."""
         if self.empty:
             raise PatternError("no text belongs to the set")
         return _eliminated(self, max_size)
@@ -121,7 +121,7 @@ class Automaton:
         return () if state == _DEAD else self.edges[state]
 
     def minimal(self) -> Automaton:
-        """The smallest automaton of the same set, without states that lead nowhere."""
+        """Return the smallest automaton of the same set, without states that lead nowhere."""
         alive = _alive(self)
         group = [(state in self.accepting) + 1 if state in alive else 0 for state in range(len(self.edges))]
         n_groups, work = -1, 0
@@ -228,7 +228,7 @@ class _Nfa:
         return len(self.free) - 1
 
     def add(self, node: Node, start: int) -> int:
-        """The state behind a match of ``node`` that begins in ``start``."""
+        """Return the state behind a match of ``node`` that begins in ``start``."""
         if isinstance(node, Chars):
             here, end = self.state(), self.state()
             self.free[start].append(here)
@@ -261,7 +261,7 @@ class _Nfa:
         return end
 
     def closure(self, states: set[int]) -> frozenset[int]:
-        """The states that can be reached without a character, of those the ones that matter."""
+        """Return the states that can be reached without a character, of those the ones that matter."""
         seen, todo = set(states), list(states)
         while todo:
             for state in self.free[todo.pop()]:

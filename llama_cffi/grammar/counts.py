@@ -19,7 +19,7 @@ _MAX_SUBSETS = 6
 
 
 def counted(atoms: list[Node], shape: Object) -> Iterator[Object]:
-    """The object without counts that the engine would not keep to.
+    """Yield the object without counts that the engine would not keep to.
 
     Raises :class:`SchemaError` where it would take too many objects to say the same.
     """

@@ -44,7 +44,7 @@ class Document:
     """A schema, checked, with its identifiers and anchors.
 
     ``draft`` (2020, 2019, 7, 6 or 4) is for schemas without ``$schema``. ``strict`` refuses keywords that no draft
-    knows, which are annotations otherwise. Raises :class:`SchemaError` for what is no schema, for an unknown
+    knows, which are annotations otherwise. Raises :class:`SchemaError` for what is not a schema, for an unknown
     ``$schema``, and for identifiers or anchors that two places share.
     """
 
@@ -76,7 +76,7 @@ class Document:
         check(value, pointer, draft=self.draft, strict=self.strict)
 
     def child(self, node: Node, value: Any, *tokens: str | int) -> Node:
-        """The node of a schema inside another."""
+        """Return the node of a schema inside another."""
         known = self._known.get(_key(value))
         if known is not None:
             return known
@@ -86,7 +86,7 @@ class Document:
         return self._node(value, pointer_to(node.pointer, *tokens), resolver)
 
     def derived(self, node: Node, value: Any, key: object) -> Node:
-        """A schema made from another, which errors are said about; the same for the same ``key``."""
+        """Return a schema made from another, which errors are said about; the same for the same ``key``."""
         known = self._known.get((node.index, "derived", key))
         if known is None:
             known = self._known[node.index, "derived", key] = Node(len(self.nodes), value, node.pointer, node.resolver)
@@ -95,7 +95,7 @@ class Document:
         return known
 
     def target(self, node: Node, keyword: str = "$ref") -> Node:
-        """What a reference of a node means. Raises :class:`SchemaError` for what this document does not hold."""
+        """Return what a reference of a node means. Raises :class:`SchemaError` for what this document does not hold."""
         reference = node.value[keyword]
         if keyword != "$ref" and len(self._dynamic) > 1:
             raise at(node.pointer, keyword, "is not supported where more than one place is marked for it")
@@ -156,7 +156,9 @@ class Document:
     @staticmethod
     def _name(names: set[tuple[str, str]], name: tuple[str, str], pointer: str, keyword: str) -> None:
         if name in names:
-            raise SchemaError(f"two schemas are called {name[1]!r}", pointer=pointer, keyword=keyword)
+            raise SchemaError(
+                f"names a second schema {name[1]!r}; a name must be unique", pointer=pointer, keyword=keyword
+            )
         names.add(name)
 
 

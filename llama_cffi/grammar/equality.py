@@ -10,17 +10,17 @@ from llama_cffi.errors import SchemaError
 
 
 def exact(value: float) -> Fraction:
-    """A number of a JSON text, exactly as it is written."""
+    """Return a number of a JSON text, exactly as it is written."""
     return Fraction(value) if isinstance(value, int) else Fraction(Decimal(repr(value)))
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number of JSON, which a bool is not."""
+    """Return whether a value is a number of JSON, which a bool is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def json_key(value: Any) -> object:
-    """A hashable key of a JSON value: two values are equal where their keys are."""
+    """Return a hashable key of a JSON value: two values are equal where their keys are."""
     if value is None or isinstance(value, (bool, str)):
         return type(value).__name__, value
     if isinstance(value, (int, float)):
@@ -29,11 +29,11 @@ def json_key(value: Any) -> object:
         return "array", tuple(map(json_key, value))
     if isinstance(value, dict):
         return "object", frozenset((name, json_key(inner)) for name, inner in value.items())
-    raise SchemaError(f"{value!r} is no JSON")
+    raise SchemaError(f"{value!r} is not a JSON value")
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two JSON values are the same."""
+    """Return whether two JSON values are the same."""
     return json_key(a) == json_key(b)
 
 

@@ -96,13 +96,13 @@ MAX_LENGTHS = {"hostname": 253}
 
 
 def source_of(name: str) -> str:
-    """A regular expression of the texts of a format, without anchors."""
+    """Return a regular expression of the texts of a format, without anchors."""
     return f"(?:{_SOURCES[name]})"
 
 
 @cache
 def format_pattern(name: str) -> Pattern | None:
-    """The texts of a format; None for one that is not asserted."""
+    """Return the texts of a format; None for one that is not asserted."""
     if name in ("iri", "iri-reference"):
         uri = _SOURCES["uri" + name[3:]].replace(rf"\?{_QUERY}", rf"\?(?:{_QUERY}|[{_IRI_QUERY}])*")
         return Pattern.parse(f"^(?:{uri.replace('a-zA-Z0-9._~', f'a-zA-Z0-9._~{_UCS}')})$")

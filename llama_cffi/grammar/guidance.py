@@ -111,20 +111,21 @@ class GuidanceTokenizer:
 
     @classmethod
     def of(cls, vocab: Vocab) -> GuidanceTokenizer:
-        """The tokenizer of a vocabulary; takes about 0.4 s for 128,000 tokens the first time."""
+        """Return the tokenizer of a vocabulary; takes about 0.4 s for 128,000 tokens the first time."""
         found = cls._made.get(vocab)
         if found is None:
             found = cls._made[vocab] = cls(vocab)
         return found
 
     def compile(self, grammar: str) -> llguidance.LLMatcher:
-        """The matcher of a grammar at its beginning, to be copied; :class:`SchemaError` with the engine's words."""
+        """Return the matcher of a grammar at its beginning, to be copied; :class:`SchemaError` with the engine's
+        words."""
         found = self._grammars.get(grammar)
         if found is None:
             with self.gate, _engine("the engine refuses it"):
                 found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_limits())
             if found.is_error():
-                raise SchemaError(f"the engine refuses it: {_first_lines(found.get_error())}")
+                raise SchemaError(f"the grammar engine refuses the schema: {_first_lines(found.get_error())}")
             self._grammars[grammar] = found
             while len(self._grammars) > _CACHE_SIZE:
                 self._grammars.popitem(last=False)
@@ -157,7 +158,7 @@ class GuidanceConstraint(ProcessBound):
         self._pristine: llguidance.LLMatcher | None = self._tokenizer.compile(grammar) if now else None
 
     def start(self) -> GuidanceMatcher:
-        """A matcher for the beginning of a text."""
+        """Return a matcher for the beginning of a text."""
         if self._pristine is None:
             self._pristine = self._tokenizer.compile(self.grammar)
         with _engine("the engine refuses it"):
@@ -205,7 +206,7 @@ class GuidanceMatcher:
         return False
 
     def mask(self) -> NDArray[np.uint32]:
-        """The tokens allowed here: bit ``t % 32`` of word ``t // 32``; written again by the next call.
+        """Return the tokens allowed here: bit ``t % 32`` of word ``t // 32``; written again by the next call.
 
         Raises :class:`GrammarError` when nothing is allowed, and when the constraint is too complex to go on.
         """
@@ -219,14 +220,6 @@ class GuidanceMatcher:
         if not self._mask.any():
             raise GrammarError("the constraint allows no token at this place")
         return self._mask
-
-    def forced(self) -> list[int]:
-        """The tokens that must come next, as the vocabulary itself would cut their text; often none."""
-        native = self._open()
-        try:
-            return native.compute_ff_tokens()
-        except BaseException as error:
-            self._panicked(error)
 
     @property
     def complete(self) -> bool:

@@ -25,7 +25,7 @@ _MOST = 8
 
 
 def tokens_to_heal(tokens: Sequence[int], index: PieceIndex) -> tuple[int, str]:
-    """How many of a prompt's last tokens to take off, and their text.
+    """Return how many of a prompt's last tokens to take off, and their text.
 
     As many (at most 8) as have a longer token that begins with their text; none when the prompt can only end so. The
     first token stays, and so does everything up to a control token.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.document import Document
+from llama_cffi.grammar.form import Form, read_form
 from llama_cffi.grammar.numeric import Number
 from llama_cffi.grammar.pattern import Pattern
 from llama_cffi.grammar.reader import SchemaReader
@@ -21,76 +22,60 @@ One blank as ``json.dumps`` writes it, or a line break with an indentation. A mo
 is fond of blanks comes to the next token of JSON instead of spending its ``max_tokens`` on them.
 """
 
-_MAX_STATES = 20_000
-
 
 def compile_json_schema(schema: Any, *, draft: int = 0, strict: bool = False) -> str:
-    """The engine's grammar, as JSON text, of a JSON Schema of draft 2020-12, 2019-09, 7 or 6.
+    """Return the engine's grammar, as JSON text, of a JSON Schema of draft 2020-12, 2019-09, 7 or 6.
 
     ``draft`` (2020, 2019, 7 or 6) is for schemas without ``$schema``; 0 takes 2020-12, and the forms of older drafts
     where 2020-12 has no meaning for them. Raises :class:`SchemaError` for what the engine would not keep to exactly,
     and for a schema that no finite value satisfies.
     """
-    canonical = _Canonical(SchemaReader(Document(schema, draft=draft, strict=strict)))
+    document = Document(schema, draft=draft, strict=strict)
+    form = read_form(SchemaReader(document), frozenset({document.root.index}))
+    return json.dumps({"grammars": [{"name": "json_schema", "json_schema": _engine_schema(form, None)}]})
+
+
+@lru_cache(maxsize=256)
+def json_expression(form: Form, shapes: tuple[Shape, ...] | None = None) -> str:
+    """Return the expression, in llguidance's variant of Lark, of the JSON texts of a form, or of some shapes in it.
+
+    Raises :class:`SchemaError` for names and values that the engine cannot write.
+    """
+    return f"%json {json.dumps(_engine_schema(form, shapes))}"
+
+
+def _engine_schema(form: Form, shapes: tuple[Shape, ...] | None) -> dict[str, Any]:
+    writer = _Writer(form)
     options: dict[str, Any] = {"whitespace_pattern": WHITESPACE}
-    body = canonical.build()
-    if canonical.plain_names:
+    body = writer.build(shapes)
+    if writer.plain_names:
         # A name spelled with \u escapes would slip past the patterns for other names.
         options["json_allowed_escapes"] = 'nrbtf\\"'
-    return json.dumps({"grammars": [{"name": "json_schema", "json_schema": {**body, "x-guidance": options}}]})
+    return {**body, "x-guidance": options}
 
 
-class _Canonical:
+class _Writer:
     """Writes each state as one definition: a union of shapes, each of a single type and without siblings."""
 
-    def __init__(self, reader: SchemaReader) -> None:
-        self._reader = reader
-        self._root: State = frozenset({reader.document.root.index})
-        self._states: dict[State, tuple[Shape, ...]] = {}
-        self._names: dict[State, str] = {}
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._names = {state: f"s{i}" for i, state in enumerate(form.states)}
         self.plain_names = False
 
-    def build(self) -> dict[str, Any]:
-        self._collect()
-        self._keep_satisfiable()
-        if not self._states.get(self._root):
-            raise SchemaError("no value satisfies the schema")
-        self._names = {state: f"s{i}" for i, state in enumerate(self._states)}
-        definitions = {self._names[state]: self._union(shapes) for state, shapes in self._states.items()}
-        return {"$ref": f"#/$defs/{self._names[self._root]}", "$defs": definitions}
-
-    def _collect(self) -> None:
-        todo = [self._root]
-        while todo:
-            state = todo.pop()
-            if not state or state in self._states:
-                continue
-            if len(self._states) >= _MAX_STATES:
-                raise SchemaError(f"the schema is too large: it has more than {_MAX_STATES} different places")
-            self._states[state] = self._reader.shapes(state)
-            for shape in self._states[state]:
-                todo.extend(reversed(_children(shape)))
-
-    def _keep_satisfiable(self) -> None:
-        """Drop what has no finite value, for example an object that needs one of its own kind inside."""
-        finite: set[State] = {frozenset()}
-        growing = True
-        while growing:
-            growing = False
-            for state, shapes in self._states.items():
-                if state not in finite and any(_needs(shape) <= finite for shape in shapes):
-                    finite.add(state)
-                    growing = True
-        self._states = {
-            state: tuple(kept for shape in shapes if (kept := _prune(shape, finite)) is not None)
-            for state, shapes in self._states.items()
-            if state in finite
-        }
+    def build(self, shapes: tuple[Shape, ...] | None) -> dict[str, Any]:
+        """Return the schema of the form's root, or of these shapes."""
+        states = self._form.states if shapes is None else self._form.reached(shapes)
+        definitions = {self._names[state]: self._union(inner) for state, inner in states.items()}
+        root = self._names[self._form.root]
+        if shapes is not None:
+            root = "root"
+            definitions = {root: self._union(shapes), **definitions}
+        return {"$ref": f"#/$defs/{root}", "$defs": definitions}
 
     def _reference(self, state: State) -> Any:
         if not state:
             return True
-        shapes = self._states[state]
+        shapes = self._form.shapes(state)
         if all(isinstance(shape, (Simple, Number, Text, Values)) for shape in shapes):
             # In place, the engine reads all of it as one token.
             return self._union(shapes)
@@ -153,51 +138,6 @@ class _Canonical:
         return out
 
 
-def _children(shape: Shape) -> list[State]:
-    if isinstance(shape, Array):
-        return [*shape.prefix, *([] if shape.rest is None else [shape.rest])]
-    if isinstance(shape, Object):
-        regions = [state for _, state in shape.patterns] + [shape.rest]
-        return [*shape.properties.values(), *(state for state in regions if state is not None)]
-    return []
-
-
-def _needs(shape: Shape) -> set[State]:
-    """The states of which every value of the shape holds one."""
-    if isinstance(shape, Array):
-        return {
-            *shape.prefix[: shape.low],
-            *([shape.rest] if shape.rest is not None and shape.low > len(shape.prefix) else []),
-        }
-    if isinstance(shape, Object):
-        return {shape.properties[name] for name in shape.required}
-    return set()
-
-
-def _prune(shape: Shape, finite: set[State]) -> Shape | None:
-    """The shape without what cannot be; None when nothing is left."""
-    if not _needs(shape) <= finite:
-        return None
-    if isinstance(shape, Array):
-        rest = shape.rest if shape.rest in finite else None
-        n = next((i for i, state in enumerate(shape.prefix) if state not in finite), len(shape.prefix))
-        high = shape.high
-        if n < len(shape.prefix) or rest is None:
-            high = n if high is None else min(n, high)
-        return replace(shape, prefix=shape.prefix[:n], rest=rest, high=high)
-    if isinstance(shape, Object):
-        properties = {name: state for name, state in shape.properties.items() if state in finite}
-        absent = shape.absent | (shape.properties.keys() - properties.keys())
-        patterns = tuple((pattern, state if state in finite else None) for pattern, state in shape.patterns)
-        rest = shape.rest if shape.rest in finite else None
-        left = replace(shape, properties=properties, absent=frozenset(absent), patterns=patterns, rest=rest)
-        if left.open:
-            return left
-        # Counts beside open objects stand where every listed property is required.
-        return None if left.low > len(properties) else replace(left, low=0, high=None)
-    return shape
-
-
 def _number(shape: Number) -> dict[str, Any]:
     out: dict[str, Any] = {"type": "integer" if shape.integer else "number"}
     if shape.low is not None:
@@ -240,4 +180,4 @@ def _value(value: Any) -> Any:
     return int(value) if value == int(value) else value
 
 
-__all__ = ["WHITESPACE", "compile_json_schema"]
+__all__ = ["WHITESPACE", "compile_json_schema", "json_expression"]

@@ -55,17 +55,17 @@ KNOWN = _ONE | _LISTS | _MAPS | _COUNTS | _NUMBERS | _TEXTS | _OTHERS
 
 
 def at(pointer: str, keyword: str, message: str) -> SchemaError:
-    """The error for a keyword at a place of the schema."""
+    """Return the error for a keyword at a place of the schema."""
     return SchemaError(message, pointer=pointer, keyword=keyword)
 
 
 def pointer_to(pointer: str, *tokens: str | int) -> str:
-    """The JSON pointer of something further down."""
+    """Return the JSON pointer of something further down."""
     return pointer + "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
 def as_json(schema: Any) -> Any:
-    """A copy of the schema made of JSON's own types; :class:`SchemaError` for what is none."""
+    """Return a copy of the schema made of JSON's own types; :class:`SchemaError` for what is none."""
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         text.encode()
@@ -76,14 +76,14 @@ def as_json(schema: Any) -> Any:
     except RecursionError:
         raise SchemaError("the schema is nested too deeply") from None
     except (TypeError, ValueError) as error:
-        raise SchemaError(f"the schema is no JSON: {error}") from None
+        raise SchemaError(f"the schema is not JSON: {error}") from None
 
 
 def _check_keys(value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{key!r} is a key of an object and no string")
+                raise TypeError(f"the key {key!r} of an object must be a string")
             _check_keys(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
@@ -91,7 +91,7 @@ def _check_keys(value: Any) -> None:
 
 
 def subschemas(value: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]:
-    """The schemas directly inside one, with their pointers."""
+    """Yield the schemas directly inside one, with their pointers."""
     for keyword, inner in value.items():
         place = pointer_to(pointer, keyword)
         if keyword in _ONE and not (keyword == "items" and isinstance(inner, list)):
@@ -105,7 +105,7 @@ def subschemas(value: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str]]
 
 
 def draft_of(value: Any, pointer: str = "") -> int:
-    """The draft that ``$schema`` names; 0 without one. Raises :class:`SchemaError` for an unknown one."""
+    """Return the draft that ``$schema`` names; 0 without one. Raises :class:`SchemaError` for an unknown one."""
     if not isinstance(value, dict) or "$schema" not in value:
         return 0
     name = value["$schema"]
@@ -115,7 +115,7 @@ def draft_of(value: Any, pointer: str = "") -> int:
     for scheme in ("https://", "http://"):
         plain = plain.removeprefix(scheme)
     if plain not in DRAFTS:
-        raise at(pointer, "$schema", f"names no draft that is supported: {name!r} (not {', '.join(DRAFTS)})")
+        raise at(pointer, "$schema", f"must name a supported draft ({', '.join(DRAFTS)}), not {name!r}")
     return DRAFTS[plain]
 
 
@@ -142,7 +142,7 @@ def check(value: Any, pointer: str, *, draft: int = 0, strict: bool = False) -> 
             problem = _problem(keyword, inner, draft)
         else:
             unknown = keyword not in ANNOTATIONS and not keyword.startswith("x-")
-            problem = "is no keyword of JSON Schema; without strict=True it is an annotation" * (strict and unknown)
+            problem = "is not a keyword of JSON Schema; without strict=True it is an annotation" * (strict and unknown)
         if problem:
             raise at(pointer, keyword, problem)
 

@@ -19,7 +19,7 @@ def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[
     """The same bias by token alone. A text stands for every token whose piece it is, a control token by its name.
     ``index`` is called when there is a text.
 
-    Raises :class:`TokenError` for a text that is no single token and for ids outside the vocabulary,
+    Raises :class:`TokenError` for a text that is not a single token and for ids outside the vocabulary,
     :class:`SamplerError` for what is neither a number nor ``"never"``, or a token with two different biases.
     """
     found: dict[int, float] = {}

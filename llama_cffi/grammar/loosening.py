@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def loosen(schema: Any, compiled: Callable[[Any], T]) -> tuple[T, tuple[SchemaError, ...]]:
-    """What ``compiled`` makes of the schema without the keywords that it raises :class:`SchemaError` for.
+    """Return what ``compiled`` makes of the schema without the keywords that it raises :class:`SchemaError` for.
 
     Each keyword is taken away at the place that its error names, in a way that allows more values and not fewer; the
     errors are returned. An error that names no keyword is raised.

@@ -19,7 +19,7 @@ class Matcher(Protocol):
         """
 
     def mask(self) -> NDArray[np.uint32]:
-        """The tokens allowed here: bit ``t % 32`` of word ``t // 32``, shape ``(ceil(n_vocab / 32),)``.
+        """Return the tokens allowed here: bit ``t % 32`` of word ``t // 32``, shape ``(ceil(n_vocab / 32),)``.
 
         The array is written again by the next call. Raises :class:`GrammarError` when nothing is allowed, and when the
         constraint is too complex to go on.
@@ -41,7 +41,7 @@ class Constraint(Protocol):
     """A compiled constraint: any number of texts may follow it, each with a matcher of its own."""
 
     def start(self) -> Matcher:
-        """A matcher for the beginning of a text."""
+        """Return a matcher for the beginning of a text."""
 
 
 __all__ = ["Constraint", "Matcher"]

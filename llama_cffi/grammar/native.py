@@ -28,7 +28,7 @@ class NativeConstraint(ProcessBound):
             raise SchemaError(error.message, log=error.log) from error
 
     def start(self) -> NativeMatcher:
-        """A matcher for the beginning of a text."""
+        """Return a matcher for the beginning of a text."""
         return NativeMatcher(self._pristine.clone())
 
 
@@ -59,7 +59,7 @@ class NativeMatcher:
         return True
 
     def mask(self) -> NDArray[np.uint32]:
-        """The tokens allowed here: bit ``t % 32`` of word ``t // 32``; written again by the next call.
+        """Return the tokens allowed here: bit ``t % 32`` of word ``t // 32``; written again by the next call.
 
         Raises :class:`GrammarError` when nothing is allowed.
         """
@@ -88,7 +88,7 @@ class NativeMatcher:
 
 
 def grammar_chain(vocab: Vocab, text: str, root: str) -> SamplerChain:
-    """What :class:`NativeMatcher` asks. Raises :class:`GrammarError` with the parser's words."""
+    """Return what :class:`NativeMatcher` asks. Raises :class:`GrammarError` with the parser's words."""
     # Greedy only makes the chain complete; what it selects is not used.
     return SamplerChain((Grammar(text, root), Greedy()), vocab)
 

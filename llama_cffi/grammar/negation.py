@@ -28,7 +28,7 @@ _SILENT = {"$defs", "definitions", "then", "else", "minContains", "maxContains",
 
 
 def negations(document: Document, node: Node, keyword: str) -> list[Node]:
-    """Schemas of which at least one holds for a value exactly where ``node`` does not.
+    """Return schemas of which at least one holds for a value exactly where ``node`` does not.
 
     Raises :class:`SchemaError` about ``keyword``, which asked for it, for what has no negation here.
     """

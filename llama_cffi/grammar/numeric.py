@@ -47,7 +47,7 @@ class Number:
         return step is not None and 10 % step.denominator != 0 and step not in _POWERS
 
     def listed(self, limit: int) -> list[int | float] | None:
-        """All of these numbers when they are at most ``limit`` multiples of a step, else None."""
+        """Return all of these numbers when they are at most ``limit`` multiples of a step, else None."""
         if self.low is None or self.high is None or self.multiple_of is None:
             return None
         step = self.multiple_of
@@ -64,12 +64,12 @@ Bound: TypeAlias = "tuple[Fraction, bool, str]"
 
 
 def lower_bounds(node: Node) -> list[Bound]:
-    """The bounds of a schema from below; ``exclusiveMinimum`` of draft 4 makes ``minimum`` an exclusive one."""
+    """Return the bounds of a schema from below; ``exclusiveMinimum`` of draft 4 makes ``minimum`` an exclusive one."""
     return _bounds(node, "minimum", "exclusiveMinimum")
 
 
 def upper_bounds(node: Node) -> list[Bound]:
-    """The bounds of a schema from above."""
+    """Return the bounds of a schema from above."""
     return _bounds(node, "maximum", "exclusiveMaximum")
 
 
@@ -84,7 +84,7 @@ def _bounds(node: Node, plain: str, exclusive: str) -> list[Bound]:
 
 
 def numbers(atoms: list[Node], *, integer: bool) -> Iterator[Number]:
-    """The numbers that all of the schemas leave. Raises :class:`SchemaError` for bounds that the engine blurs."""
+    """Yield the numbers that all of the schemas leave. Raises :class:`SchemaError` for bounds that the engine blurs."""
     low: tuple[Fraction, bool] | None = None
     high: tuple[Fraction, bool] | None = None
     multiple: Fraction | None = None

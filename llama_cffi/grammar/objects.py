@@ -24,11 +24,12 @@ common, and gives up at larger ones."""
 
 
 def object_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Object]:
-    """The objects that all of the schemas leave. Raises :class:`SchemaError` for what the engine cannot keep to."""
+    """Yield the objects that all of the schemas leave. Raises :class:`SchemaError` for what the engine cannot keep
+    to."""
     required = dict.fromkeys(name for node in atoms for name in node.get("required") or ())
     names = dict.fromkeys(name for node in atoms for name in node.get("properties") or ()) | required
     if len(names) > _MAX_NAMES:
-        raise SchemaError(f"an object with more than {_MAX_NAMES} properties", pointer=atoms[0].pointer)
+        raise SchemaError(f"an object has more than {_MAX_NAMES} properties", pointer=atoms[0].pointer)
     patterns: dict[str, Pattern] = {}
     place: tuple[str, str] = "", "patternProperties"
     for node in atoms:

@@ -165,7 +165,7 @@ class Pattern:
 
     @classmethod
     def parse(cls, source: str) -> Pattern:
-        """The texts in which an ECMA-262 pattern is found, as JSON Schema's ``pattern`` means it.
+        """Return the texts in which an ECMA-262 pattern is found, as JSON Schema's ``pattern`` means it.
 
         Raises :class:`PatternError` for syntax errors, for lookaround, back references, word boundaries and anchors
         inside the pattern, and for counted repetitions that write out to more than 20,000 nodes.
@@ -177,7 +177,7 @@ class Pattern:
 
     @classmethod
     def full(cls, source: str) -> Pattern:
-        """The texts that match an ECMA-262 pattern as a whole; raises like :meth:`parse`."""
+        """Return the texts that match an ECMA-262 pattern as a whole; raises like :meth:`parse`."""
         node = _whole(Parser(source).parse(), left=False, right=False)
         if _size(node) > MAX_SIZE:
             raise PatternError(f"the pattern is too large: its repetitions write out to more than {MAX_SIZE} nodes")
@@ -185,7 +185,7 @@ class Pattern:
 
     @classmethod
     def of(cls, automaton: Automaton, *, max_size: int = MAX_SIZE) -> Pattern:
-        """The texts of an automaton that has some; :class:`PatternError` when it writes out too large."""
+        """Return the texts of an automaton that has some; :class:`PatternError` when it writes out too large."""
         node = automaton.expression(max_size)
         if _size(node) > max_size:
             raise PatternError(f"the pattern is too large: it writes out to more than {max_size} nodes")
@@ -193,21 +193,21 @@ class Pattern:
 
     @classmethod
     def words(cls, words: Sequence[str]) -> Pattern:
-        """Exactly these texts."""
+        """Return exactly these texts."""
         return cls(Alt(tuple(Cat(tuple(char(ord(sign)) for sign in word)) for word in words)))
 
     @classmethod
     def lengths(cls, low: int, high: int | None) -> Pattern:
-        """The texts of ``low`` to ``high`` characters."""
+        """Return the texts of ``low`` to ``high`` characters."""
         return cls(Repeat(ANY, low, high))
 
     @classmethod
     def none_of(cls, words: frozenset[str]) -> Pattern:
-        """Every text but these."""
+        """Return every text but these."""
         return cls(_none_of(sorted(words)))
 
     def matches(self, text: str) -> bool:
-        """Whether the text belongs to the set."""
+        """Return whether the text belongs to the set."""
         return len(text) in _ends(self.node, text, {0})
 
     @property
@@ -221,7 +221,7 @@ class Pattern:
         return _writable(self.node) is None
 
     def source(self) -> str:
-        """The pattern for the engine: anchored at both ends, in what ECMA-262 and Rust's regex crate share."""
+        """Return the pattern for the engine: anchored at both ends, in what ECMA-262 and Rust's regex crate share."""
         return f"^(?:{self.body()})$"
 
     def body(self) -> str:
@@ -238,7 +238,7 @@ def _automaton(node: Node) -> Automaton:
 
 
 def _none_of(words: list[str]) -> Node:
-    """The trie of the words, turned inside out. ``words`` are sorted, so that equal beginnings are neighbours."""
+    """The trie of the words, turned inside out. ``words`` are sorted, so that equal beginnings are neighbors."""
     options: list[Node] = [] if "" in words else [EMPTY]
     branches: dict[str, list[str]] = {}
     for word in words:

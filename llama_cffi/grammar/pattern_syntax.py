@@ -55,7 +55,7 @@ _SURROGATES = (0xD800, 0xDFFF)
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """The code points outside of these ranges, surrogates left out; sorted and without overlaps."""
+    """Return the code points outside of these ranges, surrogates left out; sorted and without overlaps."""
     out, at = [], 0
     for low, high in sorted((*ranges, _SURROGATES)):
         if low > at:
@@ -89,7 +89,7 @@ class Parser:
         self.depth = 0
 
     def parse(self) -> Node:
-        """The pattern as a tree."""
+        """Return the pattern as a tree."""
         node = self.alternatives()
         if self.at < len(self.text):
             raise self.error("unmatched ')'")
@@ -276,7 +276,7 @@ def _is_count(text: str) -> bool:
 
 
 def char(code: int) -> Chars:
-    """One character."""
+    """Return one character."""
     return Chars(((code, code),))
 
 

@@ -30,11 +30,12 @@ class PieceIndex:
         self._tokens: NDArray[np.int32] = np.array(order, dtype=np.int32)
 
     def exact(self, text: bytes) -> NDArray[np.int32]:
-        """The tokens whose piece is ``text``, int32 of shape ``(n,)``; several tokens may have the same piece."""
+        """Return the tokens whose piece is ``text``, int32 of shape ``(n,)``; several tokens may have the same
+        piece."""
         return self._between(text, text + b"\0")
 
     def beginning(self, text: bytes) -> NDArray[np.int32]:
-        """The tokens whose piece begins with ``text``, int32 of shape ``(n,)``."""
+        """Return the tokens whose piece begins with ``text``, int32 of shape ``(n,)``."""
         # The first bytes that come after everything beginning so: trailing 0xFF have no successor.
         stem = text.rstrip(b"\xff")
         return self._between(text, stem[:-1] + bytes([stem[-1] + 1]) if stem else None)

@@ -76,9 +76,9 @@ _ANNOTATED = ("default", "examples", "title", "description")
 
 
 def adapter_of(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
-    """The adapter of a type, and the JSON text of a schema of the texts that it takes.
+    """Return the adapter of a type, and the JSON text of a schema of the texts that it takes.
 
-    Raises :class:`SchemaError` for what is no type, and for one whose texts no grammar describes, by its name.
+    Raises :class:`SchemaError` for what is not a type, and for one whose texts no grammar describes, by its name.
     """
     try:
         return _of_hashable_type(schema)
@@ -96,7 +96,7 @@ def _adapted(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(schema)
         found = adapter.json_schema(schema_generator=_Generator)
     except Exception as error:  # also what a type or value of the caller's raises when pydantic looks at it
-        raise SchemaError(f"pydantic makes no schema of {shown(schema)}: {error}") from error
+        raise SchemaError(f"pydantic cannot make a JSON Schema of {shown(schema)}: {error}") from error
     return adapter, json.dumps(_relaxed(as_json(_without_annotations(found)), found))
 
 
@@ -123,9 +123,7 @@ class _Generator(GenerateJsonSchema):
         return _decimal(schema)
 
     def complex_schema(self, schema: Any) -> JsonSchemaValue:
-        raise SchemaError(
-            "complex has no JSON of its own: a text that Python reads as a complex number is no grammar's"
-        )
+        raise SchemaError("complex is not supported: JSON has no complex numbers")
 
     def json_schema(self, schema: Any) -> JsonSchemaValue:
         raise SchemaError("Json[...] is a text that holds JSON, which no grammar describes; ask for the type inside")
@@ -304,7 +302,7 @@ def _relaxed(value: Any, root: Any, *, names: bool = False) -> Any:
 
 def _format(name: str, beside: dict[str, Any]) -> dict[str, Any]:
     if name in _REFUSED:
-        raise SchemaError(f"a type with the format {name!r} is not supported: {_REFUSED[name]} is no grammar's")
+        raise SchemaError(f"a type with the format {name!r} is not supported: no grammar describes {_REFUSED[name]}")
     if name in _PATTERNS:
         return {"allOf": [*beside.get("allOf", []), {"pattern": f"^({_PATTERNS[name]})$"}]}
     # Other formats are annotations.

@@ -50,15 +50,15 @@ class SchemaReader:
         """Whether ``oneOf`` counts as ``anyOf``: enough to see that nothing is left, and free of loops."""
 
     def matches(self, node: Node, value: Any) -> bool:
-        """Whether a value satisfies a schema."""
+        """Return whether a value satisfies a schema."""
         return self._validator.matches(node, value)
 
     def pattern(self, node: Node, source: str, keyword: str) -> Pattern:
-        """The texts of a regular expression that stands under a keyword."""
+        """Return the texts of a regular expression that stands under a keyword."""
         return self._validator.pattern(node, source, keyword)
 
     def shapes(self, state: State) -> tuple[Shape, ...]:
-        """What the state leaves: the union of these."""
+        """Return what the state leaves: the union of these."""
         found = self._shapes.get((state, self._loose))
         if found is None:
             nodes = [self.document.nodes[index] for index in sorted(state)]
@@ -205,7 +205,7 @@ class SchemaReader:
         return choice
 
     def apart(self, state: State) -> bool:
-        """Whether schemas certainly have no value in common; False when that is not known."""
+        """Return whether schemas certainly have no value in common; False when that is not known."""
         before, self._loose = self._loose, True
         try:
             return self._empty(state, 3)

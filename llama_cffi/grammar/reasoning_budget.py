@@ -36,7 +36,7 @@ class ReasoningBudget:
         """The tokens of the closing text."""
 
     def start(self) -> BudgetMatcher:
-        """A matcher for the beginning of a reply."""
+        """Return a matcher for the beginning of a reply."""
         return BudgetMatcher(self)
 
 
@@ -69,7 +69,7 @@ class BudgetMatcher:
         return self._forced >= 0 and not self._over
 
     def allows(self, token: int) -> bool:
-        """Whether the token may come next."""
+        """Return whether the token may come next."""
         if self._forcing:
             return token == self._budget.forced[self._forced]
         return 0 <= token < len(self._budget.vocab)
@@ -107,7 +107,7 @@ class BudgetMatcher:
             self._over = True
 
     def mask(self) -> NDArray[np.uint32]:
-        """The tokens allowed here: all, or the next one of the closing text."""
+        """Return the tokens allowed here: all, or the next one of the closing text."""
         if not self._forcing:
             return self._full
         token = self._budget.forced[self._forced]

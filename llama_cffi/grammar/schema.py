@@ -17,20 +17,19 @@ from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.guidance import GuidanceConstraint
 from llama_cffi.grammar.json_schema import compile_json_schema
-from llama_cffi.grammar.keywords import as_json
 from llama_cffi.grammar.loosening import loosen
 from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.grammar.pattern import Pattern, PatternError
 from llama_cffi.grammar.python_types import adapter_of
 from llama_cffi.grammar.structure import (
-    ChoiceReader,
-    JsonReader,
-    LazyReader,
-    Reader,
+    ChoiceConverter,
+    Converter,
+    JsonConverter,
+    LazyConverter,
     Structure,
-    TextReader,
-    TypeReader,
-    ValidatingReader,
+    TextConverter,
+    TypeConverter,
+    ValidatingConverter,
 )
 from llama_cffi.grammar.validation import Validator
 from llama_cffi.grammar.values import GBNF, JsonSchema, Lark, Lazy, Regex, SchemaWarning
@@ -42,7 +41,7 @@ _CACHE_SIZE = 64
 
 
 def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
-    """The constraint and the reader of what ``schema=`` may be, for the texts of a vocabulary.
+    """Return the constraint and the converter of what ``schema=`` may be, for the texts of a vocabulary.
 
     A dict, a bool or :class:`JsonSchema` is JSON Schema, a list or tuple of str are choices, ``re.Pattern``,
     :class:`Regex`, :class:`GBNF`, :class:`Lark` and :class:`Lazy` say what they are, an Enum or Literal is a choice of
@@ -53,27 +52,27 @@ def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
     of :class:`GuidanceConstraint`.
     """
     if isinstance(schema, GBNF) and schema.engine == "llama.cpp":
-        return Structure(NativeConstraint(vocab, schema.text, schema.root), TextReader())
+        return Structure(NativeConstraint(vocab, schema.text, schema.root), TextConverter())
     loosened: list[SchemaError] = []
-    grammars, reader = _lazy(schema, loosened) if isinstance(schema, Lazy) else _grammar(schema, loosened)
+    grammars, converter = _lazy(schema, loosened) if isinstance(schema, Lazy) else _grammar(schema, loosened)
     constraint = GuidanceConstraint(vocab, json.dumps({"grammars": grammars}), now=now)
-    return Structure(constraint, reader, tuple(loosened))
+    return Structure(constraint, converter, tuple(loosened))
 
 
-def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
+def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
     """llguidance's list of grammars; the first one is where it begins."""
     if isinstance(schema, (bool, Mapping)):
         schema = JsonSchema(schema)
     if isinstance(schema, JsonSchema):
         return _json_schema(schema, loosened)
     if isinstance(schema, Regex):
-        return _pattern(schema.parsed()), TextReader()
+        return _pattern(schema.parsed()), TextConverter()
     if isinstance(schema, re.Pattern):
-        return _pattern(_python_pattern(schema)), TextReader(schema)
+        return _pattern(_python_pattern(schema)), TextConverter(schema)
     if isinstance(schema, Lark):
-        return [{"lark_grammar": schema.text}], TextReader()
+        return [{"lark_grammar": schema.text}], TextConverter()
     if isinstance(schema, GBNF):
-        return [{"lark_grammar": _converted(schema)}], TextReader()
+        return [{"lark_grammar": _converted(schema)}], TextConverter()
     if isinstance(schema, (list, tuple)):
         return _choices(schema)
     if isinstance(schema, type) and issubclass(schema, enum.Enum):
@@ -82,24 +81,25 @@ def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, A
         return _choices([value.value if isinstance(value, enum.Enum) else value for value in get_args(schema)])
     if schema is None or isinstance(schema, (str, bytes, int, float)):
         raise SchemaError(
-            f"schema: {shown(schema)} is no schema; a regex is Regex(...), a grammar GBNF(...) or Lark(...)"
+            "schema: expected a type, a JSON Schema (dict), choices (list of str), Regex(...) or a grammar, "
+            f"got {shown(schema)}"
         )
     adapter, text = adapter_of(schema)
-    return _json_grammars(text), TypeReader(adapter)
+    return _json_grammars(text), TypeConverter(adapter)
 
 
-def _json_schema(schema: JsonSchema, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
+def _json_schema(schema: JsonSchema, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
     text = json.dumps(schema.schema)
     if schema.on_unsupported == "error":
-        return _json_grammars(text, strict=schema.strict), JsonReader()
+        return _json_grammars(text, strict=schema.strict), JsonConverter()
     grammar, errors = _compiled_loosely(text, schema.strict)
     grammars: list[dict[str, Any]] = json.loads(grammar)["grammars"]
     if not errors:
-        return grammars, JsonReader()
+        return grammars, JsonConverter()
     loosened.extend(errors)
     for error in errors:
         warnings.warn(f"taken for an annotation while generating: {error}", SchemaWarning, stacklevel=2)
-    return grammars, ValidatingReader(Validator(Document(schema.schema, strict=schema.strict), lenient=True))
+    return grammars, ValidatingConverter(Validator(Document(schema.schema, strict=schema.strict), lenient=True))
 
 
 @lru_cache(maxsize=_CACHE_SIZE)
@@ -117,52 +117,6 @@ def _json_grammars(text: str, *, strict: bool = False) -> list[dict[str, Any]]:
     return grammars
 
 
-def json_rule(schema: Mapping[str, Any]) -> str:
-    """A Lark expression of llguidance for the JSON texts that a schema describes, made sound; raises as above."""
-    (grammar,) = _json_grammars(json.dumps(as_json(dict(schema))))
-    return f"%json {json.dumps(grammar['json_schema'])}"
-
-
-def closed(schema: Any, *, names: bool = False) -> Any:
-    """A schema whose objects take no properties but those that they list, unless they say something of others.
-
-    JSON Schema lets everything through that it does not speak of; who calls a function does not mean that.
-    ``names`` says that the keys are no keywords but names.
-    """
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    if names:
-        return {name: closed(inner) for name, inner in schema.items()}
-    out = {
-        keyword: inner if keyword in _VALUES else closed(inner, names=keyword in _NAMES)
-        for keyword, inner in schema.items()
-    }
-    if "properties" in out and not out.keys() & _OPENING:
-        out["additionalProperties"] = False
-    return out
-
-
-_VALUES = ("default", "examples", "const", "enum", "discriminator")
-"""Keywords whose values are no schemas."""
-
-_NAMES = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-"""Keywords whose values are schemas by name."""
-
-_OPENING = {
-    "additionalProperties",
-    "patternProperties",
-    "unevaluatedProperties",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "$ref",
-    "if",
-}
-"""Keywords beside which an object may have more properties than it lists."""
-
-
 def _pattern(pattern: Pattern) -> list[dict[str, Any]]:
     try:
         return [{"lark_grammar": f"start: /{pattern.body()}/"}]
@@ -172,7 +126,7 @@ def _pattern(pattern: Pattern) -> list[dict[str, Any]]:
 
 def _python_pattern(pattern: re.Pattern[Any]) -> Pattern:
     if not isinstance(pattern.pattern, str):
-        raise SchemaError("a pattern of bytes is no pattern of texts")
+        raise SchemaError("schema: expected a pattern of str, got one of bytes")
     if pattern.flags & ~re.UNICODE:
         raise SchemaError(f"flags of a pattern are not supported: {re.RegexFlag(pattern.flags & ~re.UNICODE)!r}")
     return Regex(pattern.pattern).parsed()
@@ -194,34 +148,36 @@ def _choice_text(value: Any) -> str:
 
 def _choices(
     choices: list[Any] | tuple[Any, ...], values: dict[str, Any] | None = None
-) -> tuple[list[dict[str, Any]], Reader]:
+) -> tuple[list[dict[str, Any]], Converter]:
     if not choices:
-        raise SchemaError("there is nothing to choose from")
+        raise SchemaError("schema: the list of choices is empty")
     texts = []
     for i, choice in enumerate(choices):
         if not isinstance(choice, (str, int, float, type(None))):
-            raise SchemaError(f"choice {i} must be a text, not {type(choice).__name__}")
+            raise SchemaError(f"schema: choice {i} must be a str, a number or None, not {type(choice).__name__}")
         text = _choice_text(choice)
         if not text or "\0" in text or any(0xD800 <= ord(sign) < 0xE000 for sign in text):
-            raise SchemaError(f"choice {i} is empty, or holds a NUL character or a lone surrogate: {text!r}")
+            raise SchemaError(f"schema: choice {i} is empty, or holds a NUL character or a lone surrogate: {text!r}")
         texts.append(text)
     if len(set(texts)) < len(texts):
-        raise SchemaError("two choices are the same text")
-    reader = ChoiceReader(values or dict(zip(texts, choices, strict=True)))
-    return _pattern(Pattern.words(texts)), reader
+        raise SchemaError("schema: two choices are the same text")
+    converter = ChoiceConverter(values or dict(zip(texts, choices, strict=True)))
+    return _pattern(Pattern.words(texts)), converter
 
 
-def _lazy(schema: Lazy, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Reader]:
+def _lazy(schema: Lazy, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
     """llguidance's lazy lexeme ends with the first trigger; what follows it is another grammar."""
-    grammars, reader = _grammar(schema.schema, loosened)
+    grammars, converter = _grammar(schema.schema, loosened)
     begin = " | ".join(_lark_text(trigger) for trigger in schema.triggers)
     body = f"(head @body {_lark_text(schema.end)})* tail" if schema.end else "head @body | tail"
     text = f"start: {body}\ntail: TEXT\nhead[lazy]: TEXT ({begin})\nTEXT: /(?s:.*)/\n"
-    return [{"lark_grammar": text}, {**grammars[0], "name": "body"}], LazyReader(reader, schema.triggers, schema.end)
+    return [{"lark_grammar": text}, {**grammars[0], "name": "body"}], LazyConverter(
+        converter, schema.triggers, schema.end
+    )
 
 
 def _lark_text(text: str) -> str:
     return f"/{Pattern.words([text]).body()}/"
 
 
-__all__ = ["closed", "compile_schema", "json_rule"]
+__all__ = ["compile_schema"]

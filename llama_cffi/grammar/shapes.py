@@ -89,31 +89,31 @@ class ShapeReader(Protocol):
     document: Document
 
     def shapes(self, state: State) -> tuple[Shape, ...]:
-        """What a state leaves: the union of these."""
+        """Return what a state leaves: the union of these."""
 
     def apart(self, state: State) -> bool:
-        """Whether schemas certainly have no value in common; False when that is not known."""
+        """Return whether schemas certainly have no value in common; False when that is not known."""
 
     def matches(self, node: Node, value: Any) -> bool:
-        """Whether a value satisfies a schema."""
+        """Return whether a value satisfies a schema."""
 
     def pattern(self, node: Node, source: str, keyword: str) -> Pattern:
-        """The texts of a regular expression that stands under a keyword."""
+        """Return the texts of a regular expression that stands under a keyword."""
 
 
 def state_of(nodes: Iterable[Node]) -> State | None:
-    """The state in which all of these hold; None when one of them refuses everything."""
+    """Return the state in which all of these hold; None when one of them refuses everything."""
     found = [node for node in nodes if node.value is not True]
     return None if any(node.value is False for node in found) else frozenset(node.index for node in found)
 
 
 def lowest(atoms: list[Node], keyword: str) -> int:
-    """The bound of a count that the schemas leave from below."""
+    """Return the bound of a count that the schemas leave from below."""
     return max((int(node.value[keyword]) for node in atoms if keyword in node.value), default=0)
 
 
 def highest(atoms: list[Node], keyword: str) -> int | None:
-    """The bound of a count that the schemas leave from above."""
+    """Return the bound of a count that the schemas leave from above."""
     return min((int(node.value[keyword]) for node in atoms if keyword in node.value), default=None)
 
 

@@ -13,7 +13,7 @@ from llama_cffi.grammar.shapes import ShapeReader, Text, highest, lowest
 
 
 def text_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Text]:
-    """The strings that all of the schemas leave, as one shape or none.
+    """Yield the strings that all of the schemas leave, as one shape or none.
 
     Raises :class:`SchemaError` for patterns and values of ``format`` that are not supported.
     """
@@ -53,7 +53,7 @@ def _empty(text: Text) -> bool:
 
 
 def text_automaton(text: Text, *, lengths: bool = True) -> Automaton:
-    """The strings of a shape as an automaton; :class:`PatternError` when it is too large."""
+    """Return the strings of a shape as an automaton; :class:`PatternError` when it is too large."""
     patterns = list(text.patterns)
     if not patterns or (lengths and (text.low > 0 or text.high is not None)):
         patterns.append(Pattern.lengths(text.low, text.high))

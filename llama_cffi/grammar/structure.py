@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from llama_cffi.grammar.validation import Validator
 
 
-class Reader(Protocol):
-    """Reads what a constraint let through."""
+class Converter(Protocol):
+    """Makes a value of what a constraint let through."""
 
     def parse(self, text: str) -> Any:
-        """The value of a finished text; :class:`OutputError` when it has none."""
+        """Return the value of a finished text; :class:`OutputError` when it has none."""
 
     def partial(self, text: str) -> Any:
-        """What an unfinished text says so far; None when it says nothing yet. Never raises."""
+        """Return what an unfinished text says so far; None when it says nothing yet. Never raises."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,32 @@ class Structure:
     """What :func:`compile_schema` makes of a schema: how texts are kept to it, and how they are read."""
 
     constraint: Constraint
-    reader: Reader
+    converter: Converter
     loosened: tuple[SchemaError, ...] = ()
     """What of the schema is validated at the end only, with ``on_unsupported="annotate"``."""
 
     def parse(self, text: str) -> Any:
-        """An instance of the asked type from a finished text.
+        """Return an instance of the asked type from a finished text.
 
         Raises :class:`OutputError`, from what the type raised, when a validator of the type refuses it, and for a text
         that the constraint would not have let through.
         """
-        return self.reader.parse(text)
+        return self.converter.parse(text)
 
     def partial(self, text: str) -> Any:
-        """What the text says so far, in JSON's own types; None when it says nothing yet. Never raises."""
-        return self.reader.partial(text)
+        """Return what the text says so far, in JSON's own types; None when it says nothing yet. Never raises."""
+        return self.converter.partial(text)
 
 
 @dataclass(frozen=True)
-class JsonReader:
+class JsonConverter:
     """JSON as Python's own types."""
 
     def parse(self, text: str) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise OutputError(f"the text is no JSON: {error}", text=text) from error
+            raise OutputError(f"the text is not JSON: {error}", text=text) from error
 
     def partial(self, text: str) -> Any:
         try:
@@ -69,7 +69,7 @@ class JsonReader:
 
 
 @dataclass(frozen=True)
-class ValidatingReader(JsonReader):
+class ValidatingConverter(JsonConverter):
     """JSON that a grammar holds to a part of its schema only: the finished text is validated by the whole."""
 
     validator: Validator
@@ -77,12 +77,14 @@ class ValidatingReader(JsonReader):
     def parse(self, text: str) -> Any:
         value = super().parse(text)
         if not self.validator.valid(value):
-            raise OutputError("the text does not satisfy the schema in what the grammar could not keep to", text=text)
+            raise OutputError(
+                "the text does not satisfy the schema, in keywords that the grammar could not keep to", text=text
+            )
         return value
 
 
 @dataclass(frozen=True)
-class TypeReader(JsonReader):
+class TypeConverter(JsonConverter):
     """JSON as instances of a type, validated by pydantic."""
 
     adapter: TypeAdapter[Any]
@@ -95,7 +97,7 @@ class TypeReader(JsonReader):
 
 
 @dataclass(frozen=True)
-class ChoiceReader:
+class ChoiceConverter:
     """One of several texts, each standing for a value."""
 
     values: dict[str, Any]
@@ -111,7 +113,7 @@ class ChoiceReader:
 
 
 @dataclass(frozen=True)
-class TextReader:
+class TextConverter:
     """The text itself; ``pattern`` must match all of it."""
 
     pattern: re.Pattern[str] | None = None
@@ -126,10 +128,10 @@ class TextReader:
 
 
 @dataclass(frozen=True)
-class LazyReader:
+class LazyConverter:
     """What follows a trigger; with ``end``, a tuple of all such parts."""
 
-    inner: Reader
+    inner: Converter
     triggers: tuple[str, ...]
     end: str
 
@@ -156,7 +158,7 @@ class LazyReader:
         return tuple(parts) if self.end else None
 
     def _end_of(self, text: str, begin: int) -> int:
-        if isinstance(self.inner, JsonReader):
+        if isinstance(self.inner, JsonConverter):
             # The end may stand inside a string, where it is none.
             try:
                 _, begin = json.JSONDecoder().raw_decode(text, begin)
@@ -166,12 +168,12 @@ class LazyReader:
 
 
 __all__ = [
-    "ChoiceReader",
-    "JsonReader",
-    "LazyReader",
-    "Reader",
+    "ChoiceConverter",
+    "Converter",
+    "JsonConverter",
+    "LazyConverter",
     "Structure",
-    "TextReader",
-    "TypeReader",
-    "ValidatingReader",
+    "TextConverter",
+    "TypeConverter",
+    "ValidatingConverter",
 ]

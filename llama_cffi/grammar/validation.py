@@ -42,15 +42,15 @@ class Validator:
         self._open: set[tuple[int, int]] = set()
 
     def valid(self, value: Any) -> bool:
-        """Whether a value satisfies the whole document."""
+        """Return whether a value satisfies the whole document."""
         return self.matches(self._document.root, value)
 
     def matches(self, node: Node, value: Any) -> bool:
-        """Whether a value, in Python's types of JSON, satisfies a schema."""
+        """Return whether a value, in Python's types of JSON, satisfies a schema."""
         return self._seen(node, value) is not None
 
     def pattern(self, node: Node, source: str, keyword: str) -> Pattern:
-        """The texts of a regular expression that stands under a keyword; raises :class:`SchemaError`."""
+        """Return the texts of a regular expression that stands under a keyword; raises :class:`SchemaError`."""
         found = self._patterns.get(source)
         if found is None:
             try:
@@ -246,12 +246,12 @@ class Validator:
 
 
 def item_schemas(document: Document, node: Node) -> tuple[list[Node], Node | None]:
-    """The schemas of the first items, and that of the others where there is one, by the document's draft."""
+    """Return the schemas of the first items, and that of the others where there is one, by the document's draft."""
     value = node.value
     items = value.get("items")
     if isinstance(items, list):
         if document.draft >= 2020:
-            raise at(node.pointer, "items", "is no list in draft 2020-12; use prefixItems")
+            raise at(node.pointer, "items", "must not be a list in draft 2020-12; use prefixItems")
         prefix, rest = [document.child(node, x, "items", i) for i, x in enumerate(items)], "additionalItems"
     elif document.draft in (4, 6, 7, 2019):
         prefix, rest = [], "items"

@@ -28,7 +28,7 @@ class Regex:
         self.parsed()
 
     def parsed(self) -> Pattern:
-        """The texts that match."""
+        """Return the texts that match."""
         try:
             return Pattern.full(self.pattern)
         except (PatternError, RecursionError) as error:
@@ -77,7 +77,7 @@ class GBNF:
 
     ``engine="llama.cpp"`` keeps to the grammar exactly; where it must mask a whole row, that takes milliseconds.
     ``engine="llguidance"`` is faster and narrower: every text is one of the grammar, but runs of characters are taken
-    as long as they get, so that ``[a-z]* "a"`` never comes to its last letter, and ``.`` is no line break.
+    as long as they get, so that ``[a-z]* "a"`` never comes to its last letter, and ``.`` does not match a line break.
     """
 
     text: str

@@ -32,7 +32,7 @@ class CachedModel:
 
 
 def cached(name: str | HubName | None = None) -> list[CachedModel]:
-    """The GGUF files in the cache, by name: all, or those that ``name`` fits, of every revision.
+    """Return the GGUF files in the cache, by name: all, or those that ``name`` fits, of every revision.
 
     Raises HubNameError, and UnsupportedError without huggingface_hub.
     """
@@ -54,7 +54,7 @@ def cached(name: str | HubName | None = None) -> list[CachedModel]:
 
 
 def find(name: HubName, revision: str | None) -> Path:
-    """The first file of the one model that ``name`` means, as far as the cache knows.
+    """Return the first file of the one model that ``name`` means, as far as the cache knows.
 
     Without a ``revision``, the one that was last fetched as ``main``. Raises HubNotFoundError and HubChoiceError.
     """

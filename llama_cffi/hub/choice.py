@@ -10,7 +10,7 @@ from llama_cffi.errors import HubChoiceError, HubNotFoundError
 from llama_cffi.hub.name import HubName
 
 PREFERRED = "Q4_K_M"
-"""The quantisation that is chosen where a name says none and the repository has it."""
+"""The quantization that is chosen where a name says none and the repository has it."""
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE)
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
@@ -29,22 +29,22 @@ class Candidate:
         """The file that stands for all."""
         return self.files[0]
 
-    def is_of(self, quantisation: str) -> bool:
-        """Whether the quantisation stands in the path as a word of its own: ``Q4_K`` is not in ``Q4_K_M``."""
-        word = rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])"
+    def is_of(self, quantization: str) -> bool:
+        """Return whether the quantization stands in the path as a word of its own: ``Q4_K`` is not in ``Q4_K_M``."""
+        word = rf"(?<![A-Za-z0-9]){re.escape(quantization)}(?![A-Za-z0-9_])"
         return re.search(word, self.first, re.IGNORECASE) is not None
 
     def fits(self, name: HubName) -> bool:
-        """Whether the name, apart from its repository, can mean this model."""
+        """Return whether the name, apart from its repository, can mean this model."""
         if name.file is not None:
             return name.file in self.files
         if _NO_MODEL.search(self.first.rsplit("/", 1)[-1]):
             return False
-        return name.quantisation is None or self.is_of(name.quantisation)
+        return name.quantization is None or self.is_of(name.quantization)
 
 
 def candidates(files: Iterable[str]) -> list[Candidate]:
-    """The GGUF files among the paths, the parts of split models together, in the order of their names."""
+    """Return the GGUF files among the paths, the parts of split models together, in the order of their names."""
     whole: list[Candidate] = []
     parts: dict[tuple[str, int, str], set[str]] = {}
     for path in sorted(files):
@@ -60,16 +60,16 @@ def candidates(files: Iterable[str]) -> list[Candidate]:
 
 
 def choose(name: HubName, files: Iterable[str], place: str) -> Candidate:
-    """The one model that ``name`` means among the files of its repository; ``place`` says where for the errors.
+    """Return the one model that ``name`` means among the files of its repository; ``place`` says where for the errors.
 
     Raises HubNotFoundError for none and for one that lacks a part, HubChoiceError for several.
     """
     present = candidates(files)
     fitting = [candidate for candidate in present if candidate.fits(name)]
-    if name.file is None and name.quantisation is None:
+    if name.file is None and name.quantization is None:
         fitting = [candidate for candidate in fitting if candidate.is_of(PREFERRED)] or fitting
     if not fitting:
-        what = f"is no {name.file}" if name.file else f"is no {name.quantisation} model" if name.quantisation else ""
+        what = f"is no {name.file}" if name.file else f"is no {name.quantization} model" if name.quantization else ""
         listed = _lines(name, present)
         raise HubNotFoundError(
             f"in {name.repo} {place} there {what or 'is no model'}; there {'are:' + listed if listed else 'is no GGUF'}"

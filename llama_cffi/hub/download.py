@@ -27,7 +27,7 @@ def pull(
 ) -> Path:
     """Fetch a model into huggingface_hub's cache, and return the path of its file, or of the first of several.
 
-    ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Without a quantisation it is
+    ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Without a quantization it is
     Q4_K_M where the repository has that, else its only model. All parts of a split model come; what the cache has is
     not fetched again. ``revision`` is a branch, tag or commit. ``offline``, or ``HF_HUB_OFFLINE`` in the environment,
     takes only what is in the cache. ``progress`` is called with the fraction that is there; False from it cancels.

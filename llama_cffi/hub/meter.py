@@ -50,7 +50,7 @@ class Meter:
             raise self._failure
 
     def counter(self) -> type[Any]:
-        """A class that huggingface_hub takes for a progress bar, and that shows nothing."""
+        """Return a class that huggingface_hub takes for a progress bar, and that shows nothing."""
         return type("MeterCounter", (_Counter,), {"_meter": self})
 
 

@@ -54,7 +54,7 @@ def list_files(name: HubName, revision: str | None) -> Listing:
         if entry.rfilename.isprintable()  # names are shown: no repository may steer the terminal
     }
     if not info.sha:
-        raise HubConnectionError(f"{endpoint()} does not tell the commit of {name.repo}: it is no hub")
+        raise HubConnectionError(f"{endpoint()} is not a model hub: it does not tell the commit of {name.repo}")
     return Listing(info.sha, files)
 
 
@@ -79,7 +79,7 @@ def translated(name: HubName, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise HubNotFoundError(f"{name.repo} has no revision {revision!r}") from error
     except errors.RemoteEntryNotFoundError as error:
-        raise HubNotFoundError(f"{name.repo} has no longer the file that it listed: {error}") from error
+        raise HubNotFoundError(f"{name.repo} no longer has the file that it listed: {error}") from error
     except errors.HFValidationError as error:
         raise HubNameError(f"{name}: {error}") from error
     except errors.HfHubHTTPError as error:
@@ -92,11 +92,11 @@ def translated(name: HubName, revision: str | None) -> Iterator[None]:
             raise HubConnectionError(f"{name} was not fetched whole: {error}") from error
         raise HubStorageError(f"{name} could not be stored: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise HubConnectionError(f"{name} could not be fetched, or {endpoint()} is no hub: {error}") from error
+        raise HubConnectionError(f"{name} could not be fetched, or {endpoint()} is not a model hub: {error}") from error
 
 
 def endpoint() -> str:
-    """The address of the hub."""
+    """Return the address of the hub."""
     from huggingface_hub import constants
 
     return constants.ENDPOINT

@@ -15,7 +15,6 @@ from llama_cffi.grammar.guidance import GuidanceConstraint
 from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.grammar.prefixed import Prefixed
 from llama_cffi.grammar.reasoning_budget import ReasoningBudget
-from llama_cffi.grammar.schema import closed, json_rule
 from llama_cffi.prepare.generation import compile_structure, make_request
 from llama_cffi.prepare.prepared import Defaults, Prepared
 from llama_cffi.prompt.tools import Tool, check_tools
@@ -146,7 +145,7 @@ class _Hold:
             if thinking is not None and rules.reasoning == "open":
                 return AfterText(structure.constraint, thinking.end, self.vocab)
             return structure.constraint
-        lark = reply.grammar(rules, self._token, lambda schema: json_rule(closed(schema)))
+        lark = reply.grammar(rules, self._token)
         if lark is None:
             return None
         grammars: list[dict[str, Any]] = [{"lark_grammar": lark}]

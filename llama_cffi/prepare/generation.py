@@ -179,7 +179,7 @@ def _text_request(
         if not isinstance(given, str):
             raise TypeError("a prompt with suffix= must be a text: both get tokens around them")
         if echo or heal:
-            raise ValueError("echo= and heal= mean nothing where a middle is filled in")
+            raise ValueError("echo= and heal= cannot be used where a middle is filled in")
         prompt = Prompt(formats.infill.tokens(given, suffix))
     else:
         prompt = as_prompt(given, formats.vocab)

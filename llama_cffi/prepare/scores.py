@@ -60,7 +60,7 @@ def prepare_scores(spec: ScoreSpec, formats: ModelFormats, room: int) -> list[tu
     """Return prefix and continuation as tokens, each with the number of those that come before what is scored."""
     texts = [_whole(spec.prefix, one, i, formats.vocab) for i, one in enumerate(spec.continuations)]
     if not texts:
-        raise PromptError("no continuations to score")
+        raise PromptError("there are no continuations to score")
     for i, (whole, _) in enumerate(texts):
         if len(whole) > room:
             raise ContextOverflowError(f"prefix and continuation {i} have {len(whole)} tokens; the context has {room}")
@@ -85,7 +85,7 @@ def _chunk_size(n_tokens: int, wanted: int | None, room: int, n_ctx_train: int) 
     if wanted is None:
         size = min(DEFAULT_CHUNK, room, n_tokens, n_ctx_train or DEFAULT_CHUNK)
         if size < _MIN_CHUNK:
-            raise PromptError(f"a text of {n_tokens} tokens is too short; {_MIN_CHUNK} are the least")
+            raise PromptError(f"a text of {n_tokens} tokens is too short: at least {_MIN_CHUNK} are needed")
         return size
     if wanted < _MIN_CHUNK:
         raise ValueError(f"n_ctx must be at least {_MIN_CHUNK}, got {shown(wanted)}")

@@ -33,6 +33,16 @@ def choose_pooling(wanted: PoolingType | None, model: Model) -> PoolingType:
     return chosen
 
 
+def check_ranks(model: Model, method: str, instead: str) -> None:
+    """Raise :class:`UnsupportedError` for a model that scores no texts; ``instead`` says what does."""
+    if not model.has_classifier:
+        kind = "reranker" if method == "rerank" else "classifier"
+        raise UnsupportedError(
+            f"{model.path.name} is not a {kind}: it has no classifier head, which {method}() reads. "
+            f"Load a {kind} model; with this one, {instead}"
+        )
+
+
 def prepare_vectors(
     texts: list[str], formats: ModelFormats, limit: int, *, prefix: str = "", truncate: bool = False
 ) -> tuple[Tokens, tuple[bool, ...]]:
@@ -67,7 +77,7 @@ def prepare_ranking(spec: RerankSpec, formats: ModelFormats, limit: int) -> Toke
 
 @contextmanager
 def _naming(what: str, index: int) -> Iterator[None]:
-    """Say which text of a list it is that cannot be tokenised."""
+    """Say which text of a list it is that cannot be tokenized."""
     try:
         yield
     except TokenizeError as error:
@@ -107,4 +117,4 @@ def _cut(tokens: NDArray[np.int32], limit: int, vocab: Vocab) -> NDArray[np.int3
     return np.concatenate([tokens[: max(0, limit - special)], tokens[len(tokens) - special :]])
 
 
-__all__ = ["check_texts", "choose_pooling", "prepare_ranking", "prepare_vectors"]
+__all__ = ["check_ranks", "check_texts", "choose_pooling", "prepare_ranking", "prepare_vectors"]

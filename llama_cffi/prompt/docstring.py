@@ -16,7 +16,7 @@ _NUMPY_ITEM = re.compile(r"(\**\w+(?:\s*,\s*\**\w+)*)\s*(?::.*)?$")
 
 
 def summary_of(doc: str | None) -> str:
-    """The text before the first section, its lines joined within paragraphs."""
+    """Return the text before the first section, its lines joined within paragraphs."""
     lines = []
     found = inspect.cleandoc(doc or "").split("\n")
     for i, line in enumerate(found):
@@ -29,7 +29,7 @@ def summary_of(doc: str | None) -> str:
 
 
 def parameters_of(doc: str | None) -> dict[str, str]:
-    """The description of each parameter that has one."""
+    """Return the description of each parameter that has one."""
     lines = inspect.cleandoc(doc or "").split("\n")
     found: dict[str, str] = {}
     for i, line in enumerate(lines):

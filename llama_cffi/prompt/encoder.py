@@ -31,7 +31,7 @@ class PromptEncoder:
         self._pattern = re.compile(f"({pattern})") if pattern else None
 
     def template(self, source: str) -> ChatTemplate:
-        """A template for this vocabulary: with its BOS and EOS, and its control tokens kept out of messages."""
+        """Return a template for this vocabulary: with its BOS and EOS, and its control tokens kept out of messages."""
         vocab = self._vocab
         names = {"bos_token": vocab.bos, "eos_token": vocab.eos, "pad_token": vocab.pad, "sep_token": vocab.sep}
         tokens = {name: vocab.text(token) if token is not None else "" for name, token in names.items()}

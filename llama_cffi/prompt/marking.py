@@ -142,7 +142,7 @@ class Breaker:
         self._pattern = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))))
 
     def find(self, text: str) -> bool:
-        """Whether the text holds that of a control token."""
+        """Return whether the text holds that of a control token."""
         return bool(self.controls) and self._pattern.search(text) is not None
 
     def break_firsts(self, text: str, mark: str) -> str:

@@ -120,7 +120,7 @@ def _check_call(call: Any, place: str) -> dict[str, Any]:
     try:
         parsed = arguments_object(arguments)
     except (ValueError, RecursionError) as error:
-        raise MessageError(f"{place}.function.arguments is no JSON: {error}") from None
+        raise MessageError(f"{place}.function.arguments is not JSON: {error}") from None
     if not isinstance(parsed, Mapping):
         raise MessageError(f"{place}.function.arguments must be an object, not {type(parsed).__name__}")
     given = {key: value for key, value in call.items() if value is not None}

@@ -282,7 +282,7 @@ def _parsed(name: str, arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:
         try:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError) as error:
-            raise ToolArgumentsError(f"the arguments of tool {name!r} are no JSON: {error}") from None
+            raise ToolArgumentsError(f"the arguments of tool {name!r} are not JSON: {error}") from None
     if not isinstance(arguments, Mapping):
         raise ToolArgumentsError(f"the arguments of tool {name!r} must be an object, not {type(arguments).__name__}")
     return arguments

@@ -12,7 +12,7 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import skip
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_calls import CallObject, Keys, known_names, object_rule
-from llama_cffi.reply.lark import Lark, Schema, Token, either, literal, regex
+from llama_cffi.reply.lark import Lark, Token, either, literal, regex
 from llama_cffi.reply.parser import ReplyParser
 from llama_cffi.reply.reasoning import THINK, Thinking
 
@@ -52,15 +52,15 @@ class BareJsonFormat:
         return tuple(filter(None, (self.tag, *tags)))
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return any(sign in template for sign in self.signs)
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        """Return what the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
         return self.thinking.state(prompt) if self.thinking else "off"
 
     def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """What a model must be told of the tools, in a system message; "" where the chat template does that.
+        """Return what a model must be told of the tools, in a system message; "" where the chat template does that.
 
         ``tools`` are in the form of OpenAI's API.
         """
@@ -73,7 +73,7 @@ class BareJsonFormat:
     # -- reading
 
     def parser(self, rules: ReplyRules) -> ReplyParser:
-        """A parser for one reply."""
+        """Return a parser for one reply."""
         return ReplyParser(lambda source, out: self._read(source, out, rules))
 
     def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
@@ -104,13 +104,12 @@ class BareJsonFormat:
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Schema,
     ) -> str | None:
-        """A Lark grammar of the replies that the rules allows; None when every text is one."""
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         begin = []
         if self.thinking and rules.reasoning != "off":
             begin.append(self.thinking.rule(lark, rules.reasoning == "open"))

@@ -35,7 +35,8 @@ class CallSyntax(Protocol):
         off in the middle of a call is left to be read as text."""
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """What the rules allows. Raises :class:`ToolError` for a tool whose arguments cannot be held to its schema."""
+        """Return what the rules allow. Raises :class:`ToolError` for a tool whose arguments cannot be held to its
+        schema."""
 
 
 __all__ = ["CallSyntax", "Calls"]

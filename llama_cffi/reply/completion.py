@@ -6,9 +6,19 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from llama_cffi.core.prompt import Prompt
+
+if TYPE_CHECKING:
+    # What was asked for with schema=, as far as a type checker can tell; bare names stand for any value.
+    from typing_extensions import TypeVar
+
+    P = TypeVar("P", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    P = TypeVar("P", covariant=True)
 
 
 class FinishReason(str, enum.Enum):
@@ -98,8 +108,8 @@ class Speculation:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """A finished text."""
+class Completion(Generic[P]):
+    """A finished text. Type checkers know it by the type of ``parsed``: ``Completion[Person]``."""
 
     text: str
     tokens: tuple[int, ...]
@@ -113,8 +123,9 @@ class Completion:
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One entry for each of ``tokens``, when asked for."""
-    parsed: Any = None
-    """What the text says as an instance of the type asked for with ``schema``."""
+    parsed: P = None  # type: ignore[assignment]
+    """What the text says as an instance of the type asked for with ``schema``; None without one, and for a text that
+    was cancelled or is ``incomplete``."""
     prompt: Prompt = field(default=Prompt(), repr=False)
     """What the text followed: ``completion.prompt + completion.tokens`` is a prompt that goes on from here, any number
     of times, and finds what has been computed in memory."""
@@ -141,13 +152,13 @@ class Completion:
 
 # Not frozen: one is made for each token, and a frozen one takes three times as long to make.
 @dataclass(slots=True)
-class Chunk:
+class Chunk(Generic[P]):
     """A piece of a text that is being generated; ``text`` may be empty while a character or a stop string is open."""
 
     text: str
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
-    completion: Completion | None = None
+    completion: Completion[P] | None = None
     """The whole result, on the last chunk only."""
 
     @property

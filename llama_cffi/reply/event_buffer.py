@@ -31,7 +31,7 @@ class EventBuffer:
         return self._calls > 0
 
     def drain(self) -> list[Event]:
-        """The events since the last time; neighbours of one kind joined."""
+        """Return the events since the last time; neighbors of one kind joined."""
         events: list[Event] = []
         for (kind, index), group in groupby(self._events, key=_kind_of):
             if kind in (CallBegin, CallEnd):
@@ -103,7 +103,7 @@ def _kind_of(event: Event) -> tuple[Any, int]:
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON text; None when it is none, also for numbers and depths that Python does not read."""
+    """Return the value of a JSON text; None when it is none, also for numbers and depths that Python does not read."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -34,7 +34,7 @@ class ReplyRules:
     """``open``: the prompt ended inside of reasoning. ``off``: the reply has none (a template wrote an empty one)."""
 
     def allows_calls(self) -> bool:
-        """Whether the reply may hold calls. Raises :class:`ToolError` where it must and there are no tools."""
+        """Return whether the reply may hold calls. Raises :class:`ToolError` where it must and there are no tools."""
         if self.choice == "required" and not self.tools:
             raise ToolError("a call is required, but there are no tools")
         return bool(self.tools) and self.choice != "none"
@@ -72,30 +72,24 @@ class ReplyFormat(Protocol):
         """The texts around reasoning; None for models that have none."""
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
 
     def parser(self, rules: ReplyRules) -> Parser:
-        """A parser for one reply."""
+        """Return a parser for one reply."""
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        """Return what the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
 
     def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """What a system message must say of the tools (in the form of OpenAI's API), because the chat template says
-        nothing of them; "" where it does."""
+        """Return what a system message must say of the tools (in the form of OpenAI's API), because the chat template
+        says nothing of them; "" where it does."""
 
-    def grammar(
-        self,
-        rules: ReplyRules,
-        token: Callable[[str], str],
-        schema: Callable[[Mapping[str, Any]], str],
-    ) -> str | None:
-        """A Lark grammar (llguidance) of the replies that the rules allows; None when every text is one.
+    def grammar(self, rules: ReplyRules, token: Callable[[str], str]) -> str | None:
+        """Return a Lark grammar (llguidance) of the replies that the rules allow; None when every text is one.
 
         ``token`` gives the Lark expression of a text that may be a control token of the vocabulary: ``<[id]>``, or
-        the text as a Lark string. ``schema`` gives the expression of the JSON texts that satisfy a schema. Raises
-        :class:`ToolError` when the format cannot hold a model to the rules: a schema that it cannot keep to, or calls
-        that are required where there can be none.
+        the text as a Lark string. Raises :class:`ToolError` when the format cannot hold a model to the rules: a schema
+        that it cannot keep to, or calls that are required where there can be none.
         """
 
 

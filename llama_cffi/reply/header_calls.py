@@ -12,6 +12,7 @@ from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
 from llama_cffi.reply.lark import Lark, either
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 NAME = r"(?P<name>[A-Za-z0-9_.\-/]{1,200})"
 """What a name may look like in a header."""
@@ -68,7 +69,7 @@ class HeaderCalls:
         return tuple(filter(None, (close, self.section[1].strip(), *self.closes)))
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """The header of one of the tools, and arguments that fit."""
+        """Return the header of one of the tools, and arguments that fit."""
         one = lark.rule("call", either(self._call(lark, tool) for tool in rules.tools))
         again = f"{lark.text(self.between + self.open)} {one}" if rules.parallel else ""
         if not self.section[0]:
@@ -79,11 +80,11 @@ class HeaderCalls:
 
     def _call(self, lark: Lark, tool: ToolSpec) -> str:
         begin = lark.template(self.header.replace("{name}", tool.name) + self.sep)
-        return f"{begin} {lark.json(tool.parameters)} {lark.text(self.close)}".rstrip()
+        return f"{begin} {ToolArguments(tool).json(lark)} {lark.text(self.close)}".rstrip()
 
 
 def read_header(source: InputBuffer, sep: str) -> Generator[None, None, str | None]:
-    """The text before ``sep``, which is read too; None when there is none on this line, or it is too long.
+    """Read the text before ``sep``, which is read too; None when there is none on this line, or it is too long.
 
     A header that is none is read no further than necessary: a call may begin behind it.
     """

@@ -51,7 +51,7 @@ class InputBuffer:
         self._log = [before]
 
     def recorded(self) -> str:
-        """What was read since :meth:`record`, which ends with this."""
+        """Return what was read since :meth:`record`, which ends with this."""
         log, self._log = self._log, None
         return "".join(log or ())
 
@@ -65,7 +65,7 @@ class InputBuffer:
         return taken
 
     def peek(self) -> Generator[None, None, str]:
-        """The next character, which stays unread; "" at the end."""
+        """Return the next character, which stays unread; "" at the end."""
         while self.pos >= len(self.text):
             if self.ended:
                 return ""
@@ -73,7 +73,8 @@ class InputBuffer:
         return self.text[self.pos]
 
     def run(self, pattern: re.Pattern[str], show: Callable[[str], object] | None = None) -> Generator[None, None, str]:
-        """The characters that ``pattern`` (a repeated class) matches from here; shown as they come, or returned."""
+        """Read the characters that ``pattern`` (a repeated class) matches from here; shown as they come, or
+        returned."""
         taken = []
         while True:
             found = pattern.match(self.text, self.pos)
@@ -89,7 +90,7 @@ class InputBuffer:
             yield
 
     def blank(self) -> Generator[None, None, str]:
-        """The whitespace from here on."""
+        """Return the whitespace from here on."""
         return self.run(_BLANK)
 
     def one_of(self, *literals: str) -> Generator[None, None, str]:

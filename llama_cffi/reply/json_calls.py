@@ -13,6 +13,7 @@ from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_string, read_value
 from llama_cffi.reply.lark import Lark, either
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Keys:
 
 
 def known_names(rules: ReplyRules) -> frozenset[str]:
-    """The names of the rules's tools."""
+    """Return the names of the tools of the rules."""
     return frozenset(tool.name for tool in rules.tools)
 
 
@@ -205,7 +206,7 @@ class JsonCalls:
         out.tag()
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """One call, or as many as the rules allows."""
+        """Return one call, or as many as the rules allow."""
         one = either(self._object(lark, tool) for tool in rules.tools)
         first = f"{lark.text(self.lead)} {one}"
         last = lark.text(self.tail + self.close)
@@ -227,8 +228,9 @@ class JsonCalls:
 def object_rule(
     lark: Lark, tool: ToolSpec, keys: Keys, first: str = "", last: str = "", *, spaced: bool = False
 ) -> str:
-    """The expression of the object that calls a tool; ``spaced``: with a line break where whitespace may stand."""
-    arguments = lark.json(tool.parameters)
+    """Return the expression of the object that calls a tool; ``spaced``: with a line break where whitespace may
+    stand."""
+    arguments = ToolArguments(tool).json(lark)
     name = json.dumps(tool.name)
     begin = f'"{keys.name}": {name}, "{keys.arguments}": ' if keys.name else f"{name}: "
     if not spaced:

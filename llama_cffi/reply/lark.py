@@ -1,31 +1,31 @@
-"""Grammars for llguidance, put together from texts, tokens and JSON Schemas."""
+"""Grammars for llguidance, put together from texts, tokens and the forms of JSON Schemas."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+
+from llama_cffi.grammar.form import Form
+from llama_cffi.grammar.json_schema import json_expression
+from llama_cffi.grammar.shapes import Shape
 
 Token = Callable[[str], str]
 """Gives the expression of a text that may be a control token of the vocabulary: ``<[id]>``, or a Lark string."""
 
-Schema = Callable[[Mapping[str, Any]], str]
-"""Gives the expression of the JSON texts that satisfy a schema."""
-
 
 def quoted(text: str) -> str:
-    """A text as a Lark string."""
+    """Return a text as a Lark string."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def regex(pattern: str) -> str:
-    """A regular expression as Lark writes it."""
+    """Return a regular expression as Lark writes it."""
     return "/" + re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern) + "/"
 
 
 def literal(text: str) -> str:
-    """A regular expression that matches the text alone."""
+    """Return a regular expression that matches the text alone."""
     return "".join(char if char.isalnum() or char in " _<>,:;=\"'`" else f"\\x{{{ord(char):x}}}" for char in text)
 
 
@@ -39,35 +39,34 @@ class Lark:
     grammar, it is that token.
     """
 
-    def __init__(self, token: Token, controls: Iterable[str], schema: Schema) -> None:
+    def __init__(self, token: Token, controls: Iterable[str]) -> None:
         self._token = token
         self._tokens = {text: token(text) for text in controls if token(text) != quoted(text)}
         by_length = sorted(self._tokens, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, by_length)) + ")") if by_length else None
         self._rules: dict[str, tuple[str, str]] = {}
         self._names: dict[str, str] = {}
-        self._schema = schema
         self.free = {"ANY"}
         """Terminals of texts that may be cut anywhere: the parts are such texts again."""
         self.terminal("ANY", "/(?s:.*)/")
 
     def text(self, text: str) -> str:
-        """The expression of a text, its control tokens as tokens."""
+        """Return the expression of a text, its control tokens as tokens."""
         pieces = self._split.split(text) if self._split else [text]
         return " ".join(self._tokens.get(piece) or quoted(piece) for piece in pieces if piece)
 
     def has_token(self, text: str) -> bool:
-        """Whether one of the control tokens stands in a text."""
+        """Return whether one of the control tokens stands in a text."""
         return self._split is not None and self._split.search(text) is not None
 
     def template(self, text: str) -> str:
-        """The expression of a text with ``{n}`` for a number and ``{id}`` for nine letters and digits."""
+        """Return the expression of a text with ``{n}`` for a number and ``{id}`` for nine letters and digits."""
         parts = re.split(r"(\{n\}|\{id\})", text)
         return " ".join(self.terminal(*_FIELDS[part]) if part in _FIELDS else self.text(part) for part in parts).strip()
 
-    def json(self, schema: Mapping[str, Any]) -> str:
-        """The rule of the JSON texts that satisfy a schema."""
-        return self.rule("json", self._schema(schema))
+    def json(self, form: Form, shapes: tuple[Shape, ...] | None = None) -> str:
+        """Return the rule of the JSON texts of a form, or of some shapes in it; raises as :func:`json_expression`."""
+        return self.rule("json", json_expression(form, shapes))
 
     def terminal(self, name: str, body: str) -> str:
         """Name a regular expression; a name that is there already keeps its meaning."""
@@ -75,11 +74,11 @@ class Lark:
         return name
 
     def terminal_of(self, body: str) -> str:
-        """The name of the terminal with this body."""
+        """Return the name of the terminal with this body."""
         return self.rule("TEXT", body)
 
     def reserve(self, name: str) -> str:
-        """The name of a rule that :meth:`define` gives a body later: one that refers to itself."""
+        """Return the name of a rule that :meth:`define` gives a body later: one that refers to itself."""
         free = self._free(name)
         self._rules[free] = ("", "")
         return free
@@ -89,7 +88,7 @@ class Lark:
         self._rules[name] = ("", body)
 
     def rule(self, name: str, body: str, options: str = "") -> str:
-        """The name of the rule with this body: ``name``, with a number where that is another rule's."""
+        """Return the name of the rule with this body: ``name``, with a number where that is another rule's."""
         known = self._names.get(options + body)
         if known is None:
             known = self._names[options + body] = self._free(name)
@@ -104,7 +103,7 @@ class Lark:
         return free
 
     def up_to(self, end: str, text: str) -> str:
-        """The expression of a text that matches the terminal ``text``, and of the first ``end`` behind it.
+        """Return the expression of a text that matches the terminal ``text``, and of the first ``end`` behind it.
 
         One lexeme for both: of two, the first would take as much as it can, and ``end`` with it.
         """
@@ -120,7 +119,7 @@ class Lark:
         return f"({part}){'+' if text in self.free else ''} ({self.text(rest)} | {quoted(rest)})"
 
     def split(self, text: str) -> tuple[str, str]:
-        """What stands in front of the first control token of a text, and the rest; ("", text) without one."""
+        """Return what stands in front of the first control token of a text, and the rest; ("", text) without one."""
         found = self._split.search(text) if self._split else None
         return (text[: found.start()], text[found.start() :]) if found else ("", text)
 
@@ -131,8 +130,8 @@ class Lark:
 
 
 def either(choices: Iterable[str]) -> str:
-    """The expression of one of several."""
+    """Return the expression of one of several."""
     return "(" + " | ".join(choices) + ")"
 
 
-__all__ = ["Lark", "Schema", "Token", "either", "literal", "quoted", "regex"]
+__all__ = ["Lark", "Token", "either", "literal", "quoted", "regex"]

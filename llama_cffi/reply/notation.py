@@ -128,7 +128,7 @@ PYTHON = Notation(escaped=("'", '"'), words={"True": "true", "False": "false", "
 
 
 def python_as_json(text: str) -> str | None:
-    """The JSON of a text that is a Python literal; None when it is none."""
+    """Return the JSON of a text that is a Python literal; None when it is none."""
     source = InputBuffer()
     source.push(text.strip())
     source.ended = True

@@ -12,7 +12,8 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.lark import Lark, either
 from llama_cffi.reply.notation import Notation
-from llama_cffi.reply.notation_schema import NotationSchema
+from llama_cffi.reply.notation_writer import NotationWriter
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]*")
 
@@ -79,11 +80,16 @@ class NotationCalls:
         return True
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """The tools' names, and their arguments in the order of their schemas."""
-        schema = NotationSchema(lark, self.notation)
+        """Return the tools' names, and their arguments in the order of their schemas."""
         begin, end = self.brackets[:1], lark.text(self.brackets[1:])
         names = ((lark.text(self.prefix + tool.name + begin), tool) for tool in rules.tools)
-        one = lark.rule("call", either(f"{name} {schema.arguments(tool)} {end}" for name, tool in names))
+        one = lark.rule(
+            "call",
+            either(
+                f"{name} {NotationWriter(lark, self.notation, ToolArguments(tool)).arguments()} {end}"
+                for name, tool in names
+            ),
+        )
         if self.listed:
             more = f"({lark.text(', ')} {one})*" if rules.parallel else ""
             return Calls(((self.open, f'"[" {one} {more} "]" {lark.text(self.close)}'),))

@@ -12,7 +12,7 @@ from llama_cffi.reply.event_buffer import EventBuffer
 from llama_cffi.reply.events import Event
 from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
-from llama_cffi.reply.lark import Lark, Schema, Token, either, literal, quoted, regex
+from llama_cffi.reply.lark import Lark, Token, either, literal, quoted, regex
 from llama_cffi.reply.reasoning import THINK, Thinking
 
 
@@ -58,7 +58,7 @@ class ParsedFormat:
         raise NotImplementedError
 
     def parser(self, rules: ReplyRules) -> ReplyParser:
-        """A parser for one reply."""
+        """Return a parser for one reply."""
         return ReplyParser(lambda source, out: self._read(source, out, rules))
 
     def instructions(self, tools: Sequence[Mapping[str, Any]]) -> str:
@@ -86,14 +86,14 @@ class TaggedFormat(ParsedFormat):
     """Tags that may stand behind the last call."""
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return any(
             all(sign[1:] not in template if sign[0] == "!" else sign in template for sign in signs)
             for signs in self.signs
         )
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        """Return what the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
         return self.thinking.state(prompt) if self.thinking else "off"
 
     def _read(self, source: InputBuffer, out: EventBuffer, rules: ReplyRules) -> Reading:
@@ -168,15 +168,14 @@ class TaggedFormat(ParsedFormat):
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Schema,
     ) -> str | None:
-        """A Lark grammar of the replies that the rules allows; None when every text is one."""
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         if rules.choice == "required" and self.syntax is None:
             raise ToolError("a call is required, but this format has none")
         calls_allowed = self.syntax is not None and rules.allows_calls()
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         thinking = self.thinking if rules.reasoning != "off" else None
         begin = [thinking.rule(lark, rules.reasoning == "open")] if thinking else []
         begin.extend(f"({lark.text(tag)})?" for tag in self.before)

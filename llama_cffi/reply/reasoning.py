@@ -30,7 +30,7 @@ class Thinking:
     """Tags that models leave standing alone, and that mean nothing then."""
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What a prompt leaves to the reply: reasoning that is open, none because it was closed, or either."""
+        """Return what a prompt leaves to the reply: reasoning that is open, none because it was closed, or either."""
         shown = prompt.rstrip()
         if shown.endswith(self.start.rstrip()):
             return "open"
@@ -113,7 +113,7 @@ class Thinking:
         return True
 
     def rule(self, lark: Lark, open: bool) -> str:
-        """The expression of the reasoning: optional unless the prompt opened it."""
+        """Return the expression of the reasoning: optional unless the prompt opened it."""
         text = "ANY"
         if self.also:
             tags = "|".join(map(literal, self.also))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_cffi.reply.completion import Chunk, Completion
+from llama_cffi.reply.completion import Chunk, Completion, P
 from llama_cffi.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
 
 
@@ -23,7 +23,7 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """The call as messages have it."""
+        """Return the call as messages have it."""
         return {
             "type": "function",
             "id": self.id,
@@ -43,7 +43,7 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True)
-class Reply(Completion):
+class Reply(Completion[P]):
     """A finished reply; ``text`` is the answer alone."""
 
     reasoning: str = ""
@@ -74,7 +74,7 @@ class _Known:
 
 
 @dataclass(slots=True)
-class ReplyChunk(Chunk):
+class ReplyChunk(Chunk[P]):
     """A piece of a reply; ``text`` is of the answer alone."""
 
     reasoning: str = ""
@@ -92,7 +92,7 @@ class ReplyChunk(Chunk):
         return ReplyChunk, (*said, _Known(self.partial))
 
     @property
-    def reply(self) -> Reply | None:
+    def reply(self) -> Reply[P] | None:
         """The whole reply, on the last chunk only."""
         return self.completion if isinstance(self.completion, Reply) else None
 
@@ -165,7 +165,8 @@ _ALPHABET = string.ascii_letters + string.digits
 
 
 def make_call_id() -> str:
-    """A new id for a call: nine letters and digits, which is the only form that Mistral's templates let through."""
+    """Return a new id for a call: nine letters and digits, which is the only form that Mistral's templates let
+    through."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(9))
 
 

@@ -87,10 +87,6 @@ class PatternMatcher:
         held, self._text, self._start = self.held, "", 0
         return held
 
-    def discard(self) -> None:
-        """Drop what was held back (cancelled: nobody reads on)."""
-        self._text, self._start = "", 0
-
     def _look(self) -> int:
         """Up to where the text can be shown: to the match that ends it, or to what may become one."""
         text = self._text
@@ -133,7 +129,7 @@ class _Both:
 
 
 def make_stops(stops: Sequence[str | re.Pattern[str]]) -> Stops | None:
-    """The matcher for stop strings and patterns; None when there are none. Raises as :class:`PatternMatcher`."""
+    """Return the matcher for stop strings and patterns; None when there are none. Raises as :class:`PatternMatcher`."""
     strings = [stop for stop in stops if isinstance(stop, str)]
     patterns = [stop for stop in stops if not isinstance(stop, str)]
     if not patterns:

@@ -75,10 +75,6 @@ class StopMatcher:
         text, self._held = self._held, ""
         return self._cut(text, 0, last=True) if text else ""
 
-    def discard(self) -> None:
-        """Drop what was held back (cancelled: nobody reads on)."""
-        self._held = ""
-
     def _cut(self, text: str, place: int, *, last: bool) -> str:
         """Return `text` up to the first stop string or possible beginning of one, looking from `place` on."""
         length = len(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_cffi.grammar.acceptance import accepts
-from llama_cffi.grammar.structure import LazyReader, Reader, TextReader
+from llama_cffi.grammar.structure import Converter, LazyConverter, TextConverter
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason
 from llama_cffi.reply.reader import incomplete, is_cut
 
@@ -68,11 +68,11 @@ class StructuredReader:
         return parsed(completion, self._structure, self._vocab, keep_incomplete=self._keep_incomplete)
 
 
-def _may_end_anywhere(reader: Reader, text: str) -> bool:
+def _may_end_anywhere(converter: Converter, text: str) -> bool:
     """Whether a text means the same wherever its constraint lets it end: not in the middle of a number."""
-    if isinstance(reader, LazyReader):
-        return bool(reader.end) or not any(trigger in text for trigger in reader.triggers)
-    return isinstance(reader, TextReader)
+    if isinstance(converter, LazyConverter):
+        return bool(converter.end) or not any(trigger in text for trigger in converter.triggers)
+    return isinstance(converter, TextConverter)
 
 
 def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "", keep_incomplete: bool = False) -> T:
@@ -84,7 +84,7 @@ def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "
     if completion.finish_reason is FinishReason.CANCELLED:
         return completion
     text = prefix + completion.text
-    final = not _may_end_anywhere(structure.reader, text)
+    final = not _may_end_anywhere(structure.converter, text)
     if is_cut(completion) and not accepts(structure.constraint, vocab, text, final=final):
         if keep_incomplete:
             return replace(completion, incomplete=True)

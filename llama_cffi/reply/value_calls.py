@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from llama_cffi.errors import SchemaError, ToolError
+from llama_cffi.errors import ToolError
+from llama_cffi.grammar.form import of_type, types_of
+from llama_cffi.grammar.shapes import Object, Shape, Simple
 from llama_cffi.reply.call_syntax import Calls
 from llama_cffi.reply.event_buffer import EventBuffer, loads
 from llama_cffi.reply.format import ReplyRules, ToolSpec
@@ -18,13 +18,15 @@ from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
 from llama_cffi.reply.lark import Lark, either
 from llama_cffi.reply.notation import python_as_json
-from llama_cffi.reply.properties import Kind, Property, kind_of, properties
-from llama_cffi.reply.text_schema import Bare, TextRules, alternatives, is_text
+from llama_cffi.reply.text_rules import Bare, TextRules, text_rules
+from llama_cffi.reply.tool_arguments import Kind, ToolArguments, kind_of
 
 _NAME = re.compile(r"[A-Za-z0-9_.\-]*")
 _DIGITS = re.compile(r"[0-9]*")
 _TYPES = ("number", "boolean", "null", "object", "array")
 _KEY_STOPS = re.compile(r"[^<>\n\"]*")
+_WRITTEN_KEY = r'[^\s<>"](?:[^<>\n"]*[^\s<>"])?'
+"""Names that are read again as they were written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,10 @@ class ValueCalls:
         ends = (self.end, f"\n{self.end}") if self.lead else (self.end,)
         if self.lead:
             yield from source.one_of(self.lead)
-        if kind == "text":
+        quoted = bool(self.quote and kind != "json" and (yield from source.one_of(self.quote[0])))
+        if kind == "text" or quoted:
             out.arguments('"')
-            if self.quote and (yield from source.one_of(self.quote[0])):
+            if self.quote and quoted:
                 yield from source.until((self.quote[1],), lambda text: out.arguments(_escaped(text)))
             done = yield from source.until(ends, lambda text: out.arguments(_escaped(text)))
             if done:
@@ -155,7 +158,7 @@ class ValueCalls:
     # -- grammar
 
     def calls(self, lark: Lark, rules: ReplyRules) -> Calls:
-        """The name of one of the tools, and its arguments in the order of its schema."""
+        """Return the name of one of the tools, and its arguments in the order of its schema."""
         one = lark.rule("call", either(self._call(lark, tool) for tool in rules.tools))
         opened, closed = self.section
         if not opened:
@@ -171,45 +174,53 @@ class ValueCalls:
         return Calls(((tag, f"{head}{more} {lark.text(closed)}"), (self.open, f"{one}{more}")))
 
     def _call(self, lark: Lark, tool: ToolSpec) -> str:
-        parts = [lark.text(tool.name), lark.template(self.named)]
-        found = properties(tool)
-        for prop in found:
-            rule = lark.rule("argument", self._argument(lark, tool, prop))
-            parts.append(rule if prop.required else f"({rule})?")
-        if not any(prop.required for prop in found):
-            parts.append(r'("\n")?')
-        parts.append(lark.text(self.close))
-        return " ".join(filter(None, parts))
+        taken = ToolArguments(tool)
+        lists = [self._members(lark, taken, one) for one in taken.one_by_one()]
+        begin = (lark.text(tool.name), lark.template(self.named))
+        return " ".join(filter(None, (*begin, either(lists) if len(lists) > 1 else lists[0], lark.text(self.close))))
 
-    def _argument(self, lark: Lark, tool: ToolSpec, prop: Property) -> str:
+    def _members(self, lark: Lark, taken: ToolArguments, shape: Object) -> str:
+        parts = []
+        for name, state in shape.properties.items():
+            rule = lark.rule("argument", self._argument(lark, taken, name, taken.shapes(state)))
+            parts.append(rule if name in shape.required else f"({rule})?")
+        if not shape.required:
+            parts.append(r'("\n")?')
+        return " ".join(parts)
+
+    def _argument(self, lark: Lark, taken: ToolArguments, name: str, shapes: tuple[Shape, ...]) -> str:
         """Texts as they are, anything else as JSON."""
-        kind = kind_of(tool, prop.name)
-        place = f"the parameter {prop.name!r} of tool {tool.name!r}"
+        taken.check_name(name, _WRITTEN_KEY)
+        kind = taken.kind(name)
         closing = ("\n" if self.lead else "") + self.end
         written = []
-        if kind != "json":
+        texts = [] if kind == "json" else self._texts(lark, shapes, kind)
+        if texts:
             keyed = self.typed[0] if self.typed else self.keyed
-            written.append(f"{self._key(lark, prop, keyed)} {either(self._texts(lark, tool, prop, kind, place))}")
+            written.append(f"{self._key(lark, name, keyed)} {either(texts)}")
         if kind != "text":
-            written.extend(f"{value} {lark.text(closing)}" for value in self._values(lark, prop))
+            values = self._values(lark, taken, name, shapes)
+            written.extend(f"{value} {lark.text(closing)}" for value in values)
+        if not written:
+            raise ToolError(
+                f"the parameter {name!r} of tool {taken.tool.name!r} has no value that this format can write"
+            )
         gap = f"({lark.text(self.gap)})?" if self.gap else ""
         return f"{either(written)} {gap}".rstrip()
 
-    def _values(self, lark: Lark, prop: Property) -> Iterator[str]:
-        """The expressions of the key and the JSON that satisfies the schema."""
+    def _values(self, lark: Lark, taken: ToolArguments, name: str, shapes: tuple[Shape, ...]) -> Iterator[str]:
+        """The expressions of the key and the JSON that the schema allows."""
         if self.typed is None or "{type}" not in self.typed[1]:
             keyed = self.typed[1] if self.typed else self.keyed
-            yield f"{self._key(lark, prop, keyed)} {either([lark.json(prop.schema), *_python_words(prop.schema)])}"
+            # Where a text may stand, a word of Python would be read as one.
+            words = _python_words(shapes) if taken.kind(name) == "json" else []
+            yield f"{self._key(lark, name, keyed)} {either([taken.json(lark, shapes), *words])}"
             return
-        given = prop.schema.get("type", _TYPES)
-        for one in [given] if isinstance(given, str) else given:
-            if one == "string":
-                continue
-            keyed = self.typed[1].replace("{type}", "number" if one == "integer" else one)
-            # A type may be one that no value has that satisfies the rest.
-            with suppress(SchemaError):
-                value = lark.json({**prop.schema, "type": one})
-                yield f"{self._key(lark, prop, keyed)} {value}"
+        for one in _TYPES:
+            left = of_type(shapes, one)
+            if left:
+                keyed = self.typed[1].replace("{type}", one)
+                yield f"{self._key(lark, name, keyed)} {taken.json(lark, left)}"
 
     @property
     def _typed(self) -> tuple[str, ...] | None:
@@ -218,28 +229,17 @@ class ValueCalls:
             return None
         return (self.typed[0], *dict.fromkeys(self.typed[1].replace("{type}", one) for one in _TYPES))
 
-    def _key(self, lark: Lark, prop: Property, keyed: str) -> str:
-        return lark.text(self.key + prop.name + keyed + self.value + self.lead)
+    def _key(self, lark: Lark, name: str, keyed: str) -> str:
+        return lark.text(self.key + name + keyed + self.value + self.lead)
 
-    def _texts(self, lark: Lark, tool: ToolSpec, prop: Property, kind: Kind, place: str) -> list[str]:
-        """The expressions of the texts that satisfy a schema, with what closes them."""
-        try:
-            choices = [choice for choice in alternatives(tool, prop.given, place) if is_text(choice)]
-        except ToolError:
-            if kind == "text":
-                raise
-            return []
-        rules = [TextRules(choice, place) for choice in choices]
-        if any(rule.free for rule in rules):
-            rules = [rule for rule in rules if rule.free][:1]
+    def _texts(self, lark: Lark, shapes: tuple[Shape, ...], kind: Kind) -> list[str]:
+        """The expressions of the texts that the schema allows, with what closes them."""
         # A text that looks like JSON would be read as JSON where it may be either.
         bare: Bare = "no JSON" if kind == "either" and not self.typed else "no mark" if self.quote else "any"
-        found = [text for rule in rules for text in self._text(lark, rule, bare)]
-        if not found and kind == "text":
-            raise ToolError(f"{place} has no value that this format can write")
-        return found
+        beside = types_of(shapes)
+        return [text for rules in text_rules(shapes) for text in self._text(lark, rules, bare, beside)]
 
-    def _text(self, lark: Lark, rules: TextRules, bare: Bare) -> Iterator[str]:
+    def _text(self, lark: Lark, rules: TextRules, bare: Bare, beside: frozenset[str]) -> Iterator[str]:
         if self.quote:
             opened, closed = self.quote
             body = rules.lengths_before(closed) or rules.body(closed)
@@ -252,18 +252,15 @@ class ValueCalls:
         if body is not None:
             yield lark.up_to(self.end, lark.terminal_of(body))
         elif rules.words is not None or rules.patterns:
-            body = rules.body(self.end, bare=bare)
+            body = rules.body(self.end, bare=bare, beside=beside)
             if body is not None:
                 yield lark.up_to(("\n" if self.lead else "") + self.end, lark.terminal_of(body))
 
 
-def _python_words(schema: Mapping[str, Any]) -> list[str]:
-    """The words of Python that some templates write for values that the schema allows."""
-    types = schema.get("type")
-    if set(schema) & {"enum", "const", "allOf", "anyOf", "oneOf", "not", "if"}:
-        return []
+def _python_words(shapes: tuple[Shape, ...]) -> list[str]:
+    """The words of Python that some templates write for any boolean and for null."""
     words = {"boolean": ['"True"', '"False"'], "null": ['"None"']}
-    return [word for one in ([types] if isinstance(types, str) else types or ()) for word in words.get(one, ())]
+    return [word for shape in shapes if isinstance(shape, Simple) for word in words[shape.type]]
 
 
 def _escaped(text: str) -> str:

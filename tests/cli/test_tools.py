@@ -108,7 +108,7 @@ def test_quantize_what_cannot_be(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "q.gguf"
     assert "'Q4_K_M'" in refused(1, "quantize", source, target, "Q9")
     assert "no such file" in refused(1, "quantize", tmp_path / "nothing", target, "Q8_0")
-    assert "exists already and is no file" in refused(1, "quantize", source, os.devnull, "Q8_0")
+    assert "exists already and is not a file" in refused(1, "quantize", source, os.devnull, "Q8_0")
     assert "NAME=TYPE" in refused(2, "quantize", source, target, "Q8_0", "--tensor-type", "attn_q")
     assert "whole numbers" in refused(2, "quantize", source, target, "Q8_0", "--prune-layers", "one")
     assert list(tmp_path.iterdir()) == []

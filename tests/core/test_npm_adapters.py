@@ -1,4 +1,4 @@
-"""Adapters, scores and quantised files on libraries of a year that nobody here made."""
+"""Adapters, scores and quantized files on libraries of a year that nobody here made."""
 
 from __future__ import annotations
 

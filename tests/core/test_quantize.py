@@ -1,4 +1,4 @@
-"""Quantised files: byte for byte those of llama.cpp's tool, or none at all."""
+"""Quantized files: byte for byte those of llama.cpp's tool, or none at all."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_options_are_those_of_llama_quantize(source: Path, tmp_path: Path, llama
     assert target.read_bytes() == reference(llama_quantize, source, "Q4_K_M", *arguments)
 
 
-def test_a_copy_and_a_requantised_model(source: Path, tmp_path: Path, llama_quantize: Path) -> None:
+def test_a_copy_and_a_requantized_model(source: Path, tmp_path: Path, llama_quantize: Path) -> None:
     copied = quantize(source, tmp_path / "copy.gguf", "F32", QuantizeOptions(copy=True))
     assert copied.read_bytes() == reference(llama_quantize, source, "COPY")
     small = quantize(source, tmp_path / "q8.gguf", "Q8_0")
@@ -156,7 +156,7 @@ def test_an_importance_matrix_is_read_as_means(imatrix: Path) -> None:
     for name, values in matrix.entries.items():
         sums, count = tensors[f"{name}.in_sum2"].reshape(-1), float(tensors[f"{name}.counts"].reshape(-1)[0])
         np.testing.assert_array_equal(values, sums / np.float32(count) if count else np.ones_like(sums))
-    with pytest.raises(ModelFileError, match="no importance matrix"):
+    with pytest.raises(ModelFileError, match="not an importance matrix"):
         read_imatrix(imatrix.with_name("source.gguf"))
 
 
@@ -292,7 +292,7 @@ def test_sources_and_targets_that_cannot_be(source: Path, tmp_path: Path) -> Non
         quantize(source, target)
     assert target.read_bytes() == b"before"
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileExistsError, match="is no file"):
+    with pytest.raises(FileExistsError, match="is not a file"):
         quantize(source, tmp_path / "folder", overwrite=True)
 
 

@@ -363,7 +363,7 @@ def test_lengths_that_lie(whole: bytes, tmp_path: Path, length: int, place: int)
 
 
 def test_other_files(tmp_path: Path, model_path: Path, whole: bytes) -> None:
-    with pytest.raises(StateFormatError, match=r"tiny\.gguf: this is no saved state"):
+    with pytest.raises(StateFormatError, match=r"tiny\.gguf: this is not a saved state"):
         SavedState.read(model_path)
     with pytest.raises(StateFormatError, match="format version 9; known is 1"):
         SavedState.from_bytes(whole[:8] + b"\x09" + whole[9:])

@@ -36,7 +36,7 @@ PAIRS = [
     "bert-bge", "command-r", "deepseek-coder", "deepseek-llm", "falcon", "gemma-4", "gpt-2", "llama-bpe", "llama-spm",
     "mpt", "phi-3", "qwen2", "qwen35", "refact", "starcoder",
 ]  # fmt: skip
-# These undo their own tokenisation exactly; the others clean up spaces or change case.
+# These undo their own tokenization exactly; the others clean up spaces or change case.
 REVERSIBLE = {"command-r", "deepseek-coder", "deepseek-llm", "llama-spm", "phi-3", "qwen2", "qwen35"}
 
 
@@ -170,12 +170,12 @@ def test_any_text_comes_back(model: Model, text: str) -> None:
     vocab = model.vocab
     tokens = vocab.tokenize(text, add_special=False).tolist()
     pieces = b"".join(vocab.piece(token) for token in tokens)
-    # SPM writes a space before the text; the detokeniser takes it away again.
+    # SPM writes a space before the text; the detokenizer takes it away again.
     assert pieces == (b" " + text.encode() if text else b"")
     assert vocab.detokenize(tokens) == text.encode()
 
 
-def test_threads_tokenise_at_once(model: Model) -> None:
+def test_threads_tokenize_at_once(model: Model) -> None:
     vocab = model.vocab
     texts = [f"tana {i} nese" * 50 for i in range(40)]
     expected = [vocab.tokenize(text).tolist() for text in texts]

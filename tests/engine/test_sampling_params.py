@@ -70,7 +70,7 @@ EVERYTHING: dict[str, Any] = {
         ({"temperature": 0, "dynatemp_range": 0.5, "dry_multiplier": 1.0}, [Dry(1.0), Greedy()]),
         ({"temperature": 0, "xtc_probability": 1.0}, [*PLAIN[:3], XTC(1.0, 0.1, 9), Greedy()]),
         ({"sampler_order": ("temperature", "top_k")}, [Temperature(0.8), TopK(40), Dist(9)]),
-        ({"sampler_order": ("infill",)}, [Infill(), Dist(9)]),
+        ({"sampler_order": ["infill"]}, [Infill(), Dist(9)]),
         ({"sampler_order": (), "temperature": 0}, [Dist(9)]),
         ({"samplers": (TopK(3), Greedy()), "logit_bias": {1: 2.0}}, [LogitBias({1: 2.0}), TopK(3), Greedy()]),
         (

@@ -77,7 +77,7 @@ def halves(tmp_path: Path) -> list[Path]:
 
 def test_names() -> None:
     assert HubName.parse("a/b") == HubName("a/b")
-    assert HubName.parse("a-1/b.c_d:q4_k_m") == HubName("a-1/b.c_d", quantisation="q4_k_m")
+    assert HubName.parse("a-1/b.c_d:q4_k_m") == HubName("a-1/b.c_d", quantization="q4_k_m")
     assert HubName.parse("a/b/c/d.GGUF") == HubName("a/b", file="c/d.GGUF")
     for text in ("a/b", "a/b:Q8_0", "a/b/c/d.gguf"):
         assert str(HubName.parse(text)) == text
@@ -109,7 +109,7 @@ def test_choices(name: str, chosen: str) -> None:
     assert choose(HubName.parse(REPO + name), FILES, "here").first == chosen
 
 
-def test_a_quantisation_is_a_word_of_its_own() -> None:
+def test_a_quantization_is_a_word_of_its_own() -> None:
     names = ["m-IQ4_NL.gguf", "m-Q4_K_M.gguf", "m.Q4_K.gguf", "m-Q4_0_4_4.gguf", "m-UD-Q4_K_XL.gguf"]
     fitting = {
         word: [c.first for c in candidates(names) if c.is_of(word)] for word in ("Q4_K", "Q4_NL", "Q4_0", "Q4_K_XL")
@@ -117,7 +117,7 @@ def test_a_quantisation_is_a_word_of_its_own() -> None:
     assert fitting == {"Q4_K": ["m.Q4_K.gguf"], "Q4_NL": [], "Q4_0": [], "Q4_K_XL": ["m-UD-Q4_K_XL.gguf"]}
 
 
-def test_the_only_model_needs_no_quantisation() -> None:
+def test_the_only_model_needs_no_quantization() -> None:
     files = ["model-Q5_0.gguf", "mmproj-model-f16.gguf", "imatrix.gguf", "config.json"]
     assert choose(HubName("a/b"), files, "here").files == ("model-Q5_0.gguf",)
 
@@ -272,7 +272,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 
 def test_no_hub_at_that_address(hub: Hub) -> None:
     hub.nonsense = True
-    with pytest.raises(errors.HubConnectionError, match="is no hub"):
+    with pytest.raises(errors.HubConnectionError, match="is not a model hub"):
         pull(REPO)
 
 
@@ -404,4 +404,4 @@ def test_commands(hub: Hub, demo: str) -> None:
 
 def test_commands_that_fail(hub: Hub) -> None:
     assert "no repository ann/none" in refused(1, "pull", "ann/none")
-    assert "no name of a model" in refused(1, "generate", "x", "-m", "hf:nothing")
+    assert "not the name of a model" in refused(1, "generate", "x", "-m", "hf:nothing")

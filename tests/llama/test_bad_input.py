@@ -72,6 +72,19 @@ def test_a_missing_file(tmp_path: Path) -> None:
         Llama(tmp_path / "none.gguf")
 
 
+@pytest.mark.parametrize("name", ["owner/repo", "owner/repo:Q4_K_M"])
+def test_a_name_on_the_hub_is_no_path(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=rf"no such file: {name}; .*Llama\.from_hub\('{name}'\)"):
+        Llama(name)
+
+
+@pytest.mark.parametrize("name", ["models/none.gguf", "a/b/none.GGUF", "none", "../none/model"])
+def test_a_path_that_is_no_name_on_the_hub(name: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        Llama(name)
+    assert "hub" not in str(caught.value)
+
+
 def test_a_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="is a directory"):
         Model(tmp_path)
@@ -185,7 +198,7 @@ def test_an_override_of_another_type(model_path: Path) -> None:
     ("options", "message"),
     [
         ({"n_ctx": -1}, "n_ctx"),
-        ({"n_ctx": 2**31}, "n_ctx"),
+        ({"n_ctx": 2**31}, "n_ctx must be an int from 0 to 2,147,483,647, got 2147483648"),
         ({"n_batch": 0}, "n_batch"),
         ({"n_ubatch": 0}, "n_ubatch"),
         ({"n_seq_max": 0}, "n_seq_max"),

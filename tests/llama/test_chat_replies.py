@@ -21,7 +21,8 @@ from llama_cffi.errors import (
     ToolError,
     ToolLimitError,
 )
-from llama_cffi.grammar.schema import closed, json_rule
+from llama_cffi.grammar.json_schema import json_expression
+from llama_cffi.grammar.tool_form import tool_form
 from llama_cffi.prepare.chat import prepare_chat
 from llama_cffi.prompt.tools import Tool
 from llama_cffi.reply.formats import FORMATS
@@ -249,7 +250,7 @@ def test_a_session_with_tools(demo: Llama) -> None:
     assert session.n_tokens > 0
     n = len(session)
     with pytest.raises(MessageError):
-        session.run_tools(3)  # type: ignore[arg-type]
+        session.run_tools(3)  # type: ignore[call-overload]
     assert len(session) == n
     session.rewind()
     assert len(session) == 0
@@ -301,10 +302,10 @@ def test_a_prefix_is_part_of_what_is_parsed(demo: Llama) -> None:
 def test_options_that_a_reply_cannot_have(demo: Llama) -> None:
     for option in ("echo", "heal"):
         with pytest.raises(ValueError, match="a reply begins as prefix= says"):
-            demo.chat("A pet?", **{option: True})  # type: ignore[arg-type]
+            demo.chat("A pet?", **{option: True})  # type: ignore[call-overload]
     for option in ("n", "suffix", "sing"):
         with pytest.raises((TypeError, ValueError)):
-            demo.chat("A pet?", **{option: 2})  # type: ignore[arg-type]
+            demo.chat("A pet?", **{option: 2})  # type: ignore[call-overload]
 
 
 # -- reasoning
@@ -336,7 +337,7 @@ def test_every_set_of_the_berkeley_tools_can_be_held_to(assets: Path) -> None:
     assert len(sets) == 1448
     for tools in sets:
         for tool in tools:
-            json_rule(closed(tool.parameters))
+            json_expression(tool_form(tool.parameters))
 
 
 @pytest.mark.conformance

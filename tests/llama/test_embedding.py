@@ -314,8 +314,16 @@ BAD: dict[str, tuple[Callable[[Llama], object], type[Exception], str]] = {
     "number": (lambda llm: llm.embed(["a", 5]), TypeError, r"texts\[1\] must be str"),  # type: ignore[list-item]
     "pooling": (lambda llm: llm.embed("a", pooling="median"), ValueError, "must be one of"),  # type: ignore[arg-type]
     "rank": (lambda llm: llm.embed("a", pooling="rank"), ValueError, "rerank"),
-    "no head": (lambda llm: llm.rerank("a", ["b"]), UnsupportedError, "no classifier head"),
-    "no head for labels": (lambda llm: llm.classify("a"), UnsupportedError, "no classifier head"),
+    "no head": (
+        lambda llm: llm.rerank("a", ["b"]),
+        UnsupportedError,
+        r"is not a reranker: .*no classifier head.*similarity\(\)",
+    ),
+    "no head for labels": (
+        lambda llm: llm.classify("a"),
+        UnsupportedError,
+        "is not a classifier: .*no classifier head.*schema=",
+    ),
     "generate": (lambda llm: llm.generate("a"), UnsupportedError, "is an encoder"),
     "stream": (lambda llm: llm.stream("a"), UnsupportedError, "is an encoder"),
 }

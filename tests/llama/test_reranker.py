@@ -90,7 +90,7 @@ def test_a_score_is_the_probability_of_yes(reranker: Llama) -> None:
         assert scores == pytest.approx(dict(zip(("yes", "no"), map(float, row), strict=True)), abs=1e-5)
 
 
-def test_the_template_is_tokenised_as_llama_cpp_does(reranker: Llama) -> None:
+def test_the_template_is_tokenized_as_llama_cpp_does(reranker: Llama) -> None:
     for document in DOCUMENTS:
         filled = TEMPLATE.replace("{query}", QUERY).replace("{document}", document.replace("{query}", "{other}"))
         whole = reranker.model.vocab.tokenize(filled, add_special=False, parse_special=True)

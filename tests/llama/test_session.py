@@ -67,7 +67,7 @@ def test_a_turn_that_fails_leaves_no_trace(echo: Echo) -> None:
     next(chunks)
     del chunks
     with pytest.raises(MessageError):
-        session.chat(3)  # type: ignore[arg-type]
+        session.chat(3)  # type: ignore[call-overload]
     assert len(session) == 2
 
 
@@ -138,7 +138,7 @@ def test_files_that_are_no_conversation(echo: Echo, tmp_path: Path, text: str) -
     path.write_text(text)
     session = ChatSession(echo)
     session.chat("a")
-    with pytest.raises(MessageError, match="no saved conversation"):
+    with pytest.raises(MessageError, match="not a saved conversation"):
         session.load(path)
     assert len(session) == 2
 

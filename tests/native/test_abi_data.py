@@ -147,7 +147,7 @@ def test_images_are_the_layout_with_values(generation: abi.Generation) -> None:
 
 @pytest.mark.parametrize("padding", ["..", "00"])
 @pytest.mark.parametrize("generation", abi.generations(), ids=lambda one: one.name)
-def test_each_generation_is_recognised_however_padding_is_filled(generation: abi.Generation, padding: str) -> None:
+def test_each_generation_is_recognized_however_padding_is_filled(generation: abi.Generation, padding: str) -> None:
     shown = synthetic(generation, padding=padding)
     assert abi.by_fingerprint(shown) is generation
     assert abi.explain_difference(shown, generation) == []
@@ -297,7 +297,7 @@ def test_picture_tells_written_from_left_alone() -> None:
 
 
 @needs_libllama
-def test_the_pinned_build_is_recognised() -> None:
+def test_the_pinned_build_is_recognized() -> None:
     shown = fingerprint_of(LIBRARIES)
     assert abi.explain_difference(shown, PINNED) == []
     assert abi.by_fingerprint(shown) is PINNED
@@ -305,7 +305,7 @@ def test_the_pinned_build_is_recognised() -> None:
 
 @needs_npm
 @pytest.mark.parametrize(("package", "release"), NPM_LIBRARIES.items())
-def test_prebuilt_libraries_are_recognised(package: str, release: str) -> None:
+def test_prebuilt_libraries_are_recognized(package: str, release: str) -> None:
     folder = Path(NPM_FOLDER or "", package, "package", "bins", "linux-x64")
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")

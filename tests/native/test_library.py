@@ -268,7 +268,7 @@ def test_plugins_come_from_the_folder_of_the_library(place: str, tmp_path: Path)
     lib = PluginLibrary(has_plugin=True)
     plugin = lay(tmp_path / place, "libggml-cpu-haswell.so")
     lay(tmp_path, "libggml.so")
-    library._initialise(SimpleNamespace(ffi=ffi, lib=lib), tmp_path / "libllama.so", "system")
+    library._initialize(SimpleNamespace(ffi=ffi, lib=lib), tmp_path / "libllama.so", "system")
     assert lib.folders == [os.fsencode(plugin.parent)]
     assert lib.started
 
@@ -279,7 +279,7 @@ def test_no_plugin_for_this_cpu_is_an_error() -> None:
     info = library_info()
     module = SimpleNamespace(ffi=ffi, lib=PluginLibrary(has_plugin=False))
     with pytest.raises(LibraryError, match="no CPU backend in this folder runs on this CPU"):
-        library._initialise(module, info.path, info.source)
+        library._initialize(module, info.path, info.source)
 
 
 @pytest.fixture

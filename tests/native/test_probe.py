@@ -66,7 +66,7 @@ def changed(function: str, place: int, data: bytes) -> dict[str, bytes]:
 # -- a stub that tells the truth: what the lies are measured against
 
 
-def test_an_honest_stub_is_recognised(tmp_path: Path) -> None:
+def test_an_honest_stub_is_recognized(tmp_path: Path) -> None:
     found = compatibility.check_library(libllama(tmp_path / "libllama.so"))
     assert found.generation is PINNED
     assert (found.doubtful, found.reasons, found.include) == (frozenset(), (), None)
@@ -162,7 +162,7 @@ def test_a_library_whose_companions_are_missing(tmp_path: Path) -> None:
         ("__builtin_trap();", "SIGILL"),
         ("exit(0);", "ends the process while it is opened (exit code 0)"),
         ("_exit(3);", "ends the process while it is opened (exit code 3)"),
-        ('fprintf(stderr, "no licence\\n"); exit(1);', "exit code 1); it said:\n  no licence"),
+        ('fprintf(stderr, "no license\\n"); exit(1);', "exit code 1); it said:\n  no license"),
         ("raise(SIGKILL);", "(SIGKILL)"),
     ],
 )

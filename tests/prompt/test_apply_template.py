@@ -24,7 +24,7 @@ pytest_plugins = ["tests.support.models"]
 pytestmark = pytest.mark.conformance
 
 # What the server always does, and is told here or undone: it gives `enable_thinking` to every template, continues a
-# last message of the assistant, and takes away the BOS that its tokeniser will add again.
+# last message of the assistant, and takes away the BOS that its tokenizer will add again.
 OPTIONS = ("--jinja", "--no-prefill-assistant", "-c", 256, "-np", 1, "-t", 1, "--no-warmup")
 VARIABLES = {"enable_thinking": True}
 
@@ -90,7 +90,7 @@ DIFFERENCES = (
     ),
     Difference(
         reason="the template needs `datetime` and `functions`; llama-server gives the first, and takes the second, "
-        "which nobody gives, for an empty text, so that the model sees no tools",
+        "which is never given, for an empty text, so that the model sees no tools",
         templates=["fireworks-ai-llama-3-firefunction-v2"],
         variables=lambda: {"datetime": today("%b %d %Y"), "functions": ""},
     ),

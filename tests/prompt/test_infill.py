@@ -96,7 +96,7 @@ def test_what_is_refused(llm: Llama, model: Model) -> None:
     with Llama(model, n_ctx=256, n_threads=1) as plain, pytest.raises(UnsupportedError, match="cannot fill in"):
         plain.infill("a", "b")
     with pytest.raises(ValueError, match="order must be"):
-        llm.infill("a", "b", order="msp")  # type: ignore[arg-type]
+        llm.infill("a", "b", order="msp")  # type: ignore[call-overload]
     options: list[Any] = [{"echo": True}, {"heal": True}]
     for option in options:
         with pytest.raises(ValueError, match="mean nothing"):

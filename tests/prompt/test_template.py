@@ -109,7 +109,7 @@ def test_no_message_can_write_a_control_token(path: Path) -> None:
 
 
 @needs_source
-def test_a_harmless_message_is_tokenised_as_llama_cpp_would() -> None:
+def test_a_harmless_message_is_tokenized_as_llama_cpp_would() -> None:
     with Model(MODELS / "ggml-vocab-qwen2.gguf", ModelOptions(vocab_only=True)) as model:
         encoder = PromptEncoder(model.vocab)
         template = encoder.template((MODELS / "templates" / "Qwen-Qwen2.5-7B-Instruct.jinja").read_text())
@@ -272,7 +272,7 @@ TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         (
             [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
             MessageError,
-            r"tool_calls\[0\].function.arguments is no JSON",
+            r"tool_calls\[0\].function.arguments is not JSON",
         ),
         (
             [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}],

@@ -99,9 +99,9 @@ def test_a_call_is_validated_and_its_result_is_text() -> None:
         ({}, "place: Field required"),
         ({"place": {"city": "Oslo"}, "days": "many"}, "days: Input should be a valid integer"),
         ({"place": {"city": "Oslo"}, "who": 1}, "who: Extra inputs are not permitted"),
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[1]", "must be an object, not list"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "not JSON"),
     ):
         with pytest.raises(ToolArgumentsError, match=words):
             tool.call(wrong)

@@ -1,4 +1,4 @@
-"""The detokeniser: for every way of cutting the bytes, the text of decoding them at once."""
+"""The detokenizer: for every way of cutting the bytes, the text of decoding them at once."""
 
 from __future__ import annotations
 

@@ -138,10 +138,11 @@ def test_nothing_to_hold_to_is_no_grammar() -> None:
         ({"type": "object", "minProperties": 1}, "'minProperties' at their top"),
         ({"type": "object", "properties": {"a": {}}, "required": ["b"]}, "require 'b'"),
         ({"type": "object", "properties": {"a<": {}}}, "a name that this format cannot write"),
-        ({"type": "object", "properties": {"a": {"type": "string", "not": {"const": "x"}}}}, "'not'"),
-        ({"type": "object", "properties": {"a": {"type": "string", "pattern": r"\bx"}}}, "the pattern"),
-        ({"$ref": "#/nowhere"}, "which is not there"),
-        ({"$ref": "#"}, "without end"),
+        ({"type": "object", "properties": {"a": {"type": "array", "not": {"uniqueItems": True}}}}, "'not'"),
+        ({"type": "object", "properties": {"a": {"type": "string", "pattern": r"\bx"}}}, "'pattern'"),
+        ({"type": "object", "patternProperties": {"^a": {}}}, "'patternProperties' at their top"),
+        ({"type": "object", "enum": [{"a": 1}]}, "'enum' at their top"),
+        ({"$ref": "#/nowhere"}, "nothing in it"),
     ],
 )
 def test_what_arguments_one_by_one_cannot_keep_to_is_refused(parameters: dict[str, Any], words: str) -> None:

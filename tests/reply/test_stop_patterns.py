@@ -117,13 +117,6 @@ def test_look_behind_sees_what_was_shown() -> None:
     assert matcher.matched == "\n"
 
 
-def test_discard_drops_what_was_held() -> None:
-    matcher = PatternMatcher([re.compile("ab")])
-    assert matcher.feed("xa") == "x"
-    matcher.discard()
-    assert matcher.flush() == ""
-
-
 def test_bad_patterns() -> None:
     with pytest.raises(ValueError, match="empty text"):
         PatternMatcher([re.compile("a*")])

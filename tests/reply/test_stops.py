@@ -101,13 +101,6 @@ def test_the_longer_stop_is_waited_for_and_flush_decides() -> None:
     assert matcher.matched == "\n"
 
 
-def test_discard_drops_what_was_held() -> None:
-    matcher = StopMatcher(["stop"])
-    assert matcher.feed("go st") == "go "
-    matcher.discard()
-    assert matcher.flush() == ""
-
-
 def test_a_single_string_is_one_stop_and_duplicates_count_once() -> None:
     assert StopMatcher("abc").stops == ("abc",)
     assert StopMatcher(["a", "b", "a"]).stops == ("a", "b")

@@ -55,8 +55,12 @@ class ByteGrammar:
         point where the grammar stops it: a list of all spellings grows with the product of their numbers, and whatever
         bounds the list leaves out the one that is meant.
         """
-        search = _SpellingSearch(self._matcher.deep_copy())
+        search = SpellingSearch(self._matcher.deep_copy())
         return True if search.found(value) else None if search.left < 0 else False
+
+    def search(self, kind: type[SpellingSearch]) -> SpellingSearch:
+        """A search for spellings of another kind, from the beginning of a text."""
+        return kind(self._matcher.deep_copy())
 
     def walk(self, rng: random.Random, limit: int = 300) -> str | None:
         """A random text; None when it did not end in time."""
@@ -88,55 +92,67 @@ _LIKELY = set(b'"{}[],:0123456789.-abcx')
 _CLOSING = set(b'"}]')
 
 
-class _SpellingSearch:
-    """Tries the spellings of a value, depth first."""
+class SpellingSearch:
+    """Tries the spellings of a value, depth first: of JSON, or of what a subclass says of commas, keys and scalars."""
+
+    comma = ","
 
     def __init__(self, matcher: llguidance.LLMatcher) -> None:
         self._matcher = matcher
         self.left = MAX_STEPS
+        self.written: list[str] = []
+        """The parts of the text that was found."""
 
-    def found(self, value: Any) -> bool:
-        return self._value(value, self._matcher.is_accepting)
+    def found(self, value: Any, before: str = "", after: str = "", good: Callable[[], bool] | None = None) -> bool:
+        """Whether some spelling of the value between two texts is let through, ends there, and is ``good``."""
+        end = partial(self.text, after, good or self._matcher.is_accepting)
+        return self.text(before, partial(self._value, value, end))
 
-    def _text(self, text: str, then: Callable[[], bool]) -> bool:
+    def text(self, text: str, then: Callable[[], bool]) -> bool:
+        """Whether a text goes on to something that ``then`` finds good; else the matcher is where it was."""
         data = list(text.encode())
         self.left -= 1
         n = self._matcher.try_consume_tokens(data) if self.left >= 0 else 0
+        self.written.append(text)
         if n == len(data) and then():
             return True
+        self.written.pop()
         if n:
             self._matcher.rollback(n)
         return False
 
+    def keys(self, key: str) -> Iterator[str]:
+        """How a key may be written, with what follows it."""
+        yield f"{json.dumps(key, ensure_ascii=False)}:"
+
+    def scalars(self, value: Any) -> Iterator[str]:
+        """How a value that is no container may be written: a number as its bounds may need it (8.20 for 8.2)."""
+        if isinstance(value, float):
+            whole = [str(int(value))] if value == int(value) else []
+            plain = format(Decimal(repr(value)), "f")
+            yield from dict.fromkeys([*whole, *(plain + "0" * n for n in range(4)), repr(value)])
+        else:
+            yield json.dumps(value, ensure_ascii=False)
+
     def _value(self, value: Any, then: Callable[[], bool]) -> bool:
         if isinstance(value, dict):
-            return self._text("{", lambda: self._members(value, "", then))
+            return self.text("{", lambda: self._members(value, "", then))
         if isinstance(value, list):
-            return self._text("[", lambda: self._items(value, 0, then))
-        return any(self._text(text, then) for text in _scalars(value))
+            return self.text("[", lambda: self._items(value, 0, then))
+        return any(self.text(text, then) for text in self.scalars(value))
 
     def _members(self, value: dict[str, Any], comma: str, then: Callable[[], bool]) -> bool:
         if not value:
-            return self._text("}", then)
+            return self.text("}", then)
         for key in value:
             rest = {other: value[other] for other in value if other != key}
-            name = f"{comma}{json.dumps(key, ensure_ascii=False)}:"
-            if self._text(name, partial(self._value, value[key], partial(self._members, rest, ",", then))):
+            following = partial(self._value, value[key], partial(self._members, rest, self.comma, then))
+            if any(self.text(comma + name, following) for name in self.keys(key)):
                 return True
         return False
 
     def _items(self, value: list[Any], i: int, then: Callable[[], bool]) -> bool:
         if i == len(value):
-            return self._text("]", then)
+            return self.text("]", then)
         inner = partial(self._value, value[i], partial(self._items, value, i + 1, then))
-        return self._text(",", inner) if i else inner()
-
-
-def _scalars(value: Any) -> Iterator[str]:
-    """How a value that is no container may be written: a number as its bounds may need it (8.20 for 8.2)."""
-    if isinstance(value, float):
-        whole = [str(int(value))] if value == int(value) else []
-        plain = format(Decimal(repr(value)), "f")
-        yield from dict.fromkeys([*whole, *(plain + "0" * n for n in range(4)), repr(value)])
-    else:
-        yield json.dumps(value, ensure_ascii=False)
+        return self.text(self.comma, inner) if i else inner()

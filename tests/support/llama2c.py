@@ -77,7 +77,7 @@ def _rms_norm(x: Array, weight: Array) -> Array:
 
 
 def _rotate(x: Array, rotation: NDArray[np.complex128]) -> Array:
-    """RoPE over neighbouring pairs: each pair is a complex number."""
+    """RoPE over neighboring pairs: each pair is a complex number."""
     turned = (x[..., 0::2] + 1j * x[..., 1::2]) * rotation
     return np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
 

@@ -1,4 +1,4 @@
-"""A model quantised by llama.cpp itself."""
+"""A model quantized by llama.cpp itself."""
 
 from __future__ import annotations
 

@@ -119,8 +119,8 @@ def bert_forward(tensors: Tensors, shape: EncoderShape, tokens: Sequence[int]) -
         return np.asarray(x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
 
     def norm(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        centred = x - x.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+        centered = x - x.mean(-1, keepdims=True)
+        scaled = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-12)
         return np.asarray(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
     x = weights["token_embd.weight"][list(tokens)] + weights["token_types.weight"][0]

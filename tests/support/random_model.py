@@ -128,7 +128,7 @@ def new_gguf(target: Path, architecture: str) -> Iterator[Any]:
 def synthetic_vocab(n_vocab: int) -> list[tuple[bytes, float, int]]:
     """An SPM vocabulary of (text, score, type): control tokens, the 256 bytes, letters, then syllable words.
 
-    Every word can be reached by merging two shorter pieces, so tokenising finds the long ones too.
+    Every word can be reached by merging two shorter pieces, so tokenizing finds the long ones too.
     """
     types = gguf.TokenType
     entries: list[tuple[bytes, float, int]] = [

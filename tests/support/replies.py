@@ -13,7 +13,8 @@ import llguidance
 import numpy as np
 
 from llama_cffi.grammar.guidance import _limits
-from llama_cffi.grammar.schema import closed, json_rule
+from llama_cffi.grammar.json_schema import json_expression
+from llama_cffi.grammar.tool_form import tool_form
 from llama_cffi.reply.events import CallArguments, CallBegin, CallEnd, Event, Reasoning, Text
 from llama_cffi.reply.format import ReplyFormat, ReplyRules, ToolSpec
 from llama_cffi.reply.lark import quoted
@@ -39,7 +40,7 @@ class Reply:
 
 
 def joined(events: Iterable[Event]) -> list[Event]:
-    """The events with neighbours of one kind joined."""
+    """The events with neighbors of one kind joined."""
     done: list[Event] = []
     for event in events:
         last = done[-1] if done else None
@@ -153,12 +154,12 @@ def tags_of(format: ReplyFormat) -> list[str]:
 
 def tool_rule(schema: Mapping[str, Any]) -> str:
     """The rule of a tool's schema as requests make it: objects that list properties closed, keywords checked."""
-    return json_rule(closed(schema))
+    return json_expression(tool_form(schema))
 
 
 def reply_grammar(format: ReplyFormat, rules: ReplyRules, token: Callable[[str], str] = quoted) -> str | None:
     """The grammar of a reply as requests make it."""
-    return format.grammar(rules, token, tool_rule)
+    return format.grammar(rules, token)
 
 
 def compiled(grammar: str, tokenizer: llguidance.LLTokenizer) -> llguidance.LLMatcher:

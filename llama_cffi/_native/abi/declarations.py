@@ -13,7 +13,8 @@ _MACRO = re.compile(r"^#define (\w+) \.\.\.$", re.M)
 
 
 def declarations(generation: Generation, headers: str) -> str:
-    """The C declarations of `headers` (API-mode text with "...") with a generation's layouts, values and signatures.
+    """Return the C declarations of `headers` (API-mode text with "...") with a generation's layouts, values and
+    signatures.
 
     Functions, constants and structs that the generation lacks are left out (a struct becomes opaque); its legacy
     functions come last. Lines that only API mode knows (`extern "Python"`, `static const`) must not be in `headers`.

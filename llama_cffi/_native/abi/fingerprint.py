@@ -60,18 +60,19 @@ class Match:
 
 
 def symbols_of_interest() -> frozenset[str]:
-    """The symbols that tell generations apart: what a probe that cannot list symbols has to ask for."""
+    """Return the symbols that tell generations apart: what a probe that cannot list symbols has to ask for."""
     return frozenset().union(*(one.always | one.never for one in generations()))
 
 
 def by_fingerprint(fingerprint: Fingerprint) -> Generation | None:
-    """The generation of which the fingerprint shows a release, or None; match() says what may be otherwise still."""
+    """Return the generation of which the fingerprint shows a release, or None; match() says what may be otherwise
+    still."""
     found = match(fingerprint)
     return found.generation if found is not None and found.certain else None
 
 
 def match(fingerprint: Fingerprint) -> Match | None:
-    """The generation whose struct pictures fit, with what is in doubt; None when no generation's do."""
+    """Return the generation whose struct pictures fit, with what is in doubt; None when no generation's do."""
     known = generations()
     fitting = [one for one in known if _pictures_fit(fingerprint, one)]
     if not fitting:
@@ -93,14 +94,14 @@ def match(fingerprint: Fingerprint) -> Match | None:
 
 
 def nearest(fingerprint: Fingerprint) -> Generation:
-    """The known generation with the fewest differences: what a refusal compares the library with."""
+    """Return the known generation with the fewest differences: what a refusal compares the library with."""
     if (found := match(fingerprint)) is not None:
         return found.generation
     return min(reversed(generations()), key=lambda one: _distance(fingerprint, one))
 
 
 def differing(one: Generation, other: Generation) -> frozenset[str]:
-    """Names of functions, constants and structs ("struct x") that both have and that differ between them."""
+    """Return names of functions, constants and structs ("struct x") that both have and that differ between them."""
     found = {
         f"struct {name}"
         for name in one.structs.keys() & other.structs.keys()
@@ -114,7 +115,7 @@ def differing(one: Generation, other: Generation) -> frozenset[str]:
 
 
 def explain_difference(fingerprint: Fingerprint, generation: Generation) -> list[str]:
-    """What a library shows otherwise than a generation's releases do, field by field; [] when nothing does."""
+    """Return what a library shows otherwise than a generation's releases do, field by field; [] when nothing does."""
     lines: list[str] = []
     for function, struct in DEFAULTS.items():
         seen = fingerprint.images.get(function)

@@ -45,7 +45,7 @@ class Struct:
     fields: tuple[Field, ...]
 
     def field(self, name: str) -> Field | None:
-        """The field of that name, or None."""
+        """Return the field of that name, or None."""
         return next((field for field in self.fields if field.name == name), None)
 
     @property
@@ -104,13 +104,14 @@ class Generation:
         return {name: value for name, value in both.items() if name not in self.absent_constants}
 
     def function(self, name: str) -> str | None:
-        """The C declaration of a function here; None when no release of this generation has it."""
+        """Return the C declaration of a function here; None when no release of this generation has it."""
         if name in self.absent:
             return None
         return self.functions.get(name) or self.legacy.get(name) or pinned_functions().get(name)
 
     def has(self, name: str) -> bool:
-        """Whether a function, a constant or a "struct.field" exists here, for a partial function in some release."""
+        """Return whether a function, a constant or a "struct.field" exists here, for a partial function in some
+        release."""
         struct, dot, field = name.partition(".")
         if dot:
             return struct in self.structs and self.structs[struct].field(field) is not None
@@ -119,20 +120,20 @@ class Generation:
 
 @cache
 def generations() -> tuple[Generation, ...]:
-    """All known generations, oldest first; the last one holds the pinned release."""
+    """Return all known generations, oldest first; the last one holds the pinned release."""
     return tuple(generation(name) for name in _index()["generations"])
 
 
 @cache
 def generation(name: str) -> Generation:
-    """One generation by its name, without reading the others; KeyError for an unknown name."""
+    """Return one generation by its name, without reading the others; KeyError for an unknown name."""
     if name not in _index()["generations"]:
         raise KeyError(name)
     return from_data(_read(name))
 
 
 def since(name: str) -> Release | None:
-    """The first known release that has a function, a constant or a "struct.field"; None for an unknown name.
+    """Return the first known release that has a function, a constant or a "struct.field"; None for an unknown name.
 
     What the oldest known release has already counts from there.
     """
@@ -144,7 +145,7 @@ def since(name: str) -> Release | None:
 
 
 def until(name: str) -> Release | None:
-    """The last known release that has what since() takes; None when the pinned one has it too, or none does."""
+    """Return the last known release that has what since() takes; None when the pinned one has it too, or none does."""
     last = _index()["until"].get(name)
     return next((release for one in generations() for release in one.releases if release.name == last), None)
 
@@ -163,7 +164,7 @@ def pinned_constants() -> dict[str, int]:
 
 @cache
 def enums() -> dict[str, tuple[str, ...]]:
-    """The enumerators of each declared enum in the pinned release."""
+    """Return the enumerators of each declared enum in the pinned release."""
     return {name: tuple(values) for name, values in _read("pinned")["enums"].items()}
 
 
@@ -178,7 +179,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def from_data(data: dict[str, Any]) -> Generation:
-    """A generation as a JSON file of this folder, or of a cache, holds it."""
+    """Return a generation as a JSON file of this folder, or of a cache, holds it."""
     facts = ("name", "commit", "date", "source", "version")
     return Generation(
         name=data["name"],

@@ -1,7 +1,7 @@
 """The bindings of ABI mode as Python modules: what cffi's out-of-line ABI mode writes, one for each generation.
 
 Loading one takes milliseconds and neither a compiler nor a parser. Those of the known generations are written when the
-package is built; one of a generation that was derived from somebody's headers goes into a cache.
+package is built; one of a generation that was derived from headers of the user's goes into a cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def write_modules(folder: Path) -> list[Path]:
 
 
 def load_ffi(generation: Generation, folder: Path | None = None) -> Any:
-    """The cffi FFI of one generation.
+    """Return the cffi FFI of one generation.
 
     A generation that the package has no module for gets one in ``folder``, made now if need be. Without a folder that
     is a :class:`LibraryError`.
@@ -52,7 +52,7 @@ def load_ffi(generation: Generation, folder: Path | None = None) -> Any:
 
 @cache
 def headers() -> str:
-    """The trimmed headers as both modes know them, and what ABI mode needs besides."""
+    """Return the trimmed headers as both modes know them, and what ABI mode needs besides."""
     # Imported here, because it imports cffi's parser.
     from llama_cffi._native.binding_build import CDEF_DIR, CDEF_FILES
 

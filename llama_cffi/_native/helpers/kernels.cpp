@@ -41,7 +41,7 @@ namespace avx512 {
 #define LCH_NAME "avx512"
 #define LCH_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define LCH_WIDTH 16
-// The unmasked intrinsic makes GCC 12 warn of an uninitialised value in its own header.
+// The unmasked intrinsic makes GCC 12 warn of an uninitialized value in its own header.
 #define LCH_SCALE(x, exponent) _mm512_maskz_scalef_ps(0xffff, x, exponent)
 #include "kernels.inc"
 }  // namespace avx512

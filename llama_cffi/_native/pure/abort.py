@@ -67,7 +67,7 @@ def lch_abort_arm(state: lch_abort) -> None:
 
 
 def over_time() -> bool:
-    """Whether the computation that this thread has just ended took longer than it was allowed."""
+    """Return whether the computation that this thread has just ended took longer than it was allowed."""
     state, _armed.state = _armed.state, None
     return state is not None and _expired(state)
 

@@ -12,7 +12,7 @@ _get_ident = threading.get_ident
 
 
 class lch_door:
-    """``owner`` holds the thread inside: who comes in and goes out does so in one call that no signal handler cuts."""
+    """``owner`` holds the thread inside. Entering and leaving are one call each, which no signal handler interrupts."""
 
     __slots__ = ("computing", "forks", "n_computed", "owner", "shut")
 
@@ -40,7 +40,7 @@ def lch_door_init(door: lch_door) -> None:
 
 
 def is_inside(door: lch_door) -> bool:
-    """Whether this thread is."""
+    """Return whether this thread is inside."""
     return door.owner.get(None) == _get_ident()
 
 

@@ -134,5 +134,5 @@ def call_begins() -> None:
 
 
 def tail(n: int) -> list[bytes]:
-    """The last lines of all threads, without the lock, which a dying thread could hold."""
+    """Return the last lines of all threads, without the lock, which a dying thread could hold."""
     return [_ring.lines[at % _LINES][3] for at in range(max(_ring.end - n, 0), _ring.end)]

@@ -24,12 +24,12 @@ nothing: Any = _c("int(*)(int)", "abs")
 
 
 def float32(x: float) -> float:
-    """The nearest float, infinite where it is too large."""
+    """Return the nearest float, infinite where it is too large."""
     return float(ffi.cast("float", x))
 
 
 def thread_stack() -> int:
-    """Bytes of stack that this thread was made with; 0 where the system does not say."""
+    """Return bytes of stack that this thread was made with; 0 where the system does not say."""
     try:
         if sys.platform == "darwin":
             itself = _c("void *(*)(void)", "pthread_self")()

@@ -241,7 +241,7 @@ class _Nucleus:
         self.total = float(self.rough.sum())
 
     def holds(self, x: np.float32, i: int) -> bool:
-        """Whether the mass that ranks before a logit is less than top_p of the whole."""
+        """Return whether the mass that ranks before a logit is less than top_p of the whole."""
         larger = self.data > x
         equal = int(np.count_nonzero(self.data[:i] == x))
         own = math.exp(float(x) - float(self.top))

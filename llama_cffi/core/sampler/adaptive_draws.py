@@ -61,7 +61,7 @@ class AdaptiveDraws:
             self._last = None
 
     def clone(self, native: Any) -> tuple[Any, AdaptiveDraws]:
-        """A new ``llama_sampler *`` in the state of ``native``, owned by the caller, and its draws.
+        """Return a new ``llama_sampler *`` in the state of ``native``, owned by the caller, and its draws.
 
         Takes about two microseconds for each draw. Raises :class:`SamplerError` where this libllama clones in a way
         that is not known.

@@ -26,7 +26,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def create(self, vocab: Vocab) -> Any:
-        """A new ``llama_sampler *``, owned by the caller."""
+        """Return a new ``llama_sampler *``, owned by the caller."""
 
 
 __all__ = ["Sampler"]

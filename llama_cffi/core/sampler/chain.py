@@ -228,7 +228,7 @@ class SamplerChain(NativeObject):
             self._workspace.reraise()
 
     def clone(self) -> SamplerChain:
-        """A chain with the same samplers in the same state. Wraps ``llama_sampler_clone``.
+        """Return a chain with the same samplers in the same state. Wraps ``llama_sampler_clone``.
 
         Raises :class:`SamplerError` for a :class:`PythonSampler` without ``clone()``. With :class:`AdaptiveP` the copy
         draws as often as the original has, which llama.cpp's own clone forgets: about two microseconds for each token.

@@ -36,7 +36,7 @@ class _Search:
         return self._left <= 0
 
     def closure(self, start: _Stack) -> list[_Stack]:
-        """The places at which a character is read, or the text has ended, from a place without reading."""
+        """Return the places at which a character is read, or the text has ended, from a place without reading."""
         rules, todo, seen, found = self._rules, [start], set[_Stack](), list[_Stack]()
         while todo:
             stack = todo.pop()
@@ -62,7 +62,7 @@ class _Search:
         return found
 
     def after(self, stack: _Stack) -> _Stack:
-        """The place behind the element that is to be read."""
+        """Return the place behind the element that is to be read."""
         rule, alternative, index = stack[-1]
         if index + 1 < len(self._rules[rule][alternative]):
             return (*stack[:-1], (rule, alternative, index + 1))

@@ -166,7 +166,7 @@ class Candidates:
     def _check(self, sampler: PythonSampler, records: Any) -> None:
         """Raise :class:`SamplerError` for NaN and +inf among the logits; ``records`` is the address of the first."""
         if not self._writable or logits_sound(records, len(self._data)):
-            return  # nobody saw the logits, or they are as they should be
+            return  # the logits were not looked at, or they are as they should be
         logits = self._data["logit"]
         i = int((~(logits < np.inf)).argmax())
         token = self._data["id"][i]
@@ -185,7 +185,7 @@ class Workspace:
         self.address = 0
 
     def fill(self, logits: NDArray[np.float32], ids: NDArray[np.int32] | None = None) -> Any:
-        """The ``llama_token_data_array *`` of logits, of the tokens ``ids`` or of the first n."""
+        """Return the ``llama_token_data_array *`` of logits, of the tokens ``ids`` or of the first n."""
         n = len(logits)
         if len(self.candidates) != n:
             # Our own memory, held by every view of it: a view that outlives the call shows old numbers, not freed ones.
@@ -200,11 +200,11 @@ class Workspace:
         return self.array
 
     def left(self) -> NDArray[Any]:
-        """The candidates that a chain left in the array, copied from its own when it made one."""
+        """Return the candidates that a chain left in the array, copied from its own when it made one."""
         return self.view(self.array)[0]
 
     def view(self, array: Any) -> tuple[NDArray[Any], bool]:
-        """The candidates of an array, and whether they are a copy."""
+        """Return the candidates of an array, and whether they are a copy."""
         size = int(array.size)
         start, odd = divmod(int(ffi.cast("intptr_t", array.data)) - self.address, CANDIDATE.itemsize)
         if odd or not 0 <= start <= len(self.candidates) - size:

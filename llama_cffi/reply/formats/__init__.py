@@ -47,7 +47,7 @@ FORMATS: dict[str, ReplyFormat] = {
 
 
 def find(name: str) -> ReplyFormat:
-    """The format of this name. Raises ValueError, with the names that there are, for another."""
+    """Return the format of this name. Raises ValueError, with the names that there are, for another."""
     try:
         return FORMATS[name]
     except KeyError:
@@ -55,7 +55,7 @@ def find(name: str) -> ReplyFormat:
 
 
 def detect(template: str) -> ReplyFormat:
-    """The format of the models that have this chat template: ``generic`` when it is none that is known.
+    """Return the format of the models that have this chat template: ``generic`` when it is none that is known.
 
     A template that says nothing of tools is no sign of a format, and a model that was never told of them can be.
     """

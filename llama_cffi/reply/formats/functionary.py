@@ -11,9 +11,10 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import NAME, HeaderCalls, read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
-from llama_cffi.reply.lark import Lark, Schema, Token, either
+from llama_cffi.reply.lark import Lark, Token, either
 from llama_cffi.reply.parser import ParsedFormat, TaggedFormat
 from llama_cffi.reply.reasoning import Thinking
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 FUNCTIONARY_3_1 = TaggedFormat(
     name="functionary-v3.1",
@@ -37,7 +38,7 @@ class Functionary32(ParsedFormat):
     controls: tuple[str, ...] = ()
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return ">>>all" in template
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
@@ -75,18 +76,17 @@ class Functionary32(ParsedFormat):
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Schema,
     ) -> str | None:
-        """A Lark grammar of the replies that the rules allows; None when every text is one."""
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         begin = lark.text(f"{_ALL}\n")
         bodies = []
         calls = ""
         if calls_allowed:
-            one = either(f"{lark.text(tool.name + _LINE)} {lark.json(tool.parameters)}" for tool in rules.tools)
+            one = either(f"{lark.text(tool.name + _LINE)} {ToolArguments(tool).json(lark)}" for tool in rules.tools)
             one = lark.rule("call", one)
             calls = f"{one} ({lark.text(_MARK)} {one})*" if rules.parallel else one
             bodies.append(calls)

@@ -13,16 +13,17 @@ from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
 from llama_cffi.reply.json_text import read_value
-from llama_cffi.reply.lark import Lark, Schema, Token, either
+from llama_cffi.reply.lark import Lark, Token, either
 from llama_cffi.reply.parser import ParsedFormat
 from llama_cffi.reply.reasoning import Thinking
+from llama_cffi.reply.tool_arguments import ToolArguments
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _THINKING = Thinking(f"{_CHANNEL}analysis{_MESSAGE}", "<|end|>", optional=False)
 _TO = re.compile(r"to=(functions\.)?([A-Za-z0-9_.\-]+)")
 _PEOPLE = ("assistant", "user")
-"""Recipients that are no tools."""
+"""Recipients that are not tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,11 @@ class HarmonyFormat(ParsedFormat):
     controls: tuple[str, ...] = (_START, _CHANNEL, _MESSAGE, _CONSTRAIN, *_ENDS)
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return _CHANNEL in template and _MESSAGE in template
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        """Return what the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
         if prompt.endswith(f"{_CHANNEL}analysis{_MESSAGE}"):
             return "open"
         return "off" if prompt.endswith(f"{_CHANNEL}final{_MESSAGE}") else "auto"
@@ -116,15 +117,14 @@ class HarmonyFormat(ParsedFormat):
         self,
         rules: ReplyRules,
         token: Token,
-        schema: Schema,
     ) -> str | None:
-        """A Lark grammar of the replies that the rules allows; None when every text is one."""
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if rules.choice == "required" and rules.reasoning == "off":
             raise ToolError("a call is required, but the prompt ends inside of the answer")
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         # The spelling of a tag would be read as the tag.
         tags = "|".join(re.escape(tag).replace(r"\|", "[|]") for tag in (*_ENDS, _START))
         words = lark.terminal("WORDS", f"ANY & ~/(?s:.*)({tags})(?s:.*)/")
@@ -137,7 +137,7 @@ class HarmonyFormat(ParsedFormat):
             bodies.append(f"{final} {rules.content or words}")
         if calls_allowed:
             for tool in rules.tools:
-                arguments = lark.json(tool.parameters)
+                arguments = ToolArguments(tool).json(lark)
                 # The template leaves out the mark that models write.
                 forms = [
                     form + mark + f"json{_MESSAGE}"

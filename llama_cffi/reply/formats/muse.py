@@ -12,7 +12,7 @@ from llama_cffi.reply.event_buffer import EventBuffer
 from llama_cffi.reply.format import ReplyRules
 from llama_cffi.reply.header_calls import read_header
 from llama_cffi.reply.input_buffer import InputBuffer, Reading
-from llama_cffi.reply.lark import Lark, Schema, Token, either
+from llama_cffi.reply.lark import Lark, Token, either
 from llama_cffi.reply.parser import ParsedFormat
 from llama_cffi.reply.reasoning import Thinking
 from llama_cffi.reply.value_calls import ValueCalls
@@ -43,11 +43,11 @@ class MuseFormat(ParsedFormat):
     controls: tuple[str, ...] = (_START, _MESSAGE, _MORE, _END)
 
     def matches(self, template: str) -> bool:
-        """Whether a model with this chat template writes replies so."""
+        """Return whether a model with this chat template writes replies so."""
         return "<atem:function_calls>" in template
 
     def state(self, prompt: str) -> Literal["auto", "open", "off"]:
-        """What the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
+        """Return what the end of a prompt says about reasoning: the value for :attr:`ReplyRules.reasoning`."""
         if prompt.endswith(f"to=self{_MESSAGE}"):
             return "open"
         return "off" if prompt.endswith(f"to=user{_MESSAGE}") else "auto"
@@ -106,14 +106,14 @@ class MuseFormat(ParsedFormat):
 
     # -- grammar
 
-    def grammar(self, rules: ReplyRules, token: Token, schema: Schema) -> str | None:
-        """A Lark grammar of the replies that the rules allow; None when every text is one."""
+    def grammar(self, rules: ReplyRules, token: Token) -> str | None:
+        """Return a Lark grammar of the replies that the rules allow; None when every text is one."""
         calls_allowed = rules.allows_calls()
         if rules.choice == "required" and rules.reasoning == "off":
             raise ToolError("a call is required, but the prompt ends inside of the answer")
         if not calls_allowed and rules.content is None:
             return None
-        lark = Lark(token, self.controls, schema)
+        lark = Lark(token, self.controls)
         # The spelling of a tag would be read as the tag.
         tags = "|".join(re.escape(tag).replace(r"\|", "[|]") for tag in _ENDS)
         words = lark.terminal("WORDS", f"ANY & ~/(?s:.*)({tags})(?s:.*)/")

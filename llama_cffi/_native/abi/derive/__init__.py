@@ -1,4 +1,4 @@
-"""A generation out of somebody's headers: for a library that none of the known generations fits.
+"""A generation out of headers of the user's: for a library that none of the known generations fits.
 
 The compiler measures the layouts, and what the library showed to the probe has to agree with them, so that headers of
 another build are refused. Nothing is compiled against the headers but small programs that print sizes and offsets.
@@ -29,7 +29,8 @@ _CHANGED_DEFAULTS = 1
 
 
 def derive(include: Path, fingerprint: Fingerprint, cache: Path, exported: frozenset[str] = frozenset()) -> Generation:
-    """The generation that the headers of a folder describe, if the library with this fingerprint was built from them.
+    """Return the generation that the headers of a folder describe, if the library with this fingerprint was built from
+    them.
 
     The folder holds llama.h and the ggml headers that it includes, or these lie in ``../ggml/include`` as in a source
     tree; where the tree's sources are there, their defaults are compared too. ``exported`` are all llama_* functions of

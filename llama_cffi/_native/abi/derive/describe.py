@@ -77,7 +77,7 @@ def describe(source: Path, wanted: Wanted, pinned: Declarations) -> Description:
 
 
 def describe_headers(source: Path, found: Declarations, wanted: Wanted, legacy: set[str]) -> Description:
-    """What the headers alone tell: no symbols and no images."""
+    """Return what the headers alone tell: no symbols and no images."""
     declared = wanted.declared
     structs = [name for name in declared.structs if name in found.structs]
     constants = {value for enum in declared.enums.values() for value in enum}
@@ -102,7 +102,7 @@ def describe_headers(source: Path, found: Declarations, wanted: Wanted, legacy: 
 
 
 def default_images(source: Path, structs: dict[str, Any]) -> dict[str, str]:
-    """What the default-params functions of a source tree write into structs of these layouts."""
+    """Return what the default-params functions of a source tree write into structs of these layouts."""
     return {
         function: layout.picture(data, [field[2:] for field in structs[DEFAULTS[function]]["fields"]])
         for function, data in layout.default_bytes(source).items()

@@ -50,7 +50,7 @@ class Declarations:
 
 
 def compiler(language: str = "c") -> list[str]:
-    """The C or C++ compiler as a command: CC or CXX, else what the system calls one."""
+    """Return the C or C++ compiler as a command: CC or CXX, else what the system calls one."""
     return os.environ.get("CC" if language == "c" else "CXX", "cc" if language == "c" else "c++").split()
 
 
@@ -66,7 +66,7 @@ def call(command: list[str], what: str, stdin: str | None = None) -> str:
 
 
 def include_folders(source: Path) -> list[Path]:
-    """Where llama.cpp's public headers lie in a source tree, or in a folder of installed headers."""
+    """Return where llama.cpp's public headers lie in a source tree, or in a folder of installed headers."""
     places = [source / "include", source / "ggml" / "include"]
     if (source / "llama.h").is_file():
         places = [source, source.parent / "ggml" / "include"]
@@ -77,13 +77,13 @@ def include_folders(source: Path) -> list[Path]:
 
 
 def present_headers(source: Path) -> list[str]:
-    """Those of HEADERS that the tree has."""
+    """Return those of HEADERS that the tree has."""
     folders = include_folders(source)
     return [name for name in HEADERS if any((folder / name).is_file() for folder in folders)]
 
 
 def read_headers(source: Path) -> Declarations:
-    """The declarations of llama.h and of the ggml headers beside it."""
+    """Return the declarations of llama.h and of the ggml headers beside it."""
     with tempfile.TemporaryDirectory() as name:
         fake = Path(name)
         for header in _STANDARD_HEADERS:
@@ -99,7 +99,7 @@ def read_headers(source: Path) -> Declarations:
 
 
 def read_cdefs(texts: list[str]) -> Declarations:
-    """The declarations of cffi's trimmed headers, whose open ends ("...") are closed first."""
+    """Return the declarations of cffi's trimmed headers, whose open ends ("...") are closed first."""
     text = "\n".join(texts)
     text = re.sub(r"//[^\n]*", "", text)
     text = re.sub(r"^\s*(#define|extern \"Python\"|static const)[^\n]*$", "", text, flags=re.M)
@@ -110,12 +110,12 @@ def read_cdefs(texts: list[str]) -> Declarations:
 
 
 def cdef_macros(texts: list[str]) -> list[str]:
-    """Names of the number macros that the trimmed headers declare."""
+    """Return names of the number macros that the trimmed headers declare."""
     return re.findall(r"^#define (\w+) \.\.\.", "\n".join(texts), flags=re.M)
 
 
 def _without_bodies(text: str) -> str:
-    # A static inline function is nobody's symbol, and its body may use what pycparser cannot read.
+    # A static inline function is no symbol of the library, and its body may use what pycparser cannot read.
     return re.sub(r"^\s*static inline [^;{]*\{.*?^\s*\}", "", text, flags=re.M | re.S)
 
 

@@ -65,7 +65,7 @@ def measure(source: Path, found: Declarations, structs: list[str], names: list[s
 
 
 def defined_macros(source: Path, names: list[str]) -> list[str]:
-    """Those names that the tree's headers define as macros."""
+    """Return those names that the tree's headers define as macros."""
     lines = ["#include <stdio.h>\nint main(void) {"]
     lines += [f'\n#ifdef {name}\nputs("{name}");\n#endif\n' for name in names]
     return run_program(source, "".join(lines) + "return 0; }", "c", present_headers(source)).split()
@@ -129,7 +129,7 @@ def picture(data: str, fields: list[list[int]]) -> str:
 
 
 def defined_functions(source: Path, names: set[str]) -> set[str]:
-    """Those functions of which the tree's sources hold a definition: a header may declare more than that."""
+    """Return those functions of which the tree's sources hold a definition: a header may declare more than that."""
     text = "\n".join(p.read_text(encoding="utf-8", errors="replace") for p in sorted((source / "src").glob("*.cpp")))
     defined = set(re.findall(r"\b(llama_\w+)\s*\([^;{}]*\)\s*\{", text))
     return {name for name in names if name in defined}

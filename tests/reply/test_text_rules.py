@@ -66,6 +66,62 @@ def test_python_quotes_are_single_or_double(value: str) -> None:
     assert takes("lfm2", schema, f"<|tool_call_start|>[f(a={value})]<|tool_call_end|>")
 
 
+def test_quotes_say_that_a_value_is_a_text() -> None:
+    schema = {"pattern": "^ab?$"}
+    rules = ReplyRules((ToolSpec("f", {"type": "object", "properties": {"a": schema}}),), choice="required")
+    reply = '<function name="f"><param name="a"><![CDATA[ab]]></param></function>'
+    assert [call.arguments for call in read(find("minicpm"), rules, [reply]).calls] == ['{"a": "ab"}']
+
+
+def test_a_word_of_python_is_no_null_where_a_text_may_stand() -> None:
+    assert not takes("qwen-coder", {"type": ["string", "null"], "maxLength": 1}, qwen("None\n"))
+    assert takes("qwen-coder", {"type": "null"}, qwen("None\n"))
+
+
+def test_a_value_may_begin_as_a_text_could() -> None:
+    for schema in ({"minLength": 2, "pattern": "a"}, {"not": {"type": "string", "maxLength": 4, "pattern": "[0-9]"}}):
+        for value in ("true", "101", '"a1a1a"', "[]", "null", "beach"):
+            assert takes("qwen-coder", schema, qwen(f"{value}\n")), value
+
+
+def test_the_arguments_may_be_one_of_several_objects() -> None:
+    def options(name: str, kind: str) -> dict[str, Any]:
+        return {"properties": {name: {"type": kind}}, "required": [name], "additionalProperties": False}
+
+    parameters = {"type": "object", "anyOf": [options("a", "integer"), options("b", "boolean"), options("a", "string")]}
+    rules = ReplyRules((ToolSpec("f", parameters),), choice="required", reasoning="off", parallel=False)
+    for name, good, bad in (
+        ("qwen-coder", [qwen("3\n"), qwen("x\n"), qwen('"3"\n'), qwen("true\n").replace("=a", "=b")], [qwen("true\n")]),
+        ("gemma4", ["<|tool_call>call:f{a:3}<tool_call|>", "<|tool_call>call:f{b:true}<tool_call|>"],
+         ["<|tool_call>call:f{a:3,b:true}<tool_call|>", "<|tool_call>call:f{}<tool_call|>"]),
+    ):  # fmt: skip
+        start = compiled(str(reply_grammar(find(name), rules)), VOCABULARY.engine)
+        for text in (*good, *bad):
+            matcher, tokens = start.deep_copy(), VOCABULARY(text)
+            whole = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+            assert whole == (text in good), text
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"type": "array", "items": {"type": "integer"}, "maxItems": 1}, ["[]", "[3]"], ["[3, 3]"]),
+        ({"enum": [[1, "x"], {"k": None}, "x", 1.5]}, ["[1, 'x']", "{'k': None}", "'x'", "1.5"], ["[1]", "{}", "1"]),
+        ({"type": "object", "patternProperties": {"^n": {"type": "integer"}}, "additionalProperties": {"const": "x"}},
+         ["{'n': 1, 'a': 'x'}", "{}"], ["{'n': 'x'}", "{'a': 1}"]),
+        ({"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1, "maxProperties": 2},
+         ["{'a': 1}", "{'a': 1, 'b': 2}"], ["{}", "{'a': 1, 'b': 2, 'c': 3}"]),
+        ({"type": "object", "properties": {"c": {"const": 1}}, "additionalProperties": {"const": 2}},
+         ["{'c': 1}", "{'cc': 2}", "{'c': 1, 'd': 2}", "{}"], ["{'c': 2}", "{'cc': 1}"]),
+        ({"type": "string", "not": {"const": "x"}}, ["'y'", "''"], ["'x'"]),
+        ({"type": ["array", "integer"], "items": {"$ref": "#/properties/a"}}, ["[[3], 4]", "5"], ["['x']"]),
+    ],
+)  # fmt: skip
+def test_a_notation_keeps_to_schemas(schema: dict[str, Any], good: list[str], bad: list[str]) -> None:
+    for value in (*good, *bad):
+        assert takes("lfm2", schema, f"<|tool_call_start|>[f(a={value})]<|tool_call_end|>") == (value in good), value
+
+
 def test_an_enum_is_written_in_every_format() -> None:
     definition = {"E": {"enum": ["x", "y"], "title": "E", "type": "string"}}
     parameters = {"type": "object", "properties": {"a": {"$ref": "#/$defs/E"}}, "$defs": definition}
