@@ -90,8 +90,9 @@ class Runtime:
         self._engine: Engine | None = None
         if self.context.has_memory and not model.has_encoder:
             self._engine = engine = Engine(ContextRunner(self.context, prompt_cache), engine_options)
-            # The engine's thread keeps the engine alive, and it is not to outlive this object for nothing.
-            weakref.finalize(self, engine.retire).atexit = False
+            # The engine's thread keeps the engine alive, and it is not to outlive this object for nothing. Nothing else
+            # is to be kept alive by that.
+            weakref.finalize(self, _retire, weakref.ref(engine)).atexit = False
         self._engine_options = engine_options
         self._embedders = Embedders(self.context)
         self._scoring = Scoring(self.context)
@@ -229,6 +230,12 @@ class Runtime:
             self.draft.close()
         if self._share is not None:
             self._share.close()
+
+
+def _retire(engine: weakref.ref[Engine]) -> None:
+    found = engine()
+    if found is not None:
+        found.retire()
 
 
 def demo_path() -> str:

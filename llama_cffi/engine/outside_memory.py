@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import deque
 from contextlib import suppress
 from time import perf_counter
@@ -32,7 +33,9 @@ class OutsideMemory:
     def __init__(self, runner: Runner, scheduler: Scheduler, host: HostCache, cost: DecodeCost) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        scheduler.leaving = self.leaving
+        leaving = weakref.WeakMethod(self.leaving)
+        # No circle, so that all of it goes with its last user, and not with a garbage collection.
+        scheduler.leaving = lambda slot: None if (found := leaving()) is None else found(slot)
         self._cost = cost
         self.host = host
         self._copy_seconds = 0.0

@@ -12,6 +12,14 @@ from llama_cffi.errors import EngineFailedError, LlamaCffiError
 _STOP_SECONDS = 10.0
 
 
+def _nothing() -> bool:
+    return False
+
+
+def _ignore(error: LlamaCffiError) -> None:
+    pass
+
+
 class Worker:
     """Calls ``step`` while that has something to do, and sleeps until :meth:`ring` when it has not.
 
@@ -71,6 +79,8 @@ class Worker:
             self._failed(cause)
         finally:
             self.ended = True
+            # They are methods of an engine, which is not to wait for a garbage collection.
+            self._step, self._failed = _nothing, _ignore
 
 
 __all__ = ["Worker"]
