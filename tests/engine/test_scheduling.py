@@ -14,6 +14,7 @@ from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
@@ -44,9 +45,9 @@ class Machine(FakeRunner):
 class Load:
     """An engine, and what its sequences do by the clock of its runner."""
 
-    def __init__(self, runner: FakeRunner) -> None:
+    def __init__(self, runner: FakeRunner, options: EngineOptions | None = None) -> None:
         self.runner = runner
-        self.engine = Engine(runner)
+        self.engine = Engine(runner, options)
         self.sequences: list[RunningSequence] = []
         self.first: dict[int, float] = {}
         """When each sequence had its first token."""
@@ -118,6 +119,24 @@ def test_no_step_is_longer_than_it_may_be() -> None:
     assert len(mixed) <= 14, "and the prompt takes what there is"
     others = [len(one.output) for one in load.sequences[:7]]
     assert max(others) - min(others) < 12
+
+
+def test_a_limit_that_rows_and_prompts_exceed_together() -> None:
+    """Seven rows take 37 ms, filled up to eight 24, and with the least of a prompt 40: they take turns then."""
+    load = Load(Machine(), EngineOptions(max_step_seconds=0.03))
+    for _ in range(7):
+        load.submit(20, max_tokens=800)
+    while len(load.first) < 7 or len(load.steps) < 250:
+        load.step()
+    long = load.submit(2000)
+    before, had = len(load.steps), [len(one.output) for one in load.sequences]
+    while long not in load.first:
+        load.step()
+    part = load.steps[before:]
+    # The first one has to find out what a piece of a prompt takes.
+    assert max(part[3:]) <= 0.03
+    got = [len(one.output) - n for one, n in zip(load.sequences[:7], had[:7], strict=True)]
+    assert min(got) > len(part) // 2 - 8
 
 
 def test_shorter_prompts_come_first_and_equal_ones_as_they_came() -> None:
