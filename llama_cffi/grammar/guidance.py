@@ -122,7 +122,7 @@ class GuidanceTokenizer:
         words."""
         found = self._grammars.get(grammar)
         if found is None:
-            with self.gate, _engine("the engine refuses it"):
+            with self.gate, _engine("the grammar engine refuses the schema"):
                 found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_limits())
             if found.is_error():
                 raise SchemaError(f"the grammar engine refuses the schema: {_first_lines(found.get_error())}")
@@ -161,7 +161,7 @@ class GuidanceConstraint(ProcessBound):
         """Return a matcher for the beginning of a text."""
         if self._pristine is None:
             self._pristine = self._tokenizer.compile(self.grammar)
-        with _engine("the engine refuses it"):
+        with _engine("the grammar engine refuses the schema"):
             return GuidanceMatcher(self._pristine.deep_copy(), self._tokenizer, self._forget)
 
     def _forget(self) -> None:
