@@ -144,7 +144,7 @@ class GenerationLoop:
                     lone.n_past = position + 1
                     lone.accept(token)
                     self.cost.add(1, self._clock() - start)
-                    self.telemetry.stepped("decode", began, affected)
+                    self.telemetry.stepped_alone(began, lone)
                     if lone.done or lone.n_past >= self._n_ctx:
                         self._settle(lone)
                     if lone.listeners:
@@ -378,9 +378,14 @@ class GenerationLoop:
         # Keep the beginning of the prompt (BOS, instructions), forget the older half of the rest.
         n_keep = min(sequence.n_prompt, n_ctx // 4)
         n_drop = max(1, (n_ctx - n_keep) // 2)
-        if sequence.seq_id is not None:
-            self._runner.shift(sequence.seq_id, n_keep, n_drop)
         del sequence.cells[n_keep : n_keep + n_drop]
+        if sequence.seq_id is not None:
+            if sum(cells.n for cells in self.scheduler.slots[sequence.seq_id].shared) > n_keep:
+                # What moves would move for those that share it, too: it is computed again instead.
+                sequence.n_past = n_keep if self._runner.keep(sequence.seq_id, sequence.position(n_keep)) else 0
+                self.scheduler.slots[sequence.seq_id].cut(n_keep)
+                return
+            self._runner.shift(sequence.seq_id, n_keep, n_drop)
         sequence.n_past -= n_drop
         # What moved was computed with the forgotten tokens before it: no other prompt may take it for its own.
         sequence.n_exact = min(sequence.n_exact, n_keep)

@@ -51,20 +51,20 @@ class HistogramSnapshot:
 class Histogram:
     """Counts seconds by their class. One thread adds; others may take a snapshot."""
 
-    __slots__ = ("_counts", "_total")
+    __slots__ = ("counts", "total")
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(BOUNDS) + 1)
-        self._total = 0.0
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
 
     def add(self, seconds: float) -> None:
         """Count a value."""
-        self._counts[bisect_left(BOUNDS, seconds)] += 1
-        self._total += seconds
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
 
     def snapshot(self) -> HistogramSnapshot:
         """Return what was counted so far."""
-        return HistogramSnapshot(tuple(self._counts), self._total)
+        return HistogramSnapshot(tuple(self.counts), self.total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,7 @@ class Telemetry:
         """Requests by how they ended: a finish reason, or ``"error"``."""
         self.queue, self.first_token, self.token_gap, self.request = (Histogram() for _ in range(4))
         self.steps: Mapping[StepKind, Histogram] = {kind: Histogram() for kind in ("decode", "prefill", "mixed")}
+        self._alone = self.steps["decode"]
 
     def queued(self, sequence: RunningSequence) -> None:
         """A request has come."""
@@ -124,6 +125,18 @@ class Telemetry:
             if sequence.last:
                 self.token_gap.add(now - sequence.last)
             sequence.last = now
+
+    def stepped_alone(self, began: float, sequence: RunningSequence) -> None:
+        """As :meth:`stepped`, of one row: without the calls, which a lone stream would feel at every token."""
+        now, last = perf_counter(), sequence.last
+        seconds, steps, gaps = now - began, self._alone, self.token_gap
+        steps.counts[bisect_left(BOUNDS, seconds)] += 1
+        steps.total += seconds
+        if last:
+            gap = now - last
+            gaps.counts[bisect_left(BOUNDS, gap)] += 1
+            gaps.total += gap
+        sequence.last = now
 
     def ended(self, sequence: RunningSequence) -> None:
         """A request is done."""
