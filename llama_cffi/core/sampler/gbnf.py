@@ -45,6 +45,10 @@ class GrammarSize:
     n_rules: int
     n_elements: int
     nesting: int
+    n_named: int
+    """Rules that the text defines."""
+    n_repeats: int
+    """Repetitions that it writes, each counted once."""
 
     @property
     def stack(self) -> int:
@@ -69,12 +73,13 @@ class _Reader:
         self.text = text
         self.rules: Rules = {}
         self.open: list[_Open] = []
-        self.n_made = self.n_elements = self.nesting = 0
+        self.n_made = self.n_elements = self.nesting = self.n_named = self.n_repeats = 0
 
     def read(self) -> GrammarSize:
         for found in _TOKEN.finditer(self.text):
             kind, text = found.lastgroup, found[0]
             if kind == "define":
+                self.n_named += 1
                 self._begin(text.split(b":")[0].split(b"#")[0].strip().decode())
             elif not self.open:
                 continue
@@ -92,7 +97,7 @@ class _Reader:
                 self._other(text)
             if self._is_too_large():
                 self._check(found.start())
-        return GrammarSize(len(self.rules), self.n_elements, self.nesting)
+        return GrammarSize(len(self.rules), self.n_elements, self.nesting, self.n_named, self.n_repeats)
 
     def _begin(self, name: Element) -> None:
         self.open = [_Open(name)]
@@ -125,6 +130,7 @@ class _Reader:
             self.n_elements += 1
 
     def _repeat(self, found: re.Match[bytes]) -> None:
+        self.n_repeats += 1
         low, high = _bounds(found)
         place = _place(self.text, found.start())
         if low > _MAX_REPEATED:
