@@ -277,10 +277,9 @@ class Context(NativeObject):
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
         """Compute with these adapters at these scales from now on, and with no others; ``{}`` is without.
 
-        What is in memory stays as it was computed. A scale of 0 is the same as leaving the adapter out; a negative one
-        takes it away from the weights. Raises :class:`AdapterError` for an adapter of another model and ``ValueError``
-        for a scale that is not a finite number, :class:`UnsupportedError` after the first decode where an old library
-        would not see it. Wraps ``llama_set_adapters_lora``.
+        What is in memory stays as it was computed. A scale of 0 leaves the adapter out; a negative one takes it away
+        from the weights. Raises :class:`AdapterError` for an adapter of another model, ``ValueError`` for a scale that
+        is not finite, :class:`UnsupportedError` where an old library would not see it (``llama_set_adapters_lora``).
         """
         chosen = adapter_set(adapters, self.model)
         with self.lock():
