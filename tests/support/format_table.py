@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from llama_cffi.errors import SchemaError, ToolError
-from llama_cffi.prepare.tool_schemas import argument_rule
 from llama_cffi.reply.format import ReplyFormat, ReplyRules, ToolSpec
 from llama_cffi.reply.formats import FORMATS
 from llama_cffi.reply.lark import quoted
@@ -55,7 +54,7 @@ def keeps_to(format: ReplyFormat, parameters: dict[str, Any]) -> bool:
     """Whether a format holds calls to these parameters; what it does not, it refuses."""
     tool = ToolSpec("tool", {"type": "object", "$defs": DEFINITIONS, **parameters})
     try:
-        return format.grammar(ReplyRules((tool,)), quoted, argument_rule) is not None
+        return format.grammar(ReplyRules((tool,)), quoted) is not None
     except (SchemaError, ToolError):
         return False
 
@@ -80,7 +79,7 @@ def _one(format: ReplyFormat, schema: dict[str, Any]) -> bool:
 
 def _several(format: ReplyFormat) -> bool:
     tool = ToolSpec("tool", {"type": "object", "properties": {"a": TEXT}})
-    one, many = (format.grammar(ReplyRules((tool,), parallel=x), quoted, argument_rule) for x in (False, True))
+    one, many = (format.grammar(ReplyRules((tool,), parallel=x), quoted) for x in (False, True))
     return one != many
 
 
