@@ -98,7 +98,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     broken.write_text('{"contains": 1, "type": "array"}')
     assert "contains" in refused(1, "chat", ASK, "--schema", broken)
     assert "no reply format 'x'" in refused(1, "chat", ASK, "--reply-format", "x")
-    assert "no saved conversation" in refused(1, "chat", ASK, "--load", broken)
+    assert "is not a saved conversation" in refused(1, "chat", ASK, "--load", broken)
     assert refused(2, "chat", ASK, "--chat-template", "a", "--chat-template-file", broken)
     assert refused(2, "chat")  # standard input is empty
     assert "give one of --schema" in refused(2, "chat", ASK, "--schema", broken, "--grammar", "root ::= [a]")
