@@ -111,8 +111,10 @@ class Conversation(ProcessBound, Generic[C]):
         """
         turns = whole_number("turns", turns)
         places = [i for i, message in enumerate(self._messages) if message["role"] == "user"]
+        if not places:
+            raise ValueError("there is no message of the user to take back")
         if not 1 <= turns <= len(places):
-            raise ValueError(f"turns must be 1 or more: cannot take back {shown(turns)} turns of {len(places)}")
+            raise ValueError(f"turns must be 1 to {len(places)} to take back messages of the user, got {shown(turns)}")
         start = places[-turns]
         removed, self._messages = self._messages[start:], self._messages[:start]
         return removed
@@ -134,7 +136,7 @@ class Conversation(ProcessBound, Generic[C]):
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue the conversation that :meth:`save` wrote. Raises :class:`MessageError` for another file."""
         try:
-            data = json.loads(Path(check_path("path", path)).read_text(encoding="utf-8"))
+            data = json.loads(Path(check_path("path", path)).read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise MessageError(f"{os.fspath(path)} is not a saved conversation: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:

@@ -83,6 +83,7 @@ CHECKS: Mapping[str, args.Check] = {
     "normalize": args.one_of(True, False, "l1", "l2"),
     "when_full": args.one_of("raise", "wait"),
     "on_incomplete": args.one_of("raise", "return"),
+    "on_unsupported": args.one_of("error", "annotate"),
     "on_error": args.one_of("raise", "report"),
     "order": args.one_of("psm", "spm"),
     "overflow": args.one_of("error", "stop", "shift"),

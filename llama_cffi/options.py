@@ -41,6 +41,9 @@ WhenFull = Literal["raise", "wait"]
 OnError = Literal["raise", "report"]
 """What becomes of an exception in a tool: it is raised, or reported to the model."""
 
+OnUnsupported = Literal["error", "annotate"]
+"""What becomes of a schema's keyword that cannot be kept to."""
+
 
 class LlamaOptions(TypedDict, total=False):
     """What a :class:`~llama_cffi.Llama` takes beside its model."""
@@ -156,6 +159,10 @@ class TextOptions(SamplingKwargs, total=False):
     on_incomplete: OnIncomplete | None
     """What a text with a schema, or a call, becomes that was cut before it was complete: :class:`IncompleteOutput` with
     ``"raise"`` (default), with ``"return"`` the result so far, whose ``incomplete`` is True and ``parsed`` None."""
+    on_unsupported: OnUnsupported | None
+    """What becomes of keywords, of a schema or of a tool's parameters, that no grammar keeps to: ``"error"`` (default)
+    raises :class:`SchemaError` or :class:`ToolError`; ``"annotate"`` warns, generates without them, and raises
+    :class:`OutputError` for a finished text that does not satisfy them. A :class:`JsonSchema` says it for itself."""
 
 
 class SchemaOption(TypedDict, total=False):
@@ -339,7 +346,7 @@ def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
 __all__ = [
     "AsyncLlamaOptions", "ChatOptions", "ChatTemplate", "ClassifyOptions", "EmbedOptions", "GapOptions",
     "GenerateOptions", "HubOptions", "InfillLayout", "InfillOptions", "LlamaOptions", "Norm", "OnError",
-    "OnIncomplete", "PerplexityOptions", "PromptOptions", "RenderOptions", "ReplyOptions", "RerankOptions",
-    "RunOptions", "SchemaOption", "ScoreOptions", "SimilarityOptions", "TemplateOptions", "TextOptions",
-    "ToolOptions", "WhenFull", "check_options",
+    "OnIncomplete", "OnUnsupported", "PerplexityOptions", "PromptOptions", "RenderOptions", "ReplyOptions",
+    "RerankOptions", "RunOptions", "SchemaOption", "ScoreOptions", "SimilarityOptions", "TemplateOptions",
+    "TextOptions", "ToolOptions", "WhenFull", "check_options",
 ]  # fmt: skip

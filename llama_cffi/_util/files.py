@@ -22,7 +22,11 @@ def replacement(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
     on the disk, so that not even a power cut leaves a file without its content. Raises ``OSError``.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:48]}.", suffix=PART, dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:48]}.", suffix=PART, dir=target.parent)
+    except OSError as error:
+        error.filename = str(target)
+        raise
     os.close(handle)
     part = Path(name)
     try:
@@ -31,8 +35,11 @@ def replacement(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[
             with open(part, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(part, target)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is not None and os.fspath(error.filename) == name:
+            # What is meant is the file, and not the one that stands for it.
+            error.filename, error.filename2 = str(target), None
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import sys
@@ -164,23 +165,42 @@ def unescape(text: str) -> str:
 
 
 def prompt_text(
-    argument: str | None, option: str | None, file: Path | None, *, escape: bool = False, what: str = "prompt"
+    argument: str | None,
+    option: str | None,
+    file: Path | None,
+    *,
+    escape: bool = False,
+    what: str = "prompt",
+    more: bool = False,
 ) -> str:
-    """The prompt from the one place that was named, or from standard input when that is no terminal."""
+    """The prompt from the one place that was named, or from standard input when that is no terminal.
+
+    With ``more``, standard input that is no terminal follows a prompt that was given, behind a blank line.
+    """
     if sum(source is not None for source in (argument, option, file)) > 1:
         raise typer.BadParameter(f"give the {what} once: as an argument, with --prompt or with --file")
     given = argument if argument is not None else option
     if given is not None:
-        given = _argument(given)
-        return unescape(given) if escape else given
+        given = unescape(_argument(given)) if escape else _argument(given)
+        rest = _piped() if more else ""
+        return f"{given}\n\n{rest}" if given and rest else given or rest
     if file is not None and str(file) != "-":
         return read_text(file)
     if sys.stdin is None or (file is None and sys.stdin.isatty()):
         raise typer.BadParameter(f"no {what}: give one as an argument, with --file, or on standard input")
-    text = _decode(sys.stdin.buffer.read(), "standard input")
+    text = _standard_input()
     if not text and file is None:
         raise typer.BadParameter(f"no {what}: none given, and standard input is empty")
     return text
+
+
+def _piped() -> str:
+    """What stands on standard input; "" when that is a terminal or closed."""
+    return "" if sys.stdin is None or sys.stdin.isatty() else _standard_input()
+
+
+def _standard_input() -> str:
+    return _decode(sys.stdin.buffer.read(), "standard input")
 
 
 def texts(given: Sequence[str], file: Path | None, *, whole: bool, what: str = "text") -> list[str]:
@@ -194,7 +214,7 @@ def texts(given: Sequence[str], file: Path | None, *, whole: bool, what: str = "
 
 
 def read_text(path: Path) -> str:
-    """The text of a prompt or grammar file, without the newline that editors put at its end."""
+    """The text of a prompt or grammar file, without the newline and the byte order mark that editors put there."""
     return _decode(path.read_bytes(), str(path))
 
 
@@ -209,5 +229,8 @@ def _decode(data: bytes, source: str, *, whole: bool = False) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not valid UTF-8 at byte {error.start}") from None
+        hint = ": it looks like UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+        raise ValueError(f"{source} is not valid UTF-8 at byte {error.start}{hint}") from None
+    if not whole:
+        text = text.removeprefix("\ufeff")  # a mark of the file, and none of the text
     return text if whole or not text.endswith("\n") else text[:-1].removesuffix("\r")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,10 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.generate import report
+from llama_cffi.cli.generate import report, without_end
 from llama_cffi.cli.loading import draft_source, load
+from llama_cffi.cli.wording import describe, flags_of
+from llama_cffi.errors import IncompleteOutput
 
 if TYPE_CHECKING:
     from llama_cffi.chat_session import ChatSession
@@ -96,17 +99,27 @@ def chat(
     repeat_penalty: options.RepeatPenalty = 1.0,
     presence_penalty: options.PresencePenalty = 0.0,
     frequency_penalty: options.FrequencyPenalty = 0.0,
+    ignore_eos: options.IgnoreEos = False,
+    grammar: options.Grammar = None,
+    grammar_file: options.GrammarFile = None,
 ) -> None:
     """Talk with a model.
 
     At a terminal: answers in Markdown as they are written, /help for commands, Ctrl-C stops an answer and Ctrl-D ends.
-    With MESSAGE, or when standard input is no terminal: one answer to that text, plain, on standard output.
+    With MESSAGE, or when standard input is no terminal: one answer to that text, plain, on standard output. Standard
+    input that is no terminal follows MESSAGE behind a blank line.
     """  # fmt: skip
     text = _message(message)
     if as_json and text is None:
         raise typer.BadParameter("--json gives one answer: say MESSAGE, or give it on standard input")
     if template is not None and template_file is not None:
         raise typer.BadParameter("give either --chat-template or --chat-template-file")
+    if sum(given is not None for given in (schema, grammar, grammar_file)) > 1:
+        raise typer.BadParameter("give one of --schema, --grammar and --grammar-file")
+    if tools is not None and (grammar is not None or grammar_file is not None):
+        raise typer.BadParameter("a grammar leaves no room for calls: give either --tools or a grammar")
+    if grammar_file is not None:
+        grammar = arguments.read_text(grammar_file)
     # Before loading, which may take minutes: wrong values must not wait for it.
     wanted = None if schema is None else _read_schema(schema)
     callable_tools = () if tools is None else _load_tools(tools)
@@ -141,13 +154,15 @@ def chat(
     )
     with llm:
         added.apply(llm)
+        if ignore_eos:
+            sampling = without_end(sampling, llm)
         session = llm.session(
             [{"role": "system", "content": system}] if system else [],
             chat_template=template_file if template_file is not None else template,
             reply_format=reply_format,
             reasoning_budget=reasoning_budget if reasoning_budget >= 0 else None,
             max_tokens=n_predict if n_predict >= 0 else None,
-            schema=wanted,
+            schema=wanted if grammar is None else llama_cffi.GBNF(grammar),
             sampling=sampling,
         )
         if load_from is not None:
@@ -156,9 +171,15 @@ def chat(
             # prompt_toolkit and rich are for people; a pipe does not wait for them to be imported.
             from llama_cffi.cli.conversation import Conversation
 
-            Conversation(session, tools=callable_tools, show_reasoning=show_reasoning).run()
+            told = partial(describe, flags=flags_of(chat))
+            Conversation(session, tools=callable_tools, show_reasoning=show_reasoning, describe=told).run()
         elif as_json:
-            console.print_json(_answer_report(llm, session, text, callable_tools))
+            try:
+                console.print_json(_answer_report(llm, session, text, callable_tools))
+            except IncompleteOutput as error:
+                # What there is goes out, and the error says that it is not all.
+                console.print_json({**_reply_report(llm, error.completion), "partial": error.partial})
+                raise
         else:
             _print_answer(session, text, callable_tools)
 
@@ -167,7 +188,7 @@ def _message(argument: str | None) -> str | None:
     """What to answer; None when a person is to be asked."""
     if argument is None and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
         return None
-    return arguments.prompt_text(argument, None, None, escape=False)
+    return arguments.prompt_text(argument, None, None, escape=False, more=True, what="message")
 
 
 def _read_schema(path: Path) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, ParamSpec, TextIO
 
 import typer
 
+from llama_cffi.cli.wording import describe, flags_of
 from llama_cffi.errors import LlamaCffiError
 
 FAILURE, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
@@ -52,7 +53,10 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             if verbose:
                 traceback.print_exc()
             broken = isinstance(error, ImportError)  # LibraryError is one
-            fail(f"{error}\nSee also: llama-cffi doctor" if broken else str(error))
+            fail(describe(error, flags_of(function)) + "\nSee also: llama-cffi doctor" * broken)
+        except SystemExit as error:
+            # Only the caller's own code does that: a tool that is called.
+            fail(f"a tool ended the program with sys.exit({'' if error.code is None else repr(error.code)})")
 
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,13 @@ from rich.console import Console
 from llama_cffi.cli.console import colourful, one_line, printable
 from llama_cffi.cli.markdown import MarkdownStream
 from llama_cffi.cli.tool_file import load_tools
+from llama_cffi.cli.wording import describe
 from llama_cffi.errors import LlamaCffiError
 
 if TYPE_CHECKING:
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.prompt.tools import Tool
-    from llama_cffi.reply.reply import Reply, ReplyChunk
+    from llama_cffi.reply.reply import ReplyChunk
     from llama_cffi.tool_loop import ToolResult
 
 HELP = """\
@@ -45,12 +47,22 @@ Enter sends; Alt-Enter begins a new line. Ctrl-C stops an answer."""
 class Conversation:
     """A conversation at a terminal. :meth:`run` returns when the person leaves."""
 
-    def __init__(self, session: ChatSession, *, tools: tuple[Tool, ...] = (), show_reasoning: bool = True) -> None:
+    def __init__(
+        self,
+        session: ChatSession,
+        *,
+        tools: tuple[Tool, ...] = (),
+        show_reasoning: bool = True,
+        describe: Callable[[BaseException], str] = describe,
+    ) -> None:
         self._session = session
+        self._describe = describe
         self._tools = tools
         self._show_reasoning = show_reasoning
         self._terminal = Console(highlight=False, no_color=None if colourful(sys.stdout) else True)
-        self._last: Reply | None = None
+        self._stats_of_last = "there was no answer yet"
+        self._unanswered = ""
+        """A message whose answer was stopped before it said anything; it is not in the conversation."""
         self._commands: dict[str, Callable[[str], None]] = {
             "/system": self._system,
             "/undo": self._undo,
@@ -95,19 +107,26 @@ class Conversation:
             else:
                 self._answer(text)
         except (LlamaCffiError, ValueError, OSError) as error:
-            self._error(str(error))
+            self._error(self._describe(error))
+        except SystemExit as error:
+            self._error(f"a tool ended the program with sys.exit({'' if error.code is None else repr(error.code)})")
 
     # -- answering
 
     def _answer(self, text: str) -> None:
         """Show the answer as it comes; Ctrl-C ends it and keeps what there is."""
         shown: list[str] = []
+        self._unanswered = ""
+        count = _Count()
         try:
             with _nobody_types():
-                self._show(self._events(text), shown)
+                self._show(count.of(self._events(text)), shown)
         except KeyboardInterrupt:
             self._note("stopped")
-            if said := "".join(shown).strip():
+            self._stats_of_last = count.summary()
+            said = "".join(shown).strip()
+            self._unanswered = "" if said else text
+            if said:
                 self._session.add({"role": "user", "content": text})
                 self._session.add({"role": "assistant", "content": said})
 
@@ -117,6 +136,7 @@ class Conversation:
         return iter(self._session.stream_chat(text))
 
     def _show(self, events: Iterator[Any], shown: list[str]) -> None:
+        from llama_cffi.cli.generate import summary
         from llama_cffi.tool_loop import ToolResult
 
         page: MarkdownStream | None = None
@@ -141,7 +161,7 @@ class Conversation:
                     if page is not None:
                         page.__exit__(None, None, None)
                         page = None
-                    self._last = event.reply
+                    self._stats_of_last = summary(event.reply)
                     for call in event.reply.tool_calls:
                         arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
                         self._note(f"→ {call.name}({one_line(arguments)})")
@@ -163,10 +183,19 @@ class Conversation:
         self._session.replace([{"role": "system", "content": text}, *rest])
 
     def _undo(self, _: str) -> None:
+        self._need_question("take back")
         removed = self._session.rewind()
         self._note(f"taken back: {one_line(removed[0]['content'])}")
 
+    def _need_question(self, what: str) -> None:
+        if all(message["role"] != "user" for message in self._session.messages):
+            raise ValueError(f"there is no message to {what}")
+
     def _retry(self, _: str) -> None:
+        if self._unanswered:
+            self._answer(self._unanswered)
+            return
+        self._need_question("answer again")
         before = self._session.messages
         removed = self._session.rewind()
         self._answer(removed[0]["content"])
@@ -196,9 +225,7 @@ class Conversation:
             self._note("no tools; /tools FILE loads the functions of a Python file")
 
     def _stats(self, _: str) -> None:
-        from llama_cffi.cli.generate import summary
-
-        self._note(summary(self._last) if self._last is not None else "there was no answer yet")
+        self._note(self._stats_of_last)
 
     def _help(self, _: str) -> None:
         self._note(HELP)
@@ -214,6 +241,28 @@ class Conversation:
 
     def _write(self, text: str, *, style: str = "") -> None:
         self._terminal.print(printable(text), style=style, markup=False, end="", soft_wrap=True)
+
+
+class _Count:
+    """Counts the tokens of an answer that may be stopped, and the time that they take."""
+
+    def __init__(self) -> None:
+        self._n_tokens = 0
+        self._first = self._last = 0.0
+
+    def of(self, events: Iterator[ReplyChunk | ToolResult]) -> Iterator[ReplyChunk | ToolResult]:
+        """Hand on the events."""
+        for event in events:
+            self._last = time.monotonic()
+            self._first = self._first or self._last
+            self._n_tokens += len(getattr(event, "tokens", ()))
+            yield event
+
+    def summary(self) -> str:
+        """One line, as that of a whole answer."""
+        seconds = self._last - self._first
+        speed = f", {(self._n_tokens - 1) / seconds:.0f} per second" if self._n_tokens > 1 and seconds > 0 else ""
+        return f"text: {self._n_tokens} tokens{speed}; stopped by Ctrl-C"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.loading import draft_source, load
 
 if TYPE_CHECKING:
-    from llama_cffi import Completion, Llama
+    from llama_cffi import Completion, Llama, SamplingParams
 
 
 @console.command
@@ -120,6 +120,8 @@ def generate(
 ) -> None:
     """Continue a prompt with a model.
 
+    Standard input that is no terminal is read, too: it follows PROMPT behind a blank line, or is the prompt.
+
     The text goes to standard output, everything else to standard error. On a terminal, control characters
     in the text are shown as symbols; a pipe or a file gets the text as it is.
     """
@@ -129,7 +131,7 @@ def generate(
     layers = arguments.gpu_layers(n_gpu_layers)
     shares = arguments.tensor_split(tensor_split)
     stops = [arguments.unescape(text) if escape else text for text in stop or ()]
-    text = arguments.prompt_text(prompt, prompt_option, file, escape=escape)
+    text = arguments.prompt_text(prompt, prompt_option, file, escape=escape, more=True)
     if grammar_file is not None:
         grammar = arguments.read_text(grammar_file)
     # Before loading, which may take minutes: wrong values must not wait for it.
@@ -189,9 +191,7 @@ def generate(
     with llm:
         added.apply(llm)
         if ignore_eos:
-            vocab = llm.model.vocab
-            ends = {token: float("-inf") for token in range(vocab.n_tokens) if vocab.is_eog(token)}
-            sampling = dataclasses.replace(sampling, logit_bias={**sampling.logit_bias, **ends})
+            sampling = without_end(sampling, llm)
         request: dict[str, Any] = {
             "max_tokens": n_predict if n_predict >= 0 else None,
             "stop": stops,
@@ -206,6 +206,12 @@ def generate(
             completion = _stream(llm, text, request, show_prompt=shown)
         if sys.stderr.isatty() and not as_json if show_timings is None else show_timings:
             console.note(summary(completion))
+
+
+def without_end(sampling: SamplingParams, llm: Llama) -> SamplingParams:
+    """The same, but no token is chosen that ends a generation."""
+    ends = dict.fromkeys(llm.model.vocab.eog_tokens, float("-inf"))
+    return dataclasses.replace(sampling, logit_bias={**sampling.logit_bias, **ends})
 
 
 def _stream(llm: Llama, prompt: str, request: dict[str, Any], *, show_prompt: bool) -> Completion:

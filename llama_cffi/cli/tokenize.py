@@ -13,7 +13,7 @@ from llama_cffi.cli.loading import load_vocabulary
 
 @console.command
 def tokenize(
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text to tokenise.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one.")] = None,
     prompt_option: Annotated[
         str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give TEXT.")
     ] = None,

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 def load_tools(path: Path) -> tuple[Tool, ...]:
     """The public functions that a Python file defines, as tools. The file is run.
 
-    ValueError for a file that cannot be run or defines none; :class:`ToolError` for a function that makes no tool.
+    ValueError for a file that cannot be run or defines none, ``OSError`` for one that cannot be read;
+    :class:`ToolError` for a function that makes no tool.
     """
     from llama_cffi.prompt.tools import check_tools
 
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+    path.open("rb").close()
     try:
         names = runpy.run_path(str(path), run_name="llama_cffi_tools")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     functions = [
         value

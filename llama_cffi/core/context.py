@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from types import NoneType
 from typing import Any, NoReturn
 
-from llama_cffi._native import binding, ffi, guard, lib, log, shutdown
+from llama_cffi._native import ffi, guard, lib, log, shutdown
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
@@ -15,13 +15,14 @@ from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
-from llama_cffi.core.context_limits import read_limits
+from llama_cffi.core.context_limits import read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_perf import ContextPerf
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.decode_errors import ABORTED, raise_decode_error
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
+from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.model import Model
 from llama_cffi.core.native_object import NativeObject
@@ -69,6 +70,7 @@ class Context(NativeObject):
         lender = threads_of._resources if threads_of is not None else None
         self._resources: ContextResources = ContextResources(gate, lender)
         parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
+        self._notices_changes = notices_changes()
         with model.gate, gate:
             # One owner for the context, its thread pools and its abort flag: they go together, in this order.
             self._handle = handle = Handle("Context", self._resources.free, parents, gate)
@@ -81,7 +83,7 @@ class Context(NativeObject):
                 self._resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self._limits = limits = read_limits(ptr, options)
                 self._decodes = limits.has_memory and model.has_decoder
-                self._causal_attn = _causal_attn(ptr, model, options)
+                self._causal_attn = read_causal_attn(ptr, model, options)
                 pooling = POOLING_TYPES[lib.llama_pooling_type(ptr)]
                 self.n_together: int = limits.tokens_at_once(pooling, options.embeddings, causal_attn=self._causal_attn)
                 """Most tokens of one decode: ``n_batch``, or ``n_ubatch`` where they are needed at once."""
@@ -275,12 +277,13 @@ class Context(NativeObject):
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
         """Compute with these adapters at these scales from now on, and with no others; ``{}`` is without.
 
-        What is in memory stays as it was computed. A scale of 0 is the same as leaving the adapter out; a negative one
-        takes it away from the weights. Raises :class:`AdapterError` for an adapter of another model and ``ValueError``
-        for a scale that is not a finite number. Wraps ``llama_set_adapters_lora``.
+        What is in memory stays as it was computed. A scale of 0 leaves the adapter out; a negative one takes it away
+        from the weights. Raises :class:`AdapterError` for an adapter of another model, ``ValueError`` for a scale that
+        is not finite, :class:`UnsupportedError` where an old library would not see it (``llama_set_adapters_lora``).
         """
         chosen = adapter_set(adapters, self.model)
         with self.lock():
+            self._check_change(chosen != self._adapters)
             self._resources.adapters.replace(self.ptr, chosen)
             self._adapters = chosen
 
@@ -289,11 +292,17 @@ class Context(NativeObject):
 
         ``layers`` are the layers to add it to, all from 1 on by default. What is in memory stays as it was computed.
         Raises :class:`AdapterError` for a vector of another width or with more layers than the model, and
-        ``ValueError`` for layers that the model has not. Wraps ``llama_set_adapter_cvec``.
+        ``ValueError`` for layers that it has not, :class:`UnsupportedError` as above. Wraps ``llama_set_adapter_cvec``.
         """
         with self.lock():
+            self._check_change(vector is not None or self.has_control_vector)
             apply_control_vector(self.ptr, self.model, vector, layers)
+            after_control_vector(self.ptr, self._causal_attn)
             self.has_control_vector = vector is not None
+
+    def _check_change(self, changes: bool) -> None:
+        if changes and self._door.n_computed and not self._notices_changes:
+            raise unseen_change()
 
     # -- embeddings
 
@@ -380,12 +389,6 @@ class Context(NativeObject):
     def perf_reset(self) -> None:
         """Start the timings again. Wraps ``llama_perf_context_reset``."""
         lib.llama_perf_context_reset(self.ptr)
-
-
-def _causal_attn(ptr: Any, model: Model, options: ContextOptions) -> bool:
-    if binding.has("llama_get_causal_attn"):
-        return bool(lib.llama_get_causal_attn(ptr))
-    return model.causal_attn if options.attention is None else options.attention == "causal"
 
 
 def _check_classifier(model: Model) -> None:

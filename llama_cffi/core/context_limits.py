@@ -8,6 +8,7 @@ from typing import Any
 from llama_cffi._native import binding, ffi, lib
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.embeddings import PoolingType
+from llama_cffi.core.model import Model
 from llama_cffi.errors import ContextError
 
 
@@ -61,4 +62,11 @@ def read_limits(ptr: Any, options: ContextOptions) -> ContextLimits:
     )
 
 
-__all__ = ["ContextLimits", "read_limits"]
+def read_causal_attn(ptr: Any, model: Model, options: ContextOptions) -> bool:
+    """Return whether a token sees only those before it; wraps ``llama_get_causal_attn``, where there is one."""
+    if binding.has("llama_get_causal_attn"):
+        return bool(lib.llama_get_causal_attn(ptr))
+    return model.causal_attn if options.attention is None else options.attention == "causal"
+
+
+__all__ = ["ContextLimits", "read_causal_attn", "read_limits"]

@@ -41,14 +41,19 @@ class Form:
         return _collect([state for shape in shapes for state in children(shape)], self.states.__getitem__)
 
 
+class UnsatisfiableError(SchemaError):
+    """No finite value satisfies the schema."""
+
+
 def read_form(reader: ShapeReader, root: State) -> Form:
     """Return the form of a state with everything below it.
 
-    Raises :class:`SchemaError` for what the engine could not keep to, and for a schema that no finite value satisfies.
+    Raises :class:`SchemaError` for what the engine could not keep to, and :class:`UnsatisfiableError` for a schema that
+    no finite value satisfies.
     """
     states = _finite(_collect([root], reader.shapes))
     if not states.get(root):
-        raise SchemaError("no value satisfies the schema")
+        raise UnsatisfiableError("no value satisfies the schema")
     return Form(root, states)
 
 
@@ -168,4 +173,4 @@ def _type_of(value: object) -> str:
     return "number"
 
 
-__all__ = ["ANYTHING", "Form", "children", "of_type", "read_form", "types_of"]
+__all__ = ["ANYTHING", "Form", "UnsatisfiableError", "children", "of_type", "read_form", "types_of"]

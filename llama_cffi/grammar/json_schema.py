@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from llama_cffi.errors import SchemaError
+from llama_cffi.grammar.blame import with_place
 from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.form import Form, read_form
 from llama_cffi.grammar.numeric import Number
@@ -15,7 +16,7 @@ from llama_cffi.grammar.pattern import Pattern
 from llama_cffi.grammar.reader import SchemaReader
 from llama_cffi.grammar.shapes import Array, Object, Shape, Simple, State, Text, Values
 
-WHITESPACE = r"[ ]|\n(?:[ ]{0,20}|\t{0,10})"
+WHITESPACE = r"[ ]|\n(?:[ ]{0,40}|\t{0,10})"
 """The whitespace that may stand between two tokens of JSON: one run of it, never before or after the whole.
 
 One blank as ``json.dumps`` writes it, or a line break with an indentation. A model cannot repeat it, so that one that
@@ -28,11 +29,18 @@ def compile_json_schema(schema: Any, *, draft: int = 0, strict: bool = False) ->
 
     ``draft`` (2020, 2019, 7 or 6) is for schemas without ``$schema``; 0 takes 2020-12, and the forms of older drafts
     where 2020-12 has no meaning for them. Raises :class:`SchemaError` for what the engine would not keep to exactly,
-    and for a schema that no finite value satisfies.
+    and :class:`UnsatisfiableError` for a schema that no finite value satisfies.
     """
-    document = Document(schema, draft=draft, strict=strict)
-    form = read_form(SchemaReader(document), frozenset({document.root.index}))
-    return json.dumps({"grammars": [{"name": "json_schema", "json_schema": _engine_schema(form, None)}]})
+
+    def compiled(one: Any) -> str:
+        document = Document(one, draft=draft, strict=strict)
+        form = read_form(SchemaReader(document), frozenset({document.root.index}))
+        return json.dumps({"grammars": [{"name": "json_schema", "json_schema": _engine_schema(form, None)}]})
+
+    try:
+        return compiled(schema)
+    except SchemaError as error:
+        raise with_place(error, schema, compiled) from error.__cause__
 
 
 @lru_cache(maxsize=256)

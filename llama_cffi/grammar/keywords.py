@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from llama_cffi.errors import SchemaError
@@ -72,11 +72,56 @@ def as_json(schema: Any) -> Any:
         _check_keys(schema)
         return json.loads(text)
     except UnicodeEncodeError as error:
-        raise SchemaError(f"the schema holds a lone surrogate: {error.object[error.start]!r}") from None
+        raise _no_json(schema, f"holds a lone surrogate: {error.object[error.start]!r}") from None
     except RecursionError:
         raise SchemaError("the schema is nested too deeply") from None
     except (TypeError, ValueError) as error:
-        raise SchemaError(f"the schema is not JSON: {error}") from None
+        raise _no_json(schema, f"holds what is no JSON: {error}") from None
+
+
+def _no_json(schema: Any, message: str) -> SchemaError:
+    """The error for a value that JSON does not have, with its place; "the schema ..." where it stands under none."""
+    todo: list[tuple[Any, tuple[str | int, ...]]] = [(schema, ())]
+    seen: set[int] = set()
+    while todo:
+        value, path = todo.pop()
+        if id(value) in seen:
+            continue  # such as what holds itself
+        if isinstance(value, (dict, list, tuple)):
+            seen.add(id(value))
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            todo += [(inner, (*path, key)) for key, inner in value.items()]
+        elif isinstance(value, (list, tuple)):
+            todo += [(inner, (*path, i)) for i, inner in enumerate(value)]
+        elif not _is_json(value):
+            place = _last_keyword(path)
+            if place is not None:
+                return at(pointer_to("", *path[:place]), str(path[place]), message)
+    return SchemaError(f"the schema {message}")
+
+
+def _last_keyword(path: Sequence[str | int]) -> int | None:
+    """Where in a path from the top the last keyword stands under which there is no further schema."""
+    i, place = 0, None
+    while i < len(path):
+        token, place = path[i], i
+        listed = token == "items" and isinstance(next(iter(path[i + 1 :]), None), int)
+        if token in _MAPS or token in _LISTS or token == "dependencies" or listed:
+            i += 2
+        elif token in _ONE:
+            i += 1
+        else:
+            break
+    return place
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        _check_keys(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_keys(value: Any) -> None:
@@ -153,12 +198,16 @@ def _problem(keyword: str, inner: Any, draft: int) -> str:
             return ""
         return "" if isinstance(inner, (dict, bool)) else f"needs a schema, not {_short(inner)}"
     if keyword in _LISTS:
-        return "" if isinstance(inner, list) and inner else f"needs a list of schemas, not {_short(inner)}"
+        if not isinstance(inner, list) or not inner:
+            return f"needs a list of schemas, not {_short(inner)}"
+        return _no_schema(enumerate(inner))
     if keyword in _MAPS or keyword in ("dependencies", "dependentRequired"):
         if not isinstance(inner, dict):
             return f"needs an object, not {_short(inner)}"
+        if keyword in _MAPS:
+            return _no_schema(inner.items())
         lists = [x for x in inner.values() if keyword == "dependentRequired" or isinstance(x, list)]
-        bad = [] if keyword in _MAPS else [x for x in lists if not _names(x)]
+        bad = [x for x in lists if not _names(x)]
         return f"needs lists of names, not {_short(bad[0])}" if bad else ""
     if keyword in _COUNTS:
         return "" if _is_count(inner) else f"needs an integer of 0 or more, not {_short(inner)}"
@@ -181,6 +230,11 @@ def _problem(keyword: str, inner: Any, draft: int) -> str:
     if keyword == "uniqueItems":
         return "" if isinstance(inner, bool) else f"needs true or false, not {_short(inner)}"
     return ""
+
+
+def _no_schema(items: Iterable[tuple[object, Any]]) -> str:
+    bad = next((pair for pair in items if not isinstance(pair[1], (dict, bool))), None)
+    return "" if bad is None else f"needs schemas, not {_short(bad[1])} at {bad[0]!r}"
 
 
 def _is_number(value: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from llama_cffi.errors import SchemaError
+from llama_cffi.grammar.form import UnsatisfiableError
 from llama_cffi.grammar.keywords import as_json
 
 _MAX_KEYWORDS = 100
@@ -33,6 +34,8 @@ def loosen(schema: Any, compiled: Callable[[Any], T]) -> tuple[T, tuple[SchemaEr
     while True:
         try:
             return compiled(left), tuple(errors)
+        except UnsatisfiableError:
+            raise
         except SchemaError as error:
             if len(errors) >= _MAX_KEYWORDS or not _loosened(left, error):
                 raise

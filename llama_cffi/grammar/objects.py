@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.arrays import check_unevaluated
 from llama_cffi.grammar.automaton import EVERYTHING, NOTHING, Automaton
 from llama_cffi.grammar.counts import counted
@@ -29,7 +28,9 @@ def object_shapes(reader: ShapeReader, atoms: list[Node]) -> Iterator[Object]:
     required = dict.fromkeys(name for node in atoms for name in node.get("required") or ())
     names = dict.fromkeys(name for node in atoms for name in node.get("properties") or ()) | required
     if len(names) > _MAX_NAMES:
-        raise SchemaError(f"an object has more than {_MAX_NAMES} properties", pointer=atoms[0].pointer)
+        raise at(
+            atoms[0].pointer, "properties", f"has more than {_MAX_NAMES} names, with those of the schemas beside it"
+        )
     patterns: dict[str, Pattern] = {}
     place: tuple[str, str] = "", "patternProperties"
     for node in atoms:

@@ -230,8 +230,7 @@ class Parser:
             return self.unicode()
         if sign == "-" or (sign.isascii() and sign and not sign.isalnum()):
             return ord(sign)
-        raise self.error({"b": "a word boundary, which is not supported,", "": "a trailing backslash"}.get(
-            sign, f"the escape \\{sign}, which is not supported,"))  # fmt: skip
+        raise self.error(_OTHER_ESCAPES.get(sign, f"the escape \\{sign}, which is not supported,"))
 
     def unicode(self) -> int:
         if self.take("{"):
@@ -266,9 +265,29 @@ def _unsupported_group(rest: str) -> str:
         return "Python's syntax for named groups, which is not supported; write (?<name>...) or (...)"
     if rest.startswith(">"):
         return "an atomic group, which is not supported,"
+    for begin, what in _OTHER_GROUPS.items():
+        if rest.startswith(begin):
+            return f"{what}, which is not supported,"
     if rest[:1].isalpha() or rest.startswith("-"):
         return "flags inside the pattern, which are not supported,"
     return "an unknown kind of group"
+
+
+_OTHER_GROUPS = {
+    "#": "a comment",
+    "(": "a condition",
+    "R": "recursion",
+    "&": "recursion",
+    "|": "a branch reset",
+    "'": "a quoted name",
+}
+_OTHER_ESCAPES = {
+    "": "a trailing backslash",
+    **dict.fromkeys("bB", "a word boundary, which is not supported,"),
+    **dict.fromkeys("123456789k", "a back reference, which is not supported,"),
+    **dict.fromkeys("pP", "a Unicode property, which is not supported,"),
+    **dict.fromkeys("AzZG", "an anchor of other languages, which is not supported; write ^ or $,"),
+}
 
 
 def _is_count(text: str) -> bool:

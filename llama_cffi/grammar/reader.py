@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ _MASKS = {
     "null": NULL, "boolean": BOOLEAN, "integer": INTEGER, "number": _NUMBER, "fraction": FRACTIONAL, "string": STRING,
     "array": ARRAY, "object": OBJECT,
 }  # fmt: skip
+_CHOOSING = ("anyOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas", "dependencies")
+"""Keywords that leave a choice."""
 _MAX_BRANCHES = 1_000
 _MAX_ALL_BRANCHES = 10_000
 _MAX_DEPTH = 120
@@ -101,7 +103,7 @@ class SchemaReader:
         self, todo: list[Node | _Choice], atoms: dict[int, Node], mask: int, depth: int
     ) -> Iterator[tuple[list[Node], int]]:
         if depth > _MAX_DEPTH:
-            raise SchemaError("the schema has too many choices inside each other")
+            raise _too_many(atoms.values(), "too many choices inside each other")
         todo, atoms = list(reversed(todo)), dict(atoms)
         while todo:
             item = todo.pop()
@@ -120,7 +122,7 @@ class SchemaReader:
             todo.extend(reversed(self._in_place(item, mask)))
         self._branches_made += 1
         if self._branches_made > _MAX_ALL_BRANCHES:
-            raise SchemaError("the schema has too many combinations of choices")
+            raise _too_many(atoms.values(), "too many combinations of choices")
         yield list(atoms.values()), mask
 
     def _types(self, node: Node) -> int:
@@ -256,6 +258,15 @@ class SchemaReader:
             yield from array_shapes(self, atoms)
         if mask & OBJECT:
             yield from object_shapes(self, atoms)
+
+
+def _too_many(atoms: Iterable[Node], what: str) -> SchemaError:
+    """The error for schemas that must hold together, at one of those that leave a choice."""
+    for node in atoms:
+        for keyword in _CHOOSING:
+            if keyword in node.value:
+                return at(node.pointer, keyword, f"makes {what}")
+    return SchemaError(f"the schema has {what}")
 
 
 def _key(shape: Shape) -> object:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from llama_cffi._util.shown import shown
-from llama_cffi.errors import SchemaError
+from llama_cffi.core.sampler.gbnf import read_sizes
+from llama_cffi.errors import GrammarError, SchemaError
+from llama_cffi.grammar.blame import with_place
 from llama_cffi.grammar.document import Document
 from llama_cffi.grammar.guidance import GuidanceConstraint
 from llama_cffi.grammar.json_schema import compile_json_schema
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 _CACHE_SIZE = 64
 
 
-def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
+def compile_schema(
+    schema: Any, vocab: Vocab, *, now: bool = True, on_unsupported: Literal["error", "annotate"] = "error"
+) -> Structure:
     """Return the constraint and the converter of what ``schema=`` may be, for the texts of a vocabulary.
 
     A dict, a bool or :class:`JsonSchema` is JSON Schema, a list or tuple of str are choices, ``re.Pattern``,
@@ -49,20 +53,30 @@ def compile_schema(schema: Any, vocab: Vocab, *, now: bool = True) -> Structure:
     ``list[int]``, unions.
 
     Raises :class:`SchemaError` for what cannot be kept to. Compiled grammars are kept and used again. ``now`` is that
-    of :class:`GuidanceConstraint`.
+    of :class:`GuidanceConstraint`. ``on_unsupported`` is that of :class:`JsonSchema`, for a dict, a bool and types; the
+    text of a type is validated by the type.
     """
     if isinstance(schema, GBNF) and schema.engine == "llama.cpp":
         return Structure(NativeConstraint(vocab, schema.text, schema.root), TextConverter())
     loosened: list[SchemaError] = []
-    grammars, converter = _lazy(schema, loosened) if isinstance(schema, Lazy) else _grammar(schema, loosened)
-    constraint = GuidanceConstraint(vocab, json.dumps({"grammars": grammars}), now=now)
+    read = _lazy if isinstance(schema, Lazy) else _grammar
+    grammars, converter = read(schema, loosened, on_unsupported)
+    text = json.dumps({"grammars": grammars})
+    try:
+        constraint = GuidanceConstraint(vocab, text, now=now)
+    except SchemaError as error:
+        given = schema.schema if isinstance(schema, JsonSchema) else schema
+        whole = dict(given) if isinstance(given, Mapping) else None
+        raise with_place(error, whole, lambda one: compile_schema(one, vocab)) from error.__cause__
     return Structure(constraint, converter, tuple(loosened))
 
 
-def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
+def _grammar(
+    schema: Any, loosened: list[SchemaError], on_unsupported: Literal["error", "annotate"]
+) -> tuple[list[dict[str, Any]], Converter]:
     """llguidance's list of grammars; the first one is where it begins."""
     if isinstance(schema, (bool, Mapping)):
-        schema = JsonSchema(schema)
+        schema = JsonSchema(schema, on_unsupported=on_unsupported)
     if isinstance(schema, JsonSchema):
         return _json_schema(schema, loosened)
     if isinstance(schema, Regex):
@@ -85,21 +99,28 @@ def _grammar(schema: Any, loosened: list[SchemaError]) -> tuple[list[dict[str, A
             f"got {shown(schema)}"
         )
     adapter, text = adapter_of(schema)
-    return _json_grammars(text), TypeConverter(adapter)
+    grammars = _json_grammars(text) if on_unsupported == "error" else _loose_grammars(text, False, loosened)
+    return grammars, TypeConverter(adapter)
 
 
 def _json_schema(schema: JsonSchema, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
     text = json.dumps(schema.schema)
     if schema.on_unsupported == "error":
         return _json_grammars(text, strict=schema.strict), JsonConverter()
-    grammar, errors = _compiled_loosely(text, schema.strict)
-    grammars: list[dict[str, Any]] = json.loads(grammar)["grammars"]
-    if not errors:
+    grammars = _loose_grammars(text, schema.strict, loosened)
+    if not loosened:
         return grammars, JsonConverter()
+    return grammars, ValidatingConverter(Validator(Document(schema.schema, strict=schema.strict), lenient=True))
+
+
+def _loose_grammars(text: str, strict: bool, loosened: list[SchemaError]) -> list[dict[str, Any]]:
+    """The grammars of a schema without what cannot be kept to, which is added to ``loosened``, and warned of."""
+    grammar, errors = _compiled_loosely(text, strict)
     loosened.extend(errors)
     for error in errors:
         warnings.warn(f"taken for an annotation while generating: {error}", SchemaWarning, stacklevel=2)
-    return grammars, ValidatingConverter(Validator(Document(schema.schema, strict=schema.strict), lenient=True))
+    grammars: list[dict[str, Any]] = json.loads(grammar)["grammars"]
+    return grammars
 
 
 @lru_cache(maxsize=_CACHE_SIZE)
@@ -135,6 +156,16 @@ def _python_pattern(pattern: re.Pattern[Any]) -> Pattern:
 def _converted(schema: GBNF) -> str:
     text = schema.text if schema.root == "root" else f"root ::= {schema.root}\n{schema.text}"
     try:
+        size = read_sizes(text.encode())
+    except GrammarError as error:
+        raise SchemaError(error.message) from None
+    for what, n, limit in (
+        ("bytes", len(text.encode()), 200_000), ("rules", size.n_named, 1_000), ("repetitions", size.n_repeats, 2_000),
+    ):  # fmt: skip
+        if n > limit:
+            # The time grows with the square of these: below, it is two seconds.
+            raise SchemaError(f"the grammar has {n:,} {what}; with engine='llguidance' at most {limit:,} are taken")
+    try:
         return gbnf_to_lark(text)
     except Exception as error:
         # The converter raises Exception itself for rules that are missing.
@@ -165,9 +196,11 @@ def _choices(
     return _pattern(Pattern.words(texts)), converter
 
 
-def _lazy(schema: Lazy, loosened: list[SchemaError]) -> tuple[list[dict[str, Any]], Converter]:
+def _lazy(
+    schema: Lazy, loosened: list[SchemaError], on_unsupported: Literal["error", "annotate"]
+) -> tuple[list[dict[str, Any]], Converter]:
     """llguidance's lazy lexeme ends with the first trigger; what follows it is another grammar."""
-    grammars, converter = _grammar(schema.schema, loosened)
+    grammars, converter = _grammar(schema.schema, loosened, on_unsupported)
     begin = " | ".join(_lark_text(trigger) for trigger in schema.triggers)
     body = f"(head @body {_lark_text(schema.end)})* tail" if schema.end else "head @body | tail"
     text = f"start: {body}\ntail: TEXT\nhead[lazy]: TEXT ({begin})\nTEXT: /(?s:.*)/\n"

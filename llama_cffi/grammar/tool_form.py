@@ -38,7 +38,7 @@ def tool_form(parameters: Mapping[str, Any]) -> Form:
 
     Raises :class:`SchemaError` for what cannot be kept to.
     """
-    return _read(json.dumps(as_json(_closed(parameters))))
+    return _read(json.dumps(as_json(closed(parameters))))
 
 
 @lru_cache(maxsize=_CACHE_SIZE)
@@ -48,20 +48,20 @@ def _read(parameters: str) -> Form:
     return read_form(SchemaReader(document), frozenset({document.root.index, an_object.index}))
 
 
-def _closed(schema: Any, *, names: bool = False) -> Any:
+def closed(schema: Any, *, names: bool = False) -> Any:
     """Return the schema with objects that take no properties but those that they list, unless they say more of others.
 
     JSON Schema lets everything through that it does not speak of; a caller of a function does not mean that.
     ``names`` says that the keys are no keywords but names.
     """
     if isinstance(schema, (list, tuple)):
-        return [_closed(item) for item in schema]
+        return [closed(item) for item in schema]
     if not isinstance(schema, Mapping):
         return schema
     if names:
-        return {name: _closed(inner) for name, inner in schema.items()}
+        return {name: closed(inner) for name, inner in schema.items()}
     out = {
-        keyword: inner if keyword in _VALUES else _closed(inner, names=keyword in _NAMES)
+        keyword: inner if keyword in _VALUES else closed(inner, names=keyword in _NAMES)
         for keyword, inner in schema.items()
     }
     if "properties" in out and not out.keys() & _OPENING:
@@ -69,4 +69,4 @@ def _closed(schema: Any, *, names: bool = False) -> Any:
     return out
 
 
-__all__ = ["tool_form"]
+__all__ = ["closed", "tool_form"]

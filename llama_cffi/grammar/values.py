@@ -76,8 +76,9 @@ class GBNF:
     """A text that a grammar in llama.cpp's format derives.
 
     ``engine="llama.cpp"`` keeps to the grammar exactly; where it must mask a whole row, that takes milliseconds.
-    ``engine="llguidance"`` is faster and narrower: every text is one of the grammar, but runs of characters are taken
-    as long as they get, so that ``[a-z]* "a"`` never comes to its last letter, and ``.`` does not match a line break.
+    ``engine="llguidance"`` is faster, takes smaller grammars (200,000 bytes, 1,000 rules), and is narrower: every text
+    is one of the grammar, but runs of characters are taken as long as they get, so that ``[a-z]* "a"`` never comes to
+    its last letter, and ``.`` is no line break.
     """
 
     text: str

@@ -13,8 +13,8 @@ PREFERRED = "Q4_K_M"
 """The quantization that is chosen where a name says none and the repository has it."""
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE)
-_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)
-"""In the names of GGUF files that llama.cpp cannot load as a model."""
+_TYPE = re.compile(r"(?<![a-z0-9])(?:i?q[1-8]|tq[12]|b?f16|fp?32|fp16|mxfp4|nvfp4)(?![0-9])", re.IGNORECASE)
+"""The type of a model's weights in the name of its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,17 @@ class Candidate:
         """Return whether the name, apart from its repository, can mean this model."""
         if name.file is not None:
             return name.file in self.files
-        if _NO_MODEL.search(self.first.rsplit("/", 1)[-1]):
+        if _is_no_model(self.first.rsplit("/", 1)[-1].lower()):
             return False
         return name.quantization is None or self.is_of(name.quantization)
+
+
+def _is_no_model(name: str) -> bool:
+    """Whether a GGUF file is named as one that belongs to a model: a projector, or an importance matrix.
+
+    Models that were quantized with a matrix have its name in theirs, and a type behind it.
+    """
+    return "mmproj" in name or name.startswith("imatrix") or ("imatrix" in name and _TYPE.search(name) is None)
 
 
 def candidates(files: Iterable[str]) -> list[Candidate]:

@@ -17,6 +17,7 @@ from llama_cffi.grammar.prefixed import Prefixed
 from llama_cffi.grammar.reasoning_budget import ReasoningBudget
 from llama_cffi.prepare.generation import compile_structure, make_request
 from llama_cffi.prepare.prepared import Defaults, Prepared
+from llama_cffi.prepare.tool_schemas import loosened_tools
 from llama_cffi.prompt.tools import Tool, check_tools
 from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.lark import quoted
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.grammar.matcher import Constraint
+    from llama_cffi.grammar.validation import Validator
     from llama_cffi.options import ChatOptions
     from llama_cffi.prepare.model_formats import ModelFormats
     from llama_cffi.prompt.template import Rendered
@@ -55,6 +57,9 @@ def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> P
         variables=options.get("chat_template_kwargs"),
     )
     reply = asked.reply
+    validators: dict[str, Validator] = {}
+    if options.get("on_unsupported") == "annotate" and choice != "none":
+        specs, validators = loosened_tools(reply, specs)
     rules = ReplyRules(
         tools=specs,
         choice=choice,
@@ -64,7 +69,8 @@ def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> P
     )
     prefix = options.get("prefix") or ""
     tokens = formats.chat.tokenize(asked.rendered, prefix=prefix)
-    plan = ReplyPlan(reply, rules, structure, prefix, options.get("on_incomplete") == "return")
+    keep = options.get("on_incomplete") == "return"
+    plan = ReplyPlan(reply, rules, structure, prefix, keep, validators)
     hold = _Hold(plan, asked.source, vocab, formats.chat.controls)
     given, constraint = hold.constraint(options)
     controls = formats.chat.controls

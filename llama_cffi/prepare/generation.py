@@ -123,7 +123,7 @@ def compile_structure(options: TextOptions, vocab: Vocab, *, now: bool = True) -
     # llguidance and pydantic take 0.1 s to import, which plain text need not pay.
     from llama_cffi.grammar.schema import compile_schema
 
-    return compile_schema(schema, vocab, now=now)
+    return compile_schema(schema, vocab, now=now, on_unsupported=options.get("on_unsupported") or "error")
 
 
 def prepare_more(

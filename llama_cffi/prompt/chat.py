@@ -142,9 +142,10 @@ class ChatFormat:
     def _source(self, template: Template) -> str:
         if isinstance(template, os.PathLike):
             try:
-                return Path(template).read_text(encoding="utf-8")
+                return Path(template).read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
-                raise TemplateError(f"cannot read the chat template {os.fspath(template)}: {error}") from error
+                reason = (isinstance(error, OSError) and error.strerror) or error
+                raise TemplateError(f"cannot read the chat template {os.fspath(template)}: {reason}") from error
         if template is not None and ("{" in template or "\n" in template):
             return template
         source = self._model.chat_template(template)

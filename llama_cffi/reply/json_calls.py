@@ -235,7 +235,7 @@ def object_rule(
     begin = f'"{keys.name}": {name}, "{keys.arguments}": ' if keys.name else f"{name}: "
     if not spaced:
         return f"{lark.template('{' + first + begin)} {arguments} {lark.template(last + '}')}"
-    space = "(" + lark.terminal("SPACE", r"/[ ]|\n[ ]{0,20}/") + ")?"
+    space = "(" + lark.terminal("SPACE", r"/[ ]|\n[ ]{0,40}/") + ")?"
     written = f" {space} ".join(filter(None, map(lark.template, ("{ " + first + begin).split(" "))))
     return f"{written} {space} {arguments} {space} {lark.template(last + '}')}"
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from llama_cffi.errors import OutputError
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason
 from llama_cffi.reply.events import Reasoning
 from llama_cffi.reply.reader import incomplete, is_cut
-from llama_cffi.reply.reply import Reply, ReplyBuilder, ReplyChunk
+from llama_cffi.reply.reply import Reply, ReplyBuilder, ReplyChunk, ToolCall
 from llama_cffi.reply.structured_reader import parsed
 
 if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.grammar.structure import Structure
+    from llama_cffi.grammar.validation import Validator
     from llama_cffi.reply.format import ReplyFormat, ReplyRules
 
 
@@ -30,6 +33,8 @@ class ReplyPlan:
     """How the reply begins, in the prompt already."""
     keep_incomplete: bool = False
     """Whether a reply that was cut is returned, marked as such, and not raised as an error."""
+    validators: Mapping[str, Validator] = field(default_factory=dict)
+    """What validates the arguments of calls, by the tools whose parameters the grammar does not keep to in full."""
 
 
 class ReplyReader:
@@ -83,12 +88,23 @@ class ReplyReader:
                 return replace(reply, incomplete=True)
             raise incomplete(reply, "the reply", missing)
         if calls:
+            self._check(calls, completion.text)
             stopped = reply.finish_reason is FinishReason.STOP
             return replace(reply, finish_reason=FinishReason.TOOL_CALLS) if stopped else reply
         if structure is None:
             return reply
         keep = self._plan.keep_incomplete
         return parsed(reply, structure, self._vocab, prefix=self._given, keep_incomplete=keep)
+
+    def _check(self, calls: tuple[ToolCall, ...], text: str) -> None:
+        for call in calls:
+            validator = self._plan.validators.get(call.name)
+            if validator is not None and not validator.valid(call.arguments):
+                raise OutputError(
+                    f"the arguments of the call of {call.name!r} do not satisfy the parameters of the tool in what the "
+                    "grammar could not keep to",
+                    text=text,
+                )
 
 
 __all__ = ["ReplyPlan", "ReplyReader"]

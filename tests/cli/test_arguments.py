@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -11,8 +12,12 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_cffi.cli import arguments, console, loading
+from llama_cffi import SamplingParams
+from llama_cffi.cli import arguments, console, loading, wording
+from llama_cffi.cli.chat import chat as chat_command
+from llama_cffi.cli.generate import generate as generate_command
 from llama_cffi.engine.sampling_params import SAMPLER_ORDER
+from llama_cffi.errors import LlamaCffiError
 
 
 def test_logit_bias() -> None:
@@ -62,6 +67,50 @@ def test_gpu_options() -> None:
     for call in (lambda: arguments.gpu_layers("many"), lambda: arguments.tensor_split("a,b")):
         with pytest.raises(typer.BadParameter):
             call()
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("top_p must be between 0 and 1, got 2", "--top-p must be between 0 and 1, got 2"),
+        ("give one with chat_template=, as Jinja text", "give one with --chat-template, as Jinja text"),
+        ("a batch must hold 1 to n_batch=2048 tokens", "a batch must hold 1 to --batch-size 2048 tokens"),
+        ("5 prompt tokens and max_tokens=7 do not fit", "5 prompt tokens and --n-predict 7 do not fit"),
+        ("reply_format: there is no format 'x'", "--reply-format: there is no format 'x'"),
+        ("schema at /a: 'not' is refused", "--schema at /a: 'not' is refused"),
+        ("the schema of /home/schema, schema.json", "the schema of /home/schema, schema.json"),
+        ("n_seq_max=3 is unknown, and 'top_p' is quoted", "n_seq_max=3 is unknown, and 'top_p' is quoted"),
+        ("schema= and grammar= cannot both decide", "--schema and --grammar cannot both decide"),
+        ("x.top_p, top_p.x, some-top_p, top_ping", "x.top_p, top_p.x, some-top_p, top_ping"),
+    ],
+)
+def test_errors_speak_of_flags(message: str, told: str) -> None:
+    flags = wording.flags_of(chat_command)
+    assert wording.in_flags(message, flags) == told
+    assert wording.describe(ValueError(message), flags) == told
+    logged = LlamaCffiError(message, log=["n_ctx = 4", "top_p must be"])
+    assert wording.describe(logged, flags) == f"{told}\nllama.cpp said:\n  n_ctx = 4\n  top_p must be"
+
+
+def test_a_program_that_a_tool_ends_has_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    @console.command
+    def work() -> None:
+        raise SystemExit(0)
+
+    with pytest.raises(typer.Exit) as ended:
+        work()
+    assert ended.value.exit_code == 1
+    assert "a tool ended the program with sys.exit(0)" in capsys.readouterr().err
+
+
+def test_every_argument_that_a_command_sets_has_its_flag() -> None:
+    fields = {field.name for field in dataclasses.fields(SamplingParams)} - {"samplers", "grammar_root"}
+    for command in (generate_command, chat_command):
+        flags = wording.flags_of(command)
+        set_by = {name for name in fields if name in flags}
+        assert set_by >= {"temperature", "top_k", "seed", "repeat_penalty"}
+        assert {"n_ctx", "n_batch", "n_ubatch", "n_threads", "max_tokens"} <= set(flags)
+    assert fields <= set(wording.flags_of(generate_command))
 
 
 def test_unescape() -> None:

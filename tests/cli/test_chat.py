@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_tools(tmp_path: Path) -> None:
         ("1 +", "cannot be run: SyntaxError"),
         ("x = 1", "defines no public function"),
         ("def f(x): return x", "no annotation"),
+        ("import sys; sys.exit(0)", "cannot be run: SystemExit: 0"),
     ],
 )
 def test_tool_files_that_are_none(tmp_path: Path, content: str, message: str) -> None:
@@ -96,9 +98,43 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     broken.write_text('{"contains": 1, "type": "array"}')
     assert "contains" in refused(1, "chat", ASK, "--schema", broken)
     assert "no reply format 'x'" in refused(1, "chat", ASK, "--reply-format", "x")
-    assert "not a saved conversation" in refused(1, "chat", ASK, "--load", broken)
+    assert "is not a saved conversation" in refused(1, "chat", ASK, "--load", broken)
     assert refused(2, "chat", ASK, "--chat-template", "a", "--chat-template-file", broken)
     assert refused(2, "chat")  # standard input is empty
+    assert "give one of --schema" in refused(2, "chat", ASK, "--schema", broken, "--grammar", "root ::= [a]")
+    assert "no room for calls" in refused(2, "chat", ASK, "--tools", broken, "--grammar-file", broken)
+    assert "error: no such file: no.py" in refused(1, "chat", ASK, "--tools", "no.py")
+
+
+def test_a_cut_answer_is_shown(tmp_path: Path) -> None:
+    done = run("chat", ASK, "--schema", endless(tmp_path), "--json", *GREEDY)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["finish_reason"], report["parsed"]) == (1, "length", None)
+    assert report["text"].startswith('["again')
+    assert report["partial"][0].startswith("again")
+    assert "was cut after 12 tokens" in done.stderr
+
+
+def test_a_grammar_and_a_byte_order_mark(tmp_path: Path) -> None:
+    grammar = tmp_path / "answer.gbnf"
+    grammar.write_bytes(b'\xef\xbb\xbfroot ::= "yes" | "no"\n')
+    assert run("chat", ASK, "--grammar-file", grammar, "--temp", "0").stdout in ("yes", "no")
+    assert run("chat", "--grammar", 'root ::= "ja"', stdin=ASK).stdout == "ja"
+    schema = tmp_path / "schema.json"
+    schema.write_bytes(b'\xef\xbb\xbf{"const": 7}')
+    assert run("chat", "--schema", schema, stdin=b"\xef\xbb\xbf" + ASK.encode()).stdout == "7"
+    schema.write_text('{"const": 7}', encoding="utf-16")
+    assert "at byte 0: it looks like UTF-16" in refused(1, "chat", ASK, "--schema", schema)
+
+
+def test_standard_input_follows_the_message(llm: Llama) -> None:
+    expected = llm.chat(f"{ASK}\n\nIt is black.", temperature=0, max_tokens=12).text
+    assert run("chat", ASK, *GREEDY, stdin="It is black.\n").stdout == expected
+
+
+def test_no_end_when_told_so() -> None:
+    report = json.loads(run("chat", ASK, "--temp", "0", "--ignore-eos", "-n", "400", "--json").stdout)
+    assert (report["finish_reason"], len(report["tokens"])) == ("length", 400)
 
 
 # -- in a terminal
@@ -193,6 +229,13 @@ def test_commands(commands: Commands, tmp_path: Path) -> None:
     assert len(session) == 3
     commands("/clear")
     assert [message["role"] for message in session.messages] == ["system"]
+    assert commands("/undo") == "error: there is no message to take back\n"
+    assert commands("/retry") == "error: there is no message to answer again\n"
+    assert commands("/load nothing.json") == "error: no such file: nothing.json\n"
+    assert commands("/tools nothing.py") == "error: no such file: nothing.py\n"
+    assert commands("/save nowhere/talk.json") == "error: no such folder: nowhere\n"
+    (tmp_path / "exit.py").write_text("raise SystemExit")
+    assert "SystemExit" in commands(f"/tools {tmp_path / 'exit.py'}")
     for line in ("/undo", "/save", "/load nothing.json", "/load", "/tools nothing.py", "/save a b"):
         assert commands(line).startswith("error:"), line
     assert len(session) == 1
@@ -224,6 +267,25 @@ def test_a_stopped_answer_is_kept(commands: Commands, monkeypatch: pytest.Monkey
     assert "stopped" in commands(ASK)
     assert [message["role"] for message in commands.session.messages] == ["user", "assistant"]
     assert 0 < len(commands.session.messages[1]["content"]) < 40
+    assert re.search(r"text: [34] tokens(, \d+ per second)?; stopped by Ctrl-C", commands("/stats"))
+
+
+def test_a_message_without_an_answer_is_answered_by_retry(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(commands.session, "stream_chat", lambda text: iter(_Stopped()))
+        assert "stopped" in commands(ASK)
+    assert "0 tokens; stopped by Ctrl-C" in commands("/stats")
+    assert len(commands.session) == 0
+    commands("/retry")
+    assert [message["content"] for message in commands.session.messages[:1]] == [ASK]
+    assert len(commands.session) == 2
+    commands("/retry")
+    assert len(commands.session) == 2
+
+
+class _Stopped:
+    def __iter__(self) -> Iterator[Any]:
+        raise KeyboardInterrupt
 
 
 # -- Markdown

@@ -183,9 +183,16 @@ def test_the_prompt_from_everywhere(tmp_path: Path, llm: llama_cffi.Llama) -> No
         run(*tail, stdin=f"{PROMPT}\n").stdout,
         run(*tail, "-f", "-", stdin=PROMPT).stdout,
         run(*tail, "-e", PROMPT.replace(" ", r"\x20")).stdout,
-        run(*tail, PROMPT, stdin="an argument wins over standard input").stdout,
+        run(*tail, PROMPT, stdin="").stdout,
+        run(*tail, stdin=b"\xef\xbb\xbf" + PROMPT.encode()).stdout,
     }
     assert outputs == {llm.generate(PROMPT, temperature=0.0, max_tokens=10).text}
+
+
+def test_standard_input_follows_a_prompt(llm: llama_cffi.Llama) -> None:
+    expected = llm.generate(f"{PROMPT}\n\nThere was a cat.", temperature=0.0, max_tokens=5).text
+    assert run("generate", PROMPT, *GREEDY, "-n", "5", stdin="There was a cat.\n").stdout == expected
+    assert "no terminal" in run("generate", "--help").stdout
 
 
 def test_an_explicitly_empty_prompt_is_one(llm: llama_cffi.Llama) -> None:
@@ -314,11 +321,14 @@ def test_verbose_shows_llama_cpps_log() -> None:
         (["-m", "."], "directory"),
         (["-f", "missing.txt"], "missing.txt"),
         (["--grammar", "root ::= ("], "grammar"),
-        (["--top-p", "2"], "top_p"),
-        (["--repeat-penalty", "0"], "repeat_penalty"),
+        (["--top-p", "2"], "--top-p must be"),
+        (["--repeat-penalty", "0"], "--repeat-penalty must be"),
         (["-l", "99999999+1"], "99999999"),
         (["--device", "abacus"], "abacus"),
         (["-c", "256", "-p", "word " * 300], "context"),
+        (["-f", "missing/x.txt"], "error: no such folder: missing"),
+        (["-m", "missing.gguf"], "error: no such file: missing.gguf"),
+        (["--grammar-file", "missing.txt"], "error: no such file: missing.txt"),
     ],
 )
 def test_what_the_library_refuses_is_one_message(arguments: list[str], reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from llama_cffi import Batch, Context, ContextOptions, ControlVector, Llama, Model, PromptCache
 from llama_cffi._native import binding, lib
+from llama_cffi.core import graph_reuse
 from llama_cffi.core.adapter import LoraAdapter, adapter_set
 from llama_cffi.errors import (
     AdapterError,
@@ -22,6 +24,7 @@ from llama_cffi.errors import (
     ModelFileError,
     ModelNotFoundError,
     StateMismatchError,
+    UnsupportedError,
 )
 from tests.support.children import run_child
 from tests.support.lora import ATTENTION, Pair, random_pairs, write_lora, write_merged
@@ -110,6 +113,41 @@ def test_an_adapter_loaded_after_the_context_has_decoded(
         context.set_adapters({adapter: 1.0})
         assert np.abs(logprobs(context) - plain).max() > 0.1
         context.set_adapters({})
+
+
+def test_a_library_that_does_not_see_changes(
+    model: Model,
+    make_context: MakeContext,
+    adapters: tuple[LoraAdapter, LoraAdapter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(graph_reuse, "sees_adapters", lambda: False)
+    data = np.ones((model.n_layer, model.n_embd))
+    data[0] = 0
+    # Graphs are not used again, unless the user wants it.
+    monkeypatch.setenv(graph_reuse.SWITCH, "")
+    monkeypatch.delenv(graph_reuse.SWITCH)
+    context = make_context()
+    assert os.environ[graph_reuse.SWITCH] == "1"
+    before = logprobs(context)
+    context.set_adapters({adapters[0]: 1.0})
+    assert np.abs(logprobs(context) - before).max() > 0.1
+    context.close()
+    for value in ("0", "off", ""):
+        monkeypatch.setenv(graph_reuse.SWITCH, value)
+        context = make_context()
+        context.set_adapters({adapters[0]: 1.0})  # nothing is computed yet
+        changed = logprobs(context)
+        with pytest.raises(UnsupportedError, match="another Context"):
+            context.set_adapters({})
+        with pytest.raises(UnsupportedError, match="another Context"):
+            context.set_adapters({adapters[0]: 0.5})
+        with pytest.raises(UnsupportedError, match="another Context"):
+            context.set_control_vector(ControlVector(data))
+        context.set_adapters({adapters[0]: 1.0})
+        context.set_control_vector(None)
+        assert np.array_equal(logprobs(context), changed)
+        context.close()
 
 
 def test_what_a_file_says_of_itself(model: Model, model_path: Path, tmp_path: Path, pairs: Any) -> None:

@@ -118,8 +118,15 @@ def test_a_quantization_is_a_word_of_its_own() -> None:
 
 
 def test_the_only_model_needs_no_quantization() -> None:
-    files = ["model-Q5_0.gguf", "mmproj-model-f16.gguf", "imatrix.gguf", "config.json"]
+    files = ["model-Q5_0.gguf", "mmproj-model-f16.gguf", "imatrix.gguf", "model.imatrix.gguf", "config.json"]
     assert choose(HubName("a/b"), files, "here").files == ("model-Q5_0.gguf",)
+
+
+@pytest.mark.parametrize(
+    "name", ["m-imatrix-Q4_K_M.gguf", "m.iMatrix-IQ3_XXS.gguf", "M-F16-imatrix.gguf", "q-imatrix.Q2_K.gguf"]
+)
+def test_models_quantized_with_an_importance_matrix_are_models(name: str) -> None:
+    assert choose(HubName("a/b"), [name, "m-imatrix.gguf", "imatrix-Q8_0.gguf"], "here").first == name
 
 
 def test_parts_may_be_missing() -> None:

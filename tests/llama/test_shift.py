@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llama_cffi import Batch, Llama
 
 STORY = "Once upon a time there was a little girl who had a big red ball and a small dog. They went to the park. "
-ENDLESS = dict.fromkeys((2, 4), "never")
+ENDLESS: Any = dict.fromkeys((2, 4), "never")
 
 
 def test_a_shift_moves_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     with Llama.demo(n_ctx=160, n_cells=640, n_seq_max=2) as llm:
         prompt = [int(token) for token in llm.tokenize(STORY * 4)][:120]
-        options = {"temperature": 0.0, "logit_bias": ENDLESS, "max_tokens": 38, "logprobs": 0}
-        alone = llm.generate([*prompt, 100], **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"temperature": 0.0, "logit_bias": ENDLESS, "max_tokens": 38, "logprobs": 0}
+        alone = llm.generate([*prompt, 100], **options)
         runner, moved = llm._runtime.engine._runner, list[int]()
         monkeypatch.setattr(runner, "shift", lambda seq_id, start, count: moved.append(seq_id))
         first = llm.stream([*prompt, *range(200, 220)], overflow="shift", temperature=0, logit_bias=ENDLESS)
         next(first)
-        second = llm.stream([*prompt, 100], **options)  # type: ignore[arg-type]
+        second = llm.stream([*prompt, 100], **options)
         next(second)
-        for chunk in second:
+        for last in second:
             next(first)  # which reaches the end of its context meanwhile
-        assert chunk.completion is not None
-        assert chunk.completion.usage.cached_tokens > 100
+        assert last.completion is not None
+        assert last.completion.usage.cached_tokens > 100
         first.close()
         assert alone.logprobs is not None
-        assert chunk.completion.logprobs is not None
-        pairs = zip(chunk.completion.logprobs, alone.logprobs, strict=True)
+        assert last.completion.logprobs is not None
+        pairs = zip(last.completion.logprobs, alone.logprobs, strict=True)
         assert max(abs(a.logprob - b.logprob) for a, b in pairs) < 0.3
     assert not moved
 

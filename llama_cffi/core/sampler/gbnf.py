@@ -45,6 +45,10 @@ class GrammarSize:
     n_rules: int
     n_elements: int
     nesting: int
+    n_named: int
+    """Rules that the text defines."""
+    n_repeats: int
+    """Repetitions that it writes, each counted once."""
 
     @property
     def stack(self) -> int:
@@ -69,12 +73,13 @@ class _Reader:
         self.text = text
         self.rules: Rules = {}
         self.open: list[_Open] = []
-        self.n_made = self.n_elements = self.nesting = 0
+        self.n_made = self.n_elements = self.nesting = self.n_named = self.n_repeats = 0
 
     def read(self) -> GrammarSize:
         for found in _TOKEN.finditer(self.text):
             kind, text = found.lastgroup, found[0]
             if kind == "define":
+                self.n_named += 1
                 self._begin(text.split(b":")[0].split(b"#")[0].strip().decode())
             elif not self.open:
                 continue
@@ -92,7 +97,7 @@ class _Reader:
                 self._other(text)
             if self._is_too_large():
                 self._check(found.start())
-        return GrammarSize(len(self.rules), self.n_elements, self.nesting)
+        return GrammarSize(len(self.rules), self.n_elements, self.nesting, self.n_named, self.n_repeats)
 
     def _begin(self, name: Element) -> None:
         self.open = [_Open(name)]
@@ -125,6 +130,7 @@ class _Reader:
             self.n_elements += 1
 
     def _repeat(self, found: re.Match[bytes]) -> None:
+        self.n_repeats += 1
         low, high = _bounds(found)
         place = _place(self.text, found.start())
         if low > _MAX_REPEATED:
@@ -175,17 +181,28 @@ class _Reader:
 def measure(text: bytes) -> GrammarSize:
     """Return the sizes of a grammar; raise :class:`GrammarError` with the reason for one that costs too much.
 
-    Too much is a text above 4 MB, more than 1,000 parentheses inside each other, 50,000 rules or 2,000,000 elements,
-    a repetition whose least number is above 2,000 or above its greatest, and what :func:`check_left_recursion` and
-    :func:`check_paths` refuse.
+    Too much is what :func:`read_sizes` refuses, and what :func:`check_left_recursion` and :func:`check_paths` do.
     """
-    if len(text) > MAX_BYTES:
-        raise GrammarError(f"the grammar has {len(text)} bytes; at most {MAX_BYTES} are taken")
-    reader = _Reader(text)
-    size = reader.read()
+    reader, size = _read(text)
     check_left_recursion(reader.rules)
     check_paths(reader.rules)
     return size
+
+
+def read_sizes(text: bytes) -> GrammarSize:
+    """Return the sizes of a grammar that something else than llama.cpp follows.
+
+    Raises :class:`GrammarError` for a text above 4 MB, more than 1,000 parentheses inside each other, 50,000 rules or
+    2,000,000 elements, and a repetition whose least number is above 2,000 or above its greatest.
+    """
+    return _read(text)[1]
+
+
+def _read(text: bytes) -> tuple[_Reader, GrammarSize]:
+    if len(text) > MAX_BYTES:
+        raise GrammarError(f"the grammar has {len(text)} bytes; at most {MAX_BYTES} are taken")
+    reader = _Reader(text)
+    return reader, reader.read()
 
 
 def _bounds(found: re.Match[bytes]) -> tuple[int, int | None]:
@@ -208,4 +225,4 @@ def _place(text: bytes, at: int) -> str:
     return f"line {text.count(10, 0, at) + 1}, byte {at - text.rfind(10, 0, at)}"
 
 
-__all__ = ["MAX_BYTES", "MAX_ELEMENTS", "MAX_NESTING", "MAX_RULES", "GrammarSize", "measure"]
+__all__ = ["MAX_BYTES", "MAX_ELEMENTS", "MAX_NESTING", "MAX_RULES", "GrammarSize", "measure", "read_sizes"]

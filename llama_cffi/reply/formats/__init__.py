@@ -15,6 +15,7 @@ from llama_cffi.reply.formats import (
     kimi,
     lfm2,
     llama3,
+    minimax,
     mistral,
     muse,
     plain,
@@ -25,6 +26,7 @@ from llama_cffi.reply.formats import (
 # What a template is matched against, in this order: tags of one family first, those that many share last.
 _MODULES = (
     harmony,
+    minimax,
     muse,
     gemma,
     lfm2,

@@ -1,0 +1,61 @@
+"""Whether a context computes with adapters that have changed since its last decode.
+
+llama.cpp computes a graph again that it has built before, where the batch has the same shape. Releases to b7698 do so
+although the adapters have changed, and those to b8390 although the control vector has.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from functools import cache
+from typing import Any
+
+from llama_cffi._native import binding, lib, library_info
+from llama_cffi.errors import UnsupportedError
+
+SWITCH = "LLAMA_GRAPH_REUSE_DISABLE"
+"""The environment variable that llama.cpp reads when a context is made."""
+
+
+@cache
+def sees_adapters() -> bool:
+    """Return whether the library builds a new graph when adapters change; it has the newer function for them then."""
+    return bool(binding.has("llama_set_adapters_lora"))
+
+
+def notices_changes() -> bool:
+    """Return whether the context that is made next will compute with what has changed.
+
+    Where the library itself does not see changes, graphs are not used again: :data:`SWITCH` is set, for this process
+    and those that it starts, unless the user has set it.
+    """
+    if sees_adapters():
+        return True
+    return _has_switch() and re.match(r"\s*[+-]?0*[1-9]", os.environ.setdefault(SWITCH, "1")) is not None
+
+
+def after_control_vector(ptr: Any, causal: bool) -> None:
+    """Let the next decode of a ``llama_context`` build a new graph, in releases from b7836 to b8390."""
+    lib.llama_set_causal_attn(ptr, not causal)
+    lib.llama_set_causal_attn(ptr, causal)
+
+
+def unseen_change() -> UnsupportedError:
+    """Return the error for a change that the library would not see."""
+    return UnsupportedError(
+        "this libllama computes with the adapters and the control vector that a context had at its first decode: make "
+        f"another Context for others{f', or do not set {SWITCH}=0' if _has_switch() else ''}",
+        since="b7836",
+    )
+
+
+@cache
+def _has_switch() -> bool:
+    path = library_info().path
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(SWITCH.encode()) >= 0
+
+
+__all__ = ["SWITCH", "after_control_vector", "notices_changes", "sees_adapters", "unseen_change"]
