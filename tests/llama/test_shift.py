@@ -23,14 +23,16 @@ def test_a_shift_moves_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> Non
         next(first)
         second = llm.stream([*prompt, 100], **options)
         next(second)
-        for last in second:
+        chunks = []
+        for chunk in second:
+            chunks.append(chunk)
             next(first)  # which reaches the end of its context meanwhile
-        assert last.completion is not None
-        assert last.completion.usage.cached_tokens > 100
+        assert chunks[-1].completion is not None
+        assert chunks[-1].completion.usage.cached_tokens > 100
         first.close()
         assert alone.logprobs is not None
-        assert last.completion.logprobs is not None
-        pairs = zip(last.completion.logprobs, alone.logprobs, strict=True)
+        assert chunks[-1].completion.logprobs is not None
+        pairs = zip(chunks[-1].completion.logprobs, alone.logprobs, strict=True)
         assert max(abs(a.logprob - b.logprob) for a, b in pairs) < 0.3
     assert not moved
 
