@@ -137,7 +137,7 @@ class Conversation(ProcessBound, Generic[C]):
         """Continue the conversation that :meth:`save` wrote. Raises :class:`MessageError` for another file."""
         try:
             data = json.loads(Path(check_path("path", path)).read_text(encoding="utf-8-sig"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MessageError(f"{os.fspath(path)} is not a saved conversation: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise MessageError(f"{os.fspath(path)} is not a saved conversation")

@@ -6,11 +6,13 @@ import hashlib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import abi, cache, elf
+from llama_cffi._native import abi, cache, companions, elf
+from llama_cffi._util.files import identity
 from llama_cffi.errors import LibraryError
 
 INCLUDE_VAR = "LLAMA_CFFI_INCLUDE"
@@ -23,7 +25,7 @@ class CheckedLibrary:
 
     ``doubtful`` and ``reasons`` are those of :class:`abi.Match`: what must not be used of it, and why. ``include`` is
     the folder of headers that the generation was derived from, None for a known one; ``cached`` says whether the probe
-    was spared.
+    was spared. ``files`` are the library and what is opened before it, as they were before the check.
     """
 
     path: Path
@@ -33,6 +35,17 @@ class CheckedLibrary:
     reasons: tuple[str, ...]
     include: Path | None
     cached: bool
+    files: Mapping[Path, list[int]] = field(default_factory=dict, compare=False)
+
+    def verify(self) -> None:
+        """Raise LibraryError unless the files are those that were checked."""
+        for path, before in self.files.items():
+            try:
+                now = identity(path)
+            except OSError as error:
+                raise LibraryError(f"{path} is gone since it was checked: {error.strerror}") from error
+            if now != before:
+                raise LibraryError(f"{path} is not the file that was checked a moment ago: start the program again")
 
     @property
     def version(self) -> str:
@@ -47,6 +60,12 @@ def check_library(path: Path, *, include: Path | None = None) -> CheckedLibrary:
     ``include``, or LLAMA_CFFI_INCLUDE, names the headers of a library of no known generation; without both, headers
     near the library are tried. LibraryError with the reason for a library that cannot be used.
     """
+    files = _files(path)
+    checked = _check(path, include)
+    return replace(checked, files=files)
+
+
+def _check(path: Path, include: Path | None) -> CheckedLibrary:
     given = include or (Path(os.environ[INCLUDE_VAR]) if os.environ.get(INCLUDE_VAR) else None)
     fingerprint, match, cached = _known(path)
     if match is not None and match.certain:
@@ -67,7 +86,7 @@ def check_library(path: Path, *, include: Path | None = None) -> CheckedLibrary:
 
 
 def modules_folder() -> Path:
-    """Return where ABI mode keeps its declarations of derived generations; headers and declarations lie there too."""
+    """Return where ABI mode keeps what it has derived from headers: generations, and their declarations."""
     return cache.folder() / "derived"
 
 
@@ -136,15 +155,18 @@ def _key(path: Path) -> list[Any] | None:
         build_id = elf.read(path).build_id if sys.platform == "linux" else ""
         beside = sorted(one for one in path.parent.iterdir() if "ggml" in one.name)
         known = sorted(one for one in _ABI_FOLDER.iterdir() if one.suffix in (".json", ".py"))
-        parts = [str(path), build_id, *(_identity(one) for one in (path, *beside, *known))]
+        parts = [str(path), build_id, *([one.name, *identity(one)] for one in (path, *beside, *known))]
     except (OSError, elf.ElfError):
         return None
     return parts
 
 
-def _identity(path: Path) -> list[Any]:
-    status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns]
+def _files(path: Path) -> dict[Path, list[int]]:
+    """What is opened for a library, each as it is now; nothing of a file that the check will refuse."""
+    try:
+        return {one: identity(one) for one in (*companions.before(path), path)}
+    except (OSError, elf.ElfError):
+        return {}
 
 
 def _to_json(fingerprint: abi.Fingerprint, match: abi.Match | None) -> dict[str, Any]:

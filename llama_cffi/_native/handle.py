@@ -128,9 +128,9 @@ class Handle(ProcessBound):
         for child in sorted(children, key=lambda child: bool(child._users)):
             child.close()
         # Those without a pointer are being made or freed by another thread, which will be done. By this thread, when
-        # a signal handler closes the parent in the middle of it.
+        # a signal handler closes the parent in the middle of it; by none, in a child of the process where they were.
         for owner in owners:
-            if owner.lock._is_owned():  # type: ignore[attr-defined]
+            if owner.lock._is_owned() or (owner.holds and owner.pid != os.getpid()):  # type: ignore[attr-defined]
                 owner.release()
 
     def _check_open(self) -> None:

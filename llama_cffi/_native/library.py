@@ -145,13 +145,16 @@ def _load() -> tuple[Binding, LibraryInfo]:
         binding = ApiBinding(module)
         version = module.ffi.string(module.lib.llama_version()).decode()
     else:
-        from llama_cffi._native.compatibility import check_library
+        from llama_cffi._native.compatibility import check_library, modules_folder
 
         checked = check_library(path, include=_include)
         if _private or renamed_copies.clashes(path):
             files = renamed_copies.copies(path)
+        checked.verify()
         _open_all(files, source)
-        binding = _bind_abi(files[-1], checked)
+        binding = bind_abi(files[-1], checked.generation, doubtful=checked.doubtful, modules_folder=modules_folder())
+        # Had another file taken the name of one for a moment, its times would tell.
+        checked.verify()
         version = checked.version
     _initialize(binding, files[-1], source)
     return binding, LibraryInfo(
@@ -222,19 +225,6 @@ def _open_all(paths: list[Path], source: Source) -> None:
             _opened.append(opener.dlopen(str(path), flags))
         except OSError as error:
             raise search_paths.failed([(path, str(error))], search_paths.advice(source)) from error
-
-
-def _bind_abi(path: Path, checked: CheckedLibrary) -> Binding:
-    from llama_cffi._native.compatibility import modules_folder
-
-    try:
-        return bind_abi(path, checked.generation, doubtful=checked.doubtful, modules_folder=modules_folder())
-    except OSError:
-        import tempfile
-
-        # The cache cannot be written; once loaded, the declarations are needed no more.
-        with tempfile.TemporaryDirectory() as folder:
-            return bind_abi(path, checked.generation, doubtful=checked.doubtful, modules_folder=Path(folder))
 
 
 def _import_extension(source: Source) -> Any:

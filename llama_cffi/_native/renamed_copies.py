@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from llama_cffi._native import cache, companions, elf
+from llama_cffi._util.files import identity
 from llama_cffi.errors import LibraryError
 
 _NAME = re.compile(r"lib(llam|ggml|mtmd)")
@@ -50,13 +51,12 @@ def copies(library: Path) -> list[Path]:
     parts = list(dict.fromkeys((*opened, *companions.plugins(library.parent))))
     digest = hashlib.sha256()
     for path in parts:
-        status = path.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        digest.update(f"{path}\0{identity(path)}\0".encode("utf-8", "surrogateescape"))
     token = digest.hexdigest()[:12]
     folder = cache.folder() / "private" / token
     if not folder.is_dir():
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            cache.make_folder(folder.parent)
             with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
                 _write(parts, token[:4], Path(fresh, "lib"))
                 if not folder.is_dir():
@@ -66,18 +66,22 @@ def copies(library: Path) -> list[Path]:
                 f"{library} has the names of another llama.cpp in this process, and a renamed copy cannot be kept in "
                 f"{folder.parent}: {error.strerror or error}"
             ) from error
-    return [folder / path.name for path in opened]
+    found = [folder / path.name for path in parts]
+    if reason := next(filter(None, map(cache.distrust, found)), None):
+        raise LibraryError(f"the renamed copy of {library} cannot be trusted: {reason}; remove {folder}")
+    return found[: len(opened)]
 
 
 def _write(parts: list[Path], token: str, folder: Path) -> None:
     import shutil
 
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     known = {path: elf.read(path) for path in parts}
     ours = {one.soname for one in known.values() if _NAME.match(one.soname)}
     for path, facts in known.items():
         target = folder / path.name
         shutil.copyfile(path, target)
+        target.chmod(0o600)
         with target.open("r+b") as file:
             for name, place in facts.places.items():
                 if name in ours:

@@ -41,6 +41,9 @@ class LoraAdapter(NativeObject):
     _instead_of_copying = "any number of contexts of its model may use one"
 
     def __init__(self, model: Model, path: str | os.PathLike[str]) -> None:
+        # Not isinstance: a Model has adapters, and its module is above this one.
+        if not hasattr(model, "architecture"):
+            raise TypeError(f"model must be a Model, got {shown(model)}")
         self.model = model
         self.path = Path(check_path("path", path))
         file = GGUFFile(self.path)

@@ -9,6 +9,7 @@ import numpy as np
 
 from llama_cffi._native import ffi
 from llama_cffi._util.scalars import INT_MAX, as_int, check_int, is_int
+from llama_cffi._util.shown import shown
 from llama_cffi.errors import BatchError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Batch:
     def __init__(self, capacity: int, n_seq_max: int = 1) -> None:
         for name, size in (("capacity", capacity), ("n_seq_max", n_seq_max)):
             if not is_int(size, 1):
-                raise BatchError(f"{name} must be at least 1, got {size!r}")
+                raise BatchError(f"{name} must be at least 1, got {shown(size)}")
         capacity, n_seq_max = int(capacity), int(n_seq_max)
         self.capacity = capacity
         self.n_seq_max = n_seq_max
@@ -106,6 +107,16 @@ class Batch:
             raise BatchError(
                 f"row {row} has n_seq_id={counts[row]}; a row of this batch holds 1 to {self.n_seq_max} sequence ids"
             )
+
+    def check_positions(self, limit: int) -> None:
+        """Raise :class:`BatchError` for a position outside 0 to ``limit - 1``.
+
+        A learned position that is not there ends the process, on a thread that nothing guards.
+        """
+        pos = self.pos[: self.n_tokens]
+        for position in (pos.min(), pos.max()):
+            if not 0 <= position < limit:
+                raise BatchError(f"position {position} is outside 0 to {limit - 1}, which this model was trained for")
 
     def clear(self) -> None:
         """Forget all rows."""
@@ -175,7 +186,7 @@ def _integer(name: str, value: object) -> int:
     # One beyond 32 bits is an OverflowError when it is written.
     number = as_int(value)
     if number is None:
-        raise BatchError(f"{name} must be an int, got {value!r}")
+        raise BatchError(f"{name} must be an int, got {shown(value)}")
     return number
 
 

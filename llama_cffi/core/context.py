@@ -12,6 +12,7 @@ from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
+from llama_cffi._util.shown import shown
 from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
@@ -52,11 +53,11 @@ class Context(NativeObject):
         self, model: Model, options: ContextOptions | None = None, *, threads_of: Context | None = None
     ) -> None:
         if not isinstance(model, Model):
-            raise TypeError(f"model must be a Model, got {model!r}")
-        if not isinstance(options, (ContextOptions, NoneType)):
-            raise TypeError(f"options must be ContextOptions or None, got {options!r}")
-        self.model = model
-        self.options = options = options if options is not None else ContextOptions()
+            raise TypeError(f"model must be a Model, got {shown(model)}")
+        for name, value, kind in (("options", options, ContextOptions), ("threads_of", threads_of, Context)):
+            if not isinstance(value, (kind, NoneType)):
+                raise TypeError(f"{name} must be {kind.__name__} or None, got {shown(value)}")
+        self.model, self.options = model, (options := options or ContextOptions())
         if model.options.vocab_only:
             raise ContextError(f"{model.path} was loaded with vocab_only: it has no weights to compute with")
         if options.embeddings and (options.pooling or model.pooling) == "rank":
@@ -84,7 +85,7 @@ class Context(NativeObject):
                 self._limits = limits = read_limits(ptr, options)
                 self._decodes = limits.has_memory and model.has_decoder
                 self._causal_attn = read_causal_attn(ptr, model, options)
-                pooling = POOLING_TYPES[lib.llama_pooling_type(ptr)]
+                pooling = POOLING_TYPES[max(0, lib.llama_pooling_type(ptr))]
                 self.n_together: int = limits.tokens_at_once(pooling, options.embeddings, causal_attn=self._causal_attn)
                 """Most tokens of one decode: ``n_batch``, or ``n_ubatch`` where they are needed at once."""
                 handle.open(ptr)
@@ -101,7 +102,9 @@ class Context(NativeObject):
         self.has_memory = limits.has_memory
         """Whether the context remembers what it decoded; one of an encoder alone has nothing to remember."""
         self.n_ctx: int = limits.n_ctx
-        self.n_ctx_seq: int = limits.n_ctx_seq
+        self._n_positions = model.n_ctx_train if model.has_learned_positions or not limits.has_memory else 0
+        most = self._n_positions if limits.has_memory else 0
+        self.n_ctx_seq: int = min(limits.n_ctx_seq, most or limits.n_ctx_seq)
         self.n_batch: int = limits.n_batch
         self.n_ubatch: int = limits.n_ubatch
         self.n_seq_max: int = limits.n_seq_max
@@ -175,15 +178,8 @@ class Context(NativeObject):
         if self.has_memory and not self.model.has_encoder:
             # llama.cpp would follow a null pointer.
             raise UnsupportedError("this model has no encoder; use decode()")
-        n = batch.n_tokens
-        if n > self.n_ubatch:
-            raise BatchError(f"an encoder takes its {n} tokens at once; n_ubatch is {self.n_ubatch}")
-        if n and not self.has_memory:
-            # A learned position that is not there ends the process, on a thread that nothing guards.
-            first, last, limit = batch.pos[:n].min(), batch.pos[:n].max(), self.model.n_ctx_train
-            if first < 0 or last >= limit:
-                bad = first if first < 0 else last
-                raise BatchError(f"position {bad} is outside 0 to {limit - 1}, which this model was trained for")
+        if isinstance(batch, Batch) and batch.n_tokens > self.n_ubatch:
+            raise BatchError(f"an encoder takes its {batch.n_tokens} tokens at once; n_ubatch is {self.n_ubatch}")
         self._compute(guard.encode, batch, deadline)
 
     def stepper(self, selector: TokenSelector) -> Stepper:
@@ -212,12 +208,16 @@ class Context(NativeObject):
             raise
 
     def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
+        if not isinstance(batch, Batch):
+            raise TypeError(f"batch must be a Batch, got {shown(batch)}")
         n = batch.n_tokens
         if not 0 < n <= self.n_together:
             if 0 < n <= self.n_batch:
                 raise BatchError(f"attention or pooling needs the {n} tokens at once; n_ubatch is {self.n_ubatch}")
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
         batch.check()
+        if self._n_positions:
+            batch.check_positions(self._n_positions)
         door, flag, outputs = self._door, self._abort, self.outputs
         with self.lock():
             if door.shut:

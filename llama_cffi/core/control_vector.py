@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import binding, ffi, guard, log
+from llama_cffi._util.arguments import check_path
 from llama_cffi._util.files import replacement
+from llama_cffi._util.scalars import as_float
+from llama_cffi._util.shown import shown
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.errors import AdapterError
 
@@ -39,7 +42,10 @@ class ControlVector:
     __slots__ = ("data", "model_hint")
 
     def __init__(self, data: ArrayLike, *, model_hint: str = "") -> None:
-        array = np.array(data, dtype=np.float32, order="C")
+        try:
+            array = np.array(data, dtype=np.float32, order="C")
+        except OverflowError:
+            raise AdapterError("a control vector must consist of finite numbers") from None
         if array.ndim != 2 or array.shape[0] < 2 or not array.shape[1]:
             raise AdapterError(
                 f"a control vector has the shape (n_layer, n_embd) with 2 layers or more, not {array.shape}"
@@ -69,12 +75,17 @@ class ControlVector:
 
     def check(self, model: Model, layers: range | None = None) -> None:
         """Raise :class:`AdapterError` unless the vector fits a model, and ``ValueError`` for layers that it has not."""
+        if not hasattr(model, "n_embd"):  # not isinstance: a Model's module is above this one
+            raise TypeError(f"model must be a Model, got {shown(model)}")
         _rows_for(self, model.n_layer, model.n_embd)
         _layer_bounds(layers, model.n_layer)
 
     def __mul__(self, scale: float) -> ControlVector:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused, not warned of
-            scaled = self.data * np.float32(scale)
+            factor = as_float(scale)
+            if factor is None:
+                return NotImplemented
+            scaled = self.data * np.float32(factor)
         return ControlVector(scaled, model_hint=self.model_hint)
 
     __rmul__ = __mul__
@@ -153,7 +164,7 @@ class ControlVector:
             "controlvector.layer_count": self.n_layer - 1,
         }
         names = [f"direction.{layer}" for layer in range(1, self.n_layer)]
-        with replacement(path) as part:
+        with replacement(check_path("path", path)) as part:
             part.unlink()  # made anew, it gets the rights of a new file
             with open(part, "wb") as stream:
                 stream.write(_header(about, names, self.n_embd))
@@ -168,6 +179,8 @@ def apply_control_vector(ctx: Any, model: Model, vector: ControlVector | None, l
     if vector is None:
         guard.call_int(name, ctx, None, 0, n_embd, -1, -1)
         return
+    if not isinstance(vector, ControlVector):
+        raise TypeError(f"vector must be a ControlVector or None, got {shown(vector)}")
     layers = _layer_bounds(layers, n_layer)
     rows = _rows_for(vector, n_layer, n_embd)
     data = ffi.from_buffer("float[]", rows)

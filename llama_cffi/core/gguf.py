@@ -66,6 +66,8 @@ class GGUFFile:
     tensors: list[TensorInfo]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+            raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
         self.path = Path(path)
         self.file_size = check_gguf_file(self.path)
         # An older libllama tells the shapes only to a caller that takes the tensors too.

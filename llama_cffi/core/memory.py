@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llama_cffi._native import guard, lib
+from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.scalars import check_int, is_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.errors import UnsupportedError
 
@@ -39,7 +41,7 @@ class Memory(ProcessBound):
 
     def clear(self, *, data: bool = True) -> None:
         """Forget everything; ``data`` also zeroes the buffers. Wraps ``llama_memory_clear``."""
-        self._call("llama_memory_clear", data)
+        self._call("llama_memory_clear", check_flag("data", data))
 
     def seq_rm(self, seq_id: int | None, p0: int | None = None, p1: int | None = None) -> bool:
         """Remove positions of a sequence (of all with None).
@@ -55,11 +57,10 @@ class Memory(ProcessBound):
 
         With ``kv_unified=False`` only whole sequences can be copied; a part raises :class:`UnsupportedError`.
         """
-        if (p0 or p1 is not None) and not self._kv_unified and src != dst:
+        start, end = _range(p0, p1)
+        if (start or end >= 0) and not self._kv_unified and src != dst:
             raise UnsupportedError("copying a part of a sequence needs a Context with kv_unified=True")
-        self._call(
-            "llama_memory_seq_cp", self._access.check_seq_id(src), self._access.check_seq_id(dst), *_range(p0, p1)
-        )
+        self._call("llama_memory_seq_cp", self._access.check_seq_id(src), self._access.check_seq_id(dst), start, end)
 
     def seq_keep(self, seq_id: int) -> None:
         """Remove every other sequence. Wraps ``llama_memory_seq_keep``."""
@@ -81,7 +82,7 @@ class Memory(ProcessBound):
         """
         self._needs_shift()
         if not is_int(divisor, 1, _MAX_POS):
-            raise ValueError(f"divisor must be at least 1, got {divisor!r}")
+            raise ValueError(f"divisor must be at least 1, got {shown(divisor)}")
         self._call("llama_memory_seq_div", self._access.check_seq_id(seq_id), *_range(p0, p1), divisor)
 
     def seq_pos_min(self, seq_id: int) -> int | None:
@@ -109,7 +110,7 @@ class Memory(ProcessBound):
 def _range(p0: int | None, p1: int | None) -> tuple[int, int]:
     for value in (p0, p1):
         if value is not None and not is_int(value, 0, _MAX_POS):
-            raise ValueError(f"positions must be 0 to {_MAX_POS}, got {value!r}")
+            raise ValueError(f"positions must be 0 to {_MAX_POS}, got {shown(value)}")
     return (p0 or 0), (-1 if p1 is None else p1)
 
 

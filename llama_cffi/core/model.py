@@ -14,11 +14,12 @@ from typing import Any
 from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
+from llama_cffi._util.shown import shown
 from llama_cffi.core.backend import devices
 from llama_cffi.core.embeddings import PoolingType, pooling_of
 from llama_cffi.core.fingerprint import Fingerprint, file_pieces, metadata_hash
 from llama_cffi.core.gguf import GGUFFile, check_gguf_file
-from llama_cffi.core.model_check import check_model_file
+from llama_cffi.core.model_check import check_model_file, check_rope
 from llama_cffi.core.model_options import ModelOptions, native_params
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.placement import Placement, read_placement
@@ -51,9 +52,9 @@ class Model(NativeObject):
         progress: ProgressCallback | None = None,
     ) -> None:
         if not isinstance(options, (ModelOptions, NoneType)):
-            raise TypeError(f"options must be ModelOptions or None, got {options!r}")
+            raise TypeError(f"options must be ModelOptions or None, got {shown(options)}")
         if progress is not None and not callable(progress):
-            raise TypeError(f"progress must be a function or None, got {progress!r}")
+            raise TypeError(f"progress must be a function or None, got {shown(progress)}")
         single = isinstance(path, (str, os.PathLike))
         paths = _paths(path)
         self.options = options if options is not None else ModelOptions()
@@ -62,12 +63,18 @@ class Model(NativeObject):
         _check_gpu(self.options)
         for part in paths:
             check_gguf_file(part)
-        check_model_file(self.path, self.options.kv_overrides)
+        overrides, vocab_only = self.options.kv_overrides, self.options.vocab_only
+        values, learned = check_model_file(self.path, overrides, more=self._parts[1:], vocab_only=vocab_only)
+        self.has_learned_positions = learned
+        """Whether a text has as many positions as the model was trained for, and no more."""
         self._gate = SharedGate()
         self._handle = handle = Handle("Model", partial(guard.free, "llama_model_free"), gate=self._gate)
         with self._gate:
             try:
                 handle.open(self._load(paths, single, progress))
+                kind = lib.llama_model_rope_type(handle.ptr)
+                if kind != lib.LLAMA_ROPE_TYPE_NONE and not vocab_only:
+                    check_rope(self.path, values, kind)
                 pre = self.options.kv_overrides.get("tokenizer.ggml.pre")
                 self.vocab = Vocab(handle, self._gate, pre if isinstance(pre, str) else None)
                 if self.options.require_gpu and not self.placement.gpu_bytes:
@@ -307,7 +314,7 @@ def _paths(path: object) -> list[Path]:
     parts: Sequence[Any] = path if isinstance(path, Sequence) and not isinstance(path, (str, bytes)) else [path]
     for part in parts:
         if not isinstance(part, (str, os.PathLike)) or isinstance(os.fspath(part), bytes):
-            raise TypeError(f"a model must be the path of a GGUF file, or the list of its parts, got {path!r}")
+            raise TypeError(f"a model must be the path of a GGUF file, or the list of its parts, got {shown(path)}")
         if not os.fspath(part):
             raise ModelFileError("the path of the model is empty")
     if not parts:

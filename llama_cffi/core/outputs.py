@@ -9,6 +9,7 @@ import numpy as np
 from llama_cffi._native import ffi, lib, log
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.shown import shown
 from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.core.embeddings import PoolingType
 from llama_cffi.errors import BatchError, StaleViewError, UnsupportedError
@@ -104,7 +105,10 @@ class Outputs(ProcessBound):
 
         It is valid until the next decode, and nothing checks that.
         """
-        row = lib.llama_get_logits_ith(self._access.handle.ptr, i)
+        try:
+            row = lib.llama_get_logits_ith(self._access.handle.ptr, i)
+        except (OverflowError, TypeError):
+            raise BatchError(f"i must be the number of a row, got {shown(i)}") from None
         if not row:
             raise BatchError(f"row {i} has no logits: its output was not asked for in the last decode",
                              log=log.lines_since(log.call_mark()))  # fmt: skip

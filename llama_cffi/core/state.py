@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from llama_cffi._native import ffi, guard, lib, log
+from llama_cffi._util.arguments import check_flag, check_path
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.core.context_access import ContextAccess
@@ -183,6 +184,7 @@ class State(ProcessBound):
         n_state: int | None,
     ) -> None:
         ids = self._model.vocab.check_tokens(tokens)
+        check_path("path", path)
         try:
             with replacement(path) as part:
                 mark = log.mark()
@@ -202,7 +204,7 @@ class State(ProcessBound):
 
     def _check_file(self, path: str | os.PathLike[str], magic: int, version: int, *, whole: bool) -> tuple[int, int]:
         """(number of tokens, size) of a file of llama.cpp that may be loaded."""
-        name = os.fspath(path)
+        name = os.fspath(check_path("path", path))
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_FILE_HEADER.size)
@@ -267,7 +269,7 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> StateWriteError
 
 def _flags(partial: bool, on_device: bool) -> tuple[str, tuple[int, ...]]:
     """The ending of the function's name, and its last argument."""
-    if not (partial or on_device):
+    if not (check_flag("partial", partial) | check_flag("on_device", on_device)):
         return "", ()
     flags = int(lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) if partial else 0
     return "_ext", (flags | (int(lib.LLAMA_STATE_SEQ_FLAGS_ON_DEVICE) if on_device else 0),)
@@ -276,9 +278,13 @@ def _flags(partial: bool, on_device: bool) -> tuple[str, tuple[int, ...]]:
 def view_of(data: BytesLike) -> memoryview:
     """Return the memory of a buffer; TypeError for anything else."""
     try:
-        return data.data if isinstance(data, np.ndarray) else memoryview(data)
+        view = data.data if isinstance(data, np.ndarray) else memoryview(data)
     except (TypeError, ValueError, BufferError):
         raise TypeError(f"data must be bytes or another buffer, not {type(data).__name__}") from None
+    if "O" in view.format:
+        # Pointers to Python's objects: written over, they end the process.
+        raise TypeError("data must be bytes or another buffer of numbers, not of objects")
+    return view
 
 
 def _bytes(data: BytesLike) -> NDArray[np.uint8]:

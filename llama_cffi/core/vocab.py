@@ -11,6 +11,7 @@ from llama_cffi._native import ffi, guard, lib
 from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.scalars import as_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.long_text import stack_to_tokenize
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab_types import TokenAttr, VocabType
@@ -359,7 +360,7 @@ class Vocab(ProcessBound):
     def _check(self, token: int) -> None:
         number = as_int(token)
         if number is None:
-            raise TokenError(f"a token must be an int, got {token!r}")
+            raise TokenError(f"a token must be an int, got {shown(token)}")
         if not 0 <= number < self.n_tokens:
             raise TokenError(f"token {token} is outside the vocabulary of {self.n_tokens} tokens")
 

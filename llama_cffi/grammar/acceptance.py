@@ -20,7 +20,7 @@ def accepts(constraint: Constraint, vocab: Vocab, text: str, *, final: bool) -> 
     """
     matcher = constraint.start()
     try:
-        tokens = GuidanceTokenizer.of(vocab).native.tokenize_bytes(text.encode())
+        tokens = GuidanceTokenizer.of(vocab).tokenize(text)
         if not all(matcher.accept(token) for token in tokens) or not matcher.complete:
             return False
         return not final or matcher.ended or not _goes_on(matcher, vocab)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import llguidance
 import numpy as np
 
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.worker import with_stack
 from llama_cffi.core.vocab import TokenAttr, Vocab, VocabType
 from llama_cffi.errors import ClosedError, GrammarError, SchemaError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+MAX_BYTES = 4_000_000
+"""Of the text of a grammar."""
+MAX_PARTS = 100_000
+"""Rules and alternatives together: the time to build a grammar grows with their square, and nothing interrupts it."""
+_STACK, _STACK_PER_BYTE = 1 << 20, 256
+"""Bytes of stack for building a grammar, which recurses by what leads to what; a rule that leads on takes 20 bytes."""
 
 _CACHE_SIZE = 64
 """Compiled grammars kept for each vocabulary; one takes some 100 kB to some MB."""
@@ -46,8 +55,24 @@ class _Source:
         self._newline = vocab.tokenize("\n", add_special=False).tolist()
         self._ids: dict[bytes, int] = {}
         self._longest = 0
+        self._failures = threading.local()
 
     def __call__(self, text: bytes | str) -> list[int]:
+        # The engine does not survive an exception here: it is kept, and raised when the engine has returned.
+        try:
+            return self._tokens(text)
+        except BaseException as error:
+            self._failures.error = error
+            return []
+
+    def reraise(self) -> None:
+        """Raise what a call of this thread should have raised."""
+        error = getattr(self._failures, "error", None)
+        if error is not None:
+            self._failures.error = None
+            raise error
+
+    def _tokens(self, text: bytes | str) -> list[int]:
         vocab = self._vocab()
         if vocab is None:
             raise ClosedError("the vocabulary is gone")
@@ -100,10 +125,10 @@ class GuidanceTokenizer:
         special = np.flatnonzero(vocab.attrs() & int(TokenAttr.CONTROL | TokenAttr.UNKNOWN)).tolist()
         self.n_tokens = vocab.n_tokens
         self.eog = frozenset(eog)
-        source = _Source(vocab, vocab.pieces(), special, eog)
+        self.source = source = _Source(vocab, vocab.pieces(), special, eog)
         #: Keeps the interpreter from ending inside of the engine, which does not survive it.
         self.gate = vocab.gate
-        with self.gate, _engine("the engine cannot use this vocabulary"):
+        with self.gate, _engine("the engine cannot use this vocabulary", source):
             self.native = llguidance.LLTokenizer(
                 llguidance.TokenizerWrapper(source), n_vocab=vocab.n_tokens, eos_token=list(eog)
             )
@@ -122,8 +147,11 @@ class GuidanceTokenizer:
         words."""
         found = self._grammars.get(grammar)
         if found is None:
-            with self.gate, _engine("the grammar engine refuses the schema"):
-                found = llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_limits())
+            _check_size(grammar)
+            try:
+                found = with_stack(_STACK + _STACK_PER_BYTE * len(grammar), partial(self._build, grammar))
+            except MemoryError as error:
+                raise SchemaError(f"the grammar is too large: {error}") from None
             if found.is_error():
                 raise SchemaError(f"the grammar engine refuses the schema: {_first_lines(found.get_error())}")
             self._grammars[grammar] = found
@@ -131,6 +159,16 @@ class GuidanceTokenizer:
                 self._grammars.popitem(last=False)
         self._grammars.move_to_end(grammar)
         return found
+
+    def _build(self, grammar: str) -> llguidance.LLMatcher:
+        # Not before the thread that builds: inside the gate, it could not go in a second time when the model is closed.
+        with self.gate, _engine("the grammar engine refuses the schema", self.source):
+            return llguidance.LLMatcher(self.native, grammar, log_level=0, limits=_limits())
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a text, as the vocabulary cuts it; :class:`ClosedError` when that is closed."""
+        with self.gate, _engine("the engine cannot read the text", self.source):
+            return list(self.native.tokenize_bytes(text.encode()))
 
     def forget(self, grammar: str) -> None:
         """Compile a grammar anew when it is asked for next: what failed never serves again."""
@@ -161,7 +199,7 @@ class GuidanceConstraint(ProcessBound):
         """Return a matcher for the beginning of a text."""
         if self._pristine is None:
             self._pristine = self._tokenizer.compile(self.grammar)
-        with _engine("the grammar engine refuses the schema"):
+        with _engine("the grammar engine refuses the schema", self._tokenizer.source):
             return GuidanceMatcher(self._pristine.deep_copy(), self._tokenizer, self._forget)
 
     def _forget(self) -> None:
@@ -266,16 +304,25 @@ class GuidanceMatcher:
         return self._native
 
 
+def _check_size(grammar: str) -> None:
+    if len(grammar) > MAX_BYTES:
+        raise SchemaError(f"the grammar has {len(grammar)} bytes; at most {MAX_BYTES} are taken")
+    parts = grammar.count("|") + grammar.count("\n") + grammar.count("\\n")  # also as JSON has it
+    if parts > MAX_PARTS:
+        raise SchemaError(f"the grammar has {parts} rules and alternatives; at most {MAX_PARTS} are taken")
+
+
 def _is_panic(error: BaseException) -> bool:
     """Whether it is what Rust code raises that gives up, which is no Exception and cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 
 @contextmanager
-def _engine(what: str) -> Iterator[None]:
-    """Turn a panic of the engine into :class:`SchemaError`."""
+def _engine(what: str, source: _Source) -> Iterator[None]:
+    """Turn a panic of the engine into :class:`SchemaError`, and raise what the vocabulary has raised meanwhile."""
     try:
         yield
+        source.reraise()
     except BaseException as error:
         if not _is_panic(error):
             raise

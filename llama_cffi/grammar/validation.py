@@ -39,6 +39,8 @@ class Validator:
         self._document = document
         self._lenient = lenient
         self._patterns: dict[str, Pattern] = {}
+        # The keys of the values of an enum, by the list that it is: the document keeps it.
+        self._enums: dict[int, frozenset[object]] = {}
         self._open: set[tuple[int, int]] = set()
 
     def valid(self, value: Any) -> bool:
@@ -110,6 +112,12 @@ class Validator:
 
     # -- keywords of one value
 
+    def _keys(self, values: list[Any]) -> frozenset[object]:
+        found = self._enums.get(id(values))
+        if found is None:
+            found = self._enums[id(values)] = frozenset(map(json_key, values))
+        return found
+
     def _plain(self, node: Node, value: Any) -> bool:
         schema = node.value
         types = schema.get("type")
@@ -119,7 +127,7 @@ class Validator:
             return False
         if "const" in schema and not equal(schema["const"], value):
             return False
-        if "enum" in schema and not any(equal(one, value) for one in schema["enum"]):
+        if "enum" in schema and json_key(value) not in self._keys(schema["enum"]):
             return False
         if is_number(value):
             number = exact(value)

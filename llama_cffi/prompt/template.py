@@ -6,9 +6,9 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, wraps
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import jinja2
 
@@ -22,6 +22,23 @@ from llama_cffi.prompt.template_traits import Mentions, TemplateTraits
 _MAX_ALONE = 16
 """Texts that are tried one by one when the whole conversation cannot be marked."""
 _TRIAL_SECONDS = 0.5
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _not_too_deep(function: Callable[P, T]) -> Callable[P, T]:
+    """What is nested deeper than Python recurses is a :class:`MessageError`, wherever that is noticed."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except RecursionError:
+            raise MessageError("the messages, tools or documents are nested too deeply") from None
+
+    return call
 
 
 class TemplateWarning(UserWarning):
@@ -81,6 +98,7 @@ class ChatTemplate:
         """What the template wants messages to be like."""
         self._marker = Marker(self._mentions.keys, self._breaker.find)
 
+    @_not_too_deep
     def render(
         self,
         messages: Sequence[Message],
@@ -132,6 +150,7 @@ class ChatTemplate:
                 return rendered
         return self._mark_some(given, attempt) or Rendered(plain, "")
 
+    @_not_too_deep
     def render_plain(
         self,
         messages: Sequence[Message],

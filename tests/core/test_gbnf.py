@@ -34,6 +34,10 @@ REFUSED = {
     "optional": ("root ::= " + '"a"? ' * 1_000, "too ambiguous: from rule 'root' it reads"),
     "optional, later": ('root ::= "x" ' + '"a"? ' * 40, "too ambiguous"),
     "exponential": (f'root ::= r0\n{TWICE}\nr40 ::= "x" | ""', "more than 20000 ways at one place"),
+    "walked": (
+        "root ::= r0\n" + "\n".join(f"r{i} ::= (r{i + 1} | r{i + 1})" for i in range(40)) + '\nr40 ::= "x"',
+        "begins in more than 1000000 ways",
+    ),
     "long": ("root ::= " + '"a" ' * 1_100_000, "bytes; at most 4000000"),
 }
 

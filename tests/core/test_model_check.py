@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 
 from llama_cffi import Model, ModelOptions
 from llama_cffi.core import model_check
-from llama_cffi.core.model_check import check_model_file
+from llama_cffi.core.model_check import check_model_file, check_rope
 from llama_cffi.errors import ModelFileError
+from tests.support.gguf_surgery import parse
+from tests.support.other_memories import write_windowed_model
+from tests.support.random_encoder import write_random_t5
 
 pytest_plugins = ["tests.support.models"]
 
@@ -81,3 +85,51 @@ def test_what_is_no_gguf_file_is_left_to_llama_cpp(model_path: Path, tmp_path: P
         part = tmp_path / "part.gguf"
         part.write_bytes(data[:n] + b"\xff" * 9)
         check_model_file(part, {})
+
+
+@pytest.mark.parametrize("count", [0, 2, 15, 16, 17, 18, 255, 2**31 - 1])
+def test_dimensions_that_no_rotary_embedding_turns(tmp_path: Path, count: int) -> None:
+    path = write_windowed_model(tmp_path / "windowed.gguf")  # 16 dimensions for a head
+    options = ModelOptions(kv_overrides={"cohere2.rope.dimension_count": count})
+    if count in (2, 16):
+        Model(path, options).close()
+        return
+    with pytest.raises(ModelFileError, match=rf"rope.dimension_count is {count}; it must be positive, even, and"):
+        Model(path, options)
+    Model(path, ModelOptions(kv_overrides=options.kv_overrides, vocab_only=True)).close()
+
+
+@pytest.mark.parametrize(
+    ("sections", "kind", "sound"),
+    [
+        ([4, 2, 2, 0], 8, True),
+        ([4, 2, 2, 0], 40, True),
+        ([0, 0, 0, 4], 8, False),
+        ([0, 0, 0, 0], 40, False),
+        ([8, 8, 8, 0], 8, False),
+        ([-1, 2, 2, 0], 8, False),
+        ([8, 8, 8, 0], 0, True),
+    ],
+)
+def test_sections_of_rotary_embeddings(sections: list[int], kind: int, sound: bool) -> None:
+    values: dict[str, Any] = {"embedding_length": 64, "attention.head_count": 4, "rope.dimension_sections": sections}
+    if sound:
+        check_rope(Path("x"), values, kind)
+    else:
+        with pytest.raises(ModelFileError, match=r"rope\.dimension_sections"):
+            check_rope(Path("x"), values, kind)
+
+
+def test_a_pooling_that_nobody_knows(model_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="pooling_type is 9; known are 0 to 4"):
+        Model(model_path, ModelOptions(kv_overrides={"llama.pooling_type": 9}))
+    Model(model_path, ModelOptions(kv_overrides={"llama.pooling_type": -1})).close()
+
+
+def test_a_table_that_the_computation_looks_into_is_missing(tmp_path: Path) -> None:
+    path = write_random_t5(tmp_path / "t5.gguf")
+    parts = parse(path.read_bytes())
+    parts.tensors = [one for one in parts.tensors if one.name != b"dec.blk.0.attn_rel_b.weight"]
+    path.write_bytes(parts.bytes())
+    with pytest.raises(ModelFileError, match=r"dec.blk.0.attn_rel_b.weight is missing"):
+        Model(path)

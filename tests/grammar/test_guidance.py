@@ -87,3 +87,32 @@ def test_what_failed_is_compiled_anew(vocab: Vocab) -> None:
         matcher.mask()
     assert tokenizer.compile(constraint.grammar) is not before
     assert constraint.start().accept(vocab.tokenize("abc", add_special=False).tolist()[0])
+
+
+def test_a_long_chain_of_rules_does_not_end_the_process(vocab: Vocab) -> None:
+    chain = "".join(f'r{i}: "x" r{i + 1} | "y"\n' for i in range(4_000))
+    matcher = GuidanceConstraint(vocab, f'start: r0\n{chain}r4000: "z"').start()
+    assert matcher.mask().any()
+    matcher.close()
+
+
+@pytest.mark.parametrize("separator", ["|", "\n", "\\n"])
+def test_a_grammar_of_too_many_parts_is_refused(vocab: Vocab, separator: str) -> None:
+    with pytest.raises(SchemaError, match="100001 rules and alternatives; at most 100000"):
+        GuidanceConstraint(vocab, separator * 100_001)
+    with pytest.raises(SchemaError, match="4000001 bytes; at most 4000000"):
+        GuidanceConstraint(vocab, "x" * 4_000_001)
+
+
+def test_what_the_vocabulary_raises_comes_out_of_the_engine(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = GuidanceTokenizer.of(vocab)
+    for error in (KeyError("x"), KeyboardInterrupt(), MemoryError()):
+
+        def fail(text: object, error: BaseException = error) -> list[int]:
+            raise error
+
+        monkeypatch.setattr(tokenizer.source, "_tokens", fail)
+        with pytest.raises(type(error)):
+            tokenizer.tokenize("text")
+        monkeypatch.undo()
+    assert b"".join(vocab.piece(token) for token in tokenizer.tokenize("text")) == b"text"

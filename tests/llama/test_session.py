@@ -15,6 +15,8 @@ from llama_cffi.prompt.messages import Message
 from llama_cffi.reply.completion import FinishReason, Timings, Usage
 from llama_cffi.reply.reply import Reply, ReplyChunk
 
+pytest_plugins = ["tests.support.models"]
+
 
 class Echo:
     """Replies with what was said last, in two chunks, and remembers what it was asked."""
@@ -163,3 +165,21 @@ def test_with_a_model_earlier_turns_are_not_computed_again() -> None:
         third = twin.chat("And about a bird?")
         assert third.usage.cached_tokens >= n_first - 8
         assert len(session) == len(twin) == 5
+
+
+@pytest.mark.parametrize("depth", [400, 900, 100_000])
+@pytest.mark.parametrize("ends", [("[", "]"), ('{"a":', "}")])
+def test_a_saved_conversation_of_great_depth_is_refused_or_read(
+    llm: Llama, tmp_path: Path, depth: int, ends: tuple[str, str]
+) -> None:
+    deep = ends[0] * depth + "1" + ends[1] * depth
+    for message in ('{"role": "user", "content": %s}', '{"role": "user", "content": "a", "x": %s}'):
+        path = tmp_path / "deep"
+        path.write_text(f'{{"format": "llama_cffi conversation 1", "messages": [{message % deep}]}}')
+        session = llm.session(chat_template="{{ messages[0].role }}{{ messages[0].content }}")
+        try:
+            session.load(path)
+            session.chat("b", max_tokens=1)
+        except MessageError:
+            continue
+        assert depth == 400

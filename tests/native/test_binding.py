@@ -189,12 +189,35 @@ def test_a_generation_of_ones_own(tmp_path: Path) -> None:
     bound = bind_abi(library_info().path, own, modules_folder=folder)
     assert bound.lib.GGML_TYPE_COUNT == 99
     assert bound.lib.llama_max_devices() == lib.llama_max_devices()
-    (module,) = folder.glob("*.py")
-    before = module.stat().st_mtime_ns
+    (kept,) = folder.iterdir()
+    before = kept.stat().st_mtime_ns
     bind_abi(library_info().path, own, modules_folder=folder)
-    assert module.stat().st_mtime_ns == before
+    assert kept.stat().st_mtime_ns == before
     other = dataclasses.replace(own, constants={**own.constants, "GGML_TYPE_COUNT": 98})
     assert bind_abi(library_info().path, other, modules_folder=folder).lib.GGML_TYPE_COUNT == 98
+
+
+def test_what_is_kept_of_a_generation_is_data_and_checked(tmp_path: Path) -> None:
+    own = dataclasses.replace(PINNED, name="mine", constants={**PINNED.constants, "GGML_TYPE_COUNT": 99})
+    first = modules.load_ffi(own, tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").iterdir()
+    text = kept.read_text()
+    marker = tmp_path / "executed"
+    for damaged in (
+        f"open({str(marker)!r}, 'w')\nffi = None",
+        text[:-9],
+        text.replace("GGML_TYPE_COUNT", "GGML_TYPE_CAUNT"),
+        text.replace("llama_batch", "llama_botch"),
+        "{}",
+        '{"arguments": [], "digest": null}',
+    ):
+        assert damaged != text
+        kept.write_text(damaged)
+        ffi = modules.load_ffi(own, tmp_path / "kept")
+        assert ffi.sizeof("struct llama_batch") == first.sizeof("struct llama_batch")
+        assert ffi.list_types() == first.list_types()
+        assert kept.read_text() == text
+    assert not marker.exists()
 
 
 def test_a_file_that_is_no_library(tmp_path: Path) -> None:

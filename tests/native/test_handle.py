@@ -228,6 +228,22 @@ def test_another_process_frees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert freed == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_another_process_does_not_wait_for_who_was_making_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed = Freed()
+    parent = freed.make("parent")
+    child = Handle("child", partial(atomic.free, freed.append), (parent,))
+    pid = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+    closing = threading.Thread(target=parent.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert parent.closed
+    assert child.closed
+    assert freed == []
+
+
 def test_a_child_made_while_the_gate_is_awaited_goes_first() -> None:
     freed = Freed()
 

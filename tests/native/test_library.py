@@ -185,6 +185,43 @@ def test_another_libllama_in_the_process_is_kept_apart(installation: Path, tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="relies on how glibc matches library names")
+def test_a_copy_that_another_user_could_have_written_is_refused(installation: Path, tmp_path: Path) -> None:
+    code = f"import ctypes\nctypes.CDLL({str(library_info().path)!r})\n{textwrap.dedent(SHOW)}"
+    assert run(code, installation, XDG_CACHE_HOME=str(tmp_path / "cache")).startswith("loaded")
+    copied = next((tmp_path / "cache" / "llama_cffi" / "private").glob("*/libllama.so*"))
+    copied.chmod(0o666)
+    output = run(code, installation, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert f"cannot be trusted: {copied} can be written by others; remove {copied.parent}" in output
+
+
+@pytest.mark.parametrize("part", ["llama", "ggml-base"])
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_the_library_that_is_opened_is_the_one_that_was_probed(installation: Path, part: str, moment: str) -> None:
+    code = f"""
+        import os, shutil
+        from llama_cffi._native import compatibility, library
+        from pathlib import Path
+
+        def swapping(function):
+            def swap(*args, **options):
+                result = function(*args, **options)
+                for path in Path({str(installation)!r}).glob("lib{part}.so*"):
+                    shutil.copy2(path, f"{{path}}.twin")
+                    os.replace(f"{{path}}.twin", path)
+                return result
+            return swap
+
+        if {moment!r} == "before":
+            compatibility.check_library = swapping(compatibility.check_library)
+        else:
+            library._open_all = swapping(library._open_all)
+    """
+    output = run(f"{textwrap.dedent(code)}\n{textwrap.dedent(SHOW)}", installation, LLAMA_CFFI_BINDING="abi")
+    assert "is not the file that was checked a moment ago" in output
+    assert f"lib{part}.so" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="relies on how glibc matches library names")
 def test_no_copy_can_be_kept(installation: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code = f"import ctypes\nctypes.CDLL({str(library_info().path)!r})\n{textwrap.dedent(SHOW)}"

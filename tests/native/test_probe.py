@@ -423,6 +423,39 @@ def test_a_cache_of_another_release_is_no_error(tmp_path: Path, own_cache: Path)
     assert compatibility.check_library(library).generation is PINNED
 
 
+def test_a_verdict_that_another_user_could_have_written_is_not_believed(tmp_path: Path, own_cache: Path) -> None:
+    library = libllama(tmp_path / "libllama.so")
+    compatibility.check_library(library)
+    (file,) = (own_cache / "probes").iterdir()
+    assert compatibility.check_library(library).cached
+    file.chmod(0o666)
+    assert not compatibility.check_library(library).cached
+    assert compatibility.check_library(library).cached
+    file.parent.chmod(0o777)
+    assert not compatibility.check_library(library).cached
+    assert compatibility.check_library(library).cached
+
+
+def test_another_file_of_the_same_bytes_is_not_the_one_that_was_checked(tmp_path: Path) -> None:
+    library = libllama(tmp_path / "libllama.so")
+    checked = compatibility.check_library(library)
+    checked.verify()
+    twin = tmp_path / "twin"
+    shutil.copy2(library, twin)
+    original = library.rename(tmp_path / "original")
+    twin.rename(library)
+    with pytest.raises(LibraryError, match=r"libllama\.so is not the file that was checked"):
+        checked.verify()
+    # As if nothing had been, but for the time at which the name changed.
+    library.unlink()
+    original.rename(library)
+    with pytest.raises(LibraryError, match="is not the file that was checked"):
+        checked.verify()
+    library.unlink()
+    with pytest.raises(LibraryError, match="is gone since it was checked"):
+        checked.verify()
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

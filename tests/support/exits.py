@@ -88,6 +88,8 @@ def on_term(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(path: str, folder: str, call: str, ending: str, kind: str, delay: str) -> None:
+    # A shell lets what it starts in the background ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     llm = Llama(path, n_ctx=2048, n_seq_max=4, n_threads=1)
     llm.generate("tana nese", max_tokens=8, seed=1)
     function, run = CALLS[call], Run(Path(path), llm, Path(folder))

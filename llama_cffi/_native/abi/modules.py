@@ -1,7 +1,8 @@
 """The bindings of ABI mode as Python modules: what cffi's out-of-line ABI mode writes, one for each generation.
 
 Loading one takes milliseconds and neither a compiler nor a parser. Those of the known generations are written when the
-package is built; one of a generation that was derived from headers of the user's goes into a cache.
+package is built. Of a generation that was derived from other headers, what such a module says is kept in a cache, as
+data: nothing in a cache is executed.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from llama_cffi._native import cache as cache_files
 from llama_cffi._native.abi.declarations import declarations
 from llama_cffi._native.abi.generation import Generation, generations
 from llama_cffi._native.abi.generation import generation as known_generation
@@ -36,18 +39,25 @@ def write_modules(folder: Path) -> list[Path]:
 def load_ffi(generation: Generation, folder: Path | None = None) -> Any:
     """Return the cffi FFI of one generation.
 
-    A generation that the package has no module for gets one in ``folder``, made now if need be. Without a folder that
-    is a :class:`LibraryError`.
+    What a generation needs that the package has no module for is kept in ``folder``, made now if need be. Without a
+    folder that is a :class:`LibraryError`.
     """
     path = _PACKAGE / _file_name(generation)
-    if not _is_known(generation) or not path.is_file():
-        if folder is None:
-            raise LibraryError(f"there is no ABI-mode binding of {generation.name}: reinstall llama-cffi")
-        path = folder / f"abi_{_digest(generation)}.py"
-        if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(generation, path)
-    return _import(path).ffi
+    if _is_known(generation) and path.is_file():
+        return _import(path).ffi
+    if folder is None:
+        raise LibraryError(f"there is no ABI-mode binding of {generation.name}: reinstall llama-cffi")
+    import _cffi_backend
+
+    text = declarations(generation, headers())
+    kept = folder / f"abi_{_digest(text, _cffi_backend.__version__)[:16]}.json"
+    found = cache_files.read(kept)
+    if found is None or found.get("digest") != _digest(json.dumps(found.get("arguments"))):
+        arguments = _plain(_arguments(text))
+        cache_files.write(kept, {"arguments": arguments, "digest": _digest(json.dumps(arguments))})
+    else:
+        arguments = found["arguments"]
+    return _cffi_backend.FFI(kept.stem, **{name: _literal(value) for name, value in arguments.items()})
 
 
 @cache
@@ -64,10 +74,10 @@ def _file_name(generation: Generation) -> str:
     return f"_{generation.name.replace('.', '_')}.py"
 
 
-def _digest(generation: Generation) -> str:
+def _digest(*texts: str) -> str:
     import hashlib
 
-    return hashlib.sha256(declarations(generation, headers()).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _is_known(generation: Generation) -> bool:
@@ -78,14 +88,46 @@ def _is_known(generation: Generation) -> bool:
 
 
 def _write(generation: Generation, path: Path) -> Path:
+    _emit(declarations(generation, headers()), path)
+    return path
+
+
+def _emit(text: str, path: Path) -> None:
     from cffi import FFI
 
     builder = FFI()
-    builder.cdef(declarations(generation, headers()))
+    builder.cdef(text)
     builder.set_source(path.stem, None)
     with contextlib.redirect_stdout(io.StringIO()):  # cffi says what it does
         builder.emit_python_code(str(path))
-    return path
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """What cffi's module of these declarations makes its FFI from: literals."""
+    import ast
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "declared.py")
+        _emit(text, path)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, bytes and tuples of them as JSON has them; :func:`_literal` is the way back."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("latin-1")
+    return tuple(map(_literal, value)) if isinstance(value, list) else value
 
 
 def _import(path: Path) -> Any:

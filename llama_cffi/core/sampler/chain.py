@@ -12,6 +12,7 @@ from llama_cffi._native import atomic, ffi, guard, lib, sampler_interface
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.scalars import as_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.sampler.adaptive_draws import AdaptiveDraws
 from llama_cffi.core.sampler.base import Sampler
@@ -40,10 +41,14 @@ class SamplerChain(NativeObject):
     _instead_of_copying = "use clone()"
 
     def __init__(self, samplers: Iterable[Sampler], vocab: Vocab) -> None:
+        if not isinstance(samplers, Iterable):
+            raise TypeError(f"samplers must be Sampler objects, got {shown(samplers)}")
+        if not hasattr(vocab, "check_tokens"):  # not isinstance: its module is above this one
+            raise TypeError(f"vocab must be a Vocab, got {shown(vocab)}")
         steps = tuple(samplers)
         for step in steps:
             if not isinstance(step, Sampler):
-                raise SamplerError(f"a chain is made of Sampler objects; {step!r} is none")
+                raise SamplerError(f"a chain is made of Sampler objects; {shown(step)} is none")
         if not steps or not steps[-1].selects:
             raise SamplerError(
                 "a chain must end in a sampler that selects a token (Greedy or Dist, for example), "
@@ -106,6 +111,8 @@ class SamplerChain(NativeObject):
         NaN among the logits or nothing above -inf, also behind a :class:`LogitBias`, and what a :class:`PythonSampler`
         raises: then nothing is accepted.
         """
+        if not hasattr(context, "outputs"):
+            raise TypeError(f"context must be a Context, got {shown(context)}")
         with context.lock(), self._gate:
             row = context.outputs.logits_row(i)
             logits = np.frombuffer(ffi.buffer(row, 4 * context.n_vocab), dtype=np.float32)
@@ -124,9 +131,10 @@ class SamplerChain(NativeObject):
 
         Raises :class:`SamplerError` for NaN, and where the row or the chain forbids every token.
         """
-        _check_logits(logits)
+        row = _as_row(logits)
+        _check_logits(row)
         with self._gate:
-            return self._select(logits)
+            return self._select(row)
 
     def _select(self, logits: NDArray[np.float32]) -> int:
         left, selected = self._apply(logits)
@@ -147,7 +155,7 @@ class SamplerChain(NativeObject):
         :class:`SamplerError` for NaN or nothing above -inf, and what a :class:`PythonSampler` raises.
         Wraps ``llama_sampler_apply``.
         """
-        row = np.asarray(logits, dtype=np.float32)
+        row = _as_row(logits)
         if row.ndim != 1 or not row.size or row.size > self.vocab.n_tokens:
             raise SamplerError(f"logits must have shape (n,) with 1 to {self.vocab.n_tokens} values, not {row.shape}")
         _check_logits(row)
@@ -205,7 +213,7 @@ class SamplerChain(NativeObject):
 
     def _check_token(self, token: int) -> None:
         if (number := as_int(token)) is None:
-            raise TokenError(f"a token must be an int, got {token!r}")
+            raise TokenError(f"a token must be an int, got {shown(token)}")
         if not 0 <= number < self.vocab.n_tokens:
             raise TokenError(f"token {token} is outside the vocabulary of {self.vocab.n_tokens} tokens")
 
@@ -261,6 +269,16 @@ def _clone_python(sampler: PythonSampler) -> PythonSampler:
     if not isinstance(twin, PythonSampler):
         raise SamplerError(f"{type(sampler).__name__}.clone() must return a PythonSampler, not {twin!r}")
     return twin
+
+
+def _as_row(logits: Any) -> NDArray[np.float32]:
+    try:
+        row: NDArray[np.float32] = np.asarray(logits, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SamplerError(f"logits must be an array of float32: {error}") from None
+    if not row.size:
+        raise SamplerError(f"logits must have shape (n,), not {row.shape}")
+    return row
 
 
 def _check_logits(logits: NDArray[np.float32]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from llama_cffi.core.sampler.gbnf_paths import MAX_PLACES, Element, Rules, check_left_recursion, check_paths
+from llama_cffi.core.sampler.gbnf_paths import MAX_PLACES, Element, Rules, check_left_recursion, check_paths, check_walk
 from llama_cffi.errors import GrammarError
 
 MAX_BYTES = 4_000_000
@@ -186,6 +186,7 @@ def measure(text: bytes) -> GrammarSize:
     reader, size = _read(text)
     check_left_recursion(reader.rules)
     check_paths(reader.rules)
+    check_walk(reader.rules)
     return size
 
 

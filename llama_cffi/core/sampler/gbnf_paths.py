@@ -7,6 +7,7 @@ on reads eight letters in as many ways as eight of the items can be chosen.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from llama_cffi.errors import GrammarError
 
@@ -18,6 +19,8 @@ MAX_PLACES = 20_000
 """Places that the text may be at between two characters; llama.cpp compares each with all others."""
 MAX_PATHS = 50_000
 """Ways to read ``_READ`` equal characters."""
+MAX_WALK = 1_000_000
+"""Ways to come to the rules that a rule may begin with."""
 _READ = 8
 _BUDGET = 200_000
 """Steps of the search: less than half a second. What it does not come to is allowed."""
@@ -104,27 +107,48 @@ def check_left_recursion(rules: Rules) -> None:
 
     llama.cpp looks for these, too, but not behind a rule that is empty only through another one.
     """
-    empty = _empty_rules(rules)
-    begins: dict[Element, set[Element]] = {}
-    growing: list[tuple[Element, Element]] = []
-    for name, alternatives in rules.items():
-        begins[name] = set()
-        for sequence in alternatives:
-            for index, element in enumerate(sequence):
-                if element in rules:
-                    begins[name].add(element)
-                    if index + 1 < len(sequence):
-                        growing.append((name, element))
-                if element not in empty:
-                    break
+    begins, growing = _beginnings(rules)
     circle = _circles(begins)
     for name, element in growing:
         if circle[name] == circle[element]:
             raise GrammarError(f"left recursion: {_shown(((name, 0, 0),))} can begin with itself")
 
 
-def _circles(edges: dict[Element, set[Element]]) -> dict[Element, Element]:
-    """A number for each element, equal for those that lead to each other (the algorithm of Kosaraju)."""
+def check_walk(rules: Rules) -> None:
+    """Raise :class:`GrammarError` for a grammar in which many ways to begin meet again: llama.cpp follows each.
+
+    The grammar must be free of left recursion.
+    """
+    begins, _ = _beginnings(rules)
+    calls: dict[Element, int] = {}
+    for name in _finished(begins):
+        calls[name] = 1 + sum(n * calls.get(other, 0) for other, n in begins[name].items())
+        if calls[name] > MAX_WALK:
+            raise GrammarError(
+                f"the grammar is too ambiguous: {_shown(((name, 0, 0),))} begins in more than {MAX_WALK} ways"
+            )
+
+
+def _beginnings(rules: Rules) -> tuple[dict[Element, Counter[Element]], list[tuple[Element, Element]]]:
+    """The rules that each rule may begin with, and those pairs of which something may follow the second."""
+    empty = _empty_rules(rules)
+    begins: dict[Element, Counter[Element]] = {}
+    growing: list[tuple[Element, Element]] = []
+    for name, alternatives in rules.items():
+        begins[name] = Counter()
+        for sequence in alternatives:
+            for index, element in enumerate(sequence):
+                if element in rules:
+                    begins[name][element] += 1
+                    if index + 1 < len(sequence):
+                        growing.append((name, element))
+                if element not in empty:
+                    break
+    return begins, growing
+
+
+def _finished(edges: Mapping[Element, Iterable[Element]]) -> list[Element]:
+    """The elements in an order in which each comes behind those that it leads to, but for circles."""
     order: list[Element] = []
     seen: set[Element] = set()
     for start in edges:
@@ -137,6 +161,12 @@ def _circles(edges: dict[Element, set[Element]]) -> dict[Element, Element]:
                 seen.add(name)
                 todo.append((name, True))
                 todo += [(other, False) for other in edges[name] if other not in seen]
+    return order
+
+
+def _circles(edges: Mapping[Element, Iterable[Element]]) -> dict[Element, Element]:
+    """A number for each element, equal for those that lead to each other (the algorithm of Kosaraju)."""
+    order = _finished(edges)
     back: dict[Element, list[Element]] = {name: [] for name in edges}
     for name, others in edges.items():
         for other in others:
@@ -199,4 +229,4 @@ def _shown(stack: _Stack) -> str:
     return f"rule {names[-1]!r}" if names else "a group"
 
 
-__all__ = ["MAX_PATHS", "MAX_PLACES", "Element", "Rules", "check_left_recursion", "check_paths"]
+__all__ = ["MAX_PATHS", "MAX_PLACES", "Element", "Rules", "check_left_recursion", "check_paths", "check_walk"]
