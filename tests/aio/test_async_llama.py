@@ -34,13 +34,13 @@ ASK = [{"role": "user", "content": "What is the weather?"}]
 
 @pytest.fixture(scope="module")
 def sync() -> Iterator[Llama]:
-    with Llama.demo(n_ctx=512) as llm:
+    with Llama.demo(n_ctx=512, n_threads=1) as llm:
         yield llm
 
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[AsyncLlama]:
-    llm = asyncio.run(AsyncLlama.demo(n_ctx=512, n_seq_max=4))
+    llm = asyncio.run(AsyncLlama.demo(n_ctx=512, n_seq_max=4, n_threads=1))
     yield llm
     asyncio.run(llm.aclose())
 
@@ -276,11 +276,13 @@ def test_a_loop_that_is_closed_while_streams_run(llm: AsyncLlama) -> None:
 def test_a_reader_that_stops_reading_does_not_stop_the_others(llm: AsyncLlama, sync: Llama) -> None:
     async def slow() -> tuple[int, ...]:
         stream = llm.stream(PROMPTS[0], max_tokens=60, **ENDLESS)
-        tokens = (await anext(stream)).tokens
+        first = await anext(stream)
         await until(lambda: idle(llm))
         rest = [chunk async for chunk in stream]
         assert len(rest) < 30  # what it missed comes as one
-        return (*tokens, *(token for chunk in rest for token in chunk.tokens))
+        assert stream.completion is not None
+        assert stream.completion.text == "".join(chunk.text for chunk in (first, *rest))
+        return stream.completion.tokens
 
     expected = sync.generate(PROMPTS[0], max_tokens=60, **ENDLESS).tokens
     assert same_but_for_ties(sync, PROMPTS[0], run(slow), expected)
@@ -322,7 +324,7 @@ def test_errors_are_those_of_llama_and_come_with_the_first_await(llm: AsyncLlama
 
 def test_closing_ends_what_runs() -> None:
     async def close() -> None:
-        llm = await AsyncLlama.demo(n_ctx=256, n_seq_max=2)
+        llm = await AsyncLlama.demo(n_ctx=256, n_seq_max=2, n_threads=1)
         tasks = [asyncio.ensure_future(llm.generate(prompt, **ENDLESS)) for prompt in PROMPTS]
         await until(lambda: llm.stats().waiting > 0)
         await llm.aclose()
@@ -338,7 +340,7 @@ def test_closing_ends_what_runs() -> None:
 
 def test_drain() -> None:
     async def drain() -> None:
-        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=2) as llm:
+        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=2, n_threads=1) as llm:
             task = asyncio.ensure_future(llm.generate(PROMPTS[0], max_tokens=100, **ENDLESS))
             await until(lambda: llm.stats().running > 0)
             with pytest.raises(TimeoutError, match="1 calls still run"):
@@ -353,7 +355,9 @@ def test_drain() -> None:
 
 def test_a_full_queue_raises_or_waits() -> None:
     async def fill(when_full: Any) -> list[Any]:
-        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=1, max_waiting=1, when_full=when_full) as llm:
+        async with await AsyncLlama.demo(
+            n_ctx=256, n_seq_max=1, n_threads=1, max_waiting=1, when_full=when_full
+        ) as llm:
             tasks = [llm.generate(prompt, max_tokens=40, **ENDLESS) for prompt in PROMPTS * 2]
             return list(await asyncio.gather(*tasks, return_exceptions=True))
 
