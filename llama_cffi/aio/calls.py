@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -32,6 +33,8 @@ N_COMPUTING = 4
 """Threads that wait for vectors and scores, which have contexts of their own."""
 
 _POLL_SECONDS = 0.02
+_KEPT = 64
+"""Requests that ended are forgotten when so many are known, and again when twice as many run."""
 
 
 class _Cancelled(Exception):
@@ -52,6 +55,8 @@ class Calls:
         self._computing = thread_pool(N_COMPUTING)
         self._deliveries: dict[int, Delivery] = {}
         self._sequences: set[RunningSequence] = set()
+        self._n_kept = _KEPT
+        self._lock = threading.Lock()
         self._jobs: set[Future[Any]] = set()
         self._draining = False
         self.closed = False
@@ -97,7 +102,11 @@ class Calls:
         self, pool: ThreadPoolExecutor, call: Callable[[], T], undo: Callable[[T], object] | None = None
     ) -> T:
         self._check_open()
-        job: Future[T] = pool.submit(copy_context().run, self._unless_closed, call)
+        try:
+            job: Future[T] = pool.submit(copy_context().run, self._unless_closed, call)
+        except RuntimeError:
+            self._check_open()  # another loop closed it meanwhile
+            raise
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         try:
@@ -190,8 +199,17 @@ class Calls:
             if self._wait_when_full:
                 return None
             raise
-        self._sequences.add(sequence)
+        with self._lock:
+            self._sequences.add(sequence)
+            if len(self._sequences) >= self._n_kept:
+                self._forget_ended()
+                self._n_kept = max(_KEPT, 2 * len(self._sequences))
+        if self.closed:
+            self._abandon(sequence)
         return sequence
+
+    def _forget_ended(self) -> None:
+        self._sequences = {sequence for sequence in self._sequences if not sequence.done}
 
     async def _started(self, prepared: Prepared[C], sequence: RunningSequence | None, delivery: Delivery) -> Started[C]:
         while sequence is None:
@@ -224,8 +242,9 @@ class Calls:
         self._runtime.check_open()
 
     def _still_running(self) -> int:
-        self._sequences = {sequence for sequence in self._sequences if not sequence.done}
-        return len(self._sequences) + len(self._jobs)
+        with self._lock:
+            self._forget_ended()
+            return len(self._sequences) + len(self._jobs)
 
     async def drain(self, timeout: float | None) -> None:
         """See :meth:`AsyncLlama.drain`."""
@@ -239,7 +258,9 @@ class Calls:
     def close(self) -> None:
         """Cancel what runs, and take no more."""
         self.closed = True
-        for sequence in tuple(self._sequences):
+        with self._lock:
+            running = tuple(self._sequences)
+        for sequence in running:
             self._abandon(sequence)
         self._preparing.shutdown(wait=False)
         self._computing.shutdown(wait=False)

@@ -117,7 +117,7 @@ class Scheduler:
     def plan(self, prepare: Prepare) -> StepPlan:
         """The next decode; empty when there is nothing to do."""
         self._padded = False
-        if self.waiting and not (self._full and self.running) and not self._stuck:
+        if self.waiting and not ((self._full or self._stuck) and self.running):
             self._admit(prepare)
         running = self._turn()
         self.lone = running[0] if len(self.running) == 1 and not self.waiting and not running[0].prefills else None

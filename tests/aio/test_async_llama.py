@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 import llama_cffi
 from llama_cffi import AsyncLlama, Llama, Tool
+from llama_cffi.aio.delivery import Delivery
 from llama_cffi.errors import (
     ClosedError,
     ContextOverflowError,
@@ -271,6 +272,26 @@ def test_a_loop_that_is_closed_while_streams_run(llm: AsyncLlama) -> None:
     loop.close()
     run(lambda: until(lambda: idle(llm)))
     assert run(lambda: llm.generate(PROMPTS[0], max_tokens=3)).usage.completion_tokens == 3
+
+
+def test_a_loop_that_is_closed_before_it_took_the_news() -> None:
+    loop = asyncio.new_event_loop()
+    abandoned: list[Any] = []
+    delivery = Delivery(loop, abandoned.append)
+    first, second = cast("Any", ["first", "second"])
+    delivery([first])  # the loop is not running: this call is never made
+    loop.close()
+    delivery([second])
+    assert abandoned == [first, second]
+
+
+def test_requests_that_ended_are_forgotten(llm: AsyncLlama) -> None:
+    async def many() -> None:
+        for _ in range(100):
+            await llm.generate(PROMPTS[0], max_tokens=1)
+            assert len(llm._calls._sequences) <= 64
+
+    run(many)
 
 
 def test_a_reader_that_stops_reading_does_not_stop_the_others(llm: AsyncLlama, sync: Llama) -> None:

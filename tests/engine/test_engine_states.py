@@ -346,7 +346,7 @@ def search(examples: int, steps: int, seed: int | None = None) -> None:
     class Machine(EngineStates):
         pass
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine if seed is None else hypothesis.seed(seed)(Machine),
         settings=settings(
             max_examples=examples,
