@@ -68,12 +68,12 @@ class FaultyRunner(FakeRunner):
 
     def _leave_half(self, sequence: RunningSequence) -> None:
         """Write something of what failed, as llama.cpp does."""
-        memory = self.memory[sequence.seq_id]  # type: ignore[index]
-        positions = self.positions[sequence.seq_id]  # type: ignore[index]
-        memory.append(-1)
+        seq_id = sequence.seq_id
+        assert seq_id is not None
+        positions = self.positions[seq_id]
+        self.memory[seq_id].append(-1)
         positions.append(positions[-1] + 1 if positions else 0)
-        if hasattr(self, "_write"):
-            self._write(sequence.seq_id)
+        self._write(seq_id)
 
     def sampler(self, request: Request, seed: int) -> FakeSampler:
         self._check_open()
