@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_cffi._util.worker import thread_pool
+from llama_cffi._util.fork import after_fork, made_elsewhere
+from llama_cffi._util.worker import ThreadPool
 from llama_cffi.aio.delivery import Delivery
 from llama_cffi.aio.stream import AsyncStream, Started
 from llama_cffi.errors import ClosedError, QueueFullError
@@ -37,6 +38,15 @@ _KEPT = 64
 """Requests that ended are forgotten when so many are known, and again when twice as many run."""
 
 
+async def on_thread(call: Callable[[], T]) -> T:
+    """Return what a rare call returns, made on a thread of its own; unlike asyncio's, also at the end of a process."""
+    pool = ThreadPool(1)
+    try:
+        return await asyncio.wrap_future(pool.submit(call))
+    finally:
+        pool.shutdown()
+
+
 class _Cancelled(Exception):
     """Ends a computation whose task was cancelled."""
 
@@ -51,17 +61,24 @@ class Calls:
     def __init__(self, runtime: Runtime, *, wait_when_full: bool = False) -> None:
         self._runtime = runtime
         self._wait_when_full = wait_when_full
-        self._preparing = thread_pool(N_PREPARING)
-        self._computing = thread_pool(N_COMPUTING)
+        self._preparing = ThreadPool(N_PREPARING)
+        self._computing = ThreadPool(N_COMPUTING)
         self._deliveries: dict[int, Delivery] = {}
         self._sequences: set[RunningSequence] = set()
         self._n_kept = _KEPT
         self._lock = threading.Lock()
         self._jobs: set[Future[Any]] = set()
         self._draining = False
+        self._forked = False
         self.closed = False
+        after_fork(self, Calls._refuse)
         if runtime.generates:
             runtime.engine.start_worker()
+
+    def _refuse(self) -> None:
+        # The threads did not survive the fork, and whoever had the lock may have been one of them.
+        self._forked, self._lock = True, threading.Lock()
+        self._sequences, self._jobs = set(), set()
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
@@ -98,12 +115,10 @@ class Calls:
         finally:
             cancelled = True
 
-    async def _on(
-        self, pool: ThreadPoolExecutor, call: Callable[[], T], undo: Callable[[T], object] | None = None
-    ) -> T:
+    async def _on(self, pool: ThreadPool, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         self._check_open()
         try:
-            job: Future[T] = pool.submit(copy_context().run, self._unless_closed, call)
+            job: Future[T] = pool.submit(partial(copy_context().run, self._unless_closed, call))
         except RuntimeError:
             self._check_open()  # another loop closed it meanwhile
             raise
@@ -239,6 +254,8 @@ class Calls:
             raise ClosedError("this AsyncLlama is closed")
         if self._draining:
             raise ClosedError("this AsyncLlama takes no more calls: it is draining")
+        if self._forked:
+            raise made_elsewhere("AsyncLlama")
         self._runtime.check_open()
 
     def _still_running(self) -> int:
@@ -262,8 +279,9 @@ class Calls:
             running = tuple(self._sequences)
         for sequence in running:
             self._abandon(sequence)
-        self._preparing.shutdown(wait=False)
-        self._computing.shutdown(wait=False)
+        if not self._forked:
+            self._preparing.shutdown()
+            self._computing.shutdown()
 
 
 def _same(value: T) -> T:
@@ -276,4 +294,4 @@ def _undo(undo: Callable[[T], object], job: Future[T]) -> None:
             undo(job.result())
 
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "on_thread"]

@@ -17,6 +17,11 @@ from llama_cffi.engine.runner import SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.errors import LlamaCffiError, QueueFullError
 
+_USUAL_RATE = 200.0
+"""Tokens of prompts per second while nothing is measured."""
+_USUAL_TOKENS = 256
+"""What a text is taken to need that says nothing of its length."""
+
 
 class Inbox:
     """Takes notes without waiting for a step; :meth:`take` does what they say, on the thread that is in the loop."""
@@ -92,8 +97,17 @@ class Inbox:
             full = f"prompts of {n_tokens} tokens are waiting, and no more than {most_tokens} may"
         else:
             return
-        seconds = self._loop.seconds_until_room(n_tokens)
+        seconds = self._seconds_until_room(n_tokens)
         raise QueueFullError(f"{full}; try again in {seconds:.0f} seconds", retry_after=seconds)
+
+    def _seconds_until_room(self, n_waiting_tokens: int) -> float:
+        """Guess in how many seconds a request of those that wait begins, 1 to 60: from what was measured."""
+        running, cost = self._loop.scheduler.running, self._loop.cost
+        pending = sum(sequence.n_pending for sequence in running)
+        per_step = cost.seconds(max(1, len(running))) if cost.knows(1) else 0.05
+        left = min((min(sequence.n_left, _USUAL_TOKENS) for sequence in running), default=0)
+        prefill = (pending + n_waiting_tokens) / (cost.prefill_rate or _USUAL_RATE)
+        return min(60.0, max(1.0, prefill + left * per_step))
 
     def close(self, error: LlamaCffiError) -> None:
         """Take no more requests, because of an error."""

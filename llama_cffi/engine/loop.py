@@ -29,11 +29,6 @@ from llama_cffi.errors import (
 )
 from llama_cffi.reply.completion import FinishReason
 
-_USUAL_RATE = 200.0
-"""Tokens of prompts per second while nothing is measured."""
-_USUAL_TOKENS = 256
-"""What a text is taken to need that says nothing of its length."""
-
 _COARSE = 0.02
 """Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
 
@@ -172,27 +167,20 @@ class GenerationLoop:
         except LlamaCffiError as error:
             if not affected:
                 raise
-            self._after_error(error, affected, plan)
+            try:
+                self._after_error(error, affected, plan)
+            except BaseException as interrupt:
+                self._repair(affected, interrupt)
+                raise
             return True
         except BaseException as error:
             if own is not None and is_own_error(error):
                 self._fail(own, error)
                 return True
-            torn = repair(self.scheduler, self._runner, affected, error)
-            if torn is not None:
-                self._note(torn)
+            self._repair(affected, error)
             raise
         finally:
             self.stepping = False
-
-    def seconds_until_room(self, n_waiting_tokens: int) -> float:
-        """Guess in how many seconds a request of those that wait begins, 1 to 60: from what was measured."""
-        running = self.scheduler.running
-        pending = sum(sequence.n_pending for sequence in running)
-        per_step = self.cost.seconds(max(1, len(running))) if self.cost.knows(1) else 0.05
-        left = min((min(sequence.n_left, _USUAL_TOKENS) for sequence in running), default=0)
-        prefill = (pending + n_waiting_tokens) / (self.cost.prefill_rate or _USUAL_RATE)
-        return min(60.0, max(1.0, prefill + left * per_step))
 
     def _compute(self, plan: StepPlan) -> None:
         """Decode a plan and choose its tokens."""
@@ -217,6 +205,11 @@ class GenerationLoop:
             self.telemetry.stepped(kind, began, chosen)
 
     # -- what goes wrong
+
+    def _repair(self, affected: SequenceOf[RunningSequence], error: BaseException) -> None:
+        torn = repair(self.scheduler, self._runner, affected, error)
+        if torn is not None:
+            self._note(torn)
 
     def _after_error(self, error: LlamaCffiError, affected: SequenceOf[RunningSequence], plan: StepPlan) -> None:
         if isinstance(error, AbortedError) and self.end_error is not None:

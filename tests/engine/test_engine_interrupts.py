@@ -8,9 +8,12 @@ from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.request import Request
-from llama_cffi.errors import AbortedError
+from llama_cffi.errors import AbortedError, DecodeError
 from tests.support.faulty_runner import FaultyRunner
 from tests.support.interrupts import Interrupted, interrupt_at
+
+# Within a callback of the garbage collector nobody hears of it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def outcome(n: int, first: int) -> bool:
@@ -91,3 +94,16 @@ def test_a_sampler_that_raises_on_the_main_thread_is_asked_again() -> None:
         while engine.step():
             pass
         assert sequence.output == runner.expected([1 + submitted, 2], 6, 40)
+
+
+def test_an_interrupt_while_a_failed_decode_is_repeated_in_halves() -> None:
+    runner = FaultyRunner(n_batch=8, n_ctx=40, n_seq_max=4)
+    engine = Engine(runner)
+    prompts = [[n, n] for n in range(4)]
+    sequences = [engine.submit(Request(prompt=Prompt(prompt), max_tokens=6)) for prompt in prompts]
+    runner.next_errors = [DecodeError("broken", code=-3), KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    while engine.step():
+        pass
+    assert [sequence.output for sequence in sequences] == [runner.expected(prompt, 6, 40) for prompt in prompts]
