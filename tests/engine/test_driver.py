@@ -146,6 +146,28 @@ def test_neither_submit_nor_cancel_waits_for_a_decode(driver: str, engines: Call
     assert engine.idle
 
 
+def test_a_cancel_in_the_middle_of_a_long_prefill_waits_for_the_step_that_runs(
+    driver: str, engines: Callable[..., Engine]
+) -> None:
+    runner = Slow(n_batch=256, n_ctx=4096, n_seq_max=2)
+    engine = engines(runner, driver=driver)
+    sequence = engine.submit(Request(prompt=Prompt(n % 256 for n in range(4000)), max_tokens=5))
+    reader = threading.Thread(target=text_of, args=(engine, sequence), daemon=True)
+    reader.start()
+    for _ in range(3):
+        runner.inside.acquire()
+        runner.let()
+    runner.inside.acquire()  # in the fourth of sixteen
+    engine.cancel(sequence)
+    n_decoded = len(runner.decoded)
+    runner.let_all()
+    reader.join(20)
+    assert not reader.is_alive()
+    assert sequence.finish_reason is FinishReason.CANCELLED
+    assert len(runner.decoded) <= n_decoded + 1
+    assert engine.snapshot().running == 0
+
+
 def test_chunks_come_out_step_by_step(driver: str, engines: Callable[..., Engine]) -> None:
     """Each reader has its chunk before the next decode is over, whoever computes."""
     runner = Slow(n_batch=16, n_ctx=64, n_seq_max=4)
