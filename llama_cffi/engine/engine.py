@@ -394,8 +394,7 @@ class Engine(ProcessBound):
         self._inbox.close(error)
         with self._between_steps():
             if not self._loop.stepping:  # a step that runs will find everything closed
-                # What a step raises because everything is closed is not why it ends.
-                self._loop.fail_all(self._inbox.end or error)
+                self._loop.fail_all(self._inbox.end or error)  # the first one is why
 
 
 __all__ = ["Engine"]
