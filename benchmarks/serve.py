@@ -56,7 +56,8 @@ def unlike(draw: random.Random, callers: int, n: int) -> list[Job]:
 
 def arriving(draw: random.Random, callers: int, n: int) -> list[Job]:
     """A prompt of 2,000 tokens that arrives while the others stream."""
-    return [*unlike(draw, callers, 3 * n), {"delay": 0.5, "turns": [turn(tokens(draw, 2000), 8)]}]
+    # They stream for longer than it takes to compute it.
+    return [*unlike(draw, callers, 8 * n), {"delay": 0.4, "turns": [turn(tokens(draw, 2000), 8)]}]
 
 
 def sharing(draw: random.Random, callers: int, n: int) -> list[Job]:
@@ -89,10 +90,12 @@ SCENARIOS: dict[str, tuple[Callable[[random.Random, int, int], list[Job]], list[
 
 
 def summary(found: Found, *, streaming: bool) -> dict[str, float]:
-    """What one round says; with ``streaming`` the gaps are those of the long streams alone."""
+    """What one round says; with ``streaming`` the gaps are those of other streams while a long prompt is computed."""
+    late = max(found, key=lambda one: one["prompt"] * streaming)
+    begin, end = (late["start"], late["times"][0]) if streaming else (0.0, float("inf"))
     first = [1e3 * (one["times"][0] - one["start"]) for one in found if one["times"]]
-    counted = [one for one in found if not streaming or len(one["times"]) > 8]
-    gaps = [1e3 * (b - a) for one in counted for a, b in zip(one["times"], one["times"][1:], strict=False)]
+    pairs = [pair for one in found for pair in zip(one["times"], one["times"][1:], strict=False)]
+    gaps = [1e3 * (after - before) for before, after in pairs if after > begin and before < end]
     seconds = max(one["times"][-1] for one in found) - min(one["start"] for one in found)
     prompts = [one for one in found if not one["left"]]
     return {
