@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+NEEDED = {"fastapi_app": ("fastapi", "httpx")}
+"""Packages of others that an example needs."""
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -18,6 +20,8 @@ TAKING_A_MODEL = [path for path in EXAMPLES if "Llama(sys.argv[1]" in path.read_
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example(path: Path) -> None:
+    for module in NEEDED.get(path.stem, ()):
+        pytest.importorskip(module)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path)], env=environment, capture_output=True, text=True, timeout=100

@@ -19,8 +19,8 @@ from tests.support.processes import generate, generate_on_threads
 PROMPTS = ["Once upon a time", "The little dog", "A big red ball", "Lily and Tom"]
 
 FORK = """
-import os, signal, sys, threading, warnings
-from llama_cffi import Llama
+import asyncio, os, signal, sys, threading, warnings
+from llama_cffi import AsyncLlama, Llama
 from llama_cffi.core.sampler import PythonSampler
 from llama_cffi.errors import ContextError
 
@@ -47,7 +47,10 @@ def refused(call):
     return False
 
 inside, leave = threading.Barrier(3, timeout=60), threading.Barrier(3, timeout=60)
-llm = Llama.demo(n_ctx=256, n_threads=2)
+llm = Llama.demo(n_ctx=256, n_threads=2, driver="thread" if sys.argv[1] == "worker" else "inline")
+tasks = AsyncLlama(llm) if sys.argv[1] == "worker" else None
+if tasks is not None:
+    asyncio.run(tasks.generate("x", max_tokens=1))
 llm.embed("a text")
 before = llm.generate("Once", max_tokens=4, temperature=0).text
 stream = llm.stream("Once", max_tokens=50)
@@ -76,9 +79,18 @@ if child == 0:
         "state_bytes": lambda: llm.state_bytes(),
         "logits": lambda: llm.context.outputs.logits(0),
     }
+    if tasks is not None:
+        calls |= {
+            "async generate": lambda: asyncio.run(tasks.generate("x")),
+            "async stream": lambda: asyncio.run(anext(tasks.stream("x"))),
+            "async embed": lambda: asyncio.run(tasks.embed("x")),
+            "async score": lambda: asyncio.run(tasks.score("x", ["y"])),
+        }
     print([name for name, call in calls.items() if not refused(call)])
     print(len(llm.tokenize("Once upon")) > 1, llm.model.architecture, "Hi" in llm.render_chat("Hi"), llm.adapters)
     del stream, calls
+    if tasks is not None:
+        asyncio.run(tasks.aclose())
     llm.close()
     llm.model.close()
     print("closed:", llm.closed)
@@ -93,7 +105,7 @@ print("parent:", status, llm.generate("Once", max_tokens=4, temperature=0).text 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("parent", ["idle", "busy"])
+@pytest.mark.parametrize("parent", ["idle", "busy", "worker"])
 def test_a_forked_child_is_told_and_its_parent_goes_on(parent: str) -> None:
     out = run_child(FORK, parent).splitlines()
     assert out == ["[]", "True llama True {}", "closed: True", "parent: 0 True True"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future
+
+    _PoolJob = tuple[Future[Any], Callable[[], Any]]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -71,11 +76,58 @@ def start_daemon(call: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def thread_pool(n_threads: int) -> ThreadPoolExecutor:
-    """Return threads for short work; they start with the first of it, and end with ``shutdown``."""
-    from concurrent.futures import ThreadPoolExecutor
+class ThreadPool:
+    """Runs calls on up to ``n_threads`` threads, which start with the first calls.
 
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="llama_cffi")
+    Unlike those of :class:`concurrent.futures.ThreadPoolExecutor` they neither keep the process alive nor refuse work
+    from the end of the main thread on, when others may still be running.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._n_left = n_threads
+        self._jobs: SimpleQueue[_PoolJob | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._ends = weakref.finalize(self, _end_pool, self._jobs, n_threads)
+        self._ends.atexit = False
+
+    def submit(self, call: Callable[[], Result]) -> Future[Result]:
+        """Return the future of a call; raises :class:`RuntimeError` after :meth:`shutdown`."""
+        from concurrent.futures import Future
+
+        future: Future[Result] = Future()
+        with self._lock:
+            if not self._ends.alive:
+                raise RuntimeError("the pool is shut down")
+            self._jobs.put((future, call))
+            if self._n_left:
+                start_daemon(partial(_work_for_pool, self._jobs))
+                self._n_left -= 1
+        return future
+
+    def shutdown(self) -> None:
+        """Let the threads end after what was submitted. Idempotent."""
+        with self._lock:
+            self._ends()
+
+
+def _end_pool(jobs: SimpleQueue[_PoolJob | None], n_threads: int) -> None:
+    for _ in range(n_threads):
+        jobs.put(None)
+
+
+def _work_for_pool(jobs: SimpleQueue[_PoolJob | None]) -> None:
+    while (job := jobs.get()) is not None:
+        future, call = job
+        if future.set_running_or_notify_cancel():
+            try:
+                result = call()
+            except BaseException as error:
+                future.set_exception(error)
+                del error
+            else:
+                future.set_result(result)
+                del result
+        del job, future, call  # what they keep alive does not wait for the next one
 
 
 def with_stack(size: int, call: Callable[[], Result]) -> Result:
@@ -129,4 +181,4 @@ def with_stack(size: int, call: Callable[[], Result]) -> Result:
     return results[0]
 
 
-__all__ = ["start_daemon", "thread_pool", "with_stack", "work_off"]
+__all__ = ["ThreadPool", "start_daemon", "with_stack", "work_off"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_cffi._util.worker import thread_pool
+from llama_cffi._util.fork import after_fork, made_elsewhere
+from llama_cffi._util.worker import ThreadPool
 from llama_cffi.aio.delivery import Delivery
 from llama_cffi.aio.stream import AsyncStream, Started
 from llama_cffi.errors import ClosedError, QueueFullError
@@ -32,6 +34,17 @@ N_COMPUTING = 4
 """Threads that wait for vectors and scores, which have contexts of their own."""
 
 _POLL_SECONDS = 0.02
+_KEPT = 64
+"""Requests that ended are forgotten when so many are known, and again when twice as many run."""
+
+
+async def on_thread(call: Callable[[], T]) -> T:
+    """Return what a rare call returns, made on a thread of its own; unlike asyncio's, also at the end of a process."""
+    pool = ThreadPool(1)
+    try:
+        return await asyncio.wrap_future(pool.submit(call))
+    finally:
+        pool.shutdown()
 
 
 class _Cancelled(Exception):
@@ -48,15 +61,24 @@ class Calls:
     def __init__(self, runtime: Runtime, *, wait_when_full: bool = False) -> None:
         self._runtime = runtime
         self._wait_when_full = wait_when_full
-        self._preparing = thread_pool(N_PREPARING)
-        self._computing = thread_pool(N_COMPUTING)
+        self._preparing = ThreadPool(N_PREPARING)
+        self._computing = ThreadPool(N_COMPUTING)
         self._deliveries: dict[int, Delivery] = {}
         self._sequences: set[RunningSequence] = set()
+        self._n_kept = _KEPT
+        self._lock = threading.Lock()
         self._jobs: set[Future[Any]] = set()
         self._draining = False
+        self._forked = False
         self.closed = False
+        after_fork(self, Calls._refuse)
         if runtime.generates:
             runtime.engine.start_worker()
+
+    def _refuse(self) -> None:
+        # The threads did not survive the fork, and whoever had the lock may have been one of them.
+        self._forked, self._lock = True, threading.Lock()
+        self._sequences, self._jobs = set(), set()
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
@@ -93,11 +115,13 @@ class Calls:
         finally:
             cancelled = True
 
-    async def _on(
-        self, pool: ThreadPoolExecutor, call: Callable[[], T], undo: Callable[[T], object] | None = None
-    ) -> T:
+    async def _on(self, pool: ThreadPool, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         self._check_open()
-        job: Future[T] = pool.submit(copy_context().run, self._unless_closed, call)
+        try:
+            job: Future[T] = pool.submit(partial(copy_context().run, self._unless_closed, call))
+        except RuntimeError:
+            self._check_open()  # another loop closed it meanwhile
+            raise
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         try:
@@ -190,8 +214,17 @@ class Calls:
             if self._wait_when_full:
                 return None
             raise
-        self._sequences.add(sequence)
+        with self._lock:
+            self._sequences.add(sequence)
+            if len(self._sequences) >= self._n_kept:
+                self._forget_ended()
+                self._n_kept = max(_KEPT, 2 * len(self._sequences))
+        if self.closed:
+            self._abandon(sequence)
         return sequence
+
+    def _forget_ended(self) -> None:
+        self._sequences = {sequence for sequence in self._sequences if not sequence.done}
 
     async def _started(self, prepared: Prepared[C], sequence: RunningSequence | None, delivery: Delivery) -> Started[C]:
         while sequence is None:
@@ -221,11 +254,14 @@ class Calls:
             raise ClosedError("this AsyncLlama is closed")
         if self._draining:
             raise ClosedError("this AsyncLlama takes no more calls: it is draining")
+        if self._forked:
+            raise made_elsewhere("AsyncLlama")
         self._runtime.check_open()
 
     def _still_running(self) -> int:
-        self._sequences = {sequence for sequence in self._sequences if not sequence.done}
-        return len(self._sequences) + len(self._jobs)
+        with self._lock:
+            self._forget_ended()
+            return len(self._sequences) + len(self._jobs)
 
     async def drain(self, timeout: float | None) -> None:
         """See :meth:`AsyncLlama.drain`."""
@@ -239,10 +275,13 @@ class Calls:
     def close(self) -> None:
         """Cancel what runs, and take no more."""
         self.closed = True
-        for sequence in tuple(self._sequences):
+        with self._lock:
+            running = tuple(self._sequences)
+        for sequence in running:
             self._abandon(sequence)
-        self._preparing.shutdown(wait=False)
-        self._computing.shutdown(wait=False)
+        if not self._forked:
+            self._preparing.shutdown()
+            self._computing.shutdown()
 
 
 def _same(value: T) -> T:
@@ -255,4 +294,4 @@ def _undo(undo: Callable[[T], object], job: Future[T]) -> None:
             undo(job.result())
 
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "on_thread"]

@@ -26,14 +26,18 @@ class Delivery:
     def __call__(self, sequences: list[RunningSequence]) -> None:
         """Take the news of a step."""
         self._news.extend(sequences)
-        if not self._scheduled:
+        if self.loop.is_closed():  # maybe with a call that it will not make any more
+            self._abandon_all()
+        elif not self._scheduled:
             self._scheduled = True
             try:
                 self.loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed
-                self._scheduled = False
-                while self._news:
-                    self._abandon(self._news.popleft())
+            except RuntimeError:  # it was closed just now
+                self._abandon_all()
+
+    def _abandon_all(self) -> None:
+        while self._news:
+            self._abandon(self._news.popleft())
 
     def _deliver(self) -> None:
         # First of all: what comes from now on needs another call.

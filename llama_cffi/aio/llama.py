@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from os import PathLike
@@ -12,7 +11,7 @@ from llama_cffi import options as opt
 from llama_cffi import spec
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
-from llama_cffi.aio.calls import Calls
+from llama_cffi.aio.calls import Calls, on_thread
 from llama_cffi.aio.stream import AsyncStream
 from llama_cffi.aio.tool_loop import AsyncToolLoop
 from llama_cffi.llama import Llama
@@ -77,7 +76,7 @@ class AsyncLlama(ProcessBound):
     @takes_options(opt.AsyncLlamaOptions)
     async def open(cls, model: str | PathLike[str] | Model, **options: Unpack[opt.AsyncLlamaOptions]) -> Self:
         """Open a model without blocking the event loop; raises as :class:`Llama`."""
-        return await asyncio.to_thread(partial(cls, model, **options))
+        return await on_thread(partial(cls, model, **options))
 
     @classmethod
     @takes_options(opt.AsyncLlamaOptions)
@@ -89,7 +88,7 @@ class AsyncLlama(ProcessBound):
     @takes_options(opt.HubOptions)
     async def from_hub(cls, name: str, **options: Unpack[opt.HubOptions]) -> Self:
         """Fetch a model from the Hugging Face hub and open it; raises as :meth:`Llama.from_hub`."""
-        llama = await asyncio.to_thread(partial(Llama.from_hub, name, **cast("Any", {"driver": "thread", **options})))
+        llama = await on_thread(partial(Llama.from_hub, name, **cast("Any", {"driver": "thread", **options})))
         self = cls(llama)
         self._owns = True
         return self
@@ -376,7 +375,7 @@ class AsyncLlama(ProcessBound):
         """End what runs with :class:`ClosedError`, and close the Llama if this object made it. Idempotent."""
         self._calls.close()
         if self._owns:
-            await asyncio.to_thread(self._llama.close)
+            await on_thread(self._llama.close)
 
     async def __aenter__(self) -> Self:
         return self

@@ -46,8 +46,9 @@ class DecodeCost:
         self.n_measured += 1
         size = self._found.get(n_tokens)
         if size is None:
-            insort(self._sizes, n_tokens)
             self._found[n_tokens] = size = _Size(seconds)
+            # Last: whatever is listed was found, also when a signal handler raises in between.
+            insort(self._sizes, n_tokens)
         else:
             size.n += 1
             size.seconds = blend(size.seconds, seconds)

@@ -154,7 +154,7 @@ class Engine(ProcessBound):
                 with turn.lock:
                     turn.holder = _get_ident()
                     try:
-                        if not self._inbox.empty():
+                        if self._inbox.notes:
                             self._inbox.take()
                         # Another thread's step may have brought the chunk meanwhile.
                         if not chunks and not sequence.done:
@@ -164,7 +164,7 @@ class Engine(ProcessBound):
             except BaseException:
                 turn.pass_on()
                 raise
-            if loop.changed or turn.line or loop.outside.unsaved or not self._inbox.empty():
+            if loop.changed or turn.line or loop.outside.unsaved or self._inbox.notes:
                 self._after_step()
 
     def cancel(self, sequence: RunningSequence) -> None:
@@ -291,7 +291,7 @@ class Engine(ProcessBound):
         self._turn.pass_on()
         if self._loop.outside.unsaved:
             self._loop.outside.store()
-        if not self._threaded and not self._inbox.empty():
+        if not self._threaded and self._inbox.notes:
             self._settle_inbox()
 
     def _tell(self) -> None:
@@ -394,7 +394,7 @@ class Engine(ProcessBound):
         self._inbox.close(error)
         with self._between_steps():
             if not self._loop.stepping:  # a step that runs will find everything closed
-                self._loop.fail_all(error)
+                self._loop.fail_all(self._inbox.end or error)  # the first one is why
 
 
 __all__ = ["Engine"]

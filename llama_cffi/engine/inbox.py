@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from copy import copy
 from functools import partial
-from queue import SimpleQueue
 
 from llama_cffi._util.fork import ForkedLock
 from llama_cffi.engine.engine_options import EngineOptions
@@ -18,6 +17,11 @@ from llama_cffi.engine.runner import SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.errors import LlamaCffiError, QueueFullError
 
+_USUAL_RATE = 200.0
+"""Tokens of prompts per second while nothing is measured."""
+_USUAL_TOKENS = 256
+"""What a text is taken to need that says nothing of its length."""
+
 
 class Inbox:
     """Takes notes without waiting for a step; :meth:`take` does what they say, on the thread that is in the loop."""
@@ -26,10 +30,9 @@ class Inbox:
         self._loop = loop
         self._max_waiting = options.max_waiting
         self._max_waiting_tokens = options.max_waiting_tokens
-        # Its put() may be interrupted by a call of itself: a garbage collection inside a step may leave a note.
-        self._notes: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self.put = self._notes.put
-        self.empty = self._notes.empty
+        self.notes: deque[Callable[[], object]] = deque()
+        """What is to be done. It is looked at for each token: a truth value costs no call."""
+        self.put = self.notes.append
         self.submitted: deque[RunningSequence] = deque()
         """Those whose note is here."""
         self.end: LlamaCffiError | None = None
@@ -42,10 +45,24 @@ class Inbox:
         self.door = ForkedLock("Llama or Engine")
 
     def take(self) -> None:
-        """Do what the notes say, in their order."""
-        notes = self._notes
-        while not notes.empty():
-            notes.get_nowait()()
+        """Do what the notes say, in their order.
+
+        A note that a signal handler interrupts stays, and is done again: each may be done twice.
+        """
+        notes = self.notes
+        while notes:
+            note = notes[0]
+            try:
+                note()
+            except Exception:
+                self._drop(note)
+                raise
+            self._drop(note)
+
+    def _drop(self, note: Callable[[], object]) -> None:
+        # A signal handler that came in between may have done it and more.
+        if self.notes and self.notes[0] is note:
+            self.notes.popleft()
 
     @property
     def waiting(self) -> tuple[RunningSequence, ...]:
@@ -62,7 +79,8 @@ class Inbox:
             self.put(partial(self._add, sequence, found))
 
     def _add(self, sequence: RunningSequence, found: SavedMemory | None) -> None:
-        self.submitted.remove(sequence)
+        with suppress(ValueError):  # done before, and interrupted
+            self.submitted.remove(sequence)
         self._loop.add(sequence, found)
 
     def check_room(self, request: Request) -> None:
@@ -79,8 +97,17 @@ class Inbox:
             full = f"prompts of {n_tokens} tokens are waiting, and no more than {most_tokens} may"
         else:
             return
-        seconds = self._loop.seconds_until_room(n_tokens)
+        seconds = self._seconds_until_room(n_tokens)
         raise QueueFullError(f"{full}; try again in {seconds:.0f} seconds", retry_after=seconds)
+
+    def _seconds_until_room(self, n_waiting_tokens: int) -> float:
+        """Guess in how many seconds a request of those that wait begins, 1 to 60: from what was measured."""
+        running, cost = self._loop.scheduler.running, self._loop.cost
+        pending = sum(sequence.n_pending for sequence in running)
+        per_step = cost.seconds(max(1, len(running))) if cost.knows(1) else 0.05
+        left = min((min(sequence.n_left, _USUAL_TOKENS) for sequence in running), default=0)
+        prefill = (pending + n_waiting_tokens) / (cost.prefill_rate or _USUAL_RATE)
+        return min(60.0, max(1.0, prefill + left * per_step))
 
     def close(self, error: LlamaCffiError) -> None:
         """Take no more requests, because of an error."""

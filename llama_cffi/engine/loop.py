@@ -13,6 +13,7 @@ from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.host_cache import HostCache
 from llama_cffi.engine.outside_memory import OutsideMemory
+from llama_cffi.engine.repair import is_own_error, repair
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Scheduler, StepPlan, Work
@@ -27,11 +28,6 @@ from llama_cffi.errors import (
     NativeError,
 )
 from llama_cffi.reply.completion import FinishReason
-
-_USUAL_RATE = 200.0
-"""Tokens of prompts per second while nothing is measured."""
-_USUAL_TOKENS = 256
-"""What a text is taken to need that says nothing of its length."""
 
 _COARSE = 0.02
 """Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
@@ -82,7 +78,9 @@ class GenerationLoop:
         return not (self.scheduler.waiting or self.scheduler.running)
 
     def add(self, sequence: RunningSequence, found: SavedMemory | None = None) -> None:
-        """Queue a sequence, for whose prompt this was found outside the context."""
+        """Queue a sequence, for whose prompt this was found outside the context. Harmless when it is there."""
+        if sequence in self.scheduler.waiting:
+            return
         self.telemetry.queued(sequence)
         if sequence.done:
             return
@@ -92,13 +90,13 @@ class GenerationLoop:
         except LlamaCffiError as error:
             self._fail(sequence, error)
             return
-        self.scheduler.submit(sequence)
         if sequence.deadline is not None:
             self._timed.append(sequence)
+        self.scheduler.submit(sequence)
 
     def end(self, sequence: RunningSequence, reason: FinishReason) -> None:
-        """End a sequence with what it has. Harmless when it is done."""
-        if not sequence.done:
+        """End a sequence with what it has. Harmless when it is done, or when this was interrupted."""
+        if not sequence.done or sequence.seq_id is not None:
             sequence.finish(reason)
             self.scheduler.release(sequence)
             self._note(sequence)
@@ -125,6 +123,7 @@ class GenerationLoop:
         self.stepping = True
         affected: SequenceOf[RunningSequence] = ()
         plan: StepPlan = []
+        own: RunningSequence | None = None
         try:
             if self._timed:
                 self._end_late()
@@ -132,7 +131,7 @@ class GenerationLoop:
             if lone is not None and len(lone.cells) - lone.n_past == 1 and (step := lone.sampler.step) is not None:
                 # What a single stream does nearly all the time, in this one frame: after a decode the weights have
                 # pushed Python out of the caches, and every frame costs microseconds.
-                affected = (lone,)
+                affected, own = (lone,), lone
                 drafting = lone.drafting
                 draft = self._propose(lone, drafting, self._n_batch - 1) if drafting is not None else None
                 if not draft:
@@ -157,36 +156,31 @@ class GenerationLoop:
                     if work.n_draft and (drafting := work.sequence.drafting) is not None:
                         n_tokens = n_tokens or sum(one.n_tokens for one in plan)
                         # What goes wrong here is the one sequence's own.
-                        affected = (work.sequence,)
+                        affected, own = (work.sequence,), work.sequence
                         draft = self._propose(work.sequence, drafting, work.n_draft, n_tokens - 1)
                         plan[i] = work._replace(draft=draft)
             if not plan:
                 return False
-            affected = [work.sequence for work in plan]
+            affected, own = [work.sequence for work in plan], None
             self._compute(plan)
             return True
         except LlamaCffiError as error:
             if not affected:
                 raise
-            self._after_error(error, affected, plan)
+            try:
+                self._after_error(error, affected, plan)
+            except BaseException as interrupt:
+                self._repair(affected, interrupt)
+                raise
             return True
-        except BaseException:
-            self.scheduler.lone = None  # its plan may not have been computed, nor its adapters set
-            # More may be in memory than the sequences know of: cut it back.
-            for sequence in affected:
-                self._rewind(sequence)
+        except BaseException as error:
+            if own is not None and is_own_error(error):
+                self._fail(own, error)
+                return True
+            self._repair(affected, error)
             raise
         finally:
             self.stepping = False
-
-    def seconds_until_room(self, n_waiting_tokens: int) -> float:
-        """Guess in how many seconds a request of those that wait begins, 1 to 60: from what was measured."""
-        running = self.scheduler.running
-        pending = sum(sequence.n_pending for sequence in running)
-        per_step = self.cost.seconds(max(1, len(running))) if self.cost.knows(1) else 0.05
-        left = min((min(sequence.n_left, _USUAL_TOKENS) for sequence in running), default=0)
-        prefill = (pending + n_waiting_tokens) / (self.cost.prefill_rate or _USUAL_RATE)
-        return min(60.0, max(1.0, prefill + left * per_step))
 
     def _compute(self, plan: StepPlan) -> None:
         """Decode a plan and choose its tokens."""
@@ -211,6 +205,11 @@ class GenerationLoop:
             self.telemetry.stepped(kind, began, chosen)
 
     # -- what goes wrong
+
+    def _repair(self, affected: SequenceOf[RunningSequence], error: BaseException) -> None:
+        torn = repair(self.scheduler, self._runner, affected, error)
+        if torn is not None:
+            self._note(torn)
 
     def _after_error(self, error: LlamaCffiError, affected: SequenceOf[RunningSequence], plan: StepPlan) -> None:
         if isinstance(error, AbortedError) and self.end_error is not None:
@@ -270,7 +269,7 @@ class GenerationLoop:
         if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.position(sequence.n_past)):
             sequence.n_past = 0
 
-    def _fail(self, sequence: RunningSequence, error: LlamaCffiError) -> None:
+    def _fail(self, sequence: RunningSequence, error: BaseException) -> None:
         seq_id, done = sequence.seq_id, sequence.done
         sequence.fail(error)
         self.scheduler.release(sequence, keep=False)
@@ -335,7 +334,9 @@ class GenerationLoop:
                 if n_accepted < len(draft):
                     self._rewind(sequence)
             self._settle(sequence)
-        except LlamaCffiError as error:
+        except Exception as error:
+            if not is_own_error(error):
+                raise
             self._fail(sequence, error)
 
     def _choose(self, sequence: RunningSequence, row: int) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from time import monotonic, perf_counter
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, cast
 
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.request import Request
+from llama_cffi.errors import AbortedError
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
 from llama_cffi.reply.detokenizer import Detokenizer
 from llama_cffi.reply.stop_patterns import make_stops
@@ -268,6 +269,8 @@ class RunningSequence:
 
     def finish(self, reason: FinishReason) -> None:
         """End the sequence; the text held back is part of it unless the caller cancelled."""
+        if self.chunks and self.chunks[-1].completion is not None:
+            self.done = True  # what did this was interrupted
         if not self.done:
             self._finish(reason, "" if reason is FinishReason.CANCELLED else self._flush(), (), None)
 
@@ -277,6 +280,22 @@ class RunningSequence:
             self.error = error
             self.sampler.close()
             self.done = True
+
+    @classmethod
+    def torn_by(cls, error: BaseException) -> RunningSequence | None:
+        """Return the sequence whose text an exception of a signal handler left half written, by its traceback."""
+        place = error.__traceback__
+        while place is not None:
+            if place.tb_frame.f_code in _WRITING:
+                return cast("RunningSequence", place.tb_frame.f_locals["self"])
+            place = place.tb_next
+        return None
+
+    def end_torn(self) -> None:
+        """End a sequence that :meth:`torn_by` named: with its completion if that is there, and else with an error."""
+        if self.chunks and self.chunks[-1].completion is not None:
+            self.done = True
+        self.fail(AbortedError("a signal handler raised while a token was added to this text"))
 
     def _flush(self) -> str:
         text = self._without_healed(self._detokenizer.flush())
@@ -337,3 +356,6 @@ class RunningSequence:
             if self.drafting
             else None,
         )
+
+
+_WRITING = (RunningSequence.accept.__code__, RunningSequence.finish.__code__)

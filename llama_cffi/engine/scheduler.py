@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
 from operator import attrgetter
 from time import perf_counter
 
@@ -116,7 +117,7 @@ class Scheduler:
     def plan(self, prepare: Prepare) -> StepPlan:
         """The next decode; empty when there is nothing to do."""
         self._padded = False
-        if self.waiting and not self._full and not self._stuck:
+        if self.waiting and not ((self._full or self._stuck) and self.running):
             self._admit(prepare)
         running = self._turn()
         self.lone = running[0] if len(self.running) == 1 and not self.waiting and not running[0].prefills else None
@@ -292,7 +293,6 @@ class Scheduler:
     def _start(self, candidate: Candidate, prepare: Prepare) -> None:
         _, sequence, slot, source, n = candidate
         n_asked, n = n, prepare(Admission(slot, source, n), sequence)
-        self.waiting.remove(sequence)
         if n > n_asked:
             slot.shared = ()
         elif source is not None:
@@ -303,6 +303,8 @@ class Scheduler:
         sequence.start(slot.seq_id, n)
         sequence.turn = self._turn_number
         self.running.append(sequence)
+        # Last: a sequence that waits has not begun, whatever an interrupt has left of its beginning.
+        self.waiting.remove(sequence)
 
     def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
         """Whether what another sequence's prefill is computing right now can be shared when it is done."""
@@ -332,10 +334,11 @@ class Scheduler:
         slot = self.slots[sequence.seq_id]
         slot.last_used = self._clock
         slot.release(keep=keep)
-        sequence.seq_id = None
-        self.running.remove(sequence)
+        with suppress(ValueError):  # done before, and interrupted
+            self.running.remove(sequence)
         self._full = False
         self.lone = None
+        sequence.seq_id = None
 
     def inherit(self, slots: Iterable[Slot]) -> None:
         """Keep what idle slots of another scheduler with as many sequences keep, and which was used last."""
@@ -384,9 +387,10 @@ class Scheduler:
         seq_id = sequence.seq_id
         if seq_id is not None:
             self.leaving(self.slots[seq_id])
+        # First: in between it would be nowhere.
+        self.waiting.appendleft(sequence)
         self.release(sequence, keep=False)
         sequence.n_past = 0
-        self.waiting.appendleft(sequence)
         self._full = True
         return seq_id
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 import llama_cffi
 from llama_cffi import AsyncLlama, Llama, Tool
+from llama_cffi.aio.delivery import Delivery
 from llama_cffi.errors import (
     ClosedError,
     ContextOverflowError,
@@ -34,13 +35,13 @@ ASK = [{"role": "user", "content": "What is the weather?"}]
 
 @pytest.fixture(scope="module")
 def sync() -> Iterator[Llama]:
-    with Llama.demo(n_ctx=512) as llm:
+    with Llama.demo(n_ctx=512, n_threads=1) as llm:
         yield llm
 
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[AsyncLlama]:
-    llm = asyncio.run(AsyncLlama.demo(n_ctx=512, n_seq_max=4))
+    llm = asyncio.run(AsyncLlama.demo(n_ctx=512, n_seq_max=4, n_threads=1))
     yield llm
     asyncio.run(llm.aclose())
 
@@ -273,14 +274,36 @@ def test_a_loop_that_is_closed_while_streams_run(llm: AsyncLlama) -> None:
     assert run(lambda: llm.generate(PROMPTS[0], max_tokens=3)).usage.completion_tokens == 3
 
 
+def test_a_loop_that_is_closed_before_it_took_the_news() -> None:
+    loop = asyncio.new_event_loop()
+    abandoned: list[Any] = []
+    delivery = Delivery(loop, abandoned.append)
+    first, second = cast("Any", ["first", "second"])
+    delivery([first])  # the loop is not running: this call is never made
+    loop.close()
+    delivery([second])
+    assert abandoned == [first, second]
+
+
+def test_requests_that_ended_are_forgotten(llm: AsyncLlama) -> None:
+    async def many() -> None:
+        for _ in range(100):
+            await llm.generate(PROMPTS[0], max_tokens=1)
+            assert len(llm._calls._sequences) <= 64
+
+    run(many)
+
+
 def test_a_reader_that_stops_reading_does_not_stop_the_others(llm: AsyncLlama, sync: Llama) -> None:
     async def slow() -> tuple[int, ...]:
         stream = llm.stream(PROMPTS[0], max_tokens=60, **ENDLESS)
-        tokens = (await anext(stream)).tokens
+        first = await anext(stream)
         await until(lambda: idle(llm))
         rest = [chunk async for chunk in stream]
         assert len(rest) < 30  # what it missed comes as one
-        return (*tokens, *(token for chunk in rest for token in chunk.tokens))
+        assert stream.completion is not None
+        assert stream.completion.text == "".join(chunk.text for chunk in (first, *rest))
+        return stream.completion.tokens
 
     expected = sync.generate(PROMPTS[0], max_tokens=60, **ENDLESS).tokens
     assert same_but_for_ties(sync, PROMPTS[0], run(slow), expected)
@@ -322,7 +345,7 @@ def test_errors_are_those_of_llama_and_come_with_the_first_await(llm: AsyncLlama
 
 def test_closing_ends_what_runs() -> None:
     async def close() -> None:
-        llm = await AsyncLlama.demo(n_ctx=256, n_seq_max=2)
+        llm = await AsyncLlama.demo(n_ctx=256, n_seq_max=2, n_threads=1)
         tasks = [asyncio.ensure_future(llm.generate(prompt, **ENDLESS)) for prompt in PROMPTS]
         await until(lambda: llm.stats().waiting > 0)
         await llm.aclose()
@@ -338,7 +361,7 @@ def test_closing_ends_what_runs() -> None:
 
 def test_drain() -> None:
     async def drain() -> None:
-        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=2) as llm:
+        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=2, n_threads=1) as llm:
             task = asyncio.ensure_future(llm.generate(PROMPTS[0], max_tokens=100, **ENDLESS))
             await until(lambda: llm.stats().running > 0)
             with pytest.raises(TimeoutError, match="1 calls still run"):
@@ -353,7 +376,9 @@ def test_drain() -> None:
 
 def test_a_full_queue_raises_or_waits() -> None:
     async def fill(when_full: Any) -> list[Any]:
-        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=1, max_waiting=1, when_full=when_full) as llm:
+        async with await AsyncLlama.demo(
+            n_ctx=256, n_seq_max=1, n_threads=1, max_waiting=1, when_full=when_full
+        ) as llm:
             tasks = [llm.generate(prompt, max_tokens=40, **ENDLESS) for prompt in PROMPTS * 2]
             return list(await asyncio.gather(*tasks, return_exceptions=True))
 

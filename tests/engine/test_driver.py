@@ -18,6 +18,7 @@ from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import StepPlan
 from llama_cffi.errors import BusyError, ClosedError, DecodeError, EngineFailedError, QueueFullError
 from llama_cffi.reply.completion import FinishReason
+from tests.support.faulty_runner import FaultyRunner
 
 THREADED = EngineOptions(driver="thread")
 
@@ -145,6 +146,28 @@ def test_neither_submit_nor_cancel_waits_for_a_decode(driver: str, engines: Call
     assert engine.idle
 
 
+def test_a_cancel_in_the_middle_of_a_long_prefill_waits_for_the_step_that_runs(
+    driver: str, engines: Callable[..., Engine]
+) -> None:
+    runner = Slow(n_batch=256, n_ctx=4096, n_seq_max=2)
+    engine = engines(runner, driver=driver)
+    sequence = engine.submit(Request(prompt=Prompt(n % 256 for n in range(4000)), max_tokens=5))
+    reader = threading.Thread(target=text_of, args=(engine, sequence), daemon=True)
+    reader.start()
+    for _ in range(3):
+        runner.inside.acquire()
+        runner.let()
+    runner.inside.acquire()  # in the fourth of sixteen
+    engine.cancel(sequence)
+    n_decoded = len(runner.decoded)
+    runner.let_all()
+    reader.join(20)
+    assert not reader.is_alive()
+    assert sequence.finish_reason is FinishReason.CANCELLED
+    assert len(runner.decoded) <= n_decoded + 1
+    assert engine.snapshot().running == 0
+
+
 def test_chunks_come_out_step_by_step(driver: str, engines: Callable[..., Engine]) -> None:
     """Each reader has its chunk before the next decode is over, whoever computes."""
     runner = Slow(n_batch=16, n_ctx=64, n_seq_max=4)
@@ -270,6 +293,56 @@ def test_a_worker_that_fails_ends_every_stream(engines: Callable[..., Engine]) -
     with pytest.raises(EngineFailedError, match="a bug"):
         engine.submit(ask())
     assert engine.snapshot().failed
+
+
+@pytest.mark.parametrize("kind", ["sampler", "drafts"])
+def test_what_the_code_of_one_request_raises_ends_that_request_only(
+    kind: str, driver: str, engines: Callable[..., Engine]
+) -> None:
+    class Drafts:
+        def start(self) -> Drafts:
+            return self
+
+        def propose(self, tokens: Any, n_max: int, *, seq_id: int) -> list[int]:
+            raise ZeroDivisionError("mine")
+
+    runner = FaultyRunner(n_batch=16, n_ctx=64, n_seq_max=4)
+    engine = engines(runner, driver=driver)
+    bad = ask(3, max_tokens=20, **({"speculative": Drafts()} if kind == "drafts" else {}))
+    if kind == "sampler":
+        runner.broken[id(bad)] = ZeroDivisionError("mine")
+    found: list[str] = []
+
+    def owner() -> None:
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            text_of(engine, engine.submit(bad))
+        found.append("raised")
+
+    def other() -> None:
+        found.append(text_of(engine, engine.submit(ask(1, max_tokens=20))))
+
+    in_threads([owner, other])
+    assert sorted(found) == sorted(["raised", expected(runner, 1, 20)])
+    assert text_of(engine, engine.submit(ask(1, max_tokens=20))) == expected(runner, 1, 20)
+
+
+def test_a_context_that_closes_within_a_step_is_no_bug_of_the_engine(engines: Callable[..., Engine]) -> None:
+    class Closing(FaultyRunner):
+        def keep(self, seq_id: int, n: int) -> bool:
+            at_keep.set()
+            closed.wait(20)
+            return super().keep(seq_id, n)
+
+    at_keep, closed = threading.Event(), threading.Event()
+    runner = Closing(n_batch=16, n_ctx=64, n_seq_max=4)
+    engine = engines(runner, driver="thread")
+    sequence = engine.submit(ask(1))
+    assert at_keep.wait(20)
+    with engine.closing():
+        runner.closed = True
+        closed.set()
+    with pytest.raises(ClosedError, match="this Llama or Engine is closed"):
+        text_of(engine, sequence)
 
 
 def test_closing_ends_what_runs_and_what_waits(driver: str, engines: Callable[..., Engine]) -> None:

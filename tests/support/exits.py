@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
-from llama_cffi import Context, ContextOptions, Llama, Model, PromptLookup, quantize
+from llama_cffi import AsyncLlama, Context, ContextOptions, Llama, Model, PromptLookup, quantize
 from llama_cffi.core.sampler import Candidates, Dist, PythonSampler
 
 WORDS = "tana nese tara " * 100
@@ -49,6 +50,22 @@ def _load(run: Run) -> None:
         pass
 
 
+def _threaded(run: Run) -> Llama:
+    """A Llama whose worker computes, made with the first call."""
+    if not threaded:
+        threaded.append(Llama(run.path, n_ctx=2048, n_seq_max=4, n_threads=1, driver="thread"))
+    return threaded[0]
+
+
+def _async(run: Run) -> None:
+    async def read() -> None:
+        llm = AsyncLlama(_threaded(run))
+        streams = [llm.stream(word, max_tokens=LONG, seed=1) for word in ("tana", "nese")]
+        await asyncio.gather(llm.generate("tara", max_tokens=LONG, seed=1), *(one.result() for one in streams))
+
+    asyncio.run(read())
+
+
 CALLS: dict[str, Callable[[Run], object]] = {
     "generate": lambda run: run.llm.generate("tana", max_tokens=LONG, seed=1),
     "greedy": lambda run: run.llm.generate("tana", max_tokens=LONG, temperature=0.0),
@@ -66,6 +83,8 @@ CALLS: dict[str, Callable[[Run], object]] = {
     "save": lambda run: run.llm.save_state(run.folder / "state"),
     "fork": _fork,
     "load": _load,
+    "worker": lambda run: list(_threaded(run).stream("tana", max_tokens=LONG, seed=1)),
+    "async": _async,
 }
 """What a thread may be inside of when the interpreter ends."""
 
@@ -77,6 +96,23 @@ ENDINGS: dict[str, tuple[int, str | None]] = {
     "term": (1, "RuntimeError: terminated"),
 }
 """How the main thread may end, the exit status, and the last line on standard error."""
+
+
+async def _end_a_loop(run: Run, ending: str, delay: float) -> None:
+    """End the event loop of the main thread while others of its tasks wait for texts."""
+    llm = AsyncLlama(_threaded(run))
+    tasks = [asyncio.ensure_future(llm.generate(word, max_tokens=LONG, seed=1)) for word in ("tana", "nese")]
+    await anext(llm.stream("tara", max_tokens=LONG, seed=1))
+    await asyncio.sleep(delay)
+    if ending == "exit":
+        sys.exit(3)
+    if ending == "exception":
+        raise RuntimeError("terminated")
+    if ending in ("interrupt", "term"):
+        number = signal.SIGINT if ending == "interrupt" else signal.SIGTERM
+        threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+        await asyncio.sleep(10)
+    del tasks
 
 
 class Slow:
@@ -105,6 +141,10 @@ def main(path: str, folder: str, call: str, ending: str, kind: str, delay: str) 
             function(run)
 
     signal.signal(signal.SIGTERM, on_term)
+    if kind == "main":
+        keep.append(llm)
+        asyncio.run(_end_a_loop(run, ending, float(delay)))
+        return
     thread = threading.Thread(target=work, daemon=daemon)
     thread.start()
     inside.wait()
@@ -124,6 +164,7 @@ def main(path: str, folder: str, call: str, ending: str, kind: str, delay: str) 
 
 
 keep: list[object] = []
+threaded: list[Llama] = []
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

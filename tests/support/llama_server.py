@@ -36,6 +36,7 @@ class LlamaServer:
     """A running server; :func:`running_server` makes one."""
 
     def __init__(self, port: int, seconds: float) -> None:
+        self.port = port
         self._url = f"http://127.0.0.1:{port}"
         self._seconds = seconds
 

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from llama_cffi._util.worker import with_stack, work_off
+from llama_cffi._util.worker import ThreadPool, with_stack, work_off
 
 
 def never() -> None:
@@ -128,3 +128,39 @@ def test_an_interrupt_waits_for_the_call_with_a_stack() -> None:
     # Either the call had not begun, or it has ended.
     assert ended in ([], [1])
     assert not [thread for thread in threading.enumerate() if thread.name == "llama_cffi"]
+
+
+# -- a pool
+
+
+def test_a_pool_returns_and_raises_what_calls_do() -> None:
+    pool = ThreadPool(2)
+    meeting = threading.Barrier(2, timeout=10)
+    both = [pool.submit(meeting.wait) for _ in range(2)]
+    assert sorted(one.result(10) for one in both) == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(lambda: 1 // 0).result(10)
+    go = threading.Event()
+    busy = [pool.submit(lambda: go.wait(10)) for _ in range(2)]
+    never_begun = pool.submit(never)
+    assert never_begun.cancel()
+    last = pool.submit(lambda: "done")
+    pool.shutdown()
+    pool.shutdown()
+    go.set()
+    assert last.result(10) == "done"
+    assert all(one.result(10) for one in busy)
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(never)
+
+
+def test_the_threads_of_a_pool_end_with_it() -> None:
+    before = set(threading.enumerate())
+    pool = ThreadPool(2)
+    assert [pool.submit(lambda n=n: n).result(10) for n in range(4)] == list(range(4))  # type: ignore[misc]
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 2
+    del pool
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
