@@ -130,7 +130,7 @@ def test_no_calls_where_none_may_be(client: Any) -> None:
 def test_a_call_that_was_cut_is_given_as_far_as_it_came(client: Any) -> None:
     asked: dict[str, Any] = {"model": "demo", "messages": ASK, "tools": [WEATHER], "tool_choice": "required"}
     whole = client.chat.completions.create(**asked, max_tokens=200, seed=5).choices[0].message.tool_calls[0]
-    cut = [client.chat.completions.create(**asked, max_tokens=n, seed=5).choices[0] for n in (4, 16, 24)]
+    cut = [client.chat.completions.create(**asked, max_tokens=n, seed=5).choices[0] for n in (4, 24)]
     assert {one.finish_reason for one in cut} == {"length"}
     begun = [one.message.tool_calls[0].function for one in cut if one.message.tool_calls]
     assert begun
@@ -164,9 +164,9 @@ def test_models(client: Any) -> None:
 
 
 def test_completions(client: Any, server: Running) -> None:
-    asked: dict[str, Any] = {"model": "demo", "prompt": "Once upon a", "max_tokens": 12, "temperature": 0}
+    asked: dict[str, Any] = {"model": "demo", "prompt": "Once upon a", "max_tokens": 5, "temperature": 0}
     whole = client.completions.create(**asked)
-    assert whole.choices[0].text == server.llm.llama.generate("Once upon a", max_tokens=12, temperature=0).text
+    assert whole.choices[0].text == server.llm.llama.generate("Once upon a", max_tokens=5, temperature=0).text
     chunks = list(client.completions.create(**asked, stream=True))
     assert "".join(one.choices[0].text for one in chunks) == whole.choices[0].text
     assert [one.choices[0].finish_reason for one in chunks] == [None] * (len(chunks) - 1) + ["length"]

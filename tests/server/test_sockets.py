@@ -141,7 +141,9 @@ def test_a_body_in_chunks(server: Running) -> None:
         assert answer(sock)[0] == 200
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: 2000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1E8480\r\n"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1E8480\r\n"]
+)
 def test_a_body_that_is_too_large(server: Running, framing: bytes) -> None:
     with closing(connect(server)) as sock:
         sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + framing)
