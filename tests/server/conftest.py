@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from llama_cffi.engine.snapshot import EngineSnapshot
     from llama_cffi.server.service import Service
 
-N_CTX, SLOTS = 1024, 2
+# One thread: several wait for each other, which takes long on a busy machine.
+OPTIONS: Any = {"n_ctx": 1024, "n_seq_max": 2, "overflow": "shift", "max_waiting": 4}
+OPTIONS |= {"n_threads": 1, "n_threads_batch": 1}
 
 
 @dataclass
@@ -64,7 +66,7 @@ def server() -> Iterator[Running]:
     made: list[AsyncLlama] = []
 
     async def open_model() -> AsyncLlama:
-        made.append(await AsyncLlama.demo(n_ctx=N_CTX, n_seq_max=SLOTS, overflow="shift", max_waiting=3))
+        made.append(await AsyncLlama.demo(**OPTIONS))
         return made[0]
 
     service = Service(open_model, Settings(names=("demo", "org/other"), max_body=1 << 20), "demo")

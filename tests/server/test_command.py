@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server and its URL."""
-    command = [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", "0", "-c", "512", *arguments]
+    command = [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", "0", "-c", "512", "-t", "1", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -85,15 +85,14 @@ def test_a_signal_ends_streams_with_an_error_and_the_process_with_0(stream: bool
 
 
 def test_a_request_that_runs_may_finish() -> None:
-    body = {"prompt": "Once upon a time", "stream": True, "ignore_eos": True, "max_tokens": 400, "temperature": 0}
+    body = {"prompt": "Once upon a time", "stream": True, "ignore_eos": True, "max_tokens": 100, "temperature": 0}
     with serving("--context-shift") as (process, url):
         wait_ready(url)
-        with httpx.Client(base_url=url, timeout=60) as client:
-            with client.stream("POST", "/v1/completions", json=body) as response:
-                lines = response.iter_lines()
-                next(lines)
-                process.send_signal(signal.SIGTERM)
-                left = [line for line in lines if line]
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            left = [line for line in lines if line]
         assert left[-1] == "data: [DONE]"
         assert json.loads(left[-2][6:])["choices"][0]["finish_reason"] == "length"
         assert process.wait(60) == 0
@@ -123,6 +122,7 @@ def test_a_file_that_is_no_model_ends_it(tmp_path: Path) -> None:
 
 
 def test_nothing_of_it_is_imported_before_it_is_needed() -> None:
-    code = "import sys, llama_cffi, llama_cffi.cli.app; print(*(n for n in ('starlette', 'uvicorn', 'orjson') if n in sys.modules))"
+    names = "n for n in ('starlette', 'uvicorn', 'orjson') if n in sys.modules"
+    code = f"import sys, llama_cffi, llama_cffi.cli.app; print(*({names}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.stdout, done.stderr) == ("\n", "")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, Field
 
 openai = pytest.importorskip("openai")
-pydantic = pytest.importorskip("pydantic")
 
 if TYPE_CHECKING:
     from tests.server.conftest import Running
@@ -32,9 +32,9 @@ WEATHER: Any = {
 CLOCK: Any = {"type": "function", "function": {"name": "clock"}}
 
 
-class Pet(pydantic.BaseModel):
-    kind: pydantic.constr(max_length=5)  # type: ignore[valid-type]
-    age: pydantic.conint(ge=0, le=9)  # type: ignore[valid-type]
+class Pet(BaseModel):
+    kind: str = Field(max_length=5)
+    age: int = Field(ge=0, le=9)
 
 
 @pytest.fixture
@@ -110,7 +110,8 @@ def test_calls(client: Any, choice: Any) -> None:
     (call,) = whole.message.tool_calls
     assert call.function.name == "weather"
     assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
-    deltas, reasons = [], []
+    deltas: list[Any] = []
+    reasons = []
     for chunk in client.chat.completions.create(**asked, stream=True):
         deltas += chunk.choices[0].delta.tool_calls or []
         reasons.append(chunk.choices[0].finish_reason)

@@ -86,7 +86,7 @@ def test_who_leaves_at_once(server: Running) -> None:
 
 
 def test_a_full_queue_refuses(server: Running) -> None:
-    socks = [connect(server) for _ in range(5)]
+    socks = [connect(server) for _ in range(6)]
     for i, sock in enumerate(socks):
         sock.sendall(request({**ENDLESS, "stream": True}))
         server.until(lambda stats, n=i + 1: stats.running + stats.waiting == n)  # type: ignore[misc]
