@@ -61,6 +61,11 @@ def serve(
         str | None,
         options.option("--allowed-hosts", metavar="NAMES", help="Further names of this machine in the Host header."),
     ] = None,
+    kv_cells: Annotated[
+        int | None,
+        options.option("--kv-cells", metavar="N", min=1, show_default="a few contexts, as memory allows",
+                       help="Tokens in memory that all requests share; --ctx-size is for each."),
+    ] = None,
     max_queue: Annotated[
         int | None,
         options.option("--max-queue", metavar="N", min=1, show_default="4 for each slot and 64",
@@ -160,6 +165,7 @@ def serve(
     added = additions(lora, control_vector, control_vector_layer_range)
     llama_options: dict[str, Any] = {
         "n_ctx": ctx_size,
+        "n_cells": kv_cells,
         "n_batch": batch_size,
         "n_ubatch": min(ubatch_size, batch_size),
         "n_seq_max": slots,

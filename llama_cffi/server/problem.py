@@ -100,6 +100,13 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
     return Problem(500, f"the server failed; its log has more under {request_id}", code="internal_error")
 
 
+_CHECKING = (
+    *("llama_cffi._util.", "llama_cffi.option", "llama_cffi.spec", "llama_cffi.prepare."),
+    *("llama_cffi.engine.request", "llama_cffi.engine.sampling_params"),
+)
+"""Where options are checked."""
+
+
 def _is_of_options(error: BaseException) -> bool:
     """Whether a check of arguments raised it, and not a mistake somewhere else."""
     trace = error.__traceback__
@@ -107,8 +114,7 @@ def _is_of_options(error: BaseException) -> bool:
     while trace is not None:
         name = trace.tb_frame.f_globals.get("__name__", "")
         trace = trace.tb_next
-    return name.startswith(("llama_cffi._util.", "llama_cffi.options", "llama_cffi.spec", "llama_cffi.engine.request",
-                            "llama_cffi.prepare.", "llama_cffi.engine.sampling_params"))  # fmt: skip
+    return name.startswith(_CHECKING)
 
 
 def _text(error: BaseException) -> str:

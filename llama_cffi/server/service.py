@@ -103,14 +103,14 @@ class Service:
         meta = {
             "vocab_type": int(model.vocab.type),
             "n_vocab": len(model.vocab),
-            "n_ctx": context.n_ctx,
+            "n_ctx": context.n_ctx_seq,
             "n_ctx_train": model.n_ctx_train,
             "n_embd": model.n_embd,
             "n_params": model.n_params,
             "size": model.size,
             "ftype": model.desc,
         }
-        return ModelCard(path.name, f"llama_cffi-{digest}", created, context.n_ctx, context.n_seq_max, meta)
+        return ModelCard(path.name, f"llama_cffi-{digest}", created, context.n_ctx_seq, context.n_seq_max, meta)
 
     def check_model(self, name: str | None) -> None:
         """Raise :class:`Problem` for a model that is asked for and not here."""
