@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.progress import Progress, reporting
 from llama_cffi.options import EmbedOptions
 from llama_cffi.prepare.scores import prepare_perplexity, prepare_scores
-from llama_cffi.prepare.vectors import check_ranks, check_texts, choose_pooling, prepare_ranking, prepare_vectors
+from llama_cffi.prepare.vectors import (
+    check_ranks,
+    check_texts,
+    check_texts_or_prompts,
+    choose_pooling,
+    prepare_ranking,
+    prepare_vectors,
+)
 from llama_cffi.reply import scores, vectors
 from llama_cffi.spec import EmbedSpec
 from llama_cffi.stream import as_completed
@@ -32,7 +39,7 @@ def embed(spec: EmbedSpec, runtime: Runtime, progress: Progress | None = None) -
     norm, options = spec.norm, spec.options
     embedder = runtime.embedders.get(choose_pooling(options.get("pooling"), runtime.model))
     tokens, truncated = prepare_vectors(
-        check_texts(spec.texts, "texts"),
+        check_texts_or_prompts(spec.texts, "texts"),
         runtime.formats,
         embedder.limit,
         prefix=options.get("prefix") or "",

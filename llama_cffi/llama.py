@@ -380,6 +380,7 @@ class Llama(Closing, ProcessBound):
         **options: Unpack[opt.EmbedOptions],
     ) -> Embeddings:
         """Return vectors of texts; a single text gives a single vector, a list an array of shape ``(n, dim)``.
+        A list may hold a :class:`Prompt`, too: its tokens are computed as they are.
 
         The texts are computed together, by contexts of their own that the first call makes: over the same weights, with
         the adapters of :meth:`set_adapters` and the control vector. A text may have as many tokens as are computed at

@@ -34,6 +34,7 @@ LAYERS = (
     "chat_session",
     "llama",
     "aio",
+    "server",
     "cli",
 )
 """From the bottom to the top. ``__init__`` re-exports names and belongs to none."""

@@ -16,6 +16,7 @@ from llama_cffi.cli.models import list_models, pull, rm
 from llama_cffi.cli.perplexity import perplexity
 from llama_cffi.cli.quantize import quantize
 from llama_cffi.cli.rerank import rerank
+from llama_cffi.cli.serve import serve
 from llama_cffi.cli.tokenize import tokenize
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ def root(
 
 app.command()(generate)
 app.command()(chat)
+app.command()(serve)
 app.command()(perplexity)
 app.command()(quantize)
 app.command()(embed)

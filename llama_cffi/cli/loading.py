@@ -27,7 +27,7 @@ def load(path: Path | None, **settings: Any) -> llama_cffi.Llama:
 
     `settings` are those of `Llama`.
     """
-    file = _file(str(path)) if path is not None else _demo()
+    file = model_file(path)
     progress = Percentage() if sys.stderr.isatty() else None
     try:
         return llama_cffi.Llama(file, progress=progress, **settings)
@@ -90,8 +90,12 @@ def load_embedder(
 
 def load_vocabulary(path: Path | None) -> llama_cffi.Model:
     """Open only the vocabulary of the model, or of the demo model with a line that says so."""
-    file = _file(str(path)) if path is not None else _demo()
-    return llama_cffi.Model(file, llama_cffi.ModelOptions(vocab_only=True))
+    return llama_cffi.Model(model_file(path), llama_cffi.ModelOptions(vocab_only=True))
+
+
+def model_file(path: Path | None) -> str:
+    """Return the model's file, fetched if it is named as on the hub, or the demo model's with a line that says so."""
+    return _file(str(path)) if path is not None else _demo()
 
 
 def _file(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_cffi.core.embeddings import check_pooling
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.errors import PromptError, TextTooLongError, TokenizeError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def check_ranks(model: Model, method: str, instead: str) -> None:
 
 
 def prepare_vectors(
-    texts: list[str], formats: ModelFormats, limit: int, *, prefix: str = "", truncate: bool = False
+    texts: Sequence[str | Prompt], formats: ModelFormats, limit: int, *, prefix: str = "", truncate: bool = False
 ) -> tuple[Tokens, tuple[bool, ...]]:
     """Return the tokens of texts, at most ``limit`` each, and which of them lost their end."""
     vocab = formats.vocab
@@ -52,7 +53,8 @@ def prepare_vectors(
     truncated = []
     for i, text in enumerate(texts):
         with _naming("text", i):
-            tokens = vocab.tokenize(prefix + text)
+            # Tokens that were given are computed as they are.
+            tokens = vocab.check_tokens(text.tokens) if isinstance(text, Prompt) else vocab.tokenize(prefix + text)
         if not len(tokens):
             raise PromptError(f"text {i} has no tokens, and this model puts none before a text")
         truncated.append(truncate and len(tokens) > limit)
@@ -82,6 +84,14 @@ def _naming(what: str, index: int) -> Iterator[None]:
         yield
     except TokenizeError as error:
         raise TokenizeError(f"{what} {index}: {error.message}", log=error.log) from None
+
+
+def check_texts_or_prompts(texts: str | Sequence[str | Prompt], name: str) -> list[str | Prompt]:
+    """Do as :func:`check_texts`, and let prompts be among a list of texts: they are tokens already."""
+    if isinstance(texts, (list, tuple)) and any(isinstance(one, Prompt) for one in texts):
+        check_texts(["-" if isinstance(one, Prompt) else one for one in texts], name)
+        return list(texts)
+    return [*check_texts(texts, name)]  # type: ignore[arg-type]
 
 
 def check_texts(texts: str | Sequence[str], name: str) -> list[str]:
@@ -117,4 +127,11 @@ def _cut(tokens: NDArray[np.int32], limit: int, vocab: Vocab) -> NDArray[np.int3
     return np.concatenate([tokens[: max(0, limit - special)], tokens[len(tokens) - special :]])
 
 
-__all__ = ["check_ranks", "check_texts", "choose_pooling", "prepare_ranking", "prepare_vectors"]
+__all__ = [
+    "check_ranks",
+    "check_texts",
+    "check_texts_or_prompts",
+    "choose_pooling",
+    "prepare_ranking",
+    "prepare_vectors",
+]

@@ -1,0 +1,87 @@
+"""The application: which path is answered by what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route, Router
+
+from llama_cffi.server import health, props, tokens
+from llama_cffi.server.exchange import Call, Endpoint, Handler
+from llama_cffi.server.guard import Guard, dialect_of
+from llama_cffi.server.metrics import TYPE, render
+from llama_cffi.server.openai.chat import chat_completions
+from llama_cffi.server.openai.completions import completions
+from llama_cffi.server.openai.embeddings import embeddings
+from llama_cffi.server.openai.models import get_model, list_models
+from llama_cffi.server.problem import Problem
+from llama_cffi.server.response import Answer, Whole, problem_answer
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from llama_cffi.server.service import Service
+
+ROUTES: Mapping[str, Mapping[str, Handler]] = {
+    "/health": {"GET": health.health},
+    "/v1/health": {"GET": health.health},
+    "/livez": {"GET": health.live},
+    "/readyz": {"GET": health.ready},
+    "/v1/models": {"GET": list_models},
+    "/models": {"GET": list_models},
+    "/v1/models/{id:path}": {"GET": get_model},
+    "/v1/chat/completions": {"POST": chat_completions},
+    "/chat/completions": {"POST": chat_completions},
+    "/v1/completions": {"POST": completions},
+    "/v1/embeddings": {"POST": embeddings},
+    "/props": {"GET": props.props, "POST": props.change_props},
+    "/tokenize": {"POST": tokens.tokenize},
+    "/detokenize": {"POST": tokens.detokenize},
+    "/apply-template": {"POST": tokens.apply_template},
+}
+"""Handlers by path and method."""
+
+
+class _Named:
+    """An endpoint that notes its pattern, by which requests are counted."""
+
+    def __init__(self, pattern: str, endpoint: Endpoint) -> None:
+        self.pattern, self.endpoint = pattern, endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["llama_cffi"]["route"] = self.pattern
+        await self.endpoint(scope, receive, send)
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    path: str = scope["path"]
+    facts = scope["llama_cffi"]
+    message = f"there is no {path[:200]}"
+    if path.startswith("/v1/v1/"):
+        message += ": the base URL ends with /v1 already, and so does the client's own"
+    answer = problem_answer(Problem(404, message, code="not_found"), dialect_of(path))
+    facts["status"] = await answer.send(send, facts["reply_headers"])
+
+
+def make_app(service: Service) -> Guard:
+    """Return the ASGI application of a service."""
+    handlers = dict(ROUTES)
+    guard: Guard
+
+    async def metrics(call: Call) -> Answer:
+        text = await asyncio.to_thread(render, call.service, guard.requests.copy())
+        return Whole(text.encode(), type=TYPE)
+
+    if service.settings.metrics:
+        handlers["/metrics"] = {"GET": metrics}
+    routes = [
+        Route(pattern, _Named(pattern, Endpoint(service, dialect_of(pattern), one)))
+        for pattern, one in handlers.items()
+    ]
+    guard = Guard(Router(routes, redirect_slashes=False, default=_not_found), service)
+    return guard
+
+
+__all__ = ["ROUTES", "make_app"]

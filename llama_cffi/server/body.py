@@ -1,0 +1,95 @@
+"""The body of a request: read with limits of size and time, and parsed as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llama_cffi.server.problem import Problem
+
+if TYPE_CHECKING:
+    from starlette.types import Receive
+
+MAX_DEPTH = 64
+"""Objects and lists inside of each other."""
+
+_LONG = 1 << 16
+"""Bytes from which on a body is parsed on another thread, so that streams go on meanwhile."""
+_SECONDS, _BYTES_PER_SECOND = 30.0, 64_000
+"""A body may take this long, and as long as its size takes at this speed."""
+
+
+class Disconnected(Exception):
+    """The client has gone."""
+
+
+async def read_body(receive: Receive, headers: dict[str, str], limit: int) -> bytes:
+    """Return the body; :class:`Problem` for one that is too large, compressed or too slow."""
+    if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise Problem(415, "a compressed body is not accepted", code="unsupported_encoding")
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    loop = asyncio.get_running_loop()
+    start, parts, size = loop.time(), list[bytes](), 0
+    while True:
+        left = start + _SECONDS + size / _BYTES_PER_SECOND - loop.time()
+        try:
+            message = await asyncio.wait_for(receive(), max(left, 0.001))
+        except asyncio.TimeoutError:
+            raise Problem(
+                408,
+                "the body of the request did not come in time",
+                code="body_timeout",
+                headers={"Connection": "close"},
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body has more than {limit} bytes", code="body_too_large", headers={"Connection": "close"})
+
+
+async def parse_body(data: bytes) -> dict[str, Any]:
+    """Return a body as a JSON object; fields that are null are left out: they were not given."""
+    if len(data) < _LONG:
+        return _parsed(data)
+    return await asyncio.to_thread(_parsed, data)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Problem(400, f"the body is no JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise Problem(400, "the body must be a JSON object", code="invalid_json")
+    _check_depth(value)
+    return {key: one for key, one in value.items() if one is not None}
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise Problem(400, f"the body is nested more than {MAX_DEPTH} deep", code="invalid_json")
+
+
+__all__ = ["MAX_DEPTH", "Disconnected", "parse_body", "read_body"]

@@ -1,0 +1,143 @@
+"""One request and its answer: the body is read, a handler is asked, and a client that goes away ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from llama_cffi.server.body import Disconnected, parse_body, read_body
+from llama_cffi.server.problem import Dialect, Problem, problem_of
+from llama_cffi.server.response import Answer, Events, problem_answer
+from llama_cffi.server.service import cut_off
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from llama_cffi.server.service import Service
+
+
+class Call:
+    """A request as a handler sees it."""
+
+    def __init__(self, service: Service, scope: Scope, dialect: Dialect, body: dict[str, Any]) -> None:
+        self.service = service
+        self.dialect: Dialect = dialect
+        self.body = body
+        """The fields that were given; those that are null are not among them."""
+        self.path_params: Mapping[str, str] = scope.get("path_params", {})
+        self.request_id: str = scope["llama_cffi"]["request_id"]
+        self.created = int(time.time())
+        self.ignored: list[str] = []
+        """Fields that have no effect; the answer names them in a header."""
+
+    def events(self, frames: Any) -> Events:
+        """Return a stream of these events."""
+        seconds = self.body.get("sse_ping_interval", self.service.settings.ping_interval)
+        return Events(frames, self.dialect, self.request_id, None if seconds < 0 else max(1.0, float(seconds)))
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+def make_id(prefix: str) -> str:
+    """Return a new id."""
+    return f"{prefix}-{secrets.token_urlsafe(18).replace('-', 'A').replace('_', 'B')}"
+
+
+class Endpoint:
+    """An ASGI application for one path: its handlers by method. HEAD is GET without the body."""
+
+    def __init__(self, service: Service, dialect: Dialect, handlers: Mapping[str, Handler]) -> None:
+        self.service, self.dialect, self.handlers = service, dialect, handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.ensure_future(self._answer(scope, receive, send))
+        self.service.tasks.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self.service.tasks.discard(task)
+            if not task.done():
+                task.cancel()
+        if not task.cancelled():
+            task.result()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        facts = scope["llama_cffi"]
+        call: Call | None = None
+        answer: Answer
+        try:
+            handler = self._handler(scope["method"])
+            body: dict[str, Any] = {}
+            if scope["method"] == "POST":
+                data = await read_body(receive, facts["headers"], self.service.settings.max_body)
+                body = await parse_body(data)
+            call = Call(self.service, scope, self.dialect, body)
+            facts["status"] = await self._watched(handler, call, receive, send, facts["reply_headers"])
+            return
+        except Disconnected:
+            facts["status"] = 499
+            return
+        except asyncio.CancelledError:
+            if not self.service.cutting:
+                raise
+            answer = problem_answer(cut_off(), self.dialect)
+        except Exception as error:
+            answer = problem_answer(problem_of(error, facts["request_id"]), self.dialect)
+        facts["status"] = await answer.send(send, facts["reply_headers"])
+
+    def _handler(self, method: str) -> Handler:
+        handler = self.handlers.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            allowed = ", ".join([*self.handlers, *(["HEAD"] if "GET" in self.handlers else []), "OPTIONS"])
+            raise Problem(
+                405, f"{method} is not for this path: {allowed}", code="method_not_allowed", headers={"Allow": allowed}
+            )
+        return handler
+
+    async def _watched(
+        self, handler: Handler, call: Call, receive: Receive, send: Send, headers: Mapping[str, str]
+    ) -> int:
+        """Ask the handler and send its answer, until the client goes away."""
+        work = asyncio.ensure_future(self._work(handler, call, send, headers))
+        gone = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise Disconnected
+        except asyncio.CancelledError:
+            work.cancel()
+            await asyncio.wait({work})
+            if work.cancelled() or not self.service.cutting:
+                raise
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+                with suppress(BaseException):
+                    await work
+        return work.result()
+
+    async def _work(self, handler: Handler, call: Call, send: Send, headers: Mapping[str, str]) -> int:
+        answer: Answer | None = None
+        try:
+            answer = await handler(call)
+            if call.ignored:
+                headers = {**headers, "x-llama-cffi-ignored": ",".join(call.ignored)}
+            return await answer.send(send, headers)
+        except asyncio.CancelledError:
+            if self.service.cutting and isinstance(answer, Events) and await answer.cut(send, cut_off()):
+                return 200
+            raise
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+__all__ = ["Call", "Endpoint", "Handler", "make_id"]

@@ -1,0 +1,92 @@
+"""The messages of a request as the package takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_cffi.server.problem import Problem, unsupported, wrong
+from llama_cffi.server.values import items, typed
+
+MAX_MESSAGES, MAX_TOOLS, TOOLS_BYTES = 4096, 128, 256 << 10
+
+_ROLES = {"developer": "system", "function": "tool"}
+_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Parts that are text, and where they have it."""
+_MEDIA = ("image_url", "input_image", "input_audio", "input_video", "file", "input_file", "image", "video_url")
+_KEPT = ("tool_calls", "tool_call_id", "reasoning_content")
+
+
+def read_messages(value: Any) -> list[dict[str, Any]]:
+    """Return the messages; :class:`Problem` names the place of what is wrong."""
+    found = items("messages", value, MAX_MESSAGES)
+    if not found:
+        raise wrong("messages", "is empty: there is nothing to reply to")
+    return [_message(one, f"messages[{i}]") for i, one in enumerate(found)]
+
+
+def _message(value: Any, place: str) -> dict[str, Any]:
+    message = {key: one for key, one in typed(place, value, dict).items() if one is not None}
+    role = typed(f"{place}.role", message.get("role"), str)
+    role = _ROLES.get(role, role)
+    found: dict[str, Any] = {"role": role, "content": _content(message.get("content", ""), f"{place}.content")}
+    found.update((key, message[key]) for key in _KEPT if key in message)
+    if "reasoning" in message:
+        found.setdefault("reasoning_content", typed(f"{place}.reasoning", message["reasoning"], str))
+    if role == "tool" and "name" in message:
+        found["name"] = typed(f"{place}.name", message["name"], str)
+    return found
+
+
+def _content(value: Any, place: str) -> str:
+    if isinstance(value, str):
+        return value
+    parts = []
+    for i, part in enumerate(items(place, value, MAX_MESSAGES)):
+        kind = typed(f"{place}[{i}]", part, dict).get("type")
+        if kind in _MEDIA:
+            raise Problem(
+                400, f"{place}[{i}]: only text can be given to this model, not {kind}",
+                code="unsupported_content", param=f"{place}[{i}].type",
+            )  # fmt: skip
+        if kind not in _TEXTS:
+            raise wrong(f"{place}[{i}].type", f"must be text, got {kind!r:.60}")
+        key = _TEXTS[kind]
+        parts.append(typed(f"{place}[{i}].{key}", part.get(key), str))
+    return "".join(parts)
+
+
+def read_tools(tools: Any, choice: Any) -> tuple[list[Any], Any]:
+    """Return the tools, and which of them must be called, as the package takes them."""
+    import orjson
+
+    found = items("tools", [] if tools is None else tools, MAX_TOOLS)
+    for i, tool in enumerate(found):
+        if typed(f"tools[{i}]", tool, dict).get("type") != "function":
+            raise unsupported(f"tools[{i}].type", "must be function")
+        typed(f"tools[{i}].function", tool.get("function"), dict)
+    if found and len(orjson.dumps(found)) > TOOLS_BYTES:
+        raise wrong("tools", f"have more than {TOOLS_BYTES} bytes")
+    if choice is None or choice in ("auto", "none", "required"):
+        return found, choice
+    kind = typed("tool_choice", choice, dict).get("type")
+    if kind == "function":
+        _name("tool_choice.function", choice.get("function"))
+        return found, choice
+    if kind == "allowed_tools":
+        allowed = typed("tool_choice.allowed_tools", choice.get("allowed_tools", choice), dict)
+        mode = allowed.get("mode", "auto")
+        if mode not in ("auto", "required"):
+            raise wrong("tool_choice.allowed_tools.mode", f"must be auto or required, got {mode!r:.60}")
+        place = "tool_choice.allowed_tools.tools"
+        names = [_name(f"{place}[{i}]", typed(f"{place}[{i}]", one, dict).get("function", one))
+                 for i, one in enumerate(items(place, allowed.get("tools"), MAX_TOOLS))]  # fmt: skip
+        return [tool for tool in found if tool["function"].get("name") in names], mode
+    raise wrong("tool_choice.type", f"must be function or allowed_tools, got {kind!r:.60}")
+
+
+def _name(place: str, value: Any) -> str:
+    name: str = typed(f"{place}.name", typed(place, value, dict).get("name"), str)
+    return name
+
+
+__all__ = ["MAX_MESSAGES", "MAX_TOOLS", "read_messages", "read_tools"]

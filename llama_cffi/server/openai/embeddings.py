@@ -1,0 +1,75 @@
+"""POST /v1/embeddings."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from llama_cffi.core.prompt import Prompt
+from llama_cffi.errors import TokenError
+from llama_cffi.server.exchange import Call
+from llama_cffi.server.fields import Field, read_fields
+from llama_cffi.server.openai.completions import read_prompts
+from llama_cffi.server.problem import Problem, wrong
+from llama_cffi.server.response import Answer, json_answer
+from llama_cffi.server.values import flag, integer, one_of, text
+
+EMBEDDING_FIELDS: tuple[Field, ...] = (
+    Field.of("encoding_format", one_of("float", "base64")),
+    Field.of("dimensions", integer(1)),
+    Field.of("embd_normalize", integer(-1, 2)),
+    Field.of("truncate", flag),
+    Field.of("model", text(256)),
+)
+
+
+async def embeddings(call: Call) -> Answer:
+    """Make vectors of texts."""
+    llm = call.service.llm
+    asked = read_fields(call, EMBEDDING_FIELDS, frozenset({"input"}))
+    call.service.check_model(asked.take("model"))
+    inputs = read_prompts(call.body.get("input"), call.service.settings.max_inputs, "input")
+    for i, one in enumerate(inputs):
+        if not len(one):
+            raise wrong(f"input[{i}]", "is empty")
+    vocab, width = llm.llama.model.vocab, llm.llama.model.n_embd_out
+    dimensions = asked.take("dimensions")
+    if dimensions is not None and dimensions > width:
+        raise wrong("dimensions", f"must be at most {width}, got {dimensions}")
+    norm = asked.take("embd_normalize", 2)
+    try:
+        texts: list[Any] = [one if isinstance(one, str) else Prompt(vocab.check_tokens(one).tolist()) for one in inputs]
+    except TokenError as error:
+        hint = "clients of LangChain send texts with check_embedding_ctx_length=False"
+        raise Problem(400, f"input: {error.message}; {hint}", code="invalid_token", param="input") from None
+    found = await llm.embed(texts, normalize=False, truncate=bool(asked.take("truncate")))
+    if found.pooling == "none":
+        raise Problem(400, "this model has a vector for each token, and none for a text", code="unsupported_parameter")
+    array = _normalized(found.array[:, :dimensions], norm)
+    plain = asked.take("encoding_format", "float") == "float"
+    rows = array.tolist() if plain else [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in array]
+    n = sum(found.n_tokens)
+    return json_answer(
+        {
+            "object": "list",
+            "model": call.service.id,
+            "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
+            "usage": {"prompt_tokens": n, "total_tokens": n},
+        }
+    )
+
+
+def _normalized(array: Any, norm: int) -> Any:
+    """Divide rows as ``embd_normalize`` of llama-server says: to a largest number, a sum or a length."""
+    if norm < 0:
+        return array
+    if norm == 0:
+        lengths = np.abs(array).max(axis=1, keepdims=True) / 32760.0
+    else:
+        lengths = np.linalg.norm(array, ord=norm, axis=1, keepdims=True)
+    return np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
+
+
+__all__ = ["embeddings"]

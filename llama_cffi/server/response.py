@@ -1,0 +1,135 @@
+"""Answers: whole ones, and streams of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from llama_cffi.server.problem import Dialect, Problem, problem_of
+
+if TYPE_CHECKING:
+    from starlette.types import Send
+
+DONE = b"data: [DONE]\n\n"
+PING = b":\n\n"
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+class Answer(Protocol):
+    """What a handler returns."""
+
+    async def send(self, send: Send, headers: Mapping[str, str]) -> int:
+        """Send it, with further headers, and return its status."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An answer that is ready."""
+
+    content: bytes
+    status: int = 200
+    type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def send(self, send: Send, headers: Mapping[str, str]) -> int:
+        """See :class:`Answer`."""
+        length = {"content-type": self.type, "content-length": str(len(self.content))}
+        await send(_start(self.status, {**length, **headers, **self.headers}))
+        await send({"type": "http.response.body", "body": self.content})
+        return self.status
+
+
+def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Whole:
+    """Return an answer of JSON."""
+    return Whole(orjson.dumps(value), status, headers=headers or {})
+
+
+def problem_answer(problem: Problem, dialect: Dialect) -> Whole:
+    """Return the answer to what cannot be answered."""
+    return json_answer(problem.body(dialect), problem.status, problem.headers)
+
+
+def event(value: Any) -> bytes:
+    """Return a server-sent event with JSON data."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+@dataclass
+class Events:
+    """An answer that comes in server-sent events.
+
+    The status waits for the first event, or for the first ping: what is wrong with the request still gets its own
+    status. What fails later becomes a last event.
+    """
+
+    frames: AsyncGenerator[bytes, None]
+    dialect: Dialect
+    request_id: str
+    ping_seconds: float | None
+    """After so many seconds without an event a comment is sent; None sends none."""
+    _began: bool = False
+
+    async def send(self, send: Send, headers: Mapping[str, str]) -> int:
+        """See :class:`Answer`."""
+        lock = asyncio.Lock()
+
+        async def write(data: bytes, more: bool = True) -> None:
+            async with lock:
+                if not self._began:
+                    self._began = True
+                    await send(_start(200, {**headers, **_STREAM_HEADERS}))
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+
+        async def ping(seconds: float) -> None:
+            nonlocal last
+            while True:
+                await asyncio.sleep(max(0.001, last + seconds - loop.time()))
+                if loop.time() - last >= seconds:
+                    last = loop.time()
+                    await write(PING)
+
+        pinging = None if self.ping_seconds is None else asyncio.ensure_future(ping(self.ping_seconds))
+        try:
+            async with aclosing(self.frames) as frames:
+                async for frame in frames:
+                    last = loop.time()
+                    await write(frame)
+        except Exception as error:
+            if not self._began:
+                raise
+            await write(self.last_words(problem_of(error, self.request_id)))
+        finally:
+            if pinging is not None:
+                pinging.cancel()
+        await write(b"", more=False)
+        return 200
+
+    async def cut(self, send: Send, problem: Problem) -> bool:
+        """End a stream that was cancelled with an error; False when nothing of it was sent."""
+        if self._began:
+            await send({"type": "http.response.body", "body": self.last_words(problem), "more_body": False})
+        return self._began
+
+    def last_words(self, problem: Problem) -> bytes:
+        """Return the event of what went wrong."""
+        return event(problem.body(self.dialect))
+
+
+def _start(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
+    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": pairs}
+
+
+__all__ = ["DONE", "PING", "Answer", "Events", "Whole", "event", "json_answer", "problem_answer"]

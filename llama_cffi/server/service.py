@@ -1,0 +1,147 @@
+"""The model behind the server, from before it is loaded until it is closed, and the requests that run."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_cffi.server.problem import Problem
+from llama_cffi.server.settings import Settings
+
+if TYPE_CHECKING:
+    from llama_cffi.aio.llama import AsyncLlama
+
+State = Literal["loading", "ready", "failed", "draining"]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What clients are told of the model."""
+
+    path: str
+    """The name of its file, without the folder."""
+    fingerprint: str
+    created: int
+    """Seconds since 1970: when the file was last changed."""
+    n_ctx: int
+    """Tokens that one request can use."""
+    slots: int
+    meta: dict[str, Any]
+
+
+class Service:
+    """One model. ``open_model`` opens it, when :meth:`load` runs."""
+
+    def __init__(self, open_model: Callable[[], Awaitable[AsyncLlama]], settings: Settings, default_name: str) -> None:
+        self.settings = settings
+        self.names = settings.names or (default_name,)
+        self.started = time.time()
+        self.state: State = "loading"
+        self.load_seconds = 0.0
+        self.tasks: set[asyncio.Task[None]] = set()
+        """One for each request that is being answered."""
+        self.cutting = False
+        """Whether what still runs is being ended."""
+        self._open = open_model
+        self._llm: AsyncLlama | None = None
+
+    async def load(self) -> None:
+        """Open the model; raises what that raises."""
+        began = time.perf_counter()
+        try:
+            self._llm = await self._open()
+            await asyncio.to_thread(lambda: self.card)
+        except BaseException:
+            self.state = "failed"
+            raise
+        self.load_seconds = time.perf_counter() - began
+        if self.state == "loading":
+            self.state = "ready"
+
+    @property
+    def id(self) -> str:
+        """The name of the model."""
+        return self.names[0]
+
+    @property
+    def loaded(self) -> AsyncLlama | None:
+        """The model; None before it is loaded."""
+        return self._llm
+
+    @property
+    def llm(self) -> AsyncLlama:
+        """The model, for a new request; :class:`Problem` 503 where none can be answered."""
+        if self.state == "draining":
+            raise Problem(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
+        if self._llm is None:
+            if self.state == "failed":
+                raise Problem(503, "the model could not be loaded", code="engine_failed")
+            raise Problem(503, "Loading model", code="model_loading", headers={"Retry-After": "2"})
+        if self._llm.stats().failed:
+            raise Problem(503, "the engine has failed", code="engine_failed")
+        return self._llm
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """What clients are told of the model, once it is loaded."""
+        if self._llm is None:
+            raise Problem(503, "Loading model", code="model_loading")
+        llama = self._llm.llama
+        model, context = llama.model, llama.context
+        path = Path(str(model.path))
+        try:
+            created = int(path.stat().st_mtime)
+        except OSError:
+            created = int(self.started)
+        digest = hashlib.blake2b(repr(model.fingerprint).encode(), digest_size=6).hexdigest()
+        meta = {
+            "vocab_type": int(model.vocab.type),
+            "n_vocab": len(model.vocab),
+            "n_ctx": context.n_ctx_seq,
+            "n_ctx_train": model.n_ctx_train,
+            "n_embd": model.n_embd,
+            "n_params": model.n_params,
+            "size": model.size,
+            "ftype": model.desc,
+        }
+        return ModelCard(path.name, f"llama_cffi-{digest}", created, context.n_ctx_seq, context.n_seq_max, meta)
+
+    def check_model(self, name: str | None) -> None:
+        """Raise :class:`Problem` for a model that is asked for and not here."""
+        if name is not None and self.settings.strict_model and name not in self.names:
+            raise Problem(
+                404, f"the model {name!r} does not exist; there is {self.id}", code="model_not_found", param="model"
+            )
+
+    def begin_drain(self) -> None:
+        """Take no more requests, and end those that run when their time is over. Twice ends them at once."""
+        if self.state == "draining":
+            self.cut()
+            return
+        self.state = "draining"
+        asyncio.get_running_loop().call_later(self.settings.drain_timeout, self.cut)
+
+    def cut(self) -> None:
+        """End every request with an error, in the form of its dialect."""
+        self.cutting = True
+        for task in tuple(self.tasks):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Close the model."""
+        if self._llm is not None:
+            await self._llm.aclose()
+
+
+def cut_off() -> Problem:
+    """Return the problem of a request that the end of the server cut."""
+    return Problem(503, "the server is shutting down", code="shutting_down")
+
+
+__all__ = ["ModelCard", "Service", "State", "cut_off"]

@@ -1,0 +1,50 @@
+"""How a server behaves: names, keys, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What ``llama-cffi serve`` is told beside the model."""
+
+    names: tuple[str, ...] = ()
+    """What the model is called; the first is its id. By default it is the name of the file."""
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Keys of which a client must send one; without any, everybody may ask."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages beside local ones; ``*`` is all."""
+    local_pages: bool = True
+    """Whether web pages of this machine may ask."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the Host header beside local ones."""
+    check_host: bool = True
+    """Whether the Host header must name this machine, as it is where only this machine can connect."""
+    strict_model: bool = False
+    """Whether another name than the model's own is refused."""
+    strict_fields: bool = False
+    """Whether an unknown field is refused."""
+    prefill_assistant: bool = True
+    """Whether a last message of the assistant is the beginning of the reply."""
+    metrics: bool = True
+    public_metrics: bool = False
+    """Whether ``/metrics`` needs no key."""
+    max_body: int = 16 << 20
+    """Bytes."""
+    max_connections: int = 1024
+    """Requests at once, waiting ones included."""
+    max_n: int = 16
+    max_prompts: int = 64
+    max_inputs: int = 2048
+    default_max_tokens: int | None = None
+    """What is generated at most where the client does not say."""
+    request_timeout: float = 600.0
+    """Seconds of a request, waiting included."""
+    drain_timeout: float = 30.0
+    """Seconds that running requests have when the server is told to end."""
+    ping_interval: float = 30.0
+    """Seconds without an event after which a stream gets a comment."""
+
+
+__all__ = ["Settings"]

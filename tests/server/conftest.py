@@ -1,0 +1,115 @@
+"""A server with the demo model, on a free port, in a thread of the tests' own process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llama_cffi import AsyncLlama
+
+if TYPE_CHECKING:
+    from llama_cffi.engine.snapshot import EngineSnapshot
+    from llama_cffi.server.service import Service
+
+# One thread: several wait for each other, which takes long on a busy machine.
+OPTIONS: Any = {"n_ctx": 1024, "n_seq_max": 2, "overflow": "shift", "max_waiting": 4}
+OPTIONS |= {"n_threads": 1, "n_threads_batch": 1}
+
+
+@dataclass
+class Running:
+    """A server that answers."""
+
+    port: int
+    service: Service
+    llm: AsyncLlama
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def stats(self) -> EngineSnapshot:
+        return self.llm.stats()
+
+    def until(self, condition: Callable[[EngineSnapshot], bool]) -> EngineSnapshot:
+        """Wait until the engine's counts are so."""
+        for _ in range(4000):
+            stats = self.stats
+            if condition(stats):
+                return stats
+            time.sleep(0.005)
+        raise AssertionError(f"it does not come true: {stats}")
+
+    def until_idle(self) -> EngineSnapshot:
+        """Wait until nothing runs, waits or is being answered."""
+        found = self.until(lambda stats: stats.running == stats.waiting == 0 and not self.service.tasks)
+        return found
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Running]:
+    uvicorn = pytest.importorskip("uvicorn", reason="needs the extra llama-cffi[server]")
+    pytest.importorskip("starlette", reason="needs the extra llama-cffi[server]")
+    pytest.importorskip("orjson", reason="needs the extra llama-cffi[server]")
+    from llama_cffi.server.app import make_app
+    from llama_cffi.server.run import bind
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
+
+    made: list[AsyncLlama] = []
+
+    async def open_model() -> AsyncLlama:
+        made.append(await AsyncLlama.demo(**OPTIONS))
+        return made[0]
+
+    service = Service(open_model, Settings(names=("demo", "org/other"), max_body=1 << 20), "demo")
+    sock = bind("127.0.0.1", 0)
+    config = uvicorn.Config(make_app(service), lifespan="off", log_config=None, server_header=False)
+    running = uvicorn.Server(config)
+    failed: list[BaseException] = []
+
+    async def main() -> None:
+        try:
+            await service.load()
+            await running.serve(sockets=[sock])
+        finally:
+            await service.close()
+
+    def work() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            failed.append(error)
+
+    port = sock.getsockname()[1]
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not running.started and not failed:
+        time.sleep(0.01)
+    assert not failed
+    yield Running(port, service, made[0])
+    running.should_exit = True
+    thread.join()
+    assert not failed
+
+
+@pytest.fixture
+def ask(server: Running) -> Iterator[Callable[..., Any]]:
+    """Posts JSON, or gets where there is none."""
+    httpx = pytest.importorskip("httpx")
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+
+        def send(path: str, body: Any = None, **headers: str) -> Any:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            if body is None:
+                return client.get(path, headers=names)
+            return client.post(path, json=body, headers=names)
+
+        yield send

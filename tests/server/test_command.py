@@ -1,0 +1,128 @@
+"""``llama-cffi serve`` in a process of its own: its one line, signals, and what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra llama-cffi[server]")
+httpx = pytest.importorskip("httpx")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server and its URL."""
+    command = [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", "0", "-c", "512", "-t", "1", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            match = re.match(r"(http://127\.0\.0\.1:\d+) serves (\S+)", line)
+            assert match, (line, process.stderr and process.stderr.read())
+            yield process, match[1]
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def wait_ready(url: str) -> None:
+    for _ in range(3000):
+        # The port is open before the model is there.
+        found = httpx.get(f"{url}/readyz", timeout=60)
+        if found.status_code == 200:
+            return
+        assert found.status_code == 503
+        time.sleep(0.02)
+    raise AssertionError("it does not become ready")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_signal_ends_streams_with_an_error_and_the_process_with_0(stream: bool) -> None:
+    body = {"prompt": "Once upon a time", "stream": stream, "ignore_eos": True}
+    with serving("--context-shift", "--drain-timeout", "0", "--alias", "tiny") as (process, url):
+        wait_ready(url)
+        with httpx.Client(base_url=url, timeout=60) as client:
+            if stream:
+                with client.stream("POST", "/v1/completions", json=body) as response:
+                    lines = response.iter_lines()
+                    assert json.loads(next(lines)[6:])["model"] == "tiny"
+                    process.send_signal(signal.SIGTERM)
+                    last = [line for line in lines if line][-1]
+                found = json.loads(last[6:])
+            else:
+                data = json.dumps(body).encode()
+                address = (httpx.URL(url).host, httpx.URL(url).port)
+                with closing(socket.create_connection(address, timeout=60)) as sock:
+                    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+                    sock.sendall(head.encode() + data)
+                    while "requests_running{" not in (text := client.get("/metrics").text) or not re.search(
+                        r"requests_running\{[^}]*\} 1\n", text
+                    ):
+                        time.sleep(0.01)
+                    process.send_signal(signal.SIGINT)
+                    with sock.makefile("rb") as file:
+                        answer = file.read()
+                assert answer.startswith(b"HTTP/1.1 503")
+                found = json.loads(answer.partition(b"\r\n\r\n")[2])
+        assert found["error"]["code"] == "shutting_down"
+        assert process.wait(60) == 0
+
+
+def test_a_request_that_runs_may_finish() -> None:
+    body = {"prompt": "Once upon a time", "stream": True, "ignore_eos": True, "max_tokens": 100, "temperature": 0}
+    with serving("--context-shift") as (process, url):
+        wait_ready(url)
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            left = [line for line in lines if line]
+        assert left[-1] == "data: [DONE]"
+        assert json.loads(left[-2][6:])["choices"][0]["finish_reason"] == "length"
+        assert process.wait(60) == 0
+
+
+def test_a_port_that_is_taken_is_said_so() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", port],
+            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_model_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"no model")
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", "0", "-m", str(file)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "x.gguf" in done.stderr
+
+
+def test_nothing_of_it_is_imported_before_it_is_needed() -> None:
+    names = "n for n in ('starlette', 'uvicorn', 'orjson') if n in sys.modules"
+    code = f"import sys, llama_cffi, llama_cffi.cli.app; print(*({names}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.stdout, done.stderr) == ("\n", "")
