@@ -167,8 +167,13 @@ def test_json(llm: llama_cffi.Llama) -> None:
     assert report["stop_sequence"] is None
     assert report["seed"] == 7
     assert report["usage"] == {
-        "prompt_tokens": expected.usage.prompt_tokens, "cached_tokens": 0, "completion_tokens": 20,
-    }  # fmt: skip
+        "prompt_tokens": expected.usage.prompt_tokens,
+        "cached_tokens": 0,
+        "completion_tokens": 20,
+        "reasoning_tokens": 0,
+        "host_tokens": 0,
+        "disk_tokens": 0,
+    }
     assert report["timings"]["decode_tokens_per_second"] > 0
     assert report["model"] == {"path": str(llm.model.path), "description": llm.model.desc}
 
