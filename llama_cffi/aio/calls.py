@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_cffi._util.fork import after_fork, made_elsewhere
+from llama_cffi._util.progress import Progress, reporting
 from llama_cffi._util.worker import ThreadPool
 from llama_cffi.aio.delivery import Delivery
 from llama_cffi.aio.stream import AsyncStream, Started
@@ -98,18 +99,20 @@ class Calls:
         return await self._on(self._computing, call)
 
     async def call_with_progress(
-        self, call: Callable[..., T], progress: Callable[[float], object] | None, *args: Any, **options: Any
+        self, call: Callable[..., T], progress: Progress | None, *args: Any, **options: Any
     ) -> T:
         """As :meth:`compute`, for a call that takes ``progress``: the end of the task ends it."""
         cancelled = False
 
-        def report(part: float) -> object:
-            if cancelled or self.closed:
-                raise _Cancelled
-            return progress(part) if progress is not None else None
-
         try:
-            return await self.compute(partial(call, *args, progress=report, **options))
+            with reporting(progress, "computing") as told:
+
+                def report(part: float) -> object:
+                    if cancelled or self.closed:
+                        raise _Cancelled
+                    return told(part) if told is not None else None
+
+                return await self.compute(partial(call, *args, progress=report, **options))
         except _Cancelled:
             raise ClosedError("this AsyncLlama is closed") from None
         finally:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self, Unpack
 
+    from llama_cffi._util.progress import Progress
     from llama_cffi.aio.session import AsyncChatSession
-    from llama_cffi.core.model import Model, ProgressCallback
+    from llama_cffi.core.model import Model
     from llama_cffi.engine.snapshot import EngineSnapshot
     from llama_cffi.llama import Messages, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
@@ -296,7 +297,7 @@ class AsyncLlama(ProcessBound):
         self,
         texts: str | Sequence[str],
         *,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],
     ) -> Embeddings:
         """Return vectors of texts; see :meth:`Llama.embed`."""
@@ -315,7 +316,7 @@ class AsyncLlama(ProcessBound):
         query: str,
         documents: Sequence[str],
         *,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         **options: Unpack[opt.RerankOptions],
     ) -> list[Ranked]:
         """Return the documents in the order of how well they fit the query; see :meth:`Llama.rerank`."""
@@ -339,7 +340,7 @@ class AsyncLlama(ProcessBound):
         self,
         text: str | Tokens,
         *,
-        progress: ProgressCallback | None = None,
+        progress: Progress | None = None,
         **options: Unpack[opt.PerplexityOptions],
     ) -> Perplexity:
         """Return the perplexity of a text; see :meth:`Llama.perplexity`."""
@@ -347,10 +348,15 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.ScoreOptions)
     async def score(
-        self, prefix: str | Tokens, continuations: Sequence[str | Sequence[int]], **options: Unpack[opt.ScoreOptions]
+        self,
+        prefix: str | Tokens,
+        continuations: Sequence[str | Sequence[int]],
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[opt.ScoreOptions],
     ) -> list[Score]:
         """Return how likely each continuation is after a prefix; see :meth:`Llama.score`."""
-        return await self._calls.compute(partial(self._llama.score, prefix, continuations, **options))
+        return await self._calls.call_with_progress(self._llama.score, progress, prefix, continuations, **options)
 
     # -- the whole
 

@@ -206,6 +206,15 @@ def test_a_llama_of_the_caller_becomes_threaded_and_stays_open(sync: Llama) -> N
         AsyncLlama(sync, n_ctx=5)
 
 
+def test_progress_of_scores(llm: AsyncLlama) -> None:
+    parts: list[float] = []
+    scores = run(lambda: llm.score("Once", [" upon", " cat"], progress=parts.append))
+    assert len(scores) == 2
+    assert parts[-1] == 1.0
+    with pytest.raises(TypeError, match="progress"):
+        run(lambda: llm.score("Once", [" upon"], progress="yes"))  # type: ignore[arg-type]
+
+
 # -- what ends early
 
 
