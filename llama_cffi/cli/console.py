@@ -20,6 +20,11 @@ from llama_cffi.errors import LlamaCffiError
 FAILURE, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
 """Exit codes; 2 is typer's own for wrong usage. 141 is what a shell shows for death by SIGPIPE."""
 
+
+class Terminated(SystemExit):
+    """The end of a command by SIGTERM."""
+
+
 _EXPECTED = (LlamaCffiError, ImportError, OSError, ValueError)
 """What a user can cause and mend. ValueError is how the library refuses an option; anything else is a bug."""
 
@@ -54,6 +59,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 traceback.print_exc()
             broken = isinstance(error, ImportError)  # LibraryError is one
             fail(describe(error, flags_of(function)) + "\nSee also: llama-cffi doctor" * broken)
+        except Terminated:
+            raise
         except SystemExit as error:
             # Only the caller's own code does that: a tool that is called.
             fail(f"a tool ended the program with sys.exit({'' if error.code is None else repr(error.code)})")

@@ -136,4 +136,4 @@ def _file(source: Path, folder: Path) -> Iterator[Path]:
 
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(_TERMINATED)
+    raise console.Terminated(_TERMINATED)

@@ -110,7 +110,7 @@ OWN = {"x86_64": 62, "aarch64": 183}.get(elf.this_machine(), 0)
         (b"\xcf\xfa\xed\xfe\x07\0", "macOS library"),
         (b"\0\1\2\3", "not an ELF file"),
         (b"\x7fELF", "cut off"),
-        (b"\x7fELF" + bytes(60), "makes no sense"),
+        (b"\x7fELF" + bytes(60), "its header is not valid"),
         (header(machine=MACHINE), f"for {OTHER_NAME}, and this computer is {elf.this_machine()}"),
         (header(machine=4711), "for machine 4711"),
         (header(machine=OWN, kind=2), "a program, not a shared library"),

@@ -198,7 +198,7 @@ def test_state(found: dict[str, Any]) -> None:
     story, same, n_prompt, n_cached = found["prefix"]
     assert story == same
     assert n_cached == n_prompt - 1
-    assert "no saved state" in found["no_state"]
+    assert "not a saved state" in found["no_state"]
 
 
 def test_what_came_later_is_refused_with_its_release(version: str, found: dict[str, Any]) -> None:
