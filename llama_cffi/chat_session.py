@@ -12,7 +12,7 @@ from llama_cffi._util.arguments import check_path, whole_number
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.shown import shown
-from llama_cffi.errors import MessageError
+from llama_cffi.errors import BusyError, MessageError
 from llama_cffi.options import ChatOptions, ReplyOptions, RunOptions, ToolOptions, check_options
 from llama_cffi.prompt.messages import Message, check_history, check_messages
 from llama_cffi.reply.completion import FinishReason
@@ -86,6 +86,8 @@ class Conversation(ProcessBound, Generic[C]):
         """Add what was asked and the reply to it, if the chunk has one that was not cancelled."""
         reply = chunk.reply
         if reply is not None and reply.finish_reason is not FinishReason.CANCELLED:
+            if self._messages != asked[: len(self._messages)] or len(asked) - len(self._messages) > 1:
+                raise BusyError("the conversation went on otherwise during this turn: one turn at a time, or fork()")
             self._messages = [*asked, reply.message]
         return chunk
 

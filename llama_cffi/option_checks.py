@@ -91,4 +91,26 @@ CHECKS: Mapping[str, args.Check] = {
 """What is checked of an option before anything else; ranges that depend on a model are checked where they are known."""
 
 
-__all__ = ["CHECKS"]
+OTHER_NAMES: Mapping[str, str] = {
+    "chat_format": "chat_template",
+    "functions": "tools",
+    "guided_json": "schema",
+    "guided_regex": "schema=Regex(...)",
+    "json_schema": "schema",
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "model_path": "the first argument",
+    "n_predict": "max_tokens",
+    "response_format": "schema",
+    "response_model": "schema",
+    "stop_sequences": "stop",
+    "stream": "a method whose name begins with stream",
+    "system": "a message with the role system",
+    "temp": "temperature",
+    "timeout": "max_seconds",
+    "top_logprobs": "logprobs",
+}
+"""What other libraries call it, and what it is called here."""
+
+
+__all__ = ["CHECKS", "OTHER_NAMES"]

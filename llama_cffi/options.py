@@ -13,7 +13,7 @@ from llama_cffi._util import arguments as args
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.model_options import ModelOptions
 from llama_cffi.engine.sampling_params import SamplingKwargs
-from llama_cffi.option_checks import CHECKS
+from llama_cffi.option_checks import CHECKS, OTHER_NAMES
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
@@ -336,7 +336,10 @@ def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         from difflib import get_close_matches
 
-        near = [name for one in sorted(unknown) for name in get_close_matches(one, kind.__annotations__, n=1)]
+        renamed = [OTHER_NAMES[one] for one in sorted(unknown) if one in OTHER_NAMES]
+        near = renamed or [
+            name for one in sorted(unknown) for name in get_close_matches(one, kind.__annotations__, n=1)
+        ]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise TypeError(f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}{hint}")
     given = {name: value for name, value in options.items() if value is not None}

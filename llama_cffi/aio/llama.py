@@ -367,8 +367,7 @@ class AsyncLlama(ProcessBound):
     async def drain(self, timeout: float | None = None) -> None:
         """Take no more calls, and return when those that run have ended.
 
-        Raises :class:`TimeoutError` when some still run after ``timeout`` seconds; they go on, and :meth:`aclose` ends
-        them.
+        Raises :class:`TimeoutError` when some still run after ``timeout`` seconds: they go on until :meth:`aclose`.
         """
         await self._calls.drain(timeout)
 

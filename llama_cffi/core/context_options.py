@@ -150,6 +150,11 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
             f"n_batch must be at least n_seq_max={n_seq_max}, because each sequence needs a place in a batch, "
             f"got {n_batch}"
         )
+    if 0 < n_ctx < n_seq_max:
+        raise ValueError(
+            f"the context must have at least a cell for each of n_seq_max={n_seq_max} sequences, and has {n_ctx}: "
+            "give a larger n_ctx or a smaller n_seq_max"
+        )
     return n_ctx, n_batch, n_ubatch, n_seq_max
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import json
 import string
 from decimal import Decimal
@@ -80,6 +81,9 @@ def adapter_of(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
 
     Raises :class:`SchemaError` for what is not a type, and for one whose texts no grammar describes, by its name.
     """
+    if inspect.isroutine(schema):
+        # pydantic would make a type of its parameters, and call it with what was generated.
+        raise SchemaError(f"a function is not a type of texts: {shown(schema)}; tools= takes functions")
     try:
         return _of_hashable_type(schema)
     except TypeError:

@@ -130,6 +130,8 @@ def prepare_more(
     prompts: Iterable[str | Tokens], spec: GenerateSpec, formats: ModelFormats, defaults: Defaults
 ) -> Iterator[Prepared[Chunk]]:
     """Prepare texts one by one as they come, each as the spec has it. A schema is compiled once, by this call."""
+    if isinstance(prompts, (str, bytes, Prompt)) or not isinstance(prompts, Iterable):
+        raise TypeError(f"prompts must be a list or another iterable of prompts, not {type(prompts).__name__}")
     structure = _text_structure(spec, formats)
     return (_prepared(plain_prompt(prompt), spec, formats, defaults, structure) for prompt in prompts)
 

@@ -1,0 +1,69 @@
+"""What a new user tries, and what is said then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llama_cffi import AsyncLlama, Llama
+from llama_cffi.errors import BusyError, SchemaError
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[Llama]:
+    with Llama.demo(n_ctx=256, n_threads=1) as llm:
+        yield llm
+
+
+def test_a_turn_during_another_one_is_refused(llm: Llama) -> None:
+    session = llm.session(max_tokens=4)
+    stream = session.stream_chat("tell me")
+    next(iter(stream))
+    session.chat("interleaved")
+    with pytest.raises(BusyError, match="one turn at a time"):
+        list(stream)
+    assert [message["content"] for message in session.messages][0] == "interleaved"
+
+    async def both() -> list[Any]:
+        talk = AsyncLlama(llm).session(max_tokens=4)
+        found = await asyncio.gather(talk.chat("hi"), talk.chat("ho"), return_exceptions=True)
+        assert len(talk) == 2
+        return list(found)
+
+    found = asyncio.run(both())
+    assert sum(isinstance(one, BusyError) for one in found) == 1
+
+
+def test_a_text_is_not_a_list_of_prompts(llm: Llama) -> None:
+    for wrong in ("abc", None, 5):
+        with pytest.raises(TypeError, match="prompts must be a list"):
+            llm.map(wrong)  # type: ignore[arg-type]
+
+
+def test_a_function_is_not_a_schema(llm: Llama) -> None:
+    called = []
+    for wrong in (lambda x: called.append(x), print, llm.generate):
+        with pytest.raises(SchemaError, match="a function is not a type"):
+            llm.generate("a", schema=wrong)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [("response_format", "schema"), ("temp", "temperature"), ("n_predict", "max_tokens"), ("stream", "a method")],
+)
+def test_names_of_other_libraries(llm: Llama, name: str, here: str) -> None:
+    wrong: dict[str, Any] = {name: 1}
+    with pytest.raises(TypeError, match=f"unknown option: {name}; did you mean {here}"):
+        llm.generate("a", **wrong)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"n_ctx": 1}, {"n_ctx": 4, "n_cells": 4}, {"n_cells": 16, "n_ctx": 16, "n_seq_max": 64}]
+)
+def test_a_context_with_fewer_cells_than_sequences(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="n_seq_max"):
+        Llama.demo(**sizes)  # type: ignore[arg-type]
