@@ -25,7 +25,7 @@ def test_a_turn_during_another_one_is_refused(llm: Llama) -> None:
     session.chat("interleaved")
     with pytest.raises(BusyError, match="one turn at a time"):
         list(stream)
-    assert [message["content"] for message in session.messages][0] == "interleaved"
+    assert session.messages[0]["content"] == "interleaved"
 
     async def both() -> list[Any]:
         talk = AsyncLlama(llm).session(max_tokens=4)
