@@ -138,7 +138,7 @@ def test_what_clients_send_is_taken(ask: Ask) -> None:
                        "new_field": {"a": 1}, "logit_bias": {"5": -100}, "samplers": "kpmt", "repeat_last_n": -1,
                        "dry_penalty_last_n": -1, "top_k": -1, "response_format": {"type": "text"}})  # fmt: skip
     assert found.status_code == 200, found.text
-    assert found.json()["usage"]["completion_tokens"] == 3
+    assert 1 <= found.json()["usage"]["completion_tokens"] <= 3
     assert set(found.headers["x-llama-cffi-ignored"].split(",")) == {"user", "store", "new_field"}
 
 
