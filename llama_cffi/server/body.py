@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llama_cffi.server.nesting import next_level
 from llama_cffi.server.problem import Problem
 
 if TYPE_CHECKING:
@@ -81,12 +82,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
+        level = next_level(level)
         if not level:
             return
     raise Problem(400, f"the body is nested more than {MAX_DEPTH} deep", code="invalid_json")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llama_cffi.server.nesting import next_level
 from llama_cffi.server.problem import unsupported, wrong
 from llama_cffi.server.values import Facts, items, text, typed, wrong_type
 
@@ -41,12 +42,7 @@ def check_size(param: str, schema: Any) -> None:
             reference = one.get("$ref") if isinstance(one, dict) else None
             if isinstance(reference, str) and not reference.startswith("#"):
                 raise wrong(param, "a $ref must begin with #: other documents are not read", code="invalid_schema")
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
+        level = next_level(level)
         if not level:
             return
     raise wrong(param, f"is a schema of more than {SCHEMA_DEPTH} levels", code="invalid_schema")

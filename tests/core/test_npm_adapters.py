@@ -79,15 +79,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("version", "prunes"), [("3.22.1", True), ("3.20.0", True), ("3.18.1", False), ("3.15.1", False), ("3.12.4", False)]
-)
-def test_a_foreign_library(folder: Path, request: pytest.FixtureRequest, version: str, prunes: bool) -> None:
+def told(program: str, folder: Path, request: pytest.FixtureRequest, version: str, **variables: str) -> dict[str, Any]:
+    """What a program prints that runs with the library of a version."""
     library = library_folder(version, fetch="npm" in request.config.getoption("-m"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_CFFI_LIB": str(library)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_CFFI_LIB": str(library), **variables}
     environment.pop("LLAMA_CFFI_BINDING", None)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CHILD, folder],
+        [sys.executable, "-W", "error", "-c", program, folder],
         env=environment,
         capture_output=True,
         text=True,
@@ -95,6 +93,14 @@ def test_a_foreign_library(folder: Path, request: pytest.FixtureRequest, version
     )
     assert (done.returncode, done.stderr) == (0, "")
     found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("version", "prunes"), [("3.22.1", True), ("3.20.0", True), ("3.18.1", False), ("3.15.1", False), ("3.12.4", False)]
+)
+def test_a_foreign_library(folder: Path, request: pytest.FixtureRequest, version: str, prunes: bool) -> None:
+    found = told(CHILD, folder, request, version)
     assert found["lora"][0] < 1e-3 < 1.0 < found["lora"][1]
     assert (found["in_use"], found["pruned"]) == (2, prunes)
     assert found["vector"] < 1e-3
@@ -151,19 +157,7 @@ VERSIONS = ("3.22.1", "3.20.0", "3.18.1", "3.16.0", "3.15.1", "3.15.0", "3.14.2"
 
 
 def in_one_context(folder: Path, request: pytest.FixtureRequest, version: str, **variables: str) -> dict[str, Any]:
-    library = library_folder(version, fetch="npm" in request.config.getoption("-m"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_CFFI_LIB": str(library), **variables}
-    environment.pop("LLAMA_CFFI_BINDING", None)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ONE_CONTEXT, folder],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return told(ONE_CONTEXT, folder, request, version, **variables)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
