@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks.peers import ROOT, BenchmarkError
+from llama_cffi.core.quantize import quantize
 from tests.support import random_encoder, random_model
 from tests.support.random_encoder import SHAPE_MINI, write_random_bert
 from tests.support.random_model import SHAPE_15M, SHAPE_160M, SHAPE_DEEP, Shape, WeightType, write_random_model
@@ -22,6 +23,14 @@ PAIR_LAYERS = {"deep": 2, "small": 1}
 PAIR_ATTENTION = 0.2
 # What a token takes in memory is that of a model of a billion parameters, 32 KiB; all else is small.
 MEMORY_SHAPES = {"memory-1B": Shape(n_layer=16, n_embd=512, n_head=8, n_ff=64)}
+
+
+# What products of a few rows are measured with. Widths are multiples of 256, which K-quants need.
+ROW_SHAPES = {
+    "160M": SHAPE_160M,
+    "1B": Shape(n_layer=16, n_embd=2048, n_head=32, n_head_kv=8, n_ff=8192, n_vocab=128_256),
+}
+WEIGHTS = ("Q8_0", "Q4_K_M", "Q4_0", "Q5_K_M", "Q6_K", "F16", "BF16")
 
 
 def model_file(name: str, cache: Path, *, attention: float = 1.0) -> Path:
@@ -56,6 +65,23 @@ def pair_files(name: str, faint: float, cache: Path) -> tuple[Path, Path]:
         _cached(f"random-{name}-target{faint:g}-q8_0", recipe, (random_model,), cache, target),
         _cached(f"random-{name}-draft-q8_0", recipe, (random_model,), cache, draft),
     )
+
+
+def weights_file(name: str, weights: str, cache: Path) -> Path:
+    """The model of a shape with weights of a type, which llama.cpp quantizes; cached as :func:`model_file` does."""
+    shape = ROW_SHAPES[name]
+    recipe = repr(sorted(asdict(shape).items())).encode()
+
+    def write(path: Path) -> None:
+        write_random_model(path, shape, weights="f16")
+
+    def convert(path: Path) -> None:
+        quantize(source, path, weights)
+
+    source = _cached(f"random-{name}-f16", recipe, (random_model,), cache, write)
+    if weights == "F16":
+        return source
+    return _cached(f"random-{name}-from-f16-{weights.lower()}", recipe, (random_model,), cache, convert)
 
 
 def encoder_file(cache: Path, weights: WeightType) -> Path:
