@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from _libllama import cmake, install, source, stamp, toolchain
+from _libllama import cmake, install, kernels, source, stamp, toolchain
 from _libllama.lock import build_lock
 from _libllama.report import BuildError, from_os_error, say
 
@@ -39,6 +39,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="for old and new CPUs: every variant as a plugin (for wheels that are published)",
     )
     repeat: Any = {"action": "append", "default": []}
+    what.add_argument(
+        "--no-kernels",
+        action="store_true",
+        help="llama.cpp as it is, without this repository's kernels for decoding a few rows at once",
+    )
     what.add_argument("--cmake-arg", metavar="ARG", help="such as -DGGML_RPC=OFF; repeatable", **repeat)
     what.add_argument(
         "--tool",
@@ -82,6 +87,7 @@ def make_request(args: argparse.Namespace, src: source.Source, tools: toolchain.
         "flags": cmake.cmake_flags(src, backends, args.portable, args.cmake_arg),
         "compiler": tools.compiler,
         "cpu": "portable" if args.portable else toolchain.native_features(),
+        "kernels": None if args.no_kernels else kernels.digest(),
     }
 
 
@@ -90,6 +96,8 @@ def kept_options(args: argparse.Namespace) -> list[str]:
     options = [f"--cmake-arg={argument}" for argument in args.cmake_arg]
     if args.portable:
         options.append("--portable")
+    if args.no_kernels:
+        options.append("--no-kernels")
     if args.backend != "cpu":
         options += ["--backend", args.backend]
     if args.source:
@@ -108,13 +116,16 @@ def run(args: argparse.Namespace) -> None:
     # One tree for each of what ninja cannot see change: source folder, flags, compilers, CPU.
     identity = (str(src.path), request["flags"], request["compiler"], request["cpu"])
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:12]
+    kernel_flag = kernels.cmake_flag(not args.no_kernels)  # a path of this machine: not part of the request
     tree = cmake.BuildTree(source.ROOT / "build" / f"cmake-{key}", src.path, tools, request["cpu"])
     current = stamp.is_current(args.prefix, request) and not args.force
     if current:
         say(f"{args.prefix} is up to date ({src.commit}, {'+'.join(request['backends'])})")
     else:
+        if not args.no_kernels:
+            kernels.check(src.path)
         say(f"building llama.cpp {src.commit} ({src.kind}: {src.path}) with {tools.compiler}")
-        tree.configure([*request["flags"], *cmake.tree_flags(tools=False)])
+        tree.configure([*request["flags"], *cmake.tree_flags(tools=False), kernel_flag])
         tree.build(["llama"], args.jobs)
         about: dict[str, Any] = {
             "version": source.source_version(src.path),
@@ -133,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     missing = [name for name in args.tool if args.force or name not in present]
     if missing:
         say(f"building {', '.join(missing)}")
-        tree.configure([*request["flags"], *cmake.tree_flags(tools=True)])
+        tree.configure([*request["flags"], *cmake.tree_flags(tools=True), kernel_flag])
         tree.build(missing, args.jobs)
         install.install_tools(tree.path, args.prefix, missing)
         say(f"installed {', '.join(missing)} into {args.prefix / 'bin'}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from _libllama import cmake, fetch, install, report, source, stamp, toolchain
+from _libllama import cmake, fetch, install, kernels, report, source, stamp, toolchain
 from tests.support.fake_llama_cpp import Checkout, pack, write_tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the fake tree needs a POSIX compiler")
@@ -126,6 +126,51 @@ def test_a_moved_pin_replaces_what_was_unpacked(fake: Checkout, tree: Path) -> N
     assert fake.run().returncode == 0
     assert answer(fake.prefix) == 7
     assert len(fake.pip_log.read_text().splitlines()) == 2
+
+
+def has_kernels(prefix: Path) -> bool:
+    (library,) = (path for path in (prefix / "lib").glob("libggml-base*") if not path.is_symlink())
+    code = f"import ctypes; print(hasattr(ctypes.CDLL({str(library)!r}), 'ggml_kernels'))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "True\n"
+
+
+def test_kernels_are_in_unless_they_are_not_wanted(fake: Checkout) -> None:
+    def built(*options: str) -> tuple[bool, bool, list[str]]:
+        assert "installed" in fake.run(*options).stdout
+        made = json.loads((fake.prefix / "stamp.json").read_text())
+        assert str(fake.root) not in json.dumps(made)
+        return has_kernels(fake.prefix), made["request"]["kernels"] is not None, made["options"]
+
+    assert built() == (True, True, [])
+    assert built("--no-kernels") == (False, False, ["--no-kernels"])
+    assert "up to date" in fake.run("--no-kernels").stdout
+    assert built() == (True, True, [])
+
+
+def test_changed_kernels_are_built(fake: Checkout) -> None:
+    assert fake.run().returncode == 0
+    before = json.loads((fake.prefix / "stamp.json").read_text())["request"]["kernels"]
+    (fake.root / "kernels" / "more.h").write_text("// more\n")
+    assert "installed" in fake.run().stdout
+    assert json.loads((fake.prefix / "stamp.json").read_text())["request"]["kernels"] != before
+
+
+def test_a_llama_cpp_that_the_kernels_do_not_fit_is_refused(fake: Checkout, tree: Path) -> None:
+    traits = tree / "ggml" / "src" / "ggml-cpu" / "traits.h"
+    traits.write_text(traits.read_text().replace("int n_threads, ", ""))
+    done = fake.run("--source", str(tree))
+    assert done.returncode == 1
+    assert "traits.h has no `bool ggml_cpu_extra_work_size(int n_threads," in done.stderr
+    assert "--no-kernels" in done.stderr
+    traits.unlink()
+    assert "there is no ggml/src/ggml-cpu/traits.h" in fake.run("--source", str(tree)).stderr
+    assert fake.run("--source", str(tree), "--no-kernels").returncode == 0
+
+
+def test_the_pinned_release_is_one_that_the_kernels_fit(checkout: Path) -> None:
+    if not (checkout / "vendor" / "llama.cpp" / ".pin").is_file():
+        pytest.skip("the pinned release is not unpacked; scripts/build_libllama.py does that")
+    kernels.check(checkout / "vendor" / "llama.cpp")
 
 
 def test_prefix_elsewhere(fake: Checkout, tmp_path: Path) -> None:
@@ -360,6 +405,7 @@ def test_help_names_every_option(fake: Checkout) -> None:
         "ref",
         "backend",
         "portable",
+        "no-kernels",
         "cmake-arg",
         "tool",
         "prefix",

@@ -195,12 +195,21 @@ def _busy() -> str:
     return f"; the machine is busy, with a load of {load:.1f} on {cpus} CPUs" if load > cpus + 1 else ""
 
 
+def _kernels_text(request: dict[str, Any]) -> str | None:
+    """Whether the package's own kernels for a few rows at once are in the library; None when its build did not say."""
+    if "kernels" not in request:
+        return None
+    digest = request["kernels"]
+    return f"the package's own ({digest})" if digest else "llama.cpp's alone (built with --no-kernels)"
+
+
 def _stamp_rows(stamp: dict[str, Any]) -> list[tuple[str, str]]:
     """What the build wrote down, as far as it tells builds apart."""
     request = stamp.get("request", {})
     found = [
         ("backends", ", ".join(request.get("backends", ()))),
         ("compiler", request.get("compiler")),
+        ("kernels", _kernels_text(request)),
         ("build flags", " ".join(flag.removeprefix("-D") for flag in request.get("flags", ()))),
         ("header hash", stamp.get("header_hash")),
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 _CMAKE = """\
 cmake_minimum_required(VERSION 3.14)
-project(fake C)
+project(ggml C)
 set(LLAMA_VERSION_MAJOR 9)
 set(LLAMA_VERSION_MINOR 8)
 set(LLAMA_VERSION_PATCH 7)
@@ -25,7 +25,7 @@ if (BREAK_CONFIGURE)
 endif()
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
-add_library(ggml-base ggml/src/ggml.c)
+add_library(ggml-base ggml/src/ggml.c ggml/src/kernels.c)
 add_library(llama src/llama.c)
 target_link_libraries(llama PUBLIC ggml-base)
 set_target_properties(ggml-base llama PROPERTIES VERSION 9.8.7 SOVERSION 9)
@@ -47,6 +47,7 @@ _FILES = {
     "ggml/include/ggml-cpu.h": "/* cpu */\n",
     "ggml/include/gguf.h": "/* gguf */\n",
     "ggml/src/ggml.c": "int ggml_answer(void) { return 42; }\n",
+    "ggml/src/kernels.c": "#ifdef FAKE_KERNELS\nint ggml_kernels(void) { return 1; }\n#endif\n",
     "src/llama.c": "int ggml_answer(void);\nint llama_answer(void) { return ggml_answer(); }\n",
     "tools/common.c": "int common_answer(void) { return 1; }\n",
     "tools/bench.c": """\
@@ -63,6 +64,33 @@ int main(void) {
 }
 """,
 }
+
+# What the kernels rely on in ggml's CPU backend, as text: the fake compiles none of it.
+_CPU_FILES = {
+    "traits.h": """\
+bool ggml_cpu_extra_compute_forward(struct ggml_compute_params * params, struct ggml_tensor * op);
+bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor * op, size_t * size);
+""",
+    "traits.cpp": "bool ggml_cpu_extra_compute_forward(\nbool ggml_cpu_extra_work_size(\n",
+    "ggml-cpu.c": """\
+    if (ggml_cpu_extra_compute_forward(params, tensor)) {
+        if (!ggml_cpu_extra_work_size(n_threads, node, &cur)) {
+""",
+    "ggml-cpu-impl.h": """\
+    int ith, nth;
+    size_t wsize;
+    void * wdata;
+    struct ggml_threadpool * threadpool;
+    bool use_ref;
+void ggml_barrier(struct ggml_threadpool * tp);
+void ggml_threadpool_chunk_set(struct ggml_threadpool * tp, int value);
+int  ggml_threadpool_chunk_add(struct ggml_threadpool * tp, int value);
+""",
+}
+_FILES |= {f"ggml/src/ggml-cpu/{name}": text for name, text in _CPU_FILES.items()}
+
+# Stands in for kernels/kernels.cmake, which needs the whole of ggml.
+_KERNELS_CMAKE = "add_compile_definitions(FAKE_KERNELS)\n"
 
 # Stands in for `python -m pip`: puts $FAKE_SDIST where --dest says, or fails with $FAKE_PIP_ERROR.
 _PIP = """\
@@ -112,6 +140,8 @@ class Checkout:
         (root / "scripts").mkdir(parents=True)
         shutil.copy(scripts / "build_libllama.py", root / "scripts")
         shutil.copytree(scripts / "_libllama", root / "scripts" / "_libllama")
+        (root / "kernels").mkdir()
+        (root / "kernels" / "kernels.cmake").write_text(_KERNELS_CMAKE, encoding="utf-8")
         (folder / "fake" / "pip").mkdir(parents=True)
         (folder / "fake" / "pip" / "__init__.py").touch()
         (folder / "fake" / "pip" / "__main__.py").write_text(_PIP, encoding="utf-8")
