@@ -32,6 +32,9 @@ bool supported(Weights weights, int64_t k) {
 
 namespace {
 
+// Of several groups, each computes so many rows before the next one does: it finds them in the cache.
+constexpr int64_t ROWS_AT_ONCE = 32;
+
 size_t group_bytes(const Layout & parts, int64_t blocks, int width) {
     return parts.block_bytes(width) * static_cast<size_t>(blocks);
 }
@@ -94,7 +97,7 @@ Kernel kernel(Weights weights, int width) {
 
 size_t panel_bytes(Panel panel, int64_t k, int columns) {
     const Layout parts = layout(panel);
-    const Groups groups(columns);
+    const Groups groups(panel, columns);
     size_t bytes = 0;
     for (int group = 0; group < groups.count; group++) {
         bytes += group_bytes(parts, k / parts.block_size, groups.width(group));
@@ -105,13 +108,14 @@ size_t panel_bytes(Panel panel, int64_t k, int columns) {
 void pack(Panel panel, int64_t k, int columns, int column, int64_t first, int64_t count, const void * blocks,
           char * out) {
     const Layout parts = layout(panel);
-    const Groups groups(columns);
-    const int group = groups.of(column);
+    const Groups groups(panel, columns);
+    int group = 0;
+    while (column >= groups.start(group + 1)) {
+        out += group_bytes(parts, k / parts.block_size, groups.width(group));
+        group++;
+    }
     const int width = groups.width(group);
     const int own = column - groups.start(group);
-    if (group == 1) {
-        out += group_bytes(parts, k / parts.block_size, groups.width(0));
-    }
     out += parts.block_bytes(width) * static_cast<size_t>(first);
     for (int64_t i = 0; i < count; i++, out += parts.block_bytes(width)) {
         switch (panel) {
@@ -136,10 +140,9 @@ void multiply(Weights weights, int64_t k, int columns, const char * data, size_t
               int64_t last, const char * panel, float * result, int64_t stride) {
     const Format & form = format(weights);
     const Layout parts = layout(form.panel);
-    const Groups groups(columns);
+    const Groups groups(form.panel, columns);
     const int64_t blocks = k / form.block_size;
-    // Few rows at a time, so that the second group finds them in the cache.
-    const int64_t at_once = groups.count == 1 ? last - first : 8;
+    const int64_t at_once = groups.count == 1 ? last - first : ROWS_AT_ONCE;
     for (int64_t row = first; row < last; row += at_once) {
         const char * columns_of_group = panel;
         for (int group = 0; group < groups.count; group++) {

@@ -12,7 +12,7 @@ namespace few_columns {
 
 constexpr int MIN_COLUMNS = 2;
 constexpr int MAX_COLUMNS = 16;
-// Columns that share one pass over a row. More columns are two groups, and the second pass finds the row in the cache.
+// The most columns that share one pass over a row. More are groups, and the next pass finds the row in the cache.
 constexpr int GROUP = 8;
 
 // How weights are stored. In the x8 formats eight rows are interleaved, eight bytes of each in turn.
@@ -28,16 +28,16 @@ struct Format {
     int rows;                // rows that are computed together: a part begins and ends at a multiple
 };
 
-// The groups of `columns`: their number, and where each begins.
+// The groups of `columns`, as even as they can be; each has at least two.
 struct Groups {
-    explicit constexpr Groups(int columns)
-        : count(columns > GROUP ? 2 : 1), first(count == 2 ? (columns + 1) / 2 : columns), columns(columns) {}
-    constexpr int start(int group) const { return group == 0 ? 0 : first; }
-    constexpr int width(int group) const { return group == 0 ? first : columns - first; }
-    constexpr int of(int column) const { return column < first ? 0 : 1; }
+    explicit constexpr Groups(Panel panel, int columns)
+        : count((columns + most(panel) - 1) / most(panel)), columns(columns) {}
+    // Twice six sums, for two rows, and what they are computed from fit 16 registers.
+    static constexpr int most(Panel panel) { return panel == Panel::FLOATS ? 6 : GROUP; }
+    constexpr int start(int group) const { return columns * group / count; }
+    constexpr int width(int group) const { return start(group + 1) - start(group); }
 
     int count;
-    int first;
     int columns;
 };
 

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import llama_cffi
+from llama_cffi import Llama
 from llama_cffi._native import library_info
+from llama_cffi.core.quantize import QuantizeOptions, quantize
 
+DEMO = Path(llama_cffi.__file__).parent / "models" / "demo.gguf"
 LIBRARIES = ("libggml-base", "libggml-cpu", "libggml")
 
 
@@ -89,3 +93,18 @@ def test_products_are_those_of_ggml(compiler: list[str], checkout: Path, tmp_pat
 @pytest.mark.conformance
 def test_many_products_are_those_of_ggml(compiler: list[str], checkout: Path, tmp_path: Path) -> None:
     check_against_ggml(compile_with_ggml(compiler, checkout, tmp_path / "against"), 3000)
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("weights", ["Q8_0", "Q4_0", "F16", "BF16"])
+def test_perplexity_is_that_of_one_row_at_a_time(weights: str, tmp_path: Path) -> None:
+    model = quantize(DEMO, tmp_path / "model.gguf", weights, QuantizeOptions(allow_requantize=True))
+
+    def perplexity(n_ubatch: int) -> float:
+        with Llama(model, n_ctx=256, n_batch=256, n_ubatch=n_ubatch) as llm:
+            return llm.perplexity(text, n_ctx=256).value
+
+    with Llama(DEMO) as llm:
+        text = " ".join(llm.generate("Once upon a time", max_tokens=250, seed=seed).text for seed in range(2))
+    one_row = perplexity(1)
+    assert [perplexity(n) for n in (2, 5, 16)] == [pytest.approx(one_row, rel=5e-4)] * 3
