@@ -29,9 +29,9 @@ class PrefillBudget:
     """Tokens of prompts in one decode: never more than fit ``n_ubatch`` with the rows, and fewer while rows wait for
     them, so that no decode lasts longer than ``max_step_seconds``.
 
-    Without that limit it is a quarter of a second, or twice what the rows would take alone where that is longer; while nothing
-    is generating one second. A prompt that is alone has no limit of
-    time, so that what it is cut into does not depend on the clock.
+    Without that limit it is a quarter of a second, or twice what the rows would take alone where that is longer; while
+    nothing is generating one second. A prompt that is alone has no limit of time, so that what it is cut into does not
+    depend on the clock.
     """
 
     def __init__(self, n_batch: int, n_ubatch: int, cost: DecodeCost, max_step_seconds: float | None = None) -> None:
