@@ -237,15 +237,11 @@ class Scheduler:
         """Return what finds the place of a sequence while the slots hold this."""
 
         def choose(sequence: RunningSequence) -> tuple[Slot, Slot | None, int] | None:
+            request = sequence.request
             return choose_slot(
-                self.slots,
-                sequence.wanted,
-                sequence.request.conditioning,
-                can_copy=self._can_copy,
-                can_cut=self._can_cut,
-                held=held,
-                wanted=sequence.request.slot,
-            )
+                self.slots, sequence.wanted, request.conditioning,
+                can_copy=self._can_copy, can_cut=self._can_cut, held=held, wanted=request.slot,
+            )  # fmt: skip
 
         return choose
 
