@@ -17,7 +17,7 @@ from tests.support.llama_server import LlamaServer, ServerError, find_server, ru
 from tests.support.lora import random_pairs, write_lora
 from tests.support.served import Served, events, served
 
-pytest_plugins = ["tests.support.models"]
+pytest_plugins = ["tests.support.models", "tests.support.encoders"]
 pytest.importorskip("httpx")
 pytest.importorskip("starlette", reason="needs the extra llama-cffi[server]")
 
@@ -210,6 +210,60 @@ def test_a_gap(names: tuple[str, ...], tmp_path: Path) -> None:
     n = 3 if len(names) == 5 else 2  # without a token for names ours writes the names of files, and theirs none
     assert [one["content"] for one in our[:n]] == [one["content"] for one in their[:n]]
     assert [one["tokens_evaluated"] for one in our[:n]] == [one["tokens_evaluated"] for one in their[:n]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_vectors(pooling: Any, tmp_path: Path) -> None:
+    program = find_server()
+    assert program is not None
+    bodies: list[Any] = [
+        {"input": ["Once upon a time", [1, 403, 5], ["Tom", 7]]},
+        {"content": "Lily", "embd_normalize": -1},
+        {"input": "a dog", "embd_normalize": 0},
+    ]
+    options = ("--embedding", "--pooling", pooling, "-t", 1, "-fa", "off")
+    with running_server(program, Path(demo_path()), *options, log=tmp_path / "log") as theirs:
+        their = [theirs.post("/embedding", body) for body in bodies]
+    exact = ContextOptions(flash_attn="disabled")
+    pools = ModelOptions(kv_overrides={"llama.pooling_type": ("none", "mean").index(pooling)})
+    with (
+        Llama(demo_path(), n_threads=1, n_ctx=256, context_options=exact, model_options=pools) as llama,
+        served(llama) as ours,
+    ):
+        our = [ours.ask("/embedding", body).json() for body in bodies]
+    for one, other in zip(their, our, strict=True):
+        assert [set(entry) for entry in one] == [set(entry) for entry in other]
+        for entry, same in zip(one, other, strict=True):
+            scale = max(map(abs, entry["embedding"][0]))
+            assert len(entry["embedding"]) == len(same["embedding"])
+            for row, equal in zip(entry["embedding"], same["embedding"], strict=True):
+                assert row == pytest.approx(equal, abs=0.02 * scale)
+
+
+def test_ranks(classifier_path: Path, tmp_path: Path) -> None:
+    program = find_server()
+    assert program is not None
+    query, texts = "what jumps", ["the quick brown fox", "x", "spaces and lines"]
+    bodies: list[Any] = [
+        {"query": query, "documents": texts},
+        {"query": query, "documents": texts, "top_n": 2},
+        {"query": query, "texts": texts, "return_text": True},
+    ]
+    options = ("--rerank", "-t", 1, "-fa", "off")
+    with running_server(program, classifier_path, *options, log=tmp_path / "log") as theirs:
+        their = [theirs.post("/rerank", body) for body in bodies]
+    exact = ContextOptions(flash_attn="disabled")
+    with Llama(classifier_path, n_threads=1, context_options=exact) as llama, served(llama) as ours:
+        our = [ours.ask("/rerank", body).json() for body in bodies]
+    for one, other in zip(their, our, strict=True):
+        label = "score" if isinstance(one, list) else "relevance_score"
+        if isinstance(one, dict):
+            assert set(one) == set(other)
+            assert one["usage"] == other["usage"]
+            one, other = one["results"], other["results"]
+        assert [entry["index"] for entry in one] == [entry["index"] for entry in other]
+        assert [set(entry) for entry in one] == [set(entry) for entry in other]
+        assert [entry[label] for entry in one] == pytest.approx([entry[label] for entry in other], abs=1e-3)
 
 
 WORDS = ("Once", " upon", " a", " time", "Lily", " said", "\n", "\n  ", ".", " the", " dog", "é", "😀", " and", "x")
