@@ -171,6 +171,7 @@ def test_the_settings_of_a_text(ask: Ask) -> None:
     assert {name: settings[name] for name in fields} == fields
     assert (settings["n_predict"], settings["max_tokens"], settings["ignore_eos"]) == (8, 8, True)
     assert settings["logit_bias"] == [{"bias": -1.5, "token": 5}]
+    assert complete(ask, n_predict=-1, stop=["."])["generation_settings"]["n_predict"] == -1
     drawn = complete(ask, n_predict=1)["generation_settings"]
     assert (0 <= drawn["seed"] < 2**32 - 1, drawn["top_k"], drawn["stop"]) == (True, 40, [])
 
