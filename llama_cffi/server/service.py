@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llama_cffi.server.openai.response_store import ResponseStore
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.settings import Settings
 
@@ -46,6 +47,7 @@ class Service:
         self.load_seconds = 0.0
         self.tasks: set[asyncio.Task[None]] = set()
         """One for each request that is being answered."""
+        self.responses = ResponseStore(settings.response_store)
         self.cutting = False
         """Whether what still runs is being ended."""
         self._open = open_model

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from llama_cffi.server.conversation import TEMPLATE_FIELDS, template_options
 from llama_cffi.server.exchange import Call
 from llama_cffi.server.fields import FIELDS, Field, read_fields
 from llama_cffi.server.messages import read_messages, read_tools
-from llama_cffi.server.openai.chat_request import TEMPLATE_FIELDS, template_options
 from llama_cffi.server.response import Answer, json_answer
 from llama_cffi.server.values import flag, items, token_ids, wrong_type
 

@@ -253,6 +253,11 @@ def test_keys(server: Running) -> None:
     for wrong in ("Bearer ", "Bearer on", "Basic one", "one"):
         assert call(app, "/v1/models", authorization=wrong).status_code == 401
     assert call(app, "/metrics").status_code == 401
+    other = call(app, "/v1/messages", "POST")
+    assert (other.status_code, other.json()["error"]["type"]) == (401, "authentication_error")
+    assert call(app, "/v1/messages", "POST", x_api_key="one").status_code == 400  # there is no body
+    assert call(app, "/v1/messages", "POST", authorization="Bearer one").status_code == 400
+    assert call(app, "/v1/models", authorization="Bearer other", x_api_key="one").status_code == 200
     assert call(app, "/v1/chat/completions", "OPTIONS", origin="http://localhost:3000").status_code == 204
 
 
