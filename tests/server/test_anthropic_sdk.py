@@ -104,14 +104,36 @@ def test_the_order_of_events(ask: Ask) -> None:
     assert found[-2]["usage"]["output_tokens"] == 5
 
 
-def test_why_it_ended(client: Any, ask: Ask) -> None:
+def test_why_it_ended(client: Any) -> None:
     asked: dict[str, Any] = {"model": "demo", "messages": ASK, "extra_body": {"temperature": 0}}
     found = client.messages.create(**asked, max_tokens=50, stop_sequences=["never", "time"])
     assert (found.content[0].text, found.stop_reason, found.stop_sequence) == ("Once upon a ", "stop_sequence", "time")
     warm = client.messages.create(**asked, max_tokens=0)
     assert (warm.content, warm.stop_reason, warm.usage.output_tokens) == ([], "max_tokens", 0)
-    full = ask(PATH, {"messages": [{"role": "user", "content": "a " * 500}], "ignore_eos": True}).json()
-    assert full["stop_reason"] in ("max_tokens", "model_context_window_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("reason", "more", "expected"),
+    [
+        (FinishReason.STOP, {}, "end_turn"),
+        (FinishReason.STOP, {"stop_sequence": 5}, "end_turn"),
+        (FinishReason.STOP, {"stop_sequence": "x"}, "stop_sequence"),
+        (FinishReason.STOP, {"incomplete": True}, "max_tokens"),
+        (FinishReason.LENGTH, {}, "max_tokens"),
+        (FinishReason.LENGTH, {"context_full": True}, "model_context_window_exceeded"),
+        (FinishReason.DEADLINE, {}, "max_tokens"),
+        (FinishReason.TOOL_CALLS, {"stop_sequence": "x"}, "tool_use"),
+    ],
+)
+def test_words_for_the_end(
+    ask: Ask, server: Running, monkeypatch: pytest.MonkeyPatch, reason: FinishReason, more: Any, expected: str
+) -> None:
+    reply = ended([said("Hm")], reason, **more)
+    monkeypatch.setattr(server.llm, "stream_chat", lambda *_, **__: Canned(reply))
+    whole = ask(PATH, {"messages": ASK}).json()
+    assert (whole["stop_reason"], whole["stop_sequence"]) == (expected, "x" if expected == "stop_sequence" else None)
+    last = events(ask(PATH, {"messages": ASK, "stream": True}))[-2]
+    assert last["delta"] == {"stop_reason": expected, "stop_sequence": whole["stop_sequence"]}
 
 
 def test_a_reply_goes_on_from_its_beginning(client: Any) -> None:

@@ -164,8 +164,9 @@ def test_the_client(client: Any, server: Running) -> None:
 
 
 def test_structured_output(both: Any) -> None:
-    schema = Pet.model_json_schema()
-    whole, _ = both({"text": {"format": {"type": "json_schema", "name": "pet", "schema": schema}}, "seed": 2})
+    schema = {**Pet.model_json_schema(), "additionalProperties": False}
+    form = {"type": "json_schema", "name": "pet", "schema": schema, "strict": True}
+    whole, _ = both({"text": {"format": form}, "seed": 2, "max_output_tokens": 200})
     Pet.model_validate_json(text_of(whole))
     assert whole["text"]["format"]["name"] == "pet"
     whole, _ = both({"text": {"format": {"type": "json_object"}}, "max_output_tokens": 4, "seed": 1})

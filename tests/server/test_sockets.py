@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.server.conftest import Running
 
+TURNS = [{"role": "user", "content": "Once upon a time"}]
 ENDLESS = {"prompt": "Once upon a time", "ignore_eos": True, "temperature": 0}
 
 
@@ -61,10 +62,12 @@ def still_good(server: Running) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_ends_the_request(server: Running, stream: bool) -> None:
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages", "/v1/responses"])
+def test_who_leaves_ends_the_request(server: Running, path: str, stream: bool) -> None:
     before = server.until_idle().requests.get("cancelled", 0)
+    asked = {"messages": {"messages": TURNS}, "responses": {"input": TURNS}}.get(path.rpartition("/")[2], {})
     with closing(connect(server)) as sock:
-        sock.sendall(request({**ENDLESS, "stream": stream}))
+        sock.sendall(request({**ENDLESS, **asked, "max_tokens": 1_000_000, "stream": stream}, path))
         server.until(lambda stats: stats.running == 1)
         if stream:
             receive(sock, b"data: ")
