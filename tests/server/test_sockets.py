@@ -62,12 +62,18 @@ def still_good(server: Running) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages", "/v1/responses"])
-def test_who_leaves_ends_the_request(server: Running, path: str, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "Once"}),
+        ("/v1/messages", {"messages": TURNS, "max_tokens": 1_000_000}),
+        ("/v1/responses", {"input": TURNS}),
+    ],
+)
+def test_who_leaves_ends_the_request(server: Running, path: str, asked: Any, stream: bool) -> None:
     before = server.until_idle().requests.get("cancelled", 0)
-    asked = {"messages": {"messages": TURNS}, "responses": {"input": TURNS}}.get(path.rpartition("/")[2], {})
     with closing(connect(server)) as sock:
-        sock.sendall(request({**ENDLESS, **asked, "max_tokens": 1_000_000, "stream": stream}, path))
+        sock.sendall(request({**asked, "ignore_eos": True, "temperature": 0, "stream": stream}, path))
         server.until(lambda stats: stats.running == 1)
         if stream:
             receive(sock, b"data: ")
