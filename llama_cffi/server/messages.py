@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from llama_cffi.server.problem import Problem, unsupported, wrong
-from llama_cffi.server.values import items, typed
+from llama_cffi.server.values import items, typed, wrong_type
 
 MAX_MESSAGES, MAX_TOOLS, TOOLS_BYTES = 4096, 128, 256 << 10
 
@@ -58,6 +58,8 @@ def read_text(value: Any, place: str, joint: str = "") -> str:
     parts = []
     for i, part in enumerate(items(place, value, MAX_MESSAGES)):
         kind = typed(f"{place}[{i}]", part, dict).get("type")
+        if not isinstance(kind, str):
+            raise wrong_type(f"{place}[{i}].type", "a string", kind)
         if kind in MEDIA:
             raise not_text(f"{place}[{i}]", kind)
         if kind not in _TEXTS:

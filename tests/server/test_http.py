@@ -111,6 +111,7 @@ def call(app: Any, path: str, method: str = "GET", host: str = "localhost", **he
         ({"messages": [{"role": "user", "content": 3}]}, "invalid_type", "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "invalid_type",
          "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": []}]}]}, "invalid_type", "messages[0].content[0].type"),
         ({"messages": [*USER, {"role": "user", "content": [{"type": "image_url"}]}]},
          "unsupported_content", "messages[1].content[0].type"),
         ({"messages": USER, "continue_final_message": True}, "invalid_value", "continue_final_message"),

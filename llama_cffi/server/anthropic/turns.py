@@ -23,8 +23,10 @@ def read_system(value: Any) -> str:
     """Return the system text."""
     if isinstance(value, str):
         return _without_stamp(value)
-    blocks = [read_text([one], f"system[{i}]") for i, one in enumerate(items("system", value, MAX_MESSAGES))]
-    return _JOINT.join(map(_without_stamp, blocks))
+    return _JOINT.join(
+        _without_stamp(_text(typed(f"system[{i}]", one, dict), one.get("type"), f"system[{i}]", "text"))
+        for i, one in enumerate(items("system", value, MAX_MESSAGES))
+    )
 
 
 def _without_stamp(text: str) -> str:
