@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from llama_cffi.reply.reply import ReplyChunk
+from tests.support.canned import Canned, said
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Running
 
 pytest.importorskip("starlette", reason="needs the extra llama-cffi[server]")
 pytest.importorskip("orjson", reason="needs the extra llama-cffi[server]")
@@ -85,3 +91,61 @@ def test_types_of_errors_in_anthropic_s_words(status: int, type_: str) -> None:
     answer = problem_answer(Problem(status, "no"), "anthropic", "r1")
     assert json.loads(answer.content)["error"] == {"type": type_, "message": "no"}
     assert answer.status == (529 if status == 503 else status)
+
+
+class Endless(Canned):
+    """A reply that never ends."""
+
+    async def __anext__(self) -> ReplyChunk:
+        try:
+            return await super().__anext__()
+        except StopAsyncIteration:
+            await asyncio.Event().wait()
+            raise
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_the_end_of_the_server(server: Running, monkeypatch: pytest.MonkeyPatch, path: str, stream: bool) -> None:
+    httpx = pytest.importorskip("httpx")
+    from llama_cffi.server.app import make_app
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
+
+    async def open_model() -> Any:
+        return server.llm
+
+    async def main() -> Any:
+        service = Service(open_model, Settings(), "demo")
+        await service.load()
+        begun = asyncio.Event()
+
+        def stream_chat(*_: Any, **__: Any) -> Endless:
+            begun.set()
+            return Endless([said("Once")])
+
+        monkeypatch.setattr(server.llm, "stream_chat", stream_chat)
+        transport = httpx.ASGITransport(app=make_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            turns = [{"role": "user", "content": "Hi"}]
+            body = {"input" if path.endswith("responses") else "messages": turns, "stream": stream}
+            asked = asyncio.ensure_future(client.post(path, json=body))
+            await begun.wait()
+            for _ in range(20):
+                await asyncio.sleep(0)  # the first chunk is sent
+            service.begin_drain()
+            service.begin_drain()
+            return await asked
+
+    found = asyncio.run(main())
+    if not stream:
+        assert found.status_code == (529 if path.endswith("messages") else 503)
+        assert "shutting down" in found.json()["error"]["message"]
+        return
+    assert found.status_code == 200
+    last = found.text.rstrip("\n").rpartition("data: ")[2]
+    assert "Once" in found.text
+    assert "shutting down" in last
+    assert json.loads(last).get("type") == {"messages": "error", "responses": "response.failed"}.get(
+        path.rpartition("/")[2]
+    )
