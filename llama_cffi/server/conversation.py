@@ -131,7 +131,7 @@ def template_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-async def count_tokens(call: Call, asked: Conversation) -> int:
+async def count_prompt(call: Call, asked: Conversation) -> int:
     """Return the number of tokens that the reply would go on from; raises what is wrong with the conversation."""
     llama = call.service.llm.llama
     options = {name: asked.options[name] for name in _LOOKS if name in asked.options}
@@ -166,7 +166,7 @@ __all__ = [
     "REPLY_FIELDS",
     "TEMPLATE_FIELDS",
     "Conversation",
-    "count_tokens",
+    "count_prompt",
     "make_conversation",
     "template_options",
 ]

@@ -75,6 +75,17 @@ def not_text(place: str, kind: str) -> Problem:
     return Problem(400, message, code="unsupported_content", param=f"{place}.type")
 
 
+def join_message(first: dict[str, Any], second: dict[str, Any], joint: str = "") -> None:
+    """Add a message to another one of its role, in place; the ``joint`` is put between their texts."""
+    texts = [text for text in (first["content"], second["content"]) if text]
+    first["content"] = joint.join(texts)
+    thoughts = [one["reasoning_content"] for one in (first, second) if "reasoning_content" in one]
+    if thoughts:
+        first["reasoning_content"] = "\n".join(thoughts)
+    if "tool_calls" in second:
+        first["tool_calls"] = [*first.get("tool_calls", ()), *second["tool_calls"]]
+
+
 def read_tools(tools: Any, choice: Any) -> tuple[list[Any], Any]:
     """Return the tools, and which of them must be called, as the package takes them."""
     found = items("tools", [] if tools is None else tools, MAX_TOOLS)
@@ -117,6 +128,7 @@ __all__ = [
     "MAX_TOOLS",
     "MEDIA",
     "check_size",
+    "join_message",
     "not_text",
     "read_message",
     "read_messages",

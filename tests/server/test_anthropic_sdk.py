@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from llama_cffi.reply.completion import FinishReason
 from tests.support.canned import N_CACHED, N_PROMPT, N_THOUGHT, Canned, called, ended, everything, said
@@ -30,6 +31,10 @@ WEATHER: Any = {
     },
 }
 CLOCK: Any = {"name": "clock", "input_schema": {"type": "object", "properties": {}}}
+
+
+class Pet(BaseModel):
+    age: int = Field(ge=0, le=9)
 
 
 @pytest.fixture
@@ -179,6 +184,8 @@ def test_structured_output(client: Any) -> None:
     found = client.messages.create(model="demo", messages=ASK, max_tokens=100, output_config=output)
     assert 0 <= json.loads(found.content[0].text)["age"] <= 9
     assert found.stop_reason == "end_turn"
+    parsed = client.messages.parse(model="demo", messages=ASK, max_tokens=100, output_format=Pet)
+    assert isinstance(parsed.parsed_output, Pet)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,13 @@ def test_a_full_queue_refuses(server: Running) -> None:
         status, headers, body = answer(sock)
     assert (status, json.loads(body)["error"]["code"]) == (429, "queue_full")
     assert int(headers["retry-after"]) >= 1
+    for path, key in (("/v1/messages", "messages"), ("/v1/responses", "input")):
+        with closing(connect(server)) as sock:
+            sock.sendall(request({key: TURNS, "stream": True}, path))
+            status, headers, body = answer(sock)
+        assert status == 429
+        assert int(headers["retry-after"]) >= 1
+        assert json.loads(body)["error"]["type"] == "rate_limit_error"
     for sock in socks:
         sock.close()
 

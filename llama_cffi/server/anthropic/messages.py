@@ -13,7 +13,7 @@ from llama_cffi.reply.reply import Reply
 from llama_cffi.server.anthropic.request import read_message_request
 from llama_cffi.server.anthropic.turns import CALL_ID
 from llama_cffi.server.blocks import Block, Step
-from llama_cffi.server.conversation import count_tokens as count
+from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
 from llama_cffi.server.numbers import finish_reason
 from llama_cffi.server.reply_stream import ReplyStream
@@ -36,7 +36,7 @@ async def messages(call: Call) -> Answer:
 
 async def count_tokens(call: Call) -> Answer:
     """Return the number of tokens that the model would be given."""
-    return json_answer({"input_tokens": await count(call, read_message_request(call))})
+    return json_answer({"input_tokens": await count_prompt(call, read_message_request(call))})
 
 
 async def _events(reply: ReplyStream, head: dict[str, Any]) -> AsyncGenerator[bytes, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from llama_cffi.server.messages import MAX_MESSAGES, MEDIA, not_text, read_text, read_turns
+from llama_cffi.server.messages import MAX_MESSAGES, MEDIA, join_message, not_text, read_text, read_turns
 from llama_cffi.server.problem import wrong
 from llama_cffi.server.values import items, typed
 
@@ -49,19 +49,10 @@ def read_conversation(system: Any, messages: Any) -> list[dict[str, Any]]:
         read = _assistant if role == "assistant" else _user
         for message in read(role, items(f"{place}.content", blocks, MAX_MESSAGES), f"{place}.content"):
             if found and found[-1]["role"] == message["role"] != "tool":
-                _join(found[-1], message)
+                join_message(found[-1], message, "" if role == "assistant" else _JOINT)
             else:
                 found.append(message)
     return found
-
-
-def _join(first: dict[str, Any], second: dict[str, Any]) -> None:
-    joint = "" if first["role"] == "assistant" else _JOINT
-    for key in ("content", "reasoning_content"):
-        if second.get(key):
-            first[key] = f"{first[key]}{joint}{second[key]}" if first.get(key) else second[key]
-    if "tool_calls" in second:
-        first["tool_calls"] = [*first.get("tool_calls", ()), *second["tool_calls"]]
 
 
 def _user(role: str, blocks: list[Any], place: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi.reply.reply import ReplyChunk
 from llama_cffi.server.blocks import Blocks, Step
 from llama_cffi.server.choices import interleaved, with_seed
-from llama_cffi.server.conversation import count_tokens
+from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
 from llama_cffi.server.numbers import finish_reason, timings, usage
 from llama_cffi.server.openai.chat_request import ChatRequest, read_chat
@@ -92,7 +92,7 @@ async def chat_completions(call: Call) -> Answer:
 
 async def count_chat(call: Call) -> Answer:
     """Return the number of tokens that the model would be given."""
-    n_tokens = await count_tokens(call, read_chat(call).conversation)
+    n_tokens = await count_prompt(call, read_chat(call).conversation)
     return json_answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 

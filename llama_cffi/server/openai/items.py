@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_cffi.server.messages import MAX_MESSAGES, read_message, read_text, read_turns
+from llama_cffi.server.messages import MAX_MESSAGES, join_message, read_message, read_text, read_turns
 from llama_cffi.server.problem import unsupported, wrong
 from llama_cffi.server.values import items, typed, wrong_type
 
@@ -39,9 +39,9 @@ def read_conversation(instructions: str | None, given: list[Any], earlier: list[
         if message is None:
             continue
         if message["role"] == "assistant" and found and found[-1]["role"] == "assistant":
-            _join(found[-1], message)
+            join_message(found[-1], message)
         elif message["role"] == "system" and [one["role"] for one in found] == ["system"]:
-            found[0]["content"] += f"\n\n{message['content']}"
+            join_message(found[0], message, "\n\n")
         else:
             found.append(message)
     if not found:
@@ -85,15 +85,6 @@ def _texts(item: dict[str, Any], key: str, place: str) -> str:
         where = f"{place}.{key}[{i}]"
         found.append(typed(f"{where}.text", typed(where, part, dict).get("text"), str))
     return "\n".join(found)
-
-
-def _join(first: dict[str, Any], second: dict[str, Any]) -> None:
-    first["content"] += second["content"]
-    thoughts = [one["reasoning_content"] for one in (first, second) if "reasoning_content" in one]
-    if thoughts:
-        first["reasoning_content"] = "\n".join(thoughts)
-    if "tool_calls" in second:
-        first["tool_calls"] = [*first.get("tool_calls", ()), *second["tool_calls"]]
 
 
 __all__ = ["CALL_ID", "read_conversation", "read_items"]

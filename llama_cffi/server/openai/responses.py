@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llama_cffi.reply.reply import Reply
 from llama_cffi.server.blocks import Block, Blocks, Step
-from llama_cffi.server.conversation import count_tokens
+from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
 from llama_cffi.server.numbers import finish_reason
 from llama_cffi.server.openai.items import CALL_ID
@@ -50,7 +50,7 @@ async def responses(call: Call) -> Answer:
 
 async def count_input(call: Call) -> Answer:
     """Return the number of tokens that the model would be given."""
-    n_tokens = await count_tokens(call, read_response_request(call).conversation)
+    n_tokens = await count_prompt(call, read_response_request(call).conversation)
     return json_answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 
