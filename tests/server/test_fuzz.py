@@ -14,16 +14,9 @@ if TYPE_CHECKING:
 pytest.importorskip("orjson", reason="needs the extra llama-cffi[server]")
 
 PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/v1/responses",
-    "/v1/responses/input_tokens",
-    "/tokenize",
-    "/detokenize",
-    "/apply-template",
+    *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize", "/apply-template"),
+    *("/completion", "/completion", "/infill", "/embedding", "/rerank", "/slots/0?action=erase", "/lora-adapters"),
+    *("/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/v1/responses/input_tokens"),
 )
 GOOD: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hi"}],
@@ -31,6 +24,10 @@ GOOD: dict[str, Any] = {
     "input": "Hi",
     "content": "Hi",
     "tokens": [5],
+    "query": "Hi",
+    "documents": ["Hi"],
+    "input_prefix": "Hi",
+    "input_suffix": "Hi",
     "max_tokens": 3,
 }
 
@@ -38,13 +35,18 @@ GOOD: dict[str, Any] = {
 def names() -> list[str]:
     from llama_cffi.server.anthropic.request import MESSAGE_FIELDS
     from llama_cffi.server.fields import IGNORED, REFUSED
+    from llama_cffi.server.llama_server.embedding import NATIVE_EMBEDDING_FIELDS
+    from llama_cffi.server.llama_server.infill import INFILL_NAMES
+    from llama_cffi.server.llama_server.request import NATIVE_FIELDS
+    from llama_cffi.server.llama_server.rerank import RERANK_FIELDS
     from llama_cffi.server.openai.chat_request import CHAT_FIELDS
     from llama_cffi.server.openai.completions import TEXT_FIELDS
     from llama_cffi.server.openai.embeddings import EMBEDDING_FIELDS
     from llama_cffi.server.openai.responses_request import RESPONSE_FIELDS
 
-    every = (*CHAT_FIELDS, *TEXT_FIELDS, *EMBEDDING_FIELDS, *MESSAGE_FIELDS, *RESPONSE_FIELDS)
-    fields = {name for one in every for name in one.names}
+    native = (*NATIVE_FIELDS, *NATIVE_EMBEDDING_FIELDS, *RERANK_FIELDS)
+    openai = (*CHAT_FIELDS, *TEXT_FIELDS, *EMBEDDING_FIELDS, *RESPONSE_FIELDS)
+    fields = {name for one in (*openai, *native, *MESSAGE_FIELDS) for name in one.names}
     others = {
         "messages",
         "prompt",
@@ -58,8 +60,11 @@ def names() -> list[str]:
         "system",
         "previous_response_id",
         "background",
+        "documents",
+        "texts",
+        "filename",
     }
-    return sorted({*fields, *IGNORED, *REFUSED, *others, "continue_final_message", "with_tokens"})
+    return sorted({*fields, *IGNORED, *REFUSED, *others, *INFILL_NAMES, "continue_final_message", "with_tokens"})
 
 
 def value(chance: random.Random, depth: int = 0) -> Any:
@@ -89,7 +94,10 @@ def value(chance: random.Random, depth: int = 0) -> Any:
     if depth < 3 and chance.random() < 0.5:
         if chance.random() < 0.5:
             return [value(chance, depth + 1) for _ in range(chance.randrange(4))]
-        keys = ("type", "role", "content", "text", "function", "name", "parameters", "schema", "json_schema", "1", "a")
+        keys = [
+            *("type", "role", "content", "text", "function", "name", "parameters", "schema", "json_schema", "1", "a"),
+            *("id", "scale", "prompt_string", "multimodal_data", "filename", "bias", "token"),
+        ]
         return {chance.choice(keys): value(chance, depth + 1) for _ in range(chance.randrange(4))}
     return chance.choice(kinds)
 
@@ -182,8 +190,8 @@ def search(ask: Callable[..., Any], server: Running, seed: int, n: int) -> None:
     for i in range(n):
         path, body = body_of(chance, fields)
         found = ask(path, {} if body is None else body)
-        assert found.status_code in (200, 400, 404), (seed, i, path, body, found.text)
-        if found.status_code == 400:
+        assert found.status_code in (200, 400, 404, 501), (seed, i, path, body, found.text)
+        if found.status_code >= 400:
             assert found.json()["error"]["message"]
         if i % 100 == 99:
             server.until_idle()

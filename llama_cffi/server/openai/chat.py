@@ -11,7 +11,7 @@ from llama_cffi.server.blocks import Blocks, Step
 from llama_cffi.server.choices import interleaved, with_seed
 from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
-from llama_cffi.server.numbers import finish_reason, timings, usage
+from llama_cffi.server.numbers import finish_reason, stop_detail, timings, usage
 from llama_cffi.server.openai.chat_request import ChatRequest, read_chat
 from llama_cffi.server.response import DONE, Answer, event, json_answer
 
@@ -127,13 +127,6 @@ async def _whole(
     }
 
 
-def stop_detail(reply: Any) -> dict[str, Any]:
-    """Return what else is to say of the end of a text."""
-    if str(reply.finish_reason) == "deadline":
-        return {"stop_detail": "deadline"}
-    return {"stop_detail": "context_full"} if reply.context_full else {}
-
-
 async def _events(
     request: ChatRequest,
     head: dict[str, Any],
@@ -167,4 +160,4 @@ def _chunk(head: dict[str, Any], index: int, delta: dict[str, Any], **more: Any)
     return event({**head, "choices": [{"index": index, "delta": delta, "finish_reason": None, **more}]})
 
 
-__all__ = ["Choice", "chat_completions", "count_chat", "stop_detail"]
+__all__ = ["Choice", "chat_completions", "count_chat"]

@@ -52,6 +52,8 @@ def read_chat(call: Call) -> ChatRequest:
     if any(one != "text" for one in items("modalities", body.get("modalities", []), 8)):
         raise unsupported("modalities", "only text can be generated")
     logprobs = _logprobs(asked.take("want_logprobs"), asked.take("top_logprobs"), asked.given)
+    if logprobs == 0 and call.service.settings.compat and "top_logprobs" not in asked.given:
+        logprobs = 20
     if logprobs is not None:
         asked.options["logprobs"] = logprobs
     if asked.options.get("max_tokens") == 0:
