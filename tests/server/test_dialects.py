@@ -16,7 +16,10 @@ pytest.importorskip("httpx")
 pytest.importorskip("orjson", reason="needs the extra llama-cffi[server]")
 
 Ask = Callable[..., Any]
-SCHEMA = {"type": "object", "properties": {"pet": {"enum": ["cat", "dog"]}, "age": {"type": "integer", "maximum": 99}}}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"pet": {"enum": ["cat", "dog"]}, "age": {"type": "integer", "maximum": 99}},
+}
 SCHEMA |= {"required": ["pet", "age"], "additionalProperties": False}
 ASKED = ("Tell me a story", "Who is Tom?", "Hi", "What is red?")
 SYSTEMS = ("", "Be kind.", "You write\nshort stories.")
