@@ -88,6 +88,9 @@ class LlamaOptions(TypedDict, total=False):
     """Most requests that wait for their turn, beyond which :class:`QueueFullError` is raised; no limit by default."""
     max_waiting_tokens: int | None
     """Most tokens of the prompts that wait, likewise. A longer prompt may wait alone."""
+    max_waiting_seconds: float | None
+    """How long a request may wait for its turn, after which it ends with :class:`QueueTimeoutError`; no limit by
+    default. A request that has begun does not wait any more."""
     host_bytes: int | None
     """Most bytes of the host's memory for beginnings of texts that had to leave the context's memory, which are copied
     back where that is faster than computing; by default an eighth of what is free, 4 GiB at most. 0 keeps none."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llama_cffi._util.fork import after_fork, made_elsewhere
 from llama_cffi._util.progress import Progress, reporting
@@ -30,7 +30,10 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Chunk)
 
 N_PREPARING = 2
-"""Threads that check, render, tokenize and compile."""
+"""Threads that check, render and tokenize."""
+N_COMPILING = 2
+"""Threads that prepare what has a schema, a grammar or tools: compiling may take seconds, for which plain texts need
+not wait."""
 N_COMPUTING = 4
 """Threads that wait for vectors and scores, which have contexts of their own."""
 
@@ -52,6 +55,19 @@ class _Cancelled(Exception):
     """Ends a computation whose task was cancelled."""
 
 
+class _Preparation(Generic[T]):
+    """Prepares a spec when it is called."""
+
+    def __init__(self, prepare: Callable[[], T], spec: object) -> None:
+        self._prepare = prepare
+        given = getattr(spec, "options", {})
+        self.compiles = any(given.get(name) is not None for name in ("schema", "grammar", "tools"))
+        """Whether that may take long."""
+
+    def __call__(self) -> T:
+        return self._prepare()
+
+
 class Calls:
     """What the calls of one :class:`~llama_cffi.AsyncLlama` have in common.
 
@@ -63,6 +79,7 @@ class Calls:
         self._runtime = runtime
         self._wait_when_full = wait_when_full
         self._preparing = ThreadPool(N_PREPARING)
+        self._compiling = ThreadPool(N_COMPILING)
         self._computing = ThreadPool(N_COMPUTING)
         self._deliveries: dict[int, Delivery] = {}
         self._sequences: set[RunningSequence] = set()
@@ -83,7 +100,10 @@ class Calls:
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
-        return lambda: prepare(asked, self._runtime.formats, self._runtime.defaults)
+        return _Preparation(lambda: prepare(asked, self._runtime.formats, self._runtime.defaults), asked)
+
+    def _pool(self, call: Callable[[], Any]) -> ThreadPool:
+        return self._compiling if isinstance(call, _Preparation) and call.compiles else self._preparing
 
     # -- on other threads
 
@@ -92,7 +112,7 @@ class Calls:
 
         When the task is cancelled meanwhile, ``undo`` gets what the call comes to return.
         """
-        return await self._on(self._preparing, call, undo)
+        return await self._on(self._pool(call), call, undo)
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Return what a long call returns, made on another thread."""
@@ -149,7 +169,7 @@ class Calls:
             prepared = prepare()
             return prepared, self._submit(prepared, delivery)
 
-        prepared, sequence = await self.call(work, lambda done: self._abandon(done[1]))
+        prepared, sequence = await self._on(self._pool(prepare), work, lambda done: self._abandon(done[1]))
         return await self._started(prepared, sequence, delivery)
 
     async def run(self, parts: Sequence[Prepared[Chunk]]) -> list[Completion]:
@@ -284,6 +304,7 @@ class Calls:
             self._abandon(sequence)
         if not self._forked:
             self._preparing.shutdown()
+            self._compiling.shutdown()
             self._computing.shutdown()
 
 

@@ -24,13 +24,7 @@ from llama_cffi.engine.snapshot import EngineSnapshot
 from llama_cffi.engine.turn import Turn
 from llama_cffi.engine.waiter import Waiter
 from llama_cffi.engine.worker import Worker
-from llama_cffi.errors import (
-    BusyError,
-    ClosedError,
-    EngineFailedError,
-    LlamaCffiError,
-    MemoryFullError,
-)
+from llama_cffi.errors import BusyError, ClosedError, EngineFailedError, LlamaCffiError, MemoryFullError
 from llama_cffi.reply.completion import Chunk, FinishReason
 
 _get_ident = threading.get_ident
@@ -206,6 +200,7 @@ class Engine(ProcessBound):
             drafted_tokens=told.drafted,
             accepted_tokens=told.accepted,
             preempted=told.preempted,
+            memory=self._loop.outside.counts(),
             histograms=told.histograms(),
         )
 

@@ -26,6 +26,7 @@ from llama_cffi.errors import (
     LlamaCffiError,
     MemoryFullError,
     NativeError,
+    QueueTimeoutError,
 )
 from llama_cffi.reply.completion import FinishReason
 
@@ -70,7 +71,8 @@ class GenerationLoop:
         """Whether a step runs, or the memory is in use by something else: no step may begin."""
         self._clock = self.clock
         self._timed: list[RunningSequence] = []
-        """Those that a deadline may end."""
+        """Those that a deadline may end, or their patience."""
+        self._patience = options.max_waiting_seconds or float("inf")
 
     @property
     def idle(self) -> bool:
@@ -90,7 +92,7 @@ class GenerationLoop:
         except LlamaCffiError as error:
             self._fail(sequence, error)
             return
-        if sequence.deadline is not None:
+        if sequence.deadline is not None or self._patience < float("inf"):
             self._timed.append(sequence)
         self.scheduler.submit(sequence)
 
@@ -291,7 +293,9 @@ class GenerationLoop:
         for sequence in self._timed:
             if sequence.deadline is not None and sequence.deadline <= now:
                 self.end(sequence, FinishReason.DEADLINE)
-        self._timed = [sequence for sequence in self._timed if not sequence.done]
+            elif not sequence.started and perf_counter() - sequence.created > self._patience:
+                self._fail(sequence, QueueTimeoutError(f"waited {self._patience:g} seconds for its turn"))
+        self._timed = [one for one in self._timed if not one.done and (one.deadline is not None or not one.started)]
 
     def _deadline(self, sequences: SequenceOf[RunningSequence]) -> float | None:
         if not self._timed:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.ranges import MAX_HISTORY
+from llama_cffi.server.defaults import add_defaults
 from llama_cffi.server.problem import Problem, unsupported, wrong
 from llama_cffi.server.schemas import GBNF_BYTES, checked_schema, response_schema, structured_outputs
 from llama_cffi.server.values import (
@@ -256,6 +257,8 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
         options[field.option], given[field.option] = value, name
     for name in body.keys() - known:
         _leave_out(call, name)
+    if service.settings.defaults:
+        add_defaults(service.settings.defaults, fields, facts, options, given)
     return Asked(options, given)
 
 

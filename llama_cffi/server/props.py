@@ -22,6 +22,7 @@ async def props(call: Call) -> Answer:
         one.name: value for one in fields(defaults) if isinstance(value := getattr(defaults, one.name), _SHOWN)
     }
     params["samplers"] = params.pop("sampler_order")
+    params |= call.service.settings.defaults
     stats = llm.stats()
     return json_answer(
         {
@@ -34,7 +35,7 @@ async def props(call: Call) -> Answer:
             "endpoint_slots": False,
             "endpoint_props": False,
             "endpoint_metrics": call.service.settings.metrics,
-            "chat_template": model.chat_template() or "",
+            "chat_template": call.service.settings.chat_template or model.chat_template() or "",
             "bos_token": "" if vocab.bos is None else vocab.text(vocab.bos),
             "eos_token": "" if vocab.eos is None else vocab.text(vocab.eos),
             "build_info": card.fingerprint,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,21 @@ class Settings:
     max_n: int = 16
     max_prompts: int = 64
     max_inputs: int = 2048
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of requests with the values that they have where the client does not say."""
+    chat_template: str | None = None
+    """The name, the text or the file of the template of conversations; by default the model's own."""
+    pooling: str | None = None
+    """How the vectors of tokens become one; by default as the model says."""
+    tags: tuple[str, ...] = ()
+    """Words about the model, which clients are told."""
+    api_prefix: str = ""
+    """What every path begins with."""
     default_max_tokens: int | None = None
     """What is generated at most where the client does not say."""
+    ssl_key_file: str | None = None
+    ssl_cert_file: str | None = None
+    """Files of TLS; both or none."""
     request_timeout: float = 600.0
     """Seconds of a request, waiting included."""
     drain_timeout: float = 30.0

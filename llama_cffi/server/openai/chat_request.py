@@ -107,6 +107,8 @@ def read_chat(call: Call) -> ChatRequest:
     if logprobs is not None:
         options["logprobs"] = logprobs
     options = text_options(call, asked)
+    if call.service.settings.chat_template is not None:
+        options["chat_template"] = call.service.settings.chat_template
     if tools:
         options["tools"] = tools
         if choice is not None:

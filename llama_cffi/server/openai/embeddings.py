@@ -44,7 +44,8 @@ async def embeddings(call: Call) -> Answer:
     except TokenError as error:
         hint = "clients of LangChain send texts with check_embedding_ctx_length=False"
         raise Problem(400, f"input: {error.message}; {hint}", code="invalid_token", param="input") from None
-    found = await llm.embed(texts, normalize=False, truncate=bool(asked.take("truncate")))
+    truncate, pooling = bool(asked.take("truncate")), call.service.settings.pooling
+    found = await llm.embed(texts, normalize=False, truncate=truncate, pooling=pooling)  # type: ignore[arg-type]
     if found.pooling == "none":
         raise Problem(400, "this model has a vector for each token, and none for a text", code="unsupported_parameter")
     array = _normalized(found.array[:, :dimensions], norm)
