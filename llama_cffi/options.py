@@ -117,6 +117,9 @@ class AsyncLlamaOptions(LlamaOptions, total=False):
     when_full: WhenFull | None
     """What a call does where no more requests may wait: ``"raise"`` (default) raises :class:`QueueFullError`,
     ``"wait"`` waits for room."""
+    max_compile_seconds: float | None
+    """How long compiling a schema, a grammar or tools may take, after which :class:`SchemaError` is raised; no limit by
+    default. It goes on on its thread, and is there for the next call."""
 
 
 class HubOptions(LlamaOptions, total=False):

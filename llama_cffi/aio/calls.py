@@ -17,12 +17,13 @@ from llama_cffi._util.progress import Progress, reporting
 from llama_cffi._util.worker import ThreadPool
 from llama_cffi.aio.delivery import Delivery
 from llama_cffi.aio.stream import AsyncStream, Started
-from llama_cffi.errors import ClosedError, QueueFullError
+from llama_cffi.errors import ClosedError, QueueFullError, SchemaError
 from llama_cffi.reply.completion import Chunk, Completion
 from llama_cffi.reply.reader import Reading
 
 if TYPE_CHECKING:
     from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.options import WhenFull
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.runtime import Runtime
 
@@ -31,7 +32,7 @@ C = TypeVar("C", bound=Chunk)
 
 N_PREPARING = 2
 """Threads that check, render and tokenize."""
-N_COMPILING = 2
+N_COMPILING = 4
 """Threads that prepare what has a schema, a grammar or tools: compiling may take seconds, for which plain texts need
 not wait."""
 N_COMPUTING = 4
@@ -55,6 +56,26 @@ class _Cancelled(Exception):
     """Ends a computation whose task was cancelled."""
 
 
+class _Late(Exception):
+    """A call has taken too long."""
+
+
+async def _within(seconds: float, job: Future[T], began: list[float]) -> T:
+    """Return what a job returns that has begun when it is told there; :class:`_Late` when it takes longer."""
+    future = asyncio.wrap_future(job)
+    while not future.done():
+        left = seconds - (monotonic() - began[0] if began else 0.0)
+        if left <= 0:
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise _Late
+        try:
+            await asyncio.wait({future}, timeout=left)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+    return future.result()
+
+
 class _Preparation(Generic[T]):
     """Prepares a spec when it is called."""
 
@@ -75,9 +96,12 @@ class Calls:
     computes the text.
     """
 
-    def __init__(self, runtime: Runtime, *, wait_when_full: bool = False) -> None:
+    def __init__(
+        self, runtime: Runtime, *, when_full: WhenFull = "raise", max_compile_seconds: float | None = None
+    ) -> None:
         self._runtime = runtime
-        self._wait_when_full = wait_when_full
+        self._wait_when_full = when_full == "wait"
+        self._max_compile_seconds = max_compile_seconds
         self._preparing = ThreadPool(N_PREPARING)
         self._compiling = ThreadPool(N_COMPILING)
         self._computing = ThreadPool(N_COMPUTING)
@@ -140,18 +164,29 @@ class Calls:
 
     async def _on(self, pool: ThreadPool, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         self._check_open()
+        began: list[float] = []
+
+        def work() -> T:
+            began.append(monotonic())
+            return self._unless_closed(call)
+
         try:
-            job: Future[T] = pool.submit(partial(copy_context().run, self._unless_closed, call))
+            job: Future[T] = pool.submit(partial(copy_context().run, work))
         except RuntimeError:
             self._check_open()  # another loop closed it meanwhile
             raise
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         try:
+            if pool is self._compiling and self._max_compile_seconds is not None:
+                return await _within(self._max_compile_seconds, job, began)
             return await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, _Late) as error:
             if undo is not None:
                 job.add_done_callback(partial(_undo, undo))
+            if isinstance(error, _Late):
+                limit = f"{self._max_compile_seconds:g} seconds"
+                raise SchemaError(f"the schema, the grammar or the tools take more than {limit} to compile") from None
             raise
 
     def _unless_closed(self, call: Callable[[], T]) -> T:

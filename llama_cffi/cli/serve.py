@@ -67,6 +67,7 @@ def serve(
     max_queue: opt.MaxQueue = None,
     max_queue_tokens: opt.MaxQueueTokens = None,
     queue_timeout: opt.QueueTimeout = 60.0,
+    compile_timeout: opt.CompileTimeout = 10.0,
     request_timeout: opt.RequestTimeout = 600.0,
     drain_timeout: opt.DrainTimeout = 30.0,
     ping_interval: opt.PingInterval = 30.0,
@@ -187,6 +188,7 @@ def serve(
         "max_waiting": max_queue or 4 * slots + 64,
         "max_waiting_tokens": max_queue_tokens or 4 * (ctx_size or 4096),
         "max_waiting_seconds": queue_timeout,
+        "max_compile_seconds": compile_timeout,
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
         "model_options": llama_cffi.ModelOptions(
             n_gpu_layers=arguments.gpu_layers(n_gpu_layers),

@@ -198,6 +198,10 @@ MaxQueueTokens = Annotated[
 QueueTimeout = Annotated[
     float, option("--queue-timeout", metavar="S", min=0.01, help="Seconds that a text may wait for its turn.")
 ]
+CompileTimeout = Annotated[
+    float,
+    option("--compile-timeout", metavar="S", min=0.1, help="Seconds that a schema, a grammar or tools may take."),
+]
 RequestTimeout = Annotated[
     float,
     option("-to", "--timeout", "--request-timeout", metavar="S", min=0.1, env="TIMEOUT",

@@ -39,13 +39,16 @@ class Server(uvicorn.Server):
         super().__init__(config or server_config(service))
         self.service = service
         self.n_signals = 0
-        self.signal = 0
+        self.interrupted = False
+        """Whether one of several signals was Ctrl-C: which comes last is up to the system."""
+        self._seen: set[int] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
         self.n_signals += 1
-        self.signal = sig
+        self._seen.add(sig)
+        self.interrupted = self.n_signals > 1 and signal.SIGINT in self._seen
         if self.n_signals > 2:
             os._exit(128 + sig)  # whatever still computes
         self.end()
@@ -120,7 +123,7 @@ async def serve(
         await service.close()
     if failures:
         raise failures[0]
-    return server.n_signals > 1 and server.signal == signal.SIGINT
+    return server.interrupted
 
 
 async def _watch(service: Service) -> None:
