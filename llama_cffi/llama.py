@@ -333,6 +333,7 @@ class Llama(Closing, ProcessBound):
         """Begin a conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""
         from llama_cffi.chat_session import ChatSession
 
+        self._runtime.check_open()
         return ChatSession(self, messages, **options)
 
     @takes_options(opt.RenderOptions)
@@ -604,7 +605,11 @@ class Llama(Closing, ProcessBound):
         self._runtime.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.model.path.name!r}: {'closed' if self.closed else self.context}>"
+        name = f"{type(self).__name__} {self.model.path.name!r}"
+        if self.closed:
+            return f"<{name}: closed>"
+        context = self.context
+        return f"<{name} n_ctx={self.n_ctx} n_cells={context.n_ctx} n_seq_max={context.n_seq_max}>"
 
 
 __all__ = ["Llama"]

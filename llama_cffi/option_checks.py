@@ -97,6 +97,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "functions": "tools",
     "guided_json": "schema",
     "guided_regex": "schema=Regex(...)",
+    "ignore_eos": "logit_bias with -inf for each of model.vocab.eog_tokens",
     "json_schema": "schema",
     "max_completion_tokens": "max_tokens",
     "max_new_tokens": "max_tokens",

@@ -72,8 +72,8 @@ class LlamaOptions(TypedDict, total=False):
     require_gpu: bool | None
     """Whether to raise :class:`UnsupportedError` instead of computing on the CPU; by default the CPU computes."""
     max_step_seconds: float | None
-    """How long a decode may last, where that can be kept to by computing less of prompts in each. By default twice what
-    the texts that are generated take without a prompt, and 0.05 to 0.15 seconds where that is less."""
+    """How long a decode may last, where that can be kept to by computing less of prompts in each. By default a
+    quarter of a second, or twice what the texts that are generated take without a prompt where that is longer."""
     reproducible: bool | None
     """Whether what is computed together depends on the requests alone, and not on how long decodes take here, so that
     the same calls give the same texts to the last bit of rounding. It costs speed where several texts are generated,

@@ -267,7 +267,7 @@ class Calls:
     def _submit(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | None:
         """Submit a request; None when it is to wait for room in the queue."""
         try:
-            sequence = self._runtime.engine.submit(prepared.request, delivery)
+            sequence = prepared.submit(self._runtime.engine, delivery)
         except QueueFullError:
             if self._wait_when_full:
                 return None

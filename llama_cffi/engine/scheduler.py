@@ -169,6 +169,8 @@ class Scheduler:
         ordered = self._line.in_order(prompts)
         for i, sequence in enumerate(ordered):
             pending = sequence.n_pending
+            if self._budget.to_its_end(pending, left, len(rows) + budget - left):
+                budget, left = budget + pending - left, pending
             count = sequence.next_cells(self._share(pending, left, ordered[i + 1 :]))
             if count:
                 plan.append(Work(sequence, count, count == pending))

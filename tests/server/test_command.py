@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server and its URL."""
-    command = [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", "0", "-c", "512", "-t", "1", *arguments]
+    command = [sys.executable, "-m", "llama_cffi", "serve", "--port", "0", "-c", "512", "-t", "1", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -200,7 +200,7 @@ def test_a_port_that_is_taken_is_said_so() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
-            [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", port],
+            [sys.executable, "-m", "llama_cffi", "serve", "--port", port],
             capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
         )  # fmt: skip
     assert done.returncode == 1
@@ -212,7 +212,7 @@ def test_a_file_that_is_no_model_ends_it(tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(b"no model")
     done = subprocess.run(
-        [sys.executable, "-m", "llama_cffi.cli", "serve", "--port", "0", "-m", str(file)],
+        [sys.executable, "-m", "llama_cffi", "serve", "--port", "0", "-m", str(file)],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
     )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
