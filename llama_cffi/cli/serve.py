@@ -239,7 +239,8 @@ def serve(
             console.note(f"warning: {host} can be reached from other machines, and there is no --api-key")
         print(f"{' '.join(places)} serves {service.id}, {slots} at once", flush=True)
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        if run(service, sockets, partial(console.note, "the model is loaded")):
+        read_keys = None if api_key_file is None else partial(_keys, api_key, api_key_file)
+        if run(service, sockets, partial(console.note, "the model is loaded"), read_keys):
             raise typer.Exit(console.INTERRUPTED)
     finally:
         _remove_files(places)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.ranges import MAX_HISTORY
 from llama_cffi.server.defaults import add_defaults
+from llama_cffi.server.limits import bound_entries
 from llama_cffi.server.problem import Problem, unsupported, wrong
 from llama_cffi.server.schemas import GBNF_BYTES, checked_schema, response_schema, structured_outputs
 from llama_cffi.server.values import (
@@ -292,6 +293,7 @@ def text_options(call: Call, asked: Asked) -> dict[str, Any]:
         options["logit_bias"] = {**options.get("logit_bias", {}), **never}
     if asked.take("post_sampling_probs") and options.get("logprobs") is not None:
         options["post_sampling_logprobs"] = True
+    bound_entries(call.body, options, call.service.card.n_ctx)
     options["max_seconds"] = min(options.get("max_seconds", settings.request_timeout), settings.request_timeout)
     options["on_incomplete"] = "return"
     return options

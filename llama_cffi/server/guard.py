@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -44,7 +45,8 @@ class Guard:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         settings = service.settings
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+        self._digests: list[bytes] = []
+        self.set_keys(settings.api_keys)
         self._hosts = _LOCAL | {host.lower() for host in settings.allowed_hosts}
         self.public = PUBLIC | ({"/metrics"} if settings.public_metrics else frozenset())
         self.requests: Counter[tuple[str, str, int]] = Counter()
@@ -52,6 +54,10 @@ class Guard:
         self.seconds = Histogram()
         """How long answers took."""
         self._running = 0
+
+    def set_keys(self, keys: Sequence[str]) -> None:
+        """Take other keys from now on."""
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

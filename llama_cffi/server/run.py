@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     import socket
     from types import FrameType
 
+    from llama_cffi.server.guard import Guard
     from llama_cffi.server.service import Service
     from llama_cffi.server.settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
+_log = logging.getLogger("llama_cffi.server")
 _WATCH_SECONDS = 0.25
 CUT_SECONDS = 5.0
 """How long clients may take to read that their streams were cut, when the server ends."""
@@ -35,8 +38,9 @@ class Server(uvicorn.Server):
     The first lets them finish, the second cuts them with an error that says so, the third ends the process.
     """
 
-    def __init__(self, service: Service, *, config: uvicorn.Config | None = None) -> None:
-        super().__init__(config or server_config(service))
+    def __init__(self, service: Service) -> None:
+        self.guard = make_app(service)
+        super().__init__(_config(self.guard, service.settings))
         self.service = service
         self.n_signals = 0
         self.interrupted = False
@@ -66,6 +70,16 @@ class Server(uvicorn.Server):
         # A client that does not read cannot be told, and must not be waited for.
         loop.call_later(CUT_SECONDS + (0.0 if again else service.settings.drain_timeout), self.abort)
 
+    def change_keys(self, read_keys: Callable[[], Sequence[str]]) -> None:
+        """Take the keys that are there now."""
+        try:
+            keys = read_keys()
+        except (OSError, ValueError) as error:
+            _log.warning("the keys stay as they are: %s", error)
+            return
+        self.guard.set_keys(keys)
+        _log.warning("there are %d keys now", len(keys))
+
     def abort(self) -> None:
         """End every connection as it is."""
         for connection in tuple(self.server_state.connections):
@@ -73,11 +87,9 @@ class Server(uvicorn.Server):
                 connection.abort()
 
 
-def server_config(service: Service) -> uvicorn.Config:
-    """Return how uvicorn is to serve."""
-    settings: Settings = service.settings
+def _config(app: Guard, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        make_app(service),
+        app,
         http=Connection,
         ws="none",
         lifespan="off",
@@ -91,14 +103,20 @@ def server_config(service: Service) -> uvicorn.Config:
 
 
 async def serve(
-    service: Service, sockets: Sequence[socket.socket], on_ready: Callable[[], object] | None = None
+    service: Service,
+    sockets: Sequence[socket.socket],
+    on_ready: Callable[[], object] | None = None,
+    read_keys: Callable[[], Sequence[str]] | None = None,
 ) -> bool:
     """Answer requests until a signal ends it; return whether a second Ctrl-C did.
 
-    The model is loaded meanwhile; raises what that raises. ``on_ready`` is called when it is there.
+    The model is loaded meanwhile; raises what that raises. ``on_ready`` is called when it is there. ``read_keys`` says
+    what the keys are at each SIGHUP; when it raises, they stay as they are.
     """
     server = Server(service)
     server.loop = asyncio.get_running_loop()
+    if read_keys is not None and hasattr(signal, "SIGHUP"):
+        server.loop.add_signal_handler(signal.SIGHUP, server.change_keys, read_keys)
     failures: list[BaseException] = []
 
     async def load() -> None:
@@ -135,9 +153,14 @@ async def _watch(service: Service) -> None:
         service.loop_lag.add(max(0.0, loop.time() - due))
 
 
-def run(service: Service, sockets: Sequence[socket.socket], on_ready: Callable[[], object] | None = None) -> bool:
+def run(
+    service: Service,
+    sockets: Sequence[socket.socket],
+    on_ready: Callable[[], object] | None = None,
+    read_keys: Callable[[], Sequence[str]] | None = None,
+) -> bool:
     """Do as :func:`serve` in an event loop of its own: uvloop's where it is installed."""
-    main = serve(service, sockets, on_ready)
+    main = serve(service, sockets, on_ready, read_keys)
     try:
         import uvloop
     except ImportError:
@@ -145,4 +168,4 @@ def run(service: Service, sockets: Sequence[socket.socket], on_ready: Callable[[
     return bool(uvloop.run(main))
 
 
-__all__ = ["Server", "bind", "run", "serve", "server_config"]
+__all__ = ["Server", "bind", "run", "serve"]

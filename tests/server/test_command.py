@@ -105,7 +105,7 @@ def test_a_server_on_a_file_with_settings_from_a_file(tmp_path: Path) -> None:
     path, log, config = tmp_path / "x.sock", tmp_path / "log", tmp_path / "serve.ini"
     config.write_text(f"host = {path}\nalias = tiny\nctx-size = 512\nthreads = 1\ntemp = 0\nlog-jsonl = on\n"
                       f"access-log = true\nlog-file = {log}\ncontext-shift = true\n")  # fmt: skip
-    command = [sys.executable, "-m", "llama_cffi.cli", "serve", "--config", str(config), "-cb", "--seed", "4"]
+    command = [sys.executable, "-m", "llama_cffi", "serve", "--config", str(config), "-cb", "--seed", "4"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
     body = {"prompt": "Once upon a time", "ignore_eos": True, "stream": True}
     with subprocess.Popen(
@@ -162,6 +162,35 @@ def test_a_third_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(SystemExit) as caught:
             server.handle_exit(signal.SIGTERM, None)
         assert caught.value.code == 143
+
+    asyncio.run(main())
+
+
+def test_a_hangup_reads_the_keys_again() -> None:
+    from llama_cffi.server import run
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
+
+    async def open_model() -> Any:
+        raise AssertionError("it is not loaded")
+
+    def missing() -> Any:
+        raise FileNotFoundError("gone")
+
+    server = run.Server(Service(open_model, Settings(api_keys=("old",)), "demo"))
+
+    async def status(key: str) -> int:
+        transport = httpx.ASGITransport(app=server.guard)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            found = await client.get("/v1/models", headers={"x-api-key": key})
+            return int(found.status_code)
+
+    async def main() -> None:
+        assert [await status("old"), await status("new")] == [200, 401]
+        server.change_keys(lambda: ("new", "newer"))
+        assert [await status("old"), await status("new"), await status("newer")] == [401, 200, 200]
+        server.change_keys(missing)
+        assert [await status("old"), await status("new")] == [401, 200]
 
     asyncio.run(main())
 

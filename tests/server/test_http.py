@@ -203,6 +203,7 @@ def test_scores_of_a_prompt(server: Running, ask: Ask) -> None:
         ({"prompt": ["a"] * 65}, "invalid_value", "prompt"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"best_of": 2, "n": 3}, "invalid_value", "best_of"),
+        ({"prompt": ["a"] * 60, "n": 16, "logprobs": 5, "max_tokens": 500}, "invalid_value", "logprobs"),
         ({"best_of": 2, "stream": True}, "invalid_value", "best_of"),
         ({"suffix": "end"}, "unsupported_parameter", None),
     ],
