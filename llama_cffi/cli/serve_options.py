@@ -224,6 +224,7 @@ MaxInputs = Annotated[int, option("--max-inputs", metavar="N", min=1, help="Most
 # -- what is told
 
 Metrics = Annotated[bool, option("--metrics/--no-metrics", help="Offer /metrics.")]
+VllmMetrics = Annotated[bool, option("--metrics-vllm", help="Add vLLM's names to /metrics.")]
 PublicMetrics = Annotated[bool, option("--public-metrics", help="Let /metrics be read without a key.")]
 Verbose = Annotated[
     bool,

@@ -11,6 +11,7 @@ from pathlib import Path
 from llama_cffi.engine.snapshot import EngineSnapshot
 from llama_cffi.engine.telemetry import BOUNDS, HistogramSnapshot
 from llama_cffi.server.service import Service
+from llama_cffi.server.vllm_metrics import vllm_counts, vllm_histograms
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -58,7 +59,7 @@ def _escaped(value: str) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else f"{value:.9g}"
+    return str(int(value)) if float(value).is_integer() else f"{value:.13g}"
 
 
 def render(service: Service, requests: Counter[tuple[str, str, int]], seconds: HistogramSnapshot) -> str:
@@ -79,7 +80,14 @@ def render(service: Service, requests: Counter[tuple[str, str, int]], seconds: H
     )  # fmt: skip
     text.add("llama_cffi_model_load_seconds", "gauge", "How long loading took.", [(model, service.load_seconds)])
     if service.loaded is not None:
-        _engine(text, service.loaded.stats(), model)
+        stats = service.loaded.stats()
+        _engine(text, stats, model)
+        if service.settings.vllm_metrics:
+            named = {"model_name": model["model"]}
+            for name, kind, help_, rows in vllm_counts(stats):
+                text.add(name, kind, help_, [({**named, **labels}, value) for labels, value in rows])
+            for name, found in vllm_histograms(stats):
+                text.histogram(name, "Seconds.", [(named, found)])
     return "\n".join(text.lines) + "\n"
 
 

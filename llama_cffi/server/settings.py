@@ -30,6 +30,8 @@ class Settings:
     prefill_assistant: bool = True
     """Whether a last message of the assistant is the beginning of the reply."""
     metrics: bool = True
+    vllm_metrics: bool = False
+    """Whether ``/metrics`` has vLLM's names, too."""
     public_metrics: bool = False
     """Whether ``/metrics`` needs no key."""
     max_body: int = 16 << 20

@@ -25,7 +25,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     from llama_cffi.server.connection import Connection
 
     for name in ("head_seconds", "rest_seconds", "stall_seconds"):
-        monkeypatch.setattr(Connection, name, 0.15)
+        monkeypatch.setattr(Connection, name, 0.1)
 
 
 @pytest.fixture
@@ -111,6 +111,14 @@ def test_what_is_no_http_behind_a_stream_does_not_get_into_it(sock: socket.socke
     assert data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
+def test_connections_have_a_number(sock: socket.socket, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi.server import connection
+
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 0)
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=30)) as further:
+        assert answer(rest(further)) == (503, "too_many_requests")
+
+
 def test_a_body_that_does_not_come(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     from llama_cffi.server import body
 
@@ -169,7 +177,7 @@ def test_the_end_waits_for_slow_readers_and_not_for_those_that_do_not_read(
     from llama_cffi.server.settings import Settings
     from tests.server.conftest import serving
 
-    monkeypatch.setattr(run, "CUT_SECONDS", 1.0)
+    monkeypatch.setattr(run, "CUT_SECONDS", 0.7)
     path = tmp_path / "x.sock"
     with serving(bind(str(path), 0), Settings(drain_timeout=0.0), server.llm) as (running, _):
         slow, stopped = ask_through(path), ask_through(path)
