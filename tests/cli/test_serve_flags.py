@@ -20,17 +20,25 @@ ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "build" / "libllama" / "bin" / "llama-server"
 
 
-def flags_of_llama_server() -> set[str]:
-    """The flags that its help begins lines with."""
+def flags_of_llama_server() -> dict[str, int]:
+    """The flags that its help begins lines with, and how many values follow each."""
     done = subprocess.run([BINARY, "--help"], capture_output=True, text=True, timeout=60, check=True)
-    found: set[str] = set()
-    more = False
+    found: dict[str, int] = {}
+    names: list[str] = []
     for line in done.stdout.splitlines():
-        if not (more or line.startswith("-")):
+        if not (names or line.startswith("-")):
             continue
-        names = re.match(r"\s*(?:--?[A-Za-z][\w.-]*(?:,\s*|(?=\s|$)))+", line)
-        more = names is not None and names[0].rstrip().endswith(",")
-        found.update(re.findall(r"--?[A-Za-z][\w.-]*", names[0] if names else ""))
+        head = re.match(r"\s*(?:--?[A-Za-z][\w.-]*(?:,\s*|(?=\s|$)))+", line)
+        if head is None:
+            names = []
+            continue
+        names += re.findall(r"--?[A-Za-z][\w.-]*", head[0])
+        if head[0].rstrip().endswith(","):
+            continue
+        # The description is two blanks away from the values, or on the next line.
+        values = re.sub(r"<[^>]*>", "X", line[head.end() :]).partition("  ")[0].split()
+        found.update(dict.fromkeys(names, len(values)))
+        names = []
     return found
 
 
@@ -38,8 +46,9 @@ def flags_of_llama_server() -> set[str]:
 def test_the_flags_are_those_of_llama_server() -> None:
     theirs = flags_of_llama_server()
     assert len(theirs) > 300
-    assert sorted(theirs - BY_NAME.keys()) == []
-    assert sorted(BY_NAME.keys() - theirs) == []
+    assert sorted(theirs.keys() - BY_NAME.keys()) == []
+    assert sorted(BY_NAME.keys() - theirs.keys()) == []
+    assert {name: n for name, n in theirs.items() if BY_NAME[name].n_values != n} == {}
 
 
 def test_no_flag_is_there_twice() -> None:
