@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 HEAD_SECONDS = 10.0
 """How long the head of a request may take, and the first byte of a new connection."""
+IDLE_SECONDS = 75.0
+"""How long a connection may be without a request; longer than proxies keep one."""
 REST_SECONDS = 10.0
 """How long the rest of a body may take that was answered before it was there."""
 STALL_SECONDS = 60.0
@@ -32,6 +34,7 @@ class Connection(HttpToolsProtocol):
     """
 
     head_seconds, rest_seconds, stall_seconds = HEAD_SECONDS, REST_SECONDS, STALL_SECONDS
+    idle_seconds = IDLE_SECONDS
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -47,6 +50,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self.timeout_keep_alive = self.idle_seconds  # type: ignore[assignment]
         if len(self.connections) > MAX_CONNECTIONS:
             self._refuse(Problem(503, "too many connections", code="too_many_requests"))
             return
@@ -169,4 +173,4 @@ class Connection(HttpToolsProtocol):
         self._close()
 
 
-__all__ = ["HEAD_SECONDS", "MAX_CONNECTIONS", "MAX_HEAD", "REST_SECONDS", "STALL_SECONDS", "Connection"]
+__all__ = ["HEAD_SECONDS", "IDLE_SECONDS", "MAX_CONNECTIONS", "MAX_HEAD", "REST_SECONDS", "STALL_SECONDS", "Connection"]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from llama_cffi.server.service import Service
     from llama_cffi.server.settings import Settings
 
-KEEP_ALIVE_SECONDS = 75
 _log = logging.getLogger("llama_cffi.server")
 _WATCH_SECONDS = 0.25
 CUT_SECONDS = 5.0
@@ -96,7 +95,6 @@ def _config(app: Guard, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ssl_keyfile=settings.ssl_key_file,
         ssl_certfile=settings.ssl_cert_file,
     )
