@@ -154,6 +154,11 @@ class TextOptions(SamplingKwargs, total=False):
     priority: int | None
     """How urgent the text is, -100 to 100: of those that wait the lowest is computed first; 0 by default. One that has
     waited for long is computed before more urgent ones."""
+    reuse: bool | None
+    """Whether the text takes what others have computed of its prompt, and leaves what it computes for others
+    (default)."""
+    slot: int | None
+    """The slot in whose memory the text is computed, if that one is idle; by default the one that spares most."""
     overflow: Overflow | None
     """What happens when the text fills the context; by default what the Llama was made with."""
     speculative: Speculative | None

@@ -79,6 +79,13 @@ def serve(
     metrics: opt.Metrics = True,
     metrics_vllm: opt.VllmMetrics = False,
     public_metrics: opt.PublicMetrics = False,
+    tell_slots: opt.TellSlots = True,
+    slot_save_path: opt.SlotSavePath = None,
+    slot_action_timeout: opt.SlotActionTimeout = 30.0,
+    lora_init_without_apply: opt.LoraInitWithoutApply = False,
+    spm_infill: opt.SpmInfill = False,
+    echo_prompt: opt.EchoPrompt = False,
+    compat: opt.Compat = None,
     access_log: opt.AccessLog = False,
     log_file: opt.LogFile = None,
     log_jsonl: opt.LogJsonl = False,
@@ -145,6 +152,10 @@ def serve(
         os.environ["HF_HUB_OFFLINE"] = "1"
     file = model_file(_model_name(model, hf_repo, hf_file))
     hosts = _listed(host)
+    if compat not in (None, "llama-server"):
+        raise typer.BadParameter(f"there is only llama-server, not {compat!r}", param_hint="--compat")
+    if slot_save_path is not None and not slot_save_path.is_dir():
+        raise typer.BadParameter(f"there is no folder {slot_save_path}", param_hint="--slot-save-path")
     slots = parallel if parallel is not None and parallel > 0 else 8
     settings = Settings(
         names=_listed(alias),
@@ -155,6 +166,12 @@ def serve(
         local_pages=cors_origins != "none",
         allowed_hosts=_listed(allowed_hosts),
         check_host=all(one in _LOOPBACK for one in hosts),
+        slots=tell_slots,
+        slot_save_path=slot_save_path,
+        slot_action_timeout=slot_action_timeout,
+        spm_infill=spm_infill,
+        echo_prompt=echo_prompt,
+        compat=compat is not None,
         strict_model=strict_model,
         strict_fields=strict_fields,
         prefill_assistant=prefill_assistant,
@@ -228,7 +245,9 @@ def serve(
     async def open_model() -> AsyncLlama:
         progress = lambda part: service.state != "draining"  # noqa: E731 - a signal ends loading
         llm = await llama_cffi.AsyncLlama.open(file, **llama_options, progress=progress)
-        added.apply(llm.llama)
+        service.adapters = added.apply(llm.llama)
+        if lora_init_without_apply:
+            llm.llama.set_adapters({})
         return llm
 
     server_log.start(log_file, as_json=log_jsonl, access=access_log or verbose, verbose=verbose)

@@ -237,4 +237,22 @@ LogJsonl = Annotated[
     bool, option("--log-jsonl/--no-log-jsonl", env="LOG_JSONL", help="Write each line of the log as a JSON object.")
 ]
 
+# -- llama-server's own endpoints
+
+TellSlots = Annotated[bool, option("--slots/--no-slots", env="ENDPOINT_SLOTS", help="Offer /slots.")]
+SlotSavePath = Annotated[
+    Path | None, option("--slot-save-path", metavar="DIR", help="Folder of slots that clients save and restore.")
+]
+SlotActionTimeout = Annotated[
+    float, option("--slot-action-timeout", metavar="S", min=0, help="Seconds that saving waits for a busy slot.")
+]
+LoraInitWithoutApply = Annotated[
+    bool, option("--lora-init-without-apply", help="Load LoRA adapters for requests that name them alone.")
+]
+SpmInfill = Annotated[bool, option("--spm-infill", help="Put what is behind a gap before what precedes it.")]
+EchoPrompt = Annotated[bool, option("--echo-prompt", help="Repeat the prompt in answers of /completion.")]
+Compat = Annotated[
+    str | None, option("--compat", metavar="NAME", help="llama-server: do as it does where that is less careful.")
+]
+
 Context = typer.Context

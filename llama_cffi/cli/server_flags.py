@@ -106,7 +106,8 @@ _OWN = (
     *_own("--ssl-key-file", "--ssl-cert-file", "-to --timeout", "--sse-ping-interval", "--log-file"),
     *_own("--prefill-assistant --no-prefill-assistant", n=0),
     *_own("--chat-template", "--chat-template-file", "--spec-draft-model -md --model-draft", "--spec-type"),
-    *_own("--spec-draft-n-max", "--spec-draft-p-min --draft-p-min"),
+    *_own("--slots --no-slots", "--lora-init-without-apply", "--spm-infill", n=0),
+    *_own("--slot-save-path", "--spec-draft-n-max", "--spec-draft-p-min --draft-p-min"),
 )
 
 _NO_MEDIA = "there are no images, sounds or videos"
@@ -125,7 +126,7 @@ _IGNORED = (
     *_ignored("drafts are looked up in the text itself", "-lcs --lookup-cache-static", "-lcd --lookup-cache-dynamic"),
     *_ignored("with --context-shift the older half goes, behind the prompt's first tokens", "--keep"),
     *_ignored(_ALWAYS, "--swa-full", "-cb --cont-batching -nocb --no-cont-batching", n=0),
-    *_ignored(_ALWAYS, "--jinja --no-jinja", "--cache-prompt --no-cache-prompt", "--slots --no-slots", n=0),
+    *_ignored(_ALWAYS, "--jinja --no-jinja", "--cache-prompt --no-cache-prompt", n=0),
     *_ignored("memory is copied where a prompt may be cut", "-ctxcp --ctx-checkpoints --swa-checkpoints"),
     *_ignored("memory is copied where a prompt may be cut", "-cms --checkpoint-min-step"),
     *_ignored("what is evicted goes to the host's memory", "--cache-idle-slots --no-cache-idle-slots", n=0),
@@ -212,13 +213,10 @@ _REFUSED = (
     ),
     *_refused("--reasoning-budget ends reasoning without a message", "--reasoning-budget-message"),
     *_refused("replies are always parsed", "--skip-chat-parsing --no-skip-chat-parsing", n=0),
-    *_refused("--lora FILE:0 loads an adapter at the scale 0", "--lora-init-without-apply", n=0),
     *_refused("prompts are not written anywhere", "--log-prompts-dir"),
     *_refused("one server serves one model", "--models-dir", "--models-preset", "--models-max"),
     *_refused("one server serves one model", "--models-autoload --no-models-autoload", n=0),
     *_refused("the model stays in memory", "--sleep-idle-seconds"),
-    *_refused("a prefix comes before a suffix", "--spm-infill", n=0),
-    *_refused("what a conversation saves is kept in memory", "--slot-save-path"),
     *_refused("--spec-draft-n-max", "--draft --draft-n --draft-max"),
     *_refused("a draft has no least number of tokens", "--draft-min --draft-n-min"),
     *_refused("--spec-type ngram-simple finds these", "--spec-ngram-size-n", "--spec-ngram-size-m"),

@@ -79,8 +79,8 @@ def render(service: Service, requests: Counter[tuple[str, str, int]], seconds: H
         [({**model, "state": state}, service.state == state) for state in ("loading", "ready", "failed", "draining")],
     )  # fmt: skip
     text.add("llama_cffi_model_load_seconds", "gauge", "How long loading took.", [(model, service.load_seconds)])
-    if service.loaded is not None:
-        stats = service.loaded.stats()
+    stats = service.stats
+    if stats is not None:
         _engine(text, stats, model)
         if service.settings.vllm_metrics:
             named = {"model_name": model["model"]}

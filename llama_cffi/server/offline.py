@@ -29,7 +29,8 @@ async def answer(service: Service, path: str, body: Any, request_id: str) -> tup
         if body.get("stream"):
             raise unsupported("stream", "an answer in a file is no stream")
         given = {name: value for name, value in body.items() if value is not None}
-        scope: Any = {"path_params": {}, "llama_cffi": {"request_id": request_id}}
+        facts = {"request_id": request_id, "headers": {}}
+        scope: Any = {"path_params": {}, "query_string": b"", "llama_cffi": facts}
         found = await handler(Call(service, scope, dialect, given))
         if not isinstance(found, Whole):
             raise unsupported("stream", "an answer in a file is no stream")

@@ -48,6 +48,8 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.type = type or _TYPES.get(status, "invalid_request_error")
+        self.nearest: Any = None
+        """The value that llama-server takes instead of a wrong one; None where it takes none."""
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
 

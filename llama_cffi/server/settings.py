@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -56,6 +57,18 @@ class Settings:
     ssl_key_file: str | None = None
     ssl_cert_file: str | None = None
     """Files of TLS; both or none."""
+    slots: bool = True
+    """Whether ``/slots`` tells what each slot is doing."""
+    slot_save_path: Path | None = None
+    """The folder of saved slots; None where slots are not to be saved."""
+    slot_action_timeout: float = 30.0
+    """Seconds that an action waits for its slot."""
+    compat: bool = False
+    """Whether to do as llama-server where that is less careful: wrong values, slots that there are not, origins."""
+    echo_prompt: bool = False
+    """Whether answers in llama-server's own form repeat the prompt."""
+    spm_infill: bool = False
+    """Whether what is behind a gap comes first in its prompt."""
     request_timeout: float = 600.0
     """Seconds of a request, waiting included."""
     drain_timeout: float = 30.0
