@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from llama_cffi.cli import arguments
 from llama_cffi.cli.server_flags import BY_NAME, FLAGS, Flag
+from llama_cffi.cli.wording import describe
 
 CONFIG = "--config"
 _META = "llama_cffi.taken"
@@ -41,10 +42,8 @@ class Taken:
             return
         try:
             found = flag.value if not values else _read(flag, values[0])
-        except OSError:
-            raise
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint=name) from None
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(describe(error), param_hint=name) from None
         self._set(flag.word, found)
 
     def _set(self, name: str, value: Any) -> None:
@@ -222,7 +221,10 @@ def _read(flag: Flag, text: str) -> Any:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Return the settings of a TOML file, or of lines ``name = value`` in a file of another name."""
-    text = arguments.read_text(path)
+    try:
+        text = arguments.read_text(path)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(describe(error), param_hint=CONFIG) from None
     if path.suffix == ".toml":
         return _toml(text, path)
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"))

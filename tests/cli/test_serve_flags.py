@@ -162,6 +162,8 @@ def test_a_file_of_toml(tmp_path: Path) -> None:
         (["-j", "3"], "must be a JSON object"),
         (["--reasoning", "some"], "on, off or auto"),
         (["--unknown"], "No such option"),
+        (["--grammar-file", "/nowhere/x"], "no such folder: /nowhere"),
+        (["--config", "/nowhere/x"], "no such folder: /nowhere"),
         (["--config", "{ini}"], "did you mean port"),
         (["--config", "{bad}"], "metrics must be true or false"),
     ],
