@@ -228,6 +228,11 @@ def test_thinking_and_several_calls(client: Any, server: Running, ask: Ask, monk
     found = events(ask(PATH, {**asked, "stream": True}))
     deltas = [one["delta"]["type"] for one in found if one["type"] == "content_block_delta"]
     assert deltas[:4] == ["thinking_delta", "thinking_delta", "signature_delta", "text_delta"]
+    hidden = client.messages.create(**asked, thinking={"type": "adaptive", "display": "omitted"})
+    assert without_ids(hidden)["content"][0] == {"type": "thinking", "thinking": "", "signature": ""}
+    assert without_ids(hidden)["content"][1:] == without_ids(whole)["content"][1:]
+    with client.messages.stream(**asked, thinking={"type": "adaptive", "display": "omitted"}) as stream:
+        assert without_ids(stream.get_final_message()) == without_ids(hidden)
     cut = ended([said("Hm"), called(0, "weather", '{"city": "Ro')], FinishReason.LENGTH, incomplete=True)
     monkeypatch.setattr(server.llm, "stream_chat", lambda *_, **__: Canned(cut))
     found = ask(PATH, asked).json()
@@ -331,6 +336,7 @@ def test_what_the_model_is_given(server: Running, ask: Ask, monkeypatch: pytest.
         ({"tools": [CLOCK], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tools": [CLOCK], "tool_choice": {"type": "tool", "name": "weather"}}, "tool_choice"),
         ({"thinking": {"type": "deep"}}, "thinking.type"),
+        ({"thinking": {"type": "adaptive", "display": "half"}}, "thinking.display"),
         ({"thinking": {"type": "enabled", "budget_tokens": -1}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "enabled", "budget_tokens": 5}, "reasoning_budget": 3}, "thinking"),
         ({"output_config": {"format": {"type": "yaml"}}}, "output_config.format.type"),

@@ -45,8 +45,8 @@ def names() -> list[str]:
     from llama_cffi.server.openai.responses_request import RESPONSE_FIELDS
 
     native = (*NATIVE_FIELDS, *NATIVE_EMBEDDING_FIELDS, *RERANK_FIELDS)
-    every = (*CHAT_FIELDS, *TEXT_FIELDS, *EMBEDDING_FIELDS, *MESSAGE_FIELDS, *RESPONSE_FIELDS, *native)
-    fields = {name for one in every for name in one.names}
+    openai = (*CHAT_FIELDS, *TEXT_FIELDS, *EMBEDDING_FIELDS, *RESPONSE_FIELDS)
+    fields = {name for one in (*openai, *native, *MESSAGE_FIELDS) for name in one.names}
     others = {
         "messages",
         "prompt",
@@ -57,12 +57,12 @@ def names() -> list[str]:
         "tool_choice",
         "stream_options",
         "modalities",
-        "documents",
-        "texts",
-        "filename",
         "system",
         "previous_response_id",
         "background",
+        "documents",
+        "texts",
+        "filename",
     }
     return sorted({*fields, *IGNORED, *REFUSED, *others, *INFILL_NAMES, "continue_final_message", "with_tokens"})
 

@@ -23,23 +23,23 @@ from llama_cffi.server.response import Answer, json_answer, named_event
 async def messages(call: Call) -> Answer:
     """Answer a conversation."""
     asked = read_message_request(call)
-    reply = ReplyStream(call, asked)
+    reply = ReplyStream(call, asked.conversation)
     head = {"id": make_id("msg", "_"), "type": "message", "role": "assistant", "model": call.service.id}
-    if asked.stream:
-        return call.events(_events(reply, head))
+    if asked.conversation.stream:
+        return call.events(_events(reply, head, asked.shows_thinking))
     async with reply:
         blocks = await reply.whole()
     done = blocks.done
-    content = [_content(block) for block in blocks.blocks]
+    content = [_content(block, asked.shows_thinking) for block in blocks.blocks]
     return json_answer({**head, "content": content, **_end(done), "usage": _usage(done)})
 
 
 async def count_tokens(call: Call) -> Answer:
     """Return the number of tokens that the model would be given."""
-    return json_answer({"input_tokens": await count_prompt(call, read_message_request(call))})
+    return json_answer({"input_tokens": await count_prompt(call, read_message_request(call).conversation)})
 
 
-async def _events(reply: ReplyStream, head: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+async def _events(reply: ReplyStream, head: dict[str, Any], shows_thinking: bool) -> AsyncGenerator[bytes, None]:
     async with reply:
         # What is in memory of the prompt is known later; the last event but one has it.
         usage = {"input_tokens": await reply.start(), **_NOTHING_CACHED, "output_tokens": 0}
@@ -47,8 +47,9 @@ async def _events(reply: ReplyStream, head: dict[str, Any]) -> AsyncGenerator[by
         yield named_event({"type": "message_start", "message": {**head, **empty, "usage": usage}})
         async with aclosing(reply.steps()) as each:
             async for steps in each:
-                if steps:
-                    yield b"".join(named_event(event) for step in steps for event in _of_step(step))
+                frames = b"".join(named_event(event) for step in steps for event in _of_step(step, shows_thinking))
+                if frames:
+                    yield frames
     done = reply.blocks.done
     yield named_event({"type": "message_delta", "delta": _end(done), "usage": _usage(done)})
     yield named_event({"type": "message_stop"})
@@ -64,13 +65,15 @@ _DELTAS = {
 }
 
 
-def _of_step(step: Step) -> list[dict[str, Any]]:
+def _of_step(step: Step, shows_thinking: bool) -> list[dict[str, Any]]:
     """Return the events of a step."""
     block = step.block
     if step.what == "begin":
         empty = Block(block.kind, block.index, block.call)
-        return [{"type": "content_block_start", "index": block.index, "content_block": _content(empty)}]
+        return [{"type": "content_block_start", "index": block.index, "content_block": _content(empty, shows_thinking)}]
     if step.what == "more":
+        if block.kind == "reasoning" and not shows_thinking:
+            return []
         kind, key = _DELTAS[block.kind]
         return [{"type": "content_block_delta", "index": block.index, "delta": {"type": kind, key: step.text}}]
     found: list[dict[str, Any]] = [{"type": "content_block_stop", "index": block.index}]
@@ -81,10 +84,10 @@ def _of_step(step: Step) -> list[dict[str, Any]]:
     return found
 
 
-def _content(block: Block) -> dict[str, Any]:
+def _content(block: Block, shows_thinking: bool) -> dict[str, Any]:
     """Return a block of an answer."""
     if block.kind == "reasoning":
-        return {"type": "thinking", "thinking": block.text, "signature": ""}
+        return {"type": "thinking", "thinking": block.text if shows_thinking else "", "signature": ""}
     if block.call is None:
         return {"type": "text", "text": block.text}
     name = {"id": f"{CALL_ID}{block.call.id}", "name": block.call.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi.server.anthropic.turns import read_conversation
@@ -19,19 +20,23 @@ DEFAULT_MAX_TOKENS = 4096
 """What is generated at most where neither the client nor the server says."""
 
 
-def _thinking(param: str, value: Any, _: Facts) -> dict[str, Any]:
-    """Return whether there is reasoning, and of how many tokens at most."""
+def _thinking(param: str, value: Any, facts: Facts) -> dict[str, Any]:
+    """Return whether there is reasoning, of how many tokens at most, and whether it is shown."""
     kind = typed(param, value, dict).get("type")
+    found: dict[str, Any] = {}
+    if value.get("display") is not None:
+        display = one_of("summarized", "omitted")(f"{param}.display", value["display"], facts)
+        found["shown"] = display == "summarized"
     if kind == "disabled":
-        return {"enable_thinking": False}
+        return {**found, "enable_thinking": False}
     if kind == "enabled":
-        found: dict[str, Any] = {"enable_thinking": True}
+        found["enable_thinking"] = True
         if value.get("budget_tokens") is not None:
             found["budget"] = whole(f"{param}.budget_tokens", value["budget_tokens"], 0)
         return found
     if kind != "adaptive":
         raise wrong(f"{param}.type", f"must be enabled, disabled or adaptive, got {kind!r:.60}")
-    return {}
+    return found
 
 
 def _output(param: str, value: Any, facts: Facts) -> dict[str, Any]:
@@ -57,7 +62,16 @@ MESSAGE_FIELDS: tuple[Field, ...] = (
 _READ = frozenset(("messages", "system", "tools", "tool_choice"))
 
 
-def read_message_request(call: Call) -> Conversation:
+@dataclass(frozen=True)
+class MessageRequest:
+    """A message that was asked for."""
+
+    conversation: Conversation
+    shows_thinking: bool
+    """Whether the text of reasoning is part of the answer."""
+
+
+def read_message_request(call: Call) -> MessageRequest:
     """Return what a body asks for; raises :class:`Problem`."""
     body = call.body
     asked = read_fields(call, MESSAGE_FIELDS, _READ)
@@ -66,23 +80,25 @@ def read_message_request(call: Call) -> Conversation:
     choice, parallel = _choice(body.get("tool_choice"))
     if not parallel:
         asked.options["parallel_tool_calls"] = False
-    _take_thinking(asked)
+    shown = _take_thinking(asked)
     for option, value in asked.take("output_config", {}).items():
         _put(asked, option, value, "output_config")
     found = make_conversation(call, asked, messages, tools, choice)
     if found.n > 1:
         raise unsupported("n", "there is one reply to a message")
     found.options.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
-    return found
+    return MessageRequest(found, shown)
 
 
-def _take_thinking(asked: Asked) -> None:
+def _take_thinking(asked: Asked) -> bool:
+    """Put what was said of reasoning among the options, and return whether it is shown."""
     thinking = asked.take("thinking", {})
     if "budget" in thinking:
         _put(asked, "reasoning_budget", thinking["budget"], "thinking")
     if "enable_thinking" in thinking:
         given = asked.options.get("chat_template_kwargs", {})
         asked.options["chat_template_kwargs"] = {"enable_thinking": thinking["enable_thinking"], **given}
+    return bool(thinking.get("shown", True))
 
 
 def _put(asked: Asked, option: str, value: Any, name: str) -> None:
@@ -128,4 +144,4 @@ def _choice(value: Any) -> tuple[Any, bool]:
     return words[kind], parallel
 
 
-__all__ = ["DEFAULT_MAX_TOKENS", "MESSAGE_FIELDS", "read_message_request"]
+__all__ = ["DEFAULT_MAX_TOKENS", "MESSAGE_FIELDS", "MessageRequest", "read_message_request"]
