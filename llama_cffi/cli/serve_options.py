@@ -221,6 +221,12 @@ MaxN = Annotated[int, option("--max-n", metavar="N", min=1, help="Most choices o
 MaxPrompts = Annotated[int, option("--max-prompts", metavar="N", min=1, help="Most prompts of one request.")]
 MaxInputs = Annotated[int, option("--max-inputs", metavar="N", min=1, help="Most texts to embed of one request.")]
 
+ResponseStore = Annotated[
+    int,
+    option("--response-store", metavar="N", min=0,
+           help="Responses of OpenAI's API that are kept for previous_response_id."),
+]  # fmt: skip
+
 # -- what is told
 
 Metrics = Annotated[bool, option("--metrics/--no-metrics", help="Offer /metrics.")]

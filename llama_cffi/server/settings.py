@@ -52,6 +52,8 @@ class Settings:
     """Words about the model, which clients are told."""
     api_prefix: str = ""
     """What every path begins with."""
+    response_store: int = 0
+    """Responses of OpenAI's API that are kept, so that later ones can go on from them."""
     default_max_tokens: int | None = None
     """What is generated at most where the client does not say."""
     ssl_key_file: str | None = None
