@@ -35,7 +35,8 @@ class Block:
     def add(self, text: str, logprobs: list[dict[str, Any]] | None) -> None:
         """Take more text."""
         self._parts.append(text)
-        self.logprobs += logprobs or []
+        if logprobs:
+            self.logprobs += logprobs
 
 
 class Step(NamedTuple):
@@ -60,7 +61,9 @@ class Blocks:
 
     def add(self, chunk: ReplyChunk) -> list[Step]:
         """Return what a chunk does; the last chunk ends the last block."""
-        self.reply = chunk.reply or self.reply
+        end = chunk.completion
+        if end is not None:
+            self.reply = chunk.reply
         entries = None
         if self._aligner is not None:
             other = bool(chunk.reasoning or chunk.tool_calls)
@@ -70,9 +73,11 @@ class Blocks:
             pieces.append(("reasoning", None, chunk.reasoning))
         if chunk.text:
             pieces.append(("text", None, chunk.text))
-        pieces += [("call", call, call.arguments) for call in chunk.tool_calls]
-        # The parts of a chunk have no order among each other, but what goes on with the open block comes first.
-        pieces.sort(key=lambda piece: not self._goes_on(piece[0], piece[1]))
+        if chunk.tool_calls:
+            pieces += [("call", call, call.arguments) for call in chunk.tool_calls]
+        if len(pieces) > 1:
+            # The parts of a chunk have no order among each other, but what goes on with the open block comes first.
+            pieces.sort(key=lambda piece: not self._goes_on(piece[0], piece[1]))
         steps: list[Step] = []
         for kind, call, text in pieces:
             if not self._goes_on(kind, call):
@@ -80,12 +85,11 @@ class Blocks:
                 self._open = Block(kind, len(self.blocks), call)
                 self.blocks.append(self._open)
                 steps.append(Step("begin", self._open))
-            block = self.blocks[-1]
             if text:
-                more = entries if kind == "text" else None
+                block, more = self.blocks[-1], entries if kind == "text" else None
                 block.add(text, more)
                 steps.append(Step("more", block, text, more))
-        if chunk.completion is not None:
+        if end is not None:
             steps += self._end()
         return steps
 
