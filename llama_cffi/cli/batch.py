@@ -54,8 +54,9 @@ def batch(
 ) -> None:
     """Answer a file of requests, in OpenAI's batch format, with a model in this process.
 
-    Each line of IN has custom_id, url (/v1/chat/completions, /v1/completions, /v1/embeddings) and body. Each line of
-    OUT is the answer of one, in the order in which they end. Run it again after an interruption: it goes on.
+    Each line of IN has custom_id, url (/v1/chat/completions, /v1/embeddings or another path of the server) and body.
+    Each line of OUT is the answer to one of them, in the order in which they end. After an interruption the same
+    command goes on.
     """
     try:
         from llama_cffi.server.batch import BatchError, Counts, read_answered, read_ids

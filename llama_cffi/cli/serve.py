@@ -1,4 +1,4 @@
-"""``llama-cffi serve``: a model for clients of OpenAI's API and of llama-server."""
+"""``llama-cffi serve``: a model for clients of OpenAI's and Anthropic's APIs and of llama-server."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def serve(
     rope_freq_base: opt.RopeFreqBase = None,
     rope_freq_scale: opt.RopeFreqScale = None,
 ) -> None:
-    """Answer requests over HTTP, as OpenAI's API and llama-server do.
+    """Answer requests over HTTP, as OpenAI's and Anthropic's APIs and llama-server do.
 
     The line with the URL goes to standard output when the port is open; the model is loaded after that. Ctrl-C or
     SIGTERM lets running requests finish; a second one ends them.

@@ -72,6 +72,20 @@ def test_variables_of_the_template_are_added_to(server: Running) -> None:
     assert ask(server, settings, "/apply-template", body).json()["prompt"] == "13Hi"
     found = ask(server, settings, "/v1/chat/completions", {**body, "max_tokens": 1}).json()
     assert found["usage"]["prompt_tokens"] == len(server.llm.tokenize("13Hi"))
+    plain = {"defaults": {}, "chat_template": "{{ messages[0].content }}"}
+    n_tokens = len(server.llm.tokenize("Hi"))
+    for path, fields in (
+        ("/v1/messages/count_tokens", {"messages": USER}),
+        ("/v1/responses/input_tokens", {"input": "Hi"}),
+        ("/v1/chat/completions/input_tokens", {"messages": USER}),
+    ):
+        assert ask(server, plain, path, fields).json()["input_tokens"] == n_tokens
+    for path, fields in (
+        ("/v1/messages", {"messages": USER, "max_tokens": 1}),
+        ("/v1/responses", {"input": "Hi", "max_output_tokens": 1}),
+    ):
+        found = ask(server, plain, path, fields).json()
+        assert found["usage"]["input_tokens"] + found["usage"].get("cache_read_input_tokens", 0) == n_tokens
     props = ask(server, settings, "/props", None).json()
     assert props["chat_template"] == template
 
