@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.ranges import MAX_HISTORY
 from llama_cffi.engine.request import MAX_PRIORITY
 from llama_cffi.server.adapters import read_lora
+from llama_cffi.server.defaults import add_defaults
+from llama_cffi.server.limits import bound_entries
 from llama_cffi.server.problem import Problem, unsupported, wrong
 from llama_cffi.server.schemas import GBNF_BYTES, checked_schema, response_schema, structured_outputs
 from llama_cffi.server.values import (
@@ -266,6 +268,8 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
         options[field.option], given[field.option] = value, name
     for name in body.keys() - known:
         _leave_out(call, name)
+    if service.settings.defaults:
+        add_defaults(service.settings.defaults, fields, facts, options, given)
     return Asked(options, given)
 
 
@@ -318,6 +322,7 @@ def text_options(call: Call, asked: Asked) -> dict[str, Any]:
         options["logit_bias"] = {**options.get("logit_bias", {}), **never}
     if asked.take("post_sampling_probs") and options.get("logprobs") is not None:
         options["post_sampling_logprobs"] = True
+    bound_entries(call.body, options, call.service.card.n_ctx)
     options["max_seconds"] = min(options.get("max_seconds", settings.request_timeout), settings.request_timeout)
     options["on_incomplete"] = "return"
     return options
