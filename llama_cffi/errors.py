@@ -1,4 +1,4 @@
-"""Every exception that llama_cffi raises on purpose.
+"""The exceptions of llama_cffi.
 
 ::
 
@@ -9,51 +9,52 @@
     ├── InUseError (RuntimeError)           an object is attached to another one that needs it
     ├── BusyError (RuntimeError)            another thread is inside the same Context
     ├── QueueFullError (RuntimeError)       too many requests wait already
+    ├── QueueTimeoutError (TimeoutError)    a request has waited too long for its turn
     ├── EngineFailedError (RuntimeError)    the thread that computes has ended with an exception
     ├── NativeError (RuntimeError)          llama.cpp failed an assertion or threw, and was caught
     ├── AbortedError (RuntimeError)         a decode was stopped by its abort flag or deadline
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
     │   └── ModelNotFoundError (FileNotFoundError)
-    ├── ModelLoadCancelled (RuntimeError)   the progress callback said no
-    ├── HubError (RuntimeError)             a model could not be had from the hub
+    ├── ModelLoadCancelled (RuntimeError)   the progress callback returned False
+    ├── HubError (RuntimeError)             a model could not be downloaded from the hub
     │   ├── HubNameError (ValueError)       a name that no repository can have
-    │   ├── HubNotFoundError (LookupError)  no such repository, revision or file, there or in the cache
-    │   ├── HubChoiceError (LookupError)    several files fit the name
-    │   ├── HubConnectionError (ConnectionError)  no hub was reached, or it did not answer as one
-    │   ├── HubChecksumError                what came is not what the hub announced; it was deleted
-    │   ├── HubStorageError (OSError)       a file could not be written, as on a full disk
-    │   └── HubCancelled                    the progress callback said no
-    ├── AdapterError (ValueError)           a LoRA or control vector that does not belong to the model
-    ├── QuantizeError (RuntimeError)        a model was not quantized; no file was left behind
-    │   └── QuantizeCancelled               the progress callback said no
-    ├── ContextError (RuntimeError)         a Context could not be made, or broke
+    │   ├── HubNotFoundError (LookupError)  no such repository, revision or file on the hub or in the cache
+    │   ├── HubChoiceError (LookupError)    several models match the name
+    │   ├── HubConnectionError (ConnectionError)  the hub was not reached, or its answer was not valid
+    │   ├── HubChecksumError                a downloaded file has a wrong size or checksum; it was deleted
+    │   ├── HubStorageError (OSError)       a file could not be written, for example on a full disk
+    │   └── HubCancelled                    the progress callback returned False
+    ├── AdapterError (ValueError)           a LoRA adapter or control vector that does not fit the model
+    ├── QuantizeError (RuntimeError)        a model was not quantized; no partial file is left
+    │   └── QuantizeCancelled               the progress callback returned False
+    ├── ContextError (RuntimeError)         a Context could not be created, or is unusable after a failure
     ├── DecodeError (RuntimeError)          llama_decode or llama_encode refused a batch
     │   └── MemoryFullError                 no room for the batch in the context's memory
-    ├── BatchError (ValueError)             a batch that llama.cpp would not survive
+    ├── BatchError (ValueError)             a batch that does not fit its Context
     ├── TokenError (ValueError)             a token id outside the vocabulary
     ├── TokenizeError (ValueError)          text that cannot be tokenized
-    ├── SamplerError (ValueError)           a sampler or chain that cannot select
+    ├── SamplerError (ValueError)           a sampler parameter out of range, or a chain that selects no token
     │   └── GrammarError                    a grammar that does not parse, or was violated
     ├── DraftError (ValueError)             a draft model that does not fit its target
-    ├── PromptError (ValueError)            a prompt that cannot be generated from
+    ├── PromptError (ValueError)            a prompt that cannot be used
     │   ├── ContextOverflowError            prompt or output longer than the context allows
-    │   │   └── TextTooLongError            a text that cannot be embedded, ranked or classified as a whole
-    │   ├── MessageError                    a message of a conversation that is none
+    │   │   └── TextTooLongError            a text that is too long to be embedded, ranked or classified
+    │   ├── MessageError                    a malformed message of a conversation
     │   └── TemplateError                   a chat template that does not parse, or refuses the messages
     ├── StateError (ValueError)             a saved state that cannot be used
-    │   ├── StateFormatError                no saved state, or a damaged one
+    │   ├── StateFormatError                a file that is not a saved state, or is damaged
     │   ├── StateMismatchError              a state of another model, context or library
-    │   └── StateWriteError (OSError)       a state that could not be written, as on a full disk
-    ├── SchemaError (ValueError)            a schema, regex or grammar that cannot be kept to
-    ├── OutputError (ValueError)            a finished text that the asked type refuses
+    │   └── StateWriteError (OSError)       a state could not be written, for example on a full disk
+    ├── SchemaError (ValueError)            a schema, regular expression or grammar that cannot be enforced
+    ├── OutputError (ValueError)            a finished text that the requested type refuses
     ├── IncompleteOutput (ValueError)       a text under a constraint was cut before it was complete
     ├── ToolError (ValueError)              a tool whose definition cannot be used
-    │   ├── ToolArgumentsError              arguments that a tool cannot be called with
-    │   └── ToolSchemaError (SchemaError)   the schema of a tool's arguments cannot be kept to
-    ├── ToolLimitError (RuntimeError)       the model calls tools without end
+    │   ├── ToolArgumentsError              arguments that do not fit the tool
+    │   └── ToolSchemaError (SchemaError)   the schema of a tool's arguments cannot be enforced
+    ├── ToolLimitError (RuntimeError)       the model still calls tools after the last round
     └── StaleViewError (RuntimeError)       a view of logits used after the next decode
 
-Each class also derives from the builtin that fits, so that ``except ValueError`` keeps working.
+Each class also derives from the matching builtin exception, so ``except ValueError`` works.
 """
 
 from __future__ import annotations
@@ -70,10 +71,9 @@ if TYPE_CHECKING:
 class LlamaCffiError(Exception):
     """Base of every exception of this package.
 
-    ``log`` holds the lines that llama.cpp logged during the failing call; they are part of ``str(error)``.
-    Errors pickle and copy with all their fields. A field whose value cannot be pickled, for example an instance of a
-    class that was defined inside a function, arrives in the other process as None; so does the cause, as with every
-    exception of Python.
+    ``log`` holds the lines that llama.cpp logged during the failing call; they are part of ``str(error)``. Errors
+    pickle and copy with all their fields. A field whose value cannot be pickled, for example an instance of a class
+    that was defined inside a function, is None in the other process; so is the cause, as with every Python exception.
     """
 
     def __init__(self, message: str, *, log: Sequence[str] = ()) -> None:
@@ -125,11 +125,11 @@ def _can_be_pickled(value: object) -> bool:
 
 
 class LibraryError(LlamaCffiError, ImportError):
-    """No usable libllama was found, or the one found does not fit this build."""
+    """No usable libllama was found, or the libllama that was found does not fit this build."""
 
 
 class UnsupportedError(LlamaCffiError, NotImplementedError):
-    """The library or the model cannot do what was asked; ``since`` is the first llama.cpp release that can, or ""."""
+    """The library or the model lacks a feature; ``since`` is the first llama.cpp release that has it, or ""."""
 
     def __init__(self, message: str, *, since: str = "", log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
@@ -149,15 +149,19 @@ class BusyError(LlamaCffiError, RuntimeError):
 
 
 class QueueFullError(LlamaCffiError, RuntimeError):
-    """Too many requests wait already; ``retry_after`` is in how many seconds there may be room."""
+    """Too many requests wait already; ``retry_after`` is the estimated time in seconds until there is room."""
 
     def __init__(self, message: str, *, retry_after: float, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
         self.retry_after = retry_after
 
 
+class QueueTimeoutError(LlamaCffiError, TimeoutError):
+    """A request has waited for its turn as long as one may (``max_waiting_seconds``); nothing of it was computed."""
+
+
 class EngineFailedError(LlamaCffiError, RuntimeError):
-    """The thread that computes has ended with an unexpected exception, which is the cause of this one."""
+    """The thread that computes has ended with an unexpected exception, which is the ``__cause__`` of this one."""
 
 
 class NativeError(LlamaCffiError, RuntimeError):
@@ -173,7 +177,7 @@ class ModelFileError(LlamaCffiError, ValueError):
 
 
 class ModelNotFoundError(ModelFileError, FileNotFoundError):
-    """There is no such model file."""
+    """The model file does not exist."""
 
 
 class ModelLoadCancelled(LlamaCffiError, RuntimeError):
@@ -181,19 +185,19 @@ class ModelLoadCancelled(LlamaCffiError, RuntimeError):
 
 
 class HubError(LlamaCffiError, RuntimeError):
-    """A model could not be had by its name on the hub; no half of a file was left behind."""
+    """A model could not be downloaded by its name from the hub; no partial file is left."""
 
 
 class HubNameError(HubError, ValueError):
-    """Not a name of the form owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf."""
+    """The name does not have the form owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf."""
 
 
 class HubNotFoundError(HubError, LookupError):
-    """There is no such repository, revision or file: on the hub, or, offline, in the cache."""
+    """The repository, revision or file does not exist on the hub, or, offline, in the cache."""
 
 
 class HubChoiceError(HubError, LookupError):
-    """Several models fit the name; ``matches`` are names that fit one each."""
+    """Several models match the name; ``matches`` has a name for each that matches it alone."""
 
     def __init__(self, message: str, *, matches: Sequence[str], log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
@@ -201,7 +205,7 @@ class HubChoiceError(HubError, LookupError):
 
 
 class HubConnectionError(HubError, ConnectionError):
-    """The hub could not be reached, broke off, or sent an answer that cannot be read."""
+    """The hub could not be reached, closed the connection early, or sent an invalid answer."""
 
 
 class HubChecksumError(HubError):
@@ -209,7 +213,7 @@ class HubChecksumError(HubError):
 
 
 class HubStorageError(HubError, OSError):
-    """A file could not be written, as on a full disk."""
+    """A file could not be written, for example on a full disk."""
 
 
 class HubCancelled(HubError):
@@ -217,11 +221,11 @@ class HubCancelled(HubError):
 
 
 class AdapterError(LlamaCffiError, ValueError):
-    """A LoRA adapter or control vector that is none, or belongs to another model."""
+    """A file that is not a LoRA adapter or control vector, or one that belongs to another model."""
 
 
 class QuantizeError(LlamaCffiError, RuntimeError):
-    """A model was not quantized; nothing was left behind, and a target that was there before is unchanged."""
+    """A model was not quantized; no partial file is left, and an existing target file is unchanged."""
 
 
 class QuantizeCancelled(QuantizeError):
@@ -241,7 +245,7 @@ class DecodeError(LlamaCffiError, RuntimeError):
 
 
 class MemoryFullError(DecodeError):
-    """The context's memory has no room for the batch; nothing of it was kept."""
+    """The context's memory has no room for the batch; no part of it was kept."""
 
 
 class BatchError(LlamaCffiError, ValueError):
@@ -253,7 +257,7 @@ class TokenError(LlamaCffiError, ValueError):
 
 
 class TokenizeError(LlamaCffiError, ValueError):
-    """Text that cannot be tokenized, or a vocabulary that cannot do it."""
+    """A text that cannot be tokenized, or a vocabulary that cannot tokenize."""
 
 
 class SamplerError(LlamaCffiError, ValueError):
@@ -265,19 +269,19 @@ class GrammarError(SamplerError):
 
 
 class DraftError(LlamaCffiError, ValueError):
-    """A draft model whose vocabulary is not that of the model it drafts for."""
+    """A draft model whose vocabulary differs from that of its target model."""
 
 
 class PromptError(LlamaCffiError, ValueError):
-    """A prompt that nothing can be generated from."""
+    """A prompt that cannot be used, for example an empty one."""
 
 
 class ContextOverflowError(PromptError):
-    """Prompt or output need more positions than the context has."""
+    """The prompt or the output needs more positions than the context has."""
 
 
 class TextTooLongError(ContextOverflowError):
-    """A text is longer than possible: number ``index`` of the list has ``n_tokens`` tokens; ``limit`` is the most."""
+    """A text has too many tokens: ``n_tokens``, with ``limit`` allowed; ``index`` is its index in the list."""
 
     def __init__(self, message: str, *, index: int, n_tokens: int, limit: int) -> None:
         super().__init__(message)
@@ -285,7 +289,7 @@ class TextTooLongError(ContextOverflowError):
 
 
 class MessageError(PromptError):
-    """A message of a conversation is malformed; the text names its place."""
+    """A message of a conversation is malformed; the error text has its index."""
 
 
 class TemplateError(PromptError):
@@ -305,13 +309,14 @@ class StateMismatchError(StateError):
 
 
 class StateWriteError(StateError, OSError):
-    """A state could not be written, as on a full disk; what was at the path is still there."""
+    """A state could not be written, for example on a full disk; an existing file at the path is unchanged."""
 
 
 class SchemaError(LlamaCffiError, ValueError):
-    """What ``schema=`` asks for cannot be kept to; raised before anything is generated.
+    """A ``schema=`` that cannot be enforced; raised before anything is generated.
 
-    ``pointer`` is the JSON pointer of the place in the schema ("" for the whole), ``keyword`` the keyword there, or "".
+    ``pointer`` is the JSON pointer of the place in the schema ("" for the whole schema), ``keyword`` is the keyword
+    there, or "".
     """
 
     def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
@@ -324,9 +329,9 @@ class SchemaError(LlamaCffiError, ValueError):
 
 
 class OutputError(LlamaCffiError, ValueError):
-    """A finished text that does not become an instance of the asked type; ``text`` is the text.
+    """A finished text that is not a valid instance of the requested type; ``text`` is the text.
 
-    Its cause is what the type raised, for example pydantic's ``ValidationError`` from a validator of the user's own.
+    ``__cause__`` is the exception of the type, for example pydantic's ``ValidationError`` from a custom validator.
     """
 
     def __init__(self, message: str, *, text: str, log: Sequence[str] = ()) -> None:
@@ -335,7 +340,7 @@ class OutputError(LlamaCffiError, ValueError):
 
 
 class IncompleteOutput(LlamaCffiError, ValueError):
-    """A text under a constraint was cut, most often by ``max_tokens``; ``partial`` is what it says so far, or None."""
+    """A constrained text was cut, most often by ``max_tokens``; ``partial`` is the value so far, or None."""
 
     def __init__(self, message: str, *, completion: Any, partial: Any = None, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
@@ -348,7 +353,7 @@ class ToolError(LlamaCffiError, ValueError):
 
 
 class ToolSchemaError(ToolError, SchemaError):
-    """The schema of a tool's arguments cannot be kept to; ``pointer`` and ``keyword`` as in :class:`SchemaError`."""
+    """The schema of a tool's arguments cannot be enforced; ``pointer`` and ``keyword`` as in :class:`SchemaError`."""
 
     def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
         LlamaCffiError.__init__(self, message, log=log)
@@ -357,11 +362,11 @@ class ToolSchemaError(ToolError, SchemaError):
 
 
 class ToolArgumentsError(ToolError):
-    """The arguments of a call do not fit the tool; the text says which and why, so that the model can be told."""
+    """The arguments of a call do not fit the tool; the error text, which names them, can be sent to the model."""
 
 
 class ToolLimitError(LlamaCffiError, RuntimeError):
-    """The model went on calling tools; ``messages`` is what was said."""
+    """The model still called tools after ``max_rounds`` rounds; ``messages`` is the conversation."""
 
     def __init__(self, message: str, *, messages: Sequence[Mapping[str, Any]], log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
@@ -379,9 +384,9 @@ __all__ = [
     "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError", "HubStorageError",
     "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MemoryFullError", "MessageError",
     "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
-    "QuantizeCancelled", "QuantizeError", "QueueFullError", "SamplerError", "SchemaError", "StaleViewError",
-    "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError", "TextTooLongError",
-    "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError", "ToolSchemaError",
-    "UnsupportedError",
+    "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError", "SamplerError", "SchemaError",
+    "StaleViewError", "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError",
+    "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError",
+    "ToolSchemaError", "UnsupportedError",
 ]
 # fmt: on

@@ -1,4 +1,4 @@
-"""A model that answers: one class for every kind of question."""
+"""The class Llama: generation, conversations, embeddings, scores and saved states of one model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from llama_cffi import options as opt
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.progress import Progress, reporting
+from llama_cffi._util.scalars import is_int
+from llama_cffi._util.shown import shown
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.context import Context
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
+    from llama_cffi.engine.snapshot import SlotSnapshot
     from llama_cffi.prompt.messages import Message
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -49,15 +52,15 @@ T = TypeVar("T")
 class Llama(Closing, ProcessBound):
     """A model ready to generate and to embed.
 
-    ``model`` is the path of a GGUF file, or a :class:`Model` that others share: it is closed with this object only
-    when this object loaded it. The options are those of :class:`~llama_cffi.options.LlamaOptions`; in this and every
-    other call None means "not given". All layers go to a GPU when the library has one; ``model.placement`` says what
-    went where.
+    ``model`` is the path of a GGUF file, or a :class:`Model`, which may be shared: closing this object closes the model
+    only if this object loaded it. The options are those of :class:`~llama_cffi.options.LlamaOptions`; in this and every
+    other call None means "not given". All layers go to a GPU when the library can use one; ``model.placement`` shows
+    the bytes on each device.
 
-    Any thread may call any method: concurrent calls are computed together, in one batch. :meth:`fork` makes a second
-    one over the same weights, which computes beside this one.
+    Any thread may call any method: concurrent calls are computed together, in one batch. :meth:`fork` returns a second
+    ``Llama`` over the same weights, which computes independently of this one.
 
-    Raises :class:`ModelFileError` and :class:`ContextError` with llama.cpp's reasons.
+    Raises :class:`ModelFileError` and :class:`ContextError` with the reason that llama.cpp logged.
     """
 
     _instead_of_pickling = "open the model in each process"
@@ -70,16 +73,17 @@ class Llama(Closing, ProcessBound):
     @classmethod
     @takes_options(opt.LlamaOptions)
     def demo(cls, **options: Unpack[opt.LlamaOptions]) -> Self:
-        """Open the model that ships with the package: tiny, it writes children's stories."""
+        """Open the model that ships with the package, a tiny model that writes children's stories."""
         return cls(demo_path(), **options)
 
     @classmethod
     @takes_options(opt.HubOptions)
     def from_hub(cls, name: str, **options: Unpack[opt.HubOptions]) -> Self:
-        """Fetch a model from the Hugging Face hub, unless the cache has it, and open it.
+        """Download a model from the Hugging Face hub, unless the cache has it, and open it.
 
         ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Raises the subclasses of
-        :class:`HubError`, :class:`UnsupportedError` without huggingface_hub, and what the class raises.
+        :class:`HubError`, :class:`UnsupportedError` if huggingface_hub is not installed, and the errors of the
+        constructor.
         """
         from llama_cffi.hub import pull
 
@@ -152,15 +156,15 @@ class Llama(Closing, ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.GenerateOptions],
     ) -> Completion | list[Completion]:
-        """Continue a prompt; a list of prompts gives a list of completions, computed together.
+        """Continue a prompt and return the completion; a list of prompts gives a list, computed together.
 
-        Sampling is given as ``sampling=SamplingParams(...)`` or by its fields (``temperature=0`` is greedy). In a list
-        every prompt uses the same seed: each result is what the prompt alone would give, up to the rounding of a batch.
-        ``n`` gives n completions of one prompt, which is computed once; number i has the seed plus i. ``best_of`` makes
-        this many and keeps those with the best mean log-probability per token, best first. ``progress`` receives the
-        part of the completions that is done, 0.0 to 1.0; True shows a bar.
+        Sampling is set with ``sampling=SamplingParams(...)`` or its fields (``temperature=0`` is greedy). In a list
+        every prompt uses the same seed: each result equals that of the prompt alone, apart from rounding differences of
+        batched arithmetic. ``n`` generates n completions of one prompt, which is computed once; completion i has the
+        seed plus i. ``best_of`` generates this many and keeps those with the highest mean log-probability per token,
+        best first. ``progress`` receives the part of the completions that is done, 0.0 to 1.0; True shows a bar.
 
-        Raises :class:`PromptError` (:class:`ContextOverflowError` among them), :class:`SchemaError` and
+        Raises :class:`PromptError` (including :class:`ContextOverflowError`), :class:`SchemaError` and
         :class:`SamplerError` before anything is computed, :class:`GrammarError` and :class:`DecodeError` while
         computing, and :class:`IncompleteOutput` when a text with a schema was cut. Ctrl-C stops within a fraction of a
         second and leaves the object usable.
@@ -197,11 +201,12 @@ class Llama(Closing, ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.GenerateOptions],
     ) -> Iterator[tuple[int, Completion]]:
-        """Continue each prompt of an iterable; yield its number and its completion when it is done, in that order.
+        """Continue each prompt of an iterable; yield its index and its completion, in the order of completion.
 
-        Prompts are taken from the iterable as there is room, so that there may be any number of them. ``progress`` is
-        as in :meth:`generate`, and needs ``len(prompts)``. An exception, and closing the iterator, cancel what runs.
-        Raises as :meth:`generate`, what belongs to one prompt when it is its turn.
+        Prompts are taken from the iterable when there is room for them, so the iterable may be of any length.
+        ``progress`` is as in :meth:`generate`, and needs ``len(prompts)``. An exception, and closing the iterator,
+        cancel the running requests. Raises the errors of :meth:`generate`; those about one prompt are raised when that
+        prompt is taken.
         """
         engine, formats, asked = self._runtime.engine, self._runtime.formats, spec.GenerateSpec.of([], options)
         prepared = generation.prepare_more(prompts, asked, formats, self._runtime.defaults)
@@ -219,8 +224,9 @@ class Llama(Closing, ProcessBound):
     def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]:
         """Continue a prompt as an iterator of chunks; the last one carries the :class:`Completion`.
 
-        What :meth:`generate` raises before computing is raised by this call, not by the first iteration. Closing the
-        stream cancels, and ``with`` closes it. Several streams may be read in turn, or by several threads.
+        The errors that :meth:`generate` raises before computing are raised by this call, not by the first iteration.
+        Closing the stream cancels the request, and ``with`` closes it. Several streams may be read in turn, or by
+        several threads.
         """
         engine, asked = self._runtime.engine, spec.GenerateSpec.of(prompt, options)
         return Stream(engine, generation.prepare_text(asked, self._runtime.formats, self._runtime.defaults))
@@ -235,9 +241,10 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.InfillOptions)
     def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion:
-        """Generate what belongs between ``prefix`` and ``suffix``, for example at a cursor in source code.
+        """Generate the text between ``prefix`` and ``suffix``, for example at a cursor in source code.
 
-        Raises :class:`UnsupportedError` for a model without fill-in-the-middle tokens, and as :meth:`generate`.
+        Raises :class:`UnsupportedError` for a model without fill-in-the-middle tokens, and the errors of
+        :meth:`generate`.
         """
         return self._infill(spec.InfillSpec(prefix, suffix, options)).result()
 
@@ -251,7 +258,7 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.InfillOptions)
     def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Stream[Chunk]:
-        """Do as :meth:`infill`, as an iterator of chunks like those of :meth:`stream`."""
+        """Generate the text between ``prefix`` and ``suffix`` as an iterator of chunks; see :meth:`stream`."""
         return self._infill(spec.InfillSpec(prefix, suffix, options))
 
     def _infill(self, asked: spec.InfillSpec) -> Stream[Chunk]:
@@ -268,15 +275,15 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.ChatOptions)
     def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply:
-        """Generate the reply to a conversation, in the format that the model's chat template gives it.
+        """Generate the reply to a conversation, in the format of the model's chat template.
 
-        ``messages`` are mappings with ``role`` and ``content``, or one text of the user. What they say is never read as
-        control tokens. With ``tools`` the reply may call some of them (``reply.tool_calls``), with arguments that their
-        schemas allow; with ``schema`` the answer is one of its kind.
+        ``messages`` are mappings with ``role`` and ``content``, or one text of the user. Their text never becomes
+        control tokens. With ``tools`` the reply may call some of them (``reply.tool_calls``), with arguments that
+        satisfy their schemas; with ``schema`` the answer satisfies the schema.
 
         Raises, before anything is computed, :class:`MessageError` for malformed messages, :class:`TemplateError` for a
-        model without a template or one whose template refuses them, :class:`ToolError` and :class:`SchemaError`;
-        :class:`IncompleteOutput` when a call or a structured answer was cut; and the rest as :meth:`generate`.
+        model without a template or a template that refuses the messages, :class:`ToolError` and :class:`SchemaError`;
+        :class:`IncompleteOutput` when a call or a structured answer was cut; and the errors of :meth:`generate`.
         """
         return cast("Reply", self._ask(spec.ChatSpec(messages, options)).result())
 
@@ -290,9 +297,10 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.ChatOptions)
     def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Stream[ReplyChunk]:
-        """Do as :meth:`chat`, as an iterator of chunks with more text, reasoning or calls; the last has the reply.
+        """Generate the reply as an iterator of chunks with text, reasoning or calls; the last one has the reply.
 
-        What :meth:`chat` raises before computing is raised by this call. Closing the iterator cancels.
+        The errors that :meth:`chat` raises before computing are raised by this call. Closing the iterator cancels the
+        request.
         """
         return self._ask(spec.ChatSpec(messages, options))
 
@@ -310,17 +318,18 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.ToolOptions)
     def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun:
-        """Chat, calling the tools that replies ask for, until a reply asks for none.
+        """Generate replies and call the tools that they ask for, until a reply calls none.
 
-        ``tools`` must be functions, or have some. The model is told of arguments that do not fit; what else a tool
-        raises reaches the caller unless ``on_error="report"``. A ``tool_choice`` that demands a call holds for the
-        first reply. Raises :class:`ToolError`, :class:`ToolLimitError`, and the rest as :meth:`chat`.
+        Each of the ``tools`` must be a function or have one. Arguments that do not fit are reported to the model; other
+        exceptions of a tool reach the caller unless ``on_error="report"``. A ``tool_choice`` that demands a call
+        applies to the first reply only. Raises :class:`ToolError`, :class:`ToolLimitError`, and the errors of
+        :meth:`chat`.
         """
         return self._tool_loop(spec.ToolsSpec(messages, options)).run()
 
     @takes_options(opt.ToolOptions)
     def stream_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
-        """Do as :meth:`run_tools`, as an iterator of the chunks of all replies, and the results of tools in between."""
+        """Run tools as :meth:`run_tools` does; yield the chunks of all replies and the results of tools in between."""
         return iter(self._tool_loop(spec.ToolsSpec(messages, options)))
 
     def _tool_loop(self, asked: spec.ToolsSpec) -> ToolLoop:
@@ -330,14 +339,15 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.ChatOptions)
     def session(self, messages: Sequence[Message] = (), **options: Unpack[opt.ChatOptions]) -> ChatSession:
-        """Begin a conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""
+        """Return a conversation with a history, which can be saved, rewound and forked; see :class:`ChatSession`."""
         from llama_cffi.chat_session import ChatSession
 
+        self._runtime.check_open()
         return ChatSession(self, messages, **options)
 
     @takes_options(opt.RenderOptions)
     def render_chat(self, messages: Messages, **options: Unpack[opt.RenderOptions]) -> str:
-        """Return the conversation as the model's chat template writes it; raises as :meth:`chat`."""
+        """Return the conversation as the text that the chat template renders; raises the errors of :meth:`chat`."""
         from llama_cffi.prepare.chat import render
 
         return render(spec.RenderSpec(messages, options), self._runtime.formats).text
@@ -352,14 +362,14 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.RenderOptions)
     def tokenize_chat(self, messages: Messages, **options: Unpack[opt.RenderOptions]) -> NDArray[np.int32]:
-        """Return the token ids of a conversation, int32 of shape ``(n,)``; raises as :meth:`chat`."""
+        """Return the token ids of a conversation, int32 of shape ``(n,)``; raises the errors of :meth:`chat`."""
         from llama_cffi.prepare.chat import tokenize_chat
 
         return tokenize_chat(spec.RenderSpec(messages, options), self._runtime.formats)
 
     @takes_options(opt.InfillLayout)
     def tokenize_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillLayout]) -> NDArray[np.int32]:
-        """Return the prompt of :meth:`infill`, int32 of shape ``(n,)``."""
+        """Return the token ids of the prompt of :meth:`infill`, int32 of shape ``(n,)``."""
         asked = spec.InfillSpec(prefix, suffix, cast("opt.InfillOptions", options))
         return np.array(generation.infill_tokens(asked, self._runtime.formats), dtype=np.int32)
 
@@ -368,7 +378,7 @@ class Llama(Closing, ProcessBound):
         data = self.model.vocab.detokenize(tokens, remove_special=remove_special, unparse_special=unparse_special)
         return data.decode("utf-8", "replace")
 
-    # -- vectors and scores; progress receives the part that is done, 0.0 to 1.0, and what it raises ends the call;
+    # -- vectors and scores; progress receives the part that is done, 0.0 to 1.0, and an exception in it ends the call;
     # True shows a bar
 
     @takes_options(opt.EmbedOptions)
@@ -379,16 +389,17 @@ class Llama(Closing, ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],
     ) -> Embeddings:
-        """Return vectors of texts; a single text gives a single vector, a list an array of shape ``(n, dim)``.
-        A list may hold a :class:`Prompt`, too: its tokens are computed as they are.
+        """Return the embeddings of texts: one vector for a text, an array of shape ``(n, dim)`` for a list.
 
-        The texts are computed together, by contexts of their own that the first call makes: over the same weights, with
-        the adapters of :meth:`set_adapters` and the control vector. A text may have as many tokens as are computed at
-        once: ``n_batch`` for encoders (and no more than they were trained for), ``n_ubatch`` for decoders with mean or
-        CLS pooling, the context for the others.
+        A list may also hold :class:`Prompt` values, whose tokens are computed unchanged.
+
+        The texts are computed together in separate contexts, which the first call creates: over the same weights, with
+        the adapters of :meth:`set_adapters` and the control vector. The most tokens of a text are ``n_batch`` for
+        encoders (and no more than they were trained for), ``n_ubatch`` for decoders with mean or CLS pooling, and the
+        context size for other decoders.
 
         Raises :class:`TextTooLongError`, :class:`PromptError` for an empty list and an empty text,
-        :class:`TokenizeError` for a text that is not Unicode, :class:`UnsupportedError` for a model that only ranks.
+        :class:`TokenizeError` for a text that is not valid Unicode, :class:`UnsupportedError` for a reranking model.
         """
         return answers.embed(spec.EmbedSpec(texts, options), self._runtime, progress)
 
@@ -407,8 +418,9 @@ class Llama(Closing, ProcessBound):
     ) -> float | NDArray[np.float32]:
         """Return the cosine of the angle between the embeddings of two texts, -1 to 1.
 
-        For lists an array: ``(len(a), len(b))`` for two of them, of one dimension for a list and a text.
-        Raises as :meth:`embed`, and ``ValueError`` for ``pooling="none"``.
+        The result is a float for two texts, a float32 array of shape ``(len(a), len(b))`` for two lists, and an array
+        of one dimension for a list and a text. Raises the errors of :meth:`embed`, and ``ValueError`` for
+        ``pooling="none"``.
         """
         return answers.similarity(a, b, opt.check_options(opt.SimilarityOptions, options), self._runtime)
 
@@ -421,11 +433,11 @@ class Llama(Closing, ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.RerankOptions],
     ) -> list[Ranked]:
-        """Return the documents in the order of how well they fit the query, the best first.
+        """Return the documents in the order of their relevance to the query, the best first.
 
-        Query and document go into the model's own rerank template, or are joined as ``BOS query EOS SEP document EOS``
-        by a model without one. Raises :class:`UnsupportedError` for a model without a classifier head, and as
-        :meth:`embed`.
+        Query and document are put into the model's own rerank template; for a model without one they are joined as
+        ``BOS query EOS SEP document EOS``. Raises :class:`UnsupportedError` for a model without a classifier head, and
+        the errors of :meth:`embed`.
         """
         return answers.rerank(spec.RerankSpec(query, documents, options), self._runtime, progress)
 
@@ -437,9 +449,9 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.ClassifyOptions)
     def classify(self, texts: str | Texts, **options: Unpack[opt.ClassifyOptions]) -> list[Label] | list[list[Label]]:
-        """Return all labels of the model with the score of a text, the highest first; a list of texts gives a list.
+        """Return all labels of the model with their scores for a text, the highest first; a list of texts gives a list.
 
-        Raises :class:`UnsupportedError` for a model without a classifier head, and as :meth:`embed`.
+        Raises :class:`UnsupportedError` for a model without a classifier head, and the errors of :meth:`embed`.
         """
         return answers.classify(spec.ClassifySpec(texts, options), self._runtime)
 
@@ -453,8 +465,8 @@ class Llama(Closing, ProcessBound):
     ) -> Perplexity:
         """Return the perplexity of a text, as llama.cpp's ``llama-perplexity`` computes it.
 
-        The text is cut into chunks; what is left at the end is not used. Each chunk is computed alone, with BOS as its
-        first token where the model wants one. Raises :class:`PromptError` for a text shorter than a chunk, and
+        The text is cut into chunks; an incomplete chunk at the end is not used. Each chunk is computed separately, with
+        BOS as its first token if the model uses one. Raises :class:`PromptError` for a text shorter than a chunk, and
         :class:`ContextOverflowError` for a chunk longer than the context.
         """
         return answers.perplexity(spec.PerplexitySpec(text, options), self._runtime, progress)
@@ -468,28 +480,29 @@ class Llama(Closing, ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.ScoreOptions],
     ) -> list[Score]:
-        """Return how likely each continuation is after a prefix that all of them share, which is computed once.
+        """Return the log-probabilities of continuations after one prefix, which is computed once.
 
-        Prefix and continuation are tokenized together, as one text. Scored are the tokens from the first one on that
-        differs from the prefix alone without the white space at its end. An empty prefix is the model's BOS, or EOS for
-        a model without. Given as token ids, both are taken as they are.
+        Prefix and continuation are tokenized together, as one text. The scored tokens begin at the first one that
+        differs from the tokens of the prefix without its trailing white space. An empty prefix is the model's BOS, or
+        EOS for a model without BOS. Token ids are used unchanged.
 
-        Raises :class:`PromptError` for no continuations, or one without tokens, and :class:`ContextOverflowError`.
+        Raises :class:`PromptError` for an empty list or a continuation without tokens, and
+        :class:`ContextOverflowError`.
         """
         return answers.score(spec.ScoreSpec(prefix, continuations, options), self._runtime, progress)
 
-    # -- what was computed; all of these need an idle model, and check what they restore before they replace anything
+    # -- states; these methods need an idle model, and check a state completely before they replace anything
 
     def save_state(self, path: str | PathLike[str]) -> None:
-        """Write all texts in memory to a file, replacing it in one step.
+        """Write all texts in memory to a file; an existing file is replaced atomically.
 
-        A prompt that begins like one of them is not computed again after :meth:`load_state`, also in another process.
-        Raises :class:`BusyError` while a request waits or runs, and :class:`StateWriteError`.
+        After :meth:`load_state`, also in another process, the common beginning of a prompt and one of these texts is
+        not computed again. Raises :class:`BusyError` while a request waits or runs, and :class:`StateWriteError`.
         """
         self._take_state().write(path)
 
     def load_state(self, path: str | PathLike[str]) -> int:
-        """Replace the memory by a file of :meth:`save_state`, and return how many tokens it holds.
+        """Replace the memory with a file of :meth:`save_state`, and return the number of tokens in it.
 
         Raises :class:`BusyError`, :class:`StateFormatError` for a damaged file, and :class:`StateMismatchError` for a
         state of another model, llama.cpp, KV type or conditioning, or one that does not fit the context.
@@ -497,18 +510,19 @@ class Llama(Closing, ProcessBound):
         return self._restore_state(saved_states.read_state(path, self.context, self._runtime.conditioning))
 
     def state_bytes(self) -> bytes:
-        """Return what :meth:`save_state` writes."""
+        """Return the bytes that :meth:`save_state` writes; raises :class:`BusyError` while a request waits or runs."""
         return self._take_state().to_bytes()
 
     def load_state_bytes(self, data: BytesLike) -> int:
-        """Do as :meth:`load_state`, from what :meth:`state_bytes` returned."""
+        """Replace the memory with the bytes of :meth:`state_bytes`; see :meth:`load_state`."""
         return self._restore_state(SavedState.from_bytes(data))
 
     def save_prompt(self, prompt: str | Tokens, path: str | PathLike[str]) -> int:
         """Compute a prompt, unless it is in memory already, write its state, and return its number of tokens.
 
-        With recurrent models and those with a sliding window the file serves prompts that go on where this one ends,
-        with others any that begin alike. Raises as :meth:`generate` and :meth:`save_state`.
+        With recurrent models and models with a sliding window, only prompts that continue this one can reuse the file;
+        with other models, any prompt with the same beginning can. Raises the errors of :meth:`generate` and
+        :meth:`save_state`.
         """
         runtime, wanted = self._runtime, generation.as_prompt(spec.plain_prompt(prompt), self.model.vocab)
         self.generate(wanted, max_tokens=1, temperature=0)
@@ -516,11 +530,47 @@ class Llama(Closing, ProcessBound):
         return len(wanted)
 
     def load_prompt(self, path: str | PathLike[str]) -> Prompt:
-        """Bring a file of :meth:`save_prompt` back beside what is in memory, and return its prompt.
+        """Load a file of :meth:`save_prompt` into memory, keep the other texts, and return its prompt.
 
-        It takes the place of the text unused for longest when every slot is taken, and of more when there is no room.
+        When every slot is taken, it replaces the least recently used text, and more of them when there is no room.
         """
         return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning)
+
+    # -- slots: each holds one text, and is saved and restored while others compute
+
+    def slots(self) -> tuple[SlotSnapshot, ...]:
+        """Return what each slot holds and computes at this moment; it does not wait for a decode."""
+        return self._runtime.engine.slots()
+
+    def save_slot(self, slot: int, path: str | PathLike[str]) -> int:
+        """Write what an idle slot holds to a file, and return how many tokens that are.
+
+        Raises :class:`BusyError` for a slot in use, :class:`PromptError` for one that is empty, ``ValueError`` for one
+        that does not exist, and :class:`StateWriteError`.
+        """
+        self._check_slot(slot)
+        saved = saved_states.take_slot(self._runtime.engine, self.context, slot)
+        saved.write(path)
+        return sum(len(one.prompt or ()) for one in saved.header.sequences.values())
+
+    def load_slot(self, slot: int, path: str | PathLike[str]) -> Prompt:
+        """Bring a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
+
+        What other idle slots hold goes when there is no room. Raises :class:`BusyError` for a slot in use, and as
+        :meth:`load_state`; :class:`MemoryFullError` without room. The slot then holds what it held, if that still fits
+        without sharing cells with others.
+        """
+        self._check_slot(slot)
+        return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning, slot)
+
+    def clear_slot(self, slot: int) -> int:
+        """Empty an idle slot, and return how many tokens it held; :class:`BusyError` for one in use."""
+        self._check_slot(slot)
+        return saved_states.clear_slot(self._runtime.engine, self.context, slot)
+
+    def _check_slot(self, slot: int) -> None:
+        if not is_int(slot, 0, self.context.n_seq_max - 1):
+            raise ValueError(f"slot must be 0 to {self.context.n_seq_max - 1}, got {shown(slot)}")
 
     def _take_state(self) -> SavedState:
         return saved_states.take_state(self._runtime.engine, self.context, self._runtime.conditioning)
@@ -531,33 +581,34 @@ class Llama(Closing, ProcessBound):
     # -- conditioning
 
     def load_adapter(self, path: str | PathLike[str]) -> LoraAdapter:
-        """Load a LoRA adapter from a GGUF file; it changes nothing until a request or :meth:`set_adapters` names it.
+        """Load a LoRA adapter from a GGUF file; it has no effect until a request or :meth:`set_adapters` uses it.
 
-        Raises as :class:`LoraAdapter`. The adapter is closed with the model, or by its own ``close()``.
+        Raises the errors of :class:`LoraAdapter`. The adapter is closed with the model, or by its own ``close()``.
         """
         self._runtime.check_open()
         return LoraAdapter(self.model, path)
 
     @property
     def adapters(self) -> dict[LoraAdapter, float]:
-        """The adapters of requests that do not name their own, and their scales."""
+        """The adapters of requests that do not specify their own, with their scales."""
         return dict(self._runtime.conditioning.adapters)
 
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
-        """Set the adapters of later requests that do not name their own, and of embeddings; ``{}`` is none.
+        """Set the adapters of embeddings and of later requests that do not specify their own; ``{}`` removes all.
 
-        Requests with different adapters are computed in turns, and none reuses what another set has computed. Running
-        ones keep theirs. Raises :class:`AdapterError` for an adapter of another model and ``ValueError`` for a scale
-        that is not a finite number.
+        Requests with different adapters are computed in turns, and reuse only what the same adapters have computed.
+        Running requests keep their adapters. Raises :class:`AdapterError` for an adapter of another model and
+        ``ValueError`` for a scale that is not a finite number.
         """
         self._runtime.check_open()
         self._runtime.condition(self._runtime.conditioning.with_adapters(adapters, self.model))
 
     def set_control_vector(self, vector: ControlVector | None, *, layers: range | None = None) -> None:
-        """Add a control vector to what the layers put out, for later requests and embeddings; None takes it away.
+        """Add a control vector to the output of the layers, for later requests and embeddings; None removes it.
 
-        ``layers`` are the layers to add it to, all from 1 on by default. Running requests keep theirs, and none reuses
-        what was computed under another one. Raises as :meth:`Context.set_control_vector`.
+        ``layers`` are the layers to add it to; by default all from 1 on. Running requests keep their control vector,
+        and a request reuses only what the same control vector has computed. Raises the errors of
+        :meth:`Context.set_control_vector`.
         """
         self._runtime.condition(self._runtime.conditioning.with_control_vector(vector, layers, self.model))
 
@@ -570,22 +621,22 @@ class Llama(Closing, ProcessBound):
 
     @property
     def n_ctx(self) -> int:
-        """Most tokens of one text, its prompt included. All texts share the cells of ``context.n_ctx``."""
+        """The maximum number of tokens of one text, its prompt included. All texts share ``context.n_ctx`` cells."""
         return self.context.n_ctx_seq
 
     @property
     def context(self) -> Context:
-        """The context that generates. What changes it behind the engine's back changes the texts."""
+        """The context that the engine generates with. Changing it directly changes the generated texts."""
         return self._runtime.context
 
     def fork(self) -> Self:
-        """Return a Llama of its own over the same weights, whose memory begins as a copy of this one's.
+        """Return a second ``Llama`` over the same weights, whose memory begins as a copy of this one's.
 
         It has a context with the same options, the adapters, the control vector and the prompt cache that are set now,
-        and all texts in memory. From then on each goes its own way, and both may compute at the same time, on threads
-        of the caller. A draft model gets a second context too; a source of drafts of the caller's own is shared. A
-        model that this object loaded is closed with the last of them. ``__init__`` is not called; attributes that a
-        subclass has set are shared.
+        and all texts in memory. Afterward the two are independent, and both may compute at the same time, on different
+        threads. A draft model gets a second context too; a draft source that the caller wrote is shared. A model that
+        this object loaded is closed with the last of them. ``__init__`` is not called; attributes that a subclass has
+        set are shared.
 
         Raises :class:`BusyError` while a request waits or runs, :class:`ContextError` when there is no room for another
         context, and :class:`ClosedError`. Wraps ``llama_state_get_data`` and ``llama_state_set_data``.
@@ -596,15 +647,19 @@ class Llama(Closing, ProcessBound):
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` ran."""
+        """Whether :meth:`close` was called."""
         return self._runtime.closed
 
     def close(self) -> None:
-        """Free the contexts, and the models that this object loaded, unless a fork of it is open. Idempotent."""
+        """Free the contexts, and the models that this object loaded unless a fork is open. May be called repeatedly."""
         self._runtime.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.model.path.name!r}: {'closed' if self.closed else self.context}>"
+        name = f"{type(self).__name__} {self.model.path.name!r}"
+        if self.closed:
+            return f"<{name}: closed>"
+        context = self.context
+        return f"<{name} n_ctx={self.n_ctx} n_cells={context.n_ctx} n_seq_max={context.n_seq_max}>"
 
 
 __all__ = ["Llama"]

@@ -17,11 +17,12 @@ from llama_cffi.engine.request import MAX_PRIORITY
 _SWITCHES = (
     *("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),
     "post_sampling_logprobs",
+    "reuse",
     "reproducible",
 )
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
-_NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "stride")
+_NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "slot", "stride")
 
 
 def _check_template(name: str, value: Any) -> Any:
@@ -68,6 +69,7 @@ CHECKS: Mapping[str, args.Check] = {
     "logit_bias": args.check_mapping,
     "host_bytes": args.whole_number,
     "n_cells": args.whole_number,
+    "max_compile_seconds": args.positive_number,
     "n_ctx": args.whole_number,
     "on_event": args.check_callable,
     "pooling": args.check_text,
@@ -96,6 +98,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "functions": "tools",
     "guided_json": "schema",
     "guided_regex": "schema=Regex(...)",
+    "ignore_eos": "logit_bias with -inf for each of model.vocab.eog_tokens",
     "json_schema": "schema",
     "max_completion_tokens": "max_tokens",
     "max_new_tokens": "max_tokens",

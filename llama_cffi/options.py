@@ -1,6 +1,6 @@
-"""The options of every call, said once: they are the keyword arguments of the public methods.
+"""The options of every call: the keyword arguments of the public methods, each declared once.
 
-None means "not given" for each of them.
+For every option, None means "not given".
 """
 
 from __future__ import annotations
@@ -39,297 +39,314 @@ OnIncomplete = Literal["raise", "return"]
 WhenFull = Literal["raise", "wait"]
 
 OnError = Literal["raise", "report"]
-"""What becomes of an exception in a tool: it is raised, or reported to the model."""
+"""What happens with an exception of a tool: it is raised, or reported to the model."""
 
 OnUnsupported = Literal["error", "annotate"]
-"""What becomes of a schema's keyword that cannot be kept to."""
+"""What happens with a keyword of a schema that cannot be enforced: an error, or a warning and a final check."""
 
 
 class LlamaOptions(TypedDict, total=False):
-    """What a :class:`~llama_cffi.Llama` takes beside its model."""
+    """The options of :class:`~llama_cffi.Llama`."""
 
     n_ctx: int | None
-    """Most tokens of one text, its prompt included; by default the smaller of 4096 and what the model was trained for,
-    with 0 the latter."""
+    """The most tokens of one text, its prompt included; by default the smaller of 4096 and the context length that the
+    model was trained with; 0 for that context length."""
     n_cells: int | None
-    """Cells of memory that all texts share, at least ``n_ctx``; each takes one for every token, and texts that begin
-    alike share those of their beginning. Texts that find no room wait for others to end, and what is kept for reuse
-    goes first. By default ``n_ctx`` for each of 4 texts (fewer with a smaller ``n_seq_max``), as far as that makes at
-    most 16,384 and takes at most a quarter of the free memory. With ``kv_unified=False`` nothing is shared: by default
-    ``n_ctx`` for each of ``n_seq_max`` texts."""
+    """Memory cells that all texts share, at least ``n_ctx``. Each token of a text takes one cell, and texts with the
+    same beginning share the cells of that beginning. When there is no room, texts that are kept for reuse are evicted
+    first; then new texts wait until others end. By default ``n_ctx`` for each of 4 texts (fewer with a smaller
+    ``n_seq_max``), limited to 16,384 cells and a quarter of the free memory. With ``kv_unified=False`` no cells are
+    shared, and the default is ``n_ctx`` for each of ``n_seq_max`` texts."""
     n_batch: int | None
-    """Most tokens of one decode; 2048 by default."""
+    """The most tokens of one decode; 2048 by default."""
     n_ubatch: int | None
-    """Most tokens that the device computes at once; 512 by default."""
+    """The most tokens that the device computes at once; 512 by default."""
     n_seq_max: int | None
-    """Texts that are generated at once; 8 by default."""
+    """The most texts that are generated at once; 8 by default."""
     n_threads: int | None
-    """Threads of a decode of one token; by default as many as there are physical cores for this process."""
+    """Threads of a decode of one token; by default the number of physical cores available to this process."""
     n_threads_batch: int | None
-    """Threads of a decode of more tokens; by default as ``n_threads``."""
+    """Threads of a decode of several tokens; by default ``n_threads``."""
     n_gpu_layers: int | None
-    """Layers on a GPU, all by default where the library has one."""
+    """The number of layers on a GPU; by default all if the library can use a GPU."""
     require_gpu: bool | None
     """Whether to raise :class:`UnsupportedError` instead of computing on the CPU; by default the CPU computes."""
     max_step_seconds: float | None
-    """How long a decode may last, where that can be kept to by computing less of prompts in each. By default twice what
-    the texts that are generated take without a prompt, and 0.05 to 0.15 seconds where that is less."""
+    """The most seconds of a decode; the engine keeps to it by computing fewer prompt tokens in each decode. By default
+    a quarter of a second, or twice the duration of a decode without prompt tokens if that is longer."""
     reproducible: bool | None
-    """Whether what is computed together depends on the requests alone, and not on how long decodes take here, so that
-    the same calls give the same texts to the last bit of rounding. It costs speed where several texts are generated,
-    and drafts are as long as they may be. False by default."""
+    """Whether the composition of batches depends on the requests alone, and not on measured durations, so that the same
+    calls give identical texts, rounding included. It costs speed when several texts are generated, and drafts always
+    have their maximum length. False by default."""
     overflow: Overflow | None
-    """What happens when a text fills the context: ``"stop"`` (default) finishes it with ``length``, ``"error"`` raises
-    :class:`ContextOverflowError`, ``"shift"`` forgets the older half and goes on."""
+    """What happens when a text fills the context: ``"stop"`` (default) ends it with the finish reason ``length``,
+    ``"error"`` raises :class:`ContextOverflowError`, ``"shift"`` removes the older half from memory and continues."""
     driver: DriverName | None
-    """Which thread computes: with ``"inline"`` (default) those that wait for text, with ``"thread"`` one of its own,
-    which goes on while nobody reads."""
+    """The thread that computes: with ``"inline"`` (default) the threads that wait for text, with ``"thread"`` a
+    separate thread, which also computes while no caller waits."""
     max_waiting: int | None
-    """Most requests that wait for their turn, beyond which :class:`QueueFullError` is raised; no limit by default."""
+    """The most waiting requests, beyond which :class:`QueueFullError` is raised; no limit by default."""
     max_waiting_tokens: int | None
-    """Most tokens of the prompts that wait, likewise. A longer prompt may wait alone."""
+    """The most tokens of all waiting prompts, beyond which :class:`QueueFullError` is raised; no limit by default. A
+    prompt longer than that may wait alone."""
+    max_waiting_seconds: float | None
+    """The most seconds that a request waits until its computation begins, after which it ends with
+    :class:`QueueTimeoutError`; no limit by default."""
     host_bytes: int | None
-    """Most bytes of the host's memory for beginnings of texts that had to leave the context's memory, which are copied
-    back where that is faster than computing; by default an eighth of what is free, 4 GiB at most. 0 keeps none."""
+    """The most bytes of host memory for states of texts that were evicted from the context's memory. A state is copied
+    back when that is faster than computing it again. By default an eighth of the free memory, at most 4 GiB; 0 keeps
+    none."""
     on_event: OnEvent | None
-    """Receives a :class:`RequestEvent` when a request comes and when it ends, on the thread that computes; it must not
-    wait, and what it raises is logged."""
+    """Receives a :class:`RequestEvent` when a request arrives and when it ends, on the thread that computes. It must
+    not block; an exception in it is logged."""
     draft: Draft | None
-    """Speculative decoding: ``"lookup"`` drafts from the prompt, a GGUF file or :class:`Model` with the same
-    vocabulary computes drafts; :class:`PromptLookup` and :class:`DraftModel` have options. By default there is none."""
+    """The draft source of speculative decoding: ``"lookup"`` for drafts from the prompt, or a GGUF file or
+    :class:`Model` with the same vocabulary; :class:`PromptLookup` and :class:`DraftModel` have options. By default
+    there are no drafts."""
     model_options: ModelOptions | None
-    """Everything else about loading; instead of ``n_gpu_layers`` and ``require_gpu``."""
+    """All options of loading the model, instead of ``n_gpu_layers`` and ``require_gpu``."""
     context_options: ContextOptions | None
-    """Everything else about the context; the arguments here win over it. Its ``n_ctx`` is the cells of all texts, as
-    ``n_cells`` here."""
+    """All other options of the context; the options here override it. Its ``n_ctx`` is the number of cells of all
+    texts, like ``n_cells`` here."""
     progress: ProgressCallback | None
-    """Receives the part of the model that is loaded, 0.0 to 1.0; returning False cancels."""
+    """Receives the loaded part of the model, 0.0 to 1.0; returning False cancels."""
     prompt_cache: PromptCache | None
-    """Keeps what was computed in a folder; by default nothing is kept."""
+    """Stores computed prompts in a folder; by default nothing is stored."""
 
 
 class AsyncLlamaOptions(LlamaOptions, total=False):
-    """What an :class:`~llama_cffi.AsyncLlama` takes beside its model."""
+    """The options of :class:`~llama_cffi.AsyncLlama`."""
 
     when_full: WhenFull | None
-    """What a call does where no more requests may wait: ``"raise"`` (default) raises :class:`QueueFullError`,
-    ``"wait"`` waits for room."""
+    """What a call does when the queue is full: ``"raise"`` (default) raises :class:`QueueFullError`, ``"wait"`` waits
+    for room."""
+    max_compile_seconds: float | None
+    """The most seconds of compiling a schema, a grammar or tools, beyond which :class:`SchemaError` is raised; no limit
+    by default. The compilation continues on its thread, and the next call uses its result."""
 
 
 class HubOptions(LlamaOptions, total=False):
-    """What :meth:`~llama_cffi.Llama.from_hub` takes beside the name of a model."""
+    """The options of :meth:`~llama_cffi.Llama.from_hub`."""
 
     revision: str | None
     """Branch, tag or commit; by default the repository's main branch."""
     offline: bool | None
-    """Whether to look in the cache alone; by default the hub is asked."""
+    """Whether to use the cache only; by default the hub is queried."""
     download_progress: ProgressCallback | None
-    """Receives the part that is downloaded, 0.0 to 1.0; returning False cancels."""
+    """Receives the downloaded part, 0.0 to 1.0; returning False cancels."""
 
 
 class TextOptions(SamplingKwargs, total=False):
-    """What every generating call takes: the fields of :class:`SamplingParams`, and these."""
+    """The options of every generating call: the fields of :class:`SamplingParams`, and these."""
 
     max_tokens: int | None
-    """Most tokens to generate; by default the text goes on until the model ends it or the context is full. 0 computes
-    the prompt and keeps it in memory."""
+    """The most tokens to generate; by default the text continues until the model ends it or the context is full. 0
+    computes the prompt and keeps it in memory."""
     stop: Stop | Sequence[Stop] | None
-    """What ends the text and is not part of it: strings, tokens, compiled regular expressions; by default only the
-    model's own end."""
+    """Stop conditions, which are not part of the text: strings, tokens, compiled regular expressions. By default only
+    the model ends the text."""
     logprobs: int | None
     """Report each token's log-probability with this many alternatives, 0 for none; by default nothing is reported."""
     post_sampling_logprobs: bool | None
     """Whether ``logprobs`` are those of the distribution that the token was drawn from, after temperature, top-k,
-    schema and all else; by default they are the model's own. llama.cpp's sampler draws then, so that a seed gives
-    another text."""
+    schema and all other samplers; by default they are the model's own. With True, llama.cpp's sampler draws the tokens,
+    so a seed gives another text than without it."""
     max_seconds: float | None
-    """Seconds after which the text ends with what there is, reason ``deadline``; also within a long prompt. By default
-    there is no limit."""
+    """Seconds after which the text ends as it is, with the finish reason ``deadline``, also during a long prompt. By
+    default there is no limit."""
     priority: int | None
-    """How urgent the text is, -100 to 100: of those that wait the lowest is computed first; 0 by default. One that has
-    waited for long is computed before more urgent ones."""
+    """The urgency of the text, -100 to 100: of the waiting texts, that with the lowest number is computed first; 0 by
+    default. A text that has waited long is computed before more urgent ones."""
+    reuse: bool | None
+    """Whether the text takes what others have computed of its prompt, and leaves what it computes for others
+    (default)."""
+    slot: int | None
+    """The slot in whose memory the text is computed, if that one is idle; by default the one that spares most."""
     overflow: Overflow | None
-    """What happens when the text fills the context; by default what the Llama was made with."""
+    """What happens when the text fills the context; by default as set for the ``Llama``."""
     speculative: Speculative | None
-    """Whether tokens are drafted ahead, and by what; by default what the Llama was made with."""
+    """Whether tokens are drafted, and by which draft source; by default as set for the ``Llama``."""
     sampling: SamplingParams | None
     """The sampling parameters as one value, instead of their fields; by default llama.cpp's own."""
     adapters: Mapping[LoraAdapter, float] | None
-    """LoRA adapters and their scales; by default what :meth:`~llama_cffi.Llama.set_adapters` said."""
+    """LoRA adapters and their scales; by default those of :meth:`~llama_cffi.Llama.set_adapters`."""
     on_incomplete: OnIncomplete | None
-    """What a text with a schema, or a call, becomes that was cut before it was complete: :class:`IncompleteOutput` with
-    ``"raise"`` (default), with ``"return"`` the result so far, whose ``incomplete`` is True and ``parsed`` None."""
+    """What happens when a text with a schema, or a tool call, was cut before it was complete: ``"raise"`` (default)
+    raises :class:`IncompleteOutput`; ``"return"`` returns the result so far, with ``incomplete`` True and ``parsed``
+    None."""
     on_unsupported: OnUnsupported | None
-    """What becomes of keywords, of a schema or of a tool's parameters, that no grammar keeps to: ``"error"`` (default)
-    raises :class:`SchemaError` or :class:`ToolError`; ``"annotate"`` warns, generates without them, and raises
-    :class:`OutputError` for a finished text that does not satisfy them. A :class:`JsonSchema` says it for itself."""
+    """What happens with keywords of a schema or of a tool's parameters that no grammar can enforce: ``"error"``
+    (default) raises :class:`SchemaError` or :class:`ToolError`; ``"annotate"`` warns, generates without them, and
+    raises :class:`OutputError` for a finished text that does not satisfy them. A :class:`JsonSchema` has its own
+    setting."""
 
 
 class SchemaOption(TypedDict, total=False):
-    """What a text must look like. Apart from the others, so that type checkers know the result of a type given here."""
+    """The option ``schema``, separate from the others so that type checkers can infer the type of the result."""
 
     schema: Any
-    """What the text must look like: a type, a JSON Schema, choices, a regular expression or a grammar; see
-    ``docs/structured-output.md``. The completion's ``parsed`` is an instance of it."""
+    """The required form of the text: a type, a JSON Schema, choices, a regular expression or a grammar; see
+    ``docs/structured-output.md``. The ``parsed`` field of the result is an instance of it."""
 
 
 class PromptOptions(TextOptions, total=False):
-    """What a call takes that goes on from a prompt, beside ``schema``."""
+    """The options of calls that continue a prompt, except ``schema``."""
 
     prompt_logprobs: int | None
-    """Report the log-probabilities of the prompt's tokens with this many alternatives; the whole prompt is computed
-    then. With ``max_tokens=0`` that is all."""
+    """Report the log-probabilities of the prompt's tokens with this many alternatives. The whole prompt is then
+    computed, without reuse; with ``max_tokens=0`` nothing is generated."""
 
     echo: bool | None
     """Whether the result begins with the prompt; by default it does not."""
     heal: bool | None
-    """Whether the model writes the end of the prompt again, where a longer token could stand there (by default it does
-    not); see :mod:`~llama_cffi.grammar.healing`. The result still is what follows the prompt."""
+    """Whether the model generates the last tokens of the prompt again if longer tokens could replace them (False by
+    default); see :mod:`~llama_cffi.grammar.healing`. The result is still the text after the prompt."""
     suffix: str | None
-    """What comes after the text: the prompt is a fill-in-the-middle one then, as :meth:`~llama_cffi.Llama.infill` makes
-    it."""
+    """The text after the gap: the call then fills in the middle, like :meth:`~llama_cffi.Llama.infill`."""
 
 
 class GenerateOptions(PromptOptions, SchemaOption, total=False):
-    """What a call takes that goes on from a prompt."""
+    """The options of calls that continue a prompt."""
 
 
 class InfillLayout(TypedDict, total=False):
-    """What stands around a gap beside the texts before and behind it."""
+    """The context of a gap, besides the texts before and after it."""
 
     files: Mapping[str, str] | None
-    """Other files that belong to it, text by name; by default none."""
+    """Other files of the repository, a mapping of names to texts; by default none."""
     name: str | None
     """Name of the file to fill in; by default none is given."""
     repository: str | None
-    """Name of its repository; by default none is given."""
+    """Name of the repository; by default none is given."""
     order: InfillOrder | None
-    """What the model was trained with: ``"psm"``, prefix, suffix, middle (default), or ``"spm"``."""
+    """The order that the model was trained with: ``"psm"``, prefix, suffix, middle (default), or ``"spm"``."""
 
 
 class GapOptions(TextOptions, InfillLayout, total=False):
-    """What a call takes that fills a gap, beside ``schema``."""
+    """The options of calls that fill in the middle, except ``schema``."""
 
 
 class InfillOptions(GapOptions, SchemaOption, total=False):
-    """What a call takes that fills a gap."""
+    """The options of calls that fill in the middle."""
 
 
 class TemplateOptions(TypedDict, total=False):
-    """What a chat template is given beside the messages."""
+    """The inputs of a chat template, besides the messages."""
 
     tools: Sequence[Tool | Callable[..., Any] | Mapping[str, Any]] | None
-    """What the model may call: typed functions, :class:`Tool` values, or definitions as in OpenAI's API; by default
-    nothing."""
+    """The tools that the model may call: typed functions, :class:`Tool` values, or definitions in OpenAI's format; by
+    default none."""
     chat_template: ChatTemplate | None
     """Name of one of the model's templates, or the Jinja text or file of another one; by default the model's own."""
     chat_template_kwargs: Mapping[str, Any] | None
-    """The template's own variables, such as ``{"enable_thinking": False}``."""
+    """Further variables of the template, such as ``{"enable_thinking": False}``."""
     documents: Sequence[Mapping[str, Any]] | None
-    """Texts that the reply is to be about, for templates that take them; by default none."""
+    """Documents that the reply may use, for templates that support them; by default none."""
 
 
 class RenderOptions(TemplateOptions, total=False):
-    """What a call takes that shows a conversation as the template writes it."""
+    """The options of calls that render or tokenize a conversation."""
 
     prefix: str | None
-    """How the reply begins; shown among the tokens only."""
+    """The beginning of the reply; it is part of the tokens only, not of the rendered text."""
     add_generation_prompt: bool | None
-    """Whether it ends where a reply begins (default)."""
+    """Whether the prompt ends where a reply begins; True by default."""
 
 
 class ReplyOptions(TextOptions, TemplateOptions, total=False):
-    """What every conversing call takes beside its messages and ``schema``."""
+    """The options of conversations, except ``schema``."""
 
     prefix: str | None
-    """How the reply begins, by default as the model likes; the result does not repeat it."""
+    """The beginning of the reply, which the result does not repeat; by default there is none."""
     tool_choice: str | Mapping[str, Any] | None
-    """``"auto"`` (default), ``"none"``, ``"required"``, or the one tool to call: by its name, or as OpenAI's API has
-    it."""
+    """``"auto"`` (default), ``"none"``, ``"required"``, or the one tool to call: its name, or an object in OpenAI's
+    format."""
     parallel_tool_calls: bool | None
-    """Whether a reply may hold several calls (default)."""
+    """Whether a reply may have several tool calls; True by default."""
     reasoning_budget: int | None
-    """Most tokens of reasoning; then it is ended. 0 is none at all; by default there is no limit."""
+    """The most tokens of reasoning, after which the reasoning is ended. 0 for no reasoning; by default there is no
+    limit."""
     reply_format: str | None
-    """Name of the format of replies; by default it is found in the template."""
+    """Name of the reply format; by default it is detected from the template."""
 
 
 class ChatOptions(ReplyOptions, SchemaOption, total=False):
-    """What every conversing call takes beside its messages."""
+    """The options of conversations."""
 
 
 class RunOptions(ReplyOptions, total=False):
-    """What the calls take that run tools, beside ``schema``."""
+    """The options of calls that run tools, except ``schema``."""
 
     max_rounds: int | None
-    """How often calls are answered, at most; 10 by default."""
+    """The most rounds of tool calls that are answered; 10 by default."""
     on_error: OnError | None
     """Whether an exception of a tool is raised (default) or reported to the model."""
 
 
 class ToolOptions(RunOptions, SchemaOption, total=False):
-    """What the calls take that run tools."""
+    """The options of calls that run tools."""
 
 
 class SimilarityOptions(TypedDict, total=False):
-    """What a call takes that compares texts by their vectors."""
+    """The options of calls that compare texts by their embeddings."""
 
     truncate: bool | None
     """Whether a text that is too long loses its end; by default :class:`TextTooLongError` is raised."""
     pooling: PoolingType | None
-    """``"mean"``, ``"cls"``, ``"last"``, ``"none"`` for a vector of each token; by default what the model was trained
-    with (mean where its file does not say)."""
+    """``"mean"``, ``"cls"``, ``"last"``, or ``"none"`` for a vector of each token; by default the pooling that the
+    model was trained with (mean if its file does not specify it)."""
     prefix: str | None
-    """What goes before every text, by default nothing. Models trained with one prefix for queries and one for documents
-    want it here, because GGUF files do not tell it."""
+    """A prefix of every text, by default none. Models that were trained with one prefix for queries and one for
+    documents need it, because GGUF files do not contain it."""
 
 
 class EmbedOptions(SimilarityOptions, total=False):
-    """What a call takes that makes vectors of texts."""
+    """The options of calls that compute embeddings."""
 
     normalize: bool | Norm | None
-    """What makes the length of every vector 1: ``"l2"`` (True, default), ``"l1"``, or nothing (False)."""
+    """The norm by which every vector is divided: ``"l2"`` (True, default), ``"l1"``, or none (False)."""
 
 
 class RerankOptions(TypedDict, total=False):
-    """What a call takes that orders documents."""
+    """The options of reranking."""
 
     top_n: int | None
-    """How many of the best are wanted; all by default."""
+    """The number of best documents to return; all by default."""
     truncate: bool | None
     """Whether a document that is too long with its query loses its end; by default :class:`TextTooLongError` is
     raised."""
 
 
 class ClassifyOptions(TypedDict, total=False):
-    """What a call takes that labels texts."""
+    """The options of classification."""
 
     truncate: bool | None
     """Whether a text that is too long loses its end; by default :class:`TextTooLongError` is raised."""
 
 
 class ScoreOptions(TypedDict, total=False):
-    """What a call takes that scores continuations."""
+    """The options of scoring continuations."""
 
     adapters: Mapping[LoraAdapter, float] | None
-    """LoRA adapters and their scales; by default what :meth:`~llama_cffi.Llama.set_adapters` said."""
+    """LoRA adapters and their scales; by default those of :meth:`~llama_cffi.Llama.set_adapters`."""
 
 
 class PerplexityOptions(ScoreOptions, total=False):
-    """What a call takes that measures how well a text is predicted."""
+    """The options of computing a perplexity."""
 
     n_ctx: int | None
-    """Tokens of a chunk; 512 by default, less for a short text, context or training length."""
+    """Tokens of a chunk; 512 by default, fewer for a shorter text, context or training context."""
     stride: int | None
-    """Tokens by which each chunk begins after the one before, of which only the last ``stride`` tokens are scored: more
-    context for each, and more to compute. By default chunks do not overlap, and the second half of each is scored."""
+    """The distance in tokens between the beginnings of two chunks; only the last ``stride`` tokens of a chunk are
+    scored. A smaller stride gives each token more context and takes longer. By default chunks do not overlap, and the
+    second half of each is scored."""
 
 
 def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given, checked as far as no model is needed.
+    """Return the options that are not None, after all checks that need no model.
 
-    TypeError for a name that the TypedDict ``kind`` does not have; TypeError and ``ValueError`` that name the option
-    for a value that it cannot have.
+    Raises ``TypeError`` for a name that the TypedDict ``kind`` does not have, and ``TypeError`` or ``ValueError``,
+    which names the option, for a value that is not allowed.
     """
     args.check_names("options", options)
     unknown = options.keys() - kind.__annotations__.keys()

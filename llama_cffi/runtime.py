@@ -53,6 +53,7 @@ _ENGINE_FIELDS = (
     "driver",
     "host_bytes",
     "max_waiting",
+    "max_waiting_seconds",
     "max_waiting_tokens",
     "max_step_seconds",
     "on_event",
@@ -264,10 +265,11 @@ def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tu
     try:
         loaded = Model(model, options, progress=given.get("progress"))
     except ModelNotFoundError as error:
-        if not _names_a_repository(os.fspath(model)):
+        name = os.fspath(model).removeprefix("hf:")  # as the command line takes it
+        if not _names_a_repository(name):
             raise
         raise ModelNotFoundError(
-            f"{error.message}; to fetch a model from the Hugging Face hub: Llama.from_hub({os.fspath(model)!r})"
+            f"{error.message}; to fetch a model from the Hugging Face hub: Llama.from_hub({name!r})"
         ) from None
     return loaded, ModelShare(loaded)
 

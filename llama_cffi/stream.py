@@ -34,7 +34,7 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
     def __init__(self, engine: Engine, prepared: Prepared[C]) -> None:
         self._engine = engine
         self._reading = Reading(prepared.reader)
-        self._sequence = engine.submit(prepared.request)
+        self._sequence = prepared.submit(engine)
         # A stream that is not read any more must not go on computing in other callers' batches.
         weakref.finalize(self, engine.abandon, self._sequence).atexit = False
 
@@ -82,7 +82,7 @@ def run(
     completions = []
     try:
         for one in prepared:
-            sequences.append(engine.submit(one.request))
+            sequences.append(one.submit(engine))
         for sequence in sequences:
             while (chunk := engine.next_chunk(sequence)) is not None:
                 if chunk.completion is not None:
@@ -106,7 +106,7 @@ def as_completed(engine: Engine, prepared: Iterator[Prepared[Chunk]], n_ahead: i
         while running or following is not None:
             while following is not None and len(running) < n_ahead:
                 try:
-                    running[engine.submit(following[1].request)] = following[0]
+                    running[following[1].submit(engine)] = following[0]
                 except QueueFullError:
                     if not running:
                         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,10 +23,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the mode before anything is imported, for this process and the children of tests."""
+    own_processors()
     # API mode is what the package chooses itself; said aloud, it would refuse the other libraries that tests use.
     os.environ.pop("LLAMA_CFFI_BINDING", None)
     if config.getoption("--binding") == "abi":
         os.environ["LLAMA_CFFI_BINDING"] = "abi"
+
+
+def own_processors() -> None:
+    """Give each worker of pytest-xdist its share of the processors.
+
+    ggml's threads spin while they wait for each other: two workers with two threads each on two processors take many
+    times as long as with one thread each.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        count = min(len(processors), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        os.sched_setaffinity(0, processors[int(worker.removeprefix("gw")) % count :: count])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file together with ``-n``: they share models and servers."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture

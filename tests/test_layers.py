@@ -36,6 +36,7 @@ LAYERS = (
     "aio",
     "server",
     "cli",
+    "__main__",
 )
 """From the bottom to the top. ``__init__`` re-exports names and belongs to none."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llama_cffi.aio.delivery import Delivery
     from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.reply.completion import TextProgress
     from llama_cffi.reply.reader import Reading
 
 C = TypeVar("C", bound=Chunk)
@@ -63,6 +64,11 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
 
         return cls(start)
 
+    @property
+    def progress(self) -> TextProgress | None:
+        """How far the text is; None before its request was submitted."""
+        return None if self._started is None else self._started.sequence.progress
+
     def __aiter__(self) -> Self:
         return self
 
@@ -85,6 +91,22 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
             return read
         finally:
             self._reading = False
+
+    async def start(self) -> int:
+        """Submit the request before the first chunk is asked for, and return the number of tokens of its prompt.
+
+        Raises what is wrong with the request, and RuntimeError for a stream that was closed.
+        """
+        if self._reading:
+            raise RuntimeError("another task is reading this stream")
+        if self._closed:
+            raise RuntimeError("the stream was closed")
+        self._reading = True
+        try:
+            started = self._started or await self._begin()
+        finally:
+            self._reading = False
+        return started.sequence.n_prompt
 
     async def _begin(self) -> Started[C]:
         self._started = started = await self._start()

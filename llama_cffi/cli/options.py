@@ -112,7 +112,7 @@ LayerRange = Annotated[
 ModelDraft = Annotated[
     Path | None,
     option(
-        "-md", "--model-draft", metavar="FILE", env="SPEC_DRAFT_MODEL",
+        "-md", "--model-draft", "--spec-draft-model", metavar="FILE", env="SPEC_DRAFT_MODEL",
         help="Let this smaller model with the same vocabulary draft; the text stays what it is.",
     ),
 ]  # fmt: skip

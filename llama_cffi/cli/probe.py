@@ -1,6 +1,6 @@
 """What `doctor` tries in a child process, so that a library that ends the process ends only the child.
 
-``python -m llama_cffi.cli.probe library|decode`` prints one JSON object: what it found, or an "error".
+``python -m llama_cffi.probe library|decode`` prints one JSON object: what it found, or an "error".
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from llama_cffi.engine.host_cache import MIN_TOKENS, HostCache, HostMemory
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler
-from llama_cffi.engine.slots import Slot
+from llama_cffi.engine.slots import Slot, cells_in
+from llama_cffi.engine.snapshot import MemoryCounts
 
 _LEAST = 8
 """Fewer tokens are not copied, however fast that is."""
@@ -42,6 +43,12 @@ class OutsideMemory:
         """What copying a token's memory takes, out and in; 0 while that was not measured."""
         self.unsaved: deque[SavedMemory] = deque()
         """What was taken and waits for :meth:`store`. Looked at after every step: an attribute costs no frame."""
+
+    def counts(self) -> MemoryCounts:
+        """Count what is in use, inside and outside. Any thread may call it, and it does not wait for a decode."""
+        used, kept = cells_in(self._scheduler.slots)
+        cells = self._runner.n_cells or self._runner.n_ctx * self._runner.n_seq_max
+        return MemoryCounts(cells=cells, used=used, kept=kept, host_bytes=self.host.nbytes)
 
     def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
         """Read the saved beginning of a prompt that spares more than the ``held`` cells in memory."""
@@ -142,13 +149,27 @@ class OutsideMemory:
         slot.fill(found.prompt, conditioning)
         return None
 
+    def exchange(self, found: SavedMemory, slot: Slot, conditioning: Conditioning) -> str | None:
+        """Do as :meth:`bring`; where there is no room, the slot gets back what it held."""
+        before = HostMemory(slot.held, self._runner.save(slot.seq_id), slot.conditioning) if slot.held else None
+        reason = self.bring(found, slot, conditioning)
+        if reason is not None and before is not None:
+            self.bring(before, slot, before.conditioning)
+        return reason
+
     def take(self, sequence: RunningSequence, seq_id: int) -> None:
         """Copy the memory of a sequence that ended and had this seq_id, if it is to be kept."""
+        self.clear(sequence, seq_id)
         # What is kept outside is for requests without conditioning.
-        if not sequence.request.conditioning:
+        if not sequence.request.conditioning and sequence.request.reuse:
             saved = self._runner.copy_out(seq_id, self._scheduler.slots[seq_id].held)
             if saved is not None:
                 self.unsaved.append(saved)
+
+    def clear(self, sequence: RunningSequence, seq_id: int | None) -> None:
+        """Empty the memory of a sequence that ended and leaves nothing for others."""
+        if seq_id is not None and not sequence.request.reuse:
+            self._runner.keep(seq_id, 0)
 
     def store(self) -> None:
         """Store what was taken. Several threads may call it at once."""

@@ -15,10 +15,12 @@ _UNKNOWN = 128
 """Tokens of prompts beside rows while nothing is known of what they take."""
 _SECONDS_ALONE = 1.0
 """Seconds of a decode while nothing is generating, but several prompts wait for each other."""
-_SHORT, _LONG = 0.05, 0.15
-"""Between these and a multiple of what the rows take lie the seconds of a decode while something is generating."""
-_ROUNDS = 8
-"""Rows' own seconds that a decode may last, within the limits above."""
+_SECONDS = 0.25
+"""Seconds of a decode while something is generating: a reader sees no gap, and prompts that come together are through
+soon. Rows that generate while others have not begun are rows that these will generate without them later on, and few
+rows take longer for each."""
+_LITTLE_MORE = 8
+"""A prompt that ends within so small a part more than the budget is not cut."""
 _ENOUGH = 4
 """A decode without rows is worth its reading of the weights when the rest takes so many times as long."""
 
@@ -27,9 +29,9 @@ class PrefillBudget:
     """Tokens of prompts in one decode: never more than fit ``n_ubatch`` with the rows, and fewer while rows wait for
     them, so that no decode lasts longer than ``max_step_seconds``.
 
-    Without that limit it follows from what rows take: at least twice as long as they would alone, otherwise 8 times as
-    long within 0.05 to 0.15 seconds; while nothing is generating one second. A prompt that is alone has no limit of
-    time, so that what it is cut into does not depend on the clock.
+    Without that limit it is a quarter of a second, or twice what the rows would take alone where that is longer; while
+    nothing is generating one second. A prompt that is alone has no limit of time, so that what it is cut into does not
+    depend on the clock.
     """
 
     def __init__(self, n_batch: int, n_ubatch: int, cost: DecodeCost, max_step_seconds: float | None = None) -> None:
@@ -44,8 +46,7 @@ class PrefillBudget:
             return self.max_step_seconds
         if not n_rows:
             return _SECONDS_ALONE
-        rows = self._rows(n_rows)
-        return max(2 * rows, min(_LONG, max(_SHORT, _ROUNDS * rows)))
+        return max(2 * self._rows(n_rows), _SECONDS)
 
     def _rows(self, n_rows: int) -> float:
         return self._cost.seconds(n_rows) if n_rows and self._cost.sizes else 0.0
@@ -67,6 +68,15 @@ class PrefillBudget:
             n = max(least, min(n - _MULTIPLE, int(n * left / seconds)))
             seconds = self._cost.prefill_seconds(n_rows, n)
         return self._whole(n_rows, n)
+
+    def to_its_end(self, pending: int, left: int, n_taken: int) -> bool:
+        """Whether a prompt is computed to its end though that is a little more than what is left of the budget.
+
+        A rest of a few tokens would need another decode. ``n_taken`` are the rows and tokens that the decode has.
+        """
+        if self.max_step_seconds is not None:
+            return False
+        return left < pending <= left + left // _LITTLE_MORE and n_taken + pending <= self._n_ubatch
 
     @staticmethod
     def _whole(n_rows: int, n: int) -> int:

@@ -19,8 +19,8 @@ _GAP = 64
 """Fewest decodes between two tries of sizes that are known."""
 _STALE = 512
 """Decodes after which a size is measured again: other programs come and go, and texts grow longer."""
-_LEARNING, _KNOWING = 8, 50
-"""How many times what a try has lost is computed before the next one, in the usual way: 12 and 2 percent at most.
+_LEARNING, _KNOWING = 20, 50
+"""How many times what a try has lost is computed before the next one, in the usual way: 5 and 2 percent at most.
 The first is for tries of what is not known yet that have lost little."""
 _LITTLE = 2.0
 """Usual decodes that are little to lose."""
@@ -115,11 +115,12 @@ class RowGroups:
 def _worth_trying(n_rows: int, most: int) -> tuple[int, ...]:
     """Sizes that may be the best for so many rows, in the order in which they are tried.
 
-    All together, one alone, filled up to the next multiples of 4, 8 and 16, the half, and powers of two.
+    All together, one alone, filled up to the next multiples of 4, 8 and 16 by less than what there is, the half, and
+    powers of two.
     """
     filled = [-(-n_rows // multiple) * multiple for multiple in (4, 8, 16)]
     powers = [1 << bits for bits in range(n_rows.bit_length() - 1, 0, -1)]
-    found = [n_rows, 1, *(size for size in filled if size <= most), -(-n_rows // 2), *powers]
+    found = [n_rows, 1, *(size for size in filled if size <= min(most, 2 * n_rows - 1)), -(-n_rows // 2), *powers]
     return tuple(dict.fromkeys(found))
 
 

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llama_cffi.engine.telemetry import HistogramName, HistogramSnapshot, TokenSource
+from llama_cffi.engine.telemetry import HistogramName, HistogramSnapshot, Telemetry, TokenSource
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from llama_cffi.engine.request import Request
+    from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.engine.scheduler import Scheduler
+    from llama_cffi.engine.slots import Slot
+    from llama_cffi.reply.completion import TextProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryCounts:
+    """What of an engine's memory is in use."""
+
+    cells: int
+    """Cells of memory, over all requests."""
+    used: int
+    """Cells that running requests hold; those that several share count once."""
+    kept: int
+    """Further cells, which are kept for prompts that begin alike until the room is needed."""
+    host_bytes: int
+    """Bytes of the host's memory in which beginnings are kept that had to leave the context's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +58,72 @@ class EngineSnapshot:
     """Drafted tokens that were right."""
     preempted: int
     """How often a request lost its slot, because memory was full, and had to be computed again."""
+    memory: MemoryCounts
     histograms: Mapping[HistogramName, HistogramSnapshot]
     """Seconds that requests waited for a slot (``queue``), from the submission to the first token (``first_token``),
     between two tokens of a text (``token_gap``) and in all (``request``), and that steps took: with rows of running
     texts alone (``decode_step``), of prompts alone (``prefill_step``) and of both (``mixed_step``). Their classes are
     :data:`~llama_cffi.engine.telemetry.BOUNDS`."""
 
+    @classmethod
+    def of(
+        cls,
+        scheduler: Scheduler,
+        waiting: Sequence[RunningSequence],
+        told: Telemetry,
+        memory: MemoryCounts,
+        *,
+        failed: bool,
+    ) -> Self:
+        """Return the counts of an engine that is made of these."""
+        return cls(
+            running=len(scheduler.running),
+            waiting=len(waiting),
+            waiting_tokens=sum(len(one.cells) for one in waiting),
+            slots=len(scheduler.slots),
+            failed=failed,
+            requests=dict(told.finished),
+            prompt_tokens=dict(told.tokens),
+            generated_tokens=told.generated,
+            drafted_tokens=told.drafted,
+            accepted_tokens=told.accepted,
+            preempted=told.preempted,
+            memory=memory,
+            histograms=told.histograms(),
+        )
 
-__all__ = ["EngineSnapshot"]
+
+@dataclass(frozen=True, kw_only=True)
+class SlotSnapshot:
+    """A slot at one moment."""
+
+    id: int
+    """Its seq_id."""
+    n_held: int
+    """Tokens in its memory."""
+    request: Request | None
+    """What is computed in it; None while it is idle."""
+    number: int
+    """The place of that request among all, from 1 on; 0 while it is idle."""
+    progress: TextProgress | None
+    """How far that request is."""
+    has_new_line: bool = False
+    """Whether a line of its text has ended."""
+
+    @classmethod
+    def of(cls, slot: Slot) -> Self:
+        """Return what a slot is doing. Any thread may ask, at any time."""
+        sequence = slot.sequence
+        if sequence is None:
+            return cls(id=slot.seq_id, n_held=slot.n_cells, request=None, number=0, progress=None)
+        return cls(
+            id=slot.seq_id,
+            n_held=sequence.n_past,
+            request=sequence.request,
+            number=sequence.number,
+            progress=sequence.progress,
+            has_new_line=sequence.has_new_line,
+        )
+
+
+__all__ = ["EngineSnapshot", "MemoryCounts", "SlotSnapshot"]

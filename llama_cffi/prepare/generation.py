@@ -17,7 +17,7 @@ from llama_cffi.engine.sampling_params import SamplingKwargs, SamplingParams
 from llama_cffi.errors import PromptError, SamplerError
 from llama_cffi.grammar.healing import Healing, tokens_to_heal
 from llama_cffi.grammar.logit_bias import token_bias
-from llama_cffi.prepare.prepared import Defaults, Prepared
+from llama_cffi.prepare.prepared import Defaults, Prepared, placed
 from llama_cffi.reply.structured_reader import StructuredReader
 from llama_cffi.spec import plain_prompt
 
@@ -133,12 +133,19 @@ def prepare_more(
     if isinstance(prompts, (str, bytes, Prompt)) or not isinstance(prompts, Iterable):
         raise TypeError(f"prompts must be a list or another iterable of prompts, not {type(prompts).__name__}")
     structure = _text_structure(spec, formats)
-    return (_prepared(plain_prompt(prompt), spec, formats, defaults, structure) for prompt in prompts)
+    return (
+        _prepared(plain_prompt(prompt), spec, formats, defaults, structure, f"prompt {i}")
+        for i, prompt in enumerate(prompts)
+    )
 
 
 def _prepare_each(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults) -> tuple[Prepared[Chunk], ...]:
     structure = _text_structure(spec, formats)
-    return tuple(_prepared(prompt, spec, formats, defaults, structure) for prompt in spec.prompts)
+    places = (f"prompt {i} of the list" if spec.many else "" for i in range(len(spec.prompts)))
+    return tuple(
+        _prepared(prompt, spec, formats, defaults, structure, place)
+        for prompt, place in zip(spec.prompts, places, strict=True)
+    )
 
 
 def _text_structure(spec: GenerateSpec, formats: ModelFormats) -> Structure | None:
@@ -156,9 +163,11 @@ def _prepared(
     formats: ModelFormats,
     defaults: Defaults,
     structure: Structure | None,
+    place: str,
 ) -> Prepared[Chunk]:
-    request = _text_request(prompt, spec, formats, defaults, structure)
-    return Prepared(request, _reader(structure, spec.options, formats))
+    with placed(place):
+        request = _text_request(prompt, spec, formats, defaults, structure)
+    return Prepared(request, _reader(structure, spec.options, formats), place)
 
 
 def _reader(structure: Structure | None, options: TextOptions, formats: ModelFormats) -> StructuredReader | None:
@@ -243,6 +252,8 @@ def make_request(
         speculative=request_source(given.get("speculative"), defaults.drafts),
         conditioning=defaults.conditioning.with_adapters(given.get("adapters"), formats.model),
         priority=given.get("priority", 0),
+        reuse=given.get("reuse", True),
+        slot=given.get("slot"),
         **{"constraint": None if structure is None else structure.constraint, **fields},
     )
 

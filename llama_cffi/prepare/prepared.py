@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.errors import PromptError, TokenError, TokenizeError
 from llama_cffi.reply.completion import Chunk
 
 if TYPE_CHECKING:
     from llama_cffi.engine.drafters import DraftSource
+    from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.request import Overflow, Request
+    from llama_cffi.engine.running_sequence import Listener, RunningSequence
     from llama_cffi.reply.reader import Reader
 
 C = TypeVar("C", bound=Chunk)
@@ -23,6 +28,24 @@ class Prepared(Generic[C]):
     request: Request
     reader: Reader[C] | None
     """None when the chunks are what they are."""
+    place: str = ""
+    """Which of several prompts it is, for errors; "" for the only one."""
+
+    def submit(self, engine: Engine, listener: Listener | None = None) -> RunningSequence:
+        """Queue the request; raises as :meth:`Engine.submit`."""
+        with placed(self.place):
+            return engine.submit(self.request, listener)
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Begin what an error says of a prompt with its place."""
+    try:
+        yield
+    except (PromptError, TokenError, TokenizeError) as error:
+        if place:
+            error.message = f"{place}: {error.message}"
+        raise
 
 
 @dataclass(frozen=True)
@@ -34,4 +57,4 @@ class Defaults:
     drafts: DraftSource | None = None
 
 
-__all__ = ["Defaults", "Prepared"]
+__all__ = ["Defaults", "Prepared", "placed"]

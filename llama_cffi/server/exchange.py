@@ -8,8 +8,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
-from llama_cffi.server.body import Disconnected, parse_body, read_body
+from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
+from llama_cffi.server.deadline import within
 from llama_cffi.server.problem import Dialect, Problem, problem_of
 from llama_cffi.server.response import Answer, Events, problem_answer
 from llama_cffi.server.service import cut_off
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from llama_cffi.server.service import Service
+
+
+_GRACE_SECONDS = 2.0
+"""How much longer than its time a request may take that has a deadline of its own: that one says more."""
 
 
 class Call:
@@ -29,23 +35,44 @@ class Call:
         self.body = body
         """The fields that were given; those that are null are not among them."""
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
+        self.query: Mapping[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        """What stands behind the question mark."""
+        self.headers: Mapping[str, str] = scope["llama_cffi"]["headers"]
         self.request_id: str = scope["llama_cffi"]["request_id"]
         self.created = int(time.time())
         self.ignored: list[str] = []
         """Fields that have no effect; the answer names them in a header."""
 
-    def events(self, frames: Any) -> Events:
-        """Return a stream of these events."""
+    def ignore(self, name: str) -> None:
+        """Note a field without an effect; a name that cannot stand in a header is left out."""
+        if len(self.ignored) < 32 and name.isascii() and name.replace("_", "").replace(".", "").isalnum():
+            self.ignored.append(name[:64])
+
+    def events(self, frames: Any, ending: Callable[[Problem], bytes] | None = None) -> Events:
+        """Return a stream of these events; ``ending`` is as :attr:`Events.ending`."""
         seconds = self.body.get("sse_ping_interval", self.service.settings.ping_interval)
-        return Events(frames, self.dialect, self.request_id, None if seconds < 0 else max(1.0, float(seconds)))
+        pings = None if seconds < 0 else max(1.0, float(seconds))
+        return Events(frames, self.dialect, self.request_id, pings, ending)
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
 
+_FORMS: dict[Handler, BodyForm] = {}
 
-def make_id(prefix: str) -> str:
+
+def takes(*, list_as: str = "", nothing: bool = False) -> Callable[[Handler], Handler]:
+    """Return a decorator for a handler of other bodies than objects; the arguments are those of :class:`BodyForm`."""
+
+    def mark(handler: Handler) -> Handler:
+        _FORMS[handler] = BodyForm(list_as, nothing)
+        return handler
+
+    return mark
+
+
+def make_id(prefix: str, mark: str = "-") -> str:
     """Return a new id."""
-    return f"{prefix}-{secrets.token_urlsafe(18).replace('-', 'A').replace('_', 'B')}"
+    return f"{prefix}{mark}{secrets.token_urlsafe(18).replace('-', 'A').replace('_', 'B')}"
 
 
 class Endpoint:
@@ -75,7 +102,7 @@ class Endpoint:
             body: dict[str, Any] = {}
             if scope["method"] == "POST":
                 data = await read_body(receive, facts["headers"], self.service.settings.max_body)
-                body = await parse_body(data)
+                body = await parse_body(data, _FORMS.get(handler, BodyForm()))
             call = Call(self.service, scope, self.dialect, body)
             facts["status"] = await self._watched(handler, call, receive, send, facts["reply_headers"])
             return
@@ -85,9 +112,10 @@ class Endpoint:
         except asyncio.CancelledError:
             if not self.service.cutting:
                 raise
-            answer = problem_answer(cut_off(), self.dialect)
+            answer = problem_answer(cut_off(), self.dialect, facts["request_id"])
         except Exception as error:
-            answer = problem_answer(problem_of(error, facts["request_id"]), self.dialect)
+            request_id = facts["request_id"]
+            answer = problem_answer(problem_of(error, request_id), self.dialect, request_id)
         facts["status"] = await answer.send(send, facts["reply_headers"])
 
     def _handler(self, method: str) -> Handler:
@@ -125,7 +153,8 @@ class Endpoint:
     async def _work(self, handler: Handler, call: Call, send: Send, headers: Mapping[str, str]) -> int:
         answer: Answer | None = None
         try:
-            answer = await handler(call)
+            async with within(self.service.settings.request_timeout + _GRACE_SECONDS):
+                answer = await handler(call)
             if call.ignored:
                 headers = {**headers, "x-llama-cffi-ignored": ",".join(call.ignored)}
             return await answer.send(send, headers)
@@ -140,4 +169,4 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-__all__ = ["Call", "Endpoint", "Handler", "make_id"]
+__all__ = ["Call", "Endpoint", "Handler", "make_id", "takes"]

@@ -26,7 +26,7 @@ from tests.core.test_gguf import GGML_F32, STRING, U16, U32, array, gguf, pair, 
 
 PROMPT = "Once upon a time"
 GREEDY = ("--temp", "0")
-COMMAND = [sys.executable, "-m", "llama_cffi.cli"]
+COMMAND = [sys.executable, "-m", "llama_cffi"]
 
 
 @pytest.fixture(autouse=True)

@@ -46,14 +46,23 @@ def test_it_fits_and_lets_prompts_live(
 def test_a_step_lasts_as_long_as_it_may() -> None:
     """8 rows that take 24 ms, on a machine that computes 2,000 tokens of prompts a second."""
     budget = PrefillBudget(2048, 512, learned(0.024, 0.0005))
-    assert budget.limit(8) == 0.15
-    assert budget.tokens(8) == 248, "256 with the rows"
+    assert budget.limit(8) == 0.25
+    assert budget.tokens(8) == 440, "448 with the rows"
     assert budget.tokens(0) == 512
     assert PrefillBudget(2048, 512, learned(0.024, 0.0005), 0.05).tokens(8) == 52
     # A GPU takes a whole micro-batch in less time than anybody notices; slow machines take what keeps prompts alive.
     assert PrefillBudget(2048, 512, learned(0.003, 0.00002)).tokens(8) == 504
     assert PrefillBudget(2048, 512, learned(0.5, 0.05)).tokens(8) == 24
     assert PrefillBudget(2048, 512, learned(0.5, 0.05)).tokens(0) == 128
+
+
+def test_a_prompt_that_ends_within_a_little_more_is_not_cut() -> None:
+    budget = PrefillBudget(2048, 512, learned(0.024, 0.0005))
+    assert budget.to_its_end(108, left=96, n_taken=8)
+    assert not budget.to_its_end(109, left=96, n_taken=8)
+    assert not budget.to_its_end(96, left=96, n_taken=8), "it ends anyway"
+    assert not budget.to_its_end(108, left=96, n_taken=405), "no second micro-batch"
+    assert not PrefillBudget(2048, 512, DecodeCost(), 0.05).to_its_end(108, left=96, n_taken=8)
 
 
 def test_before_anything_is_measured() -> None:

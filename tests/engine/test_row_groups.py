@@ -51,6 +51,7 @@ def simulate(
         taken, computed = groups.choose(n_rows)
         assert 1 <= taken <= n_rows
         assert taken <= computed <= N_BATCH
+        assert computed < 2 * n_rows, "a try that is bound to lose"
         assert can_pad or taken == computed
         known.add(computed, cost(computed))
         steps.append((taken, computed, cost(computed)))

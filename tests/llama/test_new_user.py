@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llama_cffi import AsyncLlama, Llama
-from llama_cffi.errors import BusyError, SchemaError
+from llama_cffi.errors import BusyError, ClosedError, ContextOverflowError, ModelNotFoundError, SchemaError, TokenError
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,42 @@ def test_a_function_is_not_a_schema(llm: Llama) -> None:
 
 @pytest.mark.parametrize(
     ("name", "here"),
-    [("response_format", "schema"), ("temp", "temperature"), ("n_predict", "max_tokens"), ("stream", "a method")],
+    [
+        ("response_format", "schema"),
+        ("temp", "temperature"),
+        ("n_predict", "max_tokens"),
+        ("stream", "a method"),
+        ("ignore_eos", "logit_bias"),
+    ],
 )
 def test_names_of_other_libraries(llm: Llama, name: str, here: str) -> None:
     wrong: dict[str, Any] = {name: 1}
     with pytest.raises(TypeError, match=f"unknown option: {name}; did you mean {here}"):
         llm.generate("a", **wrong)
+
+
+def test_a_list_says_which_prompt_is_wrong(llm: Llama) -> None:
+    with pytest.raises(ContextOverflowError, match="prompt 1 of the list: "):
+        llm.generate(["a", "word " * 400, "b"])
+    with pytest.raises(TokenError, match="prompt 2 of the list: "):
+        llm.generate([[1], [2], [10**6]])
+    with pytest.raises(ContextOverflowError) as caught:
+        llm.generate("word " * 400)
+    assert "of the list" not in str(caught.value)
+
+
+def test_the_hub_name_of_the_command_line() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"Llama\.from_hub\('owner/repo:Q4_K_M'\)"):
+        Llama("hf:owner/repo:Q4_K_M")
+
+
+def test_what_is_closed_says_so() -> None:
+    llm = Llama.demo(n_ctx=64, n_cells=128, n_threads=1)
+    assert "n_ctx=64 n_cells=" in repr(llm)
+    llm.close()
+    assert repr(llm).endswith(": closed>")
+    with pytest.raises(ClosedError):
+        llm.session()
 
 
 @pytest.mark.parametrize(

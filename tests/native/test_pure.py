@@ -386,3 +386,26 @@ def test_the_tests_of_the_helpers_pass_without_them(checkout: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+def test_an_interrupt_in_a_log_line_is_raised_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = pure.log
+    handled: list[int] = []
+
+    def interrupted(text: bytes) -> None:
+        handled.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "_append", interrupted)
+
+    def line() -> None:
+        log.lch_log(ERROR, pure.ffi.new("char[]", b"a line\n"), pure.ffi.NULL)
+        for _ in range(3):
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        line()
+    assert handled == [1]
+    assert capfd.readouterr().err == ""

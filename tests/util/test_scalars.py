@@ -24,7 +24,7 @@ INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint3
 FLOATS = [np.float16, np.float32, np.float64, np.longdouble]
 NO_NUMBERS: list[Any] = [
     True, False, np.True_, np.False_, "1", b"1", None, [1], (), {}, 1j, np.complex64(1), np.array(1), np.array([1]),
-    Decimal(1), object(), float,
+    Decimal(1), Ellipsis, float,
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import Any
 
+from llama_cffi._native.atomic import raise_later
 from llama_cffi._native.pure.process import ffi, nothing
 
 _LINES = 1024
@@ -87,7 +88,12 @@ def _log(level: int, text: Any, user: Any) -> None:
     _append(rest)
 
 
-lch_log: Any = ffi.callback("void(*)(int, const char *, void *)", _log)
+def _interrupted(kind: Any, error: BaseException, trace: Any) -> None:
+    # A signal handler raised while llama.cpp was logging. Its exception comes out of the Python code behind the call.
+    raise_later(error)
+
+
+lch_log: Any = ffi.callback("void(*)(int, const char *, void *)", _log, onerror=_interrupted)
 lch_log_nothing: Any = nothing
 
 

@@ -1,4 +1,4 @@
-"""``python -m llama_cffi.cli``."""
+"""``python -m llama_cffi``: the command line."""
 
 from __future__ import annotations
 
