@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def compiler() -> list[str]:
     return command
 
 
-def run(command: list[str] | list[Path] | list[str | Path]) -> str:
+def run(command: Sequence[object]) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return done.stdout
