@@ -15,8 +15,8 @@ try:
     from llama_cffi._native._helpers import ffi, lib
 except ImportError as error:
     raise LibraryError(
-        f"the compiled helpers are there but cannot be loaded: {error}\n"
-        "reinstall llama-cffi, or set LLAMA_CFFI_HELPERS=none to do without them"
+        f"the compiled helpers are installed but cannot be loaded: {error}\n"
+        "reinstall llama-cffi, or set LLAMA_CFFI_HELPERS=none to run without them"
     ) from error
 
 

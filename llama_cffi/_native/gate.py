@@ -128,7 +128,7 @@ class ExclusiveGate(_Section):
         if entry == lib.LCH_DOOR_FORKED:
             raise made_elsewhere(self._what)
         if entry == lib.LCH_DOOR_NESTED:
-            raise BusyError(f"this thread is inside this {self._what} already")
+            raise BusyError(f"this thread is already inside a call of this {self._what}")
         if entry == lib.LCH_DOOR_COMPUTING:
             raise BusyError(f"this {self._what} is in the middle of a computation")
         if shutdown.begun():

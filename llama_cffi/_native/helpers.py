@@ -22,7 +22,7 @@ ENV_VAR = "LLAMA_CFFI_HELPERS"
 def _choose() -> Kind:
     wanted = os.environ.get(ENV_VAR, "")
     if wanted not in ("", "none"):
-        raise LibraryError(f"{ENV_VAR} must be none (do without the compiled helpers) or unset, not {wanted!r}")
+        raise LibraryError(f"{ENV_VAR} must be none (to run without the compiled helpers) or unset, not {wanted!r}")
     there = importlib.util.find_spec("llama_cffi._native._helpers") is not None
     return "compiled" if there and not wanted else "python"
 

@@ -27,7 +27,7 @@ class Callbacks(Protocol):
         """Go back to the first state."""
 
     def failed(self, error: BaseException) -> None:
-        """Keep an exception for whoever called llama.cpp."""
+        """Keep an exception for the caller of llama.cpp."""
 
 
 def new_handle(callbacks: Callbacks) -> Any:

@@ -135,8 +135,8 @@ def advice(source: Source) -> str:
         return f"run `{BUILD_COMMAND}` in the checkout, then reinstall llama-cffi"
     return (
         "There are three ways to get one:\n"
-        "  `pip install llama-cffi` where a C++ compiler is, which builds it\n"
-        f"  {ENV_VAR}=/path/to/libllama.so, or llama_cffi.use_library(path), for one that you have already\n"
+        "  `pip install llama-cffi` with a C++ compiler installed, which builds it\n"
+        f"  {ENV_VAR}=/path/to/libllama.so, or llama_cffi.use_library(path), for an existing one\n"
         f"  `{BUILD_COMMAND}` in a checkout of llama-cffi"
     )
 
