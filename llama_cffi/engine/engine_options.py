@@ -50,7 +50,7 @@ class EngineOptions:
         if seconds is not None and not (as_float(seconds) or 0) > 0:
             raise ValueError(f"max_step_seconds must be None or above 0, got {shown(seconds)}")
         if seconds is not None and self.reproducible:
-            raise ValueError("max_step_seconds= needs the clock, of which reproducible=True is independent")
+            raise ValueError("max_step_seconds= cannot be used with reproducible=True, which ignores measured times")
         object.__setattr__(self, "max_step_seconds", as_float(seconds))
 
 

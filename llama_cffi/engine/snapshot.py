@@ -1,4 +1,4 @@
-"""What an engine is doing and has done, as a value."""
+"""The current and total counts of an engine, as a value."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from llama_cffi.engine.telemetry import HistogramName, HistogramSnapshot, TokenS
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSnapshot:
-    """Counts of one moment, and sums since the engine was made."""
+    """The counts at one moment, and the sums since the engine was created."""
 
     running: int
     """Requests that have a slot."""
     waiting: int
-    """Requests that have none yet."""
+    """Requests that wait for a slot."""
     waiting_tokens: int
-    """Tokens of their prompts."""
+    """Tokens of the prompts of waiting requests."""
     slots: int
     """Requests that can run at once."""
     failed: bool
@@ -25,15 +25,15 @@ class EngineSnapshot:
     requests: Mapping[str, int]
     """Ended requests by their finish reason, or ``"error"``."""
     prompt_tokens: Mapping[TokenSource, int]
-    """Prompt tokens of ended requests, by where they came from: computed, found in memory, copied
-    back from the host's memory, or read from the disk."""
+    """Prompt tokens of ended requests, by their origin: computed, found in memory, copied back from host memory, or
+    read from the disk."""
     generated_tokens: int
     """Tokens of ended requests."""
     drafted_tokens: int
     accepted_tokens: int
-    """Drafted tokens that were right."""
+    """Drafted tokens that were accepted."""
     preempted: int
-    """How often a request lost its slot, because memory was full, and had to be computed again."""
+    """How often a request lost its slot because the memory was full, and had to be computed again."""
     histograms: Mapping[HistogramName, HistogramSnapshot]
     """Seconds that requests waited for a slot (``queue``), from the submission to the first token (``first_token``),
     between two tokens of a text (``token_gap``) and in all (``request``), and that steps took: with rows of running
