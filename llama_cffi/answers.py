@@ -75,7 +75,7 @@ def rerank(spec: RerankSpec, runtime: Runtime, progress: Progress | None = None)
     tokens = prepare_ranking(spec, runtime.formats, embedder.limit)
     with reporting(progress, "ranking") as report:
         found = embedder.run(tokens, conditioning=runtime.conditioning, progress=report)
-    return vectors.ranked(found[:, 0], list(spec.documents), spec.options.get("top_n"))
+    return vectors.ranked(found[:, 0], spec.documents, list(map(len, tokens)), spec.options.get("top_n"))
 
 
 def classify(spec: ClassifySpec, runtime: Runtime) -> list[Label] | list[list[Label]]:

@@ -13,6 +13,8 @@ from llama_cffi import options as opt
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.progress import Progress, reporting
+from llama_cffi._util.scalars import is_int
+from llama_cffi._util.shown import shown
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.context import Context
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
+    from llama_cffi.engine.snapshot import SlotSnapshot
     from llama_cffi.prompt.messages import Message
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -532,6 +535,41 @@ class Llama(Closing, ProcessBound):
         When every slot is taken, it replaces the least recently used text, and more of them when there is no room.
         """
         return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning)
+
+    # -- slots: each holds one text, and is saved and restored while others compute
+
+    def slots(self) -> tuple[SlotSnapshot, ...]:
+        """Return what each slot holds and computes at this moment; it does not wait for a decode."""
+        return self._runtime.engine.slots()
+
+    def save_slot(self, slot: int, path: str | PathLike[str]) -> int:
+        """Write what an idle slot holds to a file, and return how many tokens that are.
+
+        Raises :class:`BusyError` for a slot in use, :class:`PromptError` for one that is empty, ``ValueError`` for one
+        that does not exist, and :class:`StateWriteError`.
+        """
+        self._check_slot(slot)
+        saved = saved_states.take_slot(self._runtime.engine, self.context, slot)
+        saved.write(path)
+        return sum(len(one.prompt or ()) for one in saved.header.sequences.values())
+
+    def load_slot(self, slot: int, path: str | PathLike[str]) -> Prompt:
+        """Bring a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
+
+        What other idle slots hold goes when there is no room. Raises :class:`BusyError` for a slot in use, and as
+        :meth:`load_state`; :class:`MemoryFullError` without room. The slot then holds what it held.
+        """
+        self._check_slot(slot)
+        return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning, slot)
+
+    def clear_slot(self, slot: int) -> int:
+        """Empty an idle slot, and return how many tokens it held; :class:`BusyError` for one in use."""
+        self._check_slot(slot)
+        return saved_states.clear_slot(self._runtime.engine, self.context, slot)
+
+    def _check_slot(self, slot: int) -> None:
+        if not is_int(slot, 0, self.context.n_seq_max - 1):
+            raise ValueError(f"slot must be 0 to {self.context.n_seq_max - 1}, got {shown(slot)}")
 
     def _take_state(self) -> SavedState:
         return saved_states.take_state(self._runtime.engine, self.context, self._runtime.conditioning)

@@ -17,11 +17,12 @@ from llama_cffi.engine.request import MAX_PRIORITY
 _SWITCHES = (
     *("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),
     "post_sampling_logprobs",
+    "reuse",
     "reproducible",
 )
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
-_NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "stride")
+_NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", "slot", "stride")
 
 
 def _check_template(name: str, value: Any) -> Any:

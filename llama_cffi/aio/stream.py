@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llama_cffi.aio.delivery import Delivery
     from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.reply.completion import TextProgress
     from llama_cffi.reply.reader import Reading
 
 C = TypeVar("C", bound=Chunk)
@@ -62,6 +63,11 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
             return started
 
         return cls(start)
+
+    @property
+    def progress(self) -> TextProgress | None:
+        """How far the text is; None before its request was submitted."""
+        return None if self._started is None else self._started.sequence.progress
 
     def __aiter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ import typer
 from llama_cffi.cli.arguments import scaled_file
 
 if TYPE_CHECKING:
-    from llama_cffi import ControlVector, Llama
+    from llama_cffi import ControlVector, Llama, LoraAdapter
 
 _LAYERS = "--control-vector-layer-range"
 
@@ -28,18 +28,20 @@ class Additions:
     layers: range | None
     """Those that the vector is added to; None is all that can have one."""
 
-    def apply(self, llm: Llama) -> None:
-        """Let everything from now on be computed with them.
+    def apply(self, llm: Llama) -> tuple[LoraAdapter, ...]:
+        """Let everything from now on be computed with them, and return the adapters in their order.
 
         Raises :class:`AdapterError` for what was made for another model, ``ValueError`` for layers that it has not.
         """
         last = llm.model.n_layer - 1
         if self.layers is not None and self.layers[-1] > last:
             raise ValueError(f"{_LAYERS}: this model takes control vectors in its layers 1 to {last}")
-        if self.loras:
-            llm.set_adapters({llm.load_adapter(path): scale for path, scale in self.loras})
+        adapters = tuple(llm.load_adapter(path) for path, _ in self.loras)
+        if adapters:
+            llm.set_adapters({one: scale for one, (_, scale) in zip(adapters, self.loras, strict=True)})
         if self.vector is not None:
             llm.set_control_vector(self.vector, layers=self.layers)
+        return adapters
 
 
 def additions(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.loading import load_embedder
+
+if TYPE_CHECKING:
+    from llama_cffi import Ranked
 
 
 @console.command
@@ -66,10 +68,14 @@ def rerank(
             ranked = llm.rerank(asked, found, top_n=top_n, truncate=truncate, progress=bar)
         about = {"path": str(llm.model.path), "description": llm.model.desc}
     if as_json:
-        console.print_json({"results": [dataclasses.asdict(one) for one in ranked], "model": about})
+        console.print_json({"results": [_shown(one) for one in ranked], "model": about})
         return
     for one in ranked:
         print(f"{one.score:.7g}\t{one.index}\t{_on_a_line(one.document)}")
+
+
+def _shown(one: Ranked) -> dict[str, Any]:
+    return {"index": one.index, "score": one.score, "document": one.document}
 
 
 def _on_a_line(document: str) -> str:

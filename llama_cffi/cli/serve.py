@@ -107,6 +107,29 @@ def serve(
     public_metrics: Annotated[
         bool, options.option("--public-metrics", help="Let /metrics be read without a key.")
     ] = False,
+    tell_slots: Annotated[bool, options.option("--slots/--no-slots", help="Offer /slots.")] = True,
+    slot_save_path: Annotated[
+        Path | None,
+        options.option("--slot-save-path", metavar="DIR", help="Folder of slots that clients save and restore."),
+    ] = None,
+    slot_action_timeout: Annotated[
+        float,
+        options.option("--slot-action-timeout", metavar="S", min=0, help="Seconds that saving waits for a busy slot."),
+    ] = 30.0,
+    lora_init_without_apply: Annotated[
+        bool,
+        options.option("--lora-init-without-apply", help="Load LoRA adapters for requests that name them alone."),
+    ] = False,
+    spm_infill: Annotated[
+        bool, options.option("--spm-infill", help="Put what is behind a gap before what precedes it.")
+    ] = False,
+    echo_prompt: Annotated[
+        bool, options.option("--echo-prompt", help="Repeat the prompt in answers of /completion.")
+    ] = False,
+    compat: Annotated[
+        str | None,
+        options.option("--compat", metavar="NAME", help="llama-server: do as it does where that is less careful."),
+    ] = None,
     strict_model: Annotated[
         bool, options.option("--strict-model", help="Refuse requests for another model's name.")
     ] = False,
@@ -141,6 +164,10 @@ def serve(
         from llama_cffi.server.settings import Settings
     except ModuleNotFoundError as error:
         console.fail(f"{error.name} is not installed: pip install 'llama-cffi[server]'")
+    if compat not in (None, "llama-server"):
+        raise typer.BadParameter(f"there is only llama-server, not {compat!r}", param_hint="--compat")
+    if slot_save_path is not None and not slot_save_path.is_dir():
+        raise typer.BadParameter(f"there is no folder {slot_save_path}", param_hint="--slot-save-path")
     file = model_file(model)
     n_threads = arguments.positive(threads)
     slots = parallel if parallel is not None and parallel > 0 else 8
@@ -151,6 +178,12 @@ def serve(
         local_pages=cors_origins != "none",
         allowed_hosts=_listed(allowed_hosts),
         check_host=host in _LOOPBACK,
+        slots=tell_slots,
+        slot_save_path=slot_save_path,
+        slot_action_timeout=slot_action_timeout,
+        spm_infill=spm_infill,
+        echo_prompt=echo_prompt,
+        compat=compat is not None,
         strict_model=strict_model,
         strict_fields=strict_fields,
         prefill_assistant=prefill_assistant,
@@ -189,7 +222,9 @@ def serve(
 
     async def open_model() -> AsyncLlama:
         llm = await llama_cffi.AsyncLlama.open(file, **llama_options)
-        added.apply(llm.llama)
+        service.adapters = added.apply(llm.llama)
+        if lora_init_without_apply:
+            llm.llama.set_adapters({})
         return llm
 
     if host not in _LOOPBACK and not settings.api_keys:

@@ -20,7 +20,7 @@ from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import Listener, RunningSequence
 from llama_cffi.engine.slots import Slot
-from llama_cffi.engine.snapshot import EngineSnapshot
+from llama_cffi.engine.snapshot import EngineSnapshot, SlotSnapshot
 from llama_cffi.engine.turn import Turn
 from llama_cffi.engine.waiter import Waiter
 from llama_cffi.engine.worker import Worker
@@ -88,7 +88,7 @@ class Engine(ProcessBound):
             )
         found, pieces = self._find_saved(request), self._runner.pieces(request.visible)
         sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
-        if self._options.host_bytes:
+        if self._options.host_bytes and request.reuse:
             sequence.checkpoints = self._runner.checkpoints(request.prompt)
         if listener is not None:
             sequence.listeners = (listener,)
@@ -102,7 +102,7 @@ class Engine(ProcessBound):
         return sequence
 
     def _find_saved(self, request: Request) -> SavedMemory | None:
-        if request.conditioning or request.prompt_logprobs is not None:
+        if request.conditioning or request.prompt_logprobs is not None or not request.reuse:
             return None
         # Without the lock, so that it does not wait for a decode: what is found is compared again when it is used.
         choice = self._scheduler.spare(request.prompt)
@@ -193,21 +193,12 @@ class Engine(ProcessBound):
 
     def snapshot(self) -> EngineSnapshot:
         """Count what runs and waits. Any thread may call it, and it does not wait for a decode."""
-        waiting, told = self.waiting, self._loop.telemetry
-        return EngineSnapshot(
-            running=len(self._scheduler.running),
-            waiting=len(waiting),
-            waiting_tokens=sum(len(one.cells) for one in waiting),
-            slots=self._runner.n_seq_max,
-            failed=isinstance(self._inbox.end, EngineFailedError),
-            requests=dict(told.finished),
-            prompt_tokens=dict(told.tokens),
-            generated_tokens=told.generated,
-            drafted_tokens=told.drafted,
-            accepted_tokens=told.accepted,
-            preempted=told.preempted,
-            histograms=told.histograms(),
-        )
+        failed = isinstance(self._inbox.end, EngineFailedError)
+        return EngineSnapshot.of(self._scheduler, self.waiting, self._loop.telemetry, failed=failed)
+
+    def slots(self) -> tuple[SlotSnapshot, ...]:
+        """Say what each slot holds and computes. As :meth:`snapshot`."""
+        return tuple(SlotSnapshot.of(slot) for slot in self._scheduler.slots)
 
     # -- computing
 
@@ -321,23 +312,25 @@ class Engine(ProcessBound):
             self._loop.use(conditioning)
 
     @contextmanager
-    def at_rest(self) -> Iterator[list[Slot]]:
+    def at_rest(self, seq_id: int | None = None) -> Iterator[list[Slot]]:
         """Keep the engine from computing, and yield its slots: all idle, and their memory holds what they say.
 
-        The caller records changes of that memory in the slots with :meth:`Slot.fill`. Raises :class:`BusyError` when a
-        request is waiting or running.
+        The caller records changes of that memory in the slots with :meth:`Slot.fill`. With ``seq_id`` only that slot is
+        yielded, and others may be in use. Raises :class:`BusyError` when a request is waiting or running, or in that
+        slot.
         """
-        loop = self._loop
+        loop, slots = self._loop, self._scheduler.slots
+        slots = slots if seq_id is None else [slots[seq_id]]
         with self._between_steps():
-            if loop.stepping or not loop.idle:
+            if loop.stepping or (not loop.idle if seq_id is None else slots[0].sequence is not None):
                 raise BusyError("requests are running: wait for them, or cancel them")
             loop.stepping = True
             try:
-                for slot in self._scheduler.slots:
+                for slot in slots:
                     # What a context shift has moved is in memory beyond what its slot holds.
                     if not self._runner.keep(slot.seq_id, slot.held.n_positions):
                         slot.fill()
-                yield self._scheduler.slots
+                yield slots
             finally:
                 loop.stepping = False
 
@@ -346,14 +339,15 @@ class Engine(ProcessBound):
         with self._between_steps():
             self._scheduler.inherit(slots)
 
-    def adopt(self, found: SavedMemory, conditioning: Conditioning = PLAIN) -> None:
+    def adopt(self, found: SavedMemory, conditioning: Conditioning = PLAIN, seq_id: int | None = None) -> None:
         """Keep the memory of a sequence that was computed elsewhere, for the next request that begins like it.
 
-        Raises :class:`BusyError` as :meth:`at_rest`, and :class:`MemoryFullError` when there is no room for it.
+        Raises :class:`BusyError` as :meth:`at_rest`, and :class:`MemoryFullError` when there is no room for it: the
+        slot then holds what it held.
         """
-        with self.at_rest() as slots:
+        with self.at_rest(seq_id) as slots:
             slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))
-            reason = self._loop.outside.bring(found, slot, conditioning)
+            reason = self._loop.outside.exchange(found, slot, conditioning)
             if reason is not None:
                 raise MemoryFullError(f"no room for {len(found.prompt)} tokens in memory: {reason}")
 

@@ -97,8 +97,10 @@ class GenerationLoop:
     def end(self, sequence: RunningSequence, reason: FinishReason) -> None:
         """End a sequence with what it has. Harmless when it is done, or when this was interrupted."""
         if not sequence.done or sequence.seq_id is not None:
+            seq_id = sequence.seq_id
             sequence.finish(reason)
             self.scheduler.release(sequence)
+            self.outside.clear(sequence, seq_id)
             self._note(sequence)
             self.telemetry.ended(sequence)
 

@@ -142,13 +142,27 @@ class OutsideMemory:
         slot.fill(found.prompt, conditioning)
         return None
 
+    def exchange(self, found: SavedMemory, slot: Slot, conditioning: Conditioning) -> str | None:
+        """Do as :meth:`bring`; where there is no room, the slot gets back what it held."""
+        before = HostMemory(slot.held, self._runner.save(slot.seq_id), slot.conditioning) if slot.held else None
+        reason = self.bring(found, slot, conditioning)
+        if reason is not None and before is not None:
+            self.bring(before, slot, before.conditioning)
+        return reason
+
     def take(self, sequence: RunningSequence, seq_id: int) -> None:
         """Copy the memory of a sequence that ended and had this seq_id, if it is to be kept."""
+        self.clear(sequence, seq_id)
         # What is kept outside is for requests without conditioning.
-        if not sequence.request.conditioning:
+        if not sequence.request.conditioning and sequence.request.reuse:
             saved = self._runner.copy_out(seq_id, self._scheduler.slots[seq_id].held)
             if saved is not None:
                 self.unsaved.append(saved)
+
+    def clear(self, sequence: RunningSequence, seq_id: int | None) -> None:
+        """Empty the memory of a sequence that ended and leaves nothing for others."""
+        if seq_id is not None and not sequence.request.reuse:
+            self._runner.keep(seq_id, 0)
 
     def store(self) -> None:
         """Store what was taken. Several threads may call it at once."""

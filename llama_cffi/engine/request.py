@@ -43,6 +43,8 @@ class Room(Protocol):
     def can_shift(self) -> bool: ...
     @property
     def can_cut(self) -> bool: ...
+    @property
+    def n_seq_max(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,10 @@ class Request:
     """The adapters and the control vector to compute with."""
     priority: int = 0
     """The urgency, -100 to 100: of the waiting requests, that with the lowest number is computed first."""
+    reuse: bool = True
+    """Whether it reuses what others have computed, and keeps what it computes for others."""
+    slot: int | None = None
+    """The slot to use, if it is idle."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -105,9 +111,11 @@ class Request:
                 f"priority must be an int from {-MAX_PRIORITY} to {MAX_PRIORITY}, lower is sooner, "
                 f"got {shown(self.priority)}"
             )
+        if self.slot is not None and not is_int(self.slot, 0):
+            raise ValueError(f"slot must be None or the number of a slot, got {shown(self.slot)}")
         # numpy's integers become Python's: some are small, and wrap around when they are added up.
         object.__setattr__(self, "max_seconds", as_float(self.max_seconds))
-        for name in ("max_tokens", "logprobs", "prompt_logprobs", "priority"):
+        for name in ("max_tokens", "logprobs", "prompt_logprobs", "priority", "slot"):
             object.__setattr__(self, name, as_int(getattr(self, name)))
         stops = tuple(stop if isinstance(stop, (str, re.Pattern)) else int(stop) for stop in self.stop)
         object.__setattr__(self, "stop", stops)
@@ -123,6 +131,8 @@ class Request:
         n_ctx, n_prompt = room.n_ctx, len(self.prompt)
         if n_prompt > n_ctx:
             raise ContextOverflowError(f"the prompt has {n_prompt} tokens; the context has room for {n_ctx}")
+        if self.slot is not None and self.slot >= room.n_seq_max:
+            raise ValueError(f"slot must be 0 to {room.n_seq_max - 1}, got {self.slot}")
         if self.overflow == "error" and self.max_tokens is not None and n_prompt + self.max_tokens > n_ctx:
             raise ContextOverflowError(
                 f"{n_prompt} prompt tokens and max_tokens={self.max_tokens} do not fit a context of {n_ctx}"

@@ -11,7 +11,7 @@ from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.request import Request
 from llama_cffi.errors import AbortedError
-from llama_cffi.reply.completion import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
+from llama_cffi.reply.completion import Chunk, Completion, FinishReason, TextProgress, Timings, TokenLogprob, Usage
 from llama_cffi.reply.detokenizer import Detokenizer
 from llama_cffi.reply.stop_patterns import make_stops
 
@@ -199,8 +199,13 @@ class RunningSequence:
 
     @property
     def wanted(self) -> Prompt:
-        """What may be found in memory and not computed again: nothing if the prompt's log-probabilities are wanted."""
-        return self.whole if self.prompt_logprobs is None else Prompt()
+        """What may be found in memory and not computed again."""
+        return Prompt() if self.computes_all else self.whole
+
+    @property
+    def computes_all(self) -> bool:
+        """Whether nothing may be found in memory: the prompt's log-probabilities are wanted, or no reuse."""
+        return self.prompt_logprobs is not None or not self.request.reuse
 
     def position(self, cell: int) -> int:
         """Return the position of a cell."""
@@ -221,6 +226,27 @@ class RunningSequence:
     def n_left(self) -> int:
         """Tokens that may still be generated."""
         return _ALL if self._max_tokens is None else self._max_tokens - len(self.output)
+
+    @property
+    def timings(self) -> Timings:
+        """The times so far."""
+        return Timings(
+            prefill_seconds=max(0.0, self.first - self.started),
+            decode_seconds=perf_counter() - self.first if self.first else 0.0,
+            prefill_tokens=self.n_prompt - self.n_cached,
+            decode_tokens=max(0, len(self.output) - 1),
+        )
+
+    @property
+    def progress(self) -> TextProgress:
+        """How far it is. Any thread may ask."""
+        computed = max(self.n_cached, min(self.n_past, self.n_prompt))
+        return TextProgress(self.n_prompt, self.n_cached, computed, len(self.output), self.timings)
+
+    @property
+    def has_new_line(self) -> bool:
+        """Whether a line of the text has ended."""
+        return any("\n" in part for part in tuple(self._text))
 
     def start(self, seq_id: int, n_cached: int) -> None:
         """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its cells."""
@@ -341,14 +367,10 @@ class RunningSequence:
                 host_tokens=min(self.n_host, self.n_cached),
                 disk_tokens=min(self.n_disk, self.n_cached - min(self.n_host, self.n_cached)),
             ),
-            timings=Timings(
-                prefill_seconds=max(0.0, self.first - self.started),
-                decode_seconds=perf_counter() - self.first if self.first else 0.0,
-                prefill_tokens=self.n_prompt - self.n_cached,
-                decode_tokens=max(0, len(self.output) - 1),
-            ),
+            timings=self.timings,
             seed=self.seed,
             prompt=self.request.prompt,
+            slot=self.seq_id,
             context_full=reason is FinishReason.LENGTH and len(self.output) != self._max_tokens,
             prompt_logprobs=tuple(self.prompt_logprobs) if self.prompt_logprobs is not None else None,
             logprobs=tuple(self._logprobs) if self._logprobs is not None else None,

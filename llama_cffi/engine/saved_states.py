@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama_cffi.core.saved_state import SavedState
 from llama_cffi.engine.prompt_cache import CachedPrompt
-from llama_cffi.errors import MemoryFullError, StateMismatchError
+from llama_cffi.errors import MemoryFullError, PromptError, StateMismatchError
 
 if TYPE_CHECKING:
     from llama_cffi.core.conditioning import Conditioning
@@ -51,19 +51,54 @@ def take_prompt(engine: Engine, context: Context, prompt: Prompt, conditioning: 
         return SavedState.take(context, {slot.seq_id: prompt}, seq_id=slot.seq_id, conditioning=conditioning.names())
 
 
+def take_slot(engine: Engine, context: Context, slot: int) -> SavedState:
+    """Save what an idle slot holds, while others compute.
+
+    Raises :class:`BusyError` for a slot that is in use, and :class:`PromptError` for one that holds nothing.
+    """
+    with engine.at_rest(slot) as (idle,):
+        if not idle.held:
+            raise PromptError(f"slot {slot} holds nothing")
+        names = idle.conditioning.names()
+        return SavedState.take(context, {slot: idle.held}, seq_id=slot, conditioning=names)
+
+
+def clear_slot(engine: Engine, context: Context, slot: int) -> int:
+    """Empty an idle slot, and return how many tokens it held; raises as :func:`take_slot`."""
+    with engine.at_rest(slot) as (idle,):
+        n = len(idle.held)
+        idle.fill()
+        context.memory.seq_rm(slot)
+        return n
+
+
 def read_state(path: str | os.PathLike[str], context: Context, conditioning: Conditioning) -> SavedState:
     """Read a file and check that it fits before its payload is read."""
     return SavedState.read(path, lambda header: header.check(context, conditioning=conditioning.names()))
 
 
-def adopt_prompt(engine: Engine, context: Context, path: str | os.PathLike[str], conditioning: Conditioning) -> Prompt:
-    """Bring the saved state of one prompt into memory, and return the prompt."""
+def adopt_prompt(
+    engine: Engine,
+    context: Context,
+    path: str | os.PathLike[str],
+    conditioning: Conditioning,
+    slot: int | None = None,
+) -> Prompt:
+    """Bring the saved state of one prompt into memory, or into one ``slot``, and return the prompt."""
     saved = read_state(path, context, conditioning)
     prompt = next((sequence.prompt for sequence in saved.header.sequences.values()), None)
     if saved.header.kind != "sequence" or prompt is None:
         raise StateMismatchError(f"{os.fspath(path)} is not the state of one prompt; load_state() reads it")
-    engine.adopt(CachedPrompt(saved, prompt, conditioning.names()), conditioning)
+    engine.adopt(CachedPrompt(saved, prompt, conditioning.names()), conditioning, slot)
     return prompt
 
 
-__all__ = ["adopt_prompt", "read_state", "restore_state", "take_prompt", "take_state"]
+__all__ = [
+    "adopt_prompt",
+    "clear_slot",
+    "read_state",
+    "restore_state",
+    "take_prompt",
+    "take_slot",
+    "take_state",
+]

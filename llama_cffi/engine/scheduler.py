@@ -237,14 +237,11 @@ class Scheduler:
         """Return what finds the place of a sequence while the slots hold this."""
 
         def choose(sequence: RunningSequence) -> tuple[Slot, Slot | None, int] | None:
+            request = sequence.request
             return choose_slot(
-                self.slots,
-                sequence.wanted,
-                sequence.request.conditioning,
-                can_copy=self._can_copy,
-                can_cut=self._can_cut,
-                held=held,
-            )
+                self.slots, sequence.wanted, request.conditioning,
+                can_copy=self._can_copy, can_cut=self._can_cut, held=held, wanted=request.slot,
+            )  # fmt: skip
 
         return choose
 
@@ -313,7 +310,7 @@ class Scheduler:
         cells, conditioning = sequence.cells, sequence.request.conditioning
         return (
             self._can_copy
-            and sequence.prompt_logprobs is None
+            and not sequence.computes_all
             and any(
                 min(common_prefix(other.cells, cells), len(cells) - 1) - n_reused >= _WORTH_WAITING
                 for other in self.running
@@ -335,7 +332,7 @@ class Scheduler:
         self._clock += 1
         slot = self.slots[sequence.seq_id]
         slot.last_used = self._clock
-        slot.release(keep=keep)
+        slot.release(keep=keep and sequence.request.reuse)
         with suppress(ValueError):  # done before, and interrupted
             self.running.remove(sequence)
         self._full = False
@@ -387,7 +384,7 @@ class Scheduler:
             return None
         sequence = max(reversed(self.running), key=lambda one: (one.priority, one.submitted))
         seq_id = sequence.seq_id
-        if seq_id is not None:
+        if seq_id is not None and sequence.request.reuse:
             self.leaving(self.slots[seq_id])
         # First: in between it would be nowhere.
         self.waiting.appendleft(sequence)

@@ -156,6 +156,9 @@ class ReportingSampler(ChainSampler):
         ids, left, selected = self._chain.apply(logits)
         if left[selected] == -np.inf:
             raise SamplerError("every token is forbidden")
+        if isinstance(self._chain.samplers[-1], Greedy):  # nothing was drawn
+            self._ids, self._logprobs = ids[selected : selected + 1], np.zeros(1)
+            return int(ids[selected])
         shifted = left.astype(np.float64) - left.max()
         self._ids, self._logprobs = ids, shifted - np.log(np.exp(shifted).sum())
         return int(ids[selected])

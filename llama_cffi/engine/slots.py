@@ -117,6 +117,7 @@ def choose_slot(
     can_copy: bool = True,
     can_cut: bool = True,
     held: Sequence[Prompt] | None = None,
+    wanted: int | None = None,
 ) -> tuple[Slot, Slot | None, int] | None:
     """Return the idle slot for a prompt, the slot to copy a prefix from (None: the slot's own memory), and its length.
 
@@ -124,18 +125,22 @@ def choose_slot(
     holds is reused, otherwise its memory is shared with the slot unused for longest. Without ``can_copy`` nothing
     can be shared: the idle slot with the longest prefix is used up. ``can_cut`` is as in
     :func:`~llama_cffi.core.prompt.reusable`. What was computed under another conditioning is no prefix. ``held`` is
-    what each slot holds, for a caller that asks about several prompts.
+    what each slot holds, for a caller that asks about several prompts. The slot ``wanted`` is taken if it is idle.
     """
     idle = [slot for slot in slots if slot.sequence is None]
     if not idle:
         return None
+    own = next((slot for slot in idle if slot.seq_id == wanted), None)
+    usable = slots if can_copy else idle if own is None else [own]
     best, n = None, 0
     for slot, cells in zip(slots, held if held is not None else [slot.held for slot in slots], strict=True):
-        if (slot.sequence is not None and not can_copy) or not cells or slot.conditioning != conditioning:
+        if slot not in usable or not cells or slot.conditioning != conditioning:
             continue
         length = reusable(cells, prompt, can_cut=can_cut)
-        if length > n:
+        if length > n or (slot is own and length == n > 0):
             best, n = slot, length
+    if own is not None:
+        return own, None if best is own else best, n
     if best is not None and best.sequence is None and (2 * n >= len(best.held) or not can_copy):
         return best, None, n
     target = min(idle, key=lambda slot: (len(slot.held) > 0, slot.last_used))

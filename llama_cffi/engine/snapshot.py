@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llama_cffi.engine.telemetry import HistogramName, HistogramSnapshot, TokenSource
+from llama_cffi.engine.telemetry import HistogramName, HistogramSnapshot, Telemetry, TokenSource
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from llama_cffi.engine.request import Request
+    from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.engine.scheduler import Scheduler
+    from llama_cffi.engine.slots import Slot
+    from llama_cffi.reply.completion import TextProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,5 +50,56 @@ class EngineSnapshot:
     texts alone (``decode_step``), of prompts alone (``prefill_step``) and of both (``mixed_step``). Their classes are
     :data:`~llama_cffi.engine.telemetry.BOUNDS`."""
 
+    @classmethod
+    def of(cls, scheduler: Scheduler, waiting: Sequence[RunningSequence], told: Telemetry, *, failed: bool) -> Self:
+        """Return the counts of an engine that is made of these."""
+        return cls(
+            running=len(scheduler.running),
+            waiting=len(waiting),
+            waiting_tokens=sum(len(one.cells) for one in waiting),
+            slots=len(scheduler.slots),
+            failed=failed,
+            requests=dict(told.finished),
+            prompt_tokens=dict(told.tokens),
+            generated_tokens=told.generated,
+            drafted_tokens=told.drafted,
+            accepted_tokens=told.accepted,
+            preempted=told.preempted,
+            histograms=told.histograms(),
+        )
 
-__all__ = ["EngineSnapshot"]
+
+@dataclass(frozen=True, kw_only=True)
+class SlotSnapshot:
+    """A slot at one moment."""
+
+    id: int
+    """Its seq_id."""
+    n_held: int
+    """Tokens in its memory."""
+    request: Request | None
+    """What is computed in it; None while it is idle."""
+    number: int
+    """The place of that request among all, from 1 on; 0 while it is idle."""
+    progress: TextProgress | None
+    """How far that request is."""
+    has_new_line: bool = False
+    """Whether a line of its text has ended."""
+
+    @classmethod
+    def of(cls, slot: Slot) -> Self:
+        """Return what a slot is doing. Any thread may ask, at any time."""
+        sequence = slot.sequence
+        if sequence is None:
+            return cls(id=slot.seq_id, n_held=slot.n_cells, request=None, number=0, progress=None)
+        return cls(
+            id=slot.seq_id,
+            n_held=sequence.n_past,
+            request=sequence.request,
+            number=sequence.number,
+            progress=sequence.progress,
+            has_new_line=sequence.has_new_line,
+        )
+
+
+__all__ = ["EngineSnapshot", "SlotSnapshot"]

@@ -252,6 +252,8 @@ def make_request(
         speculative=request_source(given.get("speculative"), defaults.drafts),
         conditioning=defaults.conditioning.with_adapters(given.get("adapters"), formats.model),
         priority=given.get("priority", 0),
+        reuse=given.get("reuse", True),
+        slot=given.get("slot"),
         **{"constraint": None if structure is None else structure.constraint, **fields},
     )
 

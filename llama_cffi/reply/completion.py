@@ -91,6 +91,19 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class TextProgress:
+    """The progress of a text that is being generated."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """The number of prompt tokens that were reused from memory."""
+    computed_tokens: int
+    """The number of prompt tokens that are in memory now, including ``cached_tokens``."""
+    completion_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
 class Speculation:
     """The statistics of the drafts of a completion."""
 
@@ -138,6 +151,8 @@ class Completion(Generic[P]):
     ``on_incomplete="return"``."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """One entry for each token of the prompt, None for the first, which follows nothing; if requested."""
+    slot: int | None = field(default=None, kw_only=True)
+    """The slot that holds the text in memory; None if it ended before it had one."""
 
     @property
     def mean_logprob(self) -> float | None:
@@ -181,4 +196,14 @@ def merged(chunks: Sequence[Chunk]) -> Chunk:
     )
 
 
-__all__ = ["Chunk", "Completion", "FinishReason", "Speculation", "Timings", "TokenLogprob", "Usage", "merged"]
+__all__ = [
+    "Chunk",
+    "Completion",
+    "FinishReason",
+    "Speculation",
+    "TextProgress",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+    "merged",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,6 +61,8 @@ class Ranked:
     score: float
     """The first score of the model's classifier head, as llama-server reports it; only comparable within one model."""
     document: str
+    n_tokens: int = 0
+    """Tokens that were computed for it, those of the query and special ones included."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,12 @@ def normalize(array: NDArray[np.float32], norm: Literal["l1", "l2"]) -> None:
     np.divide(array, lengths, out=array, where=lengths > 0)
 
 
-def ranked(scores: NDArray[np.float32], documents: list[str], top_n: int | None) -> list[Ranked]:
-    """Return documents in the order of their scores, the best first."""
+def ranked(
+    scores: NDArray[np.float32], documents: Sequence[str], n_tokens: Sequence[int], top_n: int | None
+) -> list[Ranked]:
+    """Return documents, for each of which so many tokens were computed, in the order of their scores, best first."""
     order = np.argsort(-scores, kind="stable")[:top_n]
-    return [Ranked(int(i), float(scores[i]), documents[i]) for i in order]
+    return [Ranked(int(i), float(scores[i]), documents[i], n_tokens[i]) for i in order]
 
 
 def labeled(scores: NDArray[np.float32], names: list[str]) -> list[Label]:

@@ -11,6 +11,12 @@ from starlette.routing import Route, Router
 from llama_cffi.server import health, props, tokens
 from llama_cffi.server.exchange import Call, Endpoint, Handler
 from llama_cffi.server.guard import Guard, dialect_of
+from llama_cffi.server.llama_server.completion import completion
+from llama_cffi.server.llama_server.embedding import embedding
+from llama_cffi.server.llama_server.infill import infill
+from llama_cffi.server.llama_server.lora import list_adapters, set_adapters
+from llama_cffi.server.llama_server.rerank import rerank
+from llama_cffi.server.llama_server.slots import change_slot, list_slots
 from llama_cffi.server.metrics import TYPE, render
 from llama_cffi.server.openai.chat import chat_completions
 from llama_cffi.server.openai.completions import completions
@@ -36,6 +42,18 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/chat/completions": {"POST": chat_completions},
     "/v1/completions": {"POST": completions},
     "/v1/embeddings": {"POST": embeddings},
+    "/completion": {"POST": completion},
+    "/completions": {"POST": completion},
+    "/infill": {"POST": infill},
+    "/embedding": {"POST": embedding},
+    "/embeddings": {"POST": embedding},
+    "/rerank": {"POST": rerank},
+    "/reranking": {"POST": rerank},
+    "/v1/rerank": {"POST": rerank},
+    "/v1/reranking": {"POST": rerank},
+    "/slots": {"GET": list_slots},
+    "/slots/{id}": {"POST": change_slot},
+    "/lora-adapters": {"GET": list_adapters, "POST": set_adapters},
     "/props": {"GET": props.props, "POST": props.change_props},
     "/tokenize": {"POST": tokens.tokenize},
     "/detokenize": {"POST": tokens.detokenize},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -61,20 +61,34 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, f"the body has more than {limit} bytes", code="body_too_large", headers={"Connection": "close"})
 
 
-async def parse_body(data: bytes) -> dict[str, Any]:
+class BodyForm(NamedTuple):
+    """What a body must be. The default is a JSON object."""
+
+    list_as: str = ""
+    """The field that a list becomes, which the body must be then; "" is for objects."""
+    nothing: bool = False
+    """Whether there may be no body, which is an empty object."""
+
+
+async def parse_body(data: bytes, form: BodyForm = BodyForm()) -> dict[str, Any]:  # noqa: B008
     """Return a body as a JSON object; fields that are null are left out: they were not given."""
     if len(data) < _LONG:
-        return _parsed(data)
-    return await asyncio.to_thread(_parsed, data)
+        return _parsed(data, form)
+    return await asyncio.to_thread(_parsed, data, form)
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _parsed(data: bytes, form: BodyForm) -> dict[str, Any]:
+    if not data and form.nothing:
+        return {}
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise Problem(400, f"the body is no JSON: {error}", code="invalid_json") from None
-    if not isinstance(value, dict):
-        raise Problem(400, "the body must be a JSON object", code="invalid_json")
+    if not isinstance(value, list if form.list_as else dict):
+        kind = "list" if form.list_as else "object"
+        raise Problem(400, f"the body must be a JSON {kind}", code="invalid_json")
+    if form.list_as:
+        value = {form.list_as: value}
     _check_depth(value)
     return {key: one for key, one in value.items() if one is not None}
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llama_cffi._util.seed import MAX_SEED
 from llama_cffi.reply.completion import Chunk, FinishReason
 from llama_cffi.server.problem import Problem
 
 if TYPE_CHECKING:
-    from llama_cffi.aio.stream import AsyncStream
+    from types import TracebackType
 
 C = TypeVar("C", bound=Chunk)
+C_co = TypeVar("C_co", bound=Chunk, covariant=True)
+
+
+class TextStream(Protocol[C_co]):
+    """The chunks of one text, as :class:`~llama_cffi.AsyncStream` has them; leaving the block cancels it."""
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[C_co]: ...
 
 
 def with_seed(options: dict[str, Any], i: int) -> dict[str, Any]:
@@ -23,7 +36,7 @@ def with_seed(options: dict[str, Any], i: int) -> dict[str, Any]:
     return options if seed is None or not i else {**options, "seed": (seed + i) % (MAX_SEED + 1)}
 
 
-async def interleaved(streams: Sequence[AsyncStream[C]], own_limit: bool) -> AsyncIterator[tuple[int, C]]:
+async def interleaved(streams: Sequence[TextStream[C]], own_limit: bool) -> AsyncIterator[tuple[int, C]]:
     """Yield the chunks of all streams as they come, each with the number of its stream.
 
     ``own_limit`` says that the time limit is the server's own: :class:`Problem` 504 where it passed before there was
@@ -73,4 +86,4 @@ def _check(chunk: Chunk, own_limit: bool) -> None:
         raise Problem(503, "the server is shutting down", code="shutting_down")
 
 
-__all__ = ["interleaved", "with_seed"]
+__all__ = ["TextStream", "interleaved", "with_seed"]

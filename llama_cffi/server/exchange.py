@@ -8,8 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
-from llama_cffi.server.body import Disconnected, parse_body, read_body
+from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
 from llama_cffi.server.problem import Dialect, Problem, problem_of
 from llama_cffi.server.response import Answer, Events, problem_answer
 from llama_cffi.server.service import cut_off
@@ -29,6 +30,9 @@ class Call:
         self.body = body
         """The fields that were given; those that are null are not among them."""
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
+        self.query: Mapping[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        """What stands behind the question mark."""
+        self.headers: Mapping[str, str] = scope["llama_cffi"]["headers"]
         self.request_id: str = scope["llama_cffi"]["request_id"]
         self.created = int(time.time())
         self.ignored: list[str] = []
@@ -41,6 +45,18 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
+
+_FORMS: dict[Handler, BodyForm] = {}
+
+
+def takes(*, list_as: str = "", nothing: bool = False) -> Callable[[Handler], Handler]:
+    """Return a decorator for a handler of other bodies than objects; the arguments are those of :class:`BodyForm`."""
+
+    def mark(handler: Handler) -> Handler:
+        _FORMS[handler] = BodyForm(list_as, nothing)
+        return handler
+
+    return mark
 
 
 def make_id(prefix: str) -> str:
@@ -75,7 +91,7 @@ class Endpoint:
             body: dict[str, Any] = {}
             if scope["method"] == "POST":
                 data = await read_body(receive, facts["headers"], self.service.settings.max_body)
-                body = await parse_body(data)
+                body = await parse_body(data, _FORMS.get(handler, BodyForm()))
             call = Call(self.service, scope, self.dialect, body)
             facts["status"] = await self._watched(handler, call, receive, send, facts["reply_headers"])
             return
@@ -140,4 +156,4 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-__all__ = ["Call", "Endpoint", "Handler", "make_id"]
+__all__ = ["Call", "Endpoint", "Handler", "make_id", "takes"]

@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.ranges import MAX_HISTORY
+from llama_cffi.engine.request import MAX_PRIORITY
+from llama_cffi.server.adapters import read_lora
 from llama_cffi.server.problem import Problem, unsupported, wrong
 from llama_cffi.server.schemas import GBNF_BYTES, checked_schema, response_schema, structured_outputs
 from llama_cffi.server.values import (
@@ -64,8 +66,10 @@ def _history(param: str, value: Any, facts: Facts) -> int:
     return min(facts.n_ctx, MAX_HISTORY) if found < 0 else found
 
 
-def _slot(param: str, value: Any, facts: Facts) -> None:
-    whole(param, value, -1, facts.slots - 1)
+def _slot(param: str, value: Any, facts: Facts) -> int | None:
+    # llama-server counts on from the first slot again.
+    found = whole(param, value, -1, 2**31 - 1 if facts.lenient else facts.slots - 1)
+    return None if found < 0 else found % facts.slots
 
 
 def _count(param: str, value: Any, facts: Facts) -> int:
@@ -98,12 +102,14 @@ _LETTERS = {
 """What a string of samplers consists of."""
 
 
-def _samplers(param: str, value: Any, _: Facts) -> tuple[str, ...]:
+def _samplers(param: str, value: Any, facts: Facts) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [_LETTERS.get(letter, letter) for letter in value[:33]]
     found = []
     for i, name in enumerate(items(param, value, 32)):
         if not isinstance(name, str) or name not in _SAMPLERS:
+            if facts.lenient:
+                continue
             raise wrong(f"{param}[{i}]", f"must be one of {', '.join(_SAMPLERS)}, got {name!r:.60}")
         # Adaptive-p always comes last, and is on or off by its own fields.
         if (known := _SAMPLERS[name]) is not None and known not in found:
@@ -113,12 +119,14 @@ def _samplers(param: str, value: Any, _: Facts) -> tuple[str, ...]:
 
 def _bias(param: str, value: Any, _: Facts) -> dict[int | str, float | str]:
     if isinstance(value, dict):
-        pairs: list[Any] = [[int(key) if key.isdecimal() else key, one] for key, one in value.items()]
+        pairs: list[Any] = [[int(key) if key.isdecimal() and len(key) < 20 else key, one] for key, one in value.items()]
     else:
         pairs = typed(param, value, list)
     found: dict[int | str, float | str] = {}
     for i, pair in enumerate(items(param, pairs, 1024)):
         place = f"{param}[{i}]"
+        if isinstance(pair, dict) and pair.keys() == {"bias", "token"}:  # as llama-server tells it
+            pair = [pair["token"], False if pair["bias"] is None else pair["bias"]]
         if not isinstance(pair, list) or len(pair) != 2 or isinstance(pair[0], bool):
             raise wrong_type(place, "[token or text, number or false]", pair)
         key, bias = pair
@@ -183,17 +191,20 @@ FIELDS: tuple[Field, ...] = (
     *(Field("schema", (f"guided_{kind}",), partial(_guided, kind)) for kind in ("regex", "choice", "grammar")),
     Field.of("n n_cmpl", _count),
     Field.of("stream", flag),
-    Field.of("id_slot", _slot),
+    Field("slot", ("id_slot",), _slot),
+    Field("reuse", ("cache_prompt",), flag),
+    Field("adapters", ("lora",), read_lora),
+    Field.of("priority", integer(-MAX_PRIORITY, MAX_PRIORITY)),
     Field.of("sse_ping_interval", integer(-1, 3600)),
     Field.of("model", text(256)),
 )  # fmt: skip
 """What all generating requests have."""
 
 _HARMLESS = (
-    "user metadata store service_tier safety_identifier prompt_cache_key verbosity cache_prompt n_keep n_discard "
+    "user metadata store service_tier safety_identifier prompt_cache_key verbosity n_keep n_discard "
     "n_cache_reuse return_progress timings_per_token verbose backend_sampling min_keep prompt_cache_retention "
     "cache_control chat_format chat_parser generation_prompt preserved_tokens reasoning_budget_start_tag "
-    "reasoning_budget_end_tags priority prediction reasoning_control"
+    "reasoning_budget_end_tags prediction reasoning_control"
 )
 IGNORED = frozenset(_HARMLESS.split())
 """Known fields without an effect here."""
@@ -205,7 +216,7 @@ def _is_on(value: Any) -> bool:
 
 _CHANGING = (
     "grammar_triggers grammar_lazy t_max_predict_ms t_max_prompt_ms n_indent min_tokens bad_words stop_regex "
-    "include_stop_str_in_output lora response_fields return_tokens audio web_search_options multimodal_data"
+    "include_stop_str_in_output response_fields return_tokens audio web_search_options multimodal_data"
 )
 
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -238,8 +249,7 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
     Raises :class:`Problem` for a wrong value, and for a field that is not supported. Notes what is ignored.
     """
     body, service = call.body, call.service
-    card = service.card
-    facts = Facts(card.n_ctx, card.slots, service.settings.max_n)
+    facts = service.facts
     options: dict[str, Any] = {}
     given: dict[str, str] = {}
     known = set(used)
@@ -248,7 +258,7 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
         name = next((name for name in field.names if name in body), None)
         if name is None:
             continue
-        value = field.read(name, body[name], facts)
+        value = _read(field, name, body[name], facts)
         if value is None:
             continue
         if field.option in options:
@@ -257,6 +267,17 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
     for name in body.keys() - known:
         _leave_out(call, name)
     return Asked(options, given)
+
+
+def _read(field: Field, name: str, value: Any, facts: Facts) -> Any:
+    """Return a value as the package takes it. A wrong one is taken as llama-server does, where that is asked for."""
+    try:
+        return field.read(name, value, facts)
+    except Problem as problem:
+        if not facts.lenient or (problem.nearest is None and problem.code != "invalid_type"):
+            raise
+        # Of what has no number near it the default is taken.
+        return None if problem.nearest is None else _read(field, name, problem.nearest, facts)
 
 
 def _leave_out(call: Call, name: str) -> None:
@@ -275,7 +296,7 @@ def _leave_out(call: Call, name: str) -> None:
 def text_options(call: Call, asked: Asked) -> dict[str, Any]:
     """Return the options of the package among what was asked, those included that several fields make together."""
     options, settings = asked.options, call.service.settings
-    for name in ("stream", "id_slot", "sse_ping_interval", "n"):
+    for name in ("stream", "sse_ping_interval", "n"):
         options.pop(name, None)
     if call.service.settings.default_max_tokens is not None:
         options.setdefault("max_tokens", settings.default_max_tokens)

@@ -110,7 +110,8 @@ class Guard:
         if "*" in settings.cors_origins:
             allowed = "*"
         elif (
-            origin in settings.cors_origins
+            settings.compat
+            or origin in settings.cors_origins
             or (settings.local_pages and _host(origin) in _LOCAL)
             or urlsplit(origin).netloc == headers.get("host", "")
         ):

@@ -72,8 +72,9 @@ def render(service: Service, requests: Counter[tuple[str, str, int]]) -> str:
         [({**model, "state": state}, service.state == state) for state in ("loading", "ready", "failed", "draining")],
     )  # fmt: skip
     text.add("llama_cffi_model_load_seconds", "gauge", "How long loading took.", [(model, service.load_seconds)])
-    if service.loaded is not None:
-        _engine(text, service.loaded.stats(), model)
+    stats = service.stats
+    if stats is not None:
+        _engine(text, stats, model)
     return "\n".join(text.lines) + "\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llama_cffi.reply.completion import Completion, FinishReason
+from llama_cffi.reply.completion import Completion, FinishReason, Timings
 
 
 def usage(groups: Sequence[Sequence[Completion]]) -> dict[str, Any]:
@@ -32,8 +32,16 @@ def usage(groups: Sequence[Sequence[Completion]]) -> dict[str, Any]:
 
 def timings(completion: Completion) -> dict[str, Any]:
     """Return llama-server's ``timings`` of a completion."""
-    times, drafts = completion.timings, completion.speculation
-    found: dict[str, Any] = {"cache_n": completion.usage.cached_tokens}
+    drafts = completion.speculation
+    found = times_so_far(completion.timings, completion.usage.cached_tokens)
+    if drafts is not None:
+        found |= {"draft_n": drafts.drafted_tokens, "draft_n_accepted": drafts.accepted_tokens}
+    return found
+
+
+def times_so_far(times: Timings, cached_tokens: int) -> dict[str, Any]:
+    """Return llama-server's ``timings`` of a text that may still be growing."""
+    found: dict[str, Any] = {"cache_n": cached_tokens}
     for name, n, seconds in (
         ("prompt", times.prefill_tokens, times.prefill_seconds),
         ("predicted", times.decode_tokens, times.decode_seconds),
@@ -42,8 +50,6 @@ def timings(completion: Completion) -> dict[str, Any]:
         found[f"{name}_ms"] = seconds * 1000
         found[f"{name}_per_token_ms"] = seconds * 1000 / n if n else 0.0
         found[f"{name}_per_second"] = n / seconds if seconds > 0 else 0.0
-    if drafts is not None:
-        found |= {"draft_n": drafts.drafted_tokens, "draft_n_accepted": drafts.accepted_tokens}
     return found
 
 
@@ -55,4 +61,11 @@ def finish_reason(completion: Completion) -> str:
     return "length"
 
 
-__all__ = ["finish_reason", "timings", "usage"]
+def stop_detail(completion: Completion) -> dict[str, Any]:
+    """Return what else is to say of the end of a text."""
+    if completion.finish_reason is FinishReason.DEADLINE:
+        return {"stop_detail": "deadline"}
+    return {"stop_detail": "context_full"} if completion.context_full else {}
+
+
+__all__ = ["finish_reason", "stop_detail", "times_so_far", "timings", "usage"]

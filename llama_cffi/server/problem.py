@@ -46,6 +46,8 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.type = type or _TYPES.get(status, "invalid_request_error")
+        self.nearest: Any = None
+        """The value that llama-server takes instead of a wrong one; None where it takes none."""
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
 
@@ -78,6 +80,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (err.TokenError, 400, "invalid_token", None),
     (err.TokenizeError, 400, "invalid_text", None),
     (err.UnsupportedError, 400, "unsupported_parameter", None),
+    (err.AdapterError, 400, "invalid_adapter", None),
     (err.QueueFullError, 429, "queue_full", None),
     (err.EngineFailedError, 503, "engine_failed", None),
     (err.ClosedError, 503, "shutting_down", None),

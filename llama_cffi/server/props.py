@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
-from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.server.exchange import Call
+from llama_cffi.server.llama_server.parameters import parameters
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, json_answer
-
-_SHOWN = (int, float, str, tuple)
 
 
 async def props(call: Call) -> Answer:
     """Return what clients of llama-server ask for first."""
-    llm, card = call.service.llm, call.service.card
+    llm, card, settings = call.service.llm, call.service.card, call.service.settings
     model, vocab = llm.llama.model, llm.llama.model.vocab
-    defaults = SamplingParams()
-    params: dict[str, Any] = {
-        one.name: value for one in fields(defaults) if isinstance(value := getattr(defaults, one.name), _SHOWN)
-    }
-    params["samplers"] = params.pop("sampler_order")
-    stats = llm.stats()
+    stats = call.service.stats
     return json_answer(
         {
-            "default_generation_settings": {"params": params, "n_ctx": card.n_ctx},
+            "default_generation_settings": {
+                "params": parameters({"max_tokens": settings.default_max_tokens}),
+                "n_ctx": card.n_ctx,
+            },
             "total_slots": card.slots,
             "model_alias": call.service.id,
             "model_path": card.path,
             "model_ftype": model.desc,
             "modalities": {"vision": False, "audio": False, "video": False},
-            "endpoint_slots": False,
+            "media_marker": "",
+            "endpoint_slots": settings.slots,
             "endpoint_props": False,
-            "endpoint_metrics": call.service.settings.metrics,
+            "endpoint_metrics": settings.metrics,
+            "ui": False,
+            "ui_settings": {},
             "chat_template": model.chat_template() or "",
+            "chat_template_caps": {},
             "bos_token": "" if vocab.bos is None else vocab.text(vocab.bos),
             "eos_token": "" if vocab.eos is None else vocab.text(vocab.eos),
             "build_info": card.fingerprint,
             "is_sleeping": False,
             "cors_proxy_enabled": False,
             "role": "model",
-            "queue": {"waiting": stats.waiting, "running": stats.running},
+            "queue": {"waiting": stats.waiting, "running": stats.running} if stats is not None else None,
         }
     )
 

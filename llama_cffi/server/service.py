@@ -11,11 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llama_cffi.errors import UnsupportedError
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.settings import Settings
+from llama_cffi.server.values import Facts
 
 if TYPE_CHECKING:
     from llama_cffi.aio.llama import AsyncLlama
+    from llama_cffi.core.adapter import LoraAdapter
+    from llama_cffi.engine.snapshot import EngineSnapshot
 
 State = Literal["loading", "ready", "failed", "draining"]
 
@@ -44,6 +48,8 @@ class Service:
         self.started = time.time()
         self.state: State = "loading"
         self.load_seconds = 0.0
+        self.adapters: tuple[LoraAdapter, ...] = ()
+        """The LoRA adapters that requests may name, in the order of their ids."""
         self.tasks: set[asyncio.Task[None]] = set()
         """One for each request that is being answered."""
         self.cutting = False
@@ -83,9 +89,18 @@ class Service:
             if self.state == "failed":
                 raise Problem(503, "the model could not be loaded", code="engine_failed")
             raise Problem(503, "Loading model", code="model_loading", headers={"Retry-After": "2"})
-        if self._llm.stats().failed:
+        stats = self.stats
+        if stats is not None and stats.failed:
             raise Problem(503, "the engine has failed", code="engine_failed")
         return self._llm
+
+    @property
+    def stats(self) -> EngineSnapshot | None:
+        """What the engine counts; None before the model is loaded, and for one that generates no text."""
+        try:
+            return None if self._llm is None else self._llm.stats()
+        except UnsupportedError:
+            return None
 
     @cached_property
     def card(self) -> ModelCard:
@@ -111,6 +126,12 @@ class Service:
             "ftype": model.desc,
         }
         return ModelCard(path.name, f"llama_cffi-{digest}", created, context.n_ctx_seq, context.n_seq_max, meta)
+
+    @property
+    def facts(self) -> Facts:
+        """What values of requests are checked against."""
+        card, settings = self.card, self.settings
+        return Facts(card.n_ctx, card.slots, settings.max_n, self.adapters, lenient=settings.compat)
 
     def check_model(self, name: str | None) -> None:
         """Raise :class:`Problem` for a model that is asked for and not here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,18 @@ class Settings:
     max_inputs: int = 2048
     default_max_tokens: int | None = None
     """What is generated at most where the client does not say."""
+    slots: bool = True
+    """Whether ``/slots`` tells what each slot is doing."""
+    slot_save_path: Path | None = None
+    """The folder of saved slots; None where slots are not to be saved."""
+    slot_action_timeout: float = 30.0
+    """Seconds that an action waits for its slot."""
+    compat: bool = False
+    """Whether to do as llama-server where that is less careful: wrong values, slots that there are not, origins."""
+    echo_prompt: bool = False
+    """Whether answers in llama-server's own form repeat the prompt."""
+    spm_infill: bool = False
+    """Whether what is behind a gap comes first in its prompt."""
     request_timeout: float = 600.0
     """Seconds of a request, waiting included."""
     drain_timeout: float = 30.0

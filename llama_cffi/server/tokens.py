@@ -7,12 +7,11 @@ from typing import Any
 
 from llama_cffi.server.exchange import Call
 from llama_cffi.server.fields import FIELDS, Field, read_fields
+from llama_cffi.server.llama_server.prompts import MAX_TOKENS, read_parts, tokenize_parts
 from llama_cffi.server.messages import read_messages, read_tools
 from llama_cffi.server.openai.chat_request import TEMPLATE_FIELDS, template_options
 from llama_cffi.server.response import Answer, json_answer
-from llama_cffi.server.values import flag, items, token_ids, wrong_type
-
-MAX_TOKENS = 1 << 22
+from llama_cffi.server.values import flag, token_ids, wrong_type
 
 
 async def tokenize(call: Call) -> Answer:
@@ -21,19 +20,10 @@ async def tokenize(call: Call) -> Answer:
     asked = read_fields(call, fields, frozenset({"content"}))
     llama = call.service.llm.llama
     special, parse = bool(asked.take("add_special")), bool(asked.take("parse_special", True))
-    content = call.body.get("content", "")
-    parts = [content] if isinstance(content, str) else items("content", content, MAX_TOKENS)
 
     def work() -> list[int]:
-        found: list[int] = []
-        for i, part in enumerate(parts):
-            if isinstance(part, str):
-                tokens = llama.tokenize(part, add_special=special and not i, parse_special=parse)
-                found += tokens.tolist()
-            else:
-                found += token_ids(f"content[{i}]", [part], 1)
-        llama.model.vocab.check_tokens(found)
-        return found
+        parts = read_parts("content", call.body.get("content", ""))
+        return tokenize_parts(llama, parts, add_special=special, parse_special=parse)
 
     tokens = await asyncio.to_thread(work)
     if not asked.take("with_pieces"):

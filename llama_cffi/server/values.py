@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.shown import shown
 from llama_cffi.server.problem import Problem, wrong
+
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import LoraAdapter
 
 LOW = -math.inf
 
@@ -20,6 +23,10 @@ class Facts:
     n_ctx: int
     slots: int
     max_n: int
+    adapters: tuple[LoraAdapter, ...] = ()
+    """Those that a request may name, in the order of their ids."""
+    lenient: bool = False
+    """Whether wrong values are taken as llama-server takes them."""
 
 
 Read = Callable[[str, Any, Facts], Any]
@@ -51,10 +58,18 @@ def whole(param: str, value: Any, low: float = LOW, high: float = math.inf) -> i
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise wrong_type(param, "a whole number", value)
-    if not low <= value <= high:
-        raise wrong(param, f"must be {_range(low, high)}, got {value}")
+        problem = wrong_type(param, "a whole number", value)
+        problem.nearest = int(value) if isinstance(value, (bool, float)) and math.isfinite(value) else None
+        raise problem
+    _check_range(param, value, low, high)
     return value
+
+
+def _check_range(param: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        problem = wrong(param, f"must be {_range(low, high)}, got {value}")
+        problem.nearest = min(max(value, low), high)
+        raise problem
 
 
 def integer(low: float = LOW, high: float = math.inf) -> Read:
@@ -67,9 +82,10 @@ def number(low: float = LOW, high: float = math.inf) -> Read:
 
     def read(param: str, value: Any, _: Facts) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong_type(param, "a number", value)
-        if not low <= value <= high:
-            raise wrong(param, f"must be {_range(low, high)}, got {value}")
+            problem = wrong_type(param, "a number", value)
+            problem.nearest = float(value) if isinstance(value, bool) else None
+            raise problem
+        _check_range(param, value, low, high)
         return float(value)
 
     return read
@@ -115,13 +131,16 @@ def strings(limit: int, size: int, *, alone: bool = False) -> Read:
 
 def token_ids(param: str, value: Any, limit: int) -> list[int]:
     """Return a list of token ids; the vocabulary is not looked at."""
-    found = items(param, value, limit)
-    for i, one in enumerate(found):
-        if isinstance(one, bool) or not isinstance(one, int):
-            raise wrong_type(f"{param}[{i}]", "a token id", one)
-        if not 0 <= one < 2**31:
-            raise wrong(f"{param}[{i}]", f"is no token id: {one}")
-    return found
+    return [token_id(f"{param}[{i}]", one) for i, one in enumerate(items(param, value, limit))]
+
+
+def token_id(param: str, value: Any) -> int:
+    """Return a token id; the vocabulary is not looked at."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong_type(param, "a token id", value)
+    if not 0 <= value < 2**31:
+        raise wrong(param, f"is no token id: {value}")
+    return value
 
 
 def one_of(*words: str) -> Read:
@@ -145,6 +164,7 @@ __all__ = [
     "one_of",
     "strings",
     "text",
+    "token_id",
     "token_ids",
     "typed",
     "whole",

@@ -151,3 +151,31 @@ def test_shared_cells_are_counted_once(changes: list[tuple[str, int, int, int]])
             slot.release(keep=False)
         slot._held = Prompt(held)
         assert cells_used((one.shared, one.n_cells) for one in slots) == len(set().union(*names))
+
+
+@given(
+    st.lists(tokens, min_size=1, max_size=4),
+    st.lists(st.integers(0, 2), min_size=1, max_size=40),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_the_slot_that_is_wanted(cached: list[list[int]], prompt: list[int], wanted: int, can_copy: bool) -> None:
+    slots = [idle(i, held, last_used=i) for i, held in enumerate(cached)]
+    choice = choose_slot(slots, Prompt(prompt), wanted=wanted, can_copy=can_copy)
+    if wanted >= len(slots):
+        assert choice == choose_slot(slots, Prompt(prompt), can_copy=can_copy)
+        return
+    assert choice is not None
+    slot, source, n = choice
+    assert slot is slots[wanted]
+    usable = cached if can_copy else [cached[wanted]]
+    assert n == min(max(common_prefix(held, prompt) for held in usable), len(prompt) - 1)
+    assert (source or slot).held[:n] == tuple(prompt[:n])
+    assert source is not slot
+    assert source is None or common_prefix(slot.held, prompt) < n
+
+
+def test_a_wanted_slot_in_use_is_not_waited_for() -> None:
+    running, free = Slot(0), Slot(1)
+    running.take(busy_sequence([1, 2, 3, 4]))
+    assert choose_slot([running, free], Prompt([1, 2, 3, 9]), wanted=0) == (free, running, 3)

@@ -65,6 +65,9 @@ def test_they_are_those_of_the_sampling(llm: Llama, options: dict[str, Any]) -> 
 def test_greedy_is_certain(llm: Llama) -> None:
     done = llm.generate(PROMPT, max_tokens=4, temperature=0, logprobs=2, post_sampling_logprobs=True)
     assert done.tokens == llm.generate(PROMPT, max_tokens=4, temperature=0).tokens
+    assert done.logprobs is not None
+    for entry in done.logprobs:
+        assert (entry.logprob, entry.top) == (0.0, ((entry.token, 0.0),))
 
 
 def test_a_schema_counts(llm: Llama) -> None:

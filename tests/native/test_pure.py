@@ -399,9 +399,13 @@ def test_an_interrupt_in_a_log_line_is_raised_and_nothing_is_printed(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(log, "_append", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+
+    def line() -> None:
         log.lch_log(ERROR, pure.ffi.new("char[]", b"a line\n"), pure.ffi.NULL)
         for _ in range(3):
             pass
+
+    with pytest.raises(KeyboardInterrupt):
+        line()
     assert handled == [1]
     assert capfd.readouterr().err == ""

@@ -10,7 +10,7 @@ from llama_cffi.reply.reply import Reply, ReplyChunk
 from llama_cffi.server.choices import interleaved, with_seed
 from llama_cffi.server.exchange import Call, make_id
 from llama_cffi.server.logprobs import Aligner, chat_form
-from llama_cffi.server.numbers import finish_reason, timings, usage
+from llama_cffi.server.numbers import finish_reason, stop_detail, timings, usage
 from llama_cffi.server.openai.chat_request import ChatRequest, read_chat
 from llama_cffi.server.response import DONE, Answer, event, json_answer
 
@@ -128,13 +128,6 @@ async def _whole(
     }
 
 
-def stop_detail(reply: Any) -> dict[str, Any]:
-    """Return what else is to say of the end of a text."""
-    if str(reply.finish_reason) == "deadline":
-        return {"stop_detail": "deadline"}
-    return {"stop_detail": "context_full"} if reply.context_full else {}
-
-
 async def _events(
     request: ChatRequest,
     head: dict[str, Any],
@@ -168,4 +161,4 @@ def _chunk(head: dict[str, Any], index: int, delta: dict[str, Any], **more: Any)
     return event({**head, "choices": [{"index": index, "delta": delta, "finish_reason": None, **more}]})
 
 
-__all__ = ["Choice", "chat_completions", "stop_detail"]
+__all__ = ["Choice", "chat_completions"]

@@ -96,6 +96,8 @@ def read_chat(call: Call) -> ChatRequest:
     if any(one != "text" for one in items("modalities", body.get("modalities", []), 8)):
         raise unsupported("modalities", "only text can be generated")
     logprobs = _logprobs(asked.take("want_logprobs"), asked.take("top_logprobs"), asked.given)
+    if logprobs == 0 and call.service.settings.compat and "top_logprobs" not in asked.given:
+        logprobs = 20
     if asked.options.get("max_tokens") == 0:
         raise wrong(asked.given["max_tokens"], "must be at least 1")
     stream, include_usage = read_stream(call, bool(asked.take("stream")))

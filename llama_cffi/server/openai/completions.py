@@ -13,8 +13,7 @@ from llama_cffi.server.choices import interleaved, with_seed
 from llama_cffi.server.exchange import Call, make_id
 from llama_cffi.server.fields import FIELDS, Field, read_fields, text_options
 from llama_cffi.server.logprobs import Aligner, LegacyForm, joined
-from llama_cffi.server.numbers import finish_reason, timings, usage
-from llama_cffi.server.openai.chat import stop_detail
+from llama_cffi.server.numbers import finish_reason, stop_detail, timings, usage
 from llama_cffi.server.openai.chat_request import read_stream
 from llama_cffi.server.problem import wrong
 from llama_cffi.server.response import DONE, Answer, event, json_answer

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-import numpy as np
-
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.errors import TokenError
 from llama_cffi.server.exchange import Call
@@ -15,6 +13,7 @@ from llama_cffi.server.openai.completions import read_prompts
 from llama_cffi.server.problem import Problem, wrong
 from llama_cffi.server.response import Answer, json_answer
 from llama_cffi.server.values import flag, integer, one_of, text
+from llama_cffi.server.vectors import embed, normalized
 
 EMBEDDING_FIELDS: tuple[Field, ...] = (
     Field.of("encoding_format", one_of("float", "base64")),
@@ -31,9 +30,6 @@ async def embeddings(call: Call) -> Answer:
     asked = read_fields(call, EMBEDDING_FIELDS, frozenset({"input"}))
     call.service.check_model(asked.take("model"))
     inputs = read_prompts(call.body.get("input"), call.service.settings.max_inputs, "input")
-    for i, one in enumerate(inputs):
-        if not len(one):
-            raise wrong(f"input[{i}]", "is empty")
     vocab, width = llm.llama.model.vocab, llm.llama.model.n_embd_out
     dimensions = asked.take("dimensions")
     if dimensions is not None and dimensions > width:
@@ -44,10 +40,10 @@ async def embeddings(call: Call) -> Answer:
     except TokenError as error:
         hint = "clients of LangChain send texts with check_embedding_ctx_length=False"
         raise Problem(400, f"input: {error.message}; {hint}", code="invalid_token", param="input") from None
-    found = await llm.embed(texts, normalize=False, truncate=bool(asked.take("truncate")))
+    found = await embed(call, texts, truncate=bool(asked.take("truncate")))
     if found.pooling == "none":
         raise Problem(400, "this model has a vector for each token, and none for a text", code="unsupported_parameter")
-    array = _normalized(found.array[:, :dimensions], norm)
+    array = normalized(found.array[:, :dimensions], norm)
     plain = asked.take("encoding_format", "float") == "float"
     rows = array.tolist() if plain else [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in array]
     n = sum(found.n_tokens)
@@ -59,17 +55,6 @@ async def embeddings(call: Call) -> Answer:
             "usage": {"prompt_tokens": n, "total_tokens": n},
         }
     )
-
-
-def _normalized(array: Any, norm: int) -> Any:
-    """Divide rows as ``embd_normalize`` of llama-server says: to a largest number, a sum or a length."""
-    if norm < 0:
-        return array
-    if norm == 0:
-        lengths = np.abs(array).max(axis=1, keepdims=True) / 32760.0
-    else:
-        lengths = np.linalg.norm(array, ord=norm, axis=1, keepdims=True)
-    return np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 0)
 
 
 __all__ = ["embeddings"]

@@ -1,0 +1,1 @@
+"""llama-server's own API: completion, infill, embedding, rerank, slots, LoRA adapters."""
