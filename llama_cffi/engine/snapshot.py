@@ -76,19 +76,19 @@ class SlotSnapshot:
     id: int
     """Its seq_id."""
     n_held: int
-    """Tokens in its memory."""
+    """The number of tokens in its memory."""
     request: Request | None
-    """What is computed in it; None while it is idle."""
+    """The running request; None while the slot is idle."""
     number: int
-    """The place of that request among all, from 1 on; 0 while it is idle."""
+    """The number of that request, counted from 1; 0 while the slot is idle."""
     progress: TextProgress | None
-    """How far that request is."""
+    """The progress of that request."""
     has_new_line: bool = False
     """Whether a line of its text has ended."""
 
     @classmethod
     def of(cls, slot: Slot) -> Self:
-        """Return what a slot is doing. Any thread may ask, at any time."""
+        """Return the snapshot of a slot. Any thread may call it, at any time."""
         sequence = slot.sequence
         if sequence is None:
             return cls(id=slot.seq_id, n_held=slot.n_cells, request=None, number=0, progress=None)
