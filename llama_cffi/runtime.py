@@ -307,7 +307,7 @@ def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:
 
 def _text_limit(model: Model, n_ctx: int | None) -> int:
     if n_ctx is not None and not is_int(n_ctx, 0):
-        raise ValueError(f"n_ctx must be a positive int, got {shown(n_ctx)}")
+        raise ValueError(f"n_ctx must be an int of at least 0, got {shown(n_ctx)}")
     trained = model.n_ctx_train if model.n_ctx_train > 0 else DEFAULT_N_CTX
     return n_ctx or (trained if n_ctx == 0 else min(DEFAULT_N_CTX, trained))
 

@@ -1,4 +1,4 @@
-"""The bound library as the layers above see it, however it was bound."""
+"""The bound library, with the same interface for both modes of binding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found out once, kept in the user's cache folder: what libraries were found to be, and derived generations.
+"""Results that are kept in the user's cache folder: the fingerprints of libraries, and derived generations.
 
 Nothing here is needed: a folder that cannot be read or written only costs the time of finding out again. Nothing here
 is believed that another user could have written: how a library is called depends on it.

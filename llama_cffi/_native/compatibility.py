@@ -1,4 +1,4 @@
-"""What a library is found to be before it is used: its ABI generation, or the reason why it cannot be used."""
+"""The check of a library before it is used: its ABI generation, or the reason why it cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ELF file says of itself, read without loading it: the first look at a library that is not trusted yet.
+"""Reading an ELF file without loading it: the first check of a library that is not trusted yet.
 
 Mach-O and PE files are not read here; there the probe alone decides.
 """

@@ -1,4 +1,4 @@
-"""The helpers that this process uses: the compiled extension, or its twin in Python where no compiler was.
+"""The helpers of this process: the compiled extension, or the same functions in Python without a compiler.
 
 Both offer what ``helpers/helpers.h`` declares under the same names, with equal results. The twin is slower, and C++
 alone can turn llama.cpp's failed assertions into exceptions and look at signals and deadlines during a computation.

@@ -1,4 +1,4 @@
-"""A look at a library from a child process: what it shows of its binary interface, or why it shows nothing."""
+"""The probe of a library in a child process: the fingerprint of its binary interface, or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The places where a libllama may lie, in the order in which they are looked at."""
+"""The places where a libllama is searched, in their order."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _cached_folders() -> list[str]:
 
 
 def advice(source: Source) -> str:
-    """Return what helps when the library of a place cannot be used."""
+    """Return the advice for a place whose library cannot be used."""
     if source == "explicit":
         return (
             f"{ENV_VAR} and use_library() take a libllama file or the folder that holds it; without them the library "
@@ -142,7 +142,7 @@ def advice(source: Source) -> str:
 
 
 def failed(tried: list[tuple[Path, str]], help_text: str) -> LibraryError:
-    """Return the error that lists what was tried."""
+    """Return the error that lists the places and their reasons."""
     lines = "".join(f"\n  {path}: {reason}" for path, reason in tried)
     return LibraryError(f"no usable libllama:{lines}\n{help_text}")
 

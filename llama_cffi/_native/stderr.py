@@ -1,4 +1,4 @@
-"""What llama.cpp prints to standard error instead of logging."""
+"""Capturing text that llama.cpp prints to standard error instead of logging it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a forked child process makes of objects that threads of its parent were using.
+"""Objects in a forked child process that threads of its parent were using.
 
 The threads are not in the child. A lock that one of them held would stay locked there for ever.
 """

@@ -1,4 +1,4 @@
-"""A dict that stays as it is."""
+"""An immutable dict."""
 
 from __future__ import annotations
 

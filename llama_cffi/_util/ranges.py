@@ -1,4 +1,4 @@
-"""Ranges of sampling parameters: what is outside raises before llama.cpp sees it. Needs no library."""
+"""Ranges of sampling parameters: a value out of range raises an error before llama.cpp reads it. Needs no library."""
 
 from __future__ import annotations
 

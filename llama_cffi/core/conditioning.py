@@ -1,4 +1,4 @@
-"""What changes a model's weights and activations while it computes: LoRA adapters and a control vector."""
+"""Conditioning: the LoRA adapters and the control vector of a computation."""
 
 from __future__ import annotations
 

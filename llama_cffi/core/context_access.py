@@ -1,4 +1,4 @@
-"""The one way into a native context, for its Context and the views of it."""
+"""Access to a native context, for its Context and the views of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, in batches, from the rows that are asked for and no others."""
+"""Log-probabilities of given tokens, in batches, with output for the needed rows only."""
 
 from __future__ import annotations
 

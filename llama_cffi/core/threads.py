@@ -1,4 +1,4 @@
-"""How many threads to compute with, and the pool that does it."""
+"""The number of compute threads, and their pool."""
 
 from __future__ import annotations
 
