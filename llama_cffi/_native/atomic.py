@@ -14,14 +14,19 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any, TypeAlias
 
 Cell: TypeAlias = list[Any]
 
+_NO_RESULT = object()
+"""What no function returns."""
+
 
 def keep(cell: Cell, function: Callable[..., Any], *args: Any) -> None:
     """Call a C function and append its result to the cell."""
-    cell.extend(map(function, *[(arg,) for arg in args]))
+    calls = map(function, *[(arg,) for arg in args]) if args else islice(iter(function, _NO_RESULT), 1)
+    cell.extend(calls)
 
 
 def free(function: Callable[[Any], object], cell: Cell, typed: Callable[[Any], Any] | None = None) -> None:

@@ -77,9 +77,14 @@ def sampler_reset(sampler: Any) -> None:
     call_int("llama_sampler_reset", sampler)
 
 
-def sampler_clone(sampler: Any) -> Any:
+def sampler_clone(sampler: Any, cell: Cell) -> Any:
     """Wraps ``llama_sampler_clone``."""
-    return call_ptr("llama_sampler_clone", sampler)
+    return call_ptr("llama_sampler_clone", sampler, cell=cell)
+
+
+def sampler_chain_add(chain: Any, cell: Cell) -> None:
+    """Give what a cell holds to a chain, in one step. Wraps ``llama_sampler_chain_add``."""
+    atomic.free(partial(bound.lib.llama_sampler_chain_add, chain), cell, _owned_type("llama_sampler_free"))
 
 
 def model_load_from_file(path: bytes, params: Any, cell: Cell | None = None) -> Any:
@@ -125,10 +130,9 @@ def call_int_deep(stack: int, name: str, *args: Any) -> int:
     return int(result) if result != _FAILED else fail(name)
 
 
-def call_ptr_deep(stack: int, name: str, *args: Any) -> Any:
+def call_ptr_deep(stack: int, name: str, *args: Any, cell: Cell | None = None) -> Any:
     """Like :func:`call_int_deep`, for a function that returns a pointer."""
-    result = call_int_deep(stack, name, *args)
-    return bound.ffi.cast(bound.ffi.typeof(bound.binding.function(name)).result, result)
+    return _made(name, cell, _lch_call_deep, stack, *_words(name, args))
 
 
 def call_ptr(name: str, *args: Any, cell: Cell | None = None) -> Any:
@@ -268,6 +272,7 @@ __all__ = [
     "model_load_from_splits",
     "sampler_accept",
     "sampler_apply",
+    "sampler_chain_add",
     "sampler_clone",
     "sampler_reset",
     "sampler_sample",

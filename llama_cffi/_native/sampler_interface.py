@@ -9,7 +9,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Protocol
 
-from llama_cffi._native import helpers
+from llama_cffi._native import atomic, helpers
+from llama_cffi._native.atomic import Cell
 from llama_cffi._native.bound import binding, ffi, lib
 from llama_cffi._util.once import once
 
@@ -35,9 +36,9 @@ def new_handle(callbacks: Callbacks) -> Any:
     return ffi.new_handle(callbacks)
 
 
-def new_sampler(handle: Any) -> Any:
-    """Return a new ``llama_sampler *``, owned by the caller. Wraps ``llama_sampler_init``."""
-    return lib.llama_sampler_init(_interface(), handle)
+def new_sampler(handle: Any, cell: Cell) -> None:
+    """Make a ``llama_sampler *`` and keep it in the cell, in one step. Wraps ``llama_sampler_init``."""
+    atomic.keep(cell, lib.llama_sampler_init, _interface(), handle)
 
 
 @once

@@ -92,6 +92,22 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
         finally:
             self._reading = False
 
+    async def start(self) -> int:
+        """Submit the request before the first chunk is asked for, and return the number of tokens of its prompt.
+
+        Raises what is wrong with the request, and RuntimeError for a stream that was closed.
+        """
+        if self._reading:
+            raise RuntimeError("another task is reading this stream")
+        if self._closed:
+            raise RuntimeError("the stream was closed")
+        self._reading = True
+        try:
+            started = self._started or await self._begin()
+        finally:
+            self._reading = False
+        return started.sequence.n_prompt
+
     async def _begin(self) -> Started[C]:
         self._started = started = await self._start()
         # A stream that is not read any more must not go on computing in other callers' batches.

@@ -93,6 +93,11 @@ def serve(
     max_body: Annotated[
         int, options.option("--max-body", metavar="MIB", min=1, help="Largest request.")
     ] = 16,
+    response_store: Annotated[
+        int,
+        options.option("--response-store", metavar="N", min=0,
+                       help="Responses of OpenAI's API that are kept for previous_response_id."),
+    ] = 0,
     n_predict: Annotated[
         int | None,
         options.option("-n", "--n-predict", metavar="N", min=1, show_default="no limit", env="N_PREDICT",
@@ -190,6 +195,7 @@ def serve(
         metrics=metrics,
         public_metrics=public_metrics,
         max_body=max_body << 20,
+        response_store=response_store,
         default_max_tokens=n_predict,
         request_timeout=request_timeout,
         drain_timeout=drain_timeout,

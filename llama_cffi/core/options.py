@@ -44,15 +44,16 @@ def set_field(params: Any, name: str, value: Any, *, option: str, lacking: Any) 
         raise missing(field, option)
 
 
-def call_named(function: str, /, **arguments: Any) -> Any:
-    """Call a function with its arguments by their names in llama.h, leaving out those that the library's does not take.
+def named_call(function: str, /, **arguments: Any) -> tuple[Any, ...]:
+    """Return a function of the library and its arguments, given by their names in llama.h, in the order of the call.
 
-    :class:`UnsupportedError` when it takes one that is not given.
+    Arguments that the library's function does not take are left out. :class:`UnsupportedError` when it takes one that
+    is not given.
     """
     names = binding.parameters(function)
     if unknown := [name for name in names if name not in arguments]:
         raise UnsupportedError(f"{function} of this libllama takes {', '.join(unknown)} as well")
-    return getattr(lib, function)(*(arguments[name] for name in names))
+    return getattr(lib, function), *(arguments[name] for name in names)
 
 
-__all__ = ["call_named", "choice", "constant", "set_field"]
+__all__ = ["choice", "constant", "named_call", "set_field"]

@@ -100,8 +100,26 @@ def render(spec: RenderSpec, formats: ModelFormats) -> Rendered:
 
 
 def tokenize_chat(spec: RenderSpec, formats: ModelFormats) -> NDArray[np.int32]:
-    """Return the conversation as tokens, int32 of shape ``(n,)``; raises the errors of :meth:`Llama.chat`."""
-    return formats.chat.tokenize(render(spec, formats), prefix=spec.options.get("prefix") or "")
+    """Return the conversation as tokens, int32 of shape ``(n,)``; raises the errors of :meth:`Llama.chat`.
+
+    They are the tokens before a reply: tools that the template does not support are described in messages.
+    """
+    options = spec.options
+    given = options.get("tools")
+    tools = check_tools(() if given is None else given)
+    if tools and options.get("add_generation_prompt") is not False:
+        asked = formats.chat.ask(
+            spec.messages,
+            tools,
+            None,
+            template=options.get("chat_template"),
+            documents=options.get("documents"),
+            variables=options.get("chat_template_kwargs"),
+        )
+        rendered = asked.rendered
+    else:
+        rendered = render(spec, formats)
+    return formats.chat.tokenize(rendered, prefix=options.get("prefix") or "")
 
 
 @dataclass(frozen=True)

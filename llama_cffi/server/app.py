@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Route, Router
 
 from llama_cffi.server import health, props, tokens
+from llama_cffi.server.anthropic.messages import count_tokens, messages
 from llama_cffi.server.exchange import Call, Endpoint, Handler
 from llama_cffi.server.guard import Guard, dialect_of
 from llama_cffi.server.llama_server.completion import completion
@@ -18,10 +19,11 @@ from llama_cffi.server.llama_server.lora import list_adapters, set_adapters
 from llama_cffi.server.llama_server.rerank import rerank
 from llama_cffi.server.llama_server.slots import change_slot, list_slots
 from llama_cffi.server.metrics import TYPE, render
-from llama_cffi.server.openai.chat import chat_completions
+from llama_cffi.server.openai.chat import chat_completions, count_chat
 from llama_cffi.server.openai.completions import completions
 from llama_cffi.server.openai.embeddings import embeddings
 from llama_cffi.server.openai.models import get_model, list_models
+from llama_cffi.server.openai.responses import count_input, delete_response, get_response, responses
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, Whole, problem_answer
 
@@ -40,8 +42,15 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/v1/models/{id:path}": {"GET": get_model},
     "/v1/chat/completions": {"POST": chat_completions},
     "/chat/completions": {"POST": chat_completions},
+    "/v1/chat/completions/input_tokens": {"POST": count_chat},
     "/v1/completions": {"POST": completions},
     "/v1/embeddings": {"POST": embeddings},
+    "/v1/responses": {"POST": responses},
+    "/responses": {"POST": responses},
+    "/v1/responses/input_tokens": {"POST": count_input},
+    "/v1/responses/{id}": {"GET": get_response, "DELETE": delete_response},
+    "/v1/messages": {"POST": messages},
+    "/v1/messages/count_tokens": {"POST": count_tokens},
     "/completion": {"POST": completion},
     "/completions": {"POST": completion},
     "/infill": {"POST": infill},
@@ -79,7 +88,7 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     message = f"there is no {path[:200]}"
     if path.startswith("/v1/v1/"):
         message += ": the base URL ends with /v1 already, and so does the client's own"
-    answer = problem_answer(Problem(404, message, code="not_found"), dialect_of(path))
+    answer = problem_answer(Problem(404, message, code="not_found"), dialect_of(path), facts["request_id"])
     facts["status"] = await answer.send(send, facts["reply_headers"])
 
 

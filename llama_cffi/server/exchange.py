@@ -38,10 +38,16 @@ class Call:
         self.ignored: list[str] = []
         """Fields that have no effect; the answer names them in a header."""
 
-    def events(self, frames: Any) -> Events:
-        """Return a stream of these events."""
+    def ignore(self, name: str) -> None:
+        """Note a field without an effect; a name that cannot stand in a header is left out."""
+        if len(self.ignored) < 32 and name.isascii() and name.replace("_", "").replace(".", "").isalnum():
+            self.ignored.append(name[:64])
+
+    def events(self, frames: Any, ending: Callable[[Problem], bytes] | None = None) -> Events:
+        """Return a stream of these events; ``ending`` is as :attr:`Events.ending`."""
         seconds = self.body.get("sse_ping_interval", self.service.settings.ping_interval)
-        return Events(frames, self.dialect, self.request_id, None if seconds < 0 else max(1.0, float(seconds)))
+        pings = None if seconds < 0 else max(1.0, float(seconds))
+        return Events(frames, self.dialect, self.request_id, pings, ending)
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -59,9 +65,9 @@ def takes(*, list_as: str = "", nothing: bool = False) -> Callable[[Handler], Ha
     return mark
 
 
-def make_id(prefix: str) -> str:
+def make_id(prefix: str, mark: str = "-") -> str:
     """Return a new id."""
-    return f"{prefix}-{secrets.token_urlsafe(18).replace('-', 'A').replace('_', 'B')}"
+    return f"{prefix}{mark}{secrets.token_urlsafe(18).replace('-', 'A').replace('_', 'B')}"
 
 
 class Endpoint:
@@ -101,9 +107,10 @@ class Endpoint:
         except asyncio.CancelledError:
             if not self.service.cutting:
                 raise
-            answer = problem_answer(cut_off(), self.dialect)
+            answer = problem_answer(cut_off(), self.dialect, facts["request_id"])
         except Exception as error:
-            answer = problem_answer(problem_of(error, facts["request_id"]), self.dialect)
+            request_id = facts["request_id"]
+            answer = problem_answer(problem_of(error, request_id), self.dialect, request_id)
         facts["status"] = await answer.send(send, facts["reply_headers"])
 
     def _handler(self, method: str) -> Handler:

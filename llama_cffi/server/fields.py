@@ -289,8 +289,7 @@ def _leave_out(call: Call, name: str) -> None:
         return
     if name not in IGNORED and call.service.settings.strict_fields:
         raise Problem(400, f"{name:.64}: there is no such field", code="unknown_field", param=name[:64])
-    if len(call.ignored) < 32 and name.isascii() and name.replace("_", "").replace(".", "").isalnum():
-        call.ignored.append(name[:64])
+    call.ignore(name)
 
 
 def text_options(call: Call, asked: Asked) -> dict[str, Any]:

@@ -33,7 +33,10 @@ _log = logging.getLogger("llama_cffi.server.access")
 
 def dialect_of(path: str) -> Dialect:
     """Return whose API a path belongs to."""
-    return "openai" if path.startswith(("/v1/", "/chat/")) or path in ("/v1", "/models") else "native"
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return "anthropic"
+    openai = ("/v1", "/models", "/responses")
+    return "openai" if path.startswith(("/v1/", "/chat/", "/responses/")) or path in openai else "native"
 
 
 class Guard:
@@ -61,6 +64,8 @@ class Guard:
             path = path.rstrip("/") or "/"
         facts: dict[str, Any] = {"headers": headers, "request_id": request_id, "status": 0, "route": "other"}
         facts["reply_headers"] = {"x-request-id": request_id}
+        if dialect_of(path) == "anthropic":
+            facts["reply_headers"]["request-id"] = request_id
         scope = {**scope, "path": path, "llama_cffi": facts}
         self._running += 1
         try:
@@ -76,7 +81,8 @@ class Guard:
                         503, "too many requests at once", code="too_many_requests", headers={"Retry-After": "1"}
                     )
             except Problem as problem:
-                facts["status"] = await problem_answer(problem, dialect_of(path)).send(send, facts["reply_headers"])
+                answer = problem_answer(problem, dialect_of(path), request_id)
+                facts["status"] = await answer.send(send, facts["reply_headers"])
                 return
             await self.app(scope, receive, send)
         except asyncio.CancelledError:
@@ -137,10 +143,11 @@ class Guard:
         if not self._digests or path in self.public:
             return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = hashlib.sha256(given.encode("latin-1", "replace")).digest()
+        # Clients of Anthropic's API may send two, of which one is another server's.
+        given = (bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+        digests = [hashlib.sha256(key.encode("latin-1", "replace")).digest() for key in given]
         # All of them are compared, so that the time says nothing.
-        found = [hmac.compare_digest(digest, one) for one in self._digests]
+        found = [hmac.compare_digest(digest, one) for digest in digests for one in self._digests]
         if not any(found):
             raise Problem(
                 401, "a key of this server is needed: Authorization: Bearer KEY, or X-Api-Key: KEY",

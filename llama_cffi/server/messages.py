@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from llama_cffi.server.problem import Problem, unsupported, wrong
-from llama_cffi.server.values import items, typed
+from llama_cffi.server.values import items, typed, wrong_type
 
 MAX_MESSAGES, MAX_TOOLS, TOOLS_BYTES = 4096, 128, 256 << 10
 
 _ROLES = {"developer": "system", "function": "tool"}
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Parts that are text, and where they have it."""
-_MEDIA = ("image_url", "input_image", "input_audio", "input_video", "file", "input_file", "image", "video_url")
+MEDIA = frozenset(
+    (
+        *("image", "image_url", "input_image", "video_url", "input_video", "input_audio"),
+        *("file", "input_file", "document", "search_result"),
+    )
+)
+"""Parts that are not text."""
 _KEPT = ("tool_calls", "tool_call_id", "reasoning_content")
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:
     """Return the messages; :class:`Problem` names the place of what is wrong."""
-    found = items("messages", value, MAX_MESSAGES)
+    return [read_message(one, f"messages[{i}]") for i, one in enumerate(read_turns("messages", value))]
+
+
+def read_turns(param: str, value: Any) -> list[Any]:
+    """Return the elements of a conversation, of which there must be one."""
+    found = items(param, value, MAX_MESSAGES)
     if not found:
-        raise wrong("messages", "is empty: there is nothing to reply to")
-    return [_message(one, f"messages[{i}]") for i, one in enumerate(found)]
+        raise wrong(param, "is empty: there is nothing to reply to")
+    return found
 
 
-def _message(value: Any, place: str) -> dict[str, Any]:
+def read_message(value: Any, place: str) -> dict[str, Any]:
+    """Return one message."""
     message = {key: one for key, one in typed(place, value, dict).items() if one is not None}
     role = typed(f"{place}.role", message.get("role"), str)
     role = _ROLES.get(role, role)
-    found: dict[str, Any] = {"role": role, "content": _content(message.get("content", ""), f"{place}.content")}
+    found: dict[str, Any] = {"role": role, "content": read_text(message.get("content", ""), f"{place}.content")}
     found.update((key, message[key]) for key in _KEPT if key in message)
     if "reasoning" in message:
         found.setdefault("reasoning_content", typed(f"{place}.reasoning", message["reasoning"], str))
@@ -37,35 +51,49 @@ def _message(value: Any, place: str) -> dict[str, Any]:
     return found
 
 
-def _content(value: Any, place: str) -> str:
+def read_text(value: Any, place: str, joint: str = "") -> str:
+    """Return a content that is a text, or text parts between which the ``joint`` is put."""
     if isinstance(value, str):
         return value
     parts = []
     for i, part in enumerate(items(place, value, MAX_MESSAGES)):
         kind = typed(f"{place}[{i}]", part, dict).get("type")
-        if kind in _MEDIA:
-            raise Problem(
-                400, f"{place}[{i}]: only text can be given to this model, not {kind}",
-                code="unsupported_content", param=f"{place}[{i}].type",
-            )  # fmt: skip
+        if not isinstance(kind, str):
+            raise wrong_type(f"{place}[{i}].type", "a string", kind)
+        if kind in MEDIA:
+            raise not_text(f"{place}[{i}]", kind)
         if kind not in _TEXTS:
             raise wrong(f"{place}[{i}].type", f"must be text, got {kind!r:.60}")
         key = _TEXTS[kind]
         parts.append(typed(f"{place}[{i}].{key}", part.get(key), str))
-    return "".join(parts)
+    return joint.join(parts)
+
+
+def not_text(place: str, kind: str) -> Problem:
+    """Return the problem of a part that is not text."""
+    message = f"{place}: only text can be given to this model, not {kind}"
+    return Problem(400, message, code="unsupported_content", param=f"{place}.type")
+
+
+def join_message(first: dict[str, Any], second: dict[str, Any], joint: str = "") -> None:
+    """Add a message to another one of its role, in place; the ``joint`` is put between their texts."""
+    texts = [text for text in (first["content"], second["content"]) if text]
+    first["content"] = joint.join(texts)
+    thoughts = [one["reasoning_content"] for one in (first, second) if "reasoning_content" in one]
+    if thoughts:
+        first["reasoning_content"] = "\n".join(thoughts)
+    if "tool_calls" in second:
+        first["tool_calls"] = [*first.get("tool_calls", ()), *second["tool_calls"]]
 
 
 def read_tools(tools: Any, choice: Any) -> tuple[list[Any], Any]:
     """Return the tools, and which of them must be called, as the package takes them."""
-    import orjson
-
     found = items("tools", [] if tools is None else tools, MAX_TOOLS)
     for i, tool in enumerate(found):
         if typed(f"tools[{i}]", tool, dict).get("type") != "function":
             raise unsupported(f"tools[{i}].type", "must be function")
         typed(f"tools[{i}].function", tool.get("function"), dict)
-    if found and len(orjson.dumps(found)) > TOOLS_BYTES:
-        raise wrong("tools", f"have more than {TOOLS_BYTES} bytes")
+    check_size(found)
     if choice is None or choice in ("auto", "none", "required"):
         return found, choice
     kind = typed("tool_choice", choice, dict).get("type")
@@ -84,9 +112,27 @@ def read_tools(tools: Any, choice: Any) -> tuple[list[Any], Any]:
     raise wrong("tool_choice.type", f"must be function or allowed_tools, got {kind!r:.60}")
 
 
+def check_size(tools: list[Any]) -> None:
+    """Raise :class:`Problem` for tools that are too large together."""
+    if tools and len(orjson.dumps(tools)) > TOOLS_BYTES:
+        raise wrong("tools", f"have more than {TOOLS_BYTES} bytes")
+
+
 def _name(place: str, value: Any) -> str:
     name: str = typed(f"{place}.name", typed(place, value, dict).get("name"), str)
     return name
 
 
-__all__ = ["MAX_MESSAGES", "MAX_TOOLS", "read_messages", "read_tools"]
+__all__ = [
+    "MAX_MESSAGES",
+    "MAX_TOOLS",
+    "MEDIA",
+    "check_size",
+    "join_message",
+    "not_text",
+    "read_message",
+    "read_messages",
+    "read_text",
+    "read_tools",
+    "read_turns",
+]

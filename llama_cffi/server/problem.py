@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from llama_cffi import errors as err
 
-Dialect = Literal["openai", "native"]
-"""Whose API a path belongs to: OpenAI's has texts as error codes, llama-server's own has the status."""
+Dialect = Literal["openai", "anthropic", "native"]
+"""Whose API a path belongs to: OpenAI's has texts as error codes, llama-server's own has the status, and Anthropic's
+has none."""
 
 _log = logging.getLogger("llama_cffi.server")
 
@@ -51,11 +52,35 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
 
-    def body(self, dialect: Dialect) -> dict[str, Any]:
+    def status_in(self, dialect: Dialect) -> int:
+        """Return the status of the answer."""
+        return _ANTHROPIC_OVERLOADED if dialect == "anthropic" and self.status == 503 else self.status
+
+    def body(self, dialect: Dialect, request_id: str = "") -> dict[str, Any]:
         """Return the body of the answer."""
+        if dialect == "anthropic":
+            said = {"type": _anthropic_type(self.status), "message": self.message}
+            return {"type": "error", "error": said, "request_id": request_id or None}
         code: int | str | None = self.status if dialect == "native" else self.code
         error = {"message": self.message, "type": self.type, "param": self.param, "code": code}
         return {"error": {**error, **self.extra}}
+
+
+_ANTHROPIC_OVERLOADED = 529
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def _anthropic_type(status: int) -> str:
+    return _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
 def wrong(param: str, message: str, *, code: str = "invalid_value") -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DONE = b"data: [DONE]\n\n"
 PING = b":\n\n"
+_PINGS: Mapping[Dialect, bytes] = {"anthropic": b'event: ping\ndata: {"type":"ping"}\n\n'}
+"""Pings of the dialects that have more than a comment for it."""
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -53,14 +55,20 @@ def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None
     return Whole(orjson.dumps(value), status, headers=headers or {})
 
 
-def problem_answer(problem: Problem, dialect: Dialect) -> Whole:
+def problem_answer(problem: Problem, dialect: Dialect, request_id: str = "") -> Whole:
     """Return the answer to what cannot be answered."""
-    return json_answer(problem.body(dialect), problem.status, problem.headers)
+    return json_answer(problem.body(dialect, request_id), problem.status_in(dialect), problem.headers)
 
 
 def event(value: Any) -> bytes:
     """Return a server-sent event with JSON data."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def named_event(value: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event that is called as the ``type`` of its data says."""
+    name: str = value["type"]
+    return b"event: " + name.encode() + b"\n" + event(value)
 
 
 @dataclass
@@ -75,7 +83,9 @@ class Events:
     dialect: Dialect
     request_id: str
     ping_seconds: float | None
-    """After so many seconds without an event a comment is sent; None sends none."""
+    """After so many seconds without an event a ping is sent; None sends none."""
+    ending: Callable[[Problem], bytes] | None = None
+    """What returns the events of what went wrong, where the dialect has others than the body of an error."""
     _began: bool = False
 
     async def send(self, send: Send, headers: Mapping[str, str]) -> int:
@@ -98,7 +108,7 @@ class Events:
                 await asyncio.sleep(max(0.001, last + seconds - loop.time()))
                 if loop.time() - last >= seconds:
                     last = loop.time()
-                    await write(PING)
+                    await write(_PINGS.get(self.dialect, PING))
 
         pinging = None if self.ping_seconds is None else asyncio.ensure_future(ping(self.ping_seconds))
         try:
@@ -124,7 +134,10 @@ class Events:
 
     def last_words(self, problem: Problem) -> bytes:
         """Return the event of what went wrong."""
-        return event(problem.body(self.dialect))
+        if self.ending is not None:
+            return self.ending(problem)
+        body = problem.body(self.dialect, self.request_id)
+        return named_event(body) if self.dialect == "anthropic" else event(body)
 
 
 def _start(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -132,4 +145,4 @@ def _start(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": pairs}
 
 
-__all__ = ["DONE", "PING", "Answer", "Events", "Whole", "event", "json_answer", "problem_answer"]
+__all__ = ["DONE", "PING", "Answer", "Events", "Whole", "event", "json_answer", "named_event", "problem_answer"]

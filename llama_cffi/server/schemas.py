@@ -49,7 +49,7 @@ def check_size(param: str, schema: Any) -> None:
 
 
 def response_schema(param: str, value: Any, facts: Facts) -> Any:
-    """Return the schema of OpenAI's ``response_format``; None for plain text."""
+    """Return the schema of OpenAI's ``response_format``, or of a format without its inner object; None for text."""
     kind = typed(param, value, dict).get("type")
     if kind == "text":
         return None
@@ -57,10 +57,11 @@ def response_schema(param: str, value: Any, facts: Facts) -> Any:
         schema = value.get("schema")
         return {"type": "object"} if schema is None else checked_schema(f"{param}.schema", schema, facts)
     if kind == "json_schema":
-        inner = typed(f"{param}.json_schema", value.get("json_schema", value), dict)
+        place = f"{param}.json_schema" if "json_schema" in value else param
+        inner = typed(place, value.get("json_schema", value), dict)
         if inner.get("schema") is None:
-            raise wrong(f"{param}.json_schema.schema", "is missing", code="invalid_schema")
-        return checked_schema(f"{param}.json_schema.schema", inner["schema"], facts)
+            raise wrong(f"{place}.schema", "is missing", code="invalid_schema")
+        return checked_schema(f"{place}.schema", inner["schema"], facts)
     if kind == "structural_tag":
         raise unsupported(f"{param}.type", "structural_tag is not supported")
     raise wrong(f"{param}.type", f"must be text, json_object or json_schema, got {kind!r:.60}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi.errors import UnsupportedError
+from llama_cffi.server.openai.response_store import ResponseStore
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.settings import Settings
 from llama_cffi.server.values import Facts
@@ -52,6 +53,7 @@ class Service:
         """The LoRA adapters that requests may name, in the order of their ids."""
         self.tasks: set[asyncio.Task[None]] = set()
         """One for each request that is being answered."""
+        self.responses = ResponseStore(settings.response_store)
         self.cutting = False
         """Whether what still runs is being ended."""
         self._open = open_model

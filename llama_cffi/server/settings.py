@@ -38,6 +38,8 @@ class Settings:
     max_n: int = 16
     max_prompts: int = 64
     max_inputs: int = 2048
+    response_store: int = 0
+    """Responses of OpenAI's API that are kept, so that later ones can go on from them."""
     default_max_tokens: int | None = None
     """What is generated at most where the client does not say."""
     slots: bool = True

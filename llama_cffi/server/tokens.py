@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from llama_cffi.server.conversation import TEMPLATE_FIELDS, template_options
 from llama_cffi.server.exchange import Call
 from llama_cffi.server.fields import FIELDS, Field, read_fields
 from llama_cffi.server.llama_server.prompts import MAX_TOKENS, read_parts, tokenize_parts
 from llama_cffi.server.messages import read_messages, read_tools
-from llama_cffi.server.openai.chat_request import TEMPLATE_FIELDS, template_options
 from llama_cffi.server.response import Answer, json_answer
 from llama_cffi.server.values import flag, token_ids, wrong_type
 

@@ -330,6 +330,28 @@ def test_one_task_at_a_time_reads_a_stream(llm: AsyncLlama) -> None:
 # -- errors
 
 
+def test_a_stream_is_started_before_it_is_read(llm: AsyncLlama, sync: Llama) -> None:
+    async def ask() -> tuple[int, int, str]:
+        stream = llm.stream_chat(ASK, max_tokens=6, temperature=0)
+        numbers = await stream.start(), await stream.start()
+        return *numbers, (await stream.result()).text
+
+    n = len(sync.tokenize_chat(ASK))
+    assert run(ask) == (n, n, sync.chat(ASK, max_tokens=6, temperature=0).text)
+
+    async def wrong(start: bool) -> None:
+        stream = llm.stream("a " * 2000)
+        if start:
+            await stream.start()
+        await stream.aclose()
+        await stream.start()
+
+    with pytest.raises(ContextOverflowError):
+        run(lambda: wrong(True))
+    with pytest.raises(RuntimeError, match="closed"):
+        run(lambda: wrong(False))
+
+
 def test_errors_are_those_of_llama_and_come_with_the_first_await(llm: AsyncLlama) -> None:
     async def fail() -> None:
         with pytest.raises(ContextOverflowError):

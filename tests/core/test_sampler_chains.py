@@ -163,8 +163,8 @@ def test_a_library_whose_clone_does_not_continue_is_noticed(monkeypatch: pytest.
     assert adaptive_draws._continues()
     original = guard.sampler_clone
 
-    def with_a_draw_more(native: Any) -> Any:
-        twin = original(native)
+    def with_a_draw_more(native: Any, cell: list[Any]) -> Any:
+        twin = original(native, cell)
         array = Workspace().fill(np.zeros(2, dtype=np.float32))
         guard.sampler_apply(twin, array)
         return twin

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llama_cffi import Model, SamplerChain, Vocab
 from llama_cffi._native import ffi, guard, lib
-from llama_cffi.core.options import call_named
+from llama_cffi.core.options import named_call
 from llama_cffi.core.sampler import (
     XTC,
     AdaptiveP,
@@ -81,8 +81,11 @@ def raw_run(sampler: Any, row: Row, n_rounds: int) -> list[tuple[list[int], list
 def raw_dry(vocab: Vocab) -> Any:
     texts = [ffi.new("char[]", b"a"), ffi.new("char[]", b"th")]
     pointers = ffi.new("char *[]", texts)
-    return call_named("llama_sampler_init_dry", vocab=vocab.ptr, n_ctx_train=20, dry_multiplier=0.9, dry_base=1.5,
-                      dry_allowed_length=1, dry_penalty_last_n=20, seq_breakers=pointers, num_breakers=2)  # fmt: skip
+    function, *args = named_call(
+        "llama_sampler_init_dry", vocab=vocab.ptr, n_ctx_train=20, dry_multiplier=0.9, dry_base=1.5,
+        dry_allowed_length=1, dry_penalty_last_n=20, seq_breakers=pointers, num_breakers=2,
+    )  # fmt: skip
+    return function(*args)
 
 
 RAW: list[tuple[Sampler, Callable[[Vocab], Any]]] = [

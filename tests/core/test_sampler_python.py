@@ -324,7 +324,7 @@ def test_a_chain_that_selects_nothing(vocab: Vocab) -> None:
 
 def test_it_is_no_native_sampler(vocab: Vocab) -> None:
     with pytest.raises(SamplerError, match="only a SamplerChain"):
-        Call().create(vocab)
+        Call().create(vocab, [])
 
 
 # -- clones, and who holds whom

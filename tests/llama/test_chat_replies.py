@@ -78,6 +78,15 @@ def demo() -> Iterator[Llama]:
 # -- calls
 
 
+@pytest.mark.parametrize("prefix", ["", "So"])
+def test_tokens_are_those_that_a_reply_goes_on_from(demo: Llama, prefix: str) -> None:
+    """Also of tools, which this template has no place for."""
+    options: Any = {"tools": [DEFINITION, OTHER], "prefix": prefix}
+    _, request = prepared(demo, ASK, **options)
+    assert demo.tokenize_chat(ASK, **options).tolist() == list(request.prompt)
+    assert len(request.prompt) > len(demo.tokenize_chat(ASK, prefix=prefix))
+
+
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"plain"}))
 def test_a_required_call_in_every_format(demo: Llama, name: str) -> None:
     reply = demo.chat(

@@ -17,7 +17,7 @@ from llama_cffi import _native
 from llama_cffi._native import abi, binding, ffi, lib, library_info
 from llama_cffi._native.abi import modules
 from llama_cffi._native.bindings import AbiBinding, bind_abi
-from llama_cffi.core.options import call_named, choice, constant, set_field
+from llama_cffi.core.options import choice, constant, named_call, set_field
 from llama_cffi.errors import LibraryError, UnsupportedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,13 +268,14 @@ def test_set_field(on_older: AbiBinding) -> None:
         set_field(params, "no_host", True, option="no_host", lacking=False)
 
 
-def test_call_named() -> None:
+def test_a_call_by_the_names_of_its_arguments() -> None:
     values = {"penalty_last_n": 4, "penalty_repeat": 1.0, "penalty_freq": 0.0, "penalty_present": 0.0}
-    sampler = call_named("llama_sampler_init_penalties", n_vocab=512, n_ctx_train=7, **values)
+    function, *args = named_call("llama_sampler_init_penalties", n_vocab=512, n_ctx_train=7, **values)
+    sampler = function(*args)
     assert sampler
     lib.llama_sampler_free(sampler)
     with pytest.raises(UnsupportedError, match="llama_sampler_init_penalties of this libllama takes n_vocab as well"):
-        call_named("llama_sampler_init_penalties", **values)
+        named_call("llama_sampler_init_penalties", **values)
 
 
 def test_hybrid_models_where_the_library_does_not_say(

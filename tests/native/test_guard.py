@@ -88,10 +88,12 @@ def test_an_exception_through_the_c_interface_is_an_error(model: Any, chain: Any
     with pytest.raises(NativeError, match="empty grammar stack"):
         guard.sampler_accept(chain, 7)
     guard.sampler_reset(chain)
-    copy = guard.sampler_clone(chain)
+    cell: list[Any] = []
+    copy = guard.sampler_clone(chain, cell)
     with pytest.raises(NativeError, match="empty grammar stack"):
         guard.sampler_accept(copy, 7)
-    lib.llama_sampler_free(copy)
+    guard.free("llama_sampler_free", cell)
+    assert cell == []
 
 
 def test_apply_fills_the_candidates(chain: Any) -> None:

@@ -111,6 +111,7 @@ def call(app: Any, path: str, method: str = "GET", host: str = "localhost", **he
         ({"messages": [{"role": "user", "content": 3}]}, "invalid_type", "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "invalid_type",
          "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": []}]}]}, "invalid_type", "messages[0].content[0].type"),
         ({"messages": [*USER, {"role": "user", "content": [{"type": "image_url"}]}]},
          "unsupported_content", "messages[1].content[0].type"),
         ({"messages": USER, "continue_final_message": True}, "invalid_value", "continue_final_message"),
@@ -253,6 +254,11 @@ def test_keys(server: Running) -> None:
     for wrong in ("Bearer ", "Bearer on", "Basic one", "one"):
         assert call(app, "/v1/models", authorization=wrong).status_code == 401
     assert call(app, "/metrics").status_code == 401
+    other = call(app, "/v1/messages", "POST")
+    assert (other.status_code, other.json()["error"]["type"]) == (401, "authentication_error")
+    assert call(app, "/v1/messages", "POST", x_api_key="one").status_code == 400  # there is no body
+    assert call(app, "/v1/messages", "POST", authorization="Bearer one").status_code == 400
+    assert call(app, "/v1/models", authorization="Bearer other", x_api_key="one").status_code == 200
     assert call(app, "/v1/chat/completions", "OPTIONS", origin="http://localhost:3000").status_code == 204
 
 

@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.server.conftest import Running
 
+TURNS = [{"role": "user", "content": "Once upon a time"}]
 ENDLESS = {"prompt": "Once upon a time", "ignore_eos": True, "temperature": 0}
 
 
@@ -61,10 +62,18 @@ def still_good(server: Running) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_ends_the_request(server: Running, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "Once"}),
+        ("/v1/messages", {"messages": TURNS, "max_tokens": 1_000_000}),
+        ("/v1/responses", {"input": TURNS}),
+    ],
+)
+def test_who_leaves_ends_the_request(server: Running, path: str, asked: Any, stream: bool) -> None:
     before = server.until_idle().requests.get("cancelled", 0)
     with closing(connect(server)) as sock:
-        sock.sendall(request({**ENDLESS, "stream": stream}))
+        sock.sendall(request({**asked, "ignore_eos": True, "temperature": 0, "stream": stream}, path))
         server.until(lambda stats: stats.running == 1)
         if stream:
             receive(sock, b"data: ")
@@ -103,6 +112,13 @@ def test_a_full_queue_refuses(server: Running) -> None:
         status, headers, body = answer(sock)
     assert (status, json.loads(body)["error"]["code"]) == (429, "queue_full")
     assert int(headers["retry-after"]) >= 1
+    for path, key in (("/v1/messages", "messages"), ("/v1/responses", "input")):
+        with closing(connect(server)) as sock:
+            sock.sendall(request({key: TURNS, "stream": True}, path))
+            status, headers, body = answer(sock)
+        assert status == 429
+        assert int(headers["retry-after"]) >= 1
+        assert json.loads(body)["error"]["type"] == "rate_limit_error"
     for sock in socks:
         sock.close()
 

@@ -27,11 +27,14 @@ _here = _Here()
 def lch_call_deep(stack: int, fn: Any, result: int, *words: int) -> int:
     if stack <= _here.bytes_left or sys.platform == "win32":
         return guard.lch_call(fn, result, *words)
-    thread = log.thread_number()
+    thread, cell = log.thread_number(), guard.kept()
 
     def call() -> int:
         log.log_as(thread)
-        return guard.lch_call(fn, result, *words)
+        if cell is None:
+            return guard.lch_call(fn, result, *words)
+        guard.keep(cell, guard.lch_call, fn, result, *words)
+        return 0
 
     log.call_begins()
     try:

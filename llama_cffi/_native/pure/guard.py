@@ -83,9 +83,16 @@ def keep(cell: Cell, helper: Any, *args: Any) -> None:
     """See :func:`.atomic.keep`: what the helper calls is a C function, the helper is not."""
     _keeper.cell = cell
     try:
-        helper(*args)
+        result = helper(*args)
     finally:
         _keeper.cell = None
+    if not cell:
+        cell.append(result)  # the helper's word that nothing was made
+
+
+def kept() -> Cell | None:
+    """Where this thread's next result goes, if it is to be kept."""
+    return _keeper.cell
 
 
 def _call(fn: Any, *args: Any) -> Any:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_cffi._native import guard, lib
+from llama_cffi._native import atomic, guard, lib
+from llama_cffi._native.atomic import Cell
 from llama_cffi.core.sampler.python import Workspace
 from llama_cffi.errors import SamplerError
 
@@ -60,8 +61,8 @@ class AdaptiveDraws:
                 self._alone += 1
             self._last = None
 
-    def clone(self, native: Any) -> tuple[Any, AdaptiveDraws]:
-        """Return a new ``llama_sampler *`` in the state of ``native``, owned by the caller, and its draws.
+    def clone(self, native: Any, cell: Cell) -> AdaptiveDraws:
+        """Make a ``llama_sampler *`` in the state of ``native``, keep it in the cell, and return its draws.
 
         Takes about two microseconds for each draw. Raises :class:`SamplerError` where this libllama clones in a way
         that is not known.
@@ -71,26 +72,21 @@ class AdaptiveDraws:
                 "this libllama clones adaptive-p in an unknown way: clone the chain before its first draw, "
                 "or after a reset"
             )
-        return self._clone(native)
+        return self._clone(native, cell)[1]
 
-    def _clone(self, native: Any) -> tuple[Any, AdaptiveDraws]:
-        twin, draws = guard.sampler_clone(native), AdaptiveDraws()
-        try:
-            workspace = Workspace()
-            for size, count in ((1, self._alone), (2, self._among)):
-                row, ids = np.zeros(size, dtype=np.float32), np.full(size, _NO_TOKEN, dtype=np.int32)
-                array = workspace.fill(row, ids)
-                for _ in range(count):
-                    guard.sampler_apply(twin, array)
-            draws._alone, draws._among = self._alone, self._among
-            if self._last is not None:
-                records, is_sorted = self._last
-                array = workspace.fill(np.ascontiguousarray(records["logit"]), records["id"])
-                array.sorted = is_sorted
-                draws.apply(twin, array, workspace)
-        except BaseException:
-            lib.llama_sampler_free(twin)
-            raise
+    def _clone(self, native: Any, cell: Cell) -> tuple[Any, AdaptiveDraws]:
+        twin, draws, workspace = guard.sampler_clone(native, cell), AdaptiveDraws(), Workspace()
+        for size, count in ((1, self._alone), (2, self._among)):
+            row, ids = np.zeros(size, dtype=np.float32), np.full(size, _NO_TOKEN, dtype=np.int32)
+            array = workspace.fill(row, ids)
+            for _ in range(count):
+                guard.sampler_apply(twin, array)
+        draws._alone, draws._among = self._alone, self._among
+        if self._last is not None:
+            records, is_sorted = self._last
+            array = workspace.fill(np.ascontiguousarray(records["logit"]), records["id"])
+            array.sorted = is_sorted
+            draws.apply(twin, array, workspace)
         return twin, draws
 
 
@@ -100,15 +96,17 @@ def _continues() -> bool:
     rng = np.random.default_rng(1)
     rows = [rng.normal(0, 2, n).astype(np.float32) for n in (8, 1, 5, 2, 30, 9, *[16] * 32)]
     workspace, draws = Workspace(), AdaptiveDraws()
-    natives = [lib.llama_sampler_init_adaptive_p(0.3, 0.9, 1)]
+    cells: list[Cell] = [[], []]
     try:
+        atomic.keep(cells[0], lib.llama_sampler_init_adaptive_p, 0.3, 0.9, 1)
+        natives = [cells[0][0]]
         for row in rows[:6]:
             array = workspace.fill(row)
             draws.apply(natives[0], array, workspace)
             if len(row) != 9:
                 lib.llama_sampler_accept(natives[0], array.data[array.selected].id)
                 draws.accepted()
-        natives.append(draws._clone(natives[0])[0])
+        natives.append(draws._clone(natives[0], cells[1])[0])
         drawn = int(array.data[array.selected].id)
         found: list[list[Any]] = [[], []]
         for native, results in zip(natives, found, strict=True):
@@ -121,8 +119,8 @@ def _continues() -> bool:
                 lib.llama_sampler_accept(native, token)
         return found[0] == found[1]
     finally:
-        for native in natives:
-            lib.llama_sampler_free(native)
+        for cell in cells:
+            guard.free("llama_sampler_free", cell)
 
 
 __all__ = ["AdaptiveDraws"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from llama_cffi._native.atomic import Cell
     from llama_cffi.core.vocab import Vocab
 
 
@@ -25,8 +26,8 @@ class Sampler(ABC):
         return 0
 
     @abstractmethod
-    def create(self, vocab: Vocab) -> Any:
-        """Return a new ``llama_sampler *``, owned by the caller."""
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        """Make a ``llama_sampler *`` and keep it in the cell, in one step; see :mod:`llama_cffi._native.atomic`."""
 
 
 __all__ = ["Sampler"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import atomic, ffi, guard, lib, sampler_interface
+from llama_cffi._native.atomic import Cell
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.scalars import as_int
@@ -54,10 +55,10 @@ class SamplerChain(NativeObject):
                 "a chain must end in a sampler that selects a token (Greedy or Dist, for example), "
                 f"not in {steps[-1] if steps else 'nothing'}"
             )
-        self._make(steps, vocab, lambda i: steps[i].create(vocab))
+        self._make(steps, vocab, lambda i, cell: steps[i].create(vocab, cell))
 
-    def _make(self, steps: tuple[Sampler, ...], vocab: Vocab, create: Callable[[int], Any]) -> None:
-        """Fill the object; ``create`` makes the native side of the step at an index that is none of Python's."""
+    def _make(self, steps: tuple[Sampler, ...], vocab: Vocab, create: Callable[[int, Cell], None]) -> None:
+        """Fill the object; ``create`` makes the native side of the step at an index, in a cell, unless it is Python."""
         self.samplers = steps
         self.vocab = vocab
         self._gate = ExclusiveGate("SamplerChain")
@@ -76,14 +77,19 @@ class SamplerChain(NativeObject):
             self._handle = handle = Handle(
                 "SamplerChain", partial(guard.free, "llama_sampler_free"), (vocab.handle,), self._gate
             )
+            cell: Cell = []
             try:
                 atomic.keep(handle.cell, lib.llama_sampler_chain_init, lib.llama_sampler_chain_default_params())
                 chain = handle.cell[0]
                 for i, step in enumerate(steps):
-                    native = self._create_python(step) if isinstance(step, PythonSampler) else create(i)
-                    lib.llama_sampler_chain_add(chain, native)
+                    if isinstance(step, PythonSampler):
+                        self._create_python(step, cell)
+                    else:
+                        create(i, cell)
+                    guard.sampler_chain_add(chain, cell)
                 handle.open(chain)
             except BaseException:
+                guard.free("llama_sampler_free", cell)
                 handle.release()
                 for link in self._links:
                     link.release()
@@ -91,11 +97,11 @@ class SamplerChain(NativeObject):
         for link in self._links:
             link.belongs_to(self._handle)
 
-    def _create_python(self, sampler: PythonSampler) -> Any:
+    def _create_python(self, sampler: PythonSampler, cell: Cell) -> None:
         link = Link(sampler, self._workspace)
         self._links.append(link)
         self._link_handles.append(sampler_interface.new_handle(link))
-        return sampler_interface.new_sampler(self._link_handles[-1])
+        sampler_interface.new_sampler(self._link_handles[-1], cell)
 
     def __len__(self) -> int:
         return len(self.samplers)
@@ -247,12 +253,12 @@ class SamplerChain(NativeObject):
         with self._gate:
             ptr = self.ptr
 
-            def create(i: int) -> Any:
+            def create(i: int, cell: Cell) -> None:
                 native = lib.llama_sampler_chain_get(ptr, i)
-                if i not in self._adaptive:
-                    return guard.sampler_clone(native)
-                copied, adaptive[i] = self._adaptive[i].clone(native)
-                return copied
+                if i in self._adaptive:
+                    adaptive[i] = self._adaptive[i].clone(native, cell)
+                else:
+                    guard.sampler_clone(native, cell)
 
             steps = tuple(_clone_python(step) if isinstance(step, PythonSampler) else step for step in self.samplers)
             twin._make(steps, self.vocab, create)

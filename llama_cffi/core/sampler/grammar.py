@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import ffi, guard, helpers, log, stderr
+from llama_cffi._native.atomic import Cell
 from llama_cffi._util.scalars import is_int
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.sampler.gbnf import measure
@@ -26,8 +27,8 @@ class Grammar(Sampler):
     text: str
     root: str = "root"
 
-    def create(self, vocab: Vocab) -> Any:
-        return _create("llama_sampler_init_grammar", vocab, self.text, self.root)
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        _create(cell, "llama_sampler_init_grammar", vocab, self.text, self.root)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class LazyGrammar(Sampler):
     patterns: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         if helpers.KIND == "python":
             raise UnsupportedError("a lazy grammar needs the compiled helpers: its errors would end the process")
         if isinstance(self.patterns, str) or any(not isinstance(one, str) or not one for one in self.patterns):
@@ -60,7 +61,8 @@ class LazyGrammar(Sampler):
             if not is_int(token, 0, vocab.n_tokens - 1):
                 raise TokenError(f"trigger token {token!r} is outside the vocabulary of {vocab.n_tokens} tokens")
         patterns = [ffi.new("char[]", _utf8("trigger pattern", one)) for one in self.patterns]
-        return _create(
+        _create(
+            cell,
             "llama_sampler_init_grammar_lazy_patterns",
             vocab,
             self.text,
@@ -72,7 +74,7 @@ class LazyGrammar(Sampler):
         )
 
 
-def _create(function: str, vocab: Vocab, text: str, root: str, *triggers: Any) -> Any:
+def _create(cell: Cell, function: str, vocab: Vocab, text: str, root: str, *triggers: Any) -> None:
     for name, value in (("grammar", text), ("root", root)):
         if not value.strip():
             raise GrammarError(f"the {name} is empty")
@@ -83,14 +85,13 @@ def _create(function: str, vocab: Vocab, text: str, root: str, *triggers: Any) -
     try:
         # The parser prints the place of an error instead of logging it.
         with stderr.captured() as printed:
-            ptr = guard.call_ptr_deep(stack, function, vocab.ptr, data, _utf8("root", root), *triggers)
+            ptr = guard.call_ptr_deep(stack, function, vocab.ptr, data, _utf8("root", root), *triggers, cell=cell)
     except NativeError as error:
         raise GrammarError(f"the grammar cannot be used: {error.message}", log=error.log) from error
     if ptr == ffi.NULL:
         reasons = [line for line in printed.text.splitlines() if line.strip()]
         raise GrammarError("the grammar does not parse", log=(*reasons, *log.lines_since(mark)))
     printed.forward()
-    return ptr
 
 
 def _utf8(name: str, text: str) -> bytes:

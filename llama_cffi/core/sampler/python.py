@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi
+from llama_cffi._native.atomic import Cell
 from llama_cffi._native.selector import logits_sound, write_candidates
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.errors import InUseError, SamplerError
@@ -66,7 +67,7 @@ class PythonSampler(Sampler):
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         """Raises :class:`SamplerError`: the native side of a Python sampler is part of its chain."""
         raise SamplerError(f"{type(self).__name__} is a Python sampler: only a SamplerChain can run it")
 

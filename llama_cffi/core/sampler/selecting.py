@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from llama_cffi._native import lib
+from llama_cffi._native import atomic, lib
+from llama_cffi._native.atomic import Cell
 from llama_cffi._util import ranges
 from llama_cffi._util.seed import check_seed
 from llama_cffi.core.sampler.base import Sampler
@@ -20,8 +21,8 @@ class Greedy(Sampler):
 
     selects: ClassVar[bool] = True
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_greedy()
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_greedy)
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Dist(Sampler):
 
     selects: ClassVar[bool] = True
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_dist(check_seed(self.seed))
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_dist, check_seed(self.seed))
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class Mirostat(Sampler):
 
     selects: ClassVar[bool] = True
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         tau = ranges.not_negative("mirostat_tau", self.tau)
         eta = ranges.not_negative("mirostat_eta", self.eta)
         m = ranges.count("mirostat_m", self.m, 1)
-        return lib.llama_sampler_init_mirostat(vocab.n_tokens, check_seed(self.seed), tau, eta, m)
+        atomic.keep(cell, lib.llama_sampler_init_mirostat, vocab.n_tokens, check_seed(self.seed), tau, eta, m)
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class MirostatV2(Sampler):
 
     selects: ClassVar[bool] = True
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         tau = ranges.not_negative("mirostat_tau", self.tau)
         eta = ranges.not_negative("mirostat_eta", self.eta)
-        return lib.llama_sampler_init_mirostat_v2(check_seed(self.seed), tau, eta)
+        atomic.keep(cell, lib.llama_sampler_init_mirostat_v2, check_seed(self.seed), tau, eta)
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ class AdaptiveP(Sampler):
 
     selects: ClassVar[bool] = True
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         target, decay = check_adaptive_p(self.target, self.decay)
-        return lib.llama_sampler_init_adaptive_p(target, decay, check_seed(self.seed))
+        atomic.keep(cell, lib.llama_sampler_init_adaptive_p, target, decay, check_seed(self.seed))
 
 
 def check_adaptive_p(target: float, decay: float) -> tuple[float, float]:

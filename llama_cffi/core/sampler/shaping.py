@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llama_cffi._native import ffi, lib
+from llama_cffi._native import atomic, ffi, lib
+from llama_cffi._native.atomic import Cell
 from llama_cffi._util import ranges
 from llama_cffi._util.scalars import is_int
-from llama_cffi.core.options import call_named
+from llama_cffi.core.options import named_call
 from llama_cffi.core.sampler.base import Sampler
 from llama_cffi.core.vocab import VocabType
 from llama_cffi.errors import SamplerError, TokenError
@@ -25,8 +26,8 @@ class Temperature(Sampler):
 
     t: float
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_temp(ranges.finite("temperature", self.t))
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_temp, ranges.finite("temperature", self.t))
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class DynamicTemperature(Sampler):
     exponent: float = 1.0
     """Power of the entropy, as a part of the largest possible, that the temperature follows."""
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         t = ranges.finite("temperature", self.t)
         spread = ranges.not_negative("dynatemp_range", self.range)
         exponent = ranges.not_negative("dynatemp_exponent", self.exponent)
         ranges.finite("temperature + dynatemp_range", t + spread)
-        return lib.llama_sampler_init_temp_ext(t, spread, exponent)
+        atomic.keep(cell, lib.llama_sampler_init_temp_ext, t, spread, exponent)
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Penalties(Sampler):
     def history(self) -> int:
         return self.last_n
 
-    def create(self, vocab: Vocab) -> Any:
-        return call_named(
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        function, *args = named_call(
             "llama_sampler_init_penalties",
             n_vocab=vocab.n_tokens,
             penalty_last_n=ranges.count("penalty_last_n", self.last_n, high=ranges.MAX_HISTORY),
@@ -76,6 +77,7 @@ class Penalties(Sampler):
             penalty_freq=ranges.finite("penalty_freq", self.freq),
             penalty_present=ranges.finite("penalty_present", self.present),
         )
+        atomic.keep(cell, function, *args)
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,12 @@ class Dry(Sampler):
     def history(self) -> int:
         return self.last_n
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         if vocab.type is VocabType.NONE:
             raise SamplerError("DRY reads the text of tokens, and this model has no tokenizer")
         last_n = ranges.count("dry_penalty_last_n", self.last_n, high=ranges.MAX_HISTORY)
         texts = [ffi.new("char[]", text) for text in ranges.breakers(self.breakers)]
-        return call_named(
+        function, *args = named_call(
             "llama_sampler_init_dry",
             vocab=vocab.ptr,
             n_ctx_train=ranges.count(
@@ -121,6 +123,7 @@ class Dry(Sampler):
             seq_breakers=ffi.new("char *[]", texts),
             num_breakers=len(texts),
         )
+        atomic.keep(cell, function, *args)
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,13 @@ class LogitBias(Sampler):
         """Whether it forbids any token."""
         return any(value == -math.inf for value in self.bias.values())
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         entries = ffi.new("llama_logit_bias[]", len(self.bias))
         for entry, (token, bias) in zip(entries, self.bias.items(), strict=True):
             if not is_int(token, 0, vocab.n_tokens - 1):
                 raise TokenError(f"logit_bias: token {token!r} is outside the vocabulary of {vocab.n_tokens} tokens")
             entry.token, entry.bias = token, ranges.bias(token, bias)
-        return lib.llama_sampler_init_logit_bias(vocab.n_tokens, len(self.bias), entries)
+        atomic.keep(cell, lib.llama_sampler_init_logit_bias, vocab.n_tokens, len(self.bias), entries)
 
 
 __all__ = ["Dry", "DynamicTemperature", "LogitBias", "Penalties", "Temperature"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llama_cffi._native import lib
+from llama_cffi._native import atomic, lib
+from llama_cffi._native.atomic import Cell
 from llama_cffi._util import ranges
 from llama_cffi._util.scalars import INT_MAX
 from llama_cffi._util.seed import check_seed
@@ -22,8 +23,8 @@ class TopK(Sampler):
 
     k: int
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_top_k(max(-1, min(ranges.integer("top_k", self.k), INT_MAX)))
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_top_k, max(-1, min(ranges.integer("top_k", self.k), INT_MAX)))
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class TopP(Sampler):
     p: float
     min_keep: int = 1
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_top_p(ranges.probability("top_p", self.p), _min_keep(self.min_keep))
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_top_p, ranges.probability("top_p", self.p), _min_keep(self.min_keep))
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class MinP(Sampler):
     p: float
     min_keep: int = 1
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_min_p(ranges.probability("min_p", self.p), _min_keep(self.min_keep))
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_min_p, ranges.probability("min_p", self.p), _min_keep(self.min_keep))
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Typical(Sampler):
     p: float
     min_keep: int = 1
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_typical(ranges.probability("typ_p", self.p), _min_keep(self.min_keep))
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_typical, ranges.probability("typ_p", self.p), _min_keep(self.min_keep))
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class TopNSigma(Sampler):
 
     n: float
 
-    def create(self, vocab: Vocab) -> Any:
-        return lib.llama_sampler_init_top_n_sigma(ranges.finite("top_n_sigma", self.n))
+    def create(self, vocab: Vocab, cell: Cell) -> None:
+        atomic.keep(cell, lib.llama_sampler_init_top_n_sigma, ranges.finite("top_n_sigma", self.n))
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ class XTC(Sampler):
     seed: int
     min_keep: int = 1
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         probability = ranges.probability("xtc_probability", self.probability)
         threshold = ranges.probability("xtc_threshold", self.threshold)
-        return lib.llama_sampler_init_xtc(probability, threshold, _min_keep(self.min_keep), check_seed(self.seed))
+        min_keep, seed = _min_keep(self.min_keep), check_seed(self.seed)
+        atomic.keep(cell, lib.llama_sampler_init_xtc, probability, threshold, min_keep, seed)
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,10 @@ class Infill(Sampler):
     :class:`SamplerError` for a vocabulary without a token that ends a text. Wraps ``llama_sampler_init_infill``.
     """
 
-    def create(self, vocab: Vocab) -> Any:
+    def create(self, vocab: Vocab, cell: Cell) -> None:
         if vocab.eot is None and vocab.eos is None:
             raise SamplerError("infill needs a vocabulary with an end-of-turn or end-of-text token; this one has none")
-        return lib.llama_sampler_init_infill(vocab.ptr)
+        atomic.keep(cell, lib.llama_sampler_init_infill, vocab.ptr)
 
 
 def _min_keep(value: int) -> int:

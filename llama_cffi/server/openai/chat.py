@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from llama_cffi.reply.reply import Reply, ReplyChunk
+from llama_cffi.reply.reply import ReplyChunk
+from llama_cffi.server.blocks import Blocks, Step
 from llama_cffi.server.choices import interleaved, with_seed
+from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
-from llama_cffi.server.logprobs import Aligner, chat_form
 from llama_cffi.server.numbers import finish_reason, stop_detail, timings, usage
 from llama_cffi.server.openai.chat_request import ChatRequest, read_chat
 from llama_cffi.server.response import DONE, Answer, event, json_answer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from llama_cffi.core.vocab import Vocab
+    from llama_cffi.reply.reply import Reply
 
 
 class Choice:
@@ -25,42 +27,32 @@ class Choice:
 
     def __init__(self, index: int, vocab: Vocab, *, logprobs: bool, echo: str) -> None:
         self.index = index
-        self.reply: Reply | None = None
-        self._vocab = vocab
-        self._aligner = Aligner() if logprobs else None
-        self._begun: set[int] = set()
+        self._blocks = Blocks(vocab, logprobs=logprobs)
         self._echo = echo
 
     def deltas(self, chunk: ReplyChunk) -> list[tuple[dict[str, Any], list[dict[str, Any]] | None]]:
         """Return what a chunk adds: deltas of one kind each, and the log-probabilities of what is content."""
-        self.reply = chunk.reply or self.reply
-        found: list[tuple[dict[str, Any], list[dict[str, Any]] | None]] = []
-        if chunk.reasoning:
-            found.append(({"reasoning_content": chunk.reasoning}, None))
-        entries = None
-        if self._aligner is not None:
-            other = bool(chunk.reasoning or chunk.tool_calls)
-            entries = chat_form(self._aligner.add(chunk.logprobs or (), chunk.text, other=other), self._vocab)
-        if chunk.text:
-            found.append(({"content": self._echo + chunk.text}, entries))
-            self._echo = ""
-        for call in chunk.tool_calls:
-            if call.index not in self._begun:
-                self._begun.add(call.index)
-                function = {"name": call.name, "arguments": ""}
-                delta = {"index": call.index, "id": call.id, "type": "function", "function": function}
-                found.append(({"tool_calls": [delta]}, None))
-            if call.arguments:
-                delta = {"index": call.index, "function": {"arguments": call.arguments}}
-                found.append(({"tool_calls": [delta]}, None))
-        return found
+        steps = self._blocks.add(chunk)
+        return [(delta, step.logprobs) for step in steps if (delta := self._delta(step)) is not None]
+
+    def _delta(self, step: Step) -> dict[str, Any] | None:
+        call = step.block.call
+        if step.what == "more" and step.block.kind == "reasoning":
+            return {"reasoning_content": step.text}
+        if step.what == "more" and step.block.kind == "text":
+            echo, self._echo = self._echo, ""
+            return {"content": echo + step.text}
+        if call is None or step.what == "end":
+            return None
+        if step.what == "begin":
+            function = {"name": call.name, "arguments": ""}
+            return {"tool_calls": [{"index": call.index, "id": call.id, "type": "function", "function": function}]}
+        return {"tool_calls": [{"index": call.index, "function": {"arguments": step.text}}]}
 
     @property
     def done(self) -> Reply:
         """The reply, when all chunks were read."""
-        if self.reply is None:
-            raise RuntimeError("the reply ended without its last chunk")
-        return self.reply
+        return self._blocks.done
 
 
 def _added(message: dict[str, Any], delta: dict[str, Any]) -> None:
@@ -80,21 +72,28 @@ async def chat_completions(call: Call) -> Answer:
     """Answer a conversation."""
     llm = call.service.llm
     request = read_chat(call)
-    streams = [llm.stream_chat(request.messages, **with_seed(request.options, i)) for i in range(request.n)]
-    logprobs = request.options.get("logprobs") is not None
+    asked = request.conversation
+    streams = [llm.stream_chat(asked.messages, **with_seed(asked.options, i)) for i in range(asked.n)]
+    logprobs = asked.options.get("logprobs") is not None
     vocab = llm.llama.model.vocab
-    choices = [Choice(i, vocab, logprobs=logprobs, echo=request.echo) for i in range(request.n)]
-    chunks = interleaved(streams, request.own_limit)
+    choices = [Choice(i, vocab, logprobs=logprobs, echo=request.echo) for i in range(asked.n)]
+    chunks = interleaved(streams, asked.own_limit)
     head = {
         "id": make_id("chatcmpl"),
-        "object": "chat.completion.chunk" if request.stream else "chat.completion",
+        "object": "chat.completion.chunk" if asked.stream else "chat.completion",
         "created": call.created,
         "model": call.service.id,
         "system_fingerprint": call.service.card.fingerprint,
     }
-    if request.stream:
+    if asked.stream:
         return call.events(_events(request, head, choices, chunks))
     return json_answer(await _whole(head, choices, chunks))
+
+
+async def count_chat(call: Call) -> Answer:
+    """Return the number of tokens that the model would be given."""
+    n_tokens = await count_prompt(call, read_chat(call).conversation)
+    return json_answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 
 async def _whole(
@@ -161,4 +160,4 @@ def _chunk(head: dict[str, Any], index: int, delta: dict[str, Any], **more: Any)
     return event({**head, "choices": [{"index": index, "delta": delta, "finish_reason": None, **more}]})
 
 
-__all__ = ["Choice", "chat_completions"]
+__all__ = ["Choice", "chat_completions", "count_chat"]

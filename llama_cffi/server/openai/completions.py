@@ -14,7 +14,7 @@ from llama_cffi.server.exchange import Call, make_id
 from llama_cffi.server.fields import FIELDS, Field, read_fields, text_options
 from llama_cffi.server.logprobs import Aligner, LegacyForm, joined
 from llama_cffi.server.numbers import finish_reason, stop_detail, timings, usage
-from llama_cffi.server.openai.chat_request import read_stream
+from llama_cffi.server.openai.chat_request import read_stream_options
 from llama_cffi.server.problem import wrong
 from llama_cffi.server.response import DONE, Answer, event, json_answer
 from llama_cffi.server.values import Facts, flag, integer, items, text, token_ids, whole, wrong_type
@@ -77,7 +77,8 @@ def read_text(call: Call) -> TextRequest:
     asked = read_fields(call, TEXT_FIELDS, frozenset({"prompt", "stream_options"}))
     call.service.check_model(asked.take("model"))
     prompts = read_prompts(call.body.get("prompt"), call.service.settings.max_prompts)
-    stream, include_usage = read_stream(call, bool(asked.take("stream")))
+    stream = bool(asked.take("stream"))
+    include_usage = read_stream_options(call, stream)
     n, best_of, own_limit = asked.take("n", 1), asked.take("best_of"), "max_seconds" not in asked.options
     options = text_options(call, asked)
     if options.get("suffix") == "":
