@@ -9,6 +9,7 @@
     ├── InUseError (RuntimeError)           an object is attached to another one that needs it
     ├── BusyError (RuntimeError)            another thread is inside the same Context
     ├── QueueFullError (RuntimeError)       too many requests wait already
+    ├── QueueTimeoutError (TimeoutError)    a request has waited too long for its turn
     ├── EngineFailedError (RuntimeError)    the thread that computes has ended with an exception
     ├── NativeError (RuntimeError)          llama.cpp failed an assertion or threw, and was caught
     ├── AbortedError (RuntimeError)         a decode was stopped by its abort flag or deadline
@@ -153,6 +154,10 @@ class QueueFullError(LlamaCffiError, RuntimeError):
     def __init__(self, message: str, *, retry_after: float, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
         self.retry_after = retry_after
+
+
+class QueueTimeoutError(LlamaCffiError, TimeoutError):
+    """A request has waited for its turn as long as one may (``max_waiting_seconds``); nothing of it was computed."""
 
 
 class EngineFailedError(LlamaCffiError, RuntimeError):
@@ -379,9 +384,9 @@ __all__ = [
     "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError", "HubStorageError",
     "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MemoryFullError", "MessageError",
     "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
-    "QuantizeCancelled", "QuantizeError", "QueueFullError", "SamplerError", "SchemaError", "StaleViewError",
-    "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError", "TextTooLongError",
-    "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError", "ToolSchemaError",
-    "UnsupportedError",
+    "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError", "SamplerError", "SchemaError",
+    "StaleViewError", "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError",
+    "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError",
+    "ToolSchemaError", "UnsupportedError",
 ]
 # fmt: on

@@ -557,7 +557,8 @@ class Llama(Closing, ProcessBound):
         """Load a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
 
         When there is no room, other idle slots are emptied. Raises :class:`BusyError` for a slot in use, the errors of
-        :meth:`load_state`, and :class:`MemoryFullError` without room. After an error the slot is unchanged.
+        :meth:`load_state`, and :class:`MemoryFullError` without room. After an error the slot holds what it held, if
+        that still fits without sharing cells with others.
         """
         self._check_slot(slot)
         return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning, slot)

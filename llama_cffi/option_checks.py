@@ -69,6 +69,7 @@ CHECKS: Mapping[str, args.Check] = {
     "logit_bias": args.check_mapping,
     "host_bytes": args.whole_number,
     "n_cells": args.whole_number,
+    "max_compile_seconds": args.positive_number,
     "n_ctx": args.whole_number,
     "on_event": args.check_callable,
     "pooling": args.check_text,

@@ -89,6 +89,9 @@ class LlamaOptions(TypedDict, total=False):
     max_waiting_tokens: int | None
     """The most tokens of all waiting prompts, beyond which :class:`QueueFullError` is raised; no limit by default. A
     prompt longer than that may wait alone."""
+    max_waiting_seconds: float | None
+    """The most seconds that a request waits until its computation begins, after which it ends with
+    :class:`QueueTimeoutError`; no limit by default."""
     host_bytes: int | None
     """The most bytes of host memory for states of texts that were evicted from the context's memory. A state is copied
     back when that is faster than computing it again. By default an eighth of the free memory, at most 4 GiB; 0 keeps
@@ -117,6 +120,9 @@ class AsyncLlamaOptions(LlamaOptions, total=False):
     when_full: WhenFull | None
     """What a call does when the queue is full: ``"raise"`` (default) raises :class:`QueueFullError`, ``"wait"`` waits
     for room."""
+    max_compile_seconds: float | None
+    """The most seconds of compiling a schema, a grammar or tools, beyond which :class:`SchemaError` is raised; no limit
+    by default. The compilation continues on its thread, and the next call uses its result."""
 
 
 class HubOptions(LlamaOptions, total=False):

@@ -53,6 +53,7 @@ _ENGINE_FIELDS = (
     "driver",
     "host_bytes",
     "max_waiting",
+    "max_waiting_seconds",
     "max_waiting_tokens",
     "max_step_seconds",
     "on_event",

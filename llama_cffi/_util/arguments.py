@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llama_cffi._util.scalars import as_int, check_int
+from llama_cffi._util.scalars import as_float, as_int, check_int
 from llama_cffi._util.shown import shown
 
 Check = Callable[[str, Any], Any]
@@ -101,6 +101,14 @@ def whole_number(name: str, value: Any) -> int:
     number = as_int(value)
     if number is None:
         raise ValueError(f"{name} must be an int, got {shown(value)}")
+    return number
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return a number above 0 as a ``float``; ``ValueError`` for anything else."""
+    number = as_float(value)
+    if number is None or not number > 0:
+        raise ValueError(f"{name} must be above 0, got {shown(value)}")
     return number
 
 

@@ -10,19 +10,20 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llama_cffi._util.fork import after_fork, made_elsewhere
 from llama_cffi._util.progress import Progress, reporting
 from llama_cffi._util.worker import ThreadPool
 from llama_cffi.aio.delivery import Delivery
 from llama_cffi.aio.stream import AsyncStream, Started
-from llama_cffi.errors import ClosedError, QueueFullError
+from llama_cffi.errors import ClosedError, QueueFullError, SchemaError
 from llama_cffi.reply.completion import Chunk, Completion
 from llama_cffi.reply.reader import Reading
 
 if TYPE_CHECKING:
     from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.options import WhenFull
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.runtime import Runtime
 
@@ -30,7 +31,10 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Chunk)
 
 N_PREPARING = 2
-"""Threads that check, render, tokenize and compile."""
+"""Threads that check, render and tokenize."""
+N_COMPILING = 4
+"""Threads that prepare what has a schema, a grammar or tools: compiling may take seconds, for which plain texts need
+not wait."""
 N_COMPUTING = 4
 """Threads that wait for vectors and scores, which have contexts of their own."""
 
@@ -52,6 +56,39 @@ class _Cancelled(Exception):
     """Ends a computation whose task was cancelled."""
 
 
+class _Late(Exception):
+    """A call has taken too long."""
+
+
+async def _within(seconds: float, job: Future[T], began: list[float]) -> T:
+    """Return what a job returns that has begun when it is told there; :class:`_Late` when it takes longer."""
+    future = asyncio.wrap_future(job)
+    while not future.done():
+        left = seconds - (monotonic() - began[0] if began else 0.0)
+        if left <= 0:
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise _Late
+        try:
+            await asyncio.wait({future}, timeout=left)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+    return future.result()
+
+
+class _Preparation(Generic[T]):
+    """Prepares a spec when it is called."""
+
+    def __init__(self, prepare: Callable[[], T], spec: object) -> None:
+        self._prepare = prepare
+        given = getattr(spec, "options", {})
+        self.compiles = any(given.get(name) is not None for name in ("schema", "grammar", "tools"))
+        """Whether that may take long."""
+
+    def __call__(self) -> T:
+        return self._prepare()
+
+
 class Calls:
     """What the calls of one :class:`~llama_cffi.AsyncLlama` have in common.
 
@@ -59,10 +96,14 @@ class Calls:
     computes the text.
     """
 
-    def __init__(self, runtime: Runtime, *, wait_when_full: bool = False) -> None:
+    def __init__(
+        self, runtime: Runtime, *, when_full: WhenFull = "raise", max_compile_seconds: float | None = None
+    ) -> None:
         self._runtime = runtime
-        self._wait_when_full = wait_when_full
+        self._wait_when_full = when_full == "wait"
+        self._max_compile_seconds = max_compile_seconds
         self._preparing = ThreadPool(N_PREPARING)
+        self._compiling = ThreadPool(N_COMPILING)
         self._computing = ThreadPool(N_COMPUTING)
         self._deliveries: dict[int, Delivery] = {}
         self._sequences: set[RunningSequence] = set()
@@ -83,7 +124,10 @@ class Calls:
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
-        return lambda: prepare(asked, self._runtime.formats, self._runtime.defaults)
+        return _Preparation(lambda: prepare(asked, self._runtime.formats, self._runtime.defaults), asked)
+
+    def _pool(self, call: Callable[[], Any]) -> ThreadPool:
+        return self._compiling if isinstance(call, _Preparation) and call.compiles else self._preparing
 
     # -- on other threads
 
@@ -92,7 +136,7 @@ class Calls:
 
         When the task is cancelled meanwhile, ``undo`` gets what the call comes to return.
         """
-        return await self._on(self._preparing, call, undo)
+        return await self._on(self._pool(call), call, undo)
 
     async def compute(self, call: Callable[[], T]) -> T:
         """Return what a long call returns, made on another thread."""
@@ -120,18 +164,29 @@ class Calls:
 
     async def _on(self, pool: ThreadPool, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         self._check_open()
+        began: list[float] = []
+
+        def work() -> T:
+            began.append(monotonic())
+            return self._unless_closed(call)
+
         try:
-            job: Future[T] = pool.submit(partial(copy_context().run, self._unless_closed, call))
+            job: Future[T] = pool.submit(partial(copy_context().run, work))
         except RuntimeError:
             self._check_open()  # another loop closed it meanwhile
             raise
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         try:
+            if pool is self._compiling and self._max_compile_seconds is not None:
+                return await _within(self._max_compile_seconds, job, began)
             return await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, _Late) as error:
             if undo is not None:
                 job.add_done_callback(partial(_undo, undo))
+            if isinstance(error, _Late):
+                limit = f"{self._max_compile_seconds:g} seconds"
+                raise SchemaError(f"the schema, the grammar or the tools take more than {limit} to compile") from None
             raise
 
     def _unless_closed(self, call: Callable[[], T]) -> T:
@@ -149,7 +204,7 @@ class Calls:
             prepared = prepare()
             return prepared, self._submit(prepared, delivery)
 
-        prepared, sequence = await self.call(work, lambda done: self._abandon(done[1]))
+        prepared, sequence = await self._on(self._pool(prepare), work, lambda done: self._abandon(done[1]))
         return await self._started(prepared, sequence, delivery)
 
     async def run(self, parts: Sequence[Prepared[Chunk]]) -> list[Completion]:
@@ -284,6 +339,7 @@ class Calls:
             self._abandon(sequence)
         if not self._forked:
             self._preparing.shutdown()
+            self._compiling.shutdown()
             self._computing.shutdown()
 
 

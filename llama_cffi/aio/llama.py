@@ -63,7 +63,7 @@ class AsyncLlama(ProcessBound):
     @takes_options(opt.AsyncLlamaOptions)
     def __init__(self, model: str | PathLike[str] | Model | Llama, **options: Unpack[opt.AsyncLlamaOptions]) -> None:
         given = opt.check_options(opt.AsyncLlamaOptions, options)
-        when_full = given.pop("when_full", "raise")
+        own = {name: given.pop(name) for name in ("when_full", "max_compile_seconds") if name in given}
         self._owns = not isinstance(model, Llama)
         if isinstance(model, Llama):
             if given:
@@ -71,7 +71,7 @@ class AsyncLlama(ProcessBound):
             self._llama = model
         else:
             self._llama = Llama(model, **{"driver": "thread", **given})
-        self._calls = Calls(self._llama._runtime, wait_when_full=when_full == "wait")
+        self._calls = Calls(self._llama._runtime, **own)
 
     @classmethod
     @takes_options(opt.AsyncLlamaOptions)

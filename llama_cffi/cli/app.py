@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 import llama_cffi
+from llama_cffi.cli.batch import batch
+from llama_cffi.cli.bench import bench
 from llama_cffi.cli.chat import chat
 from llama_cffi.cli.doctor import doctor
 from llama_cffi.cli.embed import embed
@@ -17,6 +19,7 @@ from llama_cffi.cli.perplexity import perplexity
 from llama_cffi.cli.quantize import quantize
 from llama_cffi.cli.rerank import rerank
 from llama_cffi.cli.serve import serve
+from llama_cffi.cli.server_arguments import ServeCommand
 from llama_cffi.cli.tokenize import tokenize
 
 app = typer.Typer(
@@ -47,7 +50,9 @@ def root(
 
 app.command()(generate)
 app.command()(chat)
-app.command()(serve)
+app.command(cls=ServeCommand, context_settings={"help_option_names": ["-h", "--help", "--usage"]})(serve)
+app.command()(batch)
+app.command()(bench)
 app.command()(perplexity)
 app.command()(quantize)
 app.command()(embed)

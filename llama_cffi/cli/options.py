@@ -112,7 +112,7 @@ LayerRange = Annotated[
 ModelDraft = Annotated[
     Path | None,
     option(
-        "-md", "--model-draft", metavar="FILE", env="SPEC_DRAFT_MODEL",
+        "-md", "--model-draft", "--spec-draft-model", metavar="FILE", env="SPEC_DRAFT_MODEL",
         help="Draft with this smaller model of the same vocabulary; the text does not change.",
     ),
 ]  # fmt: skip

@@ -1,188 +1,172 @@
-"""``llama-cffi serve``: a model for clients of OpenAI's API and of llama-server."""
+"""``llama-cffi serve``: a model for clients of OpenAI's and Anthropic's APIs and of llama-server."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 import llama_cffi
-from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli import arguments, console, options, server_log
+from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.loading import draft_source, model_file
+from llama_cffi.cli.loading import HUB, draft_source, model_file
+from llama_cffi.cli.server_arguments import taken_by
+from llama_cffi.cli.server_flags import FLAGS
 
 if TYPE_CHECKING:
-    from llama_cffi.aio.llama import AsyncLlama
+    import socket
 
+    from llama_cffi.aio.llama import AsyncLlama
+    from llama_cffi.server.settings import Settings
+
+DEFAULT_N_CTX = 4096
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread gives Python's lock away: the one that computes must not wait long for the other."""
+_FLASH: dict[str, Any] = {"on": "enabled", "off": "disabled", "auto": "auto"}
 
 
 @console.command
 def serve(
+    ctx: opt.Context,
     model: options.Model = None,
-    host: Annotated[
-        str, options.option("--host", metavar="ADDRESS", env="HOST", help="Address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, options.option("--port", metavar="N", min=0, max=65535, env="PORT", help="Port; 0 takes a free one.")
-    ] = 8080,
-    api_key: Annotated[
-        list[str] | None,
-        options.option(
-            "--api-key", metavar="KEY",
-            help="A key that clients must send, several separated by commas. LLAMA_API_KEY is not seen by ps.",
-        ),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None, options.option("--api-key-file", metavar="FILE", help="Keys, one on each line.")
-    ] = None,
-    alias: Annotated[
-        str | None,
-        options.option("-a", "--alias", metavar="NAMES", env="ALIAS", help="Names of the model, separated by commas."),
-    ] = None,
-    parallel: Annotated[
-        int | None,
-        options.option("-np", "--parallel", metavar="N", env="N_PARALLEL", help="Texts that are computed at once."),
-    ] = None,
-    cors_origins: Annotated[
-        str | None,
-        options.option(
-            "--cors-origins", metavar="ORIGINS", show_default="local pages",
-            help="Origins of web pages that may ask beside local ones, separated by commas; * for all, none for none.",
-        ),
-    ] = None,
-    allowed_hosts: Annotated[
-        str | None,
-        options.option("--allowed-hosts", metavar="NAMES", help="Further names of this machine in the Host header."),
-    ] = None,
-    kv_cells: Annotated[
-        int | None,
-        options.option("--kv-cells", metavar="N", min=1, show_default="a few contexts, as memory allows",
-                       help="Tokens in memory that all requests share; --ctx-size is for each."),
-    ] = None,
-    max_queue: Annotated[
-        int | None,
-        options.option("--max-queue", metavar="N", min=1, show_default="4 for each slot and 64",
-                       help="Texts that may wait; further ones are refused with status 429."),
-    ] = None,
-    max_queue_tokens: Annotated[
-        int | None,
-        options.option("--max-queue-tokens", metavar="N", min=1, show_default="4 contexts",
-                       help="Prompt tokens that may wait."),
-    ] = None,
-    request_timeout: Annotated[
-        float,
-        options.option("-to", "--timeout", "--request-timeout", metavar="S", min=0.1, env="TIMEOUT",
-                       help="Seconds of a request, waiting included."),
-    ] = 600.0,
-    drain_timeout: Annotated[
-        float,
-        options.option("--drain-timeout", metavar="S", min=0,
-                       help="Seconds that running requests have after Ctrl-C or SIGTERM."),
-    ] = 30.0,
-    ping_interval: Annotated[
-        float,
-        options.option("--sse-ping-interval", metavar="S", min=1, help="Seconds between pings of a silent stream."),
-    ] = 30.0,
-    max_body: Annotated[
-        int, options.option("--max-body", metavar="MIB", min=1, help="Largest request.")
-    ] = 16,
-    response_store: Annotated[
-        int,
-        options.option("--response-store", metavar="N", min=0,
-                       help="Responses of OpenAI's API that are kept for previous_response_id."),
-    ] = 0,
-    n_predict: Annotated[
-        int | None,
-        options.option("-n", "--n-predict", metavar="N", min=1, show_default="no limit", env="N_PREDICT",
-                       help="Most tokens where the client does not say."),
-    ] = None,
-    prefill_assistant: Annotated[
-        bool,
-        options.option("--prefill-assistant/--no-prefill-assistant", env="PREFILL_ASSISTANT",
-                       help="Take a last message of the assistant for the beginning of the reply."),
-    ] = True,
-    metrics: Annotated[bool, options.option("--metrics/--no-metrics", help="Offer /metrics.")] = True,
-    public_metrics: Annotated[
-        bool, options.option("--public-metrics", help="Let /metrics be read without a key.")
-    ] = False,
-    tell_slots: Annotated[bool, options.option("--slots/--no-slots", help="Offer /slots.")] = True,
-    slot_save_path: Annotated[
-        Path | None,
-        options.option("--slot-save-path", metavar="DIR", help="Folder of slots that clients save and restore."),
-    ] = None,
-    slot_action_timeout: Annotated[
-        float,
-        options.option("--slot-action-timeout", metavar="S", min=0, help="Seconds that saving waits for a busy slot."),
-    ] = 30.0,
-    lora_init_without_apply: Annotated[
-        bool,
-        options.option("--lora-init-without-apply", help="Load LoRA adapters for requests that name them alone."),
-    ] = False,
-    spm_infill: Annotated[
-        bool, options.option("--spm-infill", help="Put what is behind a gap before what precedes it.")
-    ] = False,
-    echo_prompt: Annotated[
-        bool, options.option("--echo-prompt", help="Repeat the prompt in answers of /completion.")
-    ] = False,
-    compat: Annotated[
-        str | None,
-        options.option("--compat", metavar="NAME", help="llama-server: do as it does where that is less careful."),
-    ] = None,
-    strict_model: Annotated[
-        bool, options.option("--strict-model", help="Refuse requests for another model's name.")
-    ] = False,
-    strict_fields: Annotated[bool, options.option("--strict-fields", help="Refuse unknown fields.")] = False,
-    verbose: options.Verbose = False,
+    hf_repo: opt.HfRepo = None,
+    hf_file: opt.HfFile = None,
+    hf_token: opt.HfToken = None,
+    offline: opt.Offline = False,
+    config: opt.Config = None,
+    host: opt.Host = "127.0.0.1",
+    port: opt.Port = 8080,
+    reuse_port: opt.ReusePort = False,
+    socket_mode: opt.SocketMode = "600",
+    api_prefix: opt.ApiPrefix = "",
+    api_key: opt.ApiKey = None,
+    api_key_file: opt.ApiKeyFile = None,
+    ssl_key_file: opt.SslKeyFile = None,
+    ssl_cert_file: opt.SslCertFile = None,
+    cors_origins: opt.CorsOrigins = None,
+    allowed_hosts: opt.AllowedHosts = None,
+    alias: opt.Alias = None,
+    tags: opt.Tags = None,
+    chat_template: opt.ChatTemplate = None,
+    chat_template_file: opt.ChatTemplateFile = None,
+    prefill_assistant: opt.PrefillAssistant = True,
+    strict_model: opt.StrictModel = False,
+    strict_fields: opt.StrictFields = False,
+    pooling: opt.Pooling = None,
+    parallel: opt.Parallel = None,
+    ctx_size: options.CtxSize = None,
+    kv_cells: opt.KvCells = None,
+    cache_ram: opt.CacheRam = None,
+    max_queue: opt.MaxQueue = None,
+    max_queue_tokens: opt.MaxQueueTokens = None,
+    queue_timeout: opt.QueueTimeout = 60.0,
+    compile_timeout: opt.CompileTimeout = 10.0,
+    request_timeout: opt.RequestTimeout = 600.0,
+    drain_timeout: opt.DrainTimeout = 30.0,
+    ping_interval: opt.PingInterval = 30.0,
+    n_predict: opt.NPredict = -1,
+    max_body: opt.MaxBody = 16,
+    max_n: opt.MaxN = 16,
+    max_prompts: opt.MaxPrompts = 64,
+    max_inputs: opt.MaxInputs = 2048,
+    response_store: opt.ResponseStore = 0,
+    metrics: opt.Metrics = True,
+    metrics_vllm: opt.VllmMetrics = False,
+    public_metrics: opt.PublicMetrics = False,
+    tell_slots: opt.TellSlots = True,
+    slot_save_path: opt.SlotSavePath = None,
+    slot_action_timeout: opt.SlotActionTimeout = 30.0,
+    lora_init_without_apply: opt.LoraInitWithoutApply = False,
+    spm_infill: opt.SpmInfill = False,
+    echo_prompt: opt.EchoPrompt = False,
+    compat: opt.Compat = None,
+    access_log: opt.AccessLog = False,
+    log_file: opt.LogFile = None,
+    log_jsonl: opt.LogJsonl = False,
+    verbose: opt.Verbose = False,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
     split_mode: options.Split = None,
     tensor_split: options.TensorSplit = None,
     main_gpu: options.MainGpu = None,
     load_mode: options.Load = "auto",
+    check_tensors: options.CheckTensors = False,
+    override_kv: options.OverrideKv = None,
+    repack: opt.Repack = True,
+    no_host: opt.NoHost = False,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
     model_draft: options.ModelDraft = None,
     spec_type: options.SpecType = None,
-    ctx_size: options.CtxSize = None,
+    draft_max: opt.DraftMax = None,
+    draft_p_min: opt.DraftPMin = None,
     batch_size: options.BatchSize = 2048,
     ubatch_size: options.UbatchSize = 512,
     threads: options.Threads = None,
     threads_batch: options.ThreadsBatch = None,
     context_shift: options.ContextShift = False,
-) -> None:  # fmt: skip
-    """Answer requests over HTTP, as OpenAI's API and llama-server do.
+    kv_unified: opt.KvUnified = True,
+    cache_type_k: opt.CacheTypeK = "f16",
+    cache_type_v: opt.CacheTypeV = "f16",
+    flash_attn: opt.FlashAttn = "auto",
+    kv_offload: opt.KvOffload = True,
+    op_offload: opt.OpOffload = True,
+    rope_scaling: opt.RopeScaling = None,
+    rope_scale: opt.RopeScale = None,
+    rope_freq_base: opt.RopeFreqBase = None,
+    rope_freq_scale: opt.RopeFreqScale = None,
+) -> None:
+    """Answer requests over HTTP, as OpenAI's and Anthropic's APIs and llama-server do.
 
     The line with the URL goes to standard output when the port is open; the model is loaded after that. Ctrl-C or
     SIGTERM lets running requests finish; a second one ends them.
+
+    Every flag of llama-server is known. Those of its samplers set what a request gets that does not say otherwise.
     """
     try:
-        from llama_cffi.server.run import bind, run
+        from llama_cffi.server.listening import address_of, check_certificate
+        from llama_cffi.server.run import run
         from llama_cffi.server.service import Service
         from llama_cffi.server.settings import Settings
     except ModuleNotFoundError as error:
         console.fail(f"{error.name} is not installed: pip install 'llama-cffi[server]'")
+    taken = taken_by(ctx)
+    for one in taken.notes:
+        console.note(one)
+    if (ssl_key_file is None) != (ssl_cert_file is None):
+        raise typer.BadParameter("TLS needs both --ssl-key-file and --ssl-cert-file")
+    if ssl_key_file is not None and ssl_cert_file is not None:
+        check_certificate(str(ssl_key_file), str(ssl_cert_file))
+    if chat_template is not None and chat_template_file is not None:
+        raise typer.BadParameter("give either --chat-template or --chat-template-file")
+    if hf_token is not None:
+        os.environ["HF_TOKEN"] = hf_token
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    file = model_file(_model_name(model, hf_repo, hf_file))
+    hosts = _listed(host)
     if compat not in (None, "llama-server"):
         raise typer.BadParameter(f"there is only llama-server, not {compat!r}", param_hint="--compat")
     if slot_save_path is not None and not slot_save_path.is_dir():
         raise typer.BadParameter(f"there is no folder {slot_save_path}", param_hint="--slot-save-path")
-    file = model_file(model)
-    n_threads = arguments.positive(threads)
     slots = parallel if parallel is not None and parallel > 0 else 8
     settings = Settings(
         names=_listed(alias),
+        tags=_listed(tags),
         api_keys=_keys(api_key, api_key_file),
+        api_prefix=_prefix(api_prefix),
         cors_origins=tuple(one for one in _listed(cors_origins) if one != "none"),
         local_pages=cors_origins != "none",
         allowed_hosts=_listed(allowed_hosts),
-        check_host=host in _LOOPBACK,
+        check_host=all(one in _LOOPBACK for one in hosts),
         slots=tell_slots,
         slot_save_path=slot_save_path,
         slot_action_timeout=slot_action_timeout,
@@ -192,16 +176,27 @@ def serve(
         strict_model=strict_model,
         strict_fields=strict_fields,
         prefill_assistant=prefill_assistant,
+        chat_template=chat_template if chat_template_file is None else arguments.read_text(chat_template_file),
+        pooling=pooling,
         metrics=metrics,
+        vllm_metrics=metrics_vllm,
         public_metrics=public_metrics,
         max_body=max_body << 20,
+        max_n=max_n,
+        max_prompts=max_prompts,
+        max_inputs=max_inputs,
+        default_max_tokens=n_predict if n_predict >= 0 else None,
+        defaults=taken.fields,
         response_store=response_store,
-        default_max_tokens=n_predict,
         request_timeout=request_timeout,
         drain_timeout=drain_timeout,
         ping_interval=ping_interval,
+        ssl_key_file=None if ssl_key_file is None else str(ssl_key_file),
+        ssl_cert_file=None if ssl_cert_file is None else str(ssl_cert_file),
     )
+    _check_fields(settings, ctx_size or 4096, slots)
     added = additions(lora, control_vector, control_vector_layer_range)
+    n_threads = arguments.positive(threads)
     llama_options: dict[str, Any] = {
         "n_ctx": ctx_size,
         "n_cells": kv_cells,
@@ -212,7 +207,10 @@ def serve(
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "overflow": "shift" if context_shift else "stop",
         "max_waiting": max_queue or 4 * slots + 64,
-        "draft": draft_source(model_draft, spec_type),
+        "max_waiting_tokens": max_queue_tokens or 4 * (ctx_size or 4096),
+        "max_waiting_seconds": queue_timeout,
+        "max_compile_seconds": compile_timeout,
+        "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
         "model_options": llama_cffi.ModelOptions(
             n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
             devices=arguments.devices(device),
@@ -220,40 +218,152 @@ def serve(
             tensor_split=arguments.tensor_split(tensor_split),
             main_gpu=main_gpu,
             load_mode=options.LOAD_MODES[load_mode],
+            check_tensors=check_tensors,
+            kv_overrides=arguments.kv_overrides(override_kv or ()),
+            use_extra_bufts=repack,
+            no_host=no_host,
         ),
     }
-    llama_options["max_waiting_tokens"] = max_queue_tokens or 4 * (ctx_size or 4096)
+    changed = _changed(
+        kv_unified=kv_unified,
+        type_k=cache_type_k,
+        type_v=cache_type_v,
+        flash_attn=_FLASH[flash_attn],
+        offload_kqv=kv_offload,
+        op_offload=op_offload,
+        rope_scaling=rope_scaling,
+        rope_freq_base=rope_freq_base,
+        rope_freq_scale=1 / rope_scale if rope_scale else rope_freq_scale,
+    )
+    if changed:
+        llama_options["context_options"] = llama_cffi.ContextOptions(**changed)
+    if cache_ram is not None:
+        llama_options["host_bytes"] = cache_ram << 20 if cache_ram >= 0 else sys.maxsize
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no model file {file}")
+    if changed and ctx_size is None:
+        llama_options["n_ctx"] = _usual_context(file)
 
     async def open_model() -> AsyncLlama:
-        llm = await llama_cffi.AsyncLlama.open(file, **llama_options)
+        progress = lambda part: service.state != "draining"  # noqa: E731 - a signal ends loading
+        llm = await llama_cffi.AsyncLlama.open(file, **llama_options, progress=progress)
         service.adapters = added.apply(llm.llama)
         if lora_init_without_apply:
             llm.llama.set_adapters({})
         return llm
 
-    if host not in _LOOPBACK and not settings.api_keys:
-        console.note(f"warning: {host} can be reached from other machines, and there is no --api-key")
+    server_log.start(log_file, as_json=log_jsonl, access=access_log or verbose, verbose=verbose)
+    sockets = _bind(hosts, port, reuse_port=reuse_port, mode=_mode(socket_mode))
     try:
-        sock = bind(host, port)
-    except OSError as error:
-        console.fail(f"cannot listen on {host}:{port}: {error.strerror or error}; --port 0 takes a free port")
-    service = Service(open_model, settings, Path(file).stem)
-    address = f"[{host}]" if ":" in host else host
-    print(f"http://{address}:{sock.getsockname()[1]} serves {service.id}, {slots} at once", flush=True)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
-    if run(service, sock, partial(console.note, "the model is loaded")):
-        raise typer.Exit(console.INTERRUPTED)
+        service = Service(open_model, settings, Path(file).stem)
+        places = [address_of(one, tls=settings.ssl_key_file is not None) for one in sockets]
+        if not settings.api_keys and not all(one in _LOOPBACK or place.startswith("unix:")
+                                             for one, place in zip(hosts, places, strict=True)):  # fmt: skip
+            console.note(f"warning: {host} can be reached from other machines, and there is no --api-key")
+        print(f"{' '.join(places)} serves {service.id}, {slots} at once", flush=True)
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        read_keys = None if api_key_file is None else partial(_keys, api_key, api_key_file)
+        if run(service, sockets, partial(console.note, "the model is loaded"), read_keys):
+            raise typer.Exit(console.INTERRUPTED)
+    finally:
+        _remove_files(places)
+
+
+def _bind(hosts: Sequence[str], port: int, *, reuse_port: bool, mode: int) -> list[socket.socket]:
+    """Open all sockets, or none; the first address with port 0 decides the port of the others."""
+    from llama_cffi.server.listening import bind, close, socket_path
+
+    found: list[socket.socket] = []
+    for host in hosts:
+        try:
+            sock = bind(host, port, reuse_port=reuse_port, mode=mode)
+        except OSError as error:
+            for one in found:
+                close(one)
+            place = host if socket_path(host) is not None else f"{host}:{port}"
+            hint = "" if socket_path(host) is not None else "; --port 0 takes a free port"
+            console.fail(f"cannot listen on {place}: {error.strerror or error}{hint}")
+        found.append(sock)
+        if not port and socket_path(host) is None:
+            port = sock.getsockname()[1]
+    return found
+
+
+def _remove_files(places: Sequence[str]) -> None:
+    for place in places:
+        if place.startswith("unix:"):
+            Path(place.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+def _mode(text: str) -> int:
+    try:
+        found = int(text, 8)
+    except ValueError:
+        found = -1
+    if not 0 <= found <= 0o777:
+        raise typer.BadParameter(f"{text!r} is no mode such as 660", param_hint="--socket-mode")
+    return found
+
+
+def _prefix(text: str) -> str:
+    stripped = text.strip("/")
+    return f"/{stripped}" if stripped else ""
+
+
+def _model_name(model: Path | None, repo: str | None, file: str | None) -> Path | None:
+    if repo is None:
+        if file is not None:
+            raise typer.BadParameter("there is no --hf-repo for it", param_hint="--hf-file")
+        return model
+    if model is not None:
+        raise typer.BadParameter("give either --model or --hf-repo")
+    name = repo.removeprefix(HUB)
+    return Path(f"{HUB}{name.partition(':')[0]}/{file}" if file is not None else f"{HUB}{name}")
+
+
+def _changed(**values: Any) -> dict[str, Any]:
+    """Return the options of the context that are not the usual ones."""
+    usual = llama_cffi.ContextOptions()
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
+
+
+def _usual_context(file: str) -> int:
+    """Return what a Llama takes by default, which it does not where it is given options of the context."""
+    found = llama_cffi.GGUFFile(file)
+    trained = found.metadata.get(f"{found.architecture}.context_length")
+    return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
+
+
+def _draft(source: str | Path | None, n_max: int | None, p_min: float | None) -> Any:
+    if (n_max is None and p_min is None) or not isinstance(source, Path):
+        return source
+    given: dict[str, Any] = {"n_draft": n_max, "p_min": p_min}
+    return llama_cffi.DraftModel(model=source, **{name: one for name, one in given.items() if one is not None})
+
+
+def _check_fields(settings: Settings, n_ctx: int, slots: int) -> None:
+    from llama_cffi.server.default_check import check_defaults
+
+    wrong = check_defaults(settings.defaults, n_ctx, slots, settings.max_n)
+    if wrong is not None:
+        name, message = wrong
+        flag = next((one.name for one in FLAGS if one.kind == "field" and one.word == name), name)
+        raise typer.BadParameter(message, param_hint=flag)
 
 
 def _listed(text: str | None) -> tuple[str, ...]:
     return tuple(one for part in (text or "").split(",") if (one := part.strip()))
 
 
-def _keys(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
+def _keys(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
     """The keys of options, the file and the environment."""
     lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
     stripped = [line.strip() for line in lines]
     found = [key for text in (*(given or ()), os.environ.get("LLAMA_API_KEY", "")) for key in _listed(text)]
-    return tuple(dict.fromkeys([*found, *(line for line in stripped if line and not line.startswith("#"))]))
+    keys = tuple(dict.fromkeys([*found, *(line for line in stripped if line and not line.startswith("#"))]))
+    if file is not None:
+        if not keys:
+            raise ValueError(f"there is no key in {file}")
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            console.note(f"warning: other users can read the keys in {file}: chmod 600")
+    return keys

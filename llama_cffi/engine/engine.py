@@ -24,13 +24,7 @@ from llama_cffi.engine.snapshot import EngineSnapshot, SlotSnapshot
 from llama_cffi.engine.turn import Turn
 from llama_cffi.engine.waiter import Waiter
 from llama_cffi.engine.worker import Worker
-from llama_cffi.errors import (
-    BusyError,
-    ClosedError,
-    EngineFailedError,
-    LlamaCffiError,
-    MemoryFullError,
-)
+from llama_cffi.errors import BusyError, ClosedError, EngineFailedError, LlamaCffiError, MemoryFullError
 from llama_cffi.reply.completion import Chunk, FinishReason
 
 _get_ident = threading.get_ident
@@ -194,7 +188,8 @@ class Engine(ProcessBound):
     def snapshot(self) -> EngineSnapshot:
         """Count what runs and waits. Any thread may call it, and it does not wait for a decode."""
         failed = isinstance(self._inbox.end, EngineFailedError)
-        return EngineSnapshot.of(self._scheduler, self.waiting, self._loop.telemetry, failed=failed)
+        loop = self._loop
+        return EngineSnapshot.of(self._scheduler, self.waiting, loop.telemetry, loop.outside.counts(), failed=failed)
 
     def slots(self) -> tuple[SlotSnapshot, ...]:
         """Say what each slot holds and computes. As :meth:`snapshot`."""
@@ -343,7 +338,7 @@ class Engine(ProcessBound):
         """Keep the memory of a sequence that was computed elsewhere, for the next request that begins like it.
 
         Raises :class:`BusyError` as :meth:`at_rest`, and :class:`MemoryFullError` when there is no room for it: the
-        slot then holds what it held.
+        slot then holds what it held, if that still fits without sharing cells with others.
         """
         with self.at_rest(seq_id) as slots:
             slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))

@@ -23,6 +23,8 @@ class EngineOptions:
     """Most requests that wait; None is no limit."""
     max_waiting_tokens: int | None = None
     """Most tokens of prompts that wait; None is no limit."""
+    max_waiting_seconds: float | None = None
+    """How long a request may wait for its turn; None is no limit."""
     max_step_seconds: float | None = None
     """How long a decode may last; None is found out. See :class:`PrefillBudget`."""
     reproducible: bool = False
@@ -46,12 +48,13 @@ class EngineOptions:
             if value is not None and not is_int(value, 1, sys.maxsize):
                 raise ValueError(f"{name} must be None or a whole number of at least 1, got {shown(value)}")
             object.__setattr__(self, name, as_int(value))
-        seconds = self.max_step_seconds
-        if seconds is not None and not (as_float(seconds) or 0) > 0:
-            raise ValueError(f"max_step_seconds must be None or above 0, got {shown(seconds)}")
-        if seconds is not None and self.reproducible:
+        for name in ("max_step_seconds", "max_waiting_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (as_float(seconds) or 0) > 0:
+                raise ValueError(f"{name} must be None or above 0, got {shown(seconds)}")
+            object.__setattr__(self, name, as_float(seconds))
+        if self.max_step_seconds is not None and self.reproducible:
             raise ValueError("max_step_seconds= cannot be used with reproducible=True, which ignores measured times")
-        object.__setattr__(self, "max_step_seconds", as_float(seconds))
 
 
 __all__ = ["DriverName", "EngineOptions"]

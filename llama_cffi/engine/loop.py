@@ -26,6 +26,7 @@ from llama_cffi.errors import (
     LlamaCffiError,
     MemoryFullError,
     NativeError,
+    QueueTimeoutError,
 )
 from llama_cffi.reply.completion import FinishReason
 
@@ -68,9 +69,9 @@ class GenerationLoop:
         """Why everything ends: a decode that is aborted now ends with this error."""
         self.stepping = False
         """Whether a step runs, or the memory is in use by something else: no step may begin."""
-        self._clock = self.clock
         self._timed: list[RunningSequence] = []
-        """Those that a deadline may end."""
+        """Those that a deadline may end, or their patience."""
+        self._patience = options.max_waiting_seconds or float("inf")
 
     @property
     def idle(self) -> bool:
@@ -90,7 +91,7 @@ class GenerationLoop:
         except LlamaCffiError as error:
             self._fail(sequence, error)
             return
-        if sequence.deadline is not None:
+        if sequence.deadline is not None or self._patience < float("inf"):
             self._timed.append(sequence)
         self.scheduler.submit(sequence)
 
@@ -138,13 +139,13 @@ class GenerationLoop:
                 draft = self._propose(lone, drafting, self._n_batch - 1) if drafting is not None else None
                 if not draft:
                     position = lone.n_past
-                    start, began = self._clock(), perf_counter()
+                    start, began = self.clock(), perf_counter()
                     token = step(lone.cells[position], position + lone.offset, lone.seq_id)  # type: ignore[arg-type]
                     if token < 0:
                         lone.sampler.step_failed(token)
                     lone.n_past = position + 1
                     lone.accept(token)
-                    self.cost.add(1, self._clock() - start)
+                    self.cost.add(1, self.clock() - start)
                     self.telemetry.stepped_alone(began, lone)
                     if lone.done or lone.n_past >= self._n_ctx:
                         self._settle(lone)
@@ -188,7 +189,7 @@ class GenerationLoop:
         """Decode a plan and choose its tokens."""
         # Until the tokens are chosen, no other thread may write or free the logits.
         with self._runner.lock():
-            start, began = self._clock(), perf_counter()
+            start, began = self.clock(), perf_counter()
             rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))
             for (sequence, n, output, _, found, _), row in zip(plan, rows, strict=True):
                 if sequence.prompt_logprobs is not None:
@@ -200,7 +201,7 @@ class GenerationLoop:
                     self._advance(sequence, row, found)
                     if sequence.listeners:
                         self.changed.append(sequence)
-            self.scheduler.measured(plan, self._clock() - start)
+            self.scheduler.measured(plan, self.clock() - start)
             chosen = [work.sequence for work in plan if work.output]
             n_rows = sum(work.output and work.n_tokens == 1 for work in plan)
             kind: StepKind = "decode" if n_rows == len(plan) else "mixed" if n_rows else "prefill"
@@ -293,7 +294,9 @@ class GenerationLoop:
         for sequence in self._timed:
             if sequence.deadline is not None and sequence.deadline <= now:
                 self.end(sequence, FinishReason.DEADLINE)
-        self._timed = [sequence for sequence in self._timed if not sequence.done]
+            elif not sequence.started and perf_counter() - sequence.created > self._patience:
+                self._fail(sequence, QueueTimeoutError(f"waited {self._patience:g} seconds for its turn"))
+        self._timed = [one for one in self._timed if not one.done and (one.deadline is not None or not one.started)]
 
     def _deadline(self, sequences: SequenceOf[RunningSequence]) -> float | None:
         if not self._timed:

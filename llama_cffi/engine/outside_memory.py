@@ -15,7 +15,8 @@ from llama_cffi.engine.host_cache import MIN_TOKENS, HostCache, HostMemory
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler
-from llama_cffi.engine.slots import Slot
+from llama_cffi.engine.slots import Slot, cells_in
+from llama_cffi.engine.snapshot import MemoryCounts
 
 _LEAST = 8
 """Fewer tokens are not copied, however fast that is."""
@@ -42,6 +43,12 @@ class OutsideMemory:
         """What copying a token's memory takes, out and in; 0 while that was not measured."""
         self.unsaved: deque[SavedMemory] = deque()
         """What was taken and waits for :meth:`store`. Looked at after every step: an attribute costs no frame."""
+
+    def counts(self) -> MemoryCounts:
+        """Count what is in use, inside and outside. Any thread may call it, and it does not wait for a decode."""
+        used, kept = cells_in(self._scheduler.slots)
+        cells = self._runner.n_cells or self._runner.n_ctx * self._runner.n_seq_max
+        return MemoryCounts(cells=cells, used=used, kept=kept, host_bytes=self.host.nbytes)
 
     def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
         """Read the saved beginning of a prompt that spares more than the ``held`` cells in memory."""

@@ -109,6 +109,13 @@ def cells_used(parts: Iterable[tuple[tuple[SharedCells, ...], int]]) -> int:
     return used + sum(longest.values())
 
 
+def cells_in(slots: Iterable[Slot]) -> tuple[int, int]:
+    """Return how many cells running sequences hold, and how many more idle slots keep."""
+    every = [(slot.sequence is not None, (slot.shared, slot.n_cells)) for slot in slots]
+    used = cells_used(part for running, part in every if running)
+    return used, max(0, cells_used(part for _, part in every) - used)
+
+
 def choose_slot(
     slots: list[Slot],
     prompt: Prompt,
@@ -149,4 +156,4 @@ def choose_slot(
     return (target, None, n) if target is best else (target, best, n)
 
 
-__all__ = ["SharedCells", "Slot", "cells_used", "choose_slot"]
+__all__ = ["SharedCells", "Slot", "cells_in", "cells_used", "choose_slot"]

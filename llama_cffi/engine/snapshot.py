@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryCounts:
+    """The use of an engine's memory."""
+
+    cells: int
+    """The number of memory cells of all requests."""
+    used: int
+    """Cells that running requests hold; those that several share count once."""
+    kept: int
+    """Further cells, which are kept for prompts with the same beginning until the room is needed."""
+    host_bytes: int
+    """Bytes of host memory that hold states evicted from the context's memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineSnapshot:
     """The counts at one moment, and the sums since the engine was created."""
 
@@ -44,6 +58,7 @@ class EngineSnapshot:
     """Drafted tokens that were accepted."""
     preempted: int
     """How often a request lost its slot because the memory was full, and had to be computed again."""
+    memory: MemoryCounts
     histograms: Mapping[HistogramName, HistogramSnapshot]
     """Seconds that requests waited for a slot (``queue``), from the submission to the first token (``first_token``),
     between two tokens of a text (``token_gap``) and in all (``request``), and that steps took: with rows of running
@@ -51,7 +66,15 @@ class EngineSnapshot:
     :data:`~llama_cffi.engine.telemetry.BOUNDS`."""
 
     @classmethod
-    def of(cls, scheduler: Scheduler, waiting: Sequence[RunningSequence], told: Telemetry, *, failed: bool) -> Self:
+    def of(
+        cls,
+        scheduler: Scheduler,
+        waiting: Sequence[RunningSequence],
+        told: Telemetry,
+        memory: MemoryCounts,
+        *,
+        failed: bool,
+    ) -> Self:
         """Return the counts of an engine that is made of these."""
         return cls(
             running=len(scheduler.running),
@@ -65,6 +88,7 @@ class EngineSnapshot:
             drafted_tokens=told.drafted,
             accepted_tokens=told.accepted,
             preempted=told.preempted,
+            memory=memory,
             histograms=told.histograms(),
         )
 
@@ -102,4 +126,4 @@ class SlotSnapshot:
         )
 
 
-__all__ = ["EngineSnapshot", "SlotSnapshot"]
+__all__ = ["EngineSnapshot", "MemoryCounts", "SlotSnapshot"]

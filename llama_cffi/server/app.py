@@ -98,7 +98,7 @@ def make_app(service: Service) -> Guard:
     guard: Guard
 
     async def metrics(call: Call) -> Answer:
-        text = await asyncio.to_thread(render, call.service, guard.requests.copy())
+        text = await asyncio.to_thread(render, call.service, guard.requests.copy(), guard.seconds.snapshot())
         return Whole(text.encode(), type=TYPE)
 
     if service.settings.metrics:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llama_cffi._util.seed import MAX_SEED
 from llama_cffi.reply.completion import Chunk, FinishReason
+from llama_cffi.server.facts import note_end
 from llama_cffi.server.problem import Problem
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _check(chunk: Chunk, own_limit: bool) -> None:
     end = chunk.completion
     if end is None:
         return
+    note_end(end)
     if own_limit and end.finish_reason is FinishReason.DEADLINE and not end.tokens:
         raise Problem(504, "the request took too long before its first token", code="request_timeout")
     if end.finish_reason is FinishReason.CANCELLED:

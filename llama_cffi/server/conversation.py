@@ -19,7 +19,7 @@ KWARGS_BYTES = 64 << 10
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Words for how much is thought before the answer."""
 
-_LOOKS = ("tools", "documents", "chat_template_kwargs", "prefix")
+_LOOKS = ("tools", "documents", "chat_template", "chat_template_kwargs", "prefix")
 """Options that say what a conversation looks like."""
 _RENDERED = ("self", "messages", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt")
 _OWNED = frozenset((*_RENDERED, "bos_token", "eos_token", "continue_final_message"))
@@ -103,6 +103,8 @@ def make_conversation(
     add, go_on = asked.options.pop("add_generation_prompt", None), asked.options.pop("continue_final_message", None)
     template_options(asked.options)
     options = text_options(call, asked)
+    if call.service.settings.chat_template is not None:
+        options["chat_template"] = call.service.settings.chat_template
     if tools:
         options["tools"] = tools
         if choice is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
+from llama_cffi.server.deadline import within
 from llama_cffi.server.problem import Dialect, Problem, problem_of
 from llama_cffi.server.response import Answer, Events, problem_answer
 from llama_cffi.server.service import cut_off
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from llama_cffi.server.service import Service
+
+
+_GRACE_SECONDS = 2.0
+"""How much longer than its time a request may take that has a deadline of its own: that one says more."""
 
 
 class Call:
@@ -148,7 +153,8 @@ class Endpoint:
     async def _work(self, handler: Handler, call: Call, send: Send, headers: Mapping[str, str]) -> int:
         answer: Answer | None = None
         try:
-            answer = await handler(call)
+            async with within(self.service.settings.request_timeout + _GRACE_SECONDS):
+                answer = await handler(call)
             if call.ignored:
                 headers = {**headers, "x-llama-cffi-ignored": ",".join(call.ignored)}
             return await answer.send(send, headers)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.ranges import MAX_HISTORY
 from llama_cffi.engine.request import MAX_PRIORITY
 from llama_cffi.server.adapters import read_lora
+from llama_cffi.server.defaults import add_defaults
+from llama_cffi.server.limits import bound_entries
 from llama_cffi.server.problem import Problem, unsupported, wrong
 from llama_cffi.server.schemas import GBNF_BYTES, checked_schema, response_schema, structured_outputs
 from llama_cffi.server.values import (
@@ -266,6 +268,8 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
         options[field.option], given[field.option] = value, name
     for name in body.keys() - known:
         _leave_out(call, name)
+    if service.settings.defaults:
+        add_defaults(service.settings.defaults, fields, facts, options, given)
     return Asked(options, given)
 
 
@@ -292,6 +296,13 @@ def _leave_out(call: Call, name: str) -> None:
     call.ignore(name)
 
 
+def _header_priority(text: str) -> int:
+    number = int(text) if len(text) < 5 and text.removeprefix("-").isdecimal() else MAX_PRIORITY + 1
+    if abs(number) > MAX_PRIORITY:
+        raise wrong("x-priority", f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}, got {text!r:.60}")
+    return number
+
+
 def text_options(call: Call, asked: Asked) -> dict[str, Any]:
     """Return the options of the package among what was asked, those included that several fields make together."""
     options, settings = asked.options, call.service.settings
@@ -299,6 +310,8 @@ def text_options(call: Call, asked: Asked) -> dict[str, Any]:
         options.pop(name, None)
     if call.service.settings.default_max_tokens is not None:
         options.setdefault("max_tokens", settings.default_max_tokens)
+    if (priority := call.headers.get("x-priority")) is not None:
+        options.setdefault("priority", _header_priority(priority))
     if "grammar" in options and "schema" in options:
         raise wrong(asked.given["grammar"], f"and {asked.given['schema']} cannot both be given")
     stops = (*asked.take("stop", ()), *asked.take("stop_token_ids", ()))
@@ -309,6 +322,7 @@ def text_options(call: Call, asked: Asked) -> dict[str, Any]:
         options["logit_bias"] = {**options.get("logit_bias", {}), **never}
     if asked.take("post_sampling_probs") and options.get("logprobs") is not None:
         options["post_sampling_logprobs"] = True
+    bound_entries(call.body, options, call.service.card.n_ctx)
     options["max_seconds"] = min(options.get("max_seconds", settings.request_timeout), settings.request_timeout)
     options["on_incomplete"] = "return"
     return options

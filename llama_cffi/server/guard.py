@@ -10,9 +10,12 @@ import re
 import secrets
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from llama_cffi.engine.telemetry import Histogram
+from llama_cffi.server.facts import FACTS
 from llama_cffi.server.problem import Dialect, Problem
 from llama_cffi.server.response import Whole, problem_answer
 
@@ -45,12 +48,19 @@ class Guard:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         settings = service.settings
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+        self._digests: list[bytes] = []
+        self.set_keys(settings.api_keys)
         self._hosts = _LOCAL | {host.lower() for host in settings.allowed_hosts}
         self.public = PUBLIC | ({"/metrics"} if settings.public_metrics else frozenset())
         self.requests: Counter[tuple[str, str, int]] = Counter()
         """Answered requests by path pattern, method and status."""
+        self.seconds = Histogram()
+        """How long answers took."""
         self._running = 0
+
+    def set_keys(self, keys: Sequence[str]) -> None:
+        """Take other keys from now on."""
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,14 +72,21 @@ class Guard:
         path = scope["path"]
         if len(path) > 1 and path.endswith("/"):
             path = path.rstrip("/") or "/"
+        prefix = self.service.settings.api_prefix
+        inside = not prefix or path == prefix or path.startswith(f"{prefix}/")
+        if inside and prefix:
+            path = path[len(prefix) :] or "/"
         facts: dict[str, Any] = {"headers": headers, "request_id": request_id, "status": 0, "route": "other"}
         facts["reply_headers"] = {"x-request-id": request_id}
         if dialect_of(path) == "anthropic":
             facts["reply_headers"]["request-id"] = request_id
         scope = {**scope, "path": path, "llama_cffi": facts}
         self._running += 1
+        FACTS.set(facts)
         try:
             try:
+                if not inside:
+                    raise Problem(404, f"every path begins with {prefix}", code="not_found")
                 self._check_head(scope, headers)
                 facts["reply_headers"].update(self._origin(headers))
                 if scope["method"] == "OPTIONS":
@@ -91,11 +108,24 @@ class Guard:
         finally:
             self._running -= 1
             self.requests[facts["route"], _method(scope["method"]), facts["status"]] += 1
-            _log.info(
-                "%s %s %s %d %.1f ms %s",
-                (scope.get("client") or ("-",))[0], scope["method"], facts["route"], facts["status"],
-                (time.perf_counter() - began) * 1000, request_id,
-            )  # fmt: skip
+            self._note(scope, facts, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, facts: dict[str, Any], seconds: float) -> None:
+        """Log a request that has ended."""
+        self.seconds.add(seconds)
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        client = (scope.get("client") or ("-",))[0] or "-"
+        shown = {
+            "client": client,
+            "method": _method(scope["method"]),
+            "route": facts["route"],
+            "status": facts["status"],
+            "ms": round(seconds * 1000, 1),
+            "request_id": facts["request_id"],
+            **facts.get("texts", {}),
+        }
+        _log.info("%s", " ".join(f"{name}={value}" for name, value in shown.items()), extra={"facts": shown})
 
     def _check_head(self, scope: Scope, headers: dict[str, str]) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:

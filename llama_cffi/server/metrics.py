@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from llama_cffi.engine.snapshot import EngineSnapshot
 from llama_cffi.engine.telemetry import BOUNDS, HistogramSnapshot
 from llama_cffi.server.service import Service
+from llama_cffi.server.vllm_metrics import vllm_counts, vllm_histograms
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -55,11 +59,11 @@ def _escaped(value: str) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else f"{value:.9g}"
+    return str(int(value)) if float(value).is_integer() else f"{value:.13g}"
 
 
-def render(service: Service, requests: Counter[tuple[str, str, int]]) -> str:
-    """Return all metrics as text."""
+def render(service: Service, requests: Counter[tuple[str, str, int]], seconds: HistogramSnapshot) -> str:
+    """Return all metrics as text; ``requests`` counts answers by path, method and status, which took ``seconds``."""
     text = _Text()
     model = {"model": _escaped(service.id)}
     text.add(
@@ -67,6 +71,9 @@ def render(service: Service, requests: Counter[tuple[str, str, int]]) -> str:
         [({"handler": route, "method": method, "status": str(status)}, n)
          for (route, method, status), n in sorted(requests.items())],
     )  # fmt: skip
+    text.histogram("llama_cffi_http_request_seconds", "Seconds of an answer over HTTP.", [({}, seconds)])
+    text.histogram("llama_cffi_loop_lag_seconds", "How late the event loop is.", [({}, service.loop_lag.snapshot())])
+    _process(text, service)
     text.add(
         "llama_cffi_model_state", "gauge", "1 for the state that the model is in.",
         [({**model, "state": state}, service.state == state) for state in ("loading", "ready", "failed", "draining")],
@@ -75,7 +82,26 @@ def render(service: Service, requests: Counter[tuple[str, str, int]]) -> str:
     stats = service.stats
     if stats is not None:
         _engine(text, stats, model)
+        if service.settings.vllm_metrics:
+            named = {"model_name": model["model"]}
+            for name, kind, help_, rows in vllm_counts(stats):
+                text.add(name, kind, help_, [({**named, **labels}, value) for labels, value in rows])
+            for name, found in vllm_histograms(stats):
+                text.histogram(name, "Seconds.", [(named, found)])
     return "\n".join(text.lines) + "\n"
+
+
+def _process(text: _Text, service: Service) -> None:
+    """Add what Prometheus' own clients tell of a process, where the system tells it."""
+    text.add("process_start_time_seconds", "gauge", "When the server was started.", [({}, service.started)])
+    text.add("process_cpu_seconds_total", "counter", "CPU time of the process.", [({}, time.process_time())])
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        n_files = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return
+    text.add("process_resident_memory_bytes", "gauge", "Memory of the process.", [({}, resident)])
+    text.add("process_open_fds", "gauge", "Open files and sockets.", [({}, n_files)])
 
 
 def _engine(text: _Text, stats: EngineSnapshot, model: Mapping[str, str]) -> None:
@@ -101,6 +127,10 @@ def _engine(text: _Text, stats: EngineSnapshot, model: Mapping[str, str]) -> Non
         ("waiting_prompt_tokens", "Tokens of the prompts that wait.", stats.waiting_tokens),
         ("slots", "Texts that can be computed at once.", stats.slots),
         ("slots_busy", "Slots in use.", stats.running),
+        ("kv_cells", "Cells of memory, one for each token.", stats.memory.cells),
+        ("kv_cells_used", "Cells that running texts hold.", stats.memory.used),
+        ("kv_cells_kept", "Cells that are kept for prompts that begin alike.", stats.memory.kept),
+        ("host_cache_bytes", "Memory of the host for what had to leave the context's.", stats.memory.host_bytes),
     ):
         text.add(prefix + name, "gauge", help_, [(model, value)])
     for key, name in _HISTOGRAMS.items():

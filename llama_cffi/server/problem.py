@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from llama_cffi import errors as err
@@ -23,6 +24,7 @@ _TYPES = {
     409: "conflict_error",
     429: "rate_limit_error",
     500: "server_error",
+    502: "upstream_error",
     501: "not_supported_error",
     503: "unavailable_error",
     504: "timeout_error",
@@ -93,36 +95,89 @@ def unsupported(param: str, message: str) -> Problem:
     return Problem(400, f"{param}: {message}", code="unsupported_parameter", param=param)
 
 
-_TABLE: tuple[tuple[type[Exception], int, str, str | None], ...] = (
-    (err.ContextOverflowError, 400, "context_length_exceeded", "exceed_context_size_error"),
-    (err.MessageError, 400, "invalid_messages", None),
-    (err.TemplateError, 400, "invalid_template_input", None),
-    (err.PromptError, 400, "invalid_prompt", None),
-    (err.GrammarError, 400, "invalid_grammar", None),
-    (err.SchemaError, 400, "invalid_schema", None),
-    (err.SamplerError, 400, "invalid_value", None),
-    (err.ToolError, 400, "invalid_tool", None),
-    (err.TokenError, 400, "invalid_token", None),
-    (err.TokenizeError, 400, "invalid_text", None),
-    (err.UnsupportedError, 400, "unsupported_parameter", None),
-    (err.AdapterError, 400, "invalid_adapter", None),
-    (err.QueueFullError, 429, "queue_full", None),
-    (err.EngineFailedError, 503, "engine_failed", None),
-    (err.ClosedError, 503, "shutting_down", None),
-)
-"""Exceptions of the package, the special before the general: status, code, and the type where it is a special one.
-What is not here is a bug or a failure of the machine, and nothing of it is told but the number of the request."""
+@dataclass(frozen=True)
+class Row:
+    """What an exception of the package is to a client."""
+
+    status: int
+    code: str
+    type: str | None = None
+    """The type of the error where it is not the one of the status."""
+    told: bool = True
+    """Whether the client is told what the exception says, and not only the number of its request."""
+
+
+_BUG = Row(500, "internal_error", told=False)
+_CUT = Row(422, "invalid_output", "invalid_output_error")
+
+TABLE: Mapping[type[err.LlamaCffiError], Row] = {
+    # What the request says.
+    err.ContextOverflowError: Row(400, "context_length_exceeded", "exceed_context_size_error"),
+    err.MessageError: Row(400, "invalid_messages"),
+    err.TemplateError: Row(400, "invalid_template_input"),
+    err.PromptError: Row(400, "invalid_prompt"),
+    err.GrammarError: Row(400, "invalid_grammar"),
+    err.SchemaError: Row(400, "invalid_schema"),
+    err.ToolSchemaError: Row(400, "invalid_schema"),
+    err.SamplerError: Row(400, "invalid_value"),
+    err.ToolError: Row(400, "invalid_tool"),
+    err.TokenError: Row(400, "invalid_token"),
+    err.TokenizeError: Row(400, "invalid_text"),
+    err.AdapterError: Row(400, "invalid_adapter"),
+    err.StateError: Row(400, "invalid_state"),
+    err.UnsupportedError: Row(400, "unsupported_parameter"),
+    err.HubNameError: Row(400, "invalid_model_name"),
+    err.HubChoiceError: Row(400, "ambiguous_model_name"),
+    err.HubNotFoundError: Row(404, "model_not_found"),
+    err.InUseError: Row(409, "in_use"),
+    # What the model made of it: asking again may help, and asking the same way again need not.
+    err.OutputError: _CUT,
+    err.IncompleteOutput: _CUT,
+    err.ToolArgumentsError: _CUT,
+    err.ToolLimitError: _CUT,
+    # What another time will do.
+    err.QueueFullError: Row(429, "queue_full"),
+    err.QueueTimeoutError: Row(503, "queue_timeout"),
+    err.EngineFailedError: Row(503, "engine_failed"),
+    err.ClosedError: Row(503, "shutting_down"),
+    err.BusyError: Row(503, "busy"),
+    err.MemoryFullError: Row(503, "memory_full"),
+    err.AbortedError: Row(503, "aborted"),
+    err.HubError: Row(502, "hub_failed"),
+    # A bug, or a failure of the machine.
+    err.LlamaCffiError: _BUG,
+    err.LibraryError: _BUG,
+    err.NativeError: _BUG,
+    err.ModelFileError: _BUG,
+    err.ModelLoadCancelled: _BUG,
+    err.HubStorageError: _BUG,
+    err.QuantizeError: _BUG,
+    err.ContextError: _BUG,
+    err.DecodeError: _BUG,
+    err.BatchError: _BUG,
+    err.DraftError: _BUG,
+    err.StateWriteError: _BUG,
+    err.StaleViewError: _BUG,
+}
+"""Every exception of the package; a class that is not here is what its first base here is."""
+
+
+def row_of(kind: type[err.LlamaCffiError]) -> Row:
+    """Return what a class of exceptions is to a client."""
+    return next(TABLE[base] for base in kind.__mro__ if base in TABLE)
 
 
 def problem_of(error: BaseException, request_id: str) -> Problem:
     """Return what an exception is to the client."""
     if isinstance(error, Problem):
         return error
-    for kind, status, code, type_ in _TABLE:
-        if isinstance(error, kind):
-            return Problem(status, _text(error), code=code, type=type_, headers=_retry(error), extra=_extra(error))
-    plain = isinstance(error, (TypeError, ValueError)) and not isinstance(error, err.LlamaCffiError)
-    if plain and _is_of_options(error):  # options are refused by name, before anything is computed
+    if isinstance(error, err.LlamaCffiError):
+        row = row_of(type(error))
+        if row.told:
+            headers, extra = _retry(error), _extra(error)
+            return Problem(row.status, _text(error), code=row.code, type=row.type, headers=headers, extra=extra)
+    elif isinstance(error, (TypeError, ValueError)) and _is_of_options(error):
+        # Options are refused by name, before anything is computed.
         return Problem(400, str(error), code="invalid_value")
     _log.error("request %s failed", request_id, exc_info=error)
     return Problem(500, f"the server failed; its log has more under {request_id}", code="internal_error")
@@ -145,18 +200,18 @@ def _is_of_options(error: BaseException) -> bool:
     return name.startswith(_CHECKING)
 
 
-def _text(error: BaseException) -> str:
-    message = error.message if isinstance(error, err.LlamaCffiError) else str(error)
+def _text(error: err.LlamaCffiError) -> str:
+    message = error.message
     if isinstance(error, err.ContextOverflowError):
         # The words that clients look for.
         message = f"{message} (the request exceeds the maximum context length)"
     return message
 
 
-def _retry(error: BaseException) -> dict[str, str]:
-    if not isinstance(error, err.QueueFullError):
+def _retry(error: err.LlamaCffiError) -> dict[str, str]:
+    if not isinstance(error, (err.QueueFullError, err.QueueTimeoutError, err.MemoryFullError)):
         return {}
-    seconds = min(60.0, max(1.0, error.retry_after))
+    seconds = min(60.0, max(1.0, getattr(error, "retry_after", 1.0)))
     return {"Retry-After": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
 
 
@@ -166,4 +221,4 @@ def _extra(error: BaseException) -> dict[str, Any]:
     return {}
 
 
-__all__ = ["Dialect", "Problem", "problem_of", "unsupported", "wrong"]
+__all__ = ["TABLE", "Dialect", "Problem", "Row", "problem_of", "row_of", "unsupported", "wrong"]

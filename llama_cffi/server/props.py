@@ -16,7 +16,7 @@ async def props(call: Call) -> Answer:
     return json_answer(
         {
             "default_generation_settings": {
-                "params": parameters({"max_tokens": settings.default_max_tokens}),
+                "params": {**parameters({"max_tokens": settings.default_max_tokens}), **settings.defaults},
                 "n_ctx": card.n_ctx,
             },
             "total_slots": card.slots,
@@ -30,7 +30,7 @@ async def props(call: Call) -> Answer:
             "endpoint_metrics": settings.metrics,
             "ui": False,
             "ui_settings": {},
-            "chat_template": model.chat_template() or "",
+            "chat_template": settings.chat_template or model.chat_template() or "",
             "chat_template_caps": {},
             "bos_token": "" if vocab.bos is None else vocab.text(vocab.bos),
             "eos_token": "" if vocab.eos is None else vocab.text(vocab.eos),

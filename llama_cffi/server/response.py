@@ -87,6 +87,8 @@ class Events:
     ending: Callable[[Problem], bytes] | None = None
     """What returns the events of what went wrong, where the dialect has others than the body of an error."""
     _began: bool = False
+    _ended: bool = False
+    """Whether its last event was sent, or is on its way."""
 
     async def send(self, send: Send, headers: Mapping[str, str]) -> int:
         """See :class:`Answer`."""
@@ -95,8 +97,8 @@ class Events:
         async def write(data: bytes, more: bool = True) -> None:
             async with lock:
                 if not self._began:
-                    self._began = True
                     await send(_start(200, {**headers, **_STREAM_HEADERS}))
+                    self._began = True
                 await send({"type": "http.response.body", "body": data, "more_body": more})
 
         loop = asyncio.get_running_loop()
@@ -123,13 +125,15 @@ class Events:
         finally:
             if pinging is not None:
                 pinging.cancel()
+        self._ended = True
         await write(b"", more=False)
         return 200
 
     async def cut(self, send: Send, problem: Problem) -> bool:
         """End a stream that was cancelled with an error; False when nothing of it was sent."""
         if self._began:
-            await send({"type": "http.response.body", "body": self.last_words(problem), "more_body": False})
+            words = b"" if self._ended else self.last_words(problem)
+            await send({"type": "http.response.body", "body": words, "more_body": False})
         return self._began
 
     def last_words(self, problem: Problem) -> bytes:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llama_cffi.engine.telemetry import Histogram
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.server.openai.response_store import ResponseStore
 from llama_cffi.server.problem import Problem
@@ -56,6 +57,8 @@ class Service:
         self.responses = ResponseStore(settings.response_store)
         self.cutting = False
         """Whether what still runs is being ended."""
+        self.loop_lag = Histogram()
+        """How late the event loop runs what is due."""
         self._open = open_model
         self._llm: AsyncLlama | None = None
 
@@ -151,7 +154,9 @@ class Service:
         asyncio.get_running_loop().call_later(self.settings.drain_timeout, self.cut)
 
     def cut(self) -> None:
-        """End every request with an error, in the form of its dialect."""
+        """End every request with an error, in the form of its dialect. Idempotent: the error may be on its way."""
+        if self.cutting:
+            return
         self.cutting = True
         for task in tuple(self.tasks):
             task.cancel()

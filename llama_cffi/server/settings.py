@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Settings:
     prefill_assistant: bool = True
     """Whether a last message of the assistant is the beginning of the reply."""
     metrics: bool = True
+    vllm_metrics: bool = False
+    """Whether ``/metrics`` has vLLM's names, too."""
     public_metrics: bool = False
     """Whether ``/metrics`` needs no key."""
     max_body: int = 16 << 20
@@ -38,10 +42,23 @@ class Settings:
     max_n: int = 16
     max_prompts: int = 64
     max_inputs: int = 2048
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of requests with the values that they have where the client does not say."""
+    chat_template: str | None = None
+    """The name, the text or the file of the template of conversations; by default the model's own."""
+    pooling: str | None = None
+    """How the vectors of tokens become one; by default as the model says."""
+    tags: tuple[str, ...] = ()
+    """Words about the model, which clients are told."""
+    api_prefix: str = ""
+    """What every path begins with."""
     response_store: int = 0
     """Responses of OpenAI's API that are kept, so that later ones can go on from them."""
     default_max_tokens: int | None = None
     """What is generated at most where the client does not say."""
+    ssl_key_file: str | None = None
+    ssl_cert_file: str | None = None
+    """Files of TLS; both or none."""
     slots: bool = True
     """Whether ``/slots`` tells what each slot is doing."""
     slot_save_path: Path | None = None

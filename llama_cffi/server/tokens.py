@@ -57,6 +57,8 @@ async def apply_template(call: Call) -> Answer:
     messages = read_messages(call.body.get("messages", []))
     tools, _ = read_tools(call.body.get("tools"), call.body.get("tool_choice"))
     options = template_options(asked.options)
+    if call.service.settings.chat_template is not None:
+        options["chat_template"] = call.service.settings.chat_template
     if tools:
         options["tools"] = tools
     with_tokens = call.body.get("with_tokens", False)

@@ -21,7 +21,8 @@ async def embed(call: Call, texts: Sequence[str | Prompt], *, truncate: bool) ->
         if not len(one):
             raise wrong(f"input[{i}]", "is empty")
     given: Any = list(texts)
-    return await call.service.llm.embed(given, normalize=False, truncate=truncate)
+    pooling: Any = call.service.settings.pooling
+    return await call.service.llm.embed(given, normalize=False, truncate=truncate, pooling=pooling)
 
 
 def normalized(array: Any, norm: int) -> Any:

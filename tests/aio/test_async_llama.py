@@ -418,6 +418,44 @@ def test_a_full_queue_raises_or_waits() -> None:
     assert all(one.usage.completion_tokens == 40 for one in run(lambda: fill("wait")))
 
 
+def test_compiling_has_an_end_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi.aio import calls
+    from llama_cffi.prepare import generation
+
+    compile_structure, may_go_on = generation.compile_structure, threading.Event()
+
+    def slow(options: Any, vocab: Any, **more: Any) -> Any:
+        if options.get("schema") == ["slow"]:
+            assert may_go_on.wait(60)
+        return compile_structure(options, vocab, **more)
+
+    monkeypatch.setattr(generation, "compile_structure", slow)
+
+    async def ask() -> None:
+        async with await AsyncLlama.demo(n_ctx=256, n_threads=1, max_compile_seconds=0.3) as llm:
+            late = [
+                asyncio.ensure_future(llm.stream("Once", schema=["slow"], max_tokens=3).result())
+                for _ in range(calls.N_COMPILING)
+            ]
+            await asyncio.sleep(0)
+            # All threads that compile are taken, and plain texts go on.
+            assert (await llm.generate("Once", max_tokens=3)).usage.completion_tokens == 3
+            cancelled = asyncio.ensure_future(llm.generate("Once", schema=["slow"], max_tokens=3))
+            await asyncio.sleep(0.01)
+            cancelled.cancel()
+            found = await asyncio.gather(*late, cancelled, return_exceptions=True)
+            assert [type(one) for one in found] == [SchemaError] * len(late) + [asyncio.CancelledError]
+            assert "0.3 seconds to compile" in str(found[0])
+            may_go_on.set()
+            assert (await llm.generate("Once", schema=["slow"], max_tokens=9)).text == "slow"
+            await llm.drain(30)
+            assert idle(llm)
+
+    run(ask)
+    with pytest.raises(ValueError, match="max_compile_seconds must be above 0"):
+        run(lambda: AsyncLlama.demo(max_compile_seconds=0))
+
+
 # -- tools and sessions
 
 

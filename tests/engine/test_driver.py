@@ -16,7 +16,7 @@ from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import StepPlan
-from llama_cffi.errors import BusyError, ClosedError, DecodeError, EngineFailedError, QueueFullError
+from llama_cffi.errors import BusyError, ClosedError, DecodeError, EngineFailedError, QueueFullError, QueueTimeoutError
 from llama_cffi.reply.completion import FinishReason
 from tests.support.faulty_runner import FaultyRunner
 
@@ -414,6 +414,24 @@ def test_the_queue_has_an_end(driver: str, engines: Callable[..., Engine]) -> No
     text_of(engine, engine.submit(ask(4, max_tokens=1)))
 
 
+def test_waiting_has_an_end(driver: str, engines: Callable[..., Engine]) -> None:
+    runner = Slow(n_batch=16, n_ctx=64, n_seq_max=1)
+    engine = engines(runner, driver=driver, max_waiting_seconds=0.05)
+    running = engine.submit(ask(1, max_tokens=4))
+    reader = threading.Thread(target=text_of, args=(engine, running), daemon=True)
+    reader.start()
+    runner.inside.acquire()
+    late = engine.submit(ask(2, max_tokens=1))
+    time.sleep(0.06)  # longer than it may wait; the one that runs has begun, and may take longer
+    runner.let_all()
+    with pytest.raises(QueueTimeoutError, match="seconds for its turn"):
+        text_of(engine, late)
+    reader.join(20)
+    assert len(running.output) == 4
+    assert engine.snapshot().requests == {"error": 1, "length": 1}
+    text_of(engine, engine.submit(ask(3, max_tokens=1)))
+
+
 def test_at_rest_waits_for_its_turn_and_others_wait_for_it(driver: str, engines: Callable[..., Engine]) -> None:
     runner = FakeRunner(n_batch=16, n_ctx=64, n_seq_max=4)
     engine = engines(runner, driver=driver)
@@ -439,7 +457,15 @@ def test_at_rest_waits_for_its_turn_and_others_wait_for_it(driver: str, engines:
 
 
 @pytest.mark.parametrize(
-    "options", [{"driver": "fast"}, {"max_waiting": 0}, {"max_waiting": 1.5}, {"max_waiting_tokens": -1}]
+    "options",
+    [
+        {"driver": "fast"},
+        {"max_waiting": 0},
+        {"max_waiting": 1.5},
+        {"max_waiting_tokens": -1},
+        {"max_waiting_seconds": 0},
+        {"max_waiting_seconds": "1"},
+    ],
 )
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

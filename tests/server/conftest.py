@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,9 @@ from llama_cffi import AsyncLlama, ContextOptions
 
 if TYPE_CHECKING:
     from llama_cffi.engine.snapshot import EngineSnapshot
+    from llama_cffi.server.run import Server
     from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
 
 # One thread: several wait for each other, which takes long on a busy machine.
 OPTIONS: Any = {"n_ctx": 1024, "n_seq_max": 2, "overflow": "shift", "max_waiting": 4}
@@ -55,34 +59,27 @@ class Running:
         return found
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Running]:
-    uvicorn = pytest.importorskip("uvicorn", reason="needs the extra llama-cffi[server]")
-    pytest.importorskip("starlette", reason="needs the extra llama-cffi[server]")
-    pytest.importorskip("orjson", reason="needs the extra llama-cffi[server]")
-    from llama_cffi.server.app import make_app
-    from llama_cffi.server.run import bind
+@contextmanager
+def serving(sock: socket.socket, settings: Settings, llm: AsyncLlama | None = None) -> Iterator[tuple[Server, Running]]:
+    """A server in a thread, with a model of its own unless one is given."""
+    from llama_cffi.server.run import Server
     from llama_cffi.server.service import Service
-    from llama_cffi.server.settings import Settings
-
-    made: list[AsyncLlama] = []
 
     async def open_model() -> AsyncLlama:
-        made.append(await AsyncLlama.demo(**OPTIONS))
-        return made[0]
+        return llm or await AsyncLlama.demo(**OPTIONS)
 
-    service = Service(open_model, Settings(names=("demo", "org/other"), max_body=1 << 20), "demo")
-    sock = bind("127.0.0.1", 0)
-    config = uvicorn.Config(make_app(service), lifespan="off", log_config=None, server_header=False)
-    running = uvicorn.Server(config)
+    service = Service(open_model, settings, "demo")
+    running = Server(service)
     failed: list[BaseException] = []
 
     async def main() -> None:
+        running.loop = asyncio.get_running_loop()
         try:
             await service.load()
             await running.serve(sockets=[sock])
         finally:
-            await service.close()
+            if llm is None:
+                await service.close()
 
     def work() -> None:
         try:
@@ -90,16 +87,31 @@ def server() -> Iterator[Running]:
         except BaseException as error:
             failed.append(error)
 
-    port = sock.getsockname()[1]
+    port = sock.getsockname()[1] if sock.family != socket.AF_UNIX else 0
     thread = threading.Thread(target=work)
     thread.start()
     while not running.started and not failed:
-        time.sleep(0.01)
+        time.sleep(0.005)
     assert not failed
-    yield Running(port, service, made[0])
-    running.should_exit = True
-    thread.join()
-    assert not failed
+    try:
+        yield running, Running(port, service, service.llm)
+    finally:
+        running.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+        assert not failed
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Running]:
+    for name in ("uvicorn", "httptools", "starlette", "orjson"):
+        pytest.importorskip(name, reason="needs the extra llama-cffi[server]")
+    from llama_cffi.server.run import bind
+    from llama_cffi.server.settings import Settings
+
+    settings = Settings(names=("demo", "org/other"), max_body=1 << 20)
+    with serving(bind("127.0.0.1", 0), settings) as (_, running):
+        yield running
 
 
 @pytest.fixture

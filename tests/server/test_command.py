@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,10 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +44,10 @@ def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 process.kill()
 
 
-def wait_ready(url: str) -> None:
+def wait_ready(url: str, client: Any = httpx) -> None:
     for _ in range(3000):
         # The port is open before the model is there.
-        found = httpx.get(f"{url}/readyz", timeout=60)
+        found = client.get(f"{url}/readyz", timeout=60)
         if found.status_code == 200:
             return
         assert found.status_code == 503
@@ -96,6 +99,130 @@ def test_a_request_that_runs_may_finish() -> None:
         assert left[-1] == "data: [DONE]"
         assert json.loads(left[-2][6:])["choices"][0]["finish_reason"] == "length"
         assert process.wait(60) == 0
+
+
+def test_a_server_on_a_file_with_settings_from_a_file(tmp_path: Path) -> None:
+    path, log, config = tmp_path / "x.sock", tmp_path / "log", tmp_path / "serve.ini"
+    config.write_text(f"host = {path}\nalias = tiny\nctx-size = 512\nthreads = 1\ntemp = 0\nlog-jsonl = on\n"
+                      f"access-log = true\nlog-file = {log}\ncontext-shift = true\n")  # fmt: skip
+    command = [sys.executable, "-m", "llama_cffi", "serve", "--config", str(config), "-cb", "--seed", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
+    body = {"prompt": "Once upon a time", "ignore_eos": True, "stream": True}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"unix:{path} serves tiny, 8 at once\n"
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://x", timeout=60) as client:
+                wait_ready("http://x", client)
+                params = client.get("/props").json()["default_generation_settings"]["params"]
+                assert (params["temperature"], params["seed"]) == (0, 4)
+                with client.stream("POST", "/v1/completions", json=body) as response:
+                    lines = response.iter_lines()
+                    next(lines)
+                    process.send_signal(signal.SIGTERM)
+                    next(lines)  # it goes on
+                    process.send_signal(signal.SIGINT)
+                    last = [line for line in lines if line][-1]
+            assert json.loads(last[6:])["error"]["code"] == "shutting_down"
+            assert process.wait(60) == 130
+            assert process.stderr is not None
+            assert "-cb has no effect" in process.stderr.read()
+        finally:
+            if process.poll() is None:
+                process.kill()
+    assert not path.exists()
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [one["status"] for one in entries if one.get("route") == "/v1/completions"] == [200]
+    assert "Once upon" not in log.read_text()
+
+
+def test_a_third_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi.server import run
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
+
+    async def open_model() -> Any:
+        raise AssertionError("it is not loaded")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    service = Service(open_model, Settings(drain_timeout=100), "demo")
+    server = run.Server(service)
+
+    async def main() -> None:
+        server.loop = asyncio.get_running_loop()
+        for draining, cutting in ((True, False), (True, True)):
+            server.handle_exit(signal.SIGTERM, None)
+            await asyncio.sleep(0)
+            assert (server.should_exit, service.state == "draining", service.cutting) == (True, draining, cutting)
+        with pytest.raises(SystemExit) as caught:
+            server.handle_exit(signal.SIGTERM, None)
+        assert caught.value.code == 143
+
+    asyncio.run(main())
+
+
+def test_a_hangup_reads_the_keys_again() -> None:
+    from llama_cffi.server import run
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
+
+    async def open_model() -> Any:
+        raise AssertionError("it is not loaded")
+
+    def missing() -> Any:
+        raise FileNotFoundError("gone")
+
+    server = run.Server(Service(open_model, Settings(api_keys=("old",)), "demo"))
+
+    async def status(key: str) -> int:
+        transport = httpx.ASGITransport(app=server.guard)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            found = await client.get("/v1/models", headers={"x-api-key": key})
+            return int(found.status_code)
+
+    async def main() -> None:
+        assert [await status("old"), await status("new")] == [200, 401]
+        server.change_keys(lambda: ("new", "newer"))
+        assert [await status("old"), await status("new"), await status("newer")] == [401, 200, 200]
+        server.change_keys(missing)
+        assert [await status("old"), await status("new")] == [401, 200]
+
+    asyncio.run(main())
+
+
+def test_a_signal_ends_loading() -> None:
+    from llama_cffi.errors import ModelLoadCancelled
+    from llama_cffi.server import run
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
+
+    begun = threading.Event()
+
+    def load() -> Any:
+        begun.set()
+        while service.state != "draining":  # as a model's callback for its progress looks
+            time.sleep(0.001)
+        raise ModelLoadCancelled("no")
+
+    async def open_model() -> Any:
+        return await asyncio.to_thread(load)
+
+    service = Service(open_model, Settings(), "demo")
+
+    def interrupt() -> None:
+        begun.wait(30)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with closing(run.bind("127.0.0.1", 0)) as sock:
+        assert run.run(service, [sock]) is False
+    thread.join()
 
 
 def test_a_port_that_is_taken_is_said_so() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -204,6 +206,7 @@ def test_scores_of_a_prompt(server: Running, ask: Ask) -> None:
         ({"prompt": ["a"] * 65}, "invalid_value", "prompt"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"best_of": 2, "n": 3}, "invalid_value", "best_of"),
+        ({"prompt": ["a"] * 60, "n": 16, "logprobs": 5, "max_tokens": 500}, "invalid_value", "logprobs"),
         ({"best_of": 2, "stream": True}, "invalid_value", "best_of"),
         ({"suffix": "end"}, "unsupported_parameter", None),
     ],
@@ -340,6 +343,42 @@ def test_metrics(server: Running, ask: Ask) -> None:
     counts = [one.value for one in gaps if one.name.endswith("_bucket")]
     assert counts == sorted(counts)
     assert counts[-1] == gaps[-1].value > 0
+
+
+def test_metrics_of_memory_and_of_the_process(server: Running, ask: Ask) -> None:
+    parser = pytest.importorskip("prometheus_client.parser")
+    from llama_cffi.server.settings import Settings
+
+    ask("/v1/completions", {"prompt": "Once", "max_tokens": 3})
+    server.until_idle()
+    families = {one.name: one for one in parser.text_string_to_metric_families(ask("/metrics").text)}
+    one = {name: found.samples[0].value for name, found in families.items() if found.samples}
+    memory = server.stats.memory
+    assert one["llama_cffi_kv_cells"] == memory.cells >= memory.used + memory.kept > memory.used == 0
+    assert one["llama_cffi_kv_cells_kept"] == memory.kept
+    counts = {s.labels["le"]: s.value for s in families["llama_cffi_http_request_seconds"].samples if "le" in s.labels}
+    assert counts["+Inf"] > 0
+    assert one["process_resident_memory_bytes"] > 10**7
+    assert one["process_start_time_seconds"] == pytest.approx(server.service.started, abs=0.01)
+    vllm = small(Settings(vllm_metrics=True), loaded=server)
+    families = {one.name: one for one in parser.text_string_to_metric_families(call(vllm, "/metrics").text)}
+    assert families["vllm:generation_tokens"].samples[0].value == server.stats.generated_tokens
+    assert families["vllm:num_requests_running"].samples[0].labels == {"model_name": "demo"}
+    assert families["vllm:kv_cache_usage_perc"].samples[0].value == 0
+    assert {s.labels["finished_reason"] for s in families["vllm:request_success"].samples} >= {"length"}
+    assert families["vllm:time_to_first_token_seconds"].type == "histogram"
+
+
+def test_the_board_and_the_page_name_metrics_that_are_there(ask: Ask) -> None:
+    known = set(re.findall(r"^# TYPE (\S+)", ask("/metrics").text, re.MULTILINE))
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    board = json.loads((docs / "grafana.json").read_text(encoding="utf-8"))
+    texts = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    texts.append((docs / "deploying.md").read_text(encoding="utf-8"))
+    names = re.findall(r"(?:llama_cffi|process)_\w\w+", "\n".join(texts))
+    used = {name.removesuffix("_bucket") for name in names}
+    assert len(used) > 20
+    assert sorted(used - known) == []
 
 
 def test_a_mistake_of_the_server_tells_nothing(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,23 @@ def test_a_full_queue_refuses(server: Running) -> None:
         sock.close()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_waiting_has_an_end(server: Running, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    running = [connect(server) for _ in range(2)]
+    for sock in running:
+        sock.sendall(request({**ENDLESS, "stream": True}))
+    server.until(lambda stats: stats.running == 2)
+    monkeypatch.setattr(server.llm.llama._runtime.engine._loop, "_patience", 0.05)
+    with closing(connect(server)) as sock:
+        sock.sendall(request({**ENDLESS, "stream": stream}))
+        status, headers, body = answer(sock)
+    assert (status, json.loads(body)["error"]["code"]) == (503, "queue_timeout")
+    assert int(headers["retry-after"]) >= 1
+    assert server.stats.running == 2
+    for sock in running:
+        sock.close()
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -19,7 +19,7 @@ def model_card(service: Service) -> dict[str, Any]:
         "created": int(service.started) if card is None else card.created,
         "owned_by": "llama_cffi",
         "aliases": list(service.names[1:]),
-        "tags": [],
+        "tags": list(service.settings.tags),
         "meta": None if card is None else card.meta,
         "max_model_len": None if card is None else card.n_ctx,
         "status": {"value": "loaded" if service.state in ("ready", "draining") else service.state},

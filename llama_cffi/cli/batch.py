@@ -1,0 +1,146 @@
+"""``llama-cffi batch``: answer a file of requests in OpenAI's batch format."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import llama_cffi
+from llama_cffi._util.progress import Bar
+from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli import serve_options as opt
+from llama_cffi.cli.loading import draft_source, model_file
+
+if TYPE_CHECKING:
+    from llama_cffi.server.batch import Counts
+
+_SECONDS = 86_400.0
+"""What one request may take: nobody waits for it."""
+
+
+@console.command
+def batch(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Requests, one JSON object on each line.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Answers; those that it has are not asked for again.")],
+    as_json: options.Json = False,
+    model: options.Model = None,
+    alias: opt.Alias = None,
+    chat_template: opt.ChatTemplate = None,
+    parallel: opt.Parallel = None,
+    ctx_size: options.CtxSize = None,
+    kv_cells: opt.KvCells = None,
+    cache_ram: opt.CacheRam = None,
+    n_predict: opt.NPredict = -1,
+    max_n: opt.MaxN = 16,
+    verbose: options.Verbose = False,
+    n_gpu_layers: options.GpuLayers = "auto",
+    device: options.Device = None,
+    split_mode: options.Split = None,
+    tensor_split: options.TensorSplit = None,
+    main_gpu: options.MainGpu = None,
+    load_mode: options.Load = "auto",
+    model_draft: options.ModelDraft = None,
+    spec_type: options.SpecType = None,
+    batch_size: options.BatchSize = 2048,
+    ubatch_size: options.UbatchSize = 512,
+    threads: options.Threads = None,
+    threads_batch: options.ThreadsBatch = None,
+    context_shift: options.ContextShift = False,
+) -> None:
+    """Answer a file of requests, in OpenAI's batch format, with a model in this process.
+
+    Each line of IN has custom_id, url (/v1/chat/completions, /v1/embeddings or another path of the server) and body.
+    Each line of OUT is the answer to one of them, in the order in which they end. After an interruption the same
+    command goes on.
+    """
+    try:
+        from llama_cffi.server.batch import BatchError, Counts, read_answered, read_ids
+        from llama_cffi.server.settings import Settings
+    except ModuleNotFoundError as error:
+        console.fail(f"{error.name} is not installed: pip install 'llama-cffi[server]'")
+    try:
+        ids = read_ids(source)
+        answered = read_answered(target)
+    except BatchError as error:
+        console.fail(str(error))
+    counts = Counts(len(ids), sum(one in answered for one in ids))
+    if counts.done:
+        console.note(f"{counts.done} of {counts.total} are answered already")
+    file = model_file(model)
+    n_threads = arguments.positive(threads)
+    slots = parallel if parallel is not None and parallel > 0 else 8
+    given: dict[str, Any] = {
+        "n_ctx": ctx_size,
+        "n_cells": kv_cells,
+        "n_batch": batch_size,
+        "n_ubatch": min(ubatch_size, batch_size),
+        "n_seq_max": slots,
+        "n_threads": n_threads,
+        "n_threads_batch": arguments.positive(threads_batch) or n_threads,
+        "overflow": "shift" if context_shift else "stop",
+        "draft": draft_source(model_draft, spec_type),
+        "model_options": llama_cffi.ModelOptions(
+            n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
+            devices=arguments.devices(device),
+            split_mode=split_mode,
+            tensor_split=arguments.tensor_split(tensor_split),
+            main_gpu=main_gpu,
+            load_mode=options.LOAD_MODES[load_mode],
+        ),
+    }
+    if cache_ram is not None:
+        given["host_bytes"] = cache_ram << 20 if cache_ram >= 0 else sys.maxsize
+    settings = Settings(
+        names=tuple(one for part in (alias or "").split(",") if (one := part.strip())),
+        chat_template=chat_template,
+        max_n=max_n,
+        default_max_tokens=n_predict if n_predict >= 0 else None,
+        request_timeout=_SECONDS,
+    )
+    began = time.perf_counter()
+    if counts.done < counts.total:
+        asyncio.run(_run(source, target, answered, counts, 2 * slots, settings, file, given))
+    _report(counts, time.perf_counter() - began, as_json=as_json)
+
+
+async def _run(
+    source: Path, target: Path, skip: set[str], counts: Counts, n_at_once: int, settings: Any, file: str,
+    given: dict[str, Any],
+) -> None:  # fmt: skip
+    from llama_cffi.server.batch import run_batch
+    from llama_cffi.server.service import Service
+
+    service = Service(lambda: llama_cffi.AsyncLlama.open(file, **given), settings, Path(file).stem)
+    try:
+        await service.load()
+        with Bar("batch") as bar, target.open("ab") as out:
+            await run_batch(service, source, out, skip, counts, n_at_once, lambda now: bar(now.done / now.total))
+    finally:
+        await service.close()
+
+
+def _report(counts: Counts, seconds: float, *, as_json: bool) -> None:
+    speed = counts.completion_tokens / seconds if seconds else 0.0
+    if as_json:
+        console.print_json(
+            {
+                "total": counts.total,
+                "done": counts.done,
+                "answered": counts.answered,
+                "failed": counts.failed,
+                "prompt_tokens": counts.prompt_tokens,
+                "completion_tokens": counts.completion_tokens,
+                "seconds": seconds,
+            }
+        )
+        return
+    failed = f", {counts.failed} with an error" if counts.failed else ""
+    print(
+        f"{counts.answered} answered{failed}: {counts.prompt_tokens:,} prompt tokens, {counts.completion_tokens:,} "
+        f"generated in {seconds:.1f} s ({speed:.1f} per second)"
+    )
