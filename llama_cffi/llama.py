@@ -557,7 +557,8 @@ class Llama(Closing, ProcessBound):
         """Bring a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
 
         What other idle slots hold goes when there is no room. Raises :class:`BusyError` for a slot in use, and as
-        :meth:`load_state`; :class:`MemoryFullError` without room. The slot then holds what it held.
+        :meth:`load_state`; :class:`MemoryFullError` without room. The slot then holds what it held, if that still fits
+        without sharing cells with others.
         """
         self._check_slot(slot)
         return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning, slot)

@@ -338,7 +338,7 @@ class Engine(ProcessBound):
         """Keep the memory of a sequence that was computed elsewhere, for the next request that begins like it.
 
         Raises :class:`BusyError` as :meth:`at_rest`, and :class:`MemoryFullError` when there is no room for it: the
-        slot then holds what it held.
+        slot then holds what it held, if that still fits without sharing cells with others.
         """
         with self.at_rest(seq_id) as slots:
             slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))

@@ -80,7 +80,7 @@ class SamplingParams:
     """
 
     temperature: float = 0.8
-    """0 or less is greedy."""
+    """0 or less is greedy: of what the samplers before it in ``sampler_order`` leave, the likeliest."""
     top_k: int = 40
     """Keep the k likeliest; 0 or less keeps all."""
     top_p: float = 0.95

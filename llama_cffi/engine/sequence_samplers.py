@@ -247,11 +247,15 @@ def chain_samplers(sampling: SamplingParams, seed: int) -> list[Sampler]:
         return [*bias, *map(_own, sampling.samplers)]
     if sampling.mirostat:
         return [*bias, *_mirostat(sampling, seed)]
-    steps = [sampler for name in sampling.sampler_order if (sampler := _step(name, sampling, seed)) is not None]
+    order = sampling.sampler_order
+    if sampling.temperature <= 0 and "temperature" in order:  # it leaves one token to what comes after it
+        order = order[: order.index("temperature")]
+    steps = [sampler for name in order if (sampler := _step(name, sampling, seed)) is not None]
     last = _last(sampling, seed)
     if isinstance(last, Greedy) and not any(isinstance(step, (XTC, Typical, Infill)) for step in steps):
-        # The others never leave out the largest logit, and some sort the whole vocabulary.
-        steps = [step for step in steps if isinstance(step, (Penalties, Dry))]
+        # Behind them nothing leaves out the largest logit, and some sort the whole vocabulary.
+        changing = [i for i, step in enumerate(steps) if isinstance(step, (Penalties, Dry))]
+        steps = steps[: changing[-1] + 1] if changing else []
     return [*bias, *steps, last]
 
 

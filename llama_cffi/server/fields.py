@@ -296,6 +296,13 @@ def _leave_out(call: Call, name: str) -> None:
     call.ignore(name)
 
 
+def _header_priority(text: str) -> int:
+    number = int(text) if len(text) < 5 and text.removeprefix("-").isdecimal() else MAX_PRIORITY + 1
+    if abs(number) > MAX_PRIORITY:
+        raise wrong("x-priority", f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}, got {text!r:.60}")
+    return number
+
+
 def text_options(call: Call, asked: Asked) -> dict[str, Any]:
     """Return the options of the package among what was asked, those included that several fields make together."""
     options, settings = asked.options, call.service.settings
@@ -303,6 +310,8 @@ def text_options(call: Call, asked: Asked) -> dict[str, Any]:
         options.pop(name, None)
     if call.service.settings.default_max_tokens is not None:
         options.setdefault("max_tokens", settings.default_max_tokens)
+    if (priority := call.headers.get("x-priority")) is not None:
+        options.setdefault("priority", _header_priority(priority))
     if "grammar" in options and "schema" in options:
         raise wrong(asked.given["grammar"], f"and {asked.given['schema']} cannot both be given")
     stops = (*asked.take("stop", ()), *asked.take("stop_token_ids", ()))

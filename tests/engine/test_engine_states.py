@@ -31,9 +31,18 @@ from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
+from llama_cffi.engine.fake import FakeMemory
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.errors import AbortedError, BusyError, ClosedError, DecodeError, QueueFullError, SamplerError
+from llama_cffi.errors import (
+    AbortedError,
+    BusyError,
+    ClosedError,
+    DecodeError,
+    MemoryFullError,
+    QueueFullError,
+    SamplerError,
+)
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason
 from tests.support.faulty_runner import FaultyRunner, TestClock
 
@@ -135,6 +144,8 @@ class EngineStates(RuleBasedStateMachine):
         listens=st.booleans(),
         shifts=st.booleans(),
         priority=st.integers(-2, 2),
+        reuse=st.booleans(),
+        slot=st.one_of(st.none(), st.integers(0, 3)),
     )
     def submit(
         self,
@@ -146,8 +157,12 @@ class EngineStates(RuleBasedStateMachine):
         listens: bool,
         shifts: bool,
         priority: int,
+        reuse: bool,
+        slot: int | None,
     ) -> None:
-        options: dict[str, Any] = {"priority": priority} if "priority" in Request.__dataclass_fields__ else {}
+        options: dict[str, Any] = {"priority": priority, "reuse": reuse}
+        if slot is not None and slot < self.runner.n_seq_max:
+            options["slot"] = slot
         if shifts and max_tokens is not None:
             options["overflow"] = "shift"
         request = Request(
@@ -261,6 +276,28 @@ class EngineStates(RuleBasedStateMachine):
                     assert self.runner.memory[slot.seq_id] == FaultyRunner.cells(slot.held, slot.conditioning)
         except BusyError:
             assert not self.engine.idle
+
+    @rule(data=st.data(), prompt=st.one_of(st.none(), prompts))
+    def change_one_slot(self, data: st.DataObject, prompt: list[int] | None) -> None:
+        """Empty an idle slot, or bring a prompt into it, while others may be in use."""
+        seq_id = data.draw(st.integers(0, self.runner.n_seq_max - 1), label="slot")
+        slot = self.engine._scheduler.slots[seq_id]
+        before, was_used, shared = (slot.held, slot.conditioning), slot.sequence is not None, bool(slot.shared)
+        try:
+            if prompt is None:
+                with self.engine.at_rest(seq_id) as (one,):
+                    assert one is slot
+                    one.fill()
+                    self.runner.keep(seq_id, 0)
+                return
+            self.engine.adopt(FakeMemory(Prompt(prompt)), PLAIN, seq_id)
+            assert slot.held == tuple(prompt)
+        except BusyError:
+            assert was_used
+            assert slot.sequence is not None
+        except MemoryFullError:
+            # Cells that it had in common with others are its own when they come back, and may find no room.
+            assert (slot.held, slot.conditioning) == before or (shared and not slot.held)
 
     @rule(conditioning=st.sampled_from(ADAPTERS))
     def use(self, conditioning: Conditioning) -> None:

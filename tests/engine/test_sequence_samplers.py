@@ -11,6 +11,7 @@ import pytest
 
 from llama_cffi import Completion, FinishReason, Llama, Request, SamplingParams
 from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.sequence_samplers import chain_samplers
 from llama_cffi.errors import GrammarError, SamplerError
 
 if TYPE_CHECKING:
@@ -83,6 +84,22 @@ WAYS: list[dict[str, Any]] = [
     {"temperature": 1.4, "seed": 4, "logprobs": 2},
     {"temperature": 0, "logit_bias": {301: 2.0}},
 ]
+
+
+@pytest.mark.parametrize(
+    ("order", "kept"),
+    [
+        (("penalties", "top_k", "temperature"), ["Penalties", "Greedy"]),
+        (("min_p", "penalties", "top_k", "temperature"), ["MinP", "Penalties", "Greedy"]),
+        (("top_p", "temperature", "penalties", "top_k"), ["Greedy"]),
+        (("min_p", "top_k", "temperature"), ["Greedy"]),
+        (("top_k", "penalties"), ["TopK", "Penalties", "Dist"]),
+    ],
+)
+def test_what_a_greedy_choice_needs(order: Any, kept: list[str]) -> None:
+    """What can change which logit is the largest where the temperature comes, and no more."""
+    sampling = SamplingParams(temperature=0, repeat_penalty=1.3, sampler_order=order)
+    assert [type(one).__name__ for one in chain_samplers(sampling, 1)] == kept
 
 
 @pytest.mark.parametrize("options", WAYS, ids=lambda options: "-".join(options))

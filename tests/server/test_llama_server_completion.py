@@ -171,6 +171,7 @@ def test_the_settings_of_a_text(ask: Ask) -> None:
     assert {name: settings[name] for name in fields} == fields
     assert (settings["n_predict"], settings["max_tokens"], settings["ignore_eos"]) == (8, 8, True)
     assert settings["logit_bias"] == [{"bias": -1.5, "token": 5}]
+    assert complete(ask, n_predict=-1, stop=["."])["generation_settings"]["n_predict"] == -1
     drawn = complete(ask, n_predict=1)["generation_settings"]
     assert (0 <= drawn["seed"] < 2**32 - 1, drawn["top_k"], drawn["stop"]) == (True, 40, [])
 
@@ -244,3 +245,26 @@ def test_what_comes_back_is_taken(ask: Ask) -> None:
     settings = complete(ask)["generation_settings"]
     found = ask("/completion", {"prompt": "Once", **settings, "stream": False})
     assert found.status_code == 200, found.text
+
+
+def test_the_same_in_the_other_dialect(ask: Ask, server: Running) -> None:
+    """What memory keeps, and the order of those that wait, is asked for in OpenAI's bodies with the same names."""
+    prompt = "Tom and his dog went to the park on a sunny day, and"
+    body = {"prompt": prompt, "temperature": 0, "max_tokens": 2, "priority": 5, "id_slot": 0}
+    for _ in range(2):
+        found = ask("/v1/completions", {**body, "cache_prompt": False}).json()
+        assert found["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    ask("/v1/completions", body)
+    assert server.llm.llama.slots()[0].n_held > 10
+    assert ask("/v1/completions", body).json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 10
+    chat = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 2, "cache_prompt": False, "priority": -5}
+    for _ in range(2):
+        found = ask("/v1/chat/completions", chat).json()
+        assert found["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_a_priority_in_a_header(ask: Ask) -> None:
+    assert ask("/completion", {"prompt": "a", **GREEDY}, x_priority="-3").status_code == 200
+    for wrong in ("101", "soon", "1.5", "9" * 5000):
+        found = ask("/completion", {"prompt": "a", **GREEDY}, x_priority=wrong)
+        assert (found.status_code, found.json()["error"]["param"]) == (400, "x-priority")

@@ -57,27 +57,24 @@ def test_idle_slots(server: Served) -> None:
 
 
 def test_busy_slots(server: Served) -> None:
-    """Two texts that were submitted and not computed further hold both slots."""
+    """Two texts without an end hold both slots."""
     llama = server.llm.llama
-    streams = [llama.stream(f"{name} {PROMPT}", max_tokens=100, seed=1, temperature=0.5) for name in ("Tom", "Sue")]
-    try:
-        for stream in streams:
-            next(stream)
-        with llama._runtime.engine._between_steps():  # nothing goes on meanwhile
-            found = server.ask("/slots").json()
-            full = server.ask("/slots?fail_on_no_slot=1")
-        busy = [one for one in found if one["is_processing"]]
-        assert busy
-        for one in busy:
-            assert one["params"]["temperature"] == 0.5
-            assert one["params"]["n_predict"] == 100
-            assert one["id_task"] > 0
-            assert one["n_prompt_tokens"] > 0
-            assert "Tom" not in str(one)
-        assert (full.status_code == 503) == (len(busy) == 2)
-    finally:
-        for stream in streams:
-            stream.close()
+    no_end: Any = dict.fromkeys(llama.model.vocab.eog_tokens, "never")
+    options: Any = {"overflow": "shift", "logit_bias": no_end, "temperature": 0.5, "seed": 1, "max_tokens": 10**6}
+    with llama.stream(f"Tom {PROMPT}", **options) as one, llama.stream(f"Sue {PROMPT}", **options) as other:
+        next(one)
+        next(other)
+        found = server.ask("/slots").json()
+        full = server.ask("/slots?fail_on_no_slot=1")
+    assert sorted(one["id_task"] for one in found)[0] > 0
+    for busy in found:
+        assert (busy["is_processing"], busy["params"]["temperature"]) == (True, 0.5)
+        assert busy["params"]["n_predict"] == 10**6
+        left, made = (busy["next_token"][0][name] for name in ("n_remain", "n_decoded"))
+        assert left + made == 10**6
+        assert busy["n_prompt_tokens"] > made > 0 or busy["n_prompt_tokens"] > 100
+        assert "Tom" not in str(busy)
+    assert full.status_code == 503
 
 
 def test_saved_and_restored(server: Served, folder: Path) -> None:
@@ -214,6 +211,13 @@ def test_adapters_of_one_request(tuned: Served) -> None:
         expected = llama.generate(PROMPT, temperature=0, max_tokens=4, adapters=scales).text
         assert text(tuned, lora=asked) == expected
         assert (expected == plain) == (not scales)
+    lora = [{"id": 1, "scale": 0.25}]
+    assert tuned.ask("/completion", {**GREEDY, "lora": lora}).json()["generation_settings"]["lora"] == lora
+    no_end: Any = dict.fromkeys(llama.model.vocab.eog_tokens, "never")
+    with llama.stream(PROMPT, adapters={second: 0.25}, overflow="shift", logit_bias=no_end) as stream:
+        next(stream)
+        told = [one["params"]["lora"] for one in tuned.ask("/slots").json() if one["is_processing"]]
+    assert told == [lora]
     body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 4, "lora": [{"id": 0, "scale": 1}]}
     found = tuned.ask("/v1/completions", body).json()["choices"][0]["text"]
     assert found == text(tuned, lora=[{"id": 0, "scale": 1}]) != plain

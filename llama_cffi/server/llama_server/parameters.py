@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_cffi.engine.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from llama_cffi.core.adapter import LoraAdapter
 
 DRAWN_SEED = 2**32 - 1
 """What stands for a seed that is drawn."""
@@ -35,8 +38,11 @@ _CONSTANT: Mapping[str, Any] = {
 """What these fields are for every text: clients send some of them back."""
 
 
-def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a text that was asked for with these options; those not given have their defaults."""
+def parameters(given: Mapping[str, Any], adapters: Sequence[LoraAdapter] = ()) -> dict[str, Any]:
+    """Return the parameters of a text that was asked for with these options; those not given have their defaults.
+
+    ``adapters`` are those of the server, in the order of their ids.
+    """
     defaults = SamplingParams()
     n_predict = given.get("max_tokens")
     n_predict = -1 if n_predict is None else n_predict
@@ -56,9 +62,13 @@ def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         "n_probs": given.get("logprobs") or 0,
         "grammar": given.get("grammar") or "",
         "samplers": _samplers(given.get("sampler_order", defaults.sampler_order)),
-        "lora": given.get("lora") or [],
+        "lora": _scales(given.get("adapters") or {}, adapters),
         **_CONSTANT,
     }
+
+
+def _scales(chosen: Mapping[LoraAdapter, float], adapters: Sequence[LoraAdapter]) -> list[dict[str, Any]]:
+    return [{"id": i, "scale": chosen[one]} for i, one in enumerate(adapters) if one in chosen]
 
 
 def _samplers(order: Sequence[str]) -> list[str]:

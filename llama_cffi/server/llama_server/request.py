@@ -11,6 +11,7 @@ from llama_cffi.server.llama_server.limits import Limits
 from llama_cffi.server.values import Facts, flag, integer, strings, whole
 
 if TYPE_CHECKING:
+    from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.server.exchange import Call
 
 
@@ -38,6 +39,8 @@ class Form:
 
     settings: Mapping[str, Any]
     """The options by which the text is generated, before they became the package's."""
+    adapters: tuple[LoraAdapter, ...]
+    """Those of the server, in the order of their ids."""
     logprobs: bool
     post_sampling: bool
     """Whether probabilities are shown, those that sampling left."""
@@ -100,6 +103,7 @@ def read_native(call: Call, used: frozenset[str], *, whole_lines: bool = False) 
     settings, server = dict(asked.options), call.service.settings
     form = Form(
         settings=settings,
+        adapters=call.service.adapters,
         logprobs="logprobs" in settings,
         post_sampling="logprobs" in settings and bool(settings.get("post_sampling_probs")),
         echo_prompt=server.echo_prompt or server.compat,
@@ -109,7 +113,9 @@ def read_native(call: Call, used: frozenset[str], *, whole_lines: bool = False) 
         fields=take("response_fields", ()),
     )
     stream, n, own_limit = bool(take("stream")), take("n", 1), "max_seconds" not in asked.options
-    return Asked(text_options(call, asked), n, stream, own_limit, limits, form)
+    options = text_options(call, asked)
+    settings["max_tokens"] = options.get("max_tokens")
+    return Asked(options, n, stream, own_limit, limits, form)
 
 
 __all__ = ["NATIVE_FIELDS", "Asked", "Form", "NativeRequest", "read_native"]

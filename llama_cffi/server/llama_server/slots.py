@@ -39,10 +39,10 @@ async def list_slots(call: Call) -> Answer:
     found = service.llm.llama.slots()
     if call.query.get("fail_on_no_slot") and all(one.request is not None for one in found):
         raise Problem(503, "no slot is idle", code="no_slot", headers={"Retry-After": "1"})
-    return json_answer([_slot(one, service.card.n_ctx) for one in found])
+    return json_answer([_slot(one, service.facts) for one in found])
 
 
-def _slot(slot: SlotSnapshot, n_ctx: int) -> dict[str, Any]:
+def _slot(slot: SlotSnapshot, facts: Facts) -> dict[str, Any]:
     request, progress = slot.request, slot.progress
     busy = request is not None and progress is not None
     n_decoded = progress.completion_tokens if progress is not None else 0
@@ -50,28 +50,27 @@ def _slot(slot: SlotSnapshot, n_ctx: int) -> dict[str, Any]:
     return {
         "id": slot.id,
         "id_task": slot.number if busy else -1,
-        "n_ctx": n_ctx,
+        "n_ctx": facts.n_ctx,
         "speculative": request is not None and request.speculative is not None,
         "is_processing": busy,
         "n_prompt_tokens": slot.n_held,
         "n_prompt_tokens_processed": 0 if progress is None else progress.computed_tokens - progress.cached_tokens,
         "n_prompt_tokens_cache": 0 if progress is None else progress.cached_tokens,
-        "params": _parameters(request),
+        "params": _parameters(request, facts),
         "next_token": [
             {"has_next_token": busy, "has_new_line": slot.has_new_line, "n_remain": left, "n_decoded": n_decoded}
         ],
     }
 
 
-def _parameters(request: Request | None) -> dict[str, Any]:
+def _parameters(request: Request | None, facts: Facts) -> dict[str, Any]:
     if request is None:
         return parameters({})
     sampling = request.sampling
     given = {one.name: getattr(sampling, one.name) for one in fields(sampling)}
     # Texts of a request are not told: they are part of its prompt, or of what it looks for.
-    return parameters(
-        {**given, "max_tokens": request.max_tokens, "logprobs": request.logprobs, "grammar": "", "logit_bias": {}}
-    )
+    given |= {"max_tokens": request.max_tokens, "logprobs": request.logprobs, "grammar": "", "logit_bias": {}}
+    return parameters({**given, "adapters": dict(request.conditioning.adapters)}, facts.adapters)
 
 
 @takes(nothing=True)
