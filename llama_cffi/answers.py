@@ -1,4 +1,4 @@
-"""Questions that are answered in one go: vectors, ranks, labels, scores. Each from its spec, by a runtime."""
+"""Calls without a stream: embeddings, ranks, labels, scores. Each is computed from its spec, by a runtime."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def embed(spec: EmbedSpec, runtime: Runtime, progress: Progress | None = None) -> Embeddings:
-    """Return the vectors of texts; raises as :meth:`Llama.embed`."""
+    """Return the vectors of texts; raises the errors of :meth:`Llama.embed`."""
     norm, options = spec.norm, spec.options
     embedder = runtime.embedders.get(choose_pooling(options.get("pooling"), runtime.model))
     tokens, truncated = prepare_vectors(
@@ -57,7 +57,7 @@ def embed(spec: EmbedSpec, runtime: Runtime, progress: Progress | None = None) -
 def similarity(
     a: str | Sequence[str], b: str | Sequence[str], options: Mapping[str, Any], runtime: Runtime
 ) -> float | NDArray[np.float32]:
-    """Return the cosines between texts; raises as :meth:`Llama.similarity`."""
+    """Return the cosines between texts; raises the errors of :meth:`Llama.similarity`."""
     if choose_pooling(options.get("pooling"), runtime.model) == "none":
         raise ValueError("similarity() compares whole texts: choose a pooling other than 'none'")
     first, second = check_texts(a, "a"), check_texts(b, "b")
@@ -69,7 +69,7 @@ def similarity(
 
 
 def rerank(spec: RerankSpec, runtime: Runtime, progress: Progress | None = None) -> list[Ranked]:
-    """Return documents in the order of their scores; raises as :meth:`Llama.rerank`."""
+    """Return documents in the order of their scores; raises the errors of :meth:`Llama.rerank`."""
     check_ranks(runtime.model, "rerank", "similarity() orders texts by their embeddings")
     embedder = runtime.embedders.get("rank")
     tokens = prepare_ranking(spec, runtime.formats, embedder.limit)
@@ -79,7 +79,7 @@ def rerank(spec: RerankSpec, runtime: Runtime, progress: Progress | None = None)
 
 
 def classify(spec: ClassifySpec, runtime: Runtime) -> list[Label] | list[list[Label]]:
-    """Return the labels of texts; raises as :meth:`Llama.classify`."""
+    """Return the labels of texts; raises the errors of :meth:`Llama.classify`."""
     check_ranks(runtime.model, "classify", "chat() or generate() with the labels as schema= chooses one of them")
     embedder, model = runtime.embedders.get("rank"), runtime.model
     texts, truncate = check_texts(spec.texts, "texts"), bool(spec.options.get("truncate"))
@@ -90,7 +90,7 @@ def classify(spec: ClassifySpec, runtime: Runtime) -> list[Label] | list[list[La
 
 
 def perplexity(spec: PerplexitySpec, runtime: Runtime, progress: Progress | None = None) -> Perplexity:
-    """Return the perplexity of a text; raises as :meth:`Llama.perplexity`."""
+    """Return the perplexity of a text; raises the errors of :meth:`Llama.perplexity`."""
     prepared = prepare_perplexity(spec, runtime.formats, runtime.context.n_ctx_seq)
     conditioning = runtime.conditioning.with_adapters(spec.options.get("adapters"), runtime.model)
     with reporting(progress, "scoring") as report:
@@ -99,7 +99,7 @@ def perplexity(spec: PerplexitySpec, runtime: Runtime, progress: Progress | None
 
 
 def score(spec: ScoreSpec, runtime: Runtime, progress: Progress | None = None) -> list[Score]:
-    """Return the scores of continuations; raises as :meth:`Llama.score`."""
+    """Return the scores of continuations; raises the errors of :meth:`Llama.score`."""
     texts: Sequence[tuple[list[int], int]] = prepare_scores(spec, runtime.formats, runtime.context.n_ctx_seq)
     conditioning = runtime.conditioning.with_adapters(spec.options.get("adapters"), runtime.model)
     with reporting(progress, "scoring") as report:
@@ -115,10 +115,10 @@ def in_order_of_completion(
     prompts: Iterable[object],
     progress: Progress | None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Yield the number and the completion of each prompt when it is done; raises as :meth:`Llama.map`."""
+    """Yield the number and the completion of each prompt when it is done; raises the errors of :meth:`Llama.map`."""
     n = len(prompts) if isinstance(prompts, Sized) else 0
     if progress and not isinstance(prompts, Sized):
-        raise TypeError("progress= needs to know how many prompts there are: give a list")
+        raise TypeError("progress= needs the number of prompts: give a list")
     return _completions(engine, prepared, n_ahead, n, progress)
 
 

@@ -1,4 +1,4 @@
-"""A conversation that goes on: its history, and ways back and sideways."""
+"""Conversations with a history that can be continued, rewound, forked, saved and loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Conversation(ProcessBound, Generic[C]):
-    """The history of a conversation, and ways back and sideways: what sessions have in common."""
+    """The history of a conversation: the common base of the sessions."""
 
     _instead_of_pickling = "send its messages, and begin a session with them in the other process"
     _instead_of_copying = "use fork()"
@@ -66,7 +66,7 @@ class Conversation(ProcessBound, Generic[C]):
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the conversation so far, as the template writes it."""
+        """The number of tokens of the conversation so far, as the template renders it."""
         if not self._messages:
             return 0
         options = {name: self._options[name] for name in _TEMPLATE_OPTIONS if name in self._options}
@@ -87,7 +87,7 @@ class Conversation(ProcessBound, Generic[C]):
         reply = chunk.reply
         if reply is not None and reply.finish_reason is not FinishReason.CANCELLED:
             if self._messages != asked[: len(self._messages)] or len(asked) - len(self._messages) > 1:
-                raise BusyError("the conversation went on otherwise during this turn: one turn at a time, or fork()")
+                raise BusyError("the conversation was changed during this turn: run one turn at a time, or use fork()")
             self._messages = [*asked, reply.message]
         return chunk
 
@@ -103,26 +103,26 @@ class Conversation(ProcessBound, Generic[C]):
         self._messages.extend(check_messages([message]))
 
     def replace(self, messages: Sequence[Message]) -> None:
-        """Go on from other messages. Raises :class:`MessageError` for messages that are none, and changes nothing."""
+        """Replace all messages. Raises :class:`MessageError` for malformed messages, and then changes nothing."""
         self._messages = check_history(messages)
 
     def rewind(self, turns: int = 1) -> list[dict[str, Any]]:
-        """Take back the last ``turns`` messages of the user with everything after them, and return what went.
+        """Remove the last ``turns`` messages of the user and all messages after them; return the removed messages.
 
         Raises :class:`ValueError` when there are fewer.
         """
         turns = whole_number("turns", turns)
         places = [i for i, message in enumerate(self._messages) if message["role"] == "user"]
         if not places:
-            raise ValueError("there is no message of the user to take back")
+            raise ValueError("there is no user message to take back")
         if not 1 <= turns <= len(places):
-            raise ValueError(f"turns must be 1 to {len(places)} to take back messages of the user, got {shown(turns)}")
+            raise ValueError(f"turns must be 1 to {len(places)} (the number of user messages), got {shown(turns)}")
         start = places[-turns]
         removed, self._messages = self._messages[start:], self._messages[:start]
         return removed
 
     def fork(self) -> Self:
-        """Return a conversation of its own that begins like this one."""
+        """Return an independent conversation with a copy of these messages."""
         twin = type(self)(self._chatter, **self._options)
         twin._messages = self.messages
         return twin
@@ -130,7 +130,7 @@ class Conversation(ProcessBound, Generic[C]):
     # -- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the messages as JSON, replacing the file in one step."""
+        """Write the messages as JSON; an existing file is replaced atomically."""
         data = json.dumps({"format": _FORMAT, "messages": self._messages}, ensure_ascii=False, indent=1)
         with replacement(check_path("path", path)) as part:
             part.write_text(data + "\n", encoding="utf-8")
@@ -150,9 +150,9 @@ class Conversation(ProcessBound, Generic[C]):
 class ChatSession(Conversation[Chatter]):
     """A conversation with a model.
 
-    ``messages`` begin it, for example with a system message; the ``options`` are those of :meth:`Llama.chat`, and each
-    turn may replace them. What has been computed for earlier turns is found again by its tokens, also by a
-    :meth:`fork`. Not for two threads at once.
+    ``messages`` are the first messages, for example a system message; the ``options`` are those of :meth:`Llama.chat`,
+    and each turn may override them. Tokens of earlier turns are not computed again, also in a :meth:`fork`. A session
+    may be used by one thread at a time.
     """
 
     @overload
@@ -166,8 +166,8 @@ class ChatSession(Conversation[Chatter]):
     def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
         """Add a message and the reply to it, and return the reply.
 
-        Without a text the reply is to what was said last, such as the answer of a tool that was added. Raises as
-        :meth:`Llama.chat`, and the conversation is then as before; a cancelled reply is not added.
+        Without a text, the reply is to the last message, such as the result of a tool that was added. Raises the errors
+        of :meth:`Llama.chat`, and then leaves the conversation unchanged; a cancelled reply is not added.
         """
         return _last(self.stream_chat(text, role=role, **options))
 
@@ -184,7 +184,8 @@ class ChatSession(Conversation[Chatter]):
     def stream_chat(
         self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
     ) -> Iterator[ReplyChunk]:
-        """Do as :meth:`chat`, as an iterator of chunks; the messages are added with the last one."""
+        """Generate the reply as :meth:`chat` does, as an iterator of chunks; the messages are added with the last
+        one."""
         asked = self._asked(text, role)
         chunks = self._chatter.stream_chat(asked, **{**self._options, **options})
         return self._follow(asked, chunks)
@@ -200,7 +201,7 @@ class ChatSession(Conversation[Chatter]):
     def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun: ...
 
     def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
-        """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`Llama.run_tools`.
+        """Generate replies and call the tools that they ask for; see :meth:`Llama.run_tools`.
 
         Everything said is added at the end. When anything is raised, the conversation is as before.
         """
@@ -210,7 +211,7 @@ class ChatSession(Conversation[Chatter]):
         return run
 
     def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
-        """Do as :meth:`run_tools`, as an iterator of chunks and results."""
+        """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
         return self._follow_loop(text, self._loop(text, options))
 
     def _follow_loop(self, text: str, loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:

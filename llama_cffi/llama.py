@@ -539,13 +539,13 @@ class Llama(Closing, ProcessBound):
     # -- slots: each holds one text, and is saved and restored while others compute
 
     def slots(self) -> tuple[SlotSnapshot, ...]:
-        """Return what each slot holds and computes at this moment; it does not wait for a decode."""
+        """Return the current contents and request of each slot, without waiting for a decode."""
         return self._runtime.engine.slots()
 
     def save_slot(self, slot: int, path: str | PathLike[str]) -> int:
-        """Write what an idle slot holds to a file, and return how many tokens that are.
+        """Write the contents of an idle slot to a file, and return the number of tokens.
 
-        Raises :class:`BusyError` for a slot in use, :class:`PromptError` for one that is empty, ``ValueError`` for one
+        Raises :class:`BusyError` for a slot in use, :class:`PromptError` for an empty slot, ``ValueError`` for a slot
         that does not exist, and :class:`StateWriteError`.
         """
         self._check_slot(slot)
@@ -554,17 +554,17 @@ class Llama(Closing, ProcessBound):
         return sum(len(one.prompt or ()) for one in saved.header.sequences.values())
 
     def load_slot(self, slot: int, path: str | PathLike[str]) -> Prompt:
-        """Bring a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
+        """Load a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
 
-        What other idle slots hold goes when there is no room. Raises :class:`BusyError` for a slot in use, and as
-        :meth:`load_state`; :class:`MemoryFullError` without room. The slot then holds what it held, if that still fits
-        without sharing cells with others.
+        When there is no room, other idle slots are emptied. Raises :class:`BusyError` for a slot in use, the errors of
+        :meth:`load_state`, and :class:`MemoryFullError` without room. After an error the slot holds what it held, if
+        that still fits without sharing cells with others.
         """
         self._check_slot(slot)
         return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning, slot)
 
     def clear_slot(self, slot: int) -> int:
-        """Empty an idle slot, and return how many tokens it held; :class:`BusyError` for one in use."""
+        """Empty an idle slot, and return the number of tokens that it held; :class:`BusyError` for a slot in use."""
         self._check_slot(slot)
         return saved_states.clear_slot(self._runtime.engine, self.context, slot)
 

@@ -1,4 +1,4 @@
-"""What is checked of each option before anything else."""
+"""The checks of each option that need no model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _check_tools(name: str, value: Any) -> Any:
 def _check_variables(name: str, value: Any) -> dict[str, Any]:
     taken = [key for key in _TEMPLATE_ARGUMENTS if key in args.check_mapping(name, value)]
     if taken:
-        raise ValueError(f"{name} cannot hold {taken[0]!r}, which the template is given anyway")
+        raise ValueError(f"{name} cannot hold {taken[0]!r}, which is always passed to the template")
     return args.check_names(name, value)
 
 
@@ -90,7 +90,7 @@ CHECKS: Mapping[str, args.Check] = {
     "order": args.one_of("psm", "spm"),
     "overflow": args.one_of("error", "stop", "shift"),
 }
-"""What is checked of an option before anything else; ranges that depend on a model are checked where they are known."""
+"""The check of each option; ranges that depend on a model are checked when the model is known."""
 
 
 OTHER_NAMES: Mapping[str, str] = {
@@ -113,7 +113,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "timeout": "max_seconds",
     "top_logprobs": "logprobs",
 }
-"""What other libraries call it, and what it is called here."""
+"""Names of options in other libraries, and their names here."""
 
 
 __all__ = ["CHECKS", "OTHER_NAMES"]

@@ -158,10 +158,10 @@ class TextOptions(SamplingKwargs, total=False):
     """The urgency of the text, -100 to 100: of the waiting texts, that with the lowest number is computed first; 0 by
     default. A text that has waited long is computed before more urgent ones."""
     reuse: bool | None
-    """Whether the text takes what others have computed of its prompt, and leaves what it computes for others
+    """Whether the text reuses what others have computed of its prompt, and keeps what it computes for others
     (default)."""
     slot: int | None
-    """The slot in whose memory the text is computed, if that one is idle; by default the one that spares most."""
+    """The slot that computes the text, if it is idle; by default the slot with the most reusable tokens."""
     overflow: Overflow | None
     """What happens when the text fills the context; by default as set for the ``Llama``."""
     speculative: Speculative | None

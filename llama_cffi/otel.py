@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def spans(provider: TracerProvider | None = None, *, model: str = "", operation: str = "text_completion") -> OnEvent:
-    """Return what makes a span of each request when it has ended, for ``on_event=``.
+    """Return a function for ``on_event=`` that creates a span of each request when it has ended.
 
     The attributes follow the semantic conventions for generative AI; ``model`` and ``operation`` are the values of
     ``gen_ai.request.model`` (the name of a file is enough) and ``gen_ai.operation.name``. Each span has children for

@@ -1,4 +1,4 @@
-"""Everything native behind a Llama: model, context, engine, and the contexts beside it, opened and closed together."""
+"""The native objects of a Llama: model, context, engine, and side contexts, opened and closed together."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Runtime:
 
     @property
     def defaults(self) -> Defaults:
-        """What a call gets that does not say otherwise."""
+        """The defaults of calls."""
         drafts = self.draft.source if self.draft is not None else None
         return Defaults(self.overflow, self.conditioning, drafts)
 
@@ -145,20 +145,20 @@ class Runtime:
             name = self.model.path.name
             if self.context.has_memory and self.model.has_decoder:
                 raise UnsupportedError(
-                    f"{name} has an encoder before its decoder, which takes Context.encode and decode"
+                    f"{name} has an encoder before its decoder, use Context.encode and Context.decode"
                 )
             raise UnsupportedError(f"{name} is an encoder: it generates no text, but embed() works")
         return self._engine
 
     @property
     def embedders(self) -> Embedders:
-        """What embeds and ranks; raises as :meth:`check_open`."""
+        """The embedders, which also rank; raises the errors of :meth:`check_open`."""
         self.check_open()
         return self._embedders
 
     @property
     def scoring(self) -> Scoring:
-        """What scores; raises as :meth:`check_open`."""
+        """The scorer; raises the errors of :meth:`check_open`."""
         self.check_open()
         return self._scoring
 
@@ -211,7 +211,7 @@ class Runtime:
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` ran."""
+        """Whether :meth:`close` was called."""
         return self.context.closed
 
     def check_open(self) -> None:
@@ -252,7 +252,7 @@ def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tu
     if isinstance(model, Model):
         if options is not None or layers is not None or gpu or given.get("progress") is not None:
             named = [name for name in ("model_options", "n_gpu_layers", "require_gpu", "progress") if name in given]
-            raise ValueError(f"{', '.join(named)}: a Model is loaded already, give it options of the load and progress")
+            raise ValueError(f"{', '.join(named)}: the model is already loaded; give these options to Model(...)")
         return model, None
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")
@@ -308,7 +308,7 @@ def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:
 
 def _text_limit(model: Model, n_ctx: int | None) -> int:
     if n_ctx is not None and not is_int(n_ctx, 0):
-        raise ValueError(f"n_ctx must be a positive int, got {shown(n_ctx)}")
+        raise ValueError(f"n_ctx must be an int of at least 0, got {shown(n_ctx)}")
     trained = model.n_ctx_train if model.n_ctx_train > 0 else DEFAULT_N_CTX
     return n_ctx or (trained if n_ctx == 0 else min(DEFAULT_N_CTX, trained))
 

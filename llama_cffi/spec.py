@@ -1,7 +1,7 @@
-"""What a caller asks for, as frozen values: one class for each kind of question.
+"""The arguments of calls as frozen values: one class for each kind of call.
 
-A spec is made from the arguments of a public method and decides nothing: :mod:`llama_cffi.prepare` does, for one model.
-It compares, prints and pickles where what it holds does; what lives in this process (an adapter, a sampler written in
+A spec is created from the arguments of a public method; :mod:`llama_cffi.prepare` evaluates it for one model. It
+compares, prints and pickles where what it holds does; what lives in this process (an adapter, a sampler written in
 Python) is refused by name when a spec is pickled.
 """
 
@@ -58,7 +58,7 @@ def _check_pickles(name: str, value: object) -> None:
     try:
         pickle.dumps(value)
     except Exception as error:
-        raise TypeError(f"{name}= holds what cannot leave this process: {error}") from None
+        raise TypeError(f"{name}= contains an object that cannot be pickled: {error}") from None
 
 
 def _restore(kind: type[Spec], values: dict[str, Any]) -> Spec:
@@ -71,7 +71,7 @@ def _freeze(spec: Spec, kind: type, name: str = "options") -> None:
 
 @dataclass(frozen=True)
 class GenerateSpec(Spec):
-    """Texts to go on from. ``many`` says that a list of prompts was given, and a list is the answer."""
+    """Prompts to continue. ``many`` is whether a list of prompts was given; the result is then a list."""
 
     prompts: tuple[str | Sequence[int], ...]
     options: GenerateOptions = field(default_factory=lambda: GenerateOptions())
@@ -117,7 +117,7 @@ class InfillSpec(Spec):
 
     def __post_init__(self) -> None:
         if _begins_otherwise(self.options):
-            raise ValueError("echo= and heal= cannot be used where a middle is filled in")
+            raise ValueError("echo= and heal= cannot be used with fill-in-the-middle")
         _freeze(self, InfillOptions)
         args.check_str("prefix", self.prefix)
         args.check_str("suffix", self.suffix)
@@ -132,7 +132,7 @@ class ChatSpec(Spec):
 
     def __post_init__(self) -> None:
         if name := _begins_otherwise(self.options):
-            raise ValueError(f"{name}= is for prompts; a reply begins as prefix= says")
+            raise ValueError(f"{name}= is for prompts; use prefix= for the beginning of a reply")
         _freeze(self, ChatOptions)
 
 
@@ -165,7 +165,7 @@ class RenderSpec(Spec):
 
 @dataclass(frozen=True)
 class EmbedSpec(Spec):
-    """Texts to make vectors of."""
+    """Texts to embed."""
 
     texts: str | Sequence[str]
     options: EmbedOptions = field(default_factory=lambda: EmbedOptions())
@@ -175,7 +175,7 @@ class EmbedSpec(Spec):
 
     @property
     def norm(self) -> Norm | None:
-        """What makes the length of every vector 1, if anything does."""
+        """The norm by which every vector is divided, or None."""
         wanted = self.options.get("normalize", True)
         if isinstance(wanted, bool):
             return "l2" if wanted else None
@@ -184,7 +184,7 @@ class EmbedSpec(Spec):
 
 @dataclass(frozen=True)
 class RerankSpec(Spec):
-    """Documents to order by how well they fit a query."""
+    """Documents to order by their relevance to a query."""
 
     query: str
     documents: Sequence[str]
@@ -212,7 +212,7 @@ class ClassifySpec(Spec):
 
 @dataclass(frozen=True)
 class PerplexitySpec(Spec):
-    """A text whose tokens are to be predicted."""
+    """A text whose perplexity is computed."""
 
     text: str | Tokens
     options: PerplexityOptions = field(default_factory=lambda: PerplexityOptions())
@@ -224,7 +224,7 @@ class PerplexitySpec(Spec):
 
 @dataclass(frozen=True)
 class ScoreSpec(Spec):
-    """Continuations of one prefix, to be compared."""
+    """Continuations of one prefix, to be scored."""
 
     prefix: str | Tokens
     continuations: Sequence[str | Sequence[int]]

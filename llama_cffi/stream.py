@@ -22,7 +22,7 @@ C = TypeVar("C", bound=Chunk)
 
 
 class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
-    """The chunks of one request, as its reader makes them; the last one has the completion.
+    """The chunks of one request, as an iterator; the last chunk has the completion.
 
     What is wrong with the end of a text is raised after its last chunk. The request is submitted when the stream is
     made, so that a bad one fails at the call.
@@ -54,7 +54,7 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
         return self._reading.read(chunk)
 
     def close(self) -> None:
-        """Cancel the request. Idempotent."""
+        """Cancel the request, if it still runs."""
         self._engine.cancel(self._sequence)
 
     def result(self) -> Completion:

@@ -1,4 +1,4 @@
-"""Calling tools for a model until it answers in words."""
+"""Running tools for a model until a reply calls none."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ToolResult:
 
     call: ToolCall
     content: str
-    """The answer as the model reads it: the text itself, or JSON."""
+    """The result as it is sent to the model: a text unchanged, other values as JSON."""
     error: Exception | None = None
-    """What the tool raised, where the model was told of it."""
+    """The exception of the tool, if it was reported to the model."""
 
     @property
     def message(self) -> dict[str, Any]:
-        """The answer as a message."""
+        """The result as a message."""
         return {"role": "tool", "tool_call_id": self.call.id, "name": self.call.name, "content": self.content}
 
 
@@ -36,14 +36,14 @@ class ToolRun(Generic[P]):
     """A conversation in which tools were called."""
 
     reply: Reply[P]
-    """The last one, which calls nothing."""
+    """The last reply, which calls no tool."""
     results: tuple[ToolResult, ...]
     messages: list[dict[str, Any]]
-    """Everything that was said since the messages given: replies with calls, results, the last reply."""
+    """All messages after the given ones: replies with calls, results, the last reply."""
 
     @property
     def text(self) -> str:
-        """The answer."""
+        """The text of the last reply."""
         return self.reply.text
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class ToolRun(Generic[P]):
 
 
 class ToolDialogue:
-    """What is asked and answered while tools are called, without asking or calling: the caller does that.
+    """The conversation while tools are called; the caller generates the replies and calls the tools.
 
     Ask :meth:`question`, give its reply to :meth:`heard`, and the result of each call in it to :meth:`told`, until a
     reply calls nothing. Raises :class:`ToolError` for tools that cannot be called.
@@ -117,11 +117,11 @@ class ToolDialogue:
         """Return the tool that is called, or raise :class:`ToolError`."""
         tool = self._tools.get(call.name)
         if tool is None:
-            raise ToolError(f"there is no tool {call.name!r}; there are {', '.join(self._tools)}")
+            raise ToolError(f"there is no tool {call.name!r}; the tools are {', '.join(self._tools)}")
         return tool
 
     def failed(self, call: ToolCall, error: Exception) -> ToolResult:
-        """Return what the model is told of an exception, or raise it."""
+        """Return the text that reports an exception to the model, or raise the exception."""
         if self._on_error == "raise" and not isinstance(error, ToolError):
             raise error
         return ToolResult(call, f"Error: {type(error).__name__}: {error}", error)
@@ -138,10 +138,10 @@ class ToolDialogue:
 
 
 class ToolLoop:
-    """Asks, calls what the reply asks for, and asks again.
+    """Generates a reply, calls its tools, and repeats that until a reply calls none.
 
     ``ask`` gives the chunks of the reply to one :class:`~llama_cffi.spec.ChatSpec`. Iterating gives every chunk of
-    every reply, and every result. Raises as :class:`ToolDialogue`.
+    every reply, and every result. Raises the errors of :class:`ToolDialogue`.
     """
 
     def __init__(self, ask: Callable[[ChatSpec], Iterator[ReplyChunk]], spec: ToolsSpec) -> None:
@@ -175,7 +175,7 @@ class ToolLoop:
             return self.dialogue.failed(call, error)
 
     def run(self) -> ToolRun:
-        """Go on to the end."""
+        """Run the loop to its end."""
         for _ in self:
             pass
         return self.dialogue.finished()

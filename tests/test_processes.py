@@ -43,7 +43,7 @@ def refused(call):
     try:
         call()
     except ContextError as error:
-        return "made in another process" in str(error)
+        return "created in another process" in str(error)
     return False
 
 inside, leave = threading.Barrier(3, timeout=60), threading.Barrier(3, timeout=60)

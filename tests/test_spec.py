@@ -60,7 +60,7 @@ def test_what_lives_in_this_process_is_refused_by_name() -> None:
 
     for options in ({"samplers": (Local(),)}, {"schema": lambda: None}):
         spec = GenerateSpec.of("a", options)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=rf"^{next(iter(options))}= holds what cannot leave this process"):
+        with pytest.raises(TypeError, match=rf"^{next(iter(options))}= contains an object that cannot be pickled"):
             pickle.dumps(spec)
 
 

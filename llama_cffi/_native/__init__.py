@@ -1,7 +1,7 @@
 """The C boundary: trimmed headers, the library loader, guarded calls and handles.
 
-Importing it loads no library: ``ffi``, ``lib`` and ``binding`` bind one when they are first asked for something, which
-raises LibraryError where there is none.
+Importing it loads no library: ``ffi``, ``lib`` and ``binding`` bind one at their first use, which raises LibraryError
+where there is none.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _FOREVER = 1e9  # seconds
 
 
 class AbortFlag:
-    """What tells one Context's computation to stop.
+    """The flag that stops the computation of one Context.
 
     Pass :attr:`callback` and :attr:`data` to ``llama_set_abort_callback``; the flag must outlive the context.
     """
@@ -36,7 +36,7 @@ class AbortFlag:
         self.data: Any = helpers.pointer(self.native)
 
     def set(self) -> None:
-        """Stop the computation that runs now, or the next one. Any thread may call it."""
+        """Stop the running computation, or the next one. Any thread may call it."""
         lib.lch_abort_set(self.native, 1)
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""The bound library as the layers above see it, however it was bound."""
+"""The bound library, with the same interface for both modes of binding."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def missing(name: str, option: str = "") -> UnsupportedError:
     """
     from llama_cffi._native import abi
 
-    message = f"this libllama cannot do {option}: it has no {name}" if option else f"this libllama has no {name}"
+    message = f"this libllama does not support {option}: it has no {name}" if option else f"this libllama has no {name}"
     since, until = abi.since(name), abi.until(name)
     if since is None:
         return UnsupportedError(message)

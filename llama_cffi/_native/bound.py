@@ -1,4 +1,4 @@
-"""The library that this process uses, under names that bind it when they are first asked for something.
+"""The library of this process, behind proxies that bind it at their first use.
 
 Importing this module, and with it every module above, loads nothing.
 """
@@ -42,7 +42,8 @@ _load: Callable[[], Binding] = _not_given
 
 
 def bind_with(load: Callable[[], Binding]) -> None:
-    """Say what binds the library. The loader uses modules that use this one, so it cannot be imported here."""
+    """Set the function that binds the library. The loader uses modules that use this one, so it cannot be imported
+    here."""
     global _load
     _load = load
 

@@ -1,4 +1,4 @@
-"""What was found out once, kept in the user's cache folder: what libraries were found to be, and derived generations.
+"""Results that are kept in the user's cache folder: the fingerprints of libraries, and derived generations.
 
 Nothing here is needed: a folder that cannot be read or written only costs the time of finding out again. Nothing here
 is believed that another user could have written: how a library is called depends on it.
@@ -86,8 +86,8 @@ def make_folder(path: Path) -> None:
 def distrust(path: Path, status: os.stat_result | None = None) -> str | None:
     """Return why another user may have written a file or folder, or None where only this one and root can have.
 
-    ``status`` is that of the open file. All folders above count: whoever may write to one of them can exchange what
-    is below. Those with the sticky bit, as /tmp, are fine, and so are those of the user's own group.
+    ``status`` is that of the open file. All folders above count: a user with write access to one of them can exchange
+    what is below. Those with the sticky bit, as /tmp, are fine, and so are those of the user's own group.
     """
     if os.name != "posix":
         return None  # a user's folders are closed to others, and modes do not tell
@@ -96,7 +96,7 @@ def distrust(path: Path, status: os.stat_result | None = None) -> str | None:
     if status.st_uid not in users:
         return f"{path} belongs to user {status.st_uid}"
     if status.st_mode & 0o022:
-        return f"{path} can be written by others"
+        return f"{path} can be written by other users"
     for above in Path(os.path.realpath(path)).parents:
         status = above.stat()
         if status.st_uid not in users:
@@ -104,7 +104,7 @@ def distrust(path: Path, status: os.stat_result | None = None) -> str | None:
         if status.st_mode & stat.S_ISVTX:
             continue
         if status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid)):
-            return f"{above} can be written by others"
+            return f"{above} can be written by other users"
     return None
 
 

@@ -1,7 +1,7 @@
 """Python functions that llama.cpp calls, one per C signature.
 
-An exception must not cross C: the callback stores it and returns the value that stops the C function; whoever made
-the call raises it again afterwards.
+An exception must not cross C: the callback stores it and returns the value that stops the C function; the caller of
+that function raises it again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files that belong to a libllama: the library itself in a folder, and what must be mapped before it.
+"""The files of a libllama: the library itself in a folder, and the libraries that must be mapped before it.
 
 Whatever lies beside a library is found here and mapped by its path, dependencies first, so that neither
 LD_LIBRARY_PATH nor a run path is needed. CPU and GPU backends that are plug-ins are not among them: mapping one

@@ -1,4 +1,4 @@
-"""What a library is found to be before it is used: its ABI generation, or the reason why it cannot be used."""
+"""The check of a library before it is used: its ABI generation, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class CheckedLibrary:
             try:
                 now = identity(path)
             except OSError as error:
-                raise LibraryError(f"{path} is gone since it was checked: {error.strerror}") from error
+                raise LibraryError(f"{path} was removed after it was checked: {error.strerror}") from error
             if now != before:
-                raise LibraryError(f"{path} is not the file that was checked a moment ago: start the program again")
+                raise LibraryError(f"{path} was changed after it was checked: start the program again")
 
     @property
     def version(self) -> str:
@@ -113,13 +113,9 @@ def _refusal(path: Path, fingerprint: abi.Fingerprint, why: str) -> str:
     more = f"\n  and {len(differences) - 30} more" if len(differences) > 30 else ""
     known = abi.generations()
     oldest, newest = known[0].first, known[-1].last
-    version = f" (it calls itself llama.cpp {fingerprint.version})" if fingerprint.version else ""
+    version = f" (it reports llama.cpp {fingerprint.version})" if fingerprint.version else ""
     headers = f"Headers were found near it, but {why}\n" if why else ""
-    age = (
-        f"It may be older than {oldest}, and nothing before that is supported.\n"
-        if near == abi.generations()[0]
-        else ""
-    )
+    age = f"It may be older than {oldest}, the oldest supported release.\n" if near == abi.generations()[0] else ""
     return (
         f"{path} is of no known ABI generation{version}; known are {oldest} to {newest}.\n"
         f"From {near.name} ({near.range}), the nearest one, it differs so:{shown}{more}\n{age}{headers}"

@@ -1,4 +1,4 @@
-"""The helpers in C++, and what they call back in Python."""
+"""The helpers in C++, and their callbacks in Python."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ try:
     from llama_cffi._native._helpers import ffi, lib
 except ImportError as error:
     raise LibraryError(
-        f"the compiled helpers are there but cannot be loaded: {error}\n"
-        "reinstall llama-cffi, or set LLAMA_CFFI_HELPERS=none to do without them"
+        f"the compiled helpers are installed but cannot be loaded: {error}\n"
+        "reinstall llama-cffi, or set LLAMA_CFFI_HELPERS=none to run without them"
     ) from error
 
 
@@ -45,7 +45,7 @@ def lch_python_signals() -> int:
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
 def lch_python_stacks() -> None:
-    """The process is about to end: say where every Python thread is."""
+    """Print the stacks of all Python threads, before the process ends."""
     faulthandler.dump_traceback(file=2, all_threads=True)
 
 

@@ -1,4 +1,4 @@
-"""What an ELF file says of itself, read without loading it: the first look at a library that is not trusted yet.
+"""Reading an ELF file without loading it: the first check of a library that is not trusted yet.
 
 Mach-O and PE files are not read here; there the probe alone decides.
 """
@@ -36,7 +36,7 @@ _MAX_ENTRIES = 1 << 20
 
 
 class ElfError(ValueError):
-    """The file is not an ELF library that can be read; the message says why."""
+    """The file is not a readable ELF library; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _Reader:
         entries = list(self._dynamic())
         first = dict(reversed(entries))  # the first entry of a tag wins
         if _DT_STRTAB not in first:
-            raise ElfError("it has no table of names")
+            raise ElfError("it has no string table")
         table = self._offset(first[_DT_STRTAB])
         names = self._bytes(table, first.get(_DT_STRSZ, 0), "its table of names")
         runpath = _text(names, first[_DT_RUNPATH] if _DT_RUNPATH in first else first.get(_DT_RPATH))
@@ -143,7 +143,7 @@ class _Reader:
 
     def _bytes(self, place: int, size: int, what: str) -> bytes:
         if place + size > self.length:
-            raise ElfError(f"it is cut off: {what} should end at byte {place + size} of {self.length}")
+            raise ElfError(f"it is truncated: {what} should end at byte {place + size} of {self.length}")
         self.file.seek(place)
         return self.file.read(size)
 
@@ -164,14 +164,14 @@ class _Reader:
                 else (found[0], found[1], found[2], found[4])
             )
             if kind == _PT_LOAD and start + in_file > self.length:
-                raise ElfError(f"it is cut off: it should have {start + in_file} bytes or more, not {self.length}")
+                raise ElfError(f"it is truncated: it should have {start + in_file} bytes or more, not {self.length}")
             self.segments.append((kind, start, address, in_file))
 
     def _offset(self, address: int) -> int:
         for kind, start, base, size in self.segments:
             if kind == _PT_LOAD and base <= address < base + size:
                 return start + address - base
-        raise ElfError(f"address {address:#x} is in no part of the file")
+        raise ElfError(f"address {address:#x} is outside the segments of the file")
 
     def _dynamic(self) -> Iterator[tuple[int, int]]:
         place = next((start for kind, start, _, _ in self.segments if kind == _PT_DYNAMIC), None)

@@ -1,6 +1,6 @@
-"""What the loaded libllama can do: llama.h's functions by what they are for, and newer options.
+"""The features of the loaded libllama: llama.h's functions by their purpose, and newer options.
 
-A feature that is not there does no harm until it is used: what it lacks raises :class:`UnsupportedError` then.
+Using a feature that is missing raises :class:`UnsupportedError`.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ _IN_BACKEND = frozenset(
 
 @dataclass(frozen=True)
 class Feature:
-    """One thing that a libllama can do, true when this one can.
+    """A feature of libllama; true if the loaded library has it.
 
-    ``needs`` names its functions, constants and "struct.field"s, ``missing`` those that are not there, and ``since``
-    the first llama.cpp release with all of them, "" where that is not known.
+    ``needs`` names its functions, constants and "struct.field"s, ``missing`` those that the library lacks, and
+    ``since`` the first llama.cpp release with all of them, or "" if that is unknown.
     """
 
     name: str
@@ -142,7 +142,7 @@ class Feature:
 
 
 class Features(Mapping[str, Feature]):
-    """Every :class:`Feature` by name; the library is loaded by the first question. ``KeyError`` for another name."""
+    """Every :class:`Feature` by name; the first access loads the library. ``KeyError`` for an unknown name."""
 
     @cached_property
     def _all(self) -> dict[str, Feature]:
@@ -160,7 +160,7 @@ class Features(Mapping[str, Feature]):
         return len(self._all)
 
     def missing(self) -> tuple[Feature, ...]:
-        """Return what this libllama cannot do."""
+        """Return the features that this libllama lacks."""
         return tuple(feature for feature in self.values() if not feature)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Which threads may be inside a native object, and how the thread that frees it waits for the others to leave."""
+"""Gates: the threads that may be inside a native object, and waiting for them to leave before it is freed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _is_inside = helpers.is_inside
 
 
 class Gate(Protocol):
-    """What keeps threads that compute with a native object apart from the one that frees it."""
+    """Separates threads that compute with a native object from the thread that frees it."""
 
     release: Callable[[], object]
     """Let other threads in again; they will find the handle closed. A C function, so that no signal handler runs
     before it in a ``finally`` block."""
 
     def acquire(self) -> None:
-        """Bring other threads out and keep them out; :class:`BusyError` when this thread itself is inside."""
+        """Make other threads leave and keep them out; :class:`BusyError` when this thread itself is inside."""
 
     def stop(self) -> bool:
         """Cut short what other threads do inside; whether they are outside now. Call after :func:`shutdown.begin`."""
@@ -124,11 +124,11 @@ class ExclusiveGate(_Section):
         return _INSIDE if _is_inside(native) and not native.computing else self
 
     def refuse(self, entry: int) -> NoReturn:
-        """Raise why the door did not open."""
+        """Raise the error for which a thread was not admitted."""
         if entry == lib.LCH_DOOR_FORKED:
             raise made_elsewhere(self._what)
         if entry == lib.LCH_DOOR_NESTED:
-            raise BusyError(f"this thread is inside this {self._what} already")
+            raise BusyError(f"this thread is already inside a call of this {self._what}")
         if entry == lib.LCH_DOOR_COMPUTING:
             raise BusyError(f"this {self._what} is in the middle of a computation")
         if shutdown.begun():

@@ -1,4 +1,4 @@
-"""Guarded calls: what would end the process inside llama.cpp becomes :class:`NativeError`.
+"""Guarded calls: errors that would end the process inside llama.cpp become :class:`NativeError`.
 
 llama.cpp ends the process when an assertion fails, and lets C++ exceptions out of its C functions. Each
 function here calls one llama.h function through the C++ helper, which catches both. Validation comes first

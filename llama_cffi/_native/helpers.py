@@ -1,4 +1,4 @@
-"""The helpers that this process uses: the compiled extension, or its twin in Python where no compiler was.
+"""The helpers of this process: the compiled extension, or the same functions in Python without a compiler.
 
 Both offer what ``helpers/helpers.h`` declares under the same names, with equal results. The twin is slower, and C++
 alone can turn llama.cpp's failed assertions into exceptions and look at signals and deadlines during a computation.
@@ -22,7 +22,7 @@ ENV_VAR = "LLAMA_CFFI_HELPERS"
 def _choose() -> Kind:
     wanted = os.environ.get(ENV_VAR, "")
     if wanted not in ("", "none"):
-        raise LibraryError(f"{ENV_VAR} must be none (do without the compiled helpers) or unset, not {wanted!r}")
+        raise LibraryError(f"{ENV_VAR} must be none (to run without the compiled helpers) or unset, not {wanted!r}")
     there = importlib.util.find_spec("llama_cffi._native._helpers") is not None
     return "compiled" if there and not wanted else "python"
 

@@ -28,12 +28,12 @@ _HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class LibraryInfo:
-    """Which libllama this process uses and what is known about it.
+    """The libllama of this process and its properties.
 
-    ``source`` says from which place it was taken, ``mode`` how it is bound, ``generation`` which known (or derived)
-    binary interface it has in ABI mode, and ``doubts`` why some of that is not certain. ``version`` is what the
-    library calls itself, or the release in its file's name, or "". ``helpers`` are "compiled" or "python". ``stamp`` is
-    what its build wrote down (commit, flags, compiler, header hash), {} for a library of other people.
+    ``source`` is how it was found, ``mode`` how it is bound, ``generation`` its known (or derived) binary interface in
+    ABI mode, and ``doubts`` the reasons why some of that is uncertain. ``version`` is the version that the library
+    reports, or the release in its file's name, or "". ``helpers`` are "compiled" or "python". ``stamp`` is the record
+    of its build (commit, flags, compiler, header hash), {} for a library that was not built with the package.
     """
 
     path: Path
@@ -62,24 +62,24 @@ _opened: list[Any] = []
 def use_library(
     path: str | os.PathLike[str], *, include: str | os.PathLike[str] | None = None, private: bool = False
 ) -> None:
-    """Choose the libllama of this process: a file, or a folder that holds one; before its first use.
+    """Set the libllama of this process: a file, or a folder that contains one. Call it before the first use.
 
-    ``include`` is the folder of llama.h that it was built from, needed for a release that llama_cffi does not know.
-    ``private`` opens a copy under names of its own, so that another llama.cpp which this process opens later cannot get
-    its parts; one that is there already is always avoided so. The library is opened by the first use. LibraryError for
-    a path without a library, for a second choice that differs from the first, and when another library is in use
-    already; the same choice again is fine.
+    ``include`` is the folder of the llama.h that it was built from, which is needed for an unknown release. ``private``
+    opens a copy with different library names, so that another llama.cpp that this process opens later does not get its
+    parts; this is always done if another llama.cpp is already loaded. The library is opened at its first use. Raises
+    LibraryError for a path without a library, for a second choice that differs from the first, and when another library
+    is already in use. Repeating the same choice is allowed.
     """
     global _chosen, _include, _private, _failure
     with _lock:
         found, _ = search_paths.choose(Path(path))
         headers = Path(include).absolute() if include is not None else None
         if _chosen is not None and not (_same(_chosen, found) and (_include, _private) == (headers, private)):
-            raise LibraryError(f"use_library() has chosen {_chosen} already, and one process uses one libllama")
+            raise LibraryError(f"use_library() has already chosen {_chosen}, and a process can use only one libllama")
         if _info is not None and not _same(_info.path, found):
-            raise LibraryError(f"{_info.path} is in use already: call use_library() before anything else")
+            raise LibraryError(f"{_info.path} is already in use: call use_library() before the first use")
         if _opened and _failure is not None:
-            raise LibraryError("a library was opened and refused in this process: start a new one") from _failure
+            raise LibraryError("a library was opened and refused in this process: start a new process") from _failure
         if _info is None:
             _chosen, _include, _private, _failure = found, headers, private, None
 
@@ -200,7 +200,7 @@ def _wants_api(path: Path, stamp: dict[str, Any]) -> bool:
     if wanted == "api":
         return True
     if wanted:
-        raise LibraryError(f'{BINDING_VAR} is "api" or "abi", not {wanted!r}')
+        raise LibraryError(f'{BINDING_VAR} must be "api" or "abi", not {wanted!r}')
     # Its bytes are searched, because importing it would map the library that it was linked to.
     hash_of, extension = str(stamp.get("header_hash", "")), extension_file()
     fits = bool(hash_of) and extension is not None and hash_of.encode() in extension.read_bytes()

@@ -1,4 +1,4 @@
-"""A look at a library from a child process: what it shows of its binary interface, or why it shows nothing."""
+"""The probe of a library in a child process: the fingerprint of its binary interface, or an error."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _checked(path: Path) -> list[Path]:
 
 def _ask(path: Path, request: dict[str, Any], seconds: float) -> dict[str, Any]:
     if not sys.executable:
-        raise LibraryError(f"{path} cannot be checked: this Python does not know its own program (sys.executable)")
+        raise LibraryError(f"{path} cannot be checked: sys.executable is not set, so no child process can be started")
     with tempfile.TemporaryDirectory(prefix="llama_cffi-probe-") as folder:
         answer = Path(folder, "answer.json")
         with Path(folder, "stderr").open("w+b") as said:
@@ -72,7 +72,7 @@ def _ask(path: Path, request: dict[str, Any], seconds: float) -> dict[str, Any]:
             said.seek(0)
             words = said.read(1 << 16).decode("utf-8", "replace").strip()
         if code is None:
-            reason = "it hangs while it is loaded, or lies on a very slow disk"
+            reason = "it hangs while it is loaded, or its disk is very slow"
             raise LibraryError(f"{path} was not opened within {seconds:.0f} seconds: {reason}")
         if code or not answer.is_file():
             raise LibraryError(f"{path} {_death(code)}{_tail(words)}")
@@ -118,7 +118,7 @@ def _death(code: int) -> str:
     if code == -signal.SIGILL:
         return "uses an instruction that this CPU does not have (SIGILL)"
     if code < 0:
-        return f"crashes while it is opened and asked for its defaults ({signal.Signals(-code).name})"
+        return f"crashes while it is opened and its defaults are read ({signal.Signals(-code).name})"
     return f"ends the process while it is opened (exit code {code})"
 
 

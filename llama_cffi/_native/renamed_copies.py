@@ -1,4 +1,4 @@
-"""A library under names of its own, for a process that holds another llama.cpp with the same names.
+"""Copies of a library with other names, for a process that has another llama.cpp with the same names.
 
 The loader of Linux knows a dependency by its name alone: a second libllama gets the libggml-base.so of the first,
 whatever its path. Copies in the user's cache whose names inside the files are changed, byte for byte, are told apart.

@@ -25,10 +25,10 @@ class Callbacks(Protocol):
         """Change the candidates of a ``llama_token_data_array *``."""
 
     def on_reset(self) -> None:
-        """Go back to the first state."""
+        """Return to the initial state."""
 
     def failed(self, error: BaseException) -> None:
-        """Keep an exception for whoever called llama.cpp."""
+        """Keep an exception for the caller of llama.cpp."""
 
 
 def new_handle(callbacks: Callbacks) -> Any:

@@ -1,4 +1,4 @@
-"""The places where a libllama may lie, in the order in which they are looked at."""
+"""The places where a libllama is searched, in their order."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _cached_folders() -> list[str]:
 
 
 def advice(source: Source) -> str:
-    """Return what helps when the library of a place cannot be used."""
+    """Return the advice for a place whose library cannot be used."""
     if source == "explicit":
         return (
             f"{ENV_VAR} and use_library() take a libllama file or the folder that holds it; without them the library "
@@ -135,14 +135,14 @@ def advice(source: Source) -> str:
         return f"run `{BUILD_COMMAND}` in the checkout, then reinstall llama-cffi"
     return (
         "There are three ways to get one:\n"
-        "  `pip install llama-cffi` where a C++ compiler is, which builds it\n"
-        f"  {ENV_VAR}=/path/to/libllama.so, or llama_cffi.use_library(path), for one that you have already\n"
+        "  `pip install llama-cffi` with a C++ compiler installed, which builds it\n"
+        f"  {ENV_VAR}=/path/to/libllama.so, or llama_cffi.use_library(path), for an existing one\n"
         f"  `{BUILD_COMMAND}` in a checkout of llama-cffi"
     )
 
 
 def failed(tried: list[tuple[Path, str]], help_text: str) -> LibraryError:
-    """Return the error that lists what was tried."""
+    """Return the error that lists the places and their reasons."""
     lines = "".join(f"\n  {path}: {reason}" for path, reason in tried)
     return LibraryError(f"no usable libllama:{lines}\n{help_text}")
 

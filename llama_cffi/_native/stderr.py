@@ -1,4 +1,4 @@
-"""What llama.cpp prints to standard error instead of logging."""
+"""Capturing text that llama.cpp prints to standard error instead of logging it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Captured:
 def captured() -> Iterator[Captured]:
     """Catch what is written to file descriptor 2 during one short C call.
 
-    Some parsers of llama.cpp say only there what is wrong. Other threads write to the same descriptor: whoever uses
-    this gives back what is not theirs with :meth:`Captured.forward`.
+    Some parsers of llama.cpp say only there what is wrong. Other threads write to the same descriptor: a caller that
+    uses this gives back what is not theirs with :meth:`Captured.forward`.
     """
     result = Captured()
     with _lock:

@@ -85,7 +85,7 @@ def check_path(name: str, value: Any) -> Any:
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} holds a lone surrogate at index {error.start}") from None
     if not encoded or b"\0" in encoded:
-        raise ValueError(f"{name} must have a character at least and no NUL, got {shown(path)}")
+        raise ValueError(f"{name} must not be empty or contain NUL, got {shown(path)}")
     return value
 
 

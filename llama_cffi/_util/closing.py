@@ -1,4 +1,4 @@
-"""What is used in ``with``, and closed at its end."""
+"""The base of objects that are used in ``with``, and closed at its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """Base of what has a ``close()``, which ``with`` calls at its end."""
+    """Base of objects with a ``close()``, which ``with`` calls at its end."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writing files atomically: an incomplete file is never visible."""
 
 from __future__ import annotations
 

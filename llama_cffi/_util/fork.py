@@ -1,4 +1,4 @@
-"""What a forked child process makes of objects that threads of its parent were using.
+"""Objects in a forked child process that threads of its parent were using.
 
 The threads are not in the child. A lock that one of them held would stay locked there for ever.
 """
@@ -44,7 +44,8 @@ class ForkedLock:
 def made_elsewhere(what: str) -> ContextError:
     """Return the error of an object that is used in a forked child process and cannot be."""
     return ContextError(
-        f"this {what} was made in another process, and its threads did not survive the fork; make one in this process"
+        f"this {what} was created in another process, and its threads did not survive the fork; "
+        "create one in this process"
     )
 
 

@@ -1,4 +1,4 @@
-"""A dict that stays as it is."""
+"""An immutable dict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class FrozenDict(dict[str, Any]):
     """A dict that cannot be changed; it pickles and compares as a dict does."""
 
     def _refuse(self, *arguments: object, **named: object) -> NoReturn:
-        raise TypeError("these options cannot be changed: make new ones")
+        raise TypeError("options cannot be changed: create new ones")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse

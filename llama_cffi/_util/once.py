@@ -1,4 +1,4 @@
-"""What is made when it is first asked for."""
+"""Values that are created at their first use."""
 
 from __future__ import annotations
 

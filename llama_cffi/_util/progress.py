@@ -1,4 +1,4 @@
-"""How far a long call is: a callback of the caller's, or a bar for whoever asked for one, on a terminal only."""
+"""The progress of a long call: a callback of the caller, or, if requested, a bar on a terminal."""
 
 from __future__ import annotations
 

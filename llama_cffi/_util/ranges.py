@@ -1,4 +1,4 @@
-"""Ranges of sampling parameters: what is outside raises before llama.cpp sees it. Needs no library."""
+"""Ranges of sampling parameters: a value out of range raises an error before llama.cpp reads it. Needs no library."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _number(name: str, value: float) -> float:
 def breakers(texts: Sequence[str]) -> list[bytes]:
     """DRY sequence breakers as UTF-8, when llama.cpp takes them as they are."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, (Sequence, Set)):
-        raise SamplerError(f"dry_sequence_breakers must be several strings, not {shown(texts)}")
+        raise SamplerError(f"dry_sequence_breakers must be a list of strings, not {shown(texts)}")
     return [_breaker(text) for text in texts]
 
 
@@ -122,7 +122,7 @@ def _breaker(text: str) -> bytes:
     except UnicodeEncodeError as error:
         raise SamplerError(f"the sequence breaker {text!r} holds a lone surrogate at index {error.start}") from None
     if b"\0" in data or len(data) > MAX_BREAKER:
-        raise SamplerError(f"a sequence breaker has at most {MAX_BREAKER} bytes and no NUL, got {shown(text)}")
+        raise SamplerError(f"a sequence breaker must have at most {MAX_BREAKER} bytes and no NUL, got {shown(text)}")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Numbers as callers give them: Python's and numpy's alike, bools refused. Needs no library."""
+"""Checks of numbers: Python's and numpy's are accepted, bools are refused. Needs no library."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _stack_size_lock = threading.Lock()
 
 
 def work_off(jobs: Iterable[Job], workers: Sequence[Callable[[Job], None]], stop: Callable[[], None]) -> None:
-    """Give the jobs to the workers, one after the other to whoever is free, and return when all are done.
+    """Give the jobs to the workers, each to the next free one, and return when all are done.
 
     The first worker runs on this thread, each other one on a thread of its own that ends with this call; where the
     system starts no more threads, those that run do the work. When a worker raises, or a signal handler does on this

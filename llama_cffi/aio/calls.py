@@ -118,7 +118,7 @@ class Calls:
             runtime.engine.start_worker()
 
     def _refuse(self) -> None:
-        # The threads did not survive the fork, and whoever had the lock may have been one of them.
+        # The threads did not survive the fork, and one of them may have held the lock.
         self._forked, self._lock = True, threading.Lock()
         self._sequences, self._jobs = set(), set()
 

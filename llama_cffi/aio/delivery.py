@@ -1,4 +1,4 @@
-"""How news of the engine's thread reach an event loop."""
+"""Delivery of new chunks from the engine's thread to an event loop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from llama_cffi.engine.running_sequence import RunningSequence
 
 
 class Delivery:
-    """Wakes the coroutines of one event loop: with one call into the loop for each step, whomever it concerns.
+    """Wakes the coroutines of one event loop, with one call into the loop for each step.
 
-    It is a listener of sequences, called on the thread that computes. A loop that is late gets the news of several
-    steps in one call. When the loop is closed, ``abandon`` ends the sequences that nobody can read any more.
+    It is a listener of sequences, called on the thread that computes. A slow loop gets the chunks of several steps in
+    one call. When the loop is closed, ``abandon`` ends the sequences that cannot be read any more.
     """
 
     def __init__(self, loop: AbstractEventLoop, abandon: Callable[[RunningSequence], object]) -> None:

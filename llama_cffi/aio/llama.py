@@ -1,4 +1,4 @@
-"""A model that answers coroutines: one class for every kind of question."""
+"""The class AsyncLlama: the methods of Llama for coroutines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class AsyncLlama(ProcessBound):
-    """A :class:`~llama_cffi.Llama` for coroutines: every call that computes is awaited, and none blocks the event loop.
+    """A :class:`~llama_cffi.Llama` for coroutines: calls that compute are awaited and do not block the event loop.
 
     ``model`` is what :class:`Llama` takes, or a Llama, whose own methods may be called at the same time, from any
     thread. One thread of the engine's own computes for all. Any number of tasks, and several event loops, may use one;
@@ -67,7 +67,7 @@ class AsyncLlama(ProcessBound):
         self._owns = not isinstance(model, Llama)
         if isinstance(model, Llama):
             if given:
-                raise ValueError(f"{', '.join(given)}: a Llama is open already, give it its options")
+                raise ValueError(f"{', '.join(given)}: the Llama is already open; give these options to Llama(...)")
             self._llama = model
         else:
             self._llama = Llama(model, **{"driver": "thread", **given})
@@ -76,7 +76,7 @@ class AsyncLlama(ProcessBound):
     @classmethod
     @takes_options(opt.AsyncLlamaOptions)
     async def open(cls, model: str | PathLike[str] | Model, **options: Unpack[opt.AsyncLlamaOptions]) -> Self:
-        """Open a model without blocking the event loop; raises as :class:`Llama`."""
+        """Open a model without blocking the event loop; raises the errors of :class:`Llama`."""
         return await on_thread(partial(cls, model, **options))
 
     @classmethod
@@ -88,7 +88,7 @@ class AsyncLlama(ProcessBound):
     @classmethod
     @takes_options(opt.HubOptions)
     async def from_hub(cls, name: str, **options: Unpack[opt.HubOptions]) -> Self:
-        """Fetch a model from the Hugging Face hub and open it; raises as :meth:`Llama.from_hub`."""
+        """Download a model from the Hugging Face hub and open it; raises the errors of :meth:`Llama.from_hub`."""
         llama = await on_thread(partial(Llama.from_hub, name, **cast("Any", {"driver": "thread", **options})))
         self = cls(llama)
         self._owns = True
@@ -96,7 +96,7 @@ class AsyncLlama(ProcessBound):
 
     @property
     def llama(self) -> Llama:
-        """The Llama behind it. Its methods block the event loop for as long as they compute."""
+        """The underlying Llama. Its methods block the event loop while they compute."""
         return self._llama
 
     # -- text
@@ -191,7 +191,7 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.InfillOptions)
     async def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion:
-        """Generate what belongs between two texts; see :meth:`Llama.infill`."""
+        """Generate the text between two texts; see :meth:`Llama.infill`."""
         return await self.stream_infill(prefix, suffix, **options).result()
 
     @overload
@@ -248,7 +248,7 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.ToolOptions)
     async def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun:
-        """Chat, calling the tools that replies ask for; see :meth:`Llama.run_tools`.
+        """Generate replies and call the tools that they ask for; see :meth:`Llama.run_tools`.
 
         Tools may be ``async def``; others run on another thread. The calls of one reply run at the same time.
         """
@@ -263,7 +263,7 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.ChatOptions)
     def session(self, messages: Sequence[Any] = (), **options: Unpack[opt.ChatOptions]) -> AsyncChatSession:
-        """Begin a conversation with a history; see :class:`AsyncChatSession`."""
+        """Return a conversation with a history; see :class:`AsyncChatSession`."""
         from llama_cffi.aio.session import AsyncChatSession
 
         return AsyncChatSession(self, messages, **options)
@@ -272,7 +272,7 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.RenderOptions)
     def render_chat(self, messages: Messages, **options: Unpack[opt.RenderOptions]) -> str:
-        """Return the conversation as the model's chat template writes it; see :meth:`Llama.render_chat`."""
+        """Return the conversation as the text that the chat template renders; see :meth:`Llama.render_chat`."""
         return self._llama.render_chat(messages, **options)
 
     def tokenize(
@@ -300,7 +300,7 @@ class AsyncLlama(ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],
     ) -> Embeddings:
-        """Return vectors of texts; see :meth:`Llama.embed`."""
+        """Return the embeddings of texts; see :meth:`Llama.embed`."""
         return await self._calls.call_with_progress(self._llama.embed, progress, texts, **options)
 
     @takes_options(opt.SimilarityOptions)
@@ -319,7 +319,7 @@ class AsyncLlama(ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.RerankOptions],
     ) -> list[Ranked]:
-        """Return the documents in the order of how well they fit the query; see :meth:`Llama.rerank`."""
+        """Return the documents in the order of their relevance to the query; see :meth:`Llama.rerank`."""
         return await self._calls.call_with_progress(self._llama.rerank, progress, query, documents, **options)
 
     @overload
@@ -355,17 +355,17 @@ class AsyncLlama(ProcessBound):
         progress: Progress | None = None,
         **options: Unpack[opt.ScoreOptions],
     ) -> list[Score]:
-        """Return how likely each continuation is after a prefix; see :meth:`Llama.score`."""
+        """Return the log-probabilities of continuations after one prefix; see :meth:`Llama.score`."""
         return await self._calls.call_with_progress(self._llama.score, progress, prefix, continuations, **options)
 
     # -- the whole
 
     def stats(self) -> EngineSnapshot:
-        """Return how many requests run and wait, and what else the engine counts."""
+        """Return the numbers of running and waiting requests, and the other counts of the engine."""
         return self._llama._runtime.engine.snapshot()
 
     async def drain(self, timeout: float | None = None) -> None:
-        """Take no more calls, and return when those that run have ended.
+        """Refuse new calls, and return when the running calls have ended.
 
         Raises :class:`TimeoutError` when some still run after ``timeout`` seconds: they go on until :meth:`aclose`.
         """
@@ -373,7 +373,7 @@ class AsyncLlama(ProcessBound):
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`aclose` ran, or the Llama was closed."""
+        """Whether :meth:`aclose` was called, or the Llama was closed."""
         return self._calls.closed or self._llama.closed
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""A conversation that goes on, for coroutines."""
+"""Conversations with a history, for coroutines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AsyncChatter(Protocol):
 
 
 class AsyncChatSession(Conversation[AsyncChatter]):
-    """A conversation with a model, as :class:`~llama_cffi.ChatSession` is. Not for two tasks at once."""
+    """A conversation with a model, like :class:`~llama_cffi.ChatSession`. One task at a time may use it."""
 
     @overload
     async def chat(
@@ -63,7 +63,8 @@ class AsyncChatSession(Conversation[AsyncChatter]):
     async def stream_chat(
         self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
     ) -> AsyncIterator[ReplyChunk]:
-        """Do as :meth:`chat`, as an iterator of chunks; the messages are added with the last one."""
+        """Generate the reply as :meth:`chat` does, as an iterator of chunks; the messages are added with the last
+        one."""
         asked = self._asked(text, role)
         async for chunk in self._chatter.stream_chat(asked, **{**self._options, **options}):
             yield self._answered(asked, chunk)
@@ -75,14 +76,14 @@ class AsyncChatSession(Conversation[AsyncChatter]):
     async def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun: ...
 
     async def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
-        """Do as :meth:`chat`, calling the tools that replies ask for; see :meth:`AsyncLlama.run_tools`."""
+        """Generate replies and call the tools that they ask for; see :meth:`AsyncLlama.run_tools`."""
         loop = self._loop(text, options)
         run = await loop.run()
         self._said(text, run.messages)
         return run
 
     async def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> AsyncIterator[ReplyChunk | ToolResult]:
-        """Do as :meth:`run_tools`, as an iterator of chunks and results."""
+        """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
         loop = self._loop(text, options)
         async for event in loop:
             yield event

@@ -36,7 +36,7 @@ class Started(NamedTuple, Generic[C]):
 
 
 class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
-    """The chunks of one request, as its reader makes them; the last one has the completion.
+    """The chunks of one request, as an asynchronous iterator; the last chunk has the completion.
 
     The request is prepared and submitted with the first ``await``, which raises what is wrong with it. Cancelling the
     task that waits, :meth:`aclose`, leaving an ``async with`` and dropping the stream each cancel the request; what was
@@ -149,7 +149,7 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
             return [chunk async for chunk in self]
 
     async def aclose(self) -> None:
-        """Cancel the request. Idempotent."""
+        """Cancel the request, if it still runs."""
         self._closed = True
         if self._started is not None:
             self._started.engine.cancel(self._started.sequence)

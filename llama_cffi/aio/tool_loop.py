@@ -1,4 +1,4 @@
-"""Calling tools for a model until it answers in words, with coroutines."""
+"""Running tools for a model until a reply calls none, with coroutines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class AsyncToolLoop:
-    """Asks, calls what the reply asks for, all of it at once, and asks again.
+    """Generates a reply, calls its tools at the same time, and repeats that until a reply calls none.
 
     ``ask`` gives the chunks of the reply to one spec. Iterating gives every chunk of every reply, and every result.
-    Raises as :class:`~llama_cffi.tool_loop.ToolDialogue`.
+    Raises the errors of :class:`~llama_cffi.tool_loop.ToolDialogue`.
     """
 
     def __init__(self, ask: Callable[[ChatSpec], AsyncIterator[ReplyChunk]], spec: ToolsSpec) -> None:
@@ -55,7 +55,7 @@ class AsyncToolLoop:
             return self.dialogue.failed(call, error)
 
     async def run(self) -> ToolRun:
-        """Go on to the end."""
+        """Run the loop to its end."""
         async for _ in self:
             pass
         return self.dialogue.finished()

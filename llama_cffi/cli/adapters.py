@@ -49,7 +49,7 @@ def additions(
 ) -> Additions:
     """The options read, with as much of their files as needs no model: loading one may take minutes.
 
-    Raises as :class:`GGUFFile` and :meth:`ControlVector.from_gguf`, ``typer.BadParameter`` for wrong usage.
+    Raises the errors of :class:`GGUFFile` and :meth:`ControlVector.from_gguf`, ``typer.BadParameter`` for wrong usage.
     """
     loras = tuple(scaled_file(text, "--lora") for text in lora or ())
     vectors = tuple(scaled_file(text, "--control-vector") for text in control_vector or ())

@@ -26,23 +26,21 @@ if TYPE_CHECKING:
 
 @console.command
 def chat(
-    message: Annotated[
-        str | None, typer.Argument(metavar="MESSAGE", help="Answer this and end, instead of going on.")
-    ] = None,
+    message: Annotated[str | None, typer.Argument(metavar="MESSAGE", help="Answer this message and exit.")] = None,
     system: Annotated[
         str | None,
-        options.option("-sys", "--system", "--system-prompt", metavar="TEXT", help="The instruction to begin with."),
+        options.option("-sys", "--system", "--system-prompt", metavar="TEXT", help="The system message."),
     ] = None,
     schema: Annotated[
         Path | None,
-        options.option("--schema", metavar="FILE", help="Answers are JSON that follows this JSON Schema."),
+        options.option("--schema", metavar="FILE", help="Answers are JSON that satisfies this JSON Schema."),
     ] = None,
     tools: Annotated[
         Path | None,
         options.option("--tools", metavar="FILE", help="The model may call the functions of this Python file."),
     ] = None,
     load_from: Annotated[
-        Path | None, options.option("--load", metavar="FILE", help="Go on with a conversation that was saved.")
+        Path | None, options.option("--load", metavar="FILE", help="Continue a saved conversation.")
     ] = None,
     template: Annotated[
         str | None,
@@ -53,14 +51,18 @@ def chat(
     ] = None,
     reply_format: Annotated[
         str | None,
-        options.option("--reply-format", metavar="NAME", help="How the model writes calls; found in the template."),
+        options.option(
+            "--reply-format", metavar="NAME", help="The reply format; by default detected from the template."
+        ),
     ] = None,
     reasoning_budget: Annotated[
         int,
-        options.option("--reasoning-budget", metavar="N", min=-1, help="Most tokens of reasoning; -1 for no limit."),
+        options.option(
+            "--reasoning-budget", metavar="N", min=-1, help="The most tokens of reasoning; -1 for no limit."
+        ),
     ] = -1,
     show_reasoning: Annotated[
-        bool, options.option("--show-reasoning/--no-show-reasoning", help="Show what the model thinks, dimmed.")
+        bool, options.option("--show-reasoning/--no-show-reasoning", help="Show the reasoning of the model, dimmed.")
     ] = True,
     n_predict: Annotated[
         int,
@@ -71,7 +73,7 @@ def chat(
             metavar="N",
             min=-1,
             env="N_PREDICT",
-            help="Most tokens of an answer; -1 for no limit.",
+            help="The most tokens of an answer; -1 for no limit.",
         ),
     ] = -1,
     as_json: options.Json = False,
@@ -103,12 +105,11 @@ def chat(
     grammar: options.Grammar = None,
     grammar_file: options.GrammarFile = None,
 ) -> None:
-    """Talk with a model.
+    """Chat with a model.
 
-    At a terminal: answers in Markdown as they are written, /help for commands, Ctrl-C stops an answer and Ctrl-D ends.
-    With MESSAGE, or when standard input is no terminal: one answer to that text, plain, on standard output. Standard
-    input that is no terminal follows MESSAGE behind a blank line.
-    """  # fmt: skip
+    At a terminal: answers in Markdown while they are generated, /help for commands, Ctrl-C stops an answer and Ctrl-D
+    ends. With MESSAGE, or when standard input is not a terminal: one answer to that text, plain, on standard output.
+    Standard input that is not a terminal is appended to MESSAGE after a blank line. """  # fmt: skip
     text = _message(message)
     if as_json and text is None:
         raise typer.BadParameter("--json gives one answer: say MESSAGE, or give it on standard input")
@@ -195,7 +196,7 @@ def _read_schema(path: Path) -> Any:
     try:
         return json.loads(arguments.read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def _load_tools(path: Path) -> tuple[Tool, ...]:

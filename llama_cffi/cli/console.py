@@ -98,14 +98,14 @@ def show_native_log() -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def colourful(stream: TextIO) -> bool:
+def colorful(stream: TextIO) -> bool:
     """Whether the stream is a terminal that wants styled text."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def style(text: str, codes: str, stream: TextIO | None = None) -> str:
     """`text` in an SGR style such as "1;31", or as it is where the stream shows no styles."""
-    return f"\x1b[{codes}m{text}\x1b[0m" if text and colourful(stream or sys.stdout) else text
+    return f"\x1b[{codes}m{text}\x1b[0m" if text and colorful(stream or sys.stdout) else text
 
 
 def printable(text: str) -> str:
@@ -120,7 +120,7 @@ def one_line(text: str, limit: int = 100) -> str:
 
 
 def rows(pairs: Iterable[tuple[str, str]]) -> None:
-    """Print labelled values in two columns."""
+    """Print labeled values in two columns."""
     pairs = list(pairs)
     width = max(len(label) for label, _ in pairs)
     for label, value in pairs:

@@ -17,7 +17,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
 
-from llama_cffi.cli.console import colourful, one_line, printable
+from llama_cffi.cli.console import colorful, one_line, printable
 from llama_cffi.cli.markdown import MarkdownStream
 from llama_cffi.cli.tool_file import load_tools
 from llama_cffi.cli.wording import describe
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 HELP = """\
 /system TEXT   begin the conversation with this instruction; without TEXT, show it
-/undo          take back your last message and the answer to it
+/undo          remove your last message and the answer to it
 /retry         answer the last message again
-/clear         forget the conversation, but not the instruction
+/clear         remove the conversation, but not the instruction
 /save FILE     write the conversation to a file
-/load FILE     go on with a conversation that was saved
+/load FILE     continue a saved conversation
 /tools [FILE]  let the model call the functions of a Python file; without FILE, list them
 /stats         tokens and speed of the last answer
 /help          this
@@ -59,7 +59,7 @@ class Conversation:
         self._describe = describe
         self._tools = tools
         self._show_reasoning = show_reasoning
-        self._terminal = Console(highlight=False, no_color=None if colourful(sys.stdout) else True)
+        self._terminal = Console(highlight=False, no_color=None if colorful(sys.stdout) else True)
         self._stats_of_last = "there was no answer yet"
         self._unanswered = ""
         """A message whose answer was stopped before it said anything; it is not in the conversation."""

@@ -25,7 +25,7 @@ _REBUILD = "Build it on this machine: python scripts/build_libllama.py --force, 
 _REINSTALL = "Install again: pip install --force-reinstall llama-cffi, or in a checkout: pip install -e ."
 
 
-Lib = Annotated[Path | None, options.option("--lib", metavar="PATH", help="Judge this libllama, and do nothing else.")]
+Lib = Annotated[Path | None, options.option("--lib", metavar="PATH", help="Check this libllama, and do nothing else.")]
 Include = Annotated[
     Path | None,
     options.option("--include", metavar="DIR", help="Folder of the llama.h that the library was built from."),
@@ -38,8 +38,8 @@ def doctor(
 ) -> None:
     """Check the installation: library, devices, CPU features, and a second of decoding.
 
-    Ends with exit code 1 when something is broken, and says how to mend it. With --lib it only says what a library is,
-    or why it cannot be used; that library is opened in a child process and nowhere else.
+    Ends with exit code 1 when there is a problem, and shows how to solve it. With --lib it only describes a library, or
+    the reason why it cannot be used; that library is opened in a child process only.
     """
     from llama_cffi.cli import library_report
 
@@ -167,7 +167,7 @@ def _library_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _binding_rows(library: dict[str, Any]) -> list[tuple[str, str]]:
-    """How the library is bound: what its fingerprint fits, and who does the work of the helpers."""
+    """How the library is bound: the generation of its fingerprint, and the implementation of the helpers."""
     found = []
     if library["generation"]:
         generation = library["generation"]

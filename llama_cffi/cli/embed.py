@@ -25,23 +25,23 @@ def embed(
         options.option("-f", "--file", metavar="FILE", help="Read the texts from a file; - is standard input."),
     ] = None,
     whole: Annotated[
-        bool, options.option("--whole", help="Take the file or standard input for one text, not one on each line.")
+        bool, options.option("--whole", help="Read the file or standard input as one text, not one on each line.")
     ] = False,
     pooling: Annotated[
         Pooling | None,
         options.option(
             "--pooling", metavar="TYPE", env="POOLING", show_default="the model's",
-            help="How the tokens of a text become one vector: mean, cls, last, or none for a vector of each token.",
+            help="The pooling of the tokens of a text: mean, cls, last, or none for a vector of each token.",
         ),
     ] = None,
     normalize: Annotated[
-        bool, options.option("--normalize/--no-normalize", help="Give every vector the length 1.")
+        bool, options.option("--normalize/--no-normalize", help="Scale every vector to length 1.")
     ] = True,
     truncate: Annotated[
         bool, options.option("--truncate/--no-truncate", help="Cut off the end of a text that is too long.")
     ] = False,
     prefix: Annotated[
-        str, options.option("--prefix", metavar="TEXT", help="What the model wants before every text.")
+        str, options.option("--prefix", metavar="TEXT", help="A prefix of every text.")
     ] = "",
     as_json: options.Json = False,
     verbose: options.Verbose = False,

@@ -37,7 +37,7 @@ def generate(
             metavar="N",
             min=-2,
             env="N_PREDICT",
-            help="Most tokens to generate; -1 for no limit, -2 until the context is full.",
+            help="The most tokens to generate; -1 for no limit, -2 until the context is full.",
         ),
     ] = -1,
     stop: Annotated[
@@ -120,7 +120,7 @@ def generate(
 ) -> None:
     """Continue a prompt with a model.
 
-    Standard input that is no terminal is read, too: it follows PROMPT behind a blank line, or is the prompt.
+    Standard input that is not a terminal is read, too: it is appended to PROMPT after a blank line, or is the prompt.
 
     The text goes to standard output, everything else to standard error. On a terminal, control characters
     in the text are shown as symbols; a pipe or a file gets the text as it is.

@@ -26,12 +26,12 @@ _VOCAB_TYPES = {
 @console.command
 def info(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="GGUF file, or one part of a split model.")],
-    metadata: Annotated[bool, typer.Option("--metadata", help="Show all metadata, long arrays cut.")] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Show all metadata; long arrays are shortened.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show what a GGUF file is, without loading its weights."""
+    """Show the metadata of a GGUF file, without loading its weights."""
     from llama_cffi.core.gguf import GGUFFile
 
     given = GGUFFile(file)

@@ -64,7 +64,7 @@ def candidates() -> list[dict[str, Any]]:
     decided = False
     for one in search_paths.candidates():
         if decided:
-            state = "passed over: an earlier place decides" if one.path or one.final else one.reason
+            state = "not used: an earlier place has priority" if one.path or one.final else one.reason
         else:
             state = "taken" if one.path else one.reason
             decided = one.path is not None or one.final

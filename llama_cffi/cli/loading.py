@@ -39,7 +39,7 @@ def load(path: Path | None, **settings: Any) -> llama_cffi.Llama:
 def draft_source(path: Path | None, kind: options.DraftType | None) -> str | Path | None:
     """What `Llama(draft=)` takes for ``--model-draft`` and ``--spec-type``; a file is looked at, but not loaded.
 
-    Raises as :class:`GGUFFile`, ``typer.BadParameter`` for wrong usage.
+    Raises the errors of :class:`GGUFFile`, ``typer.BadParameter`` for wrong usage.
     """
     if kind is None:
         kind = "draft-simple" if path is not None else "none"

@@ -23,17 +23,17 @@ def pull(
         str | None, options.option("--revision", metavar="NAME", help="A branch, tag or commit.")
     ] = None,
     offline: Annotated[
-        bool, options.option("--offline", help="Take only what is in the cache.")
+        bool, options.option("--offline", help="Use only files in the cache.")
     ] = False,
     recheck: Annotated[
-        bool, options.option("--recheck", help="Compare the checksums of files in the cache too, and mend them.")
+        bool, options.option("--recheck", help="Check files in the cache too, and download damaged ones again.")
     ] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:  # fmt: skip
-    """Fetch a model from the Hugging Face hub.
+    """Download a model from the Hugging Face hub.
 
-    Without a quantisation it is Q4_K_M, where the repository has that. What is in the cache is not fetched again.
+    Without a quantization it is Q4_K_M, if the repository has that. Files in the cache are not downloaded again.
     """
     from llama_cffi.hub import cached
     from llama_cffi.hub import pull as fetch
@@ -43,7 +43,7 @@ def pull(
         path = fetch(name, revision=revision, offline=offline, recheck=recheck, progress=bar)
     model = next((model for model in cached(name) if model.files[0] == path), None)
     if model is None:
-        console.fail(f"{path} is there, but huggingface_hub cannot read the cache around it")
+        console.fail(f"{path} exists, but huggingface_hub cannot read the cache that contains it")
     if as_json:
         console.print_json(_report(model))
         return
@@ -54,7 +54,7 @@ def pull(
 def list_models(as_json: options.Json = False, verbose: options.Verbose = False) -> None:
     """List the models in the cache.
 
-    It is the cache of huggingface_hub: GGUF files that other programs fetched are in the list too.
+    It is the cache of huggingface_hub: GGUF files that other programs downloaded are in the list too.
     """
     from llama_cffi.hub import cached
 
@@ -78,7 +78,7 @@ def rm(
 
     models = cached(name.removeprefix(HUB))
     if not models:
-        console.fail(f"{console.one_line(name)} is not in the cache; llama-cffi list shows what is")
+        console.fail(f"{console.one_line(name)} is not in the cache; llama-cffi list shows the cached models")
     console.rows([(console.printable(model.name), _size(model)) for model in models])
     if not yes and not typer.confirm("Delete?", err=True):
         raise typer.Exit(console.FAILURE)

@@ -44,7 +44,7 @@ GpuLayers = Annotated[
     str,
     option(
         "-ngl", "--n-gpu-layers", "--gpu-layers", metavar="N", env="N_GPU_LAYERS",
-        help="Layers to keep on the GPU: a number, auto or all.",
+        help="The number of layers on the GPU: a number, auto or all.",
     ),
 ]  # fmt: skip
 Device = Annotated[
@@ -79,7 +79,7 @@ Load = Annotated[
         help="How the file is read: auto, none, mmap, mlock, mmap+mlock or dio.",
     ),
 ]  # fmt: skip
-CheckTensors = Annotated[bool, option("--check-tensors", help="Look for invalid numbers in the weights.")]
+CheckTensors = Annotated[bool, option("--check-tensors", help="Check the weights for invalid numbers.")]
 OverrideKv = Annotated[
     list[str] | None,
     option(
@@ -91,14 +91,14 @@ Lora = Annotated[
     list[str] | None,
     option(
         "--lora", "--lora-scaled", metavar="FILE[:SCALE]",
-        help="Compute with this LoRA adapter, at the scale 1 without another. Repeatable.",
+        help="Compute with this LoRA adapter; the default scale is 1. Repeatable.",
     ),
 ]  # fmt: skip
 ControlVector = Annotated[
     list[str] | None,
     option(
         "--control-vector", "--control-vector-scaled", metavar="FILE[:SCALE]",
-        help="Add this control vector, SCALE times, to what the layers put out. Repeatable.",
+        help="Add this control vector, SCALE times, to the output of the layers. Repeatable.",
     ),
 ]  # fmt: skip
 LayerRange = Annotated[
@@ -113,7 +113,7 @@ ModelDraft = Annotated[
     Path | None,
     option(
         "-md", "--model-draft", "--spec-draft-model", metavar="FILE", env="SPEC_DRAFT_MODEL",
-        help="Let this smaller model with the same vocabulary draft; the text stays what it is.",
+        help="Draft with this smaller model of the same vocabulary; the text does not change.",
     ),
 ]  # fmt: skip
 SpecType = Annotated[
@@ -121,7 +121,7 @@ SpecType = Annotated[
     option(
         "--spec-type", metavar="TYPE", env="SPEC_TYPE",
         show_default="draft-simple with --model-draft",
-        help="What drafts: none, ngram-simple (the text itself, where it repeats) or draft-simple (--model-draft).",
+        help="The draft source: none, ngram-simple (repetitions in the text) or draft-simple (--model-draft).",
     ),
 ]  # fmt: skip
 
@@ -129,55 +129,55 @@ CtxSize = Annotated[
     int | None,
     option(
         "-c", "--ctx-size", metavar="N", min=0, env="CTX_SIZE",
-        help="Context length in tokens; 0 takes all that the model was trained with.",
+        help="Context length in tokens; 0 for the length that the model was trained with.",
     ),
 ]  # fmt: skip
 BatchSize = Annotated[
-    int, option("-b", "--batch-size", metavar="N", min=1, env="BATCH", help="Most tokens of one decode.")
+    int, option("-b", "--batch-size", metavar="N", min=1, env="BATCH", help="The most tokens of one decode.")
 ]
 UbatchSize = Annotated[
     int,
-    option("-ub", "--ubatch-size", metavar="N", min=1, env="UBATCH", help="Most tokens computed at once."),
+    option("-ub", "--ubatch-size", metavar="N", min=1, env="UBATCH", help="The most tokens computed at once."),
 ]
 Threads = Annotated[
     int | None,
     option(
         "-t", "--threads", metavar="N", env="THREADS",
-        help="Threads; without it, or with 0 or less, the physical cores that this process may use.",
+        help="Number of threads; by default, or with 0 or less, the physical cores of this process.",
     ),
 ]  # fmt: skip
 ThreadsBatch = Annotated[
     int | None,
-    option("-tb", "--threads-batch", metavar="N", help="Threads for the prompt; as --threads if not given."),
+    option("-tb", "--threads-batch", metavar="N", help="Threads for the prompt; by default as --threads."),
 ]
 ContextShift = Annotated[
     bool,
     option(
         "--context-shift/--no-context-shift", env="CONTEXT_SHIFT",
-        help="When the context is full, forget its older half and go on, instead of ending.",
+        help="When the context is full, remove its older half and continue, instead of ending.",
     ),
 ]  # fmt: skip
 
 Temperature = Annotated[
     float,
-    option("--temp", "--temperature", metavar="N", env="TEMPERATURE", help="0 always takes the likeliest token."),
+    option("--temp", "--temperature", metavar="N", env="TEMPERATURE", help="0 always takes the most likely token."),
 ]
 TopK = Annotated[
     int,
-    option("--top-k", metavar="N", env="TOP_K", help="Choose among the N likeliest tokens; 0 is off."),
+    option("--top-k", metavar="N", env="TOP_K", help="Sample from the N most likely tokens; 0 is off."),
 ]
 TopP = Annotated[
     float,
     option(
         "--top-p", metavar="N", env="TOP_P",
-        help="Choose among the likeliest tokens that hold this much probability; 1 is off.",
+        help="Sample from the most likely tokens whose probability reaches this value; 1 is off.",
     ),
 ]  # fmt: skip
 MinP = Annotated[
     float,
     option(
         "--min-p", metavar="N", env="MIN_P",
-        help="Leave out tokens less likely than this part of the likeliest; 0 is off.",
+        help="Remove tokens with less than this fraction of the largest probability; 0 is off.",
     ),
 ]  # fmt: skip
 Seed = Annotated[
@@ -189,7 +189,7 @@ Seed = Annotated[
 ]  # fmt: skip
 RepeatLastN = Annotated[
     int,
-    option("--repeat-last-n", metavar="N", min=0, help="How many of the last tokens the penalties look at."),
+    option("--repeat-last-n", metavar="N", min=0, help="The number of last tokens that the penalties apply to."),
 ]
 RepeatPenalty = Annotated[
     float,
@@ -204,42 +204,42 @@ PresencePenalty = Annotated[
     float,
     option(
         "--presence-penalty", metavar="N", env="PRESENCE_PENALTY",
-        help="Taken off the logit of a token that was seen; 0 is off.",
+        help="Subtracted from the logit of a token that occurs; 0 is off.",
     ),
 ]  # fmt: skip
 FrequencyPenalty = Annotated[
     float,
     option(
         "--frequency-penalty", metavar="N", env="FREQUENCY_PENALTY",
-        help="Taken off the logit of a token for each time it was seen; 0 is off.",
+        help="Subtracted from the logit of a token for each occurrence; 0 is off.",
     ),
 ]  # fmt: skip
 TopNSigma = Annotated[
     float,
     option(
         "--top-nsigma", "--top-n-sigma", metavar="N",
-        help="Leave out tokens more than N standard deviations below the likeliest; 0 or less is off.",
+        help="Remove tokens more than N standard deviations below the largest logit; 0 or less is off.",
     ),
 ]  # fmt: skip
 XtcProbability = Annotated[
     float,
     option(
         "--xtc-probability", metavar="N",
-        help="How often to leave out the likeliest tokens; 0 is off.",
+        help="The probability of removing the most likely tokens (XTC); 0 is off.",
     ),
 ]  # fmt: skip
 XtcThreshold = Annotated[
     float,
     option(
         "--xtc-threshold", metavar="N",
-        help="Of the tokens at least this likely, XTC leaves only the last; above 0.5 is off.",
+        help="XTC keeps only the least likely of the tokens with this probability; above 0.5 is off.",
     ),
 ]  # fmt: skip
 Typical = Annotated[
     float,
     option(
         "--typical", "--typical-p", metavar="N",
-        help="Choose among the most typical tokens that hold this much probability; 1 is off.",
+        help="Sample from the most typical tokens whose probability reaches this value; 1 is off.",
     ),
 ]  # fmt: skip
 DynatempRange = Annotated[
@@ -267,14 +267,14 @@ MirostatLr = Annotated[
     float,
     option(
         "--mirostat-lr", metavar="N",
-        help="How fast Mirostat follows the surprise (eta).",
+        help="The learning rate of Mirostat (eta).",
     ),
 ]  # fmt: skip
 MirostatEnt = Annotated[
     float,
     option(
         "--mirostat-ent", metavar="N",
-        help="Surprise that Mirostat aims at, in bits per token (tau).",
+        help="The target surprise of Mirostat, in bits per token (tau).",
     ),
 ]  # fmt: skip
 DryMultiplier = Annotated[
@@ -288,49 +288,49 @@ DryBase = Annotated[
     float,
     option(
         "--dry-base", metavar="N",
-        help="How fast DRY grows with the length of the repetition; 1 at least.",
+        help="How fast DRY grows with the length of the repetition; at least 1.",
     ),
 ]  # fmt: skip
 DryAllowedLength = Annotated[
     int,
     option(
         "--dry-allowed-length", metavar="N", min=0,
-        help="Repetitions shorter than this cost nothing.",
+        help="Shorter repetitions have no penalty.",
     ),
 ]  # fmt: skip
 DryPenaltyLastN = Annotated[
     int,
     option(
         "--dry-penalty-last-n", metavar="N", min=0,
-        help="How many of the last tokens DRY looks at.",
+        help="The number of last tokens in which DRY searches repetitions.",
     ),
 ]  # fmt: skip
 DrySequenceBreaker = Annotated[
     list[str] | None,
     option(
         "--dry-sequence-breaker", metavar="TEXT",
-        help="No repetition reaches over this text; replaces the default ones, none for no text. Repeatable.",
+        help="A text that ends a repetition for DRY; replaces the default ones; none for no text. Repeatable.",
     ),
 ]  # fmt: skip
 AdaptiveTarget = Annotated[
     float,
     option(
         "--adaptive-target", metavar="N",
-        help="Choose tokens of about this probability (adaptive-p); a negative one is off.",
+        help="Sample tokens of about this probability (adaptive-p); a negative value is off.",
     ),
 ]  # fmt: skip
 AdaptiveDecay = Annotated[
     float,
     option(
         "--adaptive-decay", metavar="N",
-        help="Weight of the past for adaptive-p, 0 to 0.99.",
+        help="The weight of past tokens for adaptive-p, 0 to 0.99.",
     ),
 ]  # fmt: skip
 Samplers = Annotated[
     str | None,
     option(
         "--samplers", metavar="NAMES",
-        help="Which samplers run, in this order, separated by semicolons; all others are off.",
+        help="The samplers in their order, separated by semicolons; all others are off.",
     ),
 ]  # fmt: skip
 LogitBias = Annotated[
@@ -340,6 +340,8 @@ LogitBias = Annotated[
         help="Change the logit of a token id: 15043+1, 15043-1, 15043-inf. Repeatable.",
     ),
 ]  # fmt: skip
-IgnoreEos = Annotated[bool, option("--ignore-eos", help="Never choose an end-of-generation token.")]
-Grammar = Annotated[str | None, option("--grammar", metavar="GBNF", help="Only text that this grammar allows.")]
+IgnoreEos = Annotated[bool, option("--ignore-eos", help="Never sample an end-of-generation token.")]
+Grammar = Annotated[
+    str | None, option("--grammar", metavar="GBNF", help="Generate only text that this grammar allows.")
+]
 GrammarFile = Annotated[Path | None, option("--grammar-file", metavar="FILE", help="Read the grammar from a file.")]

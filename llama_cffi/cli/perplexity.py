@@ -27,7 +27,7 @@ def perplexity(
         options.option(
             "-c", "--ctx-size", metavar="N", min=0, env="CTX_SIZE",
             show_default="512, or what the model was trained for",
-            help="Tokens of the chunks that the text is cut into; 0 is what the model was trained for.",
+            help="Tokens of the chunks of the text; 0 for the context length of the model's training.",
         ),
     ] = None,
     stride: Annotated[

@@ -29,32 +29,32 @@ def quantize(
     ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The file to write.")],
     type: Annotated[
-        str, typer.Argument(metavar="TYPE", help="Such as Q4_K_M, Q8_0 or F16; one that does not exist lists all.")
+        str, typer.Argument(metavar="TYPE", help="Such as Q4_K_M, Q8_0 or F16; an unknown one lists all.")
     ],
-    force: Annotated[bool, options.option("--force", help="Replace TARGET if it is there.")] = False,
+    force: Annotated[bool, options.option("--force", help="Replace TARGET if it exists.")] = False,
     allow_requantize: Annotated[
-        bool, options.option("--allow-requantize", help="Take a model that is quantised already; it loses twice.")
+        bool, options.option("--allow-requantize", help="Accept a quantized model; it loses accuracy twice.")
     ] = False,
     leave_output_tensor: Annotated[
-        bool, options.option("--leave-output-tensor", help="Do not quantise the output matrix.")
+        bool, options.option("--leave-output-tensor", help="Do not quantize the output matrix.")
     ] = False,
     pure: Annotated[bool, options.option("--pure", help="Give all tensors the same type.")] = False,
-    copy: Annotated[bool, options.option("--copy", help="Only copy the tensors, whatever TYPE says.")] = False,
+    copy: Annotated[bool, options.option("--copy", help="Only copy the tensors, regardless of TYPE.")] = False,
     imatrix: Annotated[
         Path | None,
         options.option("--imatrix", metavar="FILE", help="Importance matrix; types of 2 bits and less need one."),
     ] = None,
     output_tensor_type: Annotated[
-        str | None, options.option("--output-tensor-type", metavar="TYPE", help="ggml's type of the output matrix.")
+        str | None, options.option("--output-tensor-type", metavar="TYPE", help="The ggml type of the output matrix.")
     ] = None,
     token_embedding_type: Annotated[
-        str | None, options.option("--token-embedding-type", metavar="TYPE", help="And of the token embeddings.")
+        str | None, options.option("--token-embedding-type", metavar="TYPE", help="Type of the token embeddings.")
     ] = None,
     tensor_type: Annotated[
         list[str] | None,
         options.option(
             "--tensor-type", metavar="NAME=TYPE",
-            help="ggml's type for the tensors whose names match: attn_q=q8_0. Repeatable.",
+            help="The ggml type of the tensors whose names match: attn_q=q8_0. Repeatable.",
         ),
     ] = None,
     prune_layers: Annotated[
@@ -63,13 +63,13 @@ def quantize(
     override_kv: options.OverrideKv = None,
     max_buffer_size: Annotated[
         int | None,
-        options.option("--max-buffer-size", metavar="MIB", min=1, help="Most MiB of rows in memory at once."),
+        options.option("--max-buffer-size", metavar="MIB", min=1, help="The most MiB of rows in memory at once."),
     ] = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:  # fmt: skip
-    """Write a model again with weights of another type.
+    """Write a model with weights of another type.
 
     The result is that of llama.cpp's llama-quantize. TARGET appears when it is complete; Ctrl-C leaves nothing.
     """
@@ -99,7 +99,7 @@ def quantize(
         # Before it is read, which may take minutes: wrong values must not wait for it.
         native_params(type, settings)
         check_target(target, overwrite=force)
-    with _file(source, target.parent) as model, Bar("quantising") as bar:
+    with _file(source, target.parent) as model, Bar("quantizing") as bar:
         start = time.monotonic()
         quantize(model, target, type, settings, overwrite=force, progress=bar)
         seconds = time.monotonic() - start

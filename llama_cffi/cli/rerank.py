@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @console.command
 def rerank(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is asked for.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT", help="The documents to rank.")] = None,
     file: Annotated[
         Path | None,
         options.option("-f", "--file", metavar="FILE", help="Read the documents from a file; - is standard input."),
     ] = None,
     whole: Annotated[
-        bool, options.option("--whole", help="Take the file or standard input for one document, not one on each line.")
+        bool, options.option("--whole", help="Read the file or standard input as one document, not one on each line.")
     ] = False,
     top_n: Annotated[
         int | None,

@@ -1,4 +1,4 @@
-"""What a GGUF file says about its model, put together from metadata and tensor list."""
+"""A summary of the model in a GGUF file, from its metadata and tensor list."""
 
 from __future__ import annotations
 

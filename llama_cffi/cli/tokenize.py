@@ -25,11 +25,11 @@ def tokenize(
         bool, options.option("--pieces", help="Print a token on each line: its id, and its text in quotes.")
     ] = False,
     add_special: Annotated[
-        bool, options.option("--bos/--no-bos", help="Add the special tokens that the model wants around a text.")
+        bool, options.option("--bos/--no-bos", help="Add the special tokens that the model uses around a text.")
     ] = True,
     parse_special: Annotated[
         bool,
-        options.option("--parse-special/--no-parse-special", help="Read the text of a control token as that token."),
+        options.option("--parse-special/--no-parse-special", help="Convert the text of a control token to that token."),
     ] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,

@@ -30,11 +30,11 @@ _NUMBERS = ("i8", "i16", "i32", "i64", "f64")
 class LoraAdapter(NativeObject):
     """A LoRA loaded from a GGUF file for one :class:`~llama_cffi.core.model.Model`.
 
-    Any number of contexts of that model may compute with it, each at a scale of its own; see
-    :meth:`Context.set_adapters`. It is closed with its model.
+    Any number of contexts of that model may compute with it, each with its own scale; see :meth:`Context.set_adapters`.
+    It is closed with its model.
 
-    Raises :class:`ModelNotFoundError` and :class:`ModelFileError` for a path that is no GGUF file, and
-    :class:`AdapterError` for one that is no LoRA, or one for another model. Wraps ``llama_adapter_lora_init``.
+    Raises :class:`ModelNotFoundError` and :class:`ModelFileError` for a path that is not a GGUF file, and
+    :class:`AdapterError` for a file that is not a LoRA, or one for another model. Wraps ``llama_adapter_lora_init``.
     """
 
     _instead_of_pickling = "send its path, and load it in each process"
@@ -49,7 +49,7 @@ class LoraAdapter(NativeObject):
         file = GGUFFile(self.path)
         _check(file, model)
         self.metadata: dict[str, MetadataValue] = file.metadata
-        """What the file says of itself, as :attr:`GGUFFile.metadata`."""
+        """The metadata of the file; see :attr:`GGUFFile.metadata`."""
         with model.gate:
             mark = log.mark()
             self._handle = handle = Handle(
@@ -70,19 +70,19 @@ class LoraAdapter(NativeObject):
 
     @cached_property
     def alpha(self) -> float | None:
-        """The factor that the file gives to ``B @ A``, divided by the rank; None where it says none."""
+        """The file's factor of ``B @ A``, before the division by the rank; None if the file has none."""
         value = self.metadata.get("adapter.lora.alpha")
         return float(value) if isinstance(value, float) and value else None
 
     @cached_property
     def invocation_tokens(self) -> tuple[int, ...]:
-        """Tokens from which on an activated LoRA (aLoRA) wants to be applied; empty for any other."""
+        """The tokens after which an activated LoRA (aLoRA) must be applied; empty for any other."""
         value = self.metadata.get("adapter.alora.invocation_tokens")
         return tuple(int(token) for token in value) if isinstance(value, list) else ()
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of some pieces of the file, as it is at the first question; equal for copies."""
+        """A hash of some parts of the file, read at the first access; equal for copies."""
         return file_pieces(self.path)
 
     # -- lifetime
@@ -109,7 +109,7 @@ def adapter_set(adapters: Mapping[LoraAdapter, float], model: Model) -> AdapterS
     chosen = []
     for adapter, scale in adapters.items():
         if not isinstance(adapter, LoraAdapter):
-            raise TypeError(f"adapters maps LoraAdapter objects to scales; got {shown(adapter)}")
+            raise TypeError(f"adapters must map LoraAdapter objects to scales, got {shown(adapter)}")
         number = as_float(scale)
         if number is None or not abs(number) <= FLT_MAX:
             raise ValueError(
@@ -174,7 +174,7 @@ def _check(file: GGUFFile, model: Model) -> None:
     about = file.metadata
     if about.get("general.type") != "adapter" or about.get("adapter.type") != "lora":
         kind = about.get("adapter.type") or about.get("general.type") or file.architecture
-        raise AdapterError(f"{file.path} is no LoRA adapter: it calls itself {kind!r}")
+        raise AdapterError(f"{file.path} is not a LoRA adapter: its type is {kind!r}")
     if file.architecture != model.architecture:
         raise AdapterError(
             f"{file.path} is a LoRA for {file.architecture!r} models, and this one is {model.architecture!r}"

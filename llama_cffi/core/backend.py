@@ -1,4 +1,4 @@
-"""What this machine and this libllama can compute on."""
+"""The devices that this machine and this libllama can compute on."""
 
 from __future__ import annotations
 

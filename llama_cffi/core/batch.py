@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Batch:
     """Up to ``capacity`` tokens, each at a position of one or more sequences.
 
-    The columns are int32 arrays of shape ``(capacity,)`` (``output`` is int8): ``token``, ``pos``, ``n_seq_id``
-    and ``output``, and ``seq_id`` of shape ``(capacity, n_seq_max)``. They may be written directly; ``n_tokens``
-    says how many rows count. Nothing is copied on the way into ``llama_batch``.
+    The columns are int32 arrays of shape ``(capacity,)`` (``output`` is int8): ``token``, ``pos``, ``n_seq_id`` and
+    ``output``, and ``seq_id`` of shape ``(capacity, n_seq_max)``. They may be written directly; ``n_tokens`` is the
+    number of rows in use. ``llama_batch`` uses them without a copy.
     """
 
     __slots__ = (
@@ -93,7 +93,7 @@ class Batch:
         return f"<Batch {self.n_tokens}/{self.capacity}>"
 
     def check(self) -> None:
-        """Raise :class:`BatchError` when a row's ``n_seq_id`` says more ids than ``seq_id`` has columns, or none.
+        """Raise :class:`BatchError` when a row's ``n_seq_id`` is 0 or larger than the number of columns of ``seq_id``.
 
         ``Context.decode`` calls it: llama.cpp would read past the row.
         """
@@ -111,7 +111,7 @@ class Batch:
     def check_positions(self, limit: int) -> None:
         """Raise :class:`BatchError` for a position outside 0 to ``limit - 1``.
 
-        A learned position that is not there ends the process, on a thread that nothing guards.
+        A learned position that does not exist ends the process, on a thread that is not guarded.
         """
         pos = self.pos[: self.n_tokens]
         for position in (pos.min(), pos.max()):
@@ -119,11 +119,11 @@ class Batch:
                 raise BatchError(f"position {position} is outside 0 to {limit - 1}, which this model was trained for")
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         self._native.n_tokens = 0
 
     def single(self, token: int, pos: int, seq_id: int) -> None:
-        """Make one token, whose logits are wanted, the whole batch: a decode step of one sequence."""
+        """Replace all rows with one token, with output: a decode step of one sequence."""
         self._tokens[0] = token
         self._pos[0] = pos
         self._seq_ids[0] = seq_id
@@ -161,8 +161,8 @@ class Batch:
     ) -> int:
         """Append consecutive tokens of one sequence from position ``pos`` on; return the last row.
 
-        ``output_last`` asks for the logits of the last one. Raises :class:`BatchError` when they do not fit;
-        nothing is appended then.
+        ``output_last`` requests the logits of the last one. Raises :class:`BatchError`, without appending any, when
+        they do not fit.
         """
         ids = _int32_array(tokens)
         pos, seq_id = _integer("pos", pos), _integer("seq_id", seq_id)

@@ -1,4 +1,4 @@
-"""What changes a model's weights and activations while it computes: LoRA adapters and a control vector."""
+"""Conditioning: the LoRA adapters and the control vector of a computation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Conditioning:
         return bool(self.adapters) or self.control_vector is not None
 
     def with_adapters(self, adapters: Mapping[LoraAdapter, float] | None, model: Model) -> Conditioning:
-        """Return the same with other adapters, None for these; raises as :func:`adapter_set`."""
+        """Return the same with other adapters, None for these; raises the errors of :func:`adapter_set`."""
         return self if adapters is None else replace(self, adapters=adapter_set(adapters, model))
 
     def with_control_vector(self, vector: ControlVector | None, layers: range | None, model: Model) -> Conditioning:
@@ -70,7 +70,7 @@ class Conditioner:
     def use(self, wanted: Conditioning) -> None:
         """Compute with ``wanted`` from now on.
 
-        Raises as :meth:`Context.set_adapters` and :meth:`Context.set_control_vector`.
+        Raises the errors of :meth:`Context.set_adapters` and :meth:`Context.set_control_vector`.
         """
         current = self.current
         if wanted is current or wanted == current:

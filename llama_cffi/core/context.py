@@ -37,17 +37,16 @@ Stepper = Callable[[int, int, int], int]
 
 
 class Context(NativeObject):
-    """Decodes batches over a :class:`~llama_cffi.core.model.Model` and remembers their sequences.
+    """A context that decodes batches with a :class:`~llama_cffi.core.model.Model` and keeps their sequences in memory.
 
-    One thread at a time: a second one inside any method gets :class:`BusyError`; :meth:`abort` is the exception.
-    With ``threads_of`` it computes with the threads of another context, which closes it: threads of two contexts that
-    take turns would wait busily for each other. The caller holds the other one's :meth:`lock` around every decode.
-    Raises :class:`ContextError` with llama.cpp's reasons when the context cannot be made.
-    Wraps ``llama_init_from_model``.
+    One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`. With
+    ``threads_of`` it computes with the threads of another context, which closes it: threads of two contexts that take
+    turns would wait busily for each other. The caller holds the other one's :meth:`lock` around every decode. Raises
+    :class:`ContextError` with llama.cpp's reason when the context cannot be created. Wraps ``llama_init_from_model``.
     """
 
     _instead_of_pickling = "open the model and a Context in each process; SavedState carries what one remembers"
-    _instead_of_copying = "make another Context(model, options); SavedState carries what one remembers"
+    _instead_of_copying = "create another Context(model, options); a SavedState has the memory of one"
 
     def __init__(
         self, model: Model, options: ContextOptions | None = None, *, threads_of: Context | None = None
@@ -80,7 +79,7 @@ class Context(NativeObject):
                 ptr = guard.init_from_model(model.ptr, params, handle.cell)
                 log.pump()
                 if ptr == ffi.NULL:
-                    raise ContextError("cannot make a context", log=log.lines_since(mark))
+                    raise ContextError("cannot create a context", log=log.lines_since(mark))
                 self._resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self._limits = limits = read_limits(ptr, options)
                 self._decodes = limits.has_memory and model.has_decoder
@@ -92,7 +91,7 @@ class Context(NativeObject):
             except BaseException as error:
                 handle.release()
                 if isinstance(error, NativeError):
-                    raise ContextError(f"cannot make a context: {error.message}", log=error.log) from error
+                    raise ContextError(f"cannot create a context: {error.message}", log=error.log) from error
                 raise
             self._make_views(pooling)
         self._door = gate.native
@@ -100,7 +99,7 @@ class Context(NativeObject):
         self.has_control_vector = False
         """Whether :meth:`set_control_vector` has set one."""
         self.has_memory = limits.has_memory
-        """Whether the context remembers what it decoded; one of an encoder alone has nothing to remember."""
+        """Whether the context keeps decoded tokens in memory; the context of an encoder has no memory."""
         self.n_ctx: int = limits.n_ctx
         self._n_positions = model.n_ctx_train if model.has_learned_positions or not limits.has_memory else 0
         most = self._n_positions if limits.has_memory else 0
@@ -135,7 +134,7 @@ class Context(NativeObject):
     # -- lifetime
 
     def close(self) -> None:
-        """Stop a decode that runs on another thread, then free the context. Idempotent."""
+        """Stop a decode that runs on another thread, then free the context. May be called repeatedly."""
         self._handle.close()
 
     def __repr__(self) -> str:
@@ -255,11 +254,11 @@ class Context(NativeObject):
         raise_decode_error(code, batch, vocab, n_ctx=self.n_ctx, n_seq_max=self.n_seq_max, lines=lines)
 
     def abort(self) -> None:
-        """Stop the decode that is running now, or the next one when none runs. Any thread may call it."""
+        """Stop the running decode, or the next one when none runs. Any thread may call it."""
         self._abort.set()
 
     def withdraw_abort(self) -> None:
-        """Forget an :meth:`abort` that has stopped nothing, so that it does not stop the next decode."""
+        """Withdraw an :meth:`abort` that has not stopped a decode, so that it does not stop the next one."""
         self._abort.clear()
 
     def synchronize(self) -> None:
@@ -271,15 +270,15 @@ class Context(NativeObject):
 
     @property
     def adapters(self) -> dict[LoraAdapter, float]:
-        """The adapters that the context computes with, and their scales."""
+        """The adapters of the context, with their scales."""
         return dict(self._adapters)
 
     def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
-        """Compute with these adapters at these scales from now on, and with no others; ``{}`` is without.
+        """Set the adapters of the context and their scales, instead of earlier ones; ``{}`` removes all.
 
-        What is in memory stays as it was computed. A scale of 0 leaves the adapter out; a negative one takes it away
-        from the weights. Raises :class:`AdapterError` for an adapter of another model, ``ValueError`` for a scale that
-        is not finite, :class:`UnsupportedError` where an old library would not see it (``llama_set_adapters_lora``).
+        What is in memory stays as it was computed. A scale of 0 omits the adapter; a negative scale subtracts it from
+        the weights. Raises :class:`AdapterError` for an adapter of another model, ``ValueError`` for a scale that is
+        not finite, :class:`UnsupportedError` where an old library would not see it (``llama_set_adapters_lora``).
         """
         chosen = adapter_set(adapters, self.model)
         with self.lock():
@@ -288,11 +287,11 @@ class Context(NativeObject):
             self._adapters = chosen
 
     def set_control_vector(self, vector: ControlVector | None, *, layers: range | None = None) -> None:
-        """Add a control vector to what the layers put out from now on; None takes it away.
+        """Add a control vector to the output of the layers from now on; None removes it.
 
         ``layers`` are the layers to add it to, all from 1 on by default. What is in memory stays as it was computed.
-        Raises :class:`AdapterError` for a vector of another width or with more layers than the model, and
-        ``ValueError`` for layers that it has not, :class:`UnsupportedError` as above. Wraps ``llama_set_adapter_cvec``.
+        Raises :class:`AdapterError` for a vector of another width or with more layers than the model, ``ValueError``
+        for layers that it does not have, and :class:`UnsupportedError` as above. Wraps ``llama_set_adapter_cvec``.
         """
         with self.lock():
             self._check_change(vector is not None or self.has_control_vector)
@@ -308,10 +307,7 @@ class Context(NativeObject):
 
     @property
     def pooling(self) -> PoolingType:
-        """How the embeddings of a sequence's tokens become one; "none" leaves one for each token.
-
-        Wraps ``llama_pooling_type``.
-        """
+        """The pooling of embeddings of a sequence; "none" keeps one for each token. Wraps ``llama_pooling_type``."""
         return self.outputs.pooling
 
     @property
@@ -321,11 +317,11 @@ class Context(NativeObject):
 
     @property
     def embeddings_enabled(self) -> bool:
-        """Whether the next decode or encode leaves embeddings."""
+        """Whether the next decode or encode computes embeddings."""
         return self.outputs.embeddings_enabled
 
     def set_embeddings(self, value: bool) -> None:
-        """Leave embeddings from the next decode or encode on, or leave them out. Wraps ``llama_set_embeddings``.
+        """Turn the embeddings of later decodes and encodes on or off. Wraps ``llama_set_embeddings``.
 
         Every token of a batch is an output row then. Raises :class:`ContextError` when mean or CLS pooling meets
         several sequences with ``kv_unified=False``, and for ``n_seq_max`` above ``n_ubatch``;
@@ -340,11 +336,11 @@ class Context(NativeObject):
 
     @property
     def causal_attn(self) -> bool:
-        """Whether a token sees only those before it."""
+        """Whether a token attends only to the tokens before it."""
         return self._causal_attn
 
     def set_causal_attn(self, value: bool) -> None:
-        """Let tokens see only those before them, or all of their sequence. Wraps ``llama_set_causal_attn``.
+        """Let tokens attend only to those before them, or to all of their sequence. Wraps ``llama_set_causal_attn``.
 
         Without causal attention a batch must fit ``n_ubatch``. Raises :class:`ContextError` as :meth:`set_embeddings`.
         """
@@ -357,15 +353,15 @@ class Context(NativeObject):
 
     @property
     def memory(self) -> Memory:
-        """The context's memory. Raises :class:`UnsupportedError` for a model that keeps none."""
+        """The context's memory. Raises :class:`UnsupportedError` for a model without memory."""
         self._handle.ptr  # noqa: B018 - raises when closed
         if not self.has_memory:
-            raise UnsupportedError("this model keeps no memory")
+            raise UnsupportedError("this model has no memory")
         return self._memory
 
     @property
     def state(self) -> State:
-        """What the memory holds, to be saved and restored. Raises :class:`UnsupportedError` as :attr:`memory`."""
+        """The content of the memory, to be saved and restored. Raises the errors of :attr:`memory`."""
         self.memory  # noqa: B018 - raises when closed, or when there is none
         return self._state
 

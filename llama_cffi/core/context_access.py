@@ -1,4 +1,4 @@
-"""The one way into a native context, for its Context and the views of it."""
+"""Access to a native context, for its Context and the views of it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class ContextAccess:
     def using(self, *, rewrites: bool = False) -> Iterator[Any]:
         """Hold the context for native calls that could damage it; yields its pointer.
 
-        Raises as :meth:`lock`, and :class:`ContextError` when an earlier failure left it unusable. With ``rewrites``
-        the calls write its results too: views of them become stale.
+        Raises the errors of :meth:`lock`, and :class:`ContextError` when an earlier failure left it unusable. With
+        ``rewrites`` the calls write its results too: views of them become stale.
         """
         with self.lock():
             if self.door.shut:

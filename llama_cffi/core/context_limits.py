@@ -1,4 +1,4 @@
-"""How much a context holds and computes at once."""
+"""The sizes of a context."""
 
 from __future__ import annotations
 

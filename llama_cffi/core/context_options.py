@@ -1,4 +1,4 @@
-"""How a context is made."""
+"""The options of creating a context."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ _ROPE_SCALING: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ContextOptions:
-    """How a context is made (``llama_context_params``); ``None`` leaves the model's or llama.cpp's value."""
+    """The options of creating a context (``llama_context_params``); ``None`` keeps the model's or llama.cpp's value."""
 
     n_ctx: int = 4096
-    """Cells of memory, in tokens, over all sequences; 0 takes the model's training length."""
+    """The number of memory cells (one per token) of all sequences; 0 for the context length of the model's training."""
     n_ctx_seq: int | None = None
     """Most tokens of one sequence, for what looks at :attr:`Context.n_ctx_seq` (generation, saved states, scoring;
     decode does not); None, and more than there is, is what the memory has for one: all cells with ``kv_unified``."""
     n_batch: int = 2048
-    """Most tokens of one decode."""
+    """The most tokens of one decode."""
     n_ubatch: int = 512
-    """Most tokens computed at once; the unit in which an abort takes effect between layers."""
+    """The most tokens computed at once; an abort takes effect between layers of such a micro-batch."""
     n_seq_max: int = 1
     """Number of sequences: ids 0 to n_seq_max - 1."""
     n_threads: int | None = None
-    """Threads for single tokens; None is :func:`~llama_cffi.core.threads.default_thread_count`."""
+    """Threads for single tokens; None for :func:`~llama_cffi.core.threads.default_thread_count`."""
     n_threads_batch: int | None = None
-    """Threads for prompts; None is the same as ``n_threads``."""
+    """Threads for prompts; None for the same number as ``n_threads``."""
     type_k: CacheType = "f16"
     """Data type of the K cache."""
     type_v: CacheType = "f16"
@@ -67,7 +67,7 @@ class ContextOptions:
     flash_attn: FlashAttention = "auto"
     """Whether attention is computed in one fused kernel."""
     kv_unified: bool = True
-    """One memory for all sequences, so that they can share prefixes; off: an equal part for each."""
+    """Whether all sequences share one memory, so that they can share prefixes; otherwise each has an equal part."""
     swa_full: bool = True
     """Keep all positions of sliding-window layers, so that prefixes can be cut and shared."""
     offload_kqv: bool = True
@@ -81,12 +81,12 @@ class ContextOptions:
     rope_freq_scale: float | None = None
     """RoPE frequency scale; None is the model's."""
     embeddings: bool = False
-    """Leave embeddings as well as logits; every token of a batch is an output row then."""
+    """Compute embeddings as well as logits; every token of a batch is then an output row."""
     pooling: PoolingType | None = None
     """How the embeddings of a sequence become one: "none" for one each token, "mean", "cls" (the first token's),
     "last", or "rank" (the scores of the classifier head). None is the model's."""
     attention: Attention | None = None
-    """Whether a token sees only those before it; None is the model's."""
+    """Whether a token attends only to the tokens before it; None for the model's value."""
     no_perf: bool = True
     """Do not measure timings inside llama.cpp."""
 
@@ -152,7 +152,7 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
         )
     if 0 < n_ctx < n_seq_max:
         raise ValueError(
-            f"the context must have at least a cell for each of n_seq_max={n_seq_max} sequences, and has {n_ctx}: "
+            f"the context needs at least one cell for each of n_seq_max={n_seq_max} sequences, got {n_ctx}: "
             "give a larger n_ctx or a smaller n_seq_max"
         )
     return n_ctx, n_batch, n_ubatch, n_seq_max

@@ -1,4 +1,4 @@
-"""What a native context owns beside itself: thread pools, and the adapters that it computes with."""
+"""The resources that a native context owns: thread pools, and its adapters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama_cffi.core.threads import free_pool, make_pool
 
 
 class ContextResources:
-    """What is freed with a ``llama_context``. Never refers to the Context: see Handle."""
+    """The resources that are freed with a ``llama_context``. They never refer to the Context: see Handle."""
 
     __slots__ = ("_borrows", "_gate", "_pools", "adapters")
 

@@ -1,4 +1,4 @@
-"""Control vectors: one direction for each layer, added to what the layer puts out."""
+"""Control vectors: one direction for each layer, added to the output of the layer."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ _STRING, _INT32, _F32 = 8, 5, 0
 class ControlVector:
     """A direction for each layer of a model, float32 of shape ``(n_layer, n_embd)``.
 
-    Row ``i`` is added to what layer ``i`` puts out; row 0 must be zero, because llama.cpp leaves the first layer alone.
-    It is a value: ``0.8 * happy - 0.3 * formal`` is another one. ``model_hint`` names the architecture it was made for.
+    Row ``i`` is added to the output of layer ``i``; row 0 must be zero, because llama.cpp does not change the first
+    layer. It is a value: ``0.8 * happy - 0.3 * formal`` is another one. ``model_hint`` names the architecture that it
+    was made for.
 
     Raises :class:`AdapterError` for another shape, a first row that is not zero, and numbers that are not finite.
     """
@@ -48,7 +49,7 @@ class ControlVector:
             raise AdapterError("a control vector must consist of finite numbers") from None
         if array.ndim != 2 or array.shape[0] < 2 or not array.shape[1]:
             raise AdapterError(
-                f"a control vector has the shape (n_layer, n_embd) with 2 layers or more, not {array.shape}"
+                f"a control vector must have the shape (n_layer, n_embd) with 2 layers or more, not {array.shape}"
             )
         if not np.isfinite(array).all():
             raise AdapterError("a control vector must consist of finite numbers")
@@ -60,7 +61,7 @@ class ControlVector:
 
     @property
     def n_layer(self) -> int:
-        """Number of rows; layers beyond are left alone."""
+        """Number of rows; further layers of a model are not changed."""
         return int(self.data.shape[0])
 
     @property
@@ -74,7 +75,8 @@ class ControlVector:
         return hashlib.blake2b(self.data.tobytes(), digest_size=16).hexdigest()
 
     def check(self, model: Model, layers: range | None = None) -> None:
-        """Raise :class:`AdapterError` unless the vector fits a model, and ``ValueError`` for layers that it has not."""
+        """Raise :class:`AdapterError` unless the vector fits a model, and ``ValueError`` for layers that do not
+        exist."""
         if not hasattr(model, "n_embd"):  # not isinstance: a Model's module is above this one
             raise TypeError(f"model must be a Model, got {shown(model)}")
         _rows_for(self, model.n_layer, model.n_embd)
@@ -154,7 +156,7 @@ class ControlVector:
         return cls(data, model_hint=hint if isinstance(hint, str) else "")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file that :meth:`from_gguf` and llama.cpp's tools read; it appears whole or not at all.
+        """Write the file that :meth:`from_gguf` and llama.cpp's tools read; an incomplete file is never visible.
 
         Raises ``OSError``.
         """

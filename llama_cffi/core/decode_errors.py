@@ -1,4 +1,4 @@
-"""What the results of ``llama_decode`` and ``llama_encode`` mean."""
+"""The errors for the results of ``llama_decode`` and ``llama_encode``."""
 
 from __future__ import annotations
 

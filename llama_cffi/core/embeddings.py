@@ -1,4 +1,4 @@
-"""The words for how embeddings are pooled and what a token attends to, and llama.h's enumerators behind them."""
+"""The names of pooling and attention types, and their enumerators in llama.h."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells one model from another without reading all of its weights."""
+"""Identifies a model without reading all of its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GGUF file is, without loading its weights."""
+"""The metadata and tensors of a GGUF file, without loading its weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TensorInfo:
 
     @property
     def n_elements(self) -> int:
-        """How many numbers the tensor holds."""
+        """The number of elements of the tensor."""
         count = 1
         for size in self.shape:
             count *= size
@@ -47,11 +47,11 @@ class TensorInfo:
 
 
 class GGUFFile:
-    """Metadata and tensor list of one GGUF file, read completely when it is made.
+    """Metadata and tensor list of one GGUF file, read completely when the object is created.
 
-    ``metadata`` maps keys to numbers, strings and lists of them, in file order; a string that is not valid
-    UTF-8 carries replacement characters, and ends at its first NUL byte, where C readers end it too.
-    ``tensors`` lists the tensors in file order. Nothing stays open: there is nothing to close.
+    ``metadata`` maps keys to numbers, strings and lists of them, in file order; invalid UTF-8 in a string becomes
+    replacement characters, and a string ends at its first NUL byte, as for C readers. ``tensors`` lists the tensors in
+    file order. The file does not stay open.
 
     Raises ModelNotFoundError if there is no such file, and ModelFileError with the reason if it is not a
     readable, complete GGUF file. Wraps ``gguf_init_from_file`` with ``no_alloc``.
@@ -103,13 +103,13 @@ class GGUFFile:
 
     @property
     def architecture(self) -> str | None:
-        """``general.architecture``, or None where the file does not say (it is then not a model)."""
+        """``general.architecture``, or None if the file does not have it (it is then not a model)."""
         value = self.metadata.get("general.architecture")
         return value if isinstance(value, str) else None
 
     @property
     def n_params(self) -> int:
-        """How many numbers all tensors hold together."""
+        """The number of elements of all tensors."""
         return sum(tensor.n_elements for tensor in self.tensors)
 
     @property

@@ -22,7 +22,7 @@ Scalar = bool | int | float | str
 
 
 class DamagedHeaderError(Exception):
-    """The bytes are no GGUF file, or end too soon: llama.cpp says what it thinks of them."""
+    """The bytes are not a GGUF file, or are truncated; llama.cpp then reports the error."""
 
 
 @dataclass(frozen=True, slots=True)

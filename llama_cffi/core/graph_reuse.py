@@ -45,8 +45,8 @@ def after_control_vector(ptr: Any, causal: bool) -> None:
 def unseen_change() -> UnsupportedError:
     """Return the error for a change that the library would not see."""
     return UnsupportedError(
-        "this libllama computes with the adapters and the control vector that a context had at its first decode: make "
-        f"another Context for others{f', or do not set {SWITCH}=0' if _has_switch() else ''}",
+        "this libllama keeps the adapters and the control vector of a context's first decode: create "
+        f"another Context to change them{f', or do not set {SWITCH}=0' if _has_switch() else ''}",
         since="b7836",
     )
 

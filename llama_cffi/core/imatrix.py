@@ -51,7 +51,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
         for name, tensor in sums.items():
             counts = tensors.get(name + _COUNTS)
             if counts is None or {tensor.type, counts.type} != {"f32"} or tensor.n_elements % counts.n_elements:
-                raise ModelFileError(f"{path}: the sums and counts of {name} do not fit each other")
+                raise ModelFileError(f"{path}: the sums and counts of {name} do not match")
             number = np.rint(read(counts))[:, None]
             values = read(tensor).reshape(len(number), -1)
             # An expert that was never asked counts as much as any.

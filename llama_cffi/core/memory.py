@@ -24,7 +24,7 @@ class Memory(ProcessBound):
     """
 
     _instead_of_pickling = "take a SavedState, and restore it in the other process"
-    _instead_of_copying = "use seq_cp() within a Context, and a SavedState from one to another"
+    _instead_of_copying = "use seq_cp() within a Context, and a SavedState to copy to another"
 
     __slots__ = ("_access", "_kv_unified", "_ptr")
 
@@ -40,7 +40,7 @@ class Memory(ProcessBound):
         return self._ptr
 
     def clear(self, *, data: bool = True) -> None:
-        """Forget everything; ``data`` also zeroes the buffers. Wraps ``llama_memory_clear``."""
+        """Remove all sequences; ``data`` also zeroes the buffers. Wraps ``llama_memory_clear``."""
         self._call("llama_memory_clear", check_flag("data", data))
 
     def seq_rm(self, seq_id: int | None, p0: int | None = None, p1: int | None = None) -> bool:

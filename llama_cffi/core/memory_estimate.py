@@ -1,7 +1,7 @@
-"""How much memory a model would take, before it takes any.
+"""An estimate of the memory of a model, without allocating it.
 
-llama.cpp itself goes through loading the model and making the context, with ``no_alloc``: it chooses its buffers for
-any architecture and says how large they would be, and allocates none of them. The weights are summed from the file.
+llama.cpp itself loads the model and creates the context with ``no_alloc``: it chooses its buffers for any architecture
+and reports their sizes, and allocates none of them. The weights are summed from the file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 @dataclass(frozen=True, slots=True)
 class DeviceEstimate:
-    """Bytes on one device, by what they are for; ``free`` is what it has now."""
+    """Bytes on one device, by their purpose; ``free`` is its free memory."""
 
     name: str
     weights: int
@@ -61,10 +61,10 @@ class DeviceEstimate:
 class MemoryEstimate:
     """The memory of a model and one context, by device.
 
-    ``weights`` are exact; ``kv`` (what a recurrent model keeps, too) and ``compute`` are llama.cpp's own figures,
-    rounded by it to about 10 KiB. Where a model is divided between devices, each layer counts for an equal part of
-    ``kv``, which is not so for models whose layers differ. ``n_gpu_layers`` of ``n_layers`` (the output counts as one)
-    is the most that fits the free memory, 0 also where nothing does.
+    ``weights`` are exact; ``kv`` (for recurrent models, their state) and ``compute`` are llama.cpp's own figures, which
+    it rounds to about 10 KiB. If a model is divided between devices, each layer counts as an equal part of ``kv``,
+    which is inexact for models whose layers differ. ``n_gpu_layers`` of ``n_layers`` (the output counts as one) is the
+    largest number that fits the free memory; it is 0 also if not even the rest fits.
     """
 
     devices: tuple[DeviceEstimate, ...]
@@ -97,17 +97,17 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Return how many bytes a model and one context would take on each device, without allocating them.
 
-    ``estimate.fits`` compares them with the memory that is free now, ``estimate.n_gpu_layers`` is the most that fits.
-    The context is :class:`ContextOptions` () unless given.
+    ``estimate.fits`` compares them with the free memory, ``estimate.n_gpu_layers`` is the largest number that fits. The
+    default context is :class:`ContextOptions` ().
 
-    Raises what loading raises, and :class:`UnsupportedError` for a libllama that cannot do this, and for
+    Raises the errors of loading, and :class:`UnsupportedError` for a libllama that does not support it, and for
     ``split_mode`` other than ``"layer"``. Wraps ``llama_model_load_from_file`` and ``llama_init_from_model`` with
     ``no_alloc``.
     """
     options = options if options is not None else ModelOptions()
     context = context if context is not None else ContextOptions()
     if options.split_mode not in (None, "layer"):
-        raise UnsupportedError(f"an estimate divides a model by layers, not by split_mode={options.split_mode!r}")
+        raise UnsupportedError(f"an estimate supports a split by layers only, not split_mode={options.split_mode!r}")
     sizes = layer_sizes(_tensors(Path(path)))
     quiet = replace(options, load_mode="none", require_gpu=False, check_tensors=False)
     with _Sketch(path, quiet) as model:
@@ -244,7 +244,9 @@ def _tensors(path: Path) -> list[TensorInfo]:
     if not isinstance(count, int) or count < 2:
         return first.tensors
     if found is None or int(found[2]) != count:
-        raise ModelFileError(f"{path} is of a model in {count} parts, but not named like one")
+        raise ModelFileError(
+            f"{path} is of a model in {count} parts, but its name does not have the form NAME-00001-of-00002.gguf"
+        )
     parts = [path.with_name(f"{found[1]}-{number:05}-of-{found[2]}.gguf") for number in range(1, count + 1)]
     return [tensor for part in parts for tensor in GGUFFile(part).tensors]
 

@@ -33,12 +33,12 @@ ProgressCallback = Callable[[float], object]
 class Model(NativeObject):
     """A model loaded from a GGUF file; Contexts share its weights.
 
-    ``path`` is one file, the first part of a split model named ``*-00001-of-000NN.gguf``, or the list of all
-    parts in order. ``progress`` receives the loaded fraction, 0.0 to 1.0; when it returns False, loading stops
-    with :class:`ModelLoadCancelled`; what it raises reaches the caller.
+    ``path`` is one file, the first part of a split model named ``*-00001-of-000NN.gguf``, or the list of all parts in
+    order. ``progress`` receives the loaded fraction, 0.0 to 1.0; when it returns False, loading stops with
+    :class:`ModelLoadCancelled`; an exception in it reaches the caller.
 
-    Raises :class:`ModelNotFoundError` and :class:`ModelFileError` with llama.cpp's own words.
-    Wraps ``llama_model_load_from_file`` and ``llama_model_load_from_splits``.
+    Raises :class:`ModelNotFoundError` and :class:`ModelFileError` with llama.cpp's own message. Wraps
+    ``llama_model_load_from_file`` and ``llama_model_load_from_splits``.
     """
 
     _instead_of_pickling = "open its file in each process"
@@ -120,7 +120,7 @@ class Model(NativeObject):
         return self._gate
 
     def close(self) -> None:
-        """Close every Context and sampler made from this model, then free it. Idempotent."""
+        """Close every Context and sampler of this model, then free it. May be called repeatedly."""
         self._handle.close()
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class Model(NativeObject):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What tells this model from others; reads 8 KiB of its file, not all of its weights."""
+        """An identification of this model; reads 8 KiB of its file, not all of its weights."""
         return Fingerprint(
             architecture=self.architecture,
             n_params=self.n_params,
@@ -165,7 +165,7 @@ class Model(NativeObject):
         )
 
     def chat_template(self, name: str | None = None) -> str | None:
-        """Return the Jinja text of the default or a named chat template, None where there is none."""
+        """Return the Jinja text of the default or a named chat template, or None if the model does not have it."""
         key = name.encode() if name is not None else ffi.NULL
         template = lib.llama_model_chat_template(self.ptr, key)
         return to_text(template) if template != ffi.NULL else None
@@ -194,7 +194,8 @@ class Model(NativeObject):
 
     @property
     def n_embd_out(self) -> int:
-        """Width of an embedding, which projections after the last layer can make another than the hidden state's."""
+        """Width of an embedding; it differs from that of the hidden state if there are projections after the last
+        layer."""
         return int(lib.llama_model_n_embd_out(self.ptr)) if binding.has("llama_model_n_embd_out") else self.n_embd
 
     @property
@@ -241,7 +242,7 @@ class Model(NativeObject):
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether the model is recurrent, as Mamba and RWKV are."""
+        """Whether the model is recurrent, for example Mamba or RWKV."""
         return bool(lib.llama_model_is_recurrent(self.ptr))
 
     @property
@@ -262,22 +263,22 @@ class Model(NativeObject):
 
     @property
     def pooling(self) -> PoolingType | None:
-        """How the model's embeddings are pooled, None where its file does not say."""
+        """The pooling of the model's embeddings, or None if its file does not specify it."""
         value = self._hint("pooling_type")
         return None if value is None else pooling_of(value)
 
     @property
     def causal_attn(self) -> bool:
-        """Whether a token sees only those before it; encoders say no."""
+        """Whether a token attends only to the tokens before it; False for encoders."""
         return self._hint("attention.causal") != "false"
 
     @property
     def n_cls_out(self) -> int:
-        """Number of scores that a classifier head gives; 1 for a model without one."""
+        """Number of scores of the classifier head; 1 for a model without one."""
         return int(lib.llama_model_n_cls_out(self.ptr))
 
     def cls_label(self, i: int) -> str | None:
-        """Return the name of a class, None where the file gives it none. Wraps ``llama_model_cls_label``.
+        """Return the name of a class, or None if the file has no name for it. Wraps ``llama_model_cls_label``.
 
         Raises ``IndexError`` outside ``0 <= i < n_cls_out``.
         """
@@ -288,7 +289,7 @@ class Model(NativeObject):
 
     @cached_property
     def has_classifier(self) -> bool:
-        """Whether there is a classifier head, which rank pooling needs; the first question reads the tensor list."""
+        """Whether there is a classifier head, which rank pooling needs; the first access reads the tensor list."""
         names = ("cls.weight", "cls.output.weight")
         return any(tensor.name in names for part in self._parts for tensor in GGUFFile(part).tensors)
 

@@ -1,4 +1,4 @@
-"""What a model file must not say, looked at before llama.cpp reads it.
+"""Checks of the values in a model file, before llama.cpp reads it.
 
 Some values that llama.cpp takes without a word end the process when they are computed with, on a thread where nothing
 can catch it; others take gigabytes. Damage to the file itself is left to llama.cpp.

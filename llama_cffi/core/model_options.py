@@ -1,4 +1,4 @@
-"""How a model is loaded."""
+"""The options of loading a model."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _KEY_BYTES = 127
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """How a model is loaded (``llama_model_params``); ``None`` leaves llama.cpp's default."""
+    """The options of loading a model (``llama_model_params``); ``None`` keeps llama.cpp's default."""
 
     n_gpu_layers: int | None = None
-    """Layers to keep on GPUs; negative means all. None means all when the library found a GPU."""
+    """The number of layers on GPUs; negative means all. None means all when the library found a GPU."""
     require_gpu: bool = False
-    """Raise :class:`UnsupportedError` when no weights end up on a GPU, rather than compute on the CPU."""
+    """Raise :class:`UnsupportedError` when no weights are on a GPU, instead of computing on the CPU."""
     split_mode: SplitMode | None = None
     """How several GPUs share the model."""
     main_gpu: int | None = None
@@ -57,9 +57,9 @@ class ModelOptions:
     kv_overrides: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Metadata values to replace while loading."""
     vocab_only: bool = False
-    """Load the vocabulary and metadata, no weights."""
+    """Load the vocabulary and the metadata, but no weights."""
     check_tensors: bool = False
-    """Look for invalid numbers in the weights while loading."""
+    """Check the weights for invalid numbers while loading."""
     use_extra_bufts: bool = True
     """Allow weights to be repacked for this CPU."""
     no_host: bool = False

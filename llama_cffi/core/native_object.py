@@ -1,4 +1,4 @@
-"""What every object has in common that owns a native one."""
+"""The base of all objects that own a native object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options as the loaded libllama knows them: other releases spell some otherwise, or lack them."""
+"""Options in the form of the loaded libllama: other releases have other names for some, or lack them."""
 
 from __future__ import annotations
 

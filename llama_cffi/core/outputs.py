@@ -1,4 +1,4 @@
-"""What a Context computed: logits and embeddings, as copies and as views."""
+"""The results of a Context: logits and embeddings, as copies and as views."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class OutputView(ProcessBound):
-    """A window on one row of logits or embeddings inside the context; valid until its next decode.
+    """A view of one row of logits or embeddings inside the context; valid until its next decode.
 
     :attr:`array` raises :class:`StaleViewError` afterwards, and :class:`ClosedError` after close.
     """
@@ -44,10 +44,10 @@ class OutputView(ProcessBound):
 
 
 class Outputs(ProcessBound):
-    """What the last decode or encode of a :class:`~llama_cffi.core.context.Context` left.
+    """The results of the last decode or encode of a :class:`~llama_cffi.core.context.Context`.
 
-    Logits and embeddings belong to rows of the batch whose output was asked for; a negative row counts from the end.
-    Methods whose names end in ``_view`` give an :class:`OutputView`, the others a copy. Every method raises
+    Logits and embeddings belong to rows of the batch whose output was requested; a negative row counts from the end.
+    Methods whose names end in ``_view`` return an :class:`OutputView`, the others a copy. Every method raises
     :class:`BusyError` while another thread is inside the context, and :class:`ClosedError` when it is closed.
     """
 
@@ -101,7 +101,8 @@ class Outputs(ProcessBound):
             return OutputView(self._access, self.logits_row(i), self.n_vocab)
 
     def logits_row(self, i: int) -> Any:
-        """Return a cffi pointer to the logits of a row, for a caller that holds the context; raises as :meth:`logits`.
+        """Return a cffi pointer to the logits of a row, for a caller that holds the context; raises the errors of
+        :meth:`logits`.
 
         It is valid until the next decode, and nothing checks that.
         """
@@ -133,7 +134,7 @@ class Outputs(ProcessBound):
     def embeddings_batch(self) -> NDArray[np.float32]:
         """Return a copy of the embeddings of all rows of the last batch, float32 of shape ``(n_tokens, n_embd)``.
 
-        Raises as :meth:`embeddings`. Wraps ``llama_get_embeddings``.
+        Raises the errors of :meth:`embeddings`. Wraps ``llama_get_embeddings``.
         """
         with self._access.lock():
             self._embeddings_row(0)

@@ -1,4 +1,4 @@
-"""Which device holds which part of a model."""
+"""The devices that hold the parts of a model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HOST = "CPU"
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the weights of a model are.
+    """The devices of a model's weights.
 
     ``buffers``: bytes (to about 10 KiB) by llama.cpp's name of the buffer, such as ``CPU_Mapped`` or ``CUDA0``.
-    ``devices``: the same by device name as :func:`~llama_cffi.core.backend.devices` has it; memory that belongs to
-    no device, also what a GPU driver pinned in RAM, counts for the CPU. ``n_gpu_layers`` of ``n_layers`` layers (the
-    output counts as one) are on GPUs; ``n_layers`` is 0 when the library cannot offload and does not say.
+    ``devices``: the same by device name as :func:`~llama_cffi.core.backend.devices` has it; memory that belongs to no
+    device, also what a GPU driver pinned in RAM, counts for the CPU. ``n_gpu_layers`` of ``n_layers`` layers (the
+    output counts as one) are on GPUs; ``n_layers`` is 0 when the library cannot offload and does not report it.
     """
 
     buffers: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""What a sequence is computed from: tokens, and media between them, as cells of a context's memory."""
+"""The input of a sequence: tokens, and media between them, as cells of a context's memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DIGEST_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A piece of media (an image, a stretch of sound) as it lies in memory.
+    """A medium (an image, a piece of sound) as it is stored in memory.
 
     Two pieces are equal when their digests and sizes are; ``content`` is what a projector computes them from, and no
     part of the comparison.

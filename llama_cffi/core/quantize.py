@@ -1,4 +1,4 @@
-"""Models with smaller weights, made from models with larger ones."""
+"""Quantizing models: writing a model with weights of a smaller type."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ _SAID = 12
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """How a model is quantized (``llama_model_quantize_params``). Types of tensors are ggml's: ``q8_0``, ``f16`` ..."""
+    """The options of quantizing a model (``llama_model_quantize_params``). Types of tensors are ggml's: ``q8_0``,
+    ``f16`` ..."""
 
     n_threads: int | None = None
-    """Threads; None is one for each CPU. The result does not depend on it."""
+    """The number of threads; None for one for each CPU. The result does not depend on it."""
     output_tensor_type: str | None = None
     """Type of the output matrix; None leaves the choice to llama.cpp, as in the following."""
     token_embedding_type: str | None = None
@@ -58,13 +59,13 @@ class QuantizeOptions:
     tensor_types: Mapping[str, str] = field(default_factory=dict)
     """Types for the tensors whose names match a regular expression, the first that does."""
     allow_requantize: bool = False
-    """Take a model that is quantized already, at the price of twice the loss."""
+    """Accept a model that is already quantized, which loses accuracy twice."""
     quantize_output_tensor: bool = True
     """Quantize the output matrix, too."""
     pure: bool = False
-    """Give all tensors the same type, where otherwise some get a better one."""
+    """Give all tensors the same type; otherwise some get a better one."""
     copy: bool = False
-    """Only copy the tensors, whatever the type says."""
+    """Only copy the tensors, regardless of ``type``."""
     imatrix: str | os.PathLike[str] | None = None
     """An importance matrix in GGUF form; the types of 2 bits and less need one."""
     kv_overrides: Mapping[str, bool | int | float | str] = field(default_factory=dict)
@@ -84,23 +85,23 @@ def quantize(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Write a model again with weights of another type, byte for byte what ``llama-quantize`` writes.
+    """Write a model with weights of another type; the file is identical to that of ``llama-quantize``.
 
     ``type`` is one of :data:`QUANTIZATIONS`, in either case. The parts of a split model, of which ``source`` is the
-    first, become one file. ``target`` appears when it is complete; whatever goes wrong before, nothing of it is left.
-    The work is done by a process of its own, which ends with an exception here, Ctrl-C too. ``progress`` receives the
-    part of the tensors that is done, 0.0 to 1.0; when it returns False, :class:`QuantizeCancelled` is raised.
+    first, become one file. ``target`` appears when it is complete; after an error no partial file is left. A child
+    process does the work; an exception in this process, including Ctrl-C, ends it. ``progress`` receives the part of
+    the tensors that is done, 0.0 to 1.0; when it returns False, :class:`QuantizeCancelled` is raised.
 
     Raises ``ValueError`` for a type that does not exist, :class:`UnsupportedError` for one that this libllama lacks,
     ``FileExistsError`` for a target that exists, unless ``overwrite``, or is not a file, :class:`ModelNotFoundError`
-    and :class:`ModelFileError` for a source that is not a model, and :class:`QuantizeError` with llama.cpp's words for
-    anything else, a full disk among it. Wraps ``llama_model_quantize``.
+    and :class:`ModelFileError` for a source that is not a model, and :class:`QuantizeError` with llama.cpp's message
+    for anything else, for example a full disk. Wraps ``llama_model_quantize``.
     """
     source, target = Path(source), Path(target)
     options = options if options is not None else QuantizeOptions()
     native_params(type, options)  # what is wrong with them is raised here
     if GGUFFile(source).architecture is None:
-        raise ModelFileError(f"{source} is not a model: it names no architecture")
+        raise ModelFileError(f"{source} is not a model: it has no architecture")
     if target.exists() and target.samefile(source):
         raise ValueError(f"{target} cannot be made from itself")
     check_target(target, overwrite=overwrite)
@@ -225,7 +226,7 @@ def _tensor_types() -> dict[str, int]:
 
 def _start(source: Path, part: Path, type: str, options: QuantizeOptions) -> subprocess.Popen[bytes]:
     if not sys.executable:
-        raise QuantizeError("this Python does not know its own program (sys.executable), which does the work")
+        raise QuantizeError("sys.executable is not set, so the child process that quantizes cannot be started")
     request = {
         "sys_path": [os.path.abspath(folder) for folder in sys.path],
         "parent": os.getpid(),
@@ -282,9 +283,9 @@ def _reason(code: int, said: list[str], free: int) -> str:
     if any("iostream error" in line for line in said):
         return f"writing failed; {free / 2**20:.0f} MiB were free there before"
     if code < 0:
-        return f"the process that does it was ended by {signal.Signals(-code).name}"
+        return f"the child process was ended by {signal.Signals(-code).name}"
     found = [line.partition("failed to quantize: ")[2] for line in said if "failed to quantize: " in line]
-    return found[-1] if found else f"the process that does it ended with code {code}"
+    return found[-1] if found else f"the child process ended with code {code}"
 
 
 __all__ = ["QUANTIZATIONS", "QuantizeOptions", "quantize"]

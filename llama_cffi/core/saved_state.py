@@ -1,4 +1,4 @@
-"""A state that says where it comes from and is checked before llama.cpp sees it: in memory, as bytes, in a file."""
+"""A state with a header, which is checked before llama.cpp reads it: in memory, as bytes, in a file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SavedState:
 
     def __init__(self, header: StateHeader, payload: NDArray[np.uint8]) -> None:
         self.header = header
-        """Where it comes from and what it holds."""
+        """The origin of the state and its contents."""
         self.payload = payload
         """llama.cpp's bytes, uint8 of shape ``(n,)``."""
 
@@ -66,9 +66,9 @@ class SavedState:
     ) -> SavedState:
         """Save a context, or only the sequence ``seq_id``; one copy of the memory.
 
-        ``prompts`` are what each sequence holds (tokens, or a :class:`~llama_cffi.core.prompt.Prompt`), as far as the
-        caller knows it; ``conditioning`` names what changes the model now. Raises ``ValueError`` when a prompt does not
-        cover the positions in memory, and for an empty sequence.
+        ``prompts`` are the contents of each sequence (tokens, or a :class:`~llama_cffi.core.prompt.Prompt`), if the
+        caller knows them; ``conditioning`` names the current adapters and control vector. Raises ``ValueError`` when a
+        prompt does not cover the positions in memory, and for an empty sequence.
         """
         with context.lock():
             memory, state = context.memory, context.state
@@ -95,17 +95,17 @@ class SavedState:
     def restore(
         self, context: Context, *, seq_id: int | None = None, conditioning: Sequence[str] = ()
     ) -> dict[int, Prompt | None]:
-        """Put it back, and return what each sequence holds.
+        """Restore the state, and return the contents of each sequence.
 
-        A single sequence goes to ``seq_id`` (default: where it was), a whole context replaces everything. Raises
-        :class:`StateMismatchError` before anything is touched when it does not fit, and :class:`StateError` when
-        llama.cpp refuses it all the same; what it was to replace is then empty.
+        A single sequence is restored as ``seq_id`` (default: its own), a whole context replaces all sequences. Raises
+        :class:`StateMismatchError` before anything is changed when it does not fit, and :class:`StateError` when
+        llama.cpp refuses it nevertheless; the replaced sequences are then empty.
         """
         header = self.header
         header.check(context, conditioning=conditioning)
         if header.kind == "context":
             if seq_id is not None:
-                raise StateMismatchError("the state of a whole context cannot go to one sequence")
+                raise StateMismatchError("the state of a whole context cannot be restored into one sequence")
             targets = dict(header.sequences)
         else:
             ((saved_id, sequence),) = header.sequences.items()
@@ -120,14 +120,16 @@ class SavedState:
                 if memory.seq_pos_max(target) != sequence.n_past - 1:
                     for one in targets:
                         memory.seq_rm(one)
-                    raise StateFormatError(f"the state holds other positions of sequence {target} than it says")
+                    raise StateFormatError(
+                        f"the positions of sequence {target} in the state differ from those in its header"
+                    )
         return {target: sequence.prompt for target, sequence in targets.items()}
 
     # -- bytes and files
 
     @property
     def nbytes(self) -> int:
-        """Bytes of it as a file."""
+        """The size of its file in bytes."""
         return _FRONT.size + len(self.header.to_json()) + len(self.payload)
 
     def to_bytes(self) -> bytes:
@@ -138,7 +140,8 @@ class SavedState:
 
     @classmethod
     def from_bytes(cls, data: BytesLike) -> SavedState:
-        """From :meth:`to_bytes`, without a copy. Raises :class:`StateFormatError` for other or damaged bytes."""
+        """Return the state of :meth:`to_bytes`, without a copy. Raises :class:`StateFormatError` for other or damaged
+        bytes."""
         view = view_of(data).cast("B")
         start, header, n_payload, digest = _read_front(io.BytesIO(view[: _front_size(view)]), len(view))
         payload = np.frombuffer(view, dtype=np.uint8, count=n_payload, offset=start)
@@ -148,10 +151,8 @@ class SavedState:
         return cls(header, payload)
 
     def write(self, path: str | os.PathLike[str], *, sync: bool = True) -> None:
-        """Write a file, replacing ``path`` in one step; :meth:`read` reads it.
-
-        ``sync`` waits for the disk. Raises :class:`StateWriteError`, as on a full disk; what was at ``path`` is then
-        still there.
+        """Write a file for :meth:`read`; an existing file is replaced atomically. ``sync`` waits for the disk. Raises
+        :class:`StateWriteError`, for example on a full disk; an existing file at ``path`` is then unchanged.
         """
         try:
             with replacement(check_path("path", path), sync=sync) as part, open(part, "r+b", buffering=0) as file:
@@ -217,7 +218,7 @@ def _digest(data: bytes) -> bytes:
 
 def _check_digest(checksum: Checksum, digest: bytes) -> None:
     if checksum.digest() != digest:
-        raise StateFormatError("the state is damaged: its checksum is another")
+        raise StateFormatError("the state is damaged: its checksum does not match")
 
 
 def _front_size(view: memoryview) -> int:
@@ -236,21 +237,21 @@ def _read_front(file: Any, size: int) -> tuple[int, StateHeader, int, bytes]:
         raise StateFormatError("the state is cut short")
     _, version, n_header, n_payload, header_digest, digest = _FRONT.unpack(front)
     if version != VERSION:
-        raise StateFormatError(f"the state has format version {version}; known is {VERSION}")
+        raise StateFormatError(f"the state has format version {version}; supported is {VERSION}")
     start = _FRONT.size + n_header
     if start + n_payload != size:
         what = "cut short" if start + n_payload > size else "damaged"
-        raise StateFormatError(f"the state is {what}: it says {start + n_payload} bytes and has {size}")
+        raise StateFormatError(f"the state is {what}: its header says {start + n_payload} bytes, and it has {size}")
     if n_payload == 0:
         raise StateFormatError("the state is empty")
     head = file.read(n_header)
     if _digest(head) != header_digest:
-        raise StateFormatError("the state is damaged: the checksum of its header is another")
+        raise StateFormatError("the state is damaged: the checksum of its header does not match")
     return start, StateHeader.from_json(head), n_payload, digest
 
 
 def _read_payload(file: Any, n_payload: int, digest: bytes) -> NDArray[np.uint8]:
-    # Read, not mapped: whoever cuts a mapped file short ends the process that looks at it.
+    # Read, not mapped: truncating a mapped file ends the process that reads it.
     try:
         payload = np.empty(n_payload, dtype=np.uint8)
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, in batches, from the rows that are asked for and no others."""
+"""Log-probabilities of given tokens, in batches, with output for the needed rows only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Span(NamedTuple):
 class Scorer:
     """Scores tokens on a :class:`~llama_cffi.core.context.Context` of its own, with unified memory.
 
-    Every method raises as :meth:`Context.decode`, and :class:`SamplerError` for logits that are NaN.
+    Every method raises the errors of :meth:`Context.decode`, and :class:`SamplerError` for logits that are NaN.
     """
 
     def __init__(self, context: Context) -> None:

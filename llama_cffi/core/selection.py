@@ -64,7 +64,7 @@ def mask_logits(logits: NDArray[np.float32], allowed: NDArray[np.uint32]) -> int
 def row_logprobs(outputs: Outputs, i: int, token: int, n_top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     """Natural log-probability of ``token`` at batch row ``i``, and the ``n_top`` likeliest tokens with theirs.
 
-    Raises as :meth:`TokenSelector.select`.
+    Raises the errors of :meth:`TokenSelector.select`.
     """
     row, n = outputs.logits_row(i), outputs.n_vocab
     return logprob(row, n, token), tuple(top_logprobs(row, n, n_top)) if n_top else ()

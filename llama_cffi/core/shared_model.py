@@ -1,4 +1,4 @@
-"""A model that several Llamas own together."""
+"""A model that several ``Llama`` objects own together."""
 
 from __future__ import annotations
 

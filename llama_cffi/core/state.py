@@ -1,4 +1,4 @@
-"""What the memory of a Context holds as bytes and as llama.cpp's own files."""
+"""The state of a Context's memory, as bytes and as llama.cpp's own files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LENGTH = struct.Struct("<I")
 class State(ProcessBound):
     """A view of the state of a :class:`~llama_cffi.core.context.Context`, whose native object it keeps alive.
 
-    The bytes are llama.cpp's own. They say little of where they come from and nothing of damage: keep them in memory,
-    and use :class:`~llama_cffi.core.saved_state.SavedState` for what goes to a disk or comes from elsewhere. They fit
-    a context over the same model, of the same llama.cpp, with the same KV types and kind of memory.
+    The bytes are llama.cpp's own. They have little information about their origin and no checksum: keep them in memory,
+    and use :class:`~llama_cffi.core.saved_state.SavedState` for states on a disk or from another process. They fit a
+    context over the same model, of the same llama.cpp, with the same KV types and kind of memory.
 
     Every method raises :class:`BusyError` while another thread is inside the context, and ``ValueError`` for a sequence
-    id outside ``0 <= seq_id < n_seq_max``. What is restored replaces what was there; when llama.cpp refuses it in the
-    middle, that part of the memory is empty afterwards.
+    id outside ``0 <= seq_id < n_seq_max``. A restored state replaces the previous one; when llama.cpp refuses it in the
+    middle, that part of the memory is empty afterward.
     """
 
     _instead_of_pickling = "send its data(), or a SavedState"
@@ -56,7 +56,7 @@ class State(ProcessBound):
 
     @property
     def size(self) -> int:
-        """Bytes that :meth:`data` would give. Wraps ``llama_state_get_size``."""
+        """The size of :meth:`data` in bytes. Wraps ``llama_state_get_size``."""
         with self._access.using() as ptr:
             return guard.call_int("llama_state_get_size", ptr)
 
@@ -100,7 +100,7 @@ class State(ProcessBound):
     # -- one sequence
 
     def seq_size(self, seq_id: int, *, partial: bool = False, on_device: bool = False) -> int:
-        """Return bytes that :meth:`seq_data` would give. Wraps ``llama_state_seq_get_size_ext``."""
+        """Return the size of :meth:`seq_data` in bytes. Wraps ``llama_state_seq_get_size_ext``."""
         ext, flags = _flags(partial, on_device)
         with self._access.using() as ptr:
             return guard.call_int(f"llama_state_seq_get_size{ext}", ptr, self._access.check_seq_id(seq_id), *flags)
@@ -110,10 +110,10 @@ class State(ProcessBound):
     ) -> NDArray[np.uint8]:
         """Return the state of one sequence, uint8 of shape ``(n,)``. Wraps ``llama_state_seq_get_data_ext``.
 
-        ``partial`` leaves out the cells of full attention, so that what cannot be cut (recurrent state, sliding
-        windows) can be put back beside them. With ``on_device`` the tensors stay where they are computed, the bytes
-        only refer to them, and the next such call for this sequence replaces them. Both raise
-        :class:`UnsupportedError` with a library that lacks them.
+        ``partial`` omits the cells of full attention, so that states that cannot be cut (recurrent layers, sliding
+        windows) can be restored beside them. With ``on_device`` the tensors stay where they are computed, the bytes
+        only refer to them, and the next such call for this sequence replaces them. Both raise :class:`UnsupportedError`
+        with a library that lacks them.
         """
         ext, flags = _flags(partial, on_device)
         with self._access.using() as ptr:
@@ -138,7 +138,9 @@ class State(ProcessBound):
             seq_id = self._access.check_seq_id(seq_id)
             if on_device and (partial, source.tobytes()) not in self._on_device.values():
                 # llama.cpp looks for the tensors without asking whether they are there.
-                raise StateMismatchError("a state on the device serves its own context, until the next one is saved")
+                raise StateMismatchError(
+                    "a state on the device can be restored into its own context only, until the next one is saved"
+                )
             mark = log.mark()
             n = guard.call_int(f"llama_state_seq_set_data{ext}", ptr, _pointer(source), len(source), seq_id, *flags)
             if n != len(source):
@@ -147,18 +149,18 @@ class State(ProcessBound):
     # -- llama.cpp's files
 
     def save_file(self, path: str | os.PathLike[str], tokens: Sequence[int] | NDArray[np.int32] = ()) -> None:
-        """Write a session file of llama.cpp, replacing ``path`` in one step. Wraps ``llama_state_save_file``.
+        """Write a session file of llama.cpp; an existing file is replaced atomically. Wraps ``llama_state_save_file``.
 
-        ``tokens`` go into the file beside the state. Raises :class:`StateWriteError`, as on a full disk.
+        ``tokens`` go into the file beside the state. Raises :class:`StateWriteError`, for example on a full disk.
         """
         with self._access.lock():
             self._save_file("llama_state_save_file", path, (), tokens, self.size)
 
     def load_file(self, path: str | os.PathLike[str]) -> NDArray[np.int32]:
-        """Restore a session file of llama.cpp; returns its tokens, int32. Wraps ``llama_state_load_file``.
+        """Restore a session file of llama.cpp and return its tokens, int32. Wraps ``llama_state_load_file``.
 
-        Raises :class:`StateFormatError` for a file that is none, of another version, or cut short in its head,
-        otherwise as :meth:`set_data`. Only its head can be checked beforehand: the format has no checksum.
+        Raises :class:`StateFormatError` for another file, another version, or a truncated head, otherwise the errors of
+        :meth:`set_data`. Only its head can be checked beforehand: the format has no checksum.
         """
         n_tokens, _ = self._check_file(path, int(lib.LLAMA_SESSION_MAGIC), int(lib.LLAMA_SESSION_VERSION), whole=True)
         return self._load_file("llama_state_load_file", path, None, n_tokens)

@@ -1,4 +1,4 @@
-"""What a saved state says of itself, and whether it fits a Context. Pure data: no byte of the state is looked at."""
+"""The header of a saved state, and whether it fits a Context. Pure data: no byte of the state is read."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SavedSequence:
 
 @dataclass(frozen=True, kw_only=True)
 class StateHeader:
-    """Where a saved state comes from and what it holds. ``kind`` says whether it is a whole context's."""
+    """The origin and the contents of a saved state. ``kind`` says whether it is that of a whole context."""
 
     kind: Literal["context", "sequence"]
     model: Fingerprint
@@ -90,7 +90,7 @@ class StateHeader:
     sequences: Mapping[int, SavedSequence]
 
     def check(self, context: Context, *, conditioning: Sequence[str] = ()) -> None:
-        """Raise :class:`StateMismatchError` when a context cannot take this state; it says what differs."""
+        """Raise :class:`StateMismatchError`, which names the difference, when a context cannot take this state."""
         mine = context.model.fingerprint
         if self.model != mine:
             raise StateMismatchError(f"the state is of another model: {_differences(self.model, mine)}")
@@ -98,7 +98,8 @@ class StateHeader:
             raise StateMismatchError(f"the state is of llama.cpp {self.library}, and this is {library_name()}")
         if self.conditioning != tuple(conditioning):
             raise StateMismatchError(
-                f"the state was computed with adapters {list(self.conditioning)}, and in use are {list(conditioning)}"
+                f"the state was computed with adapters {list(self.conditioning)}, and the current adapters are "
+                f"{list(conditioning)}"
             )
         self._check_memory(context)
         self._check_room(context)
@@ -237,7 +238,7 @@ def _prompt(cells: list[Any], media: list[Any]) -> Prompt:
         if (one := spans.pop(cell, None)) is not None:
             parts.append(one)
             if cells[cell : cell + one.n_cells] != [-1] * one.n_cells:
-                raise ValueError("media beside their cells")
+                raise ValueError("media that are not at their cells")
             cell += one.n_cells
         elif _typed(cells[cell], int) < 0:
             raise ValueError("a cell of media that are not described")
@@ -245,7 +246,7 @@ def _prompt(cells: list[Any], media: list[Any]) -> Prompt:
             parts.append(cells[cell])
             cell += 1
     if spans:
-        raise ValueError("media behind the end")
+        raise ValueError("media after the end")
     return Prompt(parts)
 
 

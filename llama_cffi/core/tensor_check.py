@@ -1,4 +1,4 @@
-"""Tensors that llama.cpp does not survive: of types that no operation takes, and missing ones.
+"""Checks for tensors that would end the process: of types that no operation supports, and missing ones.
 
 llama.cpp compares the shapes of tensors with what it expects, and not their types. On a CPU an operation finds a type
 that it does not know when it computes, on threads whose failed assertions end the process.

@@ -1,4 +1,4 @@
-"""How many threads to compute with, and the pool that does it."""
+"""The number of compute threads, and their pool."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def thread_count(name: str, value: int | None, default: int | None = None) -> in
     limit = max(len(_affinity()) or os.cpu_count() or 1, 4)
     if count > limit:
         warnings.warn(
-            f"{name}={count} is more than the {limit} threads that make sense on the CPUs this process may use; "
+            f"{name}={count} is more than the {limit} threads that are useful on the CPUs of this process; "
             f"computing with {limit}",
             RuntimeWarning,
             stacklevel=5,

@@ -77,12 +77,12 @@ class Vocab(ProcessBound):
     def tokenize(
         self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
     ) -> NDArray[np.int32]:
-        """Token ids of a text, int32 of shape ``(n,)``.
+        """Return the token ids of a text, int32 of shape ``(n,)``.
 
-        ``add_special`` adds BOS, EOS or SEP where the model wants them. ``parse_special`` reads the text of
-        control tokens as those tokens; leave it off for text that comes from users.
-        Raises :class:`TokenizeError` for lone surrogates, a model without a tokenizer, texts above 2 GiB and, where
-        the vocabulary is one of BPE, 4,000,000 characters without a line break. Wraps ``llama_tokenize``.
+        ``add_special`` adds BOS, EOS or SEP if the model uses them. ``parse_special`` converts the text of control
+        tokens to those tokens; do not use it for text from users. Raises :class:`TokenizeError` for lone surrogates, a
+        model without a tokenizer, texts above 2 GiB and, where the vocabulary is one of BPE, 4,000,000 characters
+        without a line break. Wraps ``llama_tokenize``.
         """
         add_special, parse_special = check_flag("add_special", add_special), check_flag("parse_special", parse_special)
         if isinstance(text, str):
@@ -166,7 +166,7 @@ class Vocab(ProcessBound):
         try:
             array = np.asarray(tokens)
         except (ValueError, OverflowError):
-            raise TokenError("tokens must be one-dimensional and integers") from None
+            raise TokenError("tokens must be a one-dimensional sequence of integers") from None
         if array.ndim != 1:
             raise TokenError(f"tokens must be one-dimensional, not of shape {array.shape}")
         if not array.size:
@@ -236,7 +236,8 @@ class Vocab(ProcessBound):
     # -- single tokens
 
     def text(self, token: int) -> str:
-        """Return the token as it stands in the vocabulary, for example ``"▁the"``. Wraps ``llama_vocab_get_text``."""
+        """Return the token as it is written in the vocabulary, for example ``"▁the"``. Wraps
+        ``llama_vocab_get_text``."""
         with self._gate:
             return to_text(lib.llama_vocab_get_text(self._typed(token), token))
 
@@ -337,22 +338,22 @@ class Vocab(ProcessBound):
 
     @property
     def add_bos(self) -> bool:
-        """Whether the model wants BOS before a text."""
+        """Whether the model uses BOS before a text."""
         return bool(lib.llama_vocab_get_add_bos(self.ptr))
 
     @property
     def add_eos(self) -> bool:
-        """Whether the model wants EOS after a text."""
+        """Whether the model uses EOS after a text."""
         return bool(lib.llama_vocab_get_add_eos(self.ptr))
 
     @property
     def add_sep(self) -> bool:
-        """Whether the model wants SEP after a text."""
+        """Whether the model uses SEP after a text."""
         return bool(lib.llama_vocab_get_add_sep(self.ptr))
 
     @property
     def suppress_tokens(self) -> tuple[int, ...]:
-        """Tokens that the model's author wants never sampled. Wraps ``llama_vocab_get_suppress_tokens``."""
+        """Tokens that must never be sampled, by the model's metadata. Wraps ``llama_vocab_get_suppress_tokens``."""
         n = ffi.new("int32_t *")
         tokens = lib.llama_vocab_get_suppress_tokens(self.ptr, n)
         return tuple(ffi.unpack(tokens, n[0])) if tokens != ffi.NULL and n[0] > 0 else ()

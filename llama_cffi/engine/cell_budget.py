@@ -16,7 +16,7 @@ _NEW = 1 / 8
 
 
 class CellBudget:
-    """Decides who is let in, so that texts rarely have to be put off half done.
+    """Decides which sequences start, so that texts rarely have to be preempted.
 
     A sequence is let in when the cells that running sequences do not hold or are not expected to need have room for the
     rest of its prompt and its expected output, which is the mean of late, and no more than it may get. What idle slots

@@ -1,4 +1,4 @@
-"""What a decode takes: by its number of rows, and by what of prompts is in it."""
+"""The duration of a decode, by its number of rows and of prompt tokens."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class DecodeCost:
         self.n_measured = 0
         """Decodes of rows that were measured."""
         self.prefill_rate = 0.0
-        """Tokens of prompts per second, as of late; 0 while that is not known."""
+        """Recent prompt tokens per second; 0 while that is unknown."""
 
     def add(self, n_tokens: int, seconds: float) -> None:
-        """A decode of so many rows took so long."""
+        """Record the duration of a decode with this many rows."""
         if seconds < _LEAST:
             seconds = _LEAST
         self.n_measured += 1
@@ -55,7 +55,7 @@ class DecodeCost:
         size.last = self.n_measured
 
     def add_prefill(self, n_rows: int, n_prefill: int, seconds: float) -> None:
-        """A decode of so many rows and tokens of prompts took so long."""
+        """Record the duration of a decode with this many rows and prompt tokens."""
         rate = n_prefill / max(seconds, _LEAST)
         self.prefill_rate = (self.prefill_rate + rate) / 2 if self.prefill_rate else rate
         if n_rows and self._sizes:
@@ -71,21 +71,21 @@ class DecodeCost:
         return self._sizes
 
     def n_samples(self, n_tokens: int) -> int:
-        """How often a decode of exactly so many rows was measured."""
+        """Return how often a decode of exactly this many rows was measured."""
         size = self._found.get(n_tokens)
         return 0 if size is None else size.n
 
     def age(self, n_tokens: int) -> int:
-        """How many decodes of rows were measured since one of exactly so many rows."""
+        """Return how many decodes of rows were measured since one of exactly this many rows."""
         size = self._found.get(n_tokens)
         return self.n_measured - (0 if size is None else size.last)
 
     def knows(self, n_tokens: int) -> bool:
-        """Whether a decode of at most so many rows was measured."""
+        """Return whether a decode of at most this many rows was measured."""
         return bool(self._sizes) and self._sizes[0] <= n_tokens
 
     def seconds(self, n_tokens: int) -> float:
-        """What so many rows may take, once any size was measured: on the line through the two sizes next to it.
+        """Return the estimated seconds of a decode with this many rows, interpolated between measured sizes.
 
         A size below the smallest measured one is taken to cost as much as that one, and so is one above it while it is
         the only one.
@@ -104,7 +104,8 @@ class DecodeCost:
         return first + (last - first) * (n_tokens - low) / (high - low)
 
     def prefill_seconds(self, n_rows: int, n_prefill: int) -> float | None:
-        """What so many tokens of prompts may add to a decode of so many rows; None while nothing is known of that."""
+        """Return what this many prompt tokens may add to a decode of this many rows; None while nothing is known of
+        that."""
         table = self._mixed if n_rows and self._mixed else self._alone or self._mixed
         if not table:
             return None

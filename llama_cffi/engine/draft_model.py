@@ -26,14 +26,14 @@ _FIRST_COMPARED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class DraftModel:
-    """Drafts by a smaller model: its likeliest tokens, as long as it is sure of them."""
+    """Drafts by a smaller model: its most likely tokens, while their probability is at least ``p_min``."""
 
     model: str | os.PathLike[str] | Model
-    """A GGUF file, or a model that is loaded already; it must have the target's vocabulary."""
+    """A GGUF file, or a loaded model; it must have the target's vocabulary."""
     n_draft: int = 8
     """Most tokens of a draft."""
     p_min: float = 0.5
-    """A draft ends before a token that is less probable than this to the draft model."""
+    """A draft ends before a token with a lower probability than this in the draft model."""
 
     def __post_init__(self) -> None:
         if not is_int(self.n_draft, 1):
@@ -56,7 +56,7 @@ class ModelDrafts:
     def __init__(self, target: Context, model: Model, options: DraftModel) -> None:
         check_vocabulary(target.model.vocab, model.vocab)
         if model.is_recurrent or model.is_hybrid:
-            raise UnsupportedError("this model cannot draft: its memory cannot take back tokens")
+            raise UnsupportedError("this model cannot be a draft model: its memory cannot remove tokens")
         # As much room as the target has, whatever shape the target's memory has.
         wanted = replace(target.options, n_ctx=target.n_ctx, kv_unified=True, swa_full=True)
         self._side = SideContext(model, wanted, threads_of=target)

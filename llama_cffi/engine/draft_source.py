@@ -1,4 +1,4 @@
-"""What ``draft=`` and ``speculative=`` may say, made into a source of drafts."""
+"""The values of ``draft=`` and ``speculative=``, converted into a draft source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Draft = Literal["lookup"] | str | os.PathLike[str] | Model | DraftModel | DraftS
 with options, or anything else that drafts. A file that is named lookup is ``Path("lookup")``."""
 
 Speculative = bool | Literal["lookup"] | DraftSource
-"""True for what the Llama was made with, False for no drafts, or a source for this one text."""
+"""True for the draft source of the Llama, False for no drafts, or a draft source for this one text."""
 
 
 class OpenDraft:
@@ -80,7 +80,7 @@ def request_source(speculative: Speculative | None, default: DraftSource | None)
     """Return the source of one request's drafts; ValueError for True where there is none by default."""
     if speculative is None or speculative is True:
         if speculative and default is None:
-            raise ValueError("speculative=True needs a Llama that was made with draft=")
+            raise ValueError("speculative=True needs a Llama that was opened with draft=")
         return default
     if speculative is False:
         return None
@@ -90,11 +90,11 @@ def request_source(speculative: Speculative | None, default: DraftSource | None)
 
 
 def check_source(source: object, name: str) -> DraftSource:
-    """The same object as a source of drafts; TypeError when it is none."""
+    """Return the same object as a draft source; TypeError when it is not one."""
     if isinstance(source, (str, os.PathLike, Model, DraftModel)):
         raise TypeError(f"{name}={source!r}: a draft model is given to Llama(draft=...), which opens it once")
     if isinstance(source, type) or not callable(getattr(source, "start", None)):
-        raise TypeError(f"{name} must be a source of drafts, not {shown(source)}")
+        raise TypeError(f"{name} must be a draft source, not {shown(source)}")
     return source  # type: ignore[return-value]
 
 

@@ -36,7 +36,7 @@ _REMEASURED = 64
 
 
 class Drafter(Protocol):
-    """Guesses how one text goes on. It is told the whole text each time, so nothing must be taken back."""
+    """Drafts the continuation of one text. It gets the whole text each time, so it has no state to undo."""
 
     def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
         """At most ``n_max`` tokens that may follow ``tokens``; empty for no guess.
@@ -55,18 +55,19 @@ class DraftSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptLookup:
-    """Drafts by prompt lookup: the last tokens, found earlier in prompt and output, go on as they did there.
+    """Drafts by prompt lookup: the tokens that followed an earlier occurrence of the last tokens in prompt and output.
 
-    It costs nothing and guesses well where a text repeats its prompt: summaries, corrections, code, questions about
-    a document.
+    It takes almost no time and is often right where a text repeats its prompt: summaries, corrections, code, questions
+    about a document.
     """
 
     n_draft: int = 8
-    """Most tokens of a draft."""
+    """The most tokens of a draft."""
+
     max_ngram: int = 4
-    """How many last tokens are looked for at first."""
+    """The number of last tokens that are searched for first."""
     min_ngram: int = 2
-    """How many at least."""
+    """The smallest number of last tokens that are searched for."""
 
     def __post_init__(self) -> None:
         for name in ("n_draft", "max_ngram", "min_ngram"):

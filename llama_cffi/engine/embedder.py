@@ -99,9 +99,9 @@ class Embedder:
     ) -> NDArray[np.float32]:
         """One row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
 
-        Without pooling one for each token instead, those of a text after those of the text before. No text may be
-        empty or longer than ``limit``. ``progress`` receives the part of the tokens that is done, 0.0 to 1.0; what it
-        raises ends the computation. Raises as :meth:`Context.decode` and :meth:`Context.set_adapters`.
+        Without pooling one for each token instead, those of a text after those of the text before. No text may be empty
+        or longer than ``limit``. ``progress`` receives the part of the tokens that is done, 0.0 to 1.0; what it raises
+        ends the computation. Raises the errors of :meth:`Context.decode` and :meth:`Context.set_adapters`.
         """
         lengths = [len(text) for text in texts]
         pools = self.pooling != "none"

@@ -27,7 +27,7 @@ class EmbeddingWorker:
         self._batch.output[:] = 1
 
     def use_threads(self, n: int) -> None:
-        """Compute with so many threads from now on."""
+        """Compute with this many threads from now on."""
         if self.context.n_threads_batch != n:
             self.context.set_threads(n)
 

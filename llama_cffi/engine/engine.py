@@ -31,15 +31,15 @@ _get_ident = threading.get_ident
 
 
 class Engine(ProcessBound):
-    """The one generation loop, and who computes.
+    """The generation loop over one Context.
 
-    With the driver ``"inline"`` the threads that wait for chunks compute: one of them takes a step for all, the others
-    sleep until theirs is there. With ``"thread"`` a thread of the engine's own does, from the first request on. In both
-    cases :meth:`submit` and :meth:`cancel` only leave a note for the next step, and do not wait for a decode.
+    With the driver ``"inline"`` the threads that wait for chunks compute: one of them computes a step for all, the
+    others sleep until they have a chunk. With ``"thread"`` a separate thread computes, from the first request on. In
+    both cases :meth:`submit` and :meth:`cancel` only leave a note for the next step, and do not wait for a decode.
     """
 
-    _instead_of_pickling = "make one over a Context in each process"
-    _instead_of_copying = "any number of threads may use one; another one needs a Context of its own"
+    _instead_of_pickling = "create one over a Context in each process"
+    _instead_of_copying = "any number of threads may use one; another one needs another Context"
 
     def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
         self._runner = runner
@@ -62,15 +62,15 @@ class Engine(ProcessBound):
     # -- requests
 
     def submit(self, request: Request, listener: Listener | None = None) -> RunningSequence:
-        """Queue a request; its chunks come out of :meth:`next_chunk`.
+        """Queue a request; :meth:`next_chunk` returns its chunks.
 
-        ``listener`` is told of them: it is called with a list of sequences, on the thread that computes, after each
-        step, and must neither wait nor raise.
+        ``listener`` is called with a list of the sequences that have new chunks, on the thread that computes, after
+        each step, and must neither wait nor raise.
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
-        ``overflow="shift"`` and drafts on a memory that cannot, :class:`QueueFullError`, and what sampling parameters
-        and adapters raise.
+        ``overflow="shift"`` and drafts with a memory that does not support them, :class:`QueueFullError`, and the
+        errors of sampling parameters and adapters.
         """
         request.check_fits(self._runner)
         self._inbox.check_room(request)
@@ -103,9 +103,9 @@ class Engine(ProcessBound):
         return None if choice is None else self._loop.outside.find(request.prompt, choice[1])
 
     def poll(self, sequence: RunningSequence) -> Chunk | None:
-        """The next chunk of a sequence if there is one; computes nothing and does not wait.
+        """Return the next chunk of a sequence if there is one, without computing or waiting.
 
-        Raises what made the sequence fail, once, after its last chunk.
+        Raises the error of the sequence, once, after its last chunk.
         """
         try:
             return sequence.chunks.popleft()
@@ -121,9 +121,9 @@ class Engine(ProcessBound):
             raise error
 
     def next_chunk(self, sequence: RunningSequence) -> Chunk | None:
-        """The next chunk of a sequence, computing as needed; None after the last one.
+        """Return the next chunk of a sequence, and compute if needed; None after the last one.
 
-        Raises what made the sequence fail, once.
+        Raises the error of the sequence, once.
         """
         chunks, turn = sequence.chunks, self._turn
         while True:
@@ -162,7 +162,7 @@ class Engine(ProcessBound):
                 self._after_step()
 
     def cancel(self, sequence: RunningSequence) -> None:
-        """End a sequence with what it has, before the next step. Harmless when it is done."""
+        """End a sequence as it is, before the next step. Has no effect when the sequence has ended."""
         if not sequence.done:
             sequence.unwanted = True
             self._inbox.put(partial(self._loop.end, sequence, FinishReason.CANCELLED))
@@ -177,12 +177,12 @@ class Engine(ProcessBound):
 
     @property
     def waiting(self) -> tuple[RunningSequence, ...]:
-        """The sequences that have not begun."""
+        """The sequences that wait for a slot."""
         return self._inbox.waiting
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether no request waits or runs."""
         return self._loop.idle and not self._inbox.submitted
 
     def snapshot(self) -> EngineSnapshot:
@@ -195,13 +195,13 @@ class Engine(ProcessBound):
         """Say what each slot holds and computes. As :meth:`snapshot`."""
         return tuple(SlotSnapshot.of(slot) for slot in self._scheduler.slots)
 
-    # -- who computes
+    # -- computing
 
     def step(self) -> bool:
-        """Compute one batch and hand out its tokens; False when there was nothing to do.
+        """Compute one batch and deliver its tokens; return False when there was nothing to do.
 
-        An error that belongs to one request ends that request only. A decode that fails is repeated in halves, and ends
-        those that fail alone; what interrupts the caller (Ctrl-C) leaves all of them where they were.
+        An error of one request ends that request only. A decode that fails is repeated in halves, and ends the requests
+        that fail alone; an interrupt of the caller (Ctrl-C) leaves all requests unchanged.
         """
         turn = self._turn
         turn.check_not_inside()
@@ -222,7 +222,7 @@ class Engine(ProcessBound):
         return stepped
 
     def start_worker(self) -> None:
-        """Compute on a thread of the engine's own from now on."""
+        """Compute on a separate thread from now on."""
         self._threaded = True
         self._wake_worker()
 
@@ -261,7 +261,7 @@ class Engine(ProcessBound):
             turn.leave_line(waiter)
 
     def _settle_inbox(self) -> None:
-        """Do what is in the inbox, unless somebody who computes will do it before the next step."""
+        """Process the inbox, unless a computing thread will do it before the next step."""
         if self._worker is not None:
             self._worker.ring()
         elif not self._turn.holder:
@@ -374,7 +374,7 @@ class Engine(ProcessBound):
         self._fail(error)
 
     def close(self) -> None:
-        """End every request with :class:`ClosedError`, after the step that runs. Idempotent."""
+        """End every request with :class:`ClosedError`, after the running step. May be called repeatedly."""
         with self.closing():
             pass
 

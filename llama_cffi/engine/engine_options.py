@@ -54,7 +54,7 @@ class EngineOptions:
                 raise ValueError(f"{name} must be None or above 0, got {shown(seconds)}")
             object.__setattr__(self, name, as_float(seconds))
         if self.max_step_seconds is not None and self.reproducible:
-            raise ValueError("max_step_seconds= needs the clock, of which reproducible=True is independent")
+            raise ValueError("max_step_seconds= cannot be used with reproducible=True, which ignores measured times")
 
 
 __all__ = ["DriverName", "EngineOptions"]

@@ -1,4 +1,4 @@
-"""Beginnings of texts that had to leave the context's memory, kept in the memory of the host."""
+"""States of texts that were evicted from the context's memory, kept in host memory."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class HostCache:
         return any(one.prompt == prompt and one.conditioning == conditioning for one in self._kept)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all states."""
         self._kept = ()
 
 

@@ -1,4 +1,4 @@
-"""What other threads have to say to the generation loop: new requests, and what else the next step does first."""
+"""Notes of other threads to the generation loop: new requests, and other actions before the next step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _USUAL_TOKENS = 256
 
 
 class Inbox:
-    """Takes notes without waiting for a step; :meth:`take` does what they say, on the thread that is in the loop."""
+    """Takes notes without waiting for a step; :meth:`take` processes them, on the thread that is in the loop."""
 
     def __init__(self, loop: GenerationLoop, options: EngineOptions) -> None:
         self._loop = loop
@@ -36,16 +36,16 @@ class Inbox:
         self.submitted: deque[RunningSequence] = deque()
         """Those whose note is here."""
         self.end: LlamaCffiError | None = None
-        """Why no more requests are taken."""
+        """The error with which new requests are refused."""
         self.door: AbstractContextManager[object] = threading.RLock()
         """Held for as long as it takes to count those that wait, and to add one."""
 
     def forked(self) -> None:
-        """Refuse, in a child process, what belongs to the parent."""
+        """Make every use in a forked child process an error."""
         self.door = ForkedLock("Llama or Engine")
 
     def take(self) -> None:
-        """Do what the notes say, in their order.
+        """Process the notes, in their order.
 
         A note that a signal handler interrupts stays, and is done again: each may be done twice.
         """
@@ -91,10 +91,10 @@ class Inbox:
         waiting = self.waiting
         n_tokens = sum(len(one.cells) for one in waiting)
         if most is not None and len(waiting) >= most:
-            full = f"{len(waiting)} requests are waiting, and no more may"
+            full = f"{len(waiting)} requests are waiting, which is the limit"
         elif most_tokens is not None and waiting and n_tokens + len(request.prompt) > most_tokens:
             # A prompt that is longer than that may wait alone.
-            full = f"prompts of {n_tokens} tokens are waiting, and no more than {most_tokens} may"
+            full = f"prompts of {n_tokens} tokens are waiting; at most {most_tokens} may wait"
         else:
             return
         seconds = self._seconds_until_room(n_tokens)
@@ -110,7 +110,7 @@ class Inbox:
         return min(60.0, max(1.0, prefill + left * per_step))
 
     def close(self, error: LlamaCffiError) -> None:
-        """Take no more requests, because of an error."""
+        """Refuse new requests with an error."""
         with self.door:
             self.end = self._loop.end_error = self.end or error
 

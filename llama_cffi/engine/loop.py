@@ -1,4 +1,4 @@
-"""The generation loop: what one step computes, and what becomes of what goes wrong in it."""
+"""The generation loop: the computation of one step, and the handling of its errors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class GenerationLoop:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether no sequence waits or runs."""
         return not (self.scheduler.waiting or self.scheduler.running)
 
     def add(self, sequence: RunningSequence, found: SavedMemory | None = None) -> None:
@@ -187,7 +187,7 @@ class GenerationLoop:
 
     def _compute(self, plan: StepPlan) -> None:
         """Decode a plan and choose its tokens."""
-        # Until the tokens are chosen nobody else may write or free the logits.
+        # Until the tokens are chosen, no other thread may write or free the logits.
         with self._runner.lock():
             start, began = self.clock(), perf_counter()
             rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))

@@ -15,7 +15,7 @@ class Work(NamedTuple):
 
     The plan has room for ``n_draft`` tokens more, and ``draft`` is what was found to fill it: computed behind the
     sequence's own tokens, every one with logits. ``n_padding`` rows more are computed behind those because the decode
-    is faster with them; nobody reads them, and they do not stay in memory.
+    is faster with them; their results are not read, and they do not stay in memory.
     """
 
     sequence: RunningSequence

@@ -1,4 +1,4 @@
-"""How much of prompts one decode takes beside the rows that are generating."""
+"""The number of prompt tokens that one decode takes beside the rows of generating sequences."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PrefillBudget:
         self.max_step_seconds = max_step_seconds
 
     def limit(self, n_rows: int) -> float:
-        """Seconds that a decode with so many rows may last."""
+        """Return the seconds that a decode with this many rows may last."""
         if self.max_step_seconds is not None:
             return self.max_step_seconds
         if not n_rows:
@@ -52,7 +52,7 @@ class PrefillBudget:
         return self._cost.seconds(n_rows) if n_rows and self._cost.sizes else 0.0
 
     def tokens(self, n_rows: int, *, alone: bool = False) -> int:
-        """Return how many tokens of prompts a decode with so many rows takes; 0 only when the rows fill the batch.
+        """Return how many prompt tokens a decode with this many rows takes; 0 only when the rows fill the batch.
 
         ``alone`` says that there is one prompt, and nothing else that runs or waits.
         """

@@ -1,4 +1,4 @@
-"""Prompts that were computed once, in a folder: found again by their beginning, also by other processes."""
+"""A folder of states of computed prompts, which are found by their beginning, also by other processes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files in it."""
+        """The size of all files in it, in bytes."""
         return sum(size for _, size, _ in self._files())
 
     def clear(self) -> None:

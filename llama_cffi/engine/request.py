@@ -1,4 +1,4 @@
-"""What goes into the engine: one text to generate, as plain data."""
+"""The input of the engine: one text to generate, as plain data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ the older half of the tokens after the prompt's first ones and go on."""
 OVERFLOW_POLICIES: tuple[Overflow, ...] = ("error", "stop", "shift")
 
 MAX_PRIORITY = 100
-"""How far a priority may be from 0, either way."""
+"""The largest absolute value of a priority."""
 
 Stop = str | int | re.Pattern[str]
 """A string, a token, or a regular expression (:class:`~llama_cffi.reply.stop_patterns.PatternMatcher`)."""
@@ -52,44 +52,44 @@ class Request:
     """One text to generate."""
 
     prompt: Prompt
-    """What to go on from."""
+    """The prompt to continue."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
-    """Most tokens to generate; None goes on until the model ends or the context is full."""
+    """The most tokens to generate; with None, until the model ends the text or the context is full."""
     max_seconds: float | None = None
-    """Seconds from the submission after which the text ends with what there is, also within its prefill."""
+    """Seconds from the submission after which the text ends as it is, also during its prefill."""
     stop: tuple[Stop, ...] = ()
-    """What ends the text and is not part of it."""
+    """The stop conditions, which are not part of the text."""
     echo: str = ""
-    """What the text begins with before anything is generated."""
+    """A text that is put before the generated text."""
     healed: str = ""
-    """What the constraint makes the generated text begin with; it belongs to the prompt, and not to the text."""
+    """The beginning of the generated text that the constraint enforces; it is part of the prompt, not of the text."""
     logprobs: int | None = None
     """Report log-probabilities with this many alternatives; None reports none."""
     post_sampling_logprobs: bool = False
-    """Report the log-probabilities that the sampling left, instead of the model's."""
+    """Report the log-probabilities after all samplers, instead of the model's own."""
     prompt_logprobs: int | None = None
     """Report log-probabilities of the prompt's tokens, too, with this many alternatives. All of the prompt is computed
     then, also what is in memory."""
     overflow: Overflow = "stop"
     constraint: Constraint | None = None
-    """What the text must look like; besides the sampling's grammar there can be only one."""
+    """The constraint of the text; it cannot be combined with the grammar of the sampling parameters."""
     speculative: DraftSource | None = None
-    """What guesses tokens ahead, so that one decode gives several; the text does not depend on it."""
+    """The draft source of speculative decoding; the text does not depend on it."""
     visible: frozenset[int] = frozenset()
-    """Control tokens whose text is part of the text; of others nothing is seen."""
+    """Control tokens whose text is part of the generated text; others have no text."""
     conditioning: Conditioning = PLAIN
     """The adapters and the control vector to compute with."""
     priority: int = 0
-    """How urgent it is, -100 to 100: of requests that wait the lowest is computed first."""
+    """The urgency, -100 to 100: of the waiting requests, that with the lowest number is computed first."""
     reuse: bool = True
-    """Whether it takes what others have computed, and leaves what it computes for others."""
+    """Whether it reuses what others have computed, and keeps what it computes for others."""
     slot: int | None = None
-    """The slot whose memory it takes, if that one is idle."""
+    """The slot to use, if it is idle."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
-            raise PromptError("the prompt has no tokens, and this model adds no BOS of its own")
+            raise PromptError("the prompt has no tokens, and this model adds no BOS")
         if self.max_tokens is not None and not is_int(self.max_tokens, 0, sys.maxsize):
             raise ValueError(f"max_tokens must be None or a number of tokens, got {shown(self.max_tokens)}")
         if self.max_seconds is not None and not (as_float(self.max_seconds) or 0) > 0:
@@ -103,7 +103,7 @@ class Request:
             if number is not None and not is_int(number, 0, sys.maxsize):
                 raise ValueError(f"{name} must be None or a number of alternatives, got {shown(number)}")
         if self.post_sampling_logprobs and self.logprobs is None:
-            raise ValueError("post_sampling_logprobs=True changes what logprobs= reports, which is not given")
+            raise ValueError("post_sampling_logprobs=True needs logprobs=")
         if self.prompt_logprobs is not None and self.prompt.media:
             raise UnsupportedError("prompt_logprobs: media have no log-probabilities")
         if not is_int(self.priority, -MAX_PRIORITY, MAX_PRIORITY):
@@ -120,7 +120,7 @@ class Request:
         stops = tuple(stop if isinstance(stop, (str, re.Pattern)) else int(stop) for stop in self.stop)
         object.__setattr__(self, "stop", stops)
         if self.constraint is not None and self.sampling.grammar is not None:
-            raise SamplerError("a grammar and another constraint cannot both decide what comes next")
+            raise SamplerError("a grammar and another constraint cannot be used together")
         if self.overflow not in OVERFLOW_POLICIES:
             raise ValueError(
                 f"overflow must be one of {', '.join(map(repr, OVERFLOW_POLICIES))}, got {shown(self.overflow)}"
@@ -145,7 +145,7 @@ class Request:
         if largest > room.n_batch:
             raise ContextOverflowError(f"a piece of media takes {largest} cells; n_batch={room.n_batch} at once")
         if self.speculative is not None and not room.can_cut:
-            raise UnsupportedError("speculative decoding: the memory of this model cannot take back tokens")
+            raise UnsupportedError("speculative decoding: the memory of this model cannot remove tokens")
 
 
 __all__ = ["MAX_PRIORITY", "OVERFLOW_POLICIES", "Overflow", "Request", "Stop"]

@@ -49,7 +49,7 @@ class RowGroups:
         self._tried: tuple[int, int] | None = None
 
     def choose(self, n_rows: int, *, pad: bool = True) -> tuple[int, int]:
-        """Return how many of so many rows the next decode takes, and how many it computes, padding included.
+        """Return how many of ``n_rows`` rows the next decode takes, and how many it computes, padding included.
 
         ``pad`` says whether there may be padding this time: where rows draft, drafts fill the decode.
         """
@@ -113,7 +113,7 @@ class RowGroups:
 
 @lru_cache(maxsize=512)
 def _worth_trying(n_rows: int, most: int) -> tuple[int, ...]:
-    """Sizes that may be the best for so many rows, in the order in which they are tried.
+    """Sizes that may be the best for this many rows, in the order in which they are tried.
 
     All together, one alone, filled up to the next multiples of 4, 8 and 16 by less than what there is, the half, and
     powers of two.

@@ -1,4 +1,4 @@
-"""One request on its way: its cells, what of them is in memory, and the text made of its tokens."""
+"""One request while it runs: its cells, the part of them in memory, and the text of its tokens."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class SequenceSampler(Protocol):
         """Log-probability of ``token`` at that row with ``n_top`` alternatives."""
 
     def close(self) -> None:
-        """Give back native resources."""
+        """Free native resources."""
 
 
 class RunningSequence:
@@ -301,7 +301,7 @@ class RunningSequence:
             self._finish(reason, "" if reason is FinishReason.CANCELLED else self._flush(), (), None)
 
     def fail(self, error: BaseException) -> None:
-        """End the sequence with an exception for whoever reads its chunks."""
+        """End the sequence with an exception, which is raised when its chunks are read."""
         if not self.done:
             self.error = error
             self.sampler.close()

@@ -29,15 +29,15 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
     "xtc",
     "temperature",
 )
-"""llama.cpp's own order."""
+"""The order of the samplers in llama.cpp."""
 
 SAMPLER_NAMES: tuple[SamplerName, ...] = (*SAMPLER_ORDER, "infill")
 Bias = Mapping[int, float] | Mapping[str, float | Literal["never"]] | Mapping[int | str, float | Literal["never"]]
-"""What is added to the logits of tokens, given by id or by text; "never" forbids one."""
+"""Values that are added to the logits of tokens, which are given by id or by text; "never" forbids a token."""
 
 
 class SamplingKwargs(TypedDict, total=False):
-    """The fields of :class:`SamplingParams` as keyword arguments; None is not given."""
+    """The fields of :class:`SamplingParams` as keyword arguments; None means "not given"."""
 
     temperature: float | None
     top_k: int | None
@@ -73,7 +73,7 @@ class SamplingKwargs(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How tokens are chosen. The defaults are llama.cpp's own.
+    """The parameters of sampling. The defaults are those of llama.cpp.
 
     The order is: logit bias, grammar, what ``sampler_order`` names, draw. Values out of range raise
     :class:`SamplerError` at once.
@@ -82,15 +82,15 @@ class SamplingParams:
     temperature: float = 0.8
     """0 or less is greedy: of what the samplers before it in ``sampler_order`` leave, the likeliest."""
     top_k: int = 40
-    """Keep the k likeliest; 0 or less keeps all."""
+    """Keep the k most likely tokens; 0 or less keeps all."""
     top_p: float = 0.95
-    """Keep the smallest set that reaches this probability; 1 keeps all."""
+    """Keep the smallest set of tokens whose probability reaches this value; 1 keeps all."""
     min_p: float = 0.05
-    """Keep tokens at least this many times as likely as the likeliest; 0 keeps all."""
+    """Keep tokens whose probability is at least this fraction of the largest one; 0 keeps all."""
     seed: int | None = None
-    """0 to 2**32 - 2; None draws one, which the Completion reports."""
+    """The seed, 0 to 2**32 - 2; None draws one, which the Completion reports."""
     repeat_last_n: int = 64
-    """How many of the last tokens the penalties look at, prompt included."""
+    """The number of last tokens, prompt included, that the penalties apply to."""
     repeat_penalty: float = 1.0
     """Repetition penalty; 1 disables."""
     frequency_penalty: float = 0.0
@@ -100,21 +100,22 @@ class SamplingParams:
     dry_multiplier: float = 0.0
     """DRY: continuing a repetition of n tokens costs this times ``dry_base ** (n - dry_allowed_length)``; 0 is off."""
     dry_base: float = 1.75
-    """1 at least."""
+    """The base of DRY, at least 1."""
     dry_allowed_length: int = 2
-    """Shorter repetitions are free."""
+    """The length of repetitions without a penalty of DRY."""
     dry_penalty_last_n: int = 64
-    """How many of the last tokens DRY looks at, prompt included."""
+    """The number of last tokens, prompt included, in which DRY searches repetitions."""
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    """Texts that no repetition reaches over."""
+    """Texts that end a repetition."""
     top_n_sigma: float = -1.0
     """Keep logits within this many standard deviations of the largest; 0 or less keeps all."""
     typical_p: float = 1.0
-    """Keep the tokens with the most typical surprise, up to this probability; 1 keeps all."""
+    """Keep the tokens whose information is closest to the entropy, up to this probability; 1 keeps all."""
     xtc_probability: float = 0.0
-    """How often XTC leaves out the likeliest tokens; 0 never does."""
+    """The probability that XTC removes the most likely tokens; 0 is off."""
     xtc_threshold: float = 0.1
-    """Of the tokens at least this likely XTC leaves the last; above 0.5 it leaves out none."""
+    """XTC removes the tokens of at least this probability except the least likely of them; above 0.5 it removes
+    none."""
     dynatemp_range: float = 0.0
     """The temperature follows the entropy this far up and down; 0 is off, as it is where ``temperature`` is greedy."""
     dynatemp_exponent: float = 1.0
@@ -123,22 +124,22 @@ class SamplingParams:
     """1 or 2 for that version of Mirostat, 0 is off. It and the temperature alone choose: top-k, top-p and min-p are
     not used then, and what is off by default cannot be on."""
     mirostat_tau: float = 5.0
-    """Surprise that Mirostat aims at, in bits per token."""
+    """The target surprise of Mirostat, in bits per token."""
     mirostat_eta: float = 0.1
-    """How fast Mirostat follows the surprise."""
+    """The learning rate of Mirostat."""
     adaptive_target: float = -1.0
-    """Adaptive-p draws tokens of about this probability; a negative one is off."""
+    """The probability of tokens that adaptive-p aims at; a negative value is off."""
     adaptive_decay: float = 0.9
-    """Weight of the past for adaptive-p, 0 to 0.99."""
+    """The weight of past tokens for adaptive-p, 0 to 0.99."""
     sampler_order: tuple[SamplerName, ...] = SAMPLER_ORDER
-    """The samplers in the order in which they run; one that is not named is off."""
+    """The names of the samplers in the order in which they run; a sampler that is not named is off."""
     samplers: tuple[Sampler, ...] | None = None
     """A whole chain in its order, with its own seeds, instead of the fields above; its last sampler must select.
 
     Beside it only ``logit_bias`` and ``grammar`` may be given. Of a :class:`PythonSampler` with a ``clone`` every
     request gets a clone; one without can serve one request at a time. Each starts with a ``reset``."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Added to the logits of tokens; ``-inf`` forbids one."""
+    """Values that are added to the logits of tokens; ``-inf`` forbids a token."""
     grammar: str | None = None
     """A GBNF grammar that the text must follow."""
     grammar_root: str = "root"
@@ -180,7 +181,9 @@ class SamplingParams:
                   "typical_p", "xtc_probability", "dynatemp_range", "adaptive_target", "sampler_order")  # fmt: skip
         given = [name for name in others if getattr(self, name) != getattr(SamplingParams, name)]
         if given:
-            raise SamplerError(f"mirostat chooses alone: {', '.join(given)} would have no effect beside it")
+            raise SamplerError(
+                f"mirostat replaces the other samplers: {', '.join(given)} would have no effect beside it"
+            )
 
     def _check_samplers(self) -> None:
         if not isinstance(self.samplers, (tuple, list)):

@@ -24,7 +24,7 @@ def take_state(engine: Engine, context: Context, conditioning: Conditioning) -> 
 
 
 def restore_state(engine: Engine, context: Context, saved: SavedState, conditioning: Conditioning) -> int:
-    """Replace the memory, and return how many tokens it holds; raises as :meth:`SavedState.restore`."""
+    """Replace the memory, and return how many tokens it holds; raises the errors of :meth:`SavedState.restore`."""
     if saved.header.kind != "context":
         raise StateMismatchError("this is the state of one prompt; load_prompt() reads it")
     with engine.at_rest() as slots:
@@ -47,7 +47,7 @@ def take_prompt(engine: Engine, context: Context, prompt: Prompt, conditioning: 
     with engine.at_rest() as slots:
         slot = next((one for one in slots if one.held == prompt and one.conditioning == conditioning), None)
         if slot is None:
-            raise MemoryFullError("other requests have taken the place of the prompt")
+            raise MemoryFullError("other requests have evicted the prompt")
         return SavedState.take(context, {slot.seq_id: prompt}, seq_id=slot.seq_id, conditioning=conditioning.names())
 
 
@@ -88,7 +88,7 @@ def adopt_prompt(
     saved = read_state(path, context, conditioning)
     prompt = next((sequence.prompt for sequence in saved.header.sequences.values()), None)
     if saved.header.kind != "sequence" or prompt is None:
-        raise StateMismatchError(f"{os.fspath(path)} is not the state of one prompt; load_state() reads all in one")
+        raise StateMismatchError(f"{os.fspath(path)} is not the state of one prompt; load_state() reads it")
     engine.adopt(CachedPrompt(saved, prompt, conditioning.names()), conditioning, slot)
     return prompt
 

@@ -84,11 +84,11 @@ class Scheduler:
         self._stuck = False
         """Whether none of those that wait can start until one comes or one goes."""
         self.lone: RunningSequence | None = None
-        """The running sequence when it is the only one and nobody waits: the next plan is about it alone, as the one
-        before was."""
+        """The running sequence when it is the only one and no sequence waits: the next plan is about it alone, as the
+        one before was."""
         self._conditioning = PLAIN
         self.leaving: Callable[[Slot], object] = lambda slot: None
-        """Is told of a slot before it forgets what it holds."""
+        """Is called with a slot before its memory is removed."""
 
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a sequence."""
@@ -98,7 +98,7 @@ class Scheduler:
         self.lone = None
 
     def measured(self, plan: StepPlan, seconds: float) -> None:
-        """Learn what the decode of a plan took."""
+        """Record the duration of the decode of a plan."""
         n_rows = n_prefill = 0
         for _, n_tokens, output, _, draft, n_padding in plan:
             if n_tokens == 1 and output:
@@ -115,7 +115,7 @@ class Scheduler:
     # -- the next decode
 
     def plan(self, prepare: Prepare) -> StepPlan:
-        """The next decode; empty when there is nothing to do."""
+        """Return the next decode; empty when there is nothing to do."""
         self._padded = False
         if self.waiting and not ((self._full or self._stuck) and self.running):
             self._admit(prepare)
@@ -223,7 +223,7 @@ class Scheduler:
         self._conditioning = found[0] if found else self._conditioning
         return running
 
-    # -- who starts
+    # -- admission
 
     def _admit(self, prepare: Prepare) -> None:
         while self.waiting and any(slot.sequence is None for slot in self.slots):
@@ -318,10 +318,10 @@ class Scheduler:
             )
         )
 
-    # -- who goes
+    # -- eviction
 
     def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:
-        """A sequence ended: free its slot, keeping its tokens for reuse unless told otherwise."""
+        """Free the slot of a sequence that ended; its tokens are kept for reuse by default."""
         self._stuck = False
         if sequence.done:
             self._cells.note_end(sequence)

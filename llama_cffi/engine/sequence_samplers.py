@@ -1,4 +1,4 @@
-"""How a sequence picks its next token from the logits of a Context."""
+"""The samplers that select the next token of a sequence from the logits of a Context."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def make_sampler(context: Context, request: Request, seed: int) -> SequenceSampler:
-    """The cheapest sampler that gives the distribution which the parameters ask for."""
+    """Return the fastest sampler with the distribution of the parameters."""
     sampling = request.sampling
     base: SelectorSampler | ChainSampler
     if request.post_sampling_logprobs:

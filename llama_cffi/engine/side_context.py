@@ -13,7 +13,7 @@ from llama_cffi.core.model import Model
 class SideContext:
     """Opens a context, conditions it for one computation after another, and closes it.
 
-    ``threads_of`` is as in :class:`Context`. Raises as :class:`Context`.
+    ``threads_of`` is as in :class:`Context`. Raises the errors of :class:`Context`.
     """
 
     __slots__ = ("_conditioner", "_held_under", "context")
@@ -28,7 +28,8 @@ class SideContext:
         """Hold the context and compute under a conditioning; yields whether the computation before had the same.
 
         Otherwise what is in memory is of no use. Adapters are detached at the end: an adapter that is attached here
-        could not be closed until the next computation. Raises as :meth:`Context.lock` and :meth:`Conditioner.use`.
+        could not be closed until the next computation. Raises the errors of :meth:`Context.lock` and
+        :meth:`Conditioner.use`.
         """
         with self.context.lock():
             self._conditioner.use(conditioning)

@@ -1,4 +1,4 @@
-"""What an engine is doing and has done, as a value."""
+"""The current and total counts of an engine, as a value."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryCounts:
-    """What of an engine's memory is in use."""
+    """The use of an engine's memory."""
 
     cells: int
-    """Cells of memory, over all requests."""
+    """The number of memory cells of all requests."""
     used: int
     """Cells that running requests hold; those that several share count once."""
     kept: int
-    """Further cells, which are kept for prompts that begin alike until the room is needed."""
+    """Further cells, which are kept for prompts with the same beginning until the room is needed."""
     host_bytes: int
-    """Bytes of the host's memory in which beginnings are kept that had to leave the context's memory."""
+    """Bytes of host memory that hold states evicted from the context's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSnapshot:
-    """Counts of one moment, and sums since the engine was made."""
+    """The counts at one moment, and the sums since the engine was created."""
 
     running: int
     """Requests that have a slot."""
     waiting: int
-    """Requests that have none yet."""
+    """Requests that wait for a slot."""
     waiting_tokens: int
-    """Tokens of their prompts."""
+    """Tokens of the prompts of waiting requests."""
     slots: int
     """Requests that can run at once."""
     failed: bool
@@ -49,15 +49,15 @@ class EngineSnapshot:
     requests: Mapping[str, int]
     """Ended requests by their finish reason, or ``"error"``."""
     prompt_tokens: Mapping[TokenSource, int]
-    """Prompt tokens of ended requests, by where they came from: computed, found in memory, copied
-    back from the host's memory, or read from the disk."""
+    """Prompt tokens of ended requests, by their origin: computed, found in memory, copied back from host memory, or
+    read from the disk."""
     generated_tokens: int
     """Tokens of ended requests."""
     drafted_tokens: int
     accepted_tokens: int
-    """Drafted tokens that were right."""
+    """Drafted tokens that were accepted."""
     preempted: int
-    """How often a request lost its slot, because memory was full, and had to be computed again."""
+    """How often a request lost its slot because the memory was full, and had to be computed again."""
     memory: MemoryCounts
     histograms: Mapping[HistogramName, HistogramSnapshot]
     """Seconds that requests waited for a slot (``queue``), from the submission to the first token (``first_token``),
@@ -100,19 +100,19 @@ class SlotSnapshot:
     id: int
     """Its seq_id."""
     n_held: int
-    """Tokens in its memory."""
+    """The number of tokens in its memory."""
     request: Request | None
-    """What is computed in it; None while it is idle."""
+    """The running request; None while the slot is idle."""
     number: int
-    """The place of that request among all, from 1 on; 0 while it is idle."""
+    """The number of that request, counted from 1; 0 while the slot is idle."""
     progress: TextProgress | None
-    """How far that request is."""
+    """The progress of that request."""
     has_new_line: bool = False
     """Whether a line of its text has ended."""
 
     @classmethod
     def of(cls, slot: Slot) -> Self:
-        """Return what a slot is doing. Any thread may ask, at any time."""
+        """Return the snapshot of a slot. Any thread may call it, at any time."""
         sequence = slot.sequence
         if sequence is None:
             return cls(id=slot.seq_id, n_held=slot.n_cells, request=None, number=0, progress=None)

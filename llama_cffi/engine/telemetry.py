@@ -1,4 +1,4 @@
-"""What an engine counts: tokens by where they came from, requests by how they ended, and how long everything took."""
+"""The statistics of an engine: tokens by their origin, requests by their end, and distributions of durations."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class HistogramSnapshot:
     """A distribution of seconds."""
 
     counts: tuple[int, ...]
-    """How many values each class has; one more than :data:`BOUNDS`."""
+    """The number of values of each class; there is one class more than :data:`BOUNDS`."""
     total: float
     """The sum of all values."""
 
     @property
     def count(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return sum(self.counts)
 
     def quantile(self, share: float) -> float:
@@ -69,7 +69,7 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestEvent:
-    """Something that happened to a request; ``on_event`` receives it on the thread that computes.
+    """The arrival or the end of a request; ``on_event`` receives it on the thread that computes.
 
     Times are of :func:`time.perf_counter`, 0 for what has not happened.
     """
@@ -86,7 +86,7 @@ class RequestEvent:
     completion_tokens: int = 0
     finish_reason: str | None = None
     error: BaseException | None = None
-    """What ended it, if that was an exception."""
+    """The exception that ended the request, if there was one."""
 
 
 OnEvent = Callable[[RequestEvent], object]

@@ -1,4 +1,4 @@
-"""Which thread is inside of the generation loop, and how the others wait."""
+"""The thread that is in the generation loop, and the threads that wait for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Turn:
         self._guest_lock: AbstractContextManager[object] = fork_safe(threading.RLock())
 
     def forked(self) -> None:
-        """Refuse, in a child process, what belongs to the parent."""
+        """Make every use in a forked child process an error."""
         self.lock, self.holder = ForkedLock("Llama or Engine"), 0
 
     def check_not_inside(self) -> None:
@@ -48,7 +48,7 @@ class Turn:
             pass
 
     def pass_on(self) -> None:
-        """Let one of the threads in line go on: the one that was inside may not come back."""
+        """Wake one of the threads in line: the thread that was inside may not return."""
         with suppress(IndexError):
             self.line.popleft().wake()
 

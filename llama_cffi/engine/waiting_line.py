@@ -49,7 +49,7 @@ class WaitingLine:
         self.waiting: deque[RunningSequence] = deque()
 
     def rank(self, sequence: RunningSequence, n_left: int, now: float) -> Rank:
-        """Return what orders a sequence with so many tokens to compute."""
+        """Return what orders a sequence with this many tokens to compute."""
         seconds = n_left / (self._cost.prefill_rate or _UNKNOWN_RATE)
         waited = now - sequence.submitted
         level = sequence.priority - waited // (_LEVEL_SECONDS + 2 * max(0.0, seconds))

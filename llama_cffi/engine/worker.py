@@ -1,4 +1,4 @@
-"""The thread that computes for everybody."""
+"""The thread that computes for all callers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Worker:
         self._thread = start_daemon(self._work)
 
     def ring(self) -> None:
-        """There is something to do."""
+        """Wake the thread, because there is something to do."""
         if self._asleep:
             self._bell.put(None)
 
@@ -64,7 +64,7 @@ class Worker:
                     continue
                 self._asleep = True
                 self.ended = self._retiring
-                # What was put into the inbox before these two were set has rung for nobody.
+                # Notes that were put into the inbox before these two were set have not woken this thread.
                 if self._step():
                     self.ended = False
                 elif self.ended:

@@ -1,1 +1,1 @@
-"""What a text must look like: schemas, patterns and grammars, and the matchers that hold a text to them."""
+"""Constraints of texts: schemas, patterns and grammars, and the matchers that enforce them."""

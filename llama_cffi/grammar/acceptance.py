@@ -1,4 +1,4 @@
-"""Whether a text that was cut is complete all the same."""
+"""Whether a text that was cut is nevertheless complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A constraint that begins where a given text ends, as an answer does behind reasoning."""
+"""A constraint that begins where a given text ends, for example at the end of reasoning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AfterText:
-    """Lets everything through up to the first ``end``, white space behind it, and then what ``constraint`` allows."""
+    """Allows any text up to the first ``end``, white space after it, and then what ``constraint`` allows."""
 
     def __init__(self, constraint: Constraint, end: str, vocab: Vocab) -> None:
         if not end:

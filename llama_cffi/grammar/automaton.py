@@ -1,4 +1,4 @@
-"""Sets of texts as finite automata: what regular expressions cannot say of each other, these can."""
+"""Sets of texts as finite automata, for operations that regular expressions do not have."""
 
 from __future__ import annotations
 

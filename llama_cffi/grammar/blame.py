@@ -1,4 +1,4 @@
-"""Which keyword of a schema is why it is refused, where the error itself does not say so."""
+"""Finds the keyword for which a schema is refused, if the error itself does not name it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``minProperties`` and ``maxProperties``, which the engine only keeps to where no listed property is optional."""
+"""``minProperties`` and ``maxProperties``, which the engine enforces only if no listed property is optional."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_SUBSETS = 6
 
 
 def counted(atoms: list[Node], shape: Object) -> Iterator[Object]:
-    """Yield the object without counts that the engine would not keep to.
+    """Yield the object without counts that the engine would not enforce.
 
     Raises :class:`SchemaError` where it would take too many objects to say the same.
     """

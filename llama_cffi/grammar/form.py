@@ -1,4 +1,4 @@
-"""A schema as a whole, in the form that every grammar is made from: its states, and the shapes that each leaves."""
+"""A whole schema in the form that every grammar is built from: its states, and the shapes that each allows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class UnsatisfiableError(SchemaError):
 def read_form(reader: ShapeReader, root: State) -> Form:
     """Return the form of a state with everything below it.
 
-    Raises :class:`SchemaError` for what the engine could not keep to, and :class:`UnsatisfiableError` for a schema that
+    Raises :class:`SchemaError` for what the engine could not enforce, and :class:`UnsatisfiableError` for a schema that
     no finite value satisfies.
     """
     states = _finite(_collect([root], reader.shapes))

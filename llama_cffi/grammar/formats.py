@@ -1,4 +1,4 @@
-"""What the values of ``format`` that are asserted look like, each as a pattern of the whole text."""
+"""The asserted values of ``format``, each as a pattern of the whole text."""
 
 from __future__ import annotations
 

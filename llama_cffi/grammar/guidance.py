@@ -75,7 +75,7 @@ class _Source:
     def _tokens(self, text: bytes | str) -> list[int]:
         vocab = self._vocab()
         if vocab is None:
-            raise ClosedError("the vocabulary is gone")
+            raise ClosedError("the vocabulary was freed")
         data = text if isinstance(text, bytes) else text.encode()
         tokens: list[int] = vocab.tokenize(data, add_special=False).tolist()
         if b"".join(self.tokens[token] for token in tokens) == data:

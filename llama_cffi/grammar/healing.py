@@ -1,4 +1,4 @@
-"""Token healing: the end of a prompt is taken off, and the text must begin with it.
+"""Token healing: the end of a prompt is removed, and the generated text must begin with it.
 
 A prompt that ends where the tokenizer would not have ended a token (``"http:"``, where ``"://"`` is a token) leads the
 model astray. So its last tokens are left to the model, which may write them with longer ones.
@@ -62,7 +62,7 @@ class Healing:
                 self.can_end[end] and len(index.exact(data[start:end])) for end in range(start + 1, n)
             )
         if not self.can_end[0]:
-            raise GrammarError(f"the vocabulary has no tokens to write {text!r}")
+            raise GrammarError(f"the vocabulary has no tokens for {text!r}")
 
     def start(self) -> HealingMatcher:
         return HealingMatcher(self)

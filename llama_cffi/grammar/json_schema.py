@@ -1,4 +1,4 @@
-"""A JSON Schema rewritten so that the engine keeps to it exactly, or refused."""
+"""Rewrites a JSON Schema so that the engine enforces it exactly, or refuses it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compile_json_schema(schema: Any, *, draft: int = 0, strict: bool = False) ->
     """Return the engine's grammar, as JSON text, of a JSON Schema of draft 2020-12, 2019-09, 7 or 6.
 
     ``draft`` (2020, 2019, 7 or 6) is for schemas without ``$schema``; 0 takes 2020-12, and the forms of older drafts
-    where 2020-12 has no meaning for them. Raises :class:`SchemaError` for what the engine would not keep to exactly,
+    where 2020-12 has no meaning for them. Raises :class:`SchemaError` for what the engine would not enforce exactly,
     and :class:`UnsatisfiableError` for a schema that no finite value satisfies.
     """
 
@@ -184,7 +184,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _value(item) for name, item in value.items()}
     if abs(value) > 2**53 or (value != int(value) and 10**15 % Fraction(repr(value)).denominator):
-        raise SchemaError(f"the value {value!r} has more digits than the engine keeps to")
+        raise SchemaError(f"the value {value!r} has more digits than the engine supports")
     return int(value) if value == int(value) else value
 
 

@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema: what may stand under each, checked before anything is compiled."""
+"""The keywords of JSON Schema and their values, which are checked before anything is compiled."""
 
 from __future__ import annotations
 

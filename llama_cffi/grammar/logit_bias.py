@@ -1,4 +1,4 @@
-"""Logit biases as a caller writes them: by token or by text, a number or "never"."""
+"""Logit biases in the form of the option: by token or by text, a number or "never"."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _tokens(key: str, index: PieceIndex) -> list[int]:
     if not tokens:
         n = len(index.vocab.tokenize(key, add_special=False))
         raise TokenError(
-            f"logit_bias: the text {key!r} is {n} tokens and none by itself; give the tokens, "
+            f"logit_bias: the text {key!r} is {n} tokens, not one; give the tokens, "
             "or a text that is one of them, spaces included"
         )
     return tokens

@@ -1,4 +1,4 @@
-"""Schemas without the keywords that cannot be kept to."""
+"""Schemas without the keywords that cannot be enforced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine asks of a constraint: which tokens may come next."""
+"""The interface of constraints to the engine: the tokens that may come next."""
 
 from __future__ import annotations
 

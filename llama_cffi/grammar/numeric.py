@@ -13,7 +13,7 @@ from llama_cffi.grammar.equality import exact
 from llama_cffi.grammar.keywords import at
 
 MAX_LISTED = 500
-"""Numbers that are written out where the engine would not keep to a step."""
+"""Numbers that are written out where the engine would not enforce a step."""
 _POWERS = frozenset(Fraction(1, 10**n) for n in range(7))
 
 
@@ -138,7 +138,7 @@ def numbers(atoms: list[Node], *, integer: bool) -> Iterator[Number]:
 def _kept(node: Node, value: Fraction, keyword: str) -> Fraction:
     # The engine computes with 64-bit floats, and spells bounds out digit by digit.
     if abs(value) > 2**53 or 10**15 % value.denominator:
-        raise at(node.pointer, keyword, "has more digits than the engine keeps to")
+        raise at(node.pointer, keyword, "has more digits than the engine supports")
     return value
 
 

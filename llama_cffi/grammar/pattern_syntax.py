@@ -9,7 +9,7 @@ Ranges: TypeAlias = "tuple[tuple[int, int], ...]"
 
 
 class PatternError(ValueError):
-    """The pattern does not parse, or uses what no regular language has."""
+    """The pattern does not parse, or uses a feature beyond regular languages."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def adapter_of(schema: Any) -> tuple[pydantic.TypeAdapter[Any], str]:
     """
     if inspect.isroutine(schema):
         # pydantic would make a type of its parameters, and call it with what was generated.
-        raise SchemaError(f"a function is not a type of texts: {shown(schema)}; tools= takes functions")
+        raise SchemaError(f"a function is not a schema: {shown(schema)}; tools= takes functions")
     try:
         return _of_hashable_type(schema)
     except TypeError:
@@ -185,7 +185,7 @@ def _refuse_function(schema: Any) -> None:
     """Raise for types that look outside: whether a path is free, what a module holds."""
     name = getattr(schema["function"]["function"], "__qualname__", "")
     if name in _LOOKING_OUTSIDE:
-        raise SchemaError(f"{_LOOKING_OUTSIDE[name]} is not supported: a grammar knows only the text")
+        raise SchemaError(f"{_LOOKING_OUTSIDE[name]} is not supported: a grammar can check only the text")
 
 
 def _all_of(*patterns: str) -> JsonSchemaValue:

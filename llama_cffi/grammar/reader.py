@@ -1,4 +1,4 @@
-"""The one reader of JSON Schema: for a set of schemas that all must hold, the shapes that they leave."""
+"""The reader of JSON Schema: for a set of schemas that must all hold, the shapes that they allow."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Choice:
 
 
 class SchemaReader:
-    """Reads a document state by state. Raises :class:`SchemaError` for what the engine could not keep to."""
+    """Reads a document state by state. Raises :class:`SchemaError` for what the engine could not enforce."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -212,7 +212,7 @@ class SchemaReader:
         try:
             return self._empty(state, 3)
         except SchemaError:
-            # What the engine could not keep to may be in common.
+            # What the engine could not enforce may be in common.
             return False
         finally:
             self._loose = before

@@ -1,4 +1,4 @@
-"""An end to reasoning: after so many tokens the model has to go on to its answer."""
+"""A limit on reasoning: after a number of tokens the model must begin its answer."""
 
 from __future__ import annotations
 

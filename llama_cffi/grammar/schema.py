@@ -1,4 +1,4 @@
-"""``schema=``: from what a caller asks for to what the engine is held to."""
+"""``schema=``: from the value of the option to a constraint for the engine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compile_schema(
     its values, and every other type is JSON that pydantic makes an instance of: models, dataclasses, TypedDict,
     ``list[int]``, unions.
 
-    Raises :class:`SchemaError` for what cannot be kept to. Compiled grammars are kept and used again. ``now`` is that
+    Raises :class:`SchemaError` for what cannot be enforced. Compiled grammars are kept and used again. ``now`` is that
     of :class:`GuidanceConstraint`. ``on_unsupported`` is that of :class:`JsonSchema`, for a dict, a bool and types; the
     text of a type is validated by the type.
     """
@@ -114,11 +114,11 @@ def _json_schema(schema: JsonSchema, loosened: list[SchemaError]) -> tuple[list[
 
 
 def _loose_grammars(text: str, strict: bool, loosened: list[SchemaError]) -> list[dict[str, Any]]:
-    """The grammars of a schema without what cannot be kept to, which is added to ``loosened``, and warned of."""
+    """The grammars of a schema without what cannot be enforced, which is added to ``loosened``, and warned of."""
     grammar, errors = _compiled_loosely(text, strict)
     loosened.extend(errors)
     for error in errors:
-        warnings.warn(f"taken for an annotation while generating: {error}", SchemaWarning, stacklevel=2)
+        warnings.warn(f"treated as an annotation during generation: {error}", SchemaWarning, stacklevel=2)
     grammars: list[dict[str, Any]] = json.loads(grammar)["grammars"]
     return grammars
 

@@ -1,4 +1,4 @@
-"""What a value may be: the form that JSON Schemas are brought into, and that grammars are made from.
+"""The form that JSON Schemas are converted to, and that grammars are built from.
 
 A schema is a union of shapes, each of one type, without conditions, references or conjunctions. What stands inside of
 an array or an object is a *state*: a set of schemas that must all hold there, of which :class:`ShapeReader` finds the

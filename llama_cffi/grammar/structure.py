@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 
 class Converter(Protocol):
-    """Makes a value of what a constraint let through."""
+    """Converts a text that a constraint allowed to a value."""
 
     def parse(self, text: str) -> Any:
         """Return the value of a finished text; :class:`OutputError` when it has none."""
 
     def partial(self, text: str) -> Any:
-        """Return what an unfinished text says so far; None when it says nothing yet. Never raises."""
+        """Return the value of an unfinished text so far, or None if there is none yet. Never raises."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What :func:`compile_schema` makes of a schema: how texts are kept to it, and how they are read."""
+    """The result of :func:`compile_schema`: the constraint of texts, and their converter."""
 
     constraint: Constraint
     converter: Converter
     loosened: tuple[SchemaError, ...] = ()
-    """What of the schema is validated at the end only, with ``on_unsupported="annotate"``."""
+    """The keywords that are validated at the end only, with ``on_unsupported="annotate"``."""
 
     def parse(self, text: str) -> Any:
         """Return an instance of the asked type from a finished text.
@@ -47,7 +47,7 @@ class Structure:
         return self.converter.parse(text)
 
     def partial(self, text: str) -> Any:
-        """Return what the text says so far, in JSON's own types; None when it says nothing yet. Never raises."""
+        """Return the value of the text so far, in JSON types, or None if there is none yet. Never raises."""
         return self.converter.partial(text)
 
 
@@ -78,7 +78,7 @@ class ValidatingConverter(JsonConverter):
         value = super().parse(text)
         if not self.validator.valid(value):
             raise OutputError(
-                "the text does not satisfy the schema, in keywords that the grammar could not keep to", text=text
+                "the text does not satisfy the schema, in keywords that the grammar could not enforce", text=text
             )
         return value
 
@@ -106,7 +106,7 @@ class ChoiceConverter:
         try:
             return self.values[text]
         except KeyError:
-            raise OutputError(f"the text is none of the choices: {text!r}", text=text) from None
+            raise OutputError(f"the text is not one of the choices: {text!r}", text=text) from None
 
     def partial(self, text: str) -> Any:
         return self.values.get(text)

@@ -1,4 +1,4 @@
-"""What a tool takes: the schema of its arguments as a form, with objects that take only what they list."""
+"""The schema of a tool's arguments as a form, with objects that take only the properties that they list."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _OPENING = {
 def tool_form(parameters: Mapping[str, Any]) -> Form:
     """Return the form of a tool's arguments, which are an object. Forms are kept and used again.
 
-    Raises :class:`SchemaError` for what cannot be kept to.
+    Raises :class:`SchemaError` for what cannot be enforced.
     """
     return _read(json.dumps(as_json(closed(parameters))))
 

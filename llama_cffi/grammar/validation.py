@@ -1,4 +1,4 @@
-"""Whether a value satisfies a schema, keyword by keyword: a reading of its own, beside the one that makes grammars."""
+"""A validator that checks a value keyword by keyword, independent of the reader for grammars."""
 
 from __future__ import annotations
 

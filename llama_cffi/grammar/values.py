@@ -1,4 +1,4 @@
-"""What ``schema=`` may be besides JSON Schema and types of Python: frozen values, checked when they are made."""
+"""Values for ``schema=`` besides JSON Schemas and Python types: frozen, and checked when they are created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_cffi.grammar.pattern import Pattern, PatternError
 class Regex:
     """A text that matches a regular expression as a whole.
 
-    The syntax is that of ECMA-262, which is Python's where both have it; ``\\d``, ``\\w`` and ``\\s`` are those of
+    The syntax is that of ECMA-262, which mostly agrees with Python's; ``\\d``, ``\\w`` and ``\\s`` are those of
     ECMA-262. Raises :class:`SchemaError` for lookaround, back references, word boundaries and patterns that write out
     to more than 20,000 nodes.
     """
@@ -36,16 +36,17 @@ class Regex:
 
 
 class SchemaWarning(UserWarning):
-    """A keyword of a schema cannot be kept to while a text is generated; the finished text is validated by it."""
+    """A keyword of a schema cannot be enforced during generation; the finished text is validated against it."""
 
 
 @dataclass(frozen=True)
 class JsonSchema:
     """A JSON text that satisfies a JSON Schema, with options.
 
-    ``strict`` refuses keywords that no draft knows, which are annotations otherwise. ``on_unsupported="annotate"``
-    takes keywords that cannot be kept to for annotations, too, warns with :class:`SchemaWarning`, and validates the
-    finished text by the whole schema; ``"error"`` raises :class:`SchemaError` for them.
+    ``strict`` refuses keywords that are not in any draft, which are annotations otherwise.
+    ``on_unsupported="annotate"`` treats keywords that cannot be enforced as annotations, too, warns with
+    :class:`SchemaWarning`, and validates the finished text against the whole schema; ``"error"`` raises
+    :class:`SchemaError` for them.
     """
 
     schema: Any
@@ -73,12 +74,12 @@ class JsonSchema:
 
 @dataclass(frozen=True)
 class GBNF:
-    """A text that a grammar in llama.cpp's format derives.
+    """A text that is derived by a grammar in llama.cpp's format.
 
-    ``engine="llama.cpp"`` keeps to the grammar exactly; where it must mask a whole row, that takes milliseconds.
-    ``engine="llguidance"`` is faster, takes smaller grammars (200,000 bytes, 1,000 rules), and is narrower: every text
-    is one of the grammar, but runs of characters are taken as long as they get, so that ``[a-z]* "a"`` never comes to
-    its last letter, and ``.`` is no line break.
+    ``engine="llama.cpp"`` enforces the grammar exactly; masking a whole row takes milliseconds. ``engine="llguidance"``
+    is faster, supports only smaller grammars (200,000 bytes, 1,000 rules), and allows fewer texts: every text is
+    derived by the grammar, but its lexer matches the longest run of characters, so ``[a-z]* "a"`` never reaches its
+    last letter, and ``.`` does not match a line break.
     """
 
     text: str
@@ -94,7 +95,7 @@ class GBNF:
 
 @dataclass(frozen=True)
 class Lark:
-    """A text that a grammar in llguidance's variant of Lark derives, from its rule ``start``."""
+    """A text that is derived by a grammar in llguidance's variant of Lark, from its rule ``start``."""
 
     text: str
 
@@ -104,11 +105,10 @@ class Lark:
 
 @dataclass(frozen=True)
 class Lazy:
-    """Free text until a trigger; what follows the trigger keeps to ``schema``.
-
-    The text may end without any trigger. With ``end``, a text that comes right after the constrained part, all is free
-    again behind it, and another trigger begins another part. ``schema`` is anything that ``schema=`` takes but another
-    Lazy and the grammars of llama.cpp's engine.
+    """Free text until a trigger; the text after the trigger satisfies ``schema``. The text may end without a trigger.
+    With ``end``, a text directly after the constrained part, the text after it is free again, and another trigger
+    begins another part. ``schema`` is any value of ``schema=`` except another Lazy and grammars that llama.cpp
+    enforces.
     """
 
     schema: Any
@@ -124,7 +124,7 @@ class Lazy:
         if self.end:
             _check_text("end", self.end)
         if isinstance(self.schema, Lazy) or (isinstance(self.schema, GBNF) and self.schema.engine == "llama.cpp"):
-            raise SchemaError(f"{type(self.schema).__name__} cannot stand inside Lazy")
+            raise SchemaError(f"{type(self.schema).__name__} cannot be used inside Lazy")
         object.__setattr__(self, "trigger", triggers)
 
     @property

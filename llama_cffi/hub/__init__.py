@@ -1,7 +1,7 @@
-"""Models by their name on the Hugging Face hub: fetched, found in the cache, deleted.
+"""Models by their name on the Hugging Face hub: downloading them, finding them in the cache, deleting them.
 
-Needs the package huggingface_hub (``pip install 'llama-cffi[hub]'``) and keeps its cache, which other programs share.
-Its environment variables hold here too: ``HF_HOME``, ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``.
+Needs the package huggingface_hub (``pip install 'llama-cffi[hub]'``) and uses its cache, which other programs share.
+Its environment variables apply: ``HF_HOME``, ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class CachedModel:
     """A model in the cache.
 
     ``name`` is its name with the file, ``commit`` the revision that it is of, ``files`` its files, the first one for
-    llama.cpp, ``size`` their bytes together, ``missing`` the parts of a split model that are not there.
+    llama.cpp, ``size`` their bytes together, ``missing`` the parts of a split model that the cache lacks.
     """
 
     name: str
@@ -54,27 +54,27 @@ def cached(name: str | HubName | None = None) -> list[CachedModel]:
 
 
 def find(name: HubName, revision: str | None) -> Path:
-    """Return the first file of the one model that ``name`` means, as far as the cache knows.
+    """Return the first file of the model with this name in the cache.
 
     Without a ``revision``, the one that was last fetched as ``main``. Raises HubNotFoundError and HubChoiceError.
     """
     repo = next((repo for repo in _repositories(_scan()) if repo.repo_id == name.repo), None)
     if repo is None:
-        raise HubNotFoundError(f"{name.repo} is not in the cache, and the hub is not asked when offline")
+        raise HubNotFoundError(f"{name.repo} is not in the cache, and the hub is not queried when offline")
     wanted = revision or "main"
     there = [entry for entry in repo.revisions if wanted in entry.refs or wanted == entry.commit_hash]
     if not there:
         raise HubNotFoundError(
-            f"revision {wanted!r} of {name.repo} is not in the cache, and the hub is not asked when offline"
+            f"revision {wanted!r} of {name.repo} is not in the cache, and the hub is not queried when offline"
         )
     files = (_inside(there[0], file.file_path) for file in there[0].files)
     return there[0].snapshot_path / choose(name, files, "in the cache").first
 
 
 def remove(models: Iterable[CachedModel]) -> int:
-    """Delete models from the cache; the number of bytes that this freed.
+    """Delete models from the cache, and return the number of freed bytes.
 
-    Other files of their repositories stay, and so does what another revision shares. Raises HubStorageError.
+    Other files of their repositories are kept, and so are files that another revision shares. Raises HubStorageError.
     """
     return discard({path for model in models for path in model.files})
 
@@ -96,7 +96,7 @@ def discard(paths: set[Path]) -> int:
                 files += chosen
     freed = 0
     try:
-        # One after the other: each looks at the whole cache for who else needs a file.
+        # One after the other: each searches the whole cache for other revisions that need a file.
         if files:
             strategy = info.delete_files(*files)
             freed += strategy.expected_freed_size

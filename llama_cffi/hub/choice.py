@@ -10,7 +10,7 @@ from llama_cffi.errors import HubChoiceError, HubNotFoundError
 from llama_cffi.hub.name import HubName
 
 PREFERRED = "Q4_K_M"
-"""The quantization that is chosen where a name says none and the repository has it."""
+"""The quantization that is chosen if a name has none and the repository has this one."""
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE)
 _TYPE = re.compile(r"(?<![a-z0-9])(?:i?q[1-8]|tq[12]|b?f16|fp?32|fp16|mxfp4|nvfp4)(?![0-9])", re.IGNORECASE)
@@ -26,11 +26,11 @@ class Candidate:
 
     @property
     def first(self) -> str:
-        """The file that stands for all."""
+        """The first file, which represents all."""
         return self.files[0]
 
     def is_of(self, quantization: str) -> bool:
-        """Return whether the quantization stands in the path as a word of its own: ``Q4_K`` is not in ``Q4_K_M``."""
+        """Return whether the quantization is a separate word in the path: ``Q4_K`` is not in ``Q4_K_M``."""
         word = rf"(?<![A-Za-z0-9]){re.escape(quantization)}(?![A-Za-z0-9_])"
         return re.search(word, self.first, re.IGNORECASE) is not None
 
@@ -84,7 +84,7 @@ def choose(name: HubName, files: Iterable[str], place: str) -> Candidate:
         )
     if len(fitting) > 1:
         matches = [f"{name.repo}/{candidate.first}" for candidate in fitting]
-        raise HubChoiceError(f"{name} {place} fits several models:{_lines(name, fitting)}", matches=matches)
+        raise HubChoiceError(f"{name} {place} matches several models:{_lines(name, fitting)}", matches=matches)
     if fitting[0].missing:
         raise HubNotFoundError(f"{name} {place} is a model in parts that lacks {', '.join(fitting[0].missing)}")
     return fitting[0]

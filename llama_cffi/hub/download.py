@@ -1,4 +1,4 @@
-"""Fetching a model by its name."""
+"""Downloading a model by its name."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ def pull(
     recheck: bool = False,
     progress: Callable[[float], object] | None = None,
 ) -> Path:
-    """Fetch a model into huggingface_hub's cache, and return the path of its file, or of the first of several.
+    """Download a model into huggingface_hub's cache, and return the path of its file, or of the first of several.
 
     ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Without a quantization it is
-    Q4_K_M where the repository has that, else its only model. All parts of a split model come; what the cache has is
-    not fetched again. ``revision`` is a branch, tag or commit. ``offline``, or ``HF_HUB_OFFLINE`` in the environment,
-    takes only what is in the cache. ``progress`` is called with the fraction that is there; False from it cancels.
+    Q4_K_M if the repository has that, else its only model. All parts of a split model are downloaded; files in the
+    cache are not downloaded again. ``revision`` is a branch, tag or commit. ``offline``, or ``HF_HUB_OFFLINE`` in the
+    environment, uses only the cache. ``progress`` is called with the downloaded fraction; returning False cancels.
 
-    A connection that breaks is taken up again where it broke, several times. Each file's SHA-256 is compared with the
-    hub's when it has come; that of files from the cache, where other programs put theirs too, only with ``recheck``,
-    which fetches damaged ones again. An interrupted call keeps the parts that came whole, and no half of one.
-
-    Raises the subclasses of :class:`HubError`, and :class:`UnsupportedError` without huggingface_hub.
+    After a broken connection the download is resumed, several times. The SHA-256 of each downloaded file is compared
+    with the hub's; that of files in the cache, which other programs may have written, only with ``recheck``, which
+    downloads damaged files again. An interrupted call keeps the complete parts and no partial ones. Raises the
+    subclasses of :class:`HubError`, and :class:`UnsupportedError` without huggingface_hub.
     """
     wanted = name if isinstance(name, HubName) else HubName.parse(name)
     require_package()
@@ -81,10 +80,10 @@ def _fetch(name: HubName, file: str, revision: str | None, listing: Listing, met
         meter.raise_failure()
         raise
     if listing.commit not in path.parts:
-        raise HubConnectionError(f"{name.repo} changed, or the connection broke, between two questions: try again")
+        raise HubConnectionError(f"{name.repo} changed, or the connection broke, between two requests: try again")
     if check and (damage := _damage(path, listing.files[file], hashed=True)):
         discard({path})
-        raise HubChecksumError(f"{name.repo}/{file} came damaged and was deleted again: {damage}")
+        raise HubChecksumError(f"{name.repo}/{file} was downloaded damaged and was deleted: {damage}")
     meter.raise_failure()  # a download on threads of its own may go on after its progress bar failed
     return path
 

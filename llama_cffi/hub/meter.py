@@ -39,7 +39,7 @@ class Meter:
             try:
                 if self._progress(min(1.0, (self._before + self._current) / self._total)) is False:
                     self._failure = HubCancelled("the download was cancelled by its progress callback")
-            except BaseException as error:  # kept from those who would take it for one of the connection's
+            except BaseException as error:  # not passed on, because it would be treated as a connection error
                 self._failure = error
         if self._failure is not None:
             raise HubCancelled("the download was cancelled by its progress callback")

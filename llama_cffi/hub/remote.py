@@ -1,4 +1,4 @@
-"""What the hub says about a repository, and what its package's errors mean."""
+"""Listing the files of a repository on the hub, and translating the errors of huggingface_hub."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def list_files(name: HubName, revision: str | None) -> Listing:
         if entry.rfilename.isprintable()  # names are shown: no repository may steer the terminal
     }
     if not info.sha:
-        raise HubConnectionError(f"{endpoint()} is not a model hub: it does not tell the commit of {name.repo}")
+        raise HubConnectionError(f"{endpoint()} is not a model hub: it did not report the commit of {name.repo}")
     return Listing(info.sha, files)
 
 
@@ -69,12 +69,12 @@ def translated(name: HubName, revision: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise HubNotFoundError(
-            f"{name.repo} is open only to those who agreed to its terms on {endpoint()}: do so, "
+            f"{name.repo} is open only to users who agreed to its terms on {endpoint()}: do so, "
             "and give a token with HF_TOKEN or `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise HubNotFoundError(
-            f"there is no repository {name.repo} on {endpoint()}, or it is private and HF_TOKEN does not open it"
+            f"there is no repository {name.repo} on {endpoint()}, or it is private and HF_TOKEN gives no access to it"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise HubNotFoundError(f"{name.repo} has no revision {revision!r}") from error
@@ -89,7 +89,7 @@ def translated(name: HubName, revision: str | None) -> Iterator[None]:
         raise HubConnectionError(f"{name} could not be fetched from {endpoint()}: {cause}") from error
     except OSError as error:
         if error.errno is None:  # huggingface_hub's own finding about the length of what came
-            raise HubConnectionError(f"{name} was not fetched whole: {error}") from error
+            raise HubConnectionError(f"{name} was not downloaded completely: {error}") from error
         raise HubStorageError(f"{name} could not be stored: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise HubConnectionError(f"{name} could not be fetched, or {endpoint()} is not a model hub: {error}") from error

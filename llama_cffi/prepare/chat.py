@@ -1,4 +1,4 @@
-"""Prepares conversations: what is asked of the model, what holds its reply, and how the reply is read."""
+"""Prepares conversations: the request to the model, the constraint of the reply, and the reader of the reply."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CONTENT = "content"
 
 
 def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> Prepared[ReplyChunk]:
-    """Prepare a reply; raises as :meth:`Llama.chat` does before computing."""
+    """Prepare a reply; raises the errors of :meth:`Llama.chat` before computing."""
     options, vocab = spec.options, formats.vocab
     given_tools = options.get("tools")
     tools = check_tools(() if given_tools is None else given_tools)
@@ -86,7 +86,7 @@ def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> P
 
 
 def render(spec: RenderSpec, formats: ModelFormats) -> Rendered:
-    """Return the conversation as its template writes it; raises as :meth:`Llama.chat`."""
+    """Return the conversation as its template writes it; raises the errors of :meth:`Llama.chat`."""
     options = spec.options
     tools = options.get("tools")
     return formats.chat.render(
@@ -100,9 +100,9 @@ def render(spec: RenderSpec, formats: ModelFormats) -> Rendered:
 
 
 def tokenize_chat(spec: RenderSpec, formats: ModelFormats) -> NDArray[np.int32]:
-    """Return the conversation as tokens, int32 of shape ``(n,)``; raises as :meth:`Llama.chat`.
+    """Return the conversation as tokens, int32 of shape ``(n,)``; raises the errors of :meth:`Llama.chat`.
 
-    They are those that a reply goes on from: tools for which the template has no place are told in words.
+    They are the tokens before a reply: tools that the template does not support are described in messages.
     """
     options = spec.options
     given = options.get("tools")
@@ -144,7 +144,7 @@ class _Hold:
         if grammar is not None and thinking is not None and rules.reasoning == "open":
             # The engine would hold the reasoning to it, and not the answer.
             if constraint is not None:
-                raise SamplerError("a grammar and another constraint cannot both decide what comes next")
+                raise SamplerError("a grammar and another constraint cannot be used together")
             inner = NativeConstraint(self.vocab, grammar, options.get("grammar_root") or "root")
             constraint = AfterText(inner, thinking.end, self.vocab)
             left = {name: value for name, value in options.items() if name not in ("grammar", "grammar_root")}
@@ -164,7 +164,7 @@ class _Hold:
         if structure is not None and not isinstance(structure.constraint, GuidanceConstraint):
             if rules.tools and rules.choice != "none":
                 raise SchemaError(
-                    "a grammar that llama.cpp enforces cannot hold beside tools: GBNF(..., engine='llguidance')"
+                    "a grammar that llama.cpp enforces cannot be used with tools: use GBNF(..., engine='llguidance')"
                 )
             if thinking is not None and rules.reasoning == "open":
                 return AfterText(structure.constraint, thinking.end, self.vocab)

@@ -1,4 +1,4 @@
-"""Prepares texts to go on from."""
+"""Prepares prompts to continue."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class PreparedTexts:
 
     parts: tuple[Prepared[Chunk], ...]
     keep: int
-    """How many completions are wanted."""
+    """The number of requested completions."""
     many: bool
     """Whether the answer is a list."""
     ranked: bool
-    """Whether the likeliest are wanted, the best first."""
+    """Whether the most likely completions are requested, the best first."""
     logprobs: bool
     """Whether the completions show the log-probabilities that they were ranked by."""
 
     def answer(self, completions: list[Completion]) -> Completion | list[Completion]:
-        """Return the answer; raises as :meth:`Reader.finish`."""
+        """Return the answer; raises the errors of :meth:`Reader.finish`."""
         if self.ranked:
             completions = sorted(completions, key=_likelihood, reverse=True)
         completions = completions[: self.keep]
@@ -62,7 +62,7 @@ class PreparedTexts:
 
 
 def prepare_texts(spec: GenerateSpec, formats: ModelFormats, defaults: Defaults) -> PreparedTexts:
-    """Prepare the texts of a call; raises as :meth:`Llama.generate` does before computing."""
+    """Prepare the texts of a call; raises the errors of :meth:`Llama.generate` before computing."""
     if spec.many:
         if spec.n is not None or spec.best_of is not None:
             raise ValueError("n and best_of are for one prompt, not for a list")
@@ -153,7 +153,7 @@ def _text_structure(spec: GenerateSpec, formats: ModelFormats) -> Structure | No
     if structure is not None:
         for name in ("heal", "echo"):
             if spec.options.get(name):
-                raise ValueError(f"{name}= and schema= cannot both decide how the text begins")
+                raise ValueError(f"{name}= and schema= cannot be used together")
     return structure
 
 
@@ -188,9 +188,9 @@ def _text_request(
     suffix = options.get("suffix")
     if suffix is not None:
         if not isinstance(given, str):
-            raise TypeError("a prompt with suffix= must be a text: both get tokens around them")
+            raise TypeError("a prompt with suffix= must be a text, not tokens")
         if echo or heal:
-            raise ValueError("echo= and heal= cannot be used where a middle is filled in")
+            raise ValueError("echo= and heal= cannot be used with fill-in-the-middle")
         prompt = Prompt(formats.infill.tokens(given, suffix))
     else:
         prompt = as_prompt(given, formats.vocab)
@@ -201,7 +201,7 @@ def _text_request(
     if not heal:
         return make_request(prompt, options, formats, defaults, begun=text, structure=structure)
     if options.get("grammar") is not None or getattr(options.get("sampling"), "grammar", None) is not None:
-        raise SamplerError("heal= and a grammar cannot both decide how the text begins")
+        raise SamplerError("heal= and a grammar cannot be used together")
     n_healed, healed = tokens_to_heal(list(prompt), formats.pieces)
     request = make_request(prompt.first(len(prompt) - n_healed), options, formats, defaults, begun=text)
     return replace(request, healed=healed, constraint=Healing(formats.pieces, healed) if healed else None)
@@ -219,7 +219,7 @@ def as_prompt(given: str | Tokens, vocab: Vocab) -> Prompt:
         tokens = vocab.tokenize(given) if isinstance(given, str) else vocab.check_tokens(given)
         prompt = Prompt(tokens.tolist())
     if not prompt:
-        raise PromptError("the prompt has no tokens, and this model puts no BOS before a text")
+        raise PromptError("the prompt has no tokens, and this model adds no BOS")
     return prompt
 
 

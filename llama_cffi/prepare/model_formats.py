@@ -1,4 +1,4 @@
-"""How one model wants its prompts: everything that preparation needs of it, made when it is first needed."""
+"""The prompt formats of one model: everything that preparation needs of it, created at its first use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ModelFormats:
 
     @cached_property
     def infill(self) -> InfillFormat:
-        """Gaps to fill."""
+        """Fill-in-the-middle prompts."""
         from llama_cffi.prompt.infill import InfillFormat
 
         return InfillFormat(self.vocab)

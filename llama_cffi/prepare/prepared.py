@@ -1,4 +1,4 @@
-"""What one pass of preparation gives: a request for the engine, and the reader of its text."""
+"""The result of preparation: a request for the engine, and the reader of its text."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Prepared(Generic[C]):
     reader: Reader[C] | None
     """None when the chunks are what they are."""
     place: str = ""
-    """Which of several prompts it is, for errors; "" for the only one."""
+    """The index of the prompt in a list, for errors; "" for a single prompt."""
 
     def submit(self, engine: Engine, listener: Listener | None = None) -> RunningSequence:
-        """Queue the request; raises as :meth:`Engine.submit`."""
+        """Queue the request; raises the errors of :meth:`Engine.submit`."""
         with placed(self.place):
             return engine.submit(self.request, listener)
 
 
 @contextmanager
 def placed(place: str) -> Iterator[None]:
-    """Begin what an error says of a prompt with its place."""
+    """Put the index of a prompt before the message of its error."""
     try:
         yield
     except (PromptError, TokenError, TokenizeError) as error:
@@ -50,7 +50,7 @@ def placed(place: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a call gets that does not say otherwise."""
+    """The defaults of calls."""
 
     overflow: Overflow = "stop"
     conditioning: Conditioning = PLAIN

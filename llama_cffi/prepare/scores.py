@@ -1,4 +1,4 @@
-"""Prepares texts to judge: cut into chunks, or joined with the prefix that they go on from."""
+"""Prepares texts to score: cut into chunks, or joined with their prefix."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _MIN_CHUNK = 3
 
 @dataclass(frozen=True)
 class PreparedChunks:
-    """The chunks of a text, each made when it is asked for: with a small stride they are many times the text."""
+    """The chunks of a text, each created at its access: with a small stride they are many times the text."""
 
     tokens: list[int]
     size: int
     """Tokens of each chunk."""
     first: int
-    """How many of its first tokens are only read."""
+    """The number of first tokens that are not scored."""
     starts: range
     bos: int | None
-    """What stands for the first token of each, where the model wants one."""
+    """The token that replaces the first token of each chunk, if the model uses one."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -45,7 +45,7 @@ class PreparedChunks:
 
 
 def prepare_perplexity(spec: PerplexitySpec, formats: ModelFormats, room: int) -> PreparedChunks:
-    """Cut a text into chunks that fit ``room`` tokens; raises as :meth:`Llama.perplexity`."""
+    """Cut a text into chunks that fit ``room`` tokens; raises the errors of :meth:`Llama.perplexity`."""
     vocab, stride = formats.vocab, spec.options.get("stride")
     tokens = _plain_tokens(spec.text, vocab)
     size = _chunk_size(len(tokens), spec.options.get("n_ctx"), room, formats.model.n_ctx_train)
@@ -112,7 +112,7 @@ def _whole(prefix: str | Tokens, continuation: str | Sequence[int], index: int, 
         return tokens, first
     start = vocab.bos if vocab.bos is not None else vocab.eos
     if start is None:
-        raise PromptError("there is nothing before the continuation, and this model has neither BOS nor EOS")
+        raise PromptError("the prefix is empty, and this model has neither BOS nor EOS")
     return [start, *tokens], 1
 
 

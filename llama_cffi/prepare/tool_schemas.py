@@ -1,4 +1,4 @@
-"""Tools whose parameters say more than a format of replies can hold a model to, with ``on_unsupported="annotate"``."""
+"""Tools whose parameters cannot be enforced completely, with ``on_unsupported="annotate"``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def loosened_tools(
     format: ReplyFormat, tools: tuple[ToolSpec, ...]
 ) -> tuple[tuple[ToolSpec, ...], dict[str, Validator]]:
-    """Return the tools with parameters that the format can keep to, and what validates the calls of those that changed.
+    """Return the tools with parameters that can be enforced, and the validators of the tools that changed.
 
     A :class:`SchemaWarning` names each keyword that was left out. Raises :class:`SchemaError` for parameters that
     no value satisfies, and :class:`SchemaError` or :class:`ToolError` where no keyword is the reason.
@@ -41,7 +41,7 @@ def loosened_tools(
             validators[tool.name] = Validator(Document(closed(parameters)), lenient=True)
             for error in errors:
                 warnings.warn(
-                    f"taken for an annotation while generating: tool {tool.name!r}: {error}",
+                    f"treated as an annotation during generation: tool {tool.name!r}: {error}",
                     SchemaWarning,
                     stacklevel=2,
                 )

@@ -35,7 +35,7 @@ def choose_pooling(wanted: PoolingType | None, model: Model) -> PoolingType:
 
 
 def check_ranks(model: Model, method: str, instead: str) -> None:
-    """Raise :class:`UnsupportedError` for a model that scores no texts; ``instead`` says what does."""
+    """Raise :class:`UnsupportedError` for a model that cannot score texts; ``instead`` names the alternative."""
     if not model.has_classifier:
         kind = "reranker" if method == "rerank" else "classifier"
         raise UnsupportedError(
@@ -56,7 +56,7 @@ def prepare_vectors(
             # Tokens that were given are computed as they are.
             tokens = vocab.check_tokens(text.tokens) if isinstance(text, Prompt) else vocab.tokenize(prefix + text)
         if not len(tokens):
-            raise PromptError(f"text {i} has no tokens, and this model puts none before a text")
+            raise PromptError(f"text {i} has no tokens, and this model adds none")
         truncated.append(truncate and len(tokens) > limit)
         if truncated[-1]:
             tokens = _cut(tokens, limit, vocab)
@@ -87,7 +87,7 @@ def _naming(what: str, index: int) -> Iterator[None]:
 
 
 def check_texts_or_prompts(texts: str | Sequence[str | Prompt], name: str) -> list[str | Prompt]:
-    """Do as :func:`check_texts`, and let prompts be among a list of texts: they are tokens already."""
+    """Return texts as :func:`check_texts` does; a list may also have prompts, which are tokens already."""
     if isinstance(texts, (list, tuple)) and any(isinstance(one, Prompt) for one in texts):
         check_texts(["-" if isinstance(one, Prompt) else one for one in texts], name)
         return list(texts)
@@ -112,7 +112,7 @@ def check_texts(texts: str | Sequence[str], name: str) -> list[str]:
 def _check_length(tokens: NDArray[np.int32], what: str, i: int, limit: int) -> None:
     if len(tokens) > limit:
         raise TextTooLongError(
-            f"{what} {i} has {len(tokens)} tokens; this model and context take {limit} at once",
+            f"{what} {i} has {len(tokens)} tokens; the most with this model and context are {limit}",
             index=i,
             n_tokens=len(tokens),
             limit=limit,

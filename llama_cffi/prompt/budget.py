@@ -68,8 +68,8 @@ class Budget:
         self._made += size
         if self._made > self._max_made:
             raise SecurityError(
-                f"the template makes values of more than {MAX_MADE} characters or elements, and {_MADE_PER_CHARACTER} "
-                "more for each character of the conversation"
+                f"the template creates values of more than {MAX_MADE} characters or elements, and "
+                f"{_MADE_PER_CHARACTER} more for each character of the conversation"
             )
         self.work(1 + (size >> 8))
 
@@ -81,7 +81,7 @@ class Budget:
         """Check numbers that say how long a text or a list becomes."""
         for value in values:
             if isinstance(value, int) and abs(value) > MAX_NUMBER:
-                raise SecurityError(f"the template makes a value of a size given by the number {_short(value)}")
+                raise SecurityError(f"the template creates a value of a size given by the number {_short(value)}")
 
     def integer(self, value: Any) -> Any:
         """Return the value; refuse an integer of more than 256 bits."""

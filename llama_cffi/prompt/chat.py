@@ -58,7 +58,7 @@ class ChatFormat:
     ) -> Rendered:
         """Return the conversation as text; a single str is one message of the user.
 
-        Raises as :meth:`ChatTemplate.render`.
+        Raises the errors of :meth:`ChatTemplate.render`.
         """
         return self._compiled(self._source(template)).render(
             as_messages(messages),
@@ -80,10 +80,10 @@ class ChatFormat:
     ) -> ChatPrompt:
         """Return the conversation up to where a reply begins, and the format that the reply will have.
 
-        Where the template does not tell the model of the tools, they are described in words, and calls are plain
-        JSON, unless ``reply_format`` names another format; for a template that has a place for tools, a
-        :class:`TemplateWarning` says so. With tools, a template of the model that is named ``tool_use`` is the default.
-        Raises as :meth:`render`, and :class:`ValueError` for an unknown format.
+        If the template does not write the tools, they are described in a message, and calls are plain JSON, unless
+        ``reply_format`` names another format; for a template that has a place for tools, a :class:`TemplateWarning`
+        says so. With tools, a template of the model that is named ``tool_use`` is the default. Raises the errors of
+        :meth:`render`, and :class:`ValueError` for an unknown format.
         """
         if template is None and tools and self._model.chat_template("tool_use") is not None:
             template = "tool_use"
@@ -115,7 +115,7 @@ class ChatFormat:
         if compiled.mentions_tools:
             reason = "does not write the tools" if error is None else f"raises: {error.message}"
             warnings.warn(
-                f"the chat template {reason}; the tools, their calls and their results are told in words",
+                f"the chat template {reason}; the tools, their calls and their results are described in messages",
                 TemplateWarning,
                 stacklevel=2,
             )

@@ -1,4 +1,4 @@
-"""What a function's docstring says: of the function, and of each parameter (Google, NumPy and Sphinx style)."""
+"""Descriptions of a function and its parameters in its docstring (Google, NumPy and Sphinx style)."""
 
 from __future__ import annotations
 

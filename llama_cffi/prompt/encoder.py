@@ -44,7 +44,7 @@ class PromptEncoder:
         Raises :class:`TemplateError` for a text that is empty.
         """
         if not rendered.text and not prefix:
-            raise TemplateError("the chat template made an empty text")
+            raise TemplateError("the chat template rendered an empty text")
         vocab = self._vocab
         parts = [self._tokens(rendered)]
         if prefix:

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle prompts: what stands before and after the text that is wanted."""
+"""Fill-in-the-middle prompts: the texts before and after the gap."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class InfillFormat:
         self._vocab = vocab
         lacking = [name for name in ("fim_pre", "fim_suf", "fim_mid") if getattr(vocab, name) is None]
         if lacking:
-            raise UnsupportedError(f"this model cannot fill in: its vocabulary has no {', '.join(lacking)} token")
+            raise UnsupportedError(
+                f"this model does not support fill-in-the-middle: its vocabulary has no {', '.join(lacking)} token"
+            )
 
     def tokens(
         self,

@@ -1,7 +1,7 @@
-"""Marks in what comes from outside, so that no control token is read there, and templates do not notice.
+"""Marks in the inputs of a template, so that no control token is read there, without an effect on the template.
 
-A mark is one character that occurs nowhere else in the conversation or the template. Marked are values and keys alike;
-not marked is what a template compares: roles, types, ids, the keys of a message and the keywords of a JSON Schema.
+A mark is one character that occurs nowhere else in the conversation or the template. Values and keys are marked, except
+those that a template compares: roles, types, ids, the keys of a message and the keywords of a JSON Schema.
 """
 
 from __future__ import annotations

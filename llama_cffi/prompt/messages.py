@@ -1,4 +1,4 @@
-"""Messages of a conversation: checked and brought into one form."""
+"""Messages of a conversation: checked and converted to one form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
 
 
 def check_history(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Do as :func:`check_messages` for what was said so far, which may be nothing."""
+    """Return messages as :func:`check_messages` does; the list may be empty."""
     return check_messages(messages) if len(_check_list(messages)) else []
 
 
@@ -96,7 +96,7 @@ def _check_content(content: Any, place: str) -> str | list[dict[str, str]]:
         if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
             raise MessageError(f"{place}[{i}] must be a mapping with a type")
         if part["type"] != "text":
-            raise UnsupportedError(f"{place}[{i}] is of type {part['type']!r}; only text can be given to this model")
+            raise UnsupportedError(f"{place}[{i}] is of type {part['type']!r}; this model supports only text")
         if not isinstance(part.get("text"), str):
             raise MessageError(f"{place}[{i}].text must be a str")
         check_text(part["text"], place)

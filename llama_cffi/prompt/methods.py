@@ -62,7 +62,7 @@ def check_replace(budget: Budget, text: str, old: Any = "", new: Any = "", count
 def _join(budget: Budget, separator: str, parts: Any = (), *args: Any) -> None:
     if isinstance(parts, Iterable):
         if not isinstance(parts, (list, tuple, str, dict)):
-            raise SecurityError("the template joins an iterator with a method: use the filter join")
+            raise SecurityError("the template joins an iterator with a method: use the join filter")
         budget.make(budget.measure(parts) + len(separator) * len(parts))
 
 

@@ -18,7 +18,7 @@ _PLACES = re.compile(r"\{(query|document)\}")
 
 
 class PairFormat:
-    """How a model wants its pairs: by its rerank template, or ``BOS query EOS SEP document EOS`` without one.
+    """The format of a model's pairs: its rerank template, or ``BOS query EOS SEP document EOS`` without one.
 
     Of these special tokens the ones that the model adds to a text. ``template`` has ``{query}`` and ``{document}``;
     what it says of control tokens is meant, what query and document say stays text.

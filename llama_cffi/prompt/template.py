@@ -42,16 +42,16 @@ def _not_too_deep(function: Callable[P, T]) -> Callable[P, T]:
 
 
 class TemplateWarning(UserWarning):
-    """A conversation could not be rendered as it was meant.
+    """A conversation could not be rendered in the usual way.
 
-    Either the template inspects or changes a text that holds that of a control token, so that the two cannot be kept
-    apart, or a conversation with tools is given to the model in another form than the template's own.
+    Either the template inspects or changes a text that contains the text of a control token, so that the text may be
+    read as that token, or a conversation with tools is rendered in another form than that of the template.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as text. ``mark`` stands wherever a message's words could pass for a control token."""
+    """A conversation as text. ``mark`` occurs wherever the text of a message could be read as a control token."""
 
     marked: str
     mark: str
@@ -95,7 +95,7 @@ class ChatTemplate:
             # Besides Jinja's own errors those of Python's compiler, which reads what Jinja writes.
             raise TemplateError(f"the chat template does not parse: {_reason(error)}") from error
         self.traits = TemplateTraits(self._mentions, self._try)
-        """What the template wants messages to be like."""
+        """The form of messages that the template needs."""
         self._marker = Marker(self._mentions.keys, self._breaker.find)
 
     @_not_too_deep
@@ -221,9 +221,9 @@ class ChatTemplate:
         try:
             return _sandbox().render(self._template, variables, budget)
         except RecursionError:
-            raise TemplateError("the chat template calls itself without end") from None
+            raise TemplateError("the chat template recurses too deeply") from None
         except jinja2.TemplateError as error:
-            raise TemplateError(f"the chat template refuses: {_reason(error)}") from error
+            raise TemplateError(f"the chat template refuses the messages: {_reason(error)}") from error
         except Exception as error:
             # Python's own errors: the template did something with a message that cannot be done.
             raise TemplateError(f"the chat template failed: {type(error).__name__}: {_reason(error)}") from error

@@ -1,4 +1,4 @@
-"""What a chat template wants messages to be like: found out from its source and from trials, once per template."""
+"""The form of messages that a chat template needs: detected from its source and from trials, once per template."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FORMS: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mentions:
-    """What a template speaks of: ``names`` of variables that it reads, and ``keys`` that it may look for or compare."""
+    """The ``names`` of variables that a template reads, and the ``keys`` that it may look up or compare."""
 
     names: frozenset[str]
     keys: frozenset[str]
@@ -45,7 +45,7 @@ class Mentions:
 
 
 class TemplateTraits:
-    """What one template wants; ``trial`` renders a conversation with it."""
+    """The traits of one template; ``trial`` renders a conversation with it."""
 
     def __init__(self, mentions: Mentions, trial: Trial) -> None:
         self._mentions = mentions

@@ -39,7 +39,7 @@ _COHERE_TYPES = {
 
 
 class ToolForm(NamedTuple):
-    """What a definition says. ``extra`` are keys of OpenAI's form beside these, which some chat templates write."""
+    """The contents of a definition. ``extra`` has further keys of OpenAI's form, which some chat templates write."""
 
     name: Any
     description: Any
@@ -49,7 +49,7 @@ class ToolForm(NamedTuple):
 
 
 def read_tool(tool: Mapping[str, Any]) -> ToolForm:
-    """Return what a definition says, in whichever form it is.
+    """Return the contents of a definition in any of the forms.
 
     Raises :class:`ToolError` for a type that is not a function, a definition without a name, two places for the
     schema, and an unknown key that looks like a schema or a list of parameters.

@@ -1,7 +1,7 @@
-"""Conversations about tools for chat templates that know nothing of tools.
+"""Conversations with tools for chat templates without tool support.
 
-The definitions become instructions in a message, calls become JSON in the assistant's words, and results become words
-of the user.
+The definitions become instructions in a message, calls become JSON in messages of the assistant, and results become
+messages of the user.
 """
 
 from __future__ import annotations

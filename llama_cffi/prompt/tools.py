@@ -1,4 +1,4 @@
-"""Tools that a model may call: their names, what they do, and the JSON Schema of their arguments."""
+"""Tools that a model may call: their names, descriptions, and the JSON Schemas of their arguments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PARAMETER = "p{}"
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that a model may call: what the model is told of it, and what is called.
+    """A function that a model may call: its description for the model, and the function itself.
 
     ``parameters`` is the JSON Schema of an object, the arguments. ``function`` is called with them by name; None for
     a tool that the caller runs itself. ``extra`` holds further keys of the definition, such as ``strict`` or
@@ -56,9 +56,10 @@ class Tool:
     def from_function(cls, function: Callable[..., Any]) -> Tool:
         """Return a tool from a function with annotations: its name, its docstring, and a schema from its signature.
 
-        Types are what pydantic knows, ``Annotated`` with ``Field`` or a text as description included. Descriptions of
-        parameters come from the docstring, in Google, NumPy or Sphinx style. Raises :class:`ToolError` for parameters
-        without annotation, and for ``*args`` and ``**kwargs``. A function may be ``async def``: AsyncLlama calls it.
+        All types that pydantic supports may be used, including ``Annotated`` with ``Field`` or a text as description.
+        Descriptions of parameters come from the docstring, in Google, NumPy or Sphinx style. Raises :class:`ToolError`
+        for parameters without annotation, and for ``*args`` and ``**kwargs``. A function may be ``async def``:
+        AsyncLlama calls it.
         """
         name = getattr(function, "__name__", None)
         if not callable(function) or not isinstance(name, str):
@@ -106,7 +107,7 @@ class Tool:
         return _as_text(self.name, self._invoke(arguments))
 
     async def call_async(self, arguments: Mapping[str, Any] | str) -> str:
-        """Do as :meth:`call`: await a function that is ``async def``, and run another one on another thread."""
+        """Call the function as :meth:`call` does; await an ``async def`` function, and run others on another thread."""
         if self.is_async:
             result = self._invoke(arguments)
         else:
@@ -243,7 +244,7 @@ def _arguments_model(function: Callable[..., Any], name: str, descriptions: Mapp
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ToolError(f"{place} takes any number of values, for which there is no schema")
         if parameter.name not in hints:
-            raise ToolError(f"{place} has no annotation, so that its schema is not known")
+            raise ToolError(f"{place} has no annotation, so its schema is unknown")
         options: dict[str, Any] = {"alias": parameter.name}
         hint = hints[parameter.name]
         remarks = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, str)]

@@ -1,4 +1,4 @@
-"""Calls that are nothing but JSON: a reply that begins with the right object is a call."""
+"""Calls that are plain JSON: a reply that begins with a matching object is a call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BareJsonFormat:
     signs: tuple[str, ...] = ()
     thinking: Thinking | None = THINK
     told: bool = True
-    """Whether the chat template itself tells of the tools."""
+    """Whether the chat template itself writes the tools."""
 
     @property
     def controls(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a way of writing calls is to the parser and to the grammar: the same knowledge, told to both."""
+"""A syntax of calls, described once for the parser and for the grammar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes out of a generation: pieces of a text as they are made, and the finished text."""
+"""The results of a generation: chunks of a text while it is generated, and the finished text."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class FinishReason(str, enum.Enum):
     LENGTH = "length"
     """``max_tokens`` or the end of the context."""
     DEADLINE = "deadline"
-    """``max_seconds`` have passed."""
+    """``max_seconds`` has passed."""
     CANCELLED = "cancelled"
-    """The caller stopped it."""
+    """The caller cancelled it."""
     TOOL_CALLS = "tool_calls"
-    """The reply calls tools and waits for what they return."""
+    """The reply calls tools and waits for their results."""
 
     def __str__(self) -> str:
         return self.value
@@ -49,7 +49,7 @@ class TokenLogprob:
     logprob: float
     """Natural logarithm."""
     top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens at this place with their log-probabilities, best first."""
+    """The most likely tokens at this position with their log-probabilities, the best first."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Usage:
 
     prompt_tokens: int
     cached_tokens: int
-    """Part of the prompt that was still in memory and not computed again."""
+    """The number of prompt tokens that were reused from memory and not computed again."""
     completion_tokens: int
     reasoning_tokens: int = 0
-    """Part of the completion that is reasoning, the marks around it included."""
+    """The number of completion tokens that are reasoning, its tags included."""
     host_tokens: int = 0
-    """Part of ``cached_tokens`` that was copied back from the host's memory."""
+    """The part of ``cached_tokens`` that was copied back from host memory."""
     disk_tokens: int = 0
-    """Part of ``cached_tokens`` that a :class:`PromptCache` read."""
+    """The part of ``cached_tokens`` that a :class:`PromptCache` read."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +92,25 @@ class Timings:
 
 @dataclass(frozen=True)
 class TextProgress:
-    """How far a text is that is being generated."""
+    """The progress of a text that is being generated."""
 
     prompt_tokens: int
     cached_tokens: int
-    """Part of the prompt that was found in memory."""
+    """The number of prompt tokens that were reused from memory."""
     computed_tokens: int
-    """Part of the prompt that is in memory by now, ``cached_tokens`` among them."""
+    """The number of prompt tokens that are in memory now, including ``cached_tokens``."""
     completion_tokens: int
     timings: Timings
 
 
 @dataclass(frozen=True)
 class Speculation:
-    """What came of the drafts of a completion."""
+    """The statistics of the drafts of a completion."""
 
     drafted_tokens: int
-    """Tokens proposed."""
+    """The number of drafted tokens."""
     accepted_tokens: int
-    """Those of them that were the completion's next tokens."""
+    """The number of drafted tokens that were accepted, because the model sampled the same tokens."""
     target_decodes: int
     """Decodes of the model after which it chose tokens; without drafts there is one for each token."""
 
@@ -122,7 +122,7 @@ class Speculation:
 
 @dataclass(frozen=True)
 class Completion(Generic[P]):
-    """A finished text. Type checkers know it by the type of ``parsed``: ``Completion[Person]``."""
+    """A finished text. Its type parameter is the type of ``parsed``: ``Completion[Person]``."""
 
     text: str
     tokens: tuple[int, ...]
@@ -135,24 +135,24 @@ class Completion(Generic[P]):
     timings: Timings
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
-    """One entry for each of ``tokens``, when asked for."""
+    """One entry for each of ``tokens``, if requested."""
     parsed: P = None  # type: ignore[assignment]
-    """What the text says as an instance of the type asked for with ``schema``; None without one, and for a text that
+    """The value of the text, an instance of the type requested with ``schema``; None without one, and for a text that
     was cancelled or is ``incomplete``."""
     prompt: Prompt = field(default=Prompt(), repr=False)
-    """What the text followed: ``completion.prompt + completion.tokens`` is a prompt that goes on from here, any number
-    of times, and finds what has been computed in memory."""
+    """The prompt of the text. ``completion.prompt + completion.tokens`` is a prompt that continues the text, any number
+    of times, and reuses the computed tokens in memory."""
     speculation: Speculation | None = None
-    """Statistics of speculative decoding, where it was on."""
+    """Statistics of speculative decoding, if it was on."""
     context_full: bool = False
     """Whether the end of the context cut the text, and not ``max_tokens``."""
     incomplete: bool = False
     """Whether a text that follows a schema, or a call, was cut before it was complete: only with
     ``on_incomplete="return"``."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    """One entry for each token of the prompt, None for the first, which follows nothing; when asked for."""
+    """One entry for each token of the prompt, None for the first, which follows nothing; if requested."""
     slot: int | None = field(default=None, kw_only=True)
-    """The slot in whose memory the text is; None if it ended before it had one."""
+    """The slot that holds the text in memory; None if it ended before it had one."""
 
     @property
     def mean_logprob(self) -> float | None:
@@ -178,7 +178,7 @@ class Chunk(Generic[P]):
 
     @property
     def partial(self) -> Any:
-        """What the text so far says of the object asked for with ``schema``; None while it says nothing."""
+        """The part of the value requested with ``schema`` that the text has so far; None before there is one."""
         return None
 
     def __str__(self) -> str:

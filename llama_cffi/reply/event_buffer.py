@@ -111,7 +111,7 @@ def loads(text: str) -> Any:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 __all__ = ["EventBuffer", "loads"]

@@ -1,4 +1,4 @@
-"""What a reply parser reports, as the text arrives."""
+"""The events of a reply parser, while the text arrives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """More of what the model thinks before it answers."""
+    """More of the reasoning."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""What each format of replies says about itself: how to know it, how to read it, how to hold a model to it."""
+"""The interface of reply formats: detecting a format, parsing it, and the grammar that enforces it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llama_cffi.reply.reasoning import Thinking
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool as a model is told of it: ``parameters`` is the JSON Schema of its arguments object."""
+    """A tool as it is described to a model: ``parameters`` is the JSON Schema of its arguments object."""
 
     name: str
     parameters: Mapping[str, Any]

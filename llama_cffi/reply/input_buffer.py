@@ -1,4 +1,4 @@
-"""A reply as a parser reads it: text that arrives in pieces, looked at once."""
+"""The input of a parser: text that arrives in pieces, each of which is read once."""
 
 from __future__ import annotations
 

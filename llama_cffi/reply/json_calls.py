@@ -18,7 +18,7 @@ from llama_cffi.reply.tool_arguments import ToolArguments
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What the parts of a call are called. Without ``name``, the name itself is the key of the arguments."""
+    """The keys of the parts of a call. Without ``name``, the name itself is the key of the arguments."""
 
     name: str = "name"
     arguments: str = "arguments"

@@ -1,4 +1,4 @@
-"""Readers: what becomes of the chunks of one text. They do no input or output and never wait."""
+"""Readers of the chunks of one text. They do no input or output and never wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Reader(Protocol[C]):
 
 
 class Reading(Generic[R]):
-    """Reads the chunks of one request, for whoever fetches them. What is wrong with the end is raised after it."""
+    """Reads the chunks of one request. An error about the end of the text is raised after the last chunk."""
 
     __slots__ = ("_error", "reader")
 

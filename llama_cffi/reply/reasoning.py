@@ -1,4 +1,4 @@
-"""Where a model thinks before it answers."""
+"""The reasoning of a model before its answer."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ class ToolCall:
     """A call that a reply asks for."""
 
     id: str
-    """What the tool's answer refers to: the model's own, or one made up."""
+    """The id that the result of the tool refers to: that of the model, or a generated one."""
     name: str
     arguments: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the call as messages have it."""
+        """Return the call in the form of messages."""
         return {
             "type": "function",
             "id": self.id,
@@ -47,10 +47,10 @@ class Reply(Completion[P]):
     """A finished reply; ``text`` is the answer alone."""
 
     reasoning: str = ""
-    """What the model thought before it answered."""
+    """The reasoning of the model before the answer."""
     tool_calls: tuple[ToolCall, ...] = ()
     raw: str = ""
-    """Everything as it was generated, tags and all."""
+    """The whole generated text, with its tags."""
 
     @property
     def message(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class ReplyChunk(Chunk[P]):
 
     @property
     def partial(self) -> Any:
-        """As :attr:`Chunk.partial`; parsed when asked for."""
+        """See :attr:`Chunk.partial`; it is parsed when it is accessed."""
         return None if self._partial is None else self._partial()
 
     def __reduce__(self) -> tuple[Any, ...]:

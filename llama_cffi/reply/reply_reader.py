@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReplyPlan:
-    """How one reply is written, and what it must be."""
+    """The format of one reply, and its requirements."""
 
     format: ReplyFormat
     rules: ReplyRules
@@ -101,8 +101,8 @@ class ReplyReader:
             validator = self._plan.validators.get(call.name)
             if validator is not None and not validator.valid(call.arguments):
                 raise OutputError(
-                    f"the arguments of the call of {call.name!r} do not satisfy the parameters of the tool in what the "
-                    "grammar could not keep to",
+                    f"the arguments of the call of {call.name!r} do not satisfy the parameters of the tool in keywords "
+                    "that the grammar could not enforce",
                     text=text,
                 )
 

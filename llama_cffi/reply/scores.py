@@ -1,4 +1,4 @@
-"""What judging texts gives: perplexity, and how likely continuations are."""
+"""The results of scoring texts: perplexity, and log-probabilities of continuations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Perplexity:
     """How well a model predicts a text."""
 
     value: float
-    """The exponential of ``nll``: as unsure as if each token were one of that many equally likely ones."""
+    """The exponential of ``nll``: the number of equally likely tokens with the same uncertainty."""
     stderr: float
     """Standard error of ``value``; NaN for a single token."""
     nll: float
@@ -34,14 +34,14 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a continuation is after its prefix."""
+    """The log-probability of a continuation after its prefix."""
 
     logprob: float
     """Natural logarithm of the probability of all its tokens."""
     is_greedy: bool
-    """Whether each of its tokens is the likeliest at its place."""
+    """Whether each of its tokens is the most likely one at its position."""
     tokens: tuple[TokenLogprob, ...]
-    """Its tokens, each with its log-probability and with the likeliest token there."""
+    """Its tokens, each with its log-probability and with the most likely token at its position."""
 
     @property
     def n_tokens(self) -> int:
@@ -50,7 +50,7 @@ class Score:
 
 
 def perplexity(logprobs: list[float], n_chunks: int) -> Perplexity:
-    """Return the perplexity of tokens scored in so many chunks."""
+    """Return the perplexity of tokens scored in this many chunks."""
     n = len(logprobs)
     nll = -math.fsum(logprobs) / n
     variance = math.fsum((logprob + nll) ** 2 for logprob in logprobs) / n

@@ -1,4 +1,4 @@
-"""Stop patterns over streamed text: regular expressions beside stop strings."""
+"""Stop patterns in streamed text: regular expressions besides stop strings."""
 
 from __future__ import annotations
 

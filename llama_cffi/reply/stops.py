@@ -1,4 +1,4 @@
-"""Stop strings over streamed text: what may be shown, and what must wait."""
+"""Stop strings in streamed text: the part that can be shown, and the part that must wait."""
 
 from __future__ import annotations
 

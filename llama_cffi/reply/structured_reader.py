@@ -1,4 +1,4 @@
-"""Reads a text that follows a schema: an instance of the type asked for, or an error that keeps what there is."""
+"""Reads a text that follows a schema: an instance of the requested type, or an error that has the text."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class StructuredReader:
         return StructuredChunk(chunk.text, chunk.tokens, chunk.logprobs, None, self._structure, self._text)
 
     def finish(self, completion: Completion) -> Completion:
-        """Return the completion with ``parsed``; raises as :meth:`Reader.finish`."""
+        """Return the completion with ``parsed``; raises the errors of :meth:`Reader.finish`."""
         return parsed(completion, self._structure, self._vocab, keep_incomplete=self._keep_incomplete)
 
 
@@ -76,7 +76,7 @@ def _may_end_anywhere(converter: Converter, text: str) -> bool:
 
 
 def parsed(completion: T, structure: Structure, vocab: Vocab, *, prefix: str = "", keep_incomplete: bool = False) -> T:
-    """Return the completion with what its text says, after ``prefix``; raises as :meth:`Reader.finish`.
+    """Return the completion with what its text says, after ``prefix``; raises the errors of :meth:`Reader.finish`.
 
     A text that was cut counts when it is complete all the same: by a grammar or a pattern wherever it may end, by a
     schema or choices only where nothing more could have come.

@@ -19,9 +19,9 @@ _MAX_LISTS = 100
 
 
 class ToolArguments:
-    """What a tool may be called with, read from its schema once.
+    """The arguments of a tool, read from its schema once.
 
-    Raises :class:`ToolError` for a schema that cannot be kept to.
+    Raises :class:`ToolError` for a schema that cannot be enforced.
     """
 
     def __init__(self, tool: ToolSpec) -> None:
@@ -31,7 +31,7 @@ class ToolArguments:
     def json(self, lark: Lark, shapes: tuple[Shape, ...] | None = None) -> str:
         """Return the rule of the JSON texts of all arguments, or of some shapes in their form.
 
-        Raises :class:`ToolError` for names and values that cannot be kept to.
+        Raises :class:`ToolError` for names and values that cannot be enforced.
         """
         try:
             return lark.json(self.form, shapes)
@@ -45,7 +45,7 @@ class ToolArguments:
     def one_by_one(self) -> list[Object]:
         """Return the lists of arguments, as properties in the order of the schema, of which a call takes one.
 
-        Raises :class:`ToolError` for a schema that can be kept to only with arguments that it does not list.
+        Raises :class:`ToolError` for a schema that can be enforced only with arguments that it does not list.
         """
         found = []
         unlisted = False
@@ -86,7 +86,7 @@ class ToolArguments:
     def _at_the_top(self, what: str) -> ToolError:
         return ToolError(
             f"the parameters of tool {self.tool.name!r} have {what} at their top, "
-            "which cannot be kept to in a format that writes arguments one by one"
+            "which cannot be enforced in a format that writes arguments one by one"
         )
 
 
@@ -107,12 +107,12 @@ def _form_of(tool: ToolSpec) -> Form:
         if not unlisted or error.keyword:
             raise _refused(tool, error) from error
         raise ToolError(
-            f"the parameters of tool {tool.name!r} require {unlisted[0]!r}, which is none of the properties"
+            f"the parameters of tool {tool.name!r} require {unlisted[0]!r}, which is not one of the properties"
         ) from None
 
 
 def _refused(tool: ToolSpec, error: SchemaError) -> ToolSchemaError:
-    message = f"the parameters of tool {tool.name!r} cannot be kept to: {error.message}"
+    message = f"the parameters of tool {tool.name!r} cannot be enforced: {error.message}"
     return ToolSchemaError(message, pointer=error.pointer, keyword=error.keyword)
 
 

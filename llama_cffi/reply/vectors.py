@@ -1,4 +1,4 @@
-"""What embedding, ranking and classifying give."""
+"""The results of embedding, reranking and classification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What :meth:`Llama.embed` gives. numpy takes it for its :attr:`array`; it can be indexed and walked by text.
+    """The result of :meth:`Llama.embed`. numpy uses its :attr:`array`; indexing and iteration are by text.
 
     For a list of texts the array is of shape ``(n, dim)``, for a single text ``(dim,)``. With ``pooling="none"`` it has
     a row for each token, those of a text after those of the text before; ``embeddings[i]`` is then the block of one
@@ -30,7 +30,7 @@ class Embeddings:
     truncated: tuple[bool, ...]
     """Whether the end of each text was cut off."""
     pooling: PoolingType
-    """How the tokens of a text became one vector."""
+    """The pooling of the tokens of a text."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = self.array if dtype is None else self.array.astype(dtype, copy=False)
@@ -54,10 +54,10 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A document and how well it fits a query."""
+    """A document with the score of its relevance to a query."""
 
     index: int
-    """Its place in the list that was given."""
+    """Its index in the list of documents."""
     score: float
     """The first score of the model's classifier head, as llama-server reports it; only comparable within one model."""
     document: str
@@ -71,9 +71,9 @@ class Label:
 
     index: int
     name: str
-    """The model's name of the class, or ``LABEL_`` with its index where it has none."""
+    """The model's name of the class, or ``LABEL_`` and its index if it has no name."""
     score: float
-    """The classifier head's number: a logit for most models, a probability where the model ends in a softmax."""
+    """The output of the classifier head: a logit for most models, a probability if the model ends in a softmax."""
 
 
 def normalize(array: NDArray[np.float32], norm: Literal["l1", "l2"]) -> None:

@@ -544,7 +544,7 @@ def test_sessions(llm: AsyncLlama, sync: Llama) -> None:
         twin = session.fork()
         twin.rewind()
         assert len(twin) == 2
-        task = asyncio.ensure_future(session.chat("More", **ENDLESS))
+        task = asyncio.ensure_future(session.chat("More", max_tokens=10**6, **ENDLESS))
         await until(lambda: llm.stats().running > 0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -94,7 +94,7 @@ def test_tool_files_that_are_none(tmp_path: Path, content: str, message: str) ->
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     broken = tmp_path / "schema.json"
     broken.write_text("{")
-    assert "is no JSON" in refused(1, "chat", ASK, "--schema", broken)
+    assert "is not JSON" in refused(1, "chat", ASK, "--schema", broken)
     broken.write_text('{"contains": 1, "type": "array"}')
     assert "contains" in refused(1, "chat", ASK, "--schema", broken)
     assert "no reply format 'x'" in refused(1, "chat", ASK, "--reply-format", "x")

@@ -103,7 +103,7 @@ def test_a_bar_in_a_terminal_and_ctrl_c(ranker_path: Path, bert_path: Path, tmp_
     for command, label in ((("rerank", QUERY, "-m", str(ranker_path)), "ranking"),
                            (("embed", "-m", str(bert_path)), "embedding")):  # fmt: skip
         terminal = Terminal(*command, "-f", str(file))
-        terminal.read(until=b" %")
+        terminal.read(until=f"{label} [".encode())
         os.write(terminal.fd, b"\x03")
         shown = terminal.read()
         assert terminal.close() == 130

@@ -116,7 +116,7 @@ def test_quantize_what_cannot_be(source: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Takes seconds to quantise."""
+    """Takes seconds to quantize."""
     path = tmp_path_factory.mktemp("models") / "large.gguf"
     return write_random_model(path, Shape(n_layer=6, n_embd=512, n_ff=2048), weights="f16")
 
@@ -150,6 +150,6 @@ def test_a_bar_in_a_terminal_and_ctrl_c(large: Path, tmp_path: Path) -> None:
     os.write(terminal.fd, b"\x03")
     shown = terminal.read()
     assert terminal.close() == 130
-    assert re.search(r"quantising \[#* +\] +\d+ %", shown)
+    assert re.search(r"quantizing \[#* +\] +\d+ %", shown)
     assert "Traceback" not in plain(shown)
     assert list(tmp_path.iterdir()) == []

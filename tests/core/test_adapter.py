@@ -189,7 +189,7 @@ Q = "blk.0.attn_q.weight"
     ("tensors", "options", "reason"),
     [
         ({Q: (A, B)}, {"architecture": "gpt2"}, "'gpt2' models"),
-        ({Q: (A, B)}, {"metadata": {"general.type": "model"}}, "no LoRA adapter"),
+        ({Q: (A, B)}, {"metadata": {"general.type": "model"}}, "not a LoRA adapter"),
         ({Q: (A, B)}, {"metadata": {"adapter.type": "dora"}}, "'dora'"),
         ({Q: (A, B)}, {"alpha": math.inf}, "finite"),
         ({Q: (A, B)}, {"metadata": {"adapter.lora.alpha": "8"}}, "finite number, not '8'"),
@@ -212,7 +212,7 @@ def test_files_that_are_no_adapter_of_the_model(
 def test_files_that_are_none(model: Model, model_path: Path, tmp_path: Path, paths: list[Path]) -> None:
     with pytest.raises(ModelNotFoundError):
         LoraAdapter(model, tmp_path / "nothing.gguf")
-    with pytest.raises(AdapterError, match="no LoRA adapter"):
+    with pytest.raises(AdapterError, match="not a LoRA adapter"):
         LoraAdapter(model, model_path)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(paths[0].read_bytes()[:-5000])

@@ -153,7 +153,7 @@ def test_an_adaptive_p_that_cannot_be_copied_says_so(vocab: Vocab, monkeypatch: 
     with SamplerChain([AdaptiveP(5, 0.3)], vocab) as chain:
         chain.clone().close()
         chain.apply(np.zeros(8, dtype=np.float32))
-        with pytest.raises(SamplerError, match="not known"):
+        with pytest.raises(SamplerError, match="unknown way"):
             chain.clone()
         chain.reset()
         chain.clone().close()

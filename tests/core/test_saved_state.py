@@ -220,7 +220,7 @@ def test_adapters(filled: Context, make_context: MakeContext) -> None:
     saved = SavedState.take(filled, conditioning=["style.gguf*0.5"])
     assert SavedState.from_bytes(saved.to_bytes()).header.conditioning == ("style.gguf*0.5",)
     context = make_context()
-    refused(saved, context, r"adapters \['style.gguf\*0.5'\], and in use are \[\]")
+    refused(saved, context, r"adapters \['style.gguf\*0.5'\], and the current adapters are \[\]")
     assert saved.restore(context, conditioning=["style.gguf*0.5"])
 
 
@@ -229,14 +229,14 @@ def test_another_llama_cpp(saved: SavedState, context: Context) -> None:
 
 
 def test_a_whole_context_is_no_sequence(saved: SavedState, context: Context) -> None:
-    refused(saved, context, "cannot go to one sequence", seq_id=1)
+    refused(saved, context, "cannot be restored into one sequence", seq_id=1)
 
 
 def test_a_header_that_lies_about_the_payload(filled: Context, make_context: MakeContext) -> None:
     one = SavedState.take(filled, seq_id=2)
     lie = SavedState(SavedState.take(filled, seq_id=0).header, one.payload)
     context = make_context()
-    with pytest.raises(StateFormatError, match="other positions of sequence 0 than it says"):
+    with pytest.raises(StateFormatError, match="positions of sequence 0 in the state differ"):
         lie.restore(context)
     assert positions(context) == [None] * 4
 
@@ -284,7 +284,7 @@ def test_every_kind_of_truncation(whole: bytes, tmp_path: Path) -> None:
         for read in (SavedState.read, read_header):
             with pytest.raises(StateFormatError):
                 read(path)
-    with pytest.raises(StateFormatError, match="is damaged: it says"):
+    with pytest.raises(StateFormatError, match="is damaged: its header says"):
         SavedState.from_bytes(whole + b"x")
 
 
@@ -311,7 +311,7 @@ def test_a_file_of_many_pieces(long: bytes, tmp_path: Path) -> None:
         damaged = bytearray(long)
         damaged[header_end(long) + i * checksum.BLOCK] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(StateFormatError, match="checksum is another"):
+        with pytest.raises(StateFormatError, match="checksum does not match"):
             SavedState.read(path)
     assert no_thread_is_left()
 
@@ -365,7 +365,7 @@ def test_lengths_that_lie(whole: bytes, tmp_path: Path, length: int, place: int)
 def test_other_files(tmp_path: Path, model_path: Path, whole: bytes) -> None:
     with pytest.raises(StateFormatError, match=r"tiny\.gguf: this is not a saved state"):
         SavedState.read(model_path)
-    with pytest.raises(StateFormatError, match="format version 9; known is 1"):
+    with pytest.raises(StateFormatError, match="format version 9; supported is 1"):
         SavedState.from_bytes(whole[:8] + b"\x09" + whole[9:])
     with pytest.raises(FileNotFoundError):
         SavedState.read(tmp_path / "none")

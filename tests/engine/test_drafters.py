@@ -399,7 +399,7 @@ def test_a_drafter_that_fails_ends_its_own_request(error: LlamaCffiError | None,
 def test_a_memory_that_cannot_go_back() -> None:
     runner = FakeRunner()
     runner.can_cut = False
-    with pytest.raises(UnsupportedError, match="take back"):
+    with pytest.raises(UnsupportedError, match="remove tokens"):
         Engine(runner).submit(Request(prompt=Prompt((1,)), speculative=PromptLookup()))
 
 

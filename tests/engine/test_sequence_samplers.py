@@ -201,7 +201,7 @@ def test_a_matcher_that_raises(llm: Llama, error: BaseException) -> None:
 
 
 def test_one_constraint_at_a_time() -> None:
-    with pytest.raises(SamplerError, match="cannot both"):
+    with pytest.raises(SamplerError, match="cannot be used together"):
         Request(prompt=Prompt((1,)), sampling=SamplingParams(grammar='root ::= "a"'), constraint=Cycle([{1}], 2))
 
 

@@ -71,7 +71,7 @@ def test_every_path_writes_the_text(seed: int, text: str) -> None:
 
 
 def test_what_the_vocabulary_cannot_write() -> None:
-    with pytest.raises(GrammarError, match="no tokens to write"):
+    with pytest.raises(GrammarError, match="no tokens for"):
         Healing(INDEX, "http:x")
 
 

@@ -219,7 +219,7 @@ def test_context_options(model: Model, options: dict[str, object], message: str)
 
 
 def test_a_context_that_llama_cpp_refuses(model: Model) -> None:
-    with pytest.raises(ContextError, match="cannot make a context") as caught:
+    with pytest.raises(ContextError, match="cannot create a context") as caught:
         Context(model, ContextOptions(n_ctx=64, type_v="q8_0", flash_attn="disabled"))
     assert "flash" in "\n".join(caught.value.log).lower()
 

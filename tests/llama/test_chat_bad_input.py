@@ -141,21 +141,27 @@ def test_no_tools_and_an_empty_list_of_them_are_the_same(demo: Llama) -> None:
 TEMPLATES: dict[str, tuple[str, str]] = {
     "one that does not parse": ("Hi\n{% if %}", r"does not parse: .*\s+line 2"),
     "one that is cut off": ("{{ messages[0].content", "does not parse"),
-    "one that raises": ("{{ raise_exception('only two turns') }}", "the chat template refuses: only two turns"),
+    "one that raises": (
+        "{{ raise_exception('only two turns') }}",
+        "the chat template refuses the messages: only two turns",
+    ),
     "one that refuses a role": (
         "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('no role ' ~ m.role) }}{% endif %}"
         "{% endfor %}",
-        "refuses: no role tool",
+        "refuses the messages: no role tool",
     ),
-    "one that needs a variable": ("{{ persona | upper ~ persona.name }}", "refuses: 'persona' is undefined"),
+    "one that needs a variable": (
+        "{{ persona | upper ~ persona.name }}",
+        "refuses the messages: 'persona' is undefined",
+    ),
     "one that adds a text and a number": ("{{ messages[0].content + 1 }}", "failed: TypeError"),
     "one that divides by zero": ("{{ 1 // 0 }}", "failed: ZeroDivisionError"),
     "one that reaches for Python": (
         "{{ ''.__class__.__mro__ }}",
-        "refuses: access to attribute '__class__' of 'str' object is unsafe",
+        "refuses the messages: access to attribute '__class__' of 'str' object is unsafe",
     ),
-    "one that calls itself": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "calls itself without end"),
-    "one that writes nothing": ("{# #}", "made an empty text"),
+    "one that calls itself": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recurses too deeply"),
+    "one that writes nothing": ("{# #}", "rendered an empty text"),
     "one that writes too much": ("{% for i in range(99) %}{{ 'a' * 10**6 }}{% endfor %}", "more than 67108864 char"),
 }
 

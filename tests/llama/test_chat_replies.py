@@ -310,7 +310,7 @@ def test_a_prefix_is_part_of_what_is_parsed(demo: Llama) -> None:
 
 def test_options_that_a_reply_cannot_have(demo: Llama) -> None:
     for option in ("echo", "heal"):
-        with pytest.raises(ValueError, match="a reply begins as prefix= says"):
+        with pytest.raises(ValueError, match="use prefix= for the beginning of a reply"):
             demo.chat("A pet?", **{option: True})  # type: ignore[call-overload]
     for option in ("n", "suffix", "sing"):
         with pytest.raises((TypeError, ValueError)):

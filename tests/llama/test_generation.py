@@ -120,7 +120,7 @@ def test_bias_by_the_name_of_a_control_token(llm: Llama) -> None:
 
 def test_a_text_of_several_tokens_is_no_bias(llm: Llama) -> None:
     n = len(llm.tokenize("tana nese sona", add_special=False))
-    with pytest.raises(TokenError, match=f"is {n} tokens and none by itself"):
+    with pytest.raises(TokenError, match=f"is {n} tokens, not one"):
         llm.generate("tana", logit_bias={"tana nese sona": 1.0})
     with pytest.raises(TokenError, match="0 tokens"):
         llm.generate("tana", logit_bias={"": 1.0})

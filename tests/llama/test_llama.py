@@ -549,7 +549,7 @@ def test_sizes(make_llama: MakeLlama, model: Model) -> None:
 
 
 def test_arguments_that_contradict(model: Model, model_path: Path) -> None:
-    with pytest.raises(ValueError, match="loaded already"):
+    with pytest.raises(ValueError, match="already loaded"):
         Llama(model, model_options=ModelOptions())
     with pytest.raises(ValueError, match="not both"):
         Llama(model_path, n_gpu_layers=1, model_options=ModelOptions())

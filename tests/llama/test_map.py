@@ -112,5 +112,5 @@ def test_a_bar_needs_a_terminal(llm: Llama, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == ""
     with pytest.raises(TypeError, match="progress"):
         llm.generate(PROMPTS[:2], max_tokens=2, progress="yes")  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="how many"):
+    with pytest.raises(TypeError, match="number of prompts"):
         llm.map(iter(PROMPTS), progress=True)

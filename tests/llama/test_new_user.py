@@ -46,7 +46,7 @@ def test_a_text_is_not_a_list_of_prompts(llm: Llama) -> None:
 def test_a_function_is_not_a_schema(llm: Llama) -> None:
     called = []
     for wrong in (lambda x: called.append(x), print, llm.generate):
-        with pytest.raises(SchemaError, match="a function is not a type"):
+        with pytest.raises(SchemaError, match="a function is not a schema"):
             llm.generate("a", schema=wrong)
     assert not called
 

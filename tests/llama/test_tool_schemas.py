@@ -46,7 +46,7 @@ def test_every_format_can_be_loosened(name: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tools, validators = loosened_tools(format, given)
-    told = [str(one.message).partition("annotation while generating: ")[2] for one in caught]
+    told = [str(one.message).partition("annotation during generation: ")[2] for one in caught]
     assert told[0].startswith("tool 'note': schema at /properties/tags: 'uniqueItems' ")
     assert told[-1].startswith("tool 'many': schema at /$defs/x~0y: 'uniqueItems' ")
     assert {one.category for one in caught} == {SchemaWarning}
@@ -74,7 +74,7 @@ def test_a_call_is_validated_by_the_whole_schema(llm: Llama) -> None:
         llm.chat("Note it.", tools=[tool(text=NEVER)], **options)
     with (
         pytest.warns(SchemaWarning, match="tool 'note': .*'pattern'"),
-        pytest.raises(OutputError, match=r"the call of 'note' do not satisfy .* could not keep to") as caught,
+        pytest.raises(OutputError, match=r"the call of 'note' do not satisfy .* could not enforce") as caught,
     ):
         llm.chat("Note it.", tools=[tool(text=NEVER)], on_unsupported="annotate", **options)
     assert "note" in caught.value.text

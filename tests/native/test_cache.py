@@ -49,7 +49,7 @@ GIVEN: dict[str, Callable[[Path], None]] = {
 def test_what_others_can_write_is_not_believed(kept: Path, spoil: Callable[[Path], None]) -> None:
     spoil(kept)
     assert cache.read(kept) is None
-    assert "can be written by others" in (cache.distrust(kept) or "")
+    assert "can be written by other users" in (cache.distrust(kept) or "")
 
 
 @needs_root

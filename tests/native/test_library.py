@@ -141,7 +141,9 @@ def test_api_mode_is_refused_for_a_library_of_other_headers(installation: Path) 
 def test_the_mode_can_be_chosen(installation: Path) -> None:
     assert run(SHOW, installation, LLAMA_CFFI_BINDING="abi").startswith("loaded explicit abi")
     assert run(SHOW, installation, LLAMA_CFFI_BINDING="api").startswith("loaded explicit api")
-    assert 'LLAMA_CFFI_BINDING is "api" or "abi", not \'fast\'' in run(SHOW, installation, LLAMA_CFFI_BINDING="fast")
+    assert 'LLAMA_CFFI_BINDING must be "api" or "abi", not \'fast\'' in run(
+        SHOW, installation, LLAMA_CFFI_BINDING="fast"
+    )
 
 
 def test_library_that_is_no_library(installation: Path) -> None:
@@ -191,7 +193,7 @@ def test_a_copy_that_another_user_could_have_written_is_refused(installation: Pa
     copied = next((tmp_path / "cache" / "llama_cffi" / "private").glob("*/libllama.so*"))
     copied.chmod(0o666)
     output = run(code, installation, XDG_CACHE_HOME=str(tmp_path / "cache"))
-    assert f"cannot be trusted: {copied} can be written by others; remove {copied.parent}" in output
+    assert f"cannot be trusted: {copied} can be written by other users; remove {copied.parent}" in output
 
 
 @pytest.mark.parametrize("part", ["llama", "ggml-base"])
@@ -217,7 +219,7 @@ def test_the_library_that_is_opened_is_the_one_that_was_probed(installation: Pat
             library._open_all = swapping(library._open_all)
     """
     output = run(f"{textwrap.dedent(code)}\n{textwrap.dedent(SHOW)}", installation, LLAMA_CFFI_BINDING="abi")
-    assert "is not the file that was checked a moment ago" in output
+    assert "was changed after it was checked" in output
     assert f"lib{part}.so" in output
 
 
@@ -453,7 +455,7 @@ def test_use_library(installation: Path) -> None:
     code = f"FOLDER, OTHER = {str(installation)!r}, {str(library_info().directory)!r}\n" + textwrap.dedent(code)
     first, loaded, second = run(code).splitlines()
     file = companions.find(installation)
-    assert first == second == f"use_library() has chosen {file} already, and one process uses one libllama"
+    assert first == second == f"use_library() has already chosen {file}, and a process can use only one libllama"
     assert loaded == f"explicit {file}"
 
 
@@ -473,7 +475,7 @@ def test_use_library_after_the_first_use(installation: Path) -> None:
         except llama_cffi.LlamaCffiError as error:
             print(error)
     """
-    assert "is in use already: call use_library() before anything else" in run(code)
+    assert "is already in use: call use_library() before the first use" in run(code)
 
 
 def test_use_library_after_a_refusal(installation: Path, tmp_path: Path) -> None:

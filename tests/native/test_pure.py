@@ -370,7 +370,7 @@ from llama_cffi._native import helpers
 """
     (tmp_path / "_helpers.abi3.so").write_bytes(b"no ELF file")
     assert re.search(
-        r"LibraryError: the compiled helpers are there but cannot be loaded: .*_helpers\.abi3\.so", child(code)
+        r"LibraryError: the compiled helpers are installed but cannot be loaded: .*_helpers\.abi3\.so", child(code)
     )
 
 

@@ -83,19 +83,19 @@ def leave_calls_out(conversation: dict[str, Any]) -> None:
 
 DIFFERENCES = (
     Difference(
-        reason="llama-server gives every template `date_string` and `datetime`; transformers gives neither, and these "
-        "then write the date that stands in them",
+        reason="llama-server passes `date_string` and `datetime` to every template; transformers passes neither, and "
+        "these templates then write a fixed date",
         templates=["meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.3-70B-Instruct"],
         variables=lambda: {"date_string": today("%d %b %Y")},
     ),
     Difference(
-        reason="the template needs `datetime` and `functions`; llama-server gives the first, and takes the second, "
-        "which is never given, for an empty text, so that the model sees no tools",
+        reason="the template needs `datetime` and `functions`; llama-server passes the first and treats the second, "
+        "which is never passed, as an empty text, so that the prompt has no tools",
         templates=["fireworks-ai-llama-3-firefunction-v2"],
         variables=lambda: {"datetime": today("%b %d %Y"), "functions": ""},
     ),
     Difference(
-        reason="llama-server turns `enable_thinking` off for a template in which it finds no marks of thinking",
+        reason="llama-server turns `enable_thinking` off for a template without thinking tags",
         templates=["Apertus-8B-Instruct"],
         variables=lambda: {"enable_thinking": False},
     ),
@@ -106,14 +106,15 @@ DIFFERENCES = (
         variables=lambda: {"drop_thinking": False},
     ),
     Difference(
-        reason="the template reads the description of every parameter; where there is none jinja2 raises, and "
+        reason="the template reads the description of every parameter; without one, jinja2 raises an error, and "
         "llama.cpp's Jinja writes nothing",
         templates=["CohereForAI-c4ai-command-r-plus-tool_use"],
         conversations=["tools", "tool results"],
         change=describe_parameters,
     ),
     Difference(
-        reason="the template changes a list with its methods, which transformers' sandbox forbids and ours too",
+        reason="the template changes a list with its methods, which the sandboxes of transformers and of this "
+        "package forbid",
         templates=["Kimi-K2-Instruct", "Kimi-K2-Thinking"],
         conversations=["tool results"],
         source=[
@@ -122,34 +123,35 @@ DIFFERENCES = (
         ],
     ),
     Difference(
-        reason="the template makes JSON of what `map` returns: a list in llama.cpp's Jinja, a generator in jinja2",
+        reason="the template converts the result of `map` to JSON: a list in llama.cpp's Jinja, a generator in jinja2",
         templates=["llama-cpp-deepseek-r1"],
         conversations=["tools", "tool results"],
         source=[("map(attribute='function') | tojson", "map(attribute='function') | list | tojson")],
     ),
     Difference(
-        reason="the template refuses system messages; llama-server puts such a one before the first other message",
+        reason="the template refuses system messages; llama-server puts the text of a system message before the "
+        "first other message",
         templates=["google-gemma-2-2b-it"],
         conversations=["system"],
         change=join_system,
     ),
     Difference(
-        reason="the template knows results of tools only as `tool_responses` of the assistant's message; llama-server "
-        "recognizes it as outdated and moves them there",
+        reason="the template supports results of tools only as `tool_responses` of the assistant's message; "
+        "llama-server detects this outdated template and moves the results there",
         templates=["google-gemma-4-31B-it-interleaved"],
         conversations=["tool results"],
         change=join_results,
     ),
     Difference(
-        reason="the template wants the arguments of a call as text; given an object, llama-server writes it without "
-        "blanks, and we write it as `tojson` would",
+        reason="the template needs the arguments of a call as text; llama-server converts an object to text without "
+        "blanks, and this package as `tojson` does",
         templates=["meetkai-functionary-medium-v3.2"],
         conversations=["tool results"],
         change=compact_arguments,
     ),
     Difference(
-        reason="the template writes calls only where the content is null; we give it null for an empty content, "
-        "llama-server leaves the calls out",
+        reason="the template writes calls only if the content is null; this package passes null for an empty "
+        "content, and llama-server omits the calls",
         templates=["deepseek-ai-DeepSeek-R1-Distill-Llama-8B"],
         conversations=["tool results"],
         change=leave_calls_out,
@@ -233,4 +235,4 @@ def test_the_differences_are_documented(checkout: Path, theirs: Texts) -> None:
         for template in difference.templates:
             assert f"`{template}`" in text, template
         assert difference.reason in text
-    assert f"{len(theirs) - len(BY_CASE)} of {len(theirs)} texts are equal" in text
+    assert f"{len(theirs) - len(BY_CASE)} of {len(theirs)} results are equal" in text

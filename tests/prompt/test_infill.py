@@ -93,15 +93,18 @@ def test_infill(llm: Llama) -> None:
 def test_what_is_refused(llm: Llama, model: Model) -> None:
     with pytest.raises(UnsupportedError, match="no fim_pre, fim_suf, fim_mid token"):
         InfillFormat(model.vocab)
-    with Llama(model, n_ctx=256, n_threads=1) as plain, pytest.raises(UnsupportedError, match="cannot fill in"):
+    with (
+        Llama(model, n_ctx=256, n_threads=1) as plain,
+        pytest.raises(UnsupportedError, match="does not support fill-in-the-middle"),
+    ):
         plain.infill("a", "b")
     with pytest.raises(ValueError, match="order must be"):
         llm.infill("a", "b", order="msp")  # type: ignore[call-overload]
     options: list[Any] = [{"echo": True}, {"heal": True}]
     for option in options:
-        with pytest.raises(ValueError, match="cannot be used where a middle is filled in"):
+        with pytest.raises(ValueError, match="cannot be used with fill-in-the-middle"):
             llm.infill("a", "b", **option)
-        with pytest.raises(ValueError, match="cannot be used where a middle is filled in"):
+        with pytest.raises(ValueError, match="cannot be used with fill-in-the-middle"):
             llm.generate("a", suffix="b", **option)
     with pytest.raises(TypeError, match="must be a text"):
         llm.generate([1, 2], suffix="b")

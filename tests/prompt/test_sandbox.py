@@ -27,7 +27,7 @@ BIG = "{% set big = 'ab ' * 3000000 %}"
         ("{% for __clock in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "too long"),
         (
             "{% macro m(__clock, environment, t_1) %}{{ m(1) }}{{ m(1) }}{% endmacro %}{{ m(1) }}",
-            "without end|too long",
+            "too deeply|too long",
         ),
         (LOOP.format("{% set environment = context %}"), "too long"),
         ("{{ [-10**9] | map('count work') | list }}", "no filter named"),

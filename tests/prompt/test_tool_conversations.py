@@ -134,7 +134,7 @@ def test_a_change_of_form_is_announced(chat: ChatFormat) -> None:
         ),
         ("{% if tools and messages | length > 9 %}{{ tools }}{% endif %}{{ messages[0].content }}", "does not write"),
     ):
-        with pytest.warns(TemplateWarning, match=f"{reason}.*told in words"):
+        with pytest.warns(TemplateWarning, match=f"{reason}.*described in messages"):
             asked = chat.ask("Hi", [WEATHER], None, template=source)
         assert asked.reply.name == "generic"
     # A template without a place for tools changes nothing that was meant for it.

@@ -320,7 +320,7 @@ def test_a_prompt_tells_whether_reasoning_is_open(name: str, variables: dict[str
 
 def test_a_format_is_found_by_its_name() -> None:
     assert all(find(name).name == name for name in FORMATS)
-    with pytest.raises(ValueError, match=r"no reply format 'qwen'; there are harmony, .*hermes"):
+    with pytest.raises(ValueError, match=r"no reply format 'qwen'; the formats are harmony, .*hermes"):
         find("qwen")
     assert detect("").name == "generic"
 

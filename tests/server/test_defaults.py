@@ -80,11 +80,12 @@ def test_variables_of_the_template_are_added_to(server: Running) -> None:
         ("/v1/chat/completions/input_tokens", {"messages": USER}),
     ):
         assert ask(server, plain, path, fields).json()["input_tokens"] == n_tokens
-    for path, fields in (
+    for path, asked in (
         ("/v1/messages", {"messages": USER, "max_tokens": 1}),
         ("/v1/responses", {"input": "Hi", "max_output_tokens": 1}),
     ):
-        found = ask(server, plain, path, fields).json()
+        given: dict[str, Any] = dict(asked)
+        found = ask(server, plain, path, given).json()
         assert found["usage"]["input_tokens"] + found["usage"].get("cache_read_input_tokens", 0) == n_tokens
     props = ask(server, settings, "/props", None).json()
     assert props["chat_template"] == template

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llama_cffi import Llama
 
-CLOSE = 0.1
+CLOSE = 0.2
 """Log-probabilities of the likeliest tokens that are closer than this may change places."""
 
 

@@ -42,5 +42,5 @@ def llama_perplexity() -> Measure:
 
 @pytest.fixture(scope="session")
 def llama_quantize() -> Path:
-    """The program that quantises."""
+    """The program that quantizes."""
     return _tool("llama-quantize")

@@ -1,4 +1,4 @@
-"""Known ABI generations of llama.cpp, as data, and the fingerprint that tells which one a library has.
+"""Known ABI generations of llama.cpp, as data, and the fingerprint that identifies the generation of a library.
 
 The JSON files are written by scripts/add_abi.py from llama.cpp's headers; nothing here is edited by hand.
 """

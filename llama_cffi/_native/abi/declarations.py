@@ -1,4 +1,4 @@
-"""The trimmed headers as one generation has them: complete, for cffi without a compiler."""
+"""The trimmed headers of one generation: complete, for cffi without a compiler."""
 
 from __future__ import annotations
 

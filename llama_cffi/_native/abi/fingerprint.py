@@ -1,4 +1,4 @@
-"""What a library shows of its binary interface, and which known generation that is."""
+"""The fingerprint of a library's binary interface, and the known generation that it matches."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _literal(value: Any) -> Any:
 def _import(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"{__package__}.{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise LibraryError(f"{path} is no Python module")
+        raise LibraryError(f"{path} is not a Python module")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

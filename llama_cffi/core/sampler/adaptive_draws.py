@@ -69,7 +69,7 @@ class AdaptiveDraws:
         """
         if (self._alone or self._among or self._last) and not _continues():
             raise SamplerError(
-                "this libllama clones adaptive-p in a way that is not known: clone the chain before its first draw, "
+                "this libllama clones adaptive-p in an unknown way: clone the chain before its first draw, "
                 "or after a reset"
             )
         return self._clone(native, cell)[1]

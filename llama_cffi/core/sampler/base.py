@@ -1,4 +1,4 @@
-"""What a step of a sampler chain is."""
+"""The base of the steps of a sampler chain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sampler(ABC):
 
     @property
     def history(self) -> int:
-        """How many of the last accepted tokens the step looks at."""
+        """The number of last accepted tokens that the step uses."""
         return 0
 
     @abstractmethod

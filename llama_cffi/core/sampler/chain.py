@@ -38,7 +38,7 @@ class SamplerChain(NativeObject):
     :class:`BusyError`. The chain belongs to the vocabulary's model and is closed with it.
     """
 
-    _instead_of_pickling = "send its samplers, and make a chain of them in each process"
+    _instead_of_pickling = "send its samplers, and create a chain of them in each process"
     _instead_of_copying = "use clone()"
 
     def __init__(self, samplers: Iterable[Sampler], vocab: Vocab) -> None:
@@ -49,7 +49,7 @@ class SamplerChain(NativeObject):
         steps = tuple(samplers)
         for step in steps:
             if not isinstance(step, Sampler):
-                raise SamplerError(f"a chain is made of Sampler objects; {shown(step)} is none")
+                raise SamplerError(f"a chain must consist of Sampler objects, got {shown(step)}")
         if not steps or not steps[-1].selects:
             raise SamplerError(
                 "a chain must end in a sampler that selects a token (Greedy or Dist, for example), "
@@ -192,7 +192,7 @@ class SamplerChain(NativeObject):
         return self._workspace.left(), int(array.selected)
 
     def accept(self, token: int) -> None:
-        """Tell the chain that a token was chosen elsewhere. Wraps ``llama_sampler_accept``.
+        """Accept a token that was chosen without the chain. Wraps ``llama_sampler_accept``.
 
         Raises :class:`TokenError` outside the vocabulary and :class:`GrammarError` when the grammar forbids it;
         the chain must be :meth:`reset` then. What a :class:`PythonSampler` raises comes after all other samplers have
@@ -203,9 +203,9 @@ class SamplerChain(NativeObject):
             self._accept(token)
 
     def accept_prompt(self, tokens: Sequence[int] | NDArray[np.int32]) -> None:
-        """Show a prompt's tokens to the samplers that look back: penalties, DRY and those written in Python.
+        """Accept a prompt's tokens in the samplers that use them: penalties, DRY and samplers written in Python.
 
-        A grammar does not see them: it begins with the text that follows. Raises :class:`TokenError` outside the
+        They are not passed to a grammar, which begins with the generated text. Raises :class:`TokenError` outside the
         vocabulary, and what a :class:`PythonSampler` raises.
         """
         prompt = self.vocab.check_tokens(tokens).tolist()
@@ -245,7 +245,8 @@ class SamplerChain(NativeObject):
         """Return a chain with the same samplers in the same state. Wraps ``llama_sampler_clone``.
 
         Raises :class:`SamplerError` for a :class:`PythonSampler` without ``clone()``. With :class:`AdaptiveP` the copy
-        draws as often as the original has, which llama.cpp's own clone forgets: about two microseconds for each token.
+        repeats all draws of the original, which llama.cpp's own clone does not do: about two microseconds for each
+        token.
         """
         twin = object.__new__(SamplerChain)
         adaptive: dict[int, AdaptiveDraws] = {}

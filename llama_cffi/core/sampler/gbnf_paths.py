@@ -48,7 +48,7 @@ class _Search:
             seen.add(stack)
             if len(seen) > MAX_PLACES:
                 raise GrammarError(
-                    f"the grammar can go on in more than {MAX_PLACES} ways at one place, from {_shown(start)}"
+                    f"the grammar can continue in more than {MAX_PLACES} ways at one place, from {_shown(start)}"
                 )
             self._left -= 1 + len(stack) // 16
             if not stack:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Grammar(Sampler):
     """Allow only what a GBNF grammar derives. Wraps ``llama_sampler_init_grammar``.
 
-    Raises :class:`GrammarError` with the parser's words when the text does not parse, and with the reason when the
+    Raises :class:`GrammarError` with the parser's message when the text does not parse, and with the reason when the
     grammar is too large or too ambiguous to be followed: see :func:`llama_cffi.core.sampler.gbnf.measure`.
     """
 

@@ -29,7 +29,7 @@ _ALL = 2**63 - 1
 
 
 class PythonSampler(Sampler):
-    """A sampler of one's own: override :meth:`apply`, and what else it needs.
+    """The base of samplers written in Python: override :meth:`apply`, and other methods if needed.
 
     ::
 
@@ -41,9 +41,9 @@ class PythonSampler(Sampler):
             def apply(self, candidates):
                 candidates.logits[self.digits[candidates.ids]] = -np.inf
 
-    What a method raises comes out of the chain's ``sample``, ``apply``, ``accept`` or ``reset``; the chain can be
-    used again after it, though its other samplers have drawn or accepted by then. The object is used as it is: it may
-    be part of one open chain at a time (:class:`InUseError`). Set ``selects`` to True in a class that selects a token.
+    The chain's ``sample``, ``apply``, ``accept`` or ``reset`` raises the exceptions of a method. The chain can then be
+    used again, although its other samplers have already drawn or accepted. The object is not copied: it may be part of
+    one open chain at a time (:class:`InUseError`). Set ``selects`` to True in a class that selects a token.
     """
 
     @property
@@ -52,16 +52,16 @@ class PythonSampler(Sampler):
 
     @abstractmethod
     def apply(self, candidates: Candidates) -> None:
-        """Change, reorder or leave out candidates, or select one."""
+        """Change, reorder or remove candidates, or select one."""
 
     def accept(self, token: int) -> None:
-        """A token was chosen; those of a prompt come here too."""
+        """Accept a chosen token; it is also called for the tokens of a prompt."""
 
     def reset(self) -> None:
-        """Go back to the first state."""
+        """Return to the initial state."""
 
     def clone(self) -> PythonSampler:
-        """Another sampler in the same state; without it, no chain that holds this one can be cloned."""
+        """Return another sampler in the same state; without it, a chain with this sampler cannot be cloned."""
         raise SamplerError(f"{type(self).__name__} cannot be cloned: it has no clone()")
 
     def __repr__(self) -> str:
@@ -73,10 +73,10 @@ class PythonSampler(Sampler):
 
 
 class Candidates:
-    """The tokens to choose from, as a :class:`PythonSampler` sees them during one ``apply``.
+    """The tokens that a :class:`PythonSampler` can choose from during one ``apply``.
 
-    Views and not copies: writing to :attr:`logits` changes what the next sampler gets. After the call they show
-    something else.
+    The arrays are views: writing to :attr:`logits` changes the logits of the next sampler. They are invalid after the
+    call.
     """
 
     __slots__ = ("_data", "_selected", "_sorted", "_writable")
@@ -120,7 +120,7 @@ class Candidates:
 
     @property
     def size(self) -> int:
-        """How many candidates there are; a smaller number keeps the first ones.
+        """The number of candidates; setting a smaller number keeps the first ones.
 
         Setting raises :class:`SamplerError` for 0, and for more than there are.
         """

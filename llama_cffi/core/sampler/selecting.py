@@ -39,9 +39,9 @@ class Dist(Sampler):
 
 @dataclass(frozen=True)
 class Mirostat(Sampler):
-    """Draw from the k likeliest, with k chosen so that the text's surprise stays near ``tau``.
+    """Draw from the k most likely tokens, with k chosen so that the text's surprise stays near ``tau``.
 
-    Mirostat 1 (Basu et al., 2020, arXiv:2007.14966): k follows from the slope of the ``m`` likeliest tokens, taken as
+    Mirostat 1 (Basu et al., 2020, arXiv:2007.14966): k is computed from the slope of the ``m`` most likely tokens, by
     Zipf's law. Wraps ``llama_sampler_init_mirostat``.
     """
 

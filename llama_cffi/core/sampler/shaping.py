@@ -56,13 +56,13 @@ class Penalties(Sampler):
     """Make recently accepted tokens less likely. Wraps ``llama_sampler_init_penalties``."""
 
     last_n: int = 64
-    """How many accepted tokens count; 0 disables."""
+    """The number of last accepted tokens that count; 0 disables."""
     repeat: float = 1.0
     """Divides positive and multiplies negative logits; 1.0 disables."""
     freq: float = 0.0
-    """Subtracted once for each occurrence."""
+    """Subtracted once for each occurrence of the token."""
     present: float = 0.0
-    """Subtracted once for any occurrence."""
+    """Subtracted once if the token occurs."""
 
     @property
     def history(self) -> int:
@@ -84,9 +84,9 @@ class Penalties(Sampler):
 class Dry(Sampler):
     """Make tokens less likely that would continue a repetition. Wraps ``llama_sampler_init_dry``.
 
-    A token that followed an earlier occurrence of the text's last n tokens loses
-    ``multiplier * base ** (n - allowed_length)``, for the largest n of at least ``allowed_length``. No repetition
-    reaches over a breaker. Making one looks at every token of the vocabulary, once for each breaker.
+    A token that followed an earlier occurrence of the text's last n tokens loses ``multiplier * base ** (n -
+    allowed_length)``, for the largest n of at least ``allowed_length``. A breaker ends a repetition. Creating this
+    sampler reads every token of the vocabulary, once for each breaker.
 
     Raises :class:`SamplerError` for a model without a tokenizer.
     """
@@ -94,10 +94,10 @@ class Dry(Sampler):
     multiplier: float
     """0 disables."""
     base: float = 1.75
-    """1 at least."""
+    """At least 1."""
     allowed_length: int = 2
     last_n: int = 64
-    """How many accepted tokens are looked at; 0 disables."""
+    """The number of last accepted tokens that are searched; 0 disables."""
     breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     """Texts of at most 40 bytes."""
 

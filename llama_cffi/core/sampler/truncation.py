@@ -1,4 +1,4 @@
-"""Samplers that leave out tokens by their probability."""
+"""Samplers that remove tokens by their probability."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TopP(Sampler):
 
 @dataclass(frozen=True)
 class MinP(Sampler):
-    """Keep tokens at least p times as likely as the likeliest. Wraps ``llama_sampler_init_min_p``."""
+    """Keep tokens whose probability is at least p times the largest one. Wraps ``llama_sampler_init_min_p``."""
 
     p: float
     min_keep: int = 1
@@ -54,7 +54,7 @@ class Typical(Sampler):
     """Keep the tokens whose surprise is nearest to the entropy, until their probability exceeds p; 1 keeps all.
 
     Locally typical sampling (Meister et al., 2022, arXiv:2202.00666). Where a token has no probability at all (a logit
-    of -inf, or one far below the largest), llama.cpp finds no entropy and keeps the likeliest instead, as
+    of -inf, or one far below the largest), llama.cpp finds no entropy and keeps the most likely tokens instead, as
     :class:`TopP` does: put it after :class:`TopK`. Wraps ``llama_sampler_init_typical``.
     """
 
@@ -81,10 +81,10 @@ class TopNSigma(Sampler):
 
 @dataclass(frozen=True)
 class XTC(Sampler):
-    """At times leave out the likeliest tokens ("exclude top choices"). Wraps ``llama_sampler_init_xtc``.
+    """Sometimes remove the most likely tokens ("exclude top choices"). Wraps ``llama_sampler_init_xtc``.
 
-    With ``probability`` at each token: of those at least ``threshold`` likely only the last one stays. A threshold
-    above 0.5 leaves out nothing.
+    With the given ``probability`` for each token: of the tokens with a probability of at least ``threshold``, only the
+    least likely one is kept. A threshold above 0.5 removes nothing.
     """
 
     probability: float
@@ -101,7 +101,7 @@ class XTC(Sampler):
 
 @dataclass(frozen=True)
 class Infill(Sampler):
-    """For text in a gap: end it when the end is likely enough, and merge tokens that begin alike.
+    """For fill-in-the-middle: end the text when its end is likely enough, and merge tokens with the same beginning.
 
     It compares every candidate with every other: put it after :class:`TopK` and :class:`TopP`. Raises
     :class:`SamplerError` for a vocabulary without a token that ends a text. Wraps ``llama_sampler_init_infill``.

@@ -53,7 +53,9 @@ def find(name: str) -> ReplyFormat:
     try:
         return FORMATS[name]
     except KeyError:
-        raise ValueError(f"reply_format: there is no reply format {name!r}; there are {', '.join(FORMATS)}") from None
+        raise ValueError(
+            f"reply_format: there is no reply format {name!r}; the formats are {', '.join(FORMATS)}"
+        ) from None
 
 
 def detect(template: str) -> ReplyFormat:

@@ -1,4 +1,5 @@
-"""For models that were never trained for tools: they are told how to write a call, and held to it."""
+"""The format of models without training for tools: instructions describe how to write a call, and a grammar enforces
+it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def derive(include: Path, fingerprint: Fingerprint, cache: Path, exported: froze
     otherwise than the headers.
     """
     if not (include / "llama.h").is_file():
-        raise LibraryError(f"{include} holds no llama.h")
+        raise LibraryError(f"{include} contains no llama.h")
     data = _described(include, cache)
     plain = from_data(data)
     images = _images(include.parent, data["structs"]) or _expected(plain, fingerprint)

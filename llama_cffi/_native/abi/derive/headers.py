@@ -59,7 +59,7 @@ def call(command: list[str], what: str, stdin: str | None = None) -> str:
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise LibraryError(f"{what} needs {command[0]}, which is not there: install it") from error
+        raise LibraryError(f"{what} needs {command[0]}, which is not installed: install it") from error
     if done.returncode:
         raise LibraryError(f"{what} failed:\n{done.stderr.strip()[-4000:]}")
     return done.stdout
@@ -72,7 +72,7 @@ def include_folders(source: Path) -> list[Path]:
         places = [source, source.parent / "ggml" / "include"]
     folders = [folder for folder in places if folder.is_dir()]
     if not any((folder / "llama.h").is_file() for folder in folders):
-        raise LibraryError(f"{source} is not a llama.cpp source tree: give a folder that holds include/llama.h")
+        raise LibraryError(f"{source} is not a llama.cpp source tree: give a folder that contains include/llama.h")
     return folders
 
 
