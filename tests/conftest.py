@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,32 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["LLAMA_CFFI_BINDING"] = "abi"
 
 
+_ALL: set[int] = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
 def own_processors() -> None:
-    """Give each worker of pytest-xdist its share of the processors.
+    """Give each worker of pytest-xdist its share of the processors; see :func:`all_processors`.
 
     ggml's threads spin while they wait for each other: two workers with two threads each on two processors take many
     times as long as with one thread each.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None and hasattr(os, "sched_setaffinity"):
-        processors = sorted(os.sched_getaffinity(0))
+        processors = sorted(_ALL)
         count = min(len(processors), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
         os.sched_setaffinity(0, processors[int(worker.removeprefix("gw")) % count :: count])
+
+
+@pytest.fixture
+def all_processors() -> Iterator[None]:
+    """Let a test that computes with several threads have all processors, also in a worker of pytest-xdist."""
+    if not _ALL:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _ALL)
+    yield
+    os.sched_setaffinity(0, own)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -106,6 +106,7 @@ print("parent:", status, llm.generate("Once", max_tokens=4, temperature=0).text 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("parent", ["idle", "busy", "worker"])
+@pytest.mark.usefixtures("all_processors")
 def test_a_forked_child_is_told_and_its_parent_goes_on(parent: str) -> None:
     out = run_child(FORK, parent).splitlines()
     assert out == ["[]", "True llama True {}", "closed: True", "parent: 0 True True"]

@@ -14,12 +14,23 @@ from llama_cffi.errors import ContextError
 
 T = TypeVar("T")
 
-_renewals: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.WeakKeyDictionary()
+_renewals: dict[weakref.ref[Any], Callable[[Any], object]] = {}
+"""No WeakKeyDictionary: what a signal handler raises in its callbacks is printed and lost."""
+
+_SPARE = 64
+_n_kept = _SPARE
+"""Entries at which those of dead objects are removed."""
 
 
 def after_fork(thing: T, renew: Callable[[T], object]) -> T:
     """Return ``thing``, for which ``renew(thing)`` will be called in every forked child process where it lives."""
-    _renewals[thing] = renew
+    global _n_kept
+    _renewals[weakref.ref(thing)] = renew
+    if len(_renewals) >= _n_kept:
+        for reference in list(_renewals):
+            if reference() is None:
+                _renewals.pop(reference, None)
+        _n_kept = 2 * len(_renewals) + _SPARE
     return thing
 
 
@@ -55,8 +66,10 @@ def _reinitialize(lock: Any) -> None:
 
 
 def _renew_all() -> None:
-    for thing, renew in list(_renewals.items()):
-        renew(thing)
+    for reference, renew in list(_renewals.items()):
+        thing = reference()
+        if thing is not None:
+            renew(thing)
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from llama_cffi._native import helpers
 from tests.support.children import run_child
 from tests.support.lora import random_pairs, write_lora
 
@@ -145,9 +144,7 @@ STRIDES = {
 """The calls, and how far apart the interrupts of the short test are."""
 
 
-@pytest.mark.skipif(
-    helpers.KIND == "python", reason="what a handler raises inside of a log callback in Python is printed, and lost"
-)
+@pytest.mark.usefixtures("all_processors")
 def test_interrupts_leave_one_owner_and_no_lock(model_path: Path, adapter_path: Path) -> None:
     chosen = [text for pair in STRIDES.items() for text in pair]
     out = run_child(PROGRAM, model_path, adapter_path, *chosen)

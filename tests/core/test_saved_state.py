@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,11 +300,14 @@ def long(whole: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return SavedState(SavedState.from_bytes(whole).header, payload).to_bytes()
 
 
-def no_thread_is_left() -> bool:
-    return all(thread.name != "llama_cffi" for thread in threading.enumerate())
+@pytest.fixture
+def no_thread_is_left() -> Callable[[], bool]:
+    """Whether there are the same threads as at the beginning of the test."""
+    before = set(threading.enumerate())
+    return lambda: set(threading.enumerate()) <= before
 
 
-def test_a_file_of_many_pieces(long: bytes, tmp_path: Path) -> None:
+def test_a_file_of_many_pieces(long: bytes, tmp_path: Path, no_thread_is_left: Callable[[], bool]) -> None:
     path = tmp_path / "state"
     path.write_bytes(long)
     assert SavedState.read(path).to_bytes() == long
@@ -318,7 +322,11 @@ def test_a_file_of_many_pieces(long: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [None, OSError(5, "Input/output error"), KeyboardInterrupt()])
 def test_a_file_that_ends_while_it_is_read(
-    error: BaseException | None, long: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException | None,
+    long: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_thread_is_left: Callable[[], bool],
 ) -> None:
     path = tmp_path / "state"
     path.write_bytes(long)

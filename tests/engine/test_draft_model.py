@@ -291,6 +291,7 @@ def test_what_was_opened_is_closed(model: Model, model_path: Path) -> None:
     assert not model.closed
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_both_compute_with_the_same_threads(make_llama: MakeLlama, model_path: Path) -> None:
     """Two pools that take turns would wait busily for each other, and a token would take ten times as long."""
     llm = make_llama(draft=model_path, n_threads=2)

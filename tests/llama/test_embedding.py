@@ -462,6 +462,7 @@ def n_contexts(llm: Llama) -> int:
     return len(llm._runtime.embedders.get("mean")._workers)
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_contexts_side_by_side_give_what_one_gives(bert: Llama, bert_path: Path) -> None:
     texts = [f"{text} {i}" for i in range(4) for text in TEXTS]
     expected = bert.embed(texts)
@@ -477,6 +478,7 @@ def test_contexts_side_by_side_give_what_one_gives(bert: Llama, bert_path: Path)
         np.testing.assert_allclose(rows, bert.embed(texts, pooling="none"), atol=2e-4)
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_a_text_too_long_for_the_contexts_beside_is_computed_by_the_first(
     bert_path: Path, bert: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +491,7 @@ def test_a_text_too_long_for_the_contexts_beside_is_computed_by_the_first(
         assert [lane.context.n_ubatch for lane in llm._runtime.embedders.get("mean")._workers] == [512, 40]
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_no_memory_for_another_context_is_no_reason_to_fail(
     bert_path: Path, bert: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,6 +510,7 @@ def test_no_memory_for_another_context_is_no_reason_to_fail(
 # -- what changes the weights
 
 
+@pytest.mark.usefixtures("all_processors")
 def test_an_adapter_of_an_encoder_is_what_merging_it_gives(bert_path: Path, bert: Llama, tmp_path: Path) -> None:
     pairs = random_pairs(bert_path, ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"))
     assert pairs
