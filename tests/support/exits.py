@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -128,6 +129,9 @@ def main(path: str, folder: str, call: str, ending: str, kind: str, delay: str) 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     llm = Llama(path, n_ctx=2048, n_seq_max=4, n_threads=1)
     llm.generate("tana nese", max_tokens=8, seed=1)
+    # Importing runs exec() of texts in what it imports. With that a thread makes CPython forget that the main thread
+    # ended by KeyboardInterrupt, and the exit status is 1.
+    importlib.import_module("llama_cffi.grammar.schema")
     function, run = CALLS[call], Run(Path(path), llm, Path(folder))
     daemon = kind == "daemon"
     slow = Slow()
