@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_cffi._util.scalars import as_float, as_int, is_int
+from llama_cffi._util.arguments import positive_number
+from llama_cffi._util.scalars import as_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.engine.telemetry import OnEvent
 
@@ -49,10 +50,8 @@ class EngineOptions:
                 raise ValueError(f"{name} must be None or a whole number of at least 1, got {shown(value)}")
             object.__setattr__(self, name, as_int(value))
         for name in ("max_step_seconds", "max_waiting_seconds"):
-            seconds = getattr(self, name)
-            if seconds is not None and not (as_float(seconds) or 0) > 0:
-                raise ValueError(f"{name} must be None or above 0, got {shown(seconds)}")
-            object.__setattr__(self, name, as_float(seconds))
+            if (seconds := getattr(self, name)) is not None:
+                object.__setattr__(self, name, positive_number(name, seconds))
         if self.max_step_seconds is not None and self.reproducible:
             raise ValueError("max_step_seconds= cannot be used with reproducible=True, which ignores measured times")
 
