@@ -1,186 +1,177 @@
-// Q4_0 and Q4_K with eight interleaved rows, as ggml's repacked buffers hold them on AVX2.
+// Q4_0 and Q4_K with eight interleaved rows, as ggml's repacked buffers hold them on x86.
 //
-// 32 bytes of weights are 8 bytes of four rows. 8 values of a column, broadcast, meet each of the four; two int32 lanes
-// of a sum belong to one row.
+// A vector of weights has 8 bytes of each of its rows. 8 values of a column, broadcast, meet each of them.
 #include "kernel.h"
 #include "layout.h"
 #include "simd.h"
 
 namespace few_columns {
 
-#if FEW_COLUMNS_AVX2
+#if FEW_COLUMNS_X86
 
 namespace {
 
-// hadd of the sums of rows 0-3 and 4-7 gives the rows in this order; it is its own inverse.
-inline __m256i shuffled_order() { return _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7); }
+constexpr int ROWS_OF_VECTOR = 8 / VECTORS_OF_EIGHT;
 
-inline __m256 shuffled(__m256 rows) { return _mm256_permutevar8x32_ps(rows, shuffled_order()); }
+// Four vectors of the same rows: 32 weights of each.
+struct Weights32 {
+    Ints of[4];
 
-// Sums of products of 8 values each, for four rows: 4 vectors of weights with 32 values of a column.
-inline __m256i dot_32(const __m256i (&weights)[4], const char * values) {
-    const __m256i a = _mm256_maddubs_epi16(weights[0], broadcast_64(values));
-    const __m256i b = _mm256_maddubs_epi16(weights[1], broadcast_64(values + 8));
-    const __m256i c = _mm256_maddubs_epi16(weights[2], broadcast_64(values + 16));
-    const __m256i d = _mm256_maddubs_epi16(weights[3], broadcast_64(values + 24));
-    return _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
-}
+    // Sums of products of 8 values each, as int16.
+    Ints dots_16(const char * values) const {
+        const Ints a = multiply_bytes(of[0], broadcast_64(values));
+        const Ints b = multiply_bytes(of[1], broadcast_64(values + 8));
+        const Ints c = multiply_bytes(of[2], broadcast_64(values + 16));
+        const Ints d = multiply_bytes(of[3], broadcast_64(values + 24));
+        return add_16(add_16(a, b), add_16(c, d));
+    }
 
-template <int C> void store_rows(const __m256 (&sums)[C], const Part & part, int64_t row) {
+    // Sums of products of 16 values each, more by what `start` has for the column.
+    Ints dots(const char * values, const char * start) const {
+#if FEW_COLUMNS_VNNI
+        Ints sum = broadcast_64(start);
+        for (int i = 0; i < 4; i++) {
+            sum = add_dots(sum, of[i], broadcast_64(values + 8 * i));
+        }
+        return sum;
+#else
+        return add_products(zero_ints(), add_16(dots_16(values), broadcast_64(start)), ones_16());
+#endif
+    }
+};
+
+inline Floats scales_of_rows(const half * eight) { return row_lanes(_mm256_cvtph_ps(load_128(eight))); }
+
+template <int C> void store_eight_rows(const Floats (&sums)[C], const Target & target) {
     for (int c = 0; c < C; c++) {
-        _mm256_storeu_ps(part.result + c * part.stride + row, shuffled(sums[c]));
+        _mm256_storeu_ps(target.results[c] + target.row, rows_of_lanes(sums[c]));
     }
 }
 
-template <int C> struct RowsQ4_0x8 {
+template <int C> struct TileQ4_0x8 {
+    static constexpr int ROWS = 8;
     static constexpr Layout LAYOUT = layout(Panel::BYTES_32_SUMS);
 
-    static void run(const Part & part) {
-        for (int64_t row = 0; row < part.rows; row += 8) {
-            eight_rows(part, row);
-        }
-    }
-
-    static void eight_rows(const Part & part, int64_t row) {
-        const BlockQ4_0x8 * blocks =
-            reinterpret_cast<const BlockQ4_0x8 *>(part.data + static_cast<size_t>(row) * part.row_bytes);
-        const __m256i nibbles = _mm256_set1_epi8(15);
-        const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x88));
-        __m256 sums[C];
+    static void compute(const char * const (&rows)[ROWS], const Part & part, const Target & target) {
+        Floats sums[C];
         for (int c = 0; c < C; c++) {
-            sums[c] = _mm256_setzero_ps();
+            sums[c] = zero_floats();
         }
         const char * panel = part.panel;
         for (int64_t b = 0; b < part.blocks; b++, panel += LAYOUT.block_bytes(C)) {
-            const BlockQ4_0x8 & block = blocks[b];
-            __m256i weights[2][4];  // unsigned: 8 more than they are; the column's sums make up for it
-            for (int half = 0; half < 2; half++) {
+            const BlockQ4_0x8 & block = reinterpret_cast<const BlockQ4_0x8 *>(rows[0])[b];
+            Weights32 weights[VECTORS_OF_EIGHT];  // unsigned: 8 more than they are; the column's sums make up for it
+            for (int v = 0; v < VECTORS_OF_EIGHT; v++) {
                 for (int step = 0; step < 2; step++) {
-                    const __m256i bytes = _mm256_xor_si256(load(block.qs + 64 * step + 32 * half), flip);
-                    weights[half][step] = _mm256_and_si256(bytes, nibbles);
-                    weights[half][2 + step] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibbles);
+                    const Ints bytes = bits_xor(load_ints(block.qs + 64 * step + VECTOR * v), 0x88);
+                    weights[v].of[step] = bits_and(bytes, 15);
+                    weights[v].of[2 + step] = bits_and(shift_right_4(bytes), 15);
                 }
             }
-            const __m256 row_scales = shuffled(to_floats(block.d));
+            const Floats row_scales = scales_of_rows(block.d);
             const float * column_scales = reinterpret_cast<const float *>(panel);
             for (int c = 0; c < C; c++) {
-                const char * values = panel + LAYOUT.values + LAYOUT.column * c;
-                const __m256i offset = broadcast_64(panel + LAYOUT.sums + 8 * c);
-                const __m256i low = _mm256_add_epi16(dot_32(weights[0], values), offset);
-                const __m256i high = _mm256_add_epi16(dot_32(weights[1], values), offset);
-                // 16 products of at most 8 * 127 fit an int16.
-                const __m256i dots = _mm256_madd_epi16(_mm256_hadd_epi16(low, high), _mm256_set1_epi16(1));
-                const __m256 scales = _mm256_mul_ps(row_scales, _mm256_broadcast_ss(column_scales + c));
-                sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scales, sums[c]);
+                Ints dots[VECTORS_OF_EIGHT];
+                for (int v = 0; v < VECTORS_OF_EIGHT; v++) {
+                    dots[v] = weights[v].dots(panel + LAYOUT.values + LAYOUT.column * c, panel + LAYOUT.sums + 8 * c);
+                }
+                const Floats scales = multiply(row_scales, broadcast(column_scales[c]));
+                sums[c] = multiply_add(to_floats(join(dots)), scales, sums[c]);
             }
         }
-        store_rows(sums, part, row);
+        store_eight_rows(sums, target);
     }
 };
 
-// Scales or mins of one part of 32 values, for eight rows.
-struct Eight {
-    uint64_t scales;
-    uint64_t mins;
+// Which of eight bytes each int16 of a vector takes: four belong to a row.
+alignas(64) constexpr int8_t FOUR_OF_EACH_ROW[64] = {
+    0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1,  //
+    2, -1, 2, -1, 2, -1, 2, -1, 3, -1, 3, -1, 3, -1, 3, -1,  //
+    4, -1, 4, -1, 4, -1, 4, -1, 5, -1, 5, -1, 5, -1, 5, -1,  //
+    6, -1, 6, -1, 6, -1, 6, -1, 7, -1, 7, -1, 7, -1, 7, -1,
 };
 
-inline Eight unpack_eight(const uint8_t * packed) {
-    uint32_t a, b, c;
-    std::memcpy(&a, packed, 4);
-    std::memcpy(&b, packed + 4, 4);
-    std::memcpy(&c, packed + 8, 4);
-    const uint32_t low6 = 0x3f3f3f3f, low4 = 0x0f0f0f0f, top2 = 0x30303030;
-    return {(a & low6) | static_cast<uint64_t>((c & low4) | ((a >> 2) & top2)) << 32,
-            (b & low6) | static_cast<uint64_t>(((c >> 4) & low4) | ((b >> 2) & top2)) << 32};
-}
-
-// int16 scales of four rows, each four times: what the sums of a row in a vector are multiplied with.
-inline __m256i spread_scales(uint64_t eight, int half) {
-    const __m256i order = _mm256_setr_epi8(0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1,  //
-                                           2, -1, 2, -1, 2, -1, 2, -1, 3, -1, 3, -1, 3, -1, 3, -1);
-    return _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int32_t>(eight >> (32 * half))), order);
-}
-
-// int16 mins of two parts, for eight rows in the order of hadd.
+// int16 mins of two parts, for eight rows.
 inline __m256i pair_mins(uint64_t first, uint64_t second) {
-    const __m128i bytes = _mm_unpacklo_epi8(_mm_cvtsi64_si128(static_cast<int64_t>(first)),
-                                            _mm_cvtsi64_si128(static_cast<int64_t>(second)));
-    return _mm256_permutevar8x32_epi32(_mm256_cvtepu8_epi16(bytes), shuffled_order());
+    return _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(_mm_cvtsi64_si128(static_cast<int64_t>(first)),
+                                                  _mm_cvtsi64_si128(static_cast<int64_t>(second))));
 }
 
-template <int C> struct RowsQ4_Kx8 {
+template <int C> struct TileQ4_Kx8 {
+    static constexpr int ROWS = 8;
     static constexpr Layout LAYOUT = layout(Panel::BYTES_256);
 
-    static void run(const Part & part) {
-        for (int64_t row = 0; row < part.rows; row += 8) {
-            eight_rows(part, row);
-        }
-    }
-
-    // Sums of the products of four rows with all columns.
-    static void four_rows(const BlockQ4_Kx8 & block, const Eight (&parts)[8], int half, const char * panel,
-                          __m256i (&dots)[C]) {
-        const __m256i nibbles = _mm256_set1_epi8(15);
+    // Sums of the products of the rows of one vector with all columns.
+    static void add_dots_of(const BlockQ4_Kx8 & block, const ScalesAndMins (&parts)[8], int vector, const char * panel,
+                            Ints (&dots)[C][VECTORS_OF_EIGHT]) {
+        Ints sums[C];
         for (int c = 0; c < C; c++) {
-            dots[c] = _mm256_setzero_si256();
+            sums[c] = zero_ints();
         }
         for (int i = 0; i < 8; i++) {
-            __m256i weights[4];
+            Weights32 weights;
             for (int step = 0; step < 4; step++) {
-                const __m256i bytes = load(block.qs + 256 * (i / 2) + 64 * step + 32 * half);
-                weights[step] = _mm256_and_si256(i % 2 == 0 ? bytes : _mm256_srli_epi16(bytes, 4), nibbles);
+                const Ints bytes = load_ints(block.qs + 256 * (i / 2) + 64 * step + VECTOR * vector);
+                weights.of[step] = bits_and(i % 2 == 0 ? bytes : shift_right_4(bytes), 15);
             }
-            const __m256i scales = spread_scales(parts[i].scales, half);
+            const Ints scales = spread_rows(parts[i].scales, vector, FOUR_OF_EACH_ROW);
             for (int c = 0; c < C; c++) {
                 const char * values = panel + LAYOUT.values + LAYOUT.column * c + 32 * i;
-                dots[c] = add_products(dots[c], dot_32(weights, values), scales);
+                sums[c] = add_products(sums[c], weights.dots_16(values), scales);
             }
+        }
+        for (int c = 0; c < C; c++) {
+            dots[c][vector] = sums[c];
         }
     }
 
-    static void eight_rows(const Part & part, int64_t row) {
-        const BlockQ4_Kx8 * blocks =
-            reinterpret_cast<const BlockQ4_Kx8 *>(part.data + static_cast<size_t>(row) * part.row_bytes);
-        __m256 sums[C];
+    static void compute(const char * const (&rows)[ROWS], const Part & part, const Target & target) {
+        Floats sums[C];
         for (int c = 0; c < C; c++) {
-            sums[c] = _mm256_setzero_ps();
+            sums[c] = zero_floats();
         }
         const char * panel = part.panel;
         for (int64_t b = 0; b < part.blocks; b++, panel += LAYOUT.block_bytes(C)) {
-            const BlockQ4_Kx8 & block = blocks[b];
-            Eight parts[8];
+            const BlockQ4_Kx8 & block = reinterpret_cast<const BlockQ4_Kx8 *>(rows[0])[b];
+            ScalesAndMins parts[8];
             __m256i mins[4];
             for (int i = 0; i < 8; i++) {
-                parts[i] = unpack_eight(block.scales + 12 * i);
+                parts[i] = unpack_scales(block.scales + 12 * i);
             }
             for (int i = 0; i < 4; i++) {
                 mins[i] = pair_mins(parts[2 * i].mins, parts[2 * i + 1].mins);
             }
-            __m256i low[C], high[C];
-            four_rows(block, parts, 0, panel, low);
-            four_rows(block, parts, 1, panel, high);
-            const __m256 row_scales = shuffled(to_floats(block.d));
-            const __m256 row_offsets = shuffled(to_floats(block.dmin));
+            Ints dots[C][VECTORS_OF_EIGHT];
+            for (int vector = 0; vector < VECTORS_OF_EIGHT; vector++) {
+                add_dots_of(block, parts, vector, panel, dots);
+            }
+            const Floats row_scales = scales_of_rows(block.d);
+            const Floats row_offsets = once_for_each_row(scales_of_rows(block.dmin));
             const float * column_scales = reinterpret_cast<const float *>(panel);
             for (int c = 0; c < C; c++) {
                 __m256i products = _mm256_setzero_si256();
                 for (int i = 0; i < 4; i++) {
-                    products = add_products(products, mins[i], broadcast_32(panel + LAYOUT.sums + 32 * i + 4 * c));
+                    const __m256i pair = _mm256_set1_epi32(read_32(panel + LAYOUT.sums + 32 * i + 4 * c));
+                    products = add_products_256(products, mins[i], pair);
                 }
-                const __m256 scale = _mm256_broadcast_ss(column_scales + c);
-                const __m256i dots = _mm256_hadd_epi32(low[c], high[c]);
-                sums[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(row_scales, scale), sums[c]);
-                sums[c] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(products), _mm256_mul_ps(row_offsets, scale), sums[c]);
+                const Floats scale = broadcast(column_scales[c]);
+                const Floats offsets = row_lanes(_mm256_cvtepi32_ps(products));
+                sums[c] = multiply_add(to_floats(join(dots[c])), multiply(row_scales, scale), sums[c]);
+                sums[c] = multiply_subtract(offsets, multiply(row_offsets, scale), sums[c]);
             }
         }
-        store_rows(sums, part, row);
+        store_eight_rows(sums, target);
     }
 };
 
 }  // namespace
 
-const Kernels Q4_0X8_KERNELS = kernels_of<RowsQ4_0x8>();
-const Kernels Q4_KX8_KERNELS = kernels_of<RowsQ4_Kx8>();
+const Kernels Q4_0X8_KERNELS = kernels_of<TileQ4_0x8>();
+const Kernels Q4_KX8_KERNELS = kernels_of<TileQ4_Kx8>();
+
+#else
+
+const Kernels Q4_0X8_KERNELS = {}, Q4_KX8_KERNELS = {};
 
 #endif
 

@@ -1,10 +1,16 @@
-"""The kernels in kernels/: against float64 and against ggml, by two small programs that are compiled here."""
+"""The kernels in kernels/: against float64 and against ggml, by two small programs that are compiled here.
+
+Those for CPUs that this machine is not run in emulators (``pytest -m emulated``): Bochs for x86, qemu for ARM.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +23,20 @@ from llama_cffi.core.quantize import QuantizeOptions, quantize
 
 DEMO = Path(llama_cffi.__file__).parent / "models" / "demo.gguf"
 LIBRARIES = ("libggml-base", "libggml-cpu", "libggml")
+# Two formats are those of repacked buffers on x86.
+X86_RIGHT, ARM_RIGHT = "9 formats, 0 wrong", "7 formats, 0 wrong"
+ALL_RIGHT = {"x86_64": X86_RIGHT, "AMD64": X86_RIGHT, "aarch64": ARM_RIGHT, "arm64": ARM_RIGHT}
+
+AVX2 = "-mavx2 -mfma -mf16c"
+AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl"
+EMULATED_X86 = {  # CPUs of tests/kernels/emulator.py, and what they have that the kernels use
+    "arrow_lake": f"{AVX2} -mavxvnni",
+    "tigerlake": f"{AVX512} -mavx512vnni",
+    "sapphire_rapids": f"{AVX512} -mavx512vnni -mavx512bf16",
+}
+EMULATED_ARM = {"neon": "armv8-a", "dotprod": "armv8.2-a+dotprod", "bf16": "armv8.6-a"}
+# A program that ends at the first thing that is undefined: what the sanitizer's library needs, the emulator lacks.
+UNDEFINED_ENDS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +49,8 @@ def compiler() -> list[str]:
     macros = subprocess.run(
         [*command, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=False
     ).stdout
-    if "__AVX2__" not in macros or "__FMA__" not in macros:
-        pytest.skip("the kernels are for CPUs with AVX2 and FMA")
+    if "__ARM_NEON" not in macros and ("__AVX2__" not in macros or "__FMA__" not in macros):
+        pytest.skip("the kernels are for CPUs with AVX2 and FMA, or with NEON")
     return command
 
 
@@ -40,9 +60,10 @@ def run(command: Sequence[object]) -> str:
     return done.stdout
 
 
-def compile_alone(compiler: list[str], checkout: Path, target: Path, *flags: str) -> Path:
+def compile_alone(compiler: Sequence[str], checkout: Path, target: Path, *flags: str) -> Path:
     """The kernels without ggml, and the program that checks them."""
-    kernels = [path for path in sorted((checkout / "kernels").glob("*.cpp")) if path.name != "dispatch.cpp"]
+    with_ggml = ("dispatch.cpp", "weights.cpp")
+    kernels = [path for path in sorted((checkout / "kernels").glob("*.cpp")) if path.name not in with_ggml]
     program = checkout / "tests" / "kernels" / "products.cpp"
     run([*compiler, *flags, f"-I{checkout / 'kernels'}", *kernels, program, "-o", target, "-pthread"])
     return target
@@ -57,7 +78,33 @@ def compile_alone(compiler: list[str], checkout: Path, target: Path, *flags: str
 def test_products_are_those_of_float64(
     compiler: list[str], checkout: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    assert run([compile_alone(compiler, checkout, tmp_path / "products", *flags), "12"]).strip() == "0 wrong"
+    program = compile_alone(compiler, checkout, tmp_path / "products", *flags)
+    assert run([program, "12"]).strip() == ALL_RIGHT[platform.machine()]
+
+
+@pytest.mark.emulated
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator's program is compiled for x86")
+@pytest.mark.parametrize("cpu", EMULATED_X86)
+def test_products_are_those_of_float64_on_other_x86(cpu: str, checkout: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("bochscpu") is None:
+        pytest.skip("there is no emulator: pip install bochscpu-python==0.4.0")
+    folder = checkout / "tests" / "kernels"
+    flags = ("-O2", *EMULATED_X86[cpu].split(), *UNDEFINED_ENDS, "-static", "-DONE_THREAD")
+    program = compile_alone(("c++", "-std=c++17"), checkout, tmp_path / "products", *flags)
+    shim = tmp_path / "emulated_cpu.so"
+    run(["cc", "-shared", "-fPIC", folder / "emulated_cpu.c", "-o", shim])
+    assert run([sys.executable, folder / "emulator.py", cpu, shim, program, "1"]).strip() == X86_RIGHT
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("cpu", EMULATED_ARM)
+def test_products_are_those_of_float64_on_arm(cpu: str, checkout: Path, tmp_path: Path) -> None:
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
+    if compiler is None or emulator is None:
+        pytest.skip("there is no emulator: apt-get install qemu-user-static g++-aarch64-linux-gnu")
+    flags = ("-O2", f"-march={EMULATED_ARM[cpu]}", *UNDEFINED_ENDS, "-static")
+    program = compile_alone((compiler, "-std=c++17"), checkout, tmp_path / "products", *flags)
+    assert run([emulator, "-cpu", "max", program, "2"]).strip() == ARM_RIGHT
 
 
 def libraries() -> tuple[Path, Path]:
@@ -78,13 +125,13 @@ def compile_with_ggml(compiler: list[str], checkout: Path, target: Path) -> Path
 
 
 def check_against_ggml(program: Path, products: int) -> None:
-    *_, compared, wrong = run([program, str(products)]).splitlines()
+    *_, compared, experts, wrong = run([program, str(products)]).splitlines()
     assert wrong == "0 wrong"
-    # A few sums in another order have other bits: so the kernels were asked.
     assert int(compared.split()[0]) == products
-    others = int(compared.split()[2])
+    # A few sums in another order have other bits: so the kernels were asked.
     if library_info().stamp.get("request", {}).get("kernels"):
-        assert others > products / 3
+        for line in (compared, experts):
+            assert int(line.split()[2]) > int(line.split()[0]) / 3
 
 
 def test_products_are_those_of_ggml(compiler: list[str], checkout: Path, tmp_path: Path) -> None:
