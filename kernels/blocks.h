@@ -18,6 +18,16 @@ struct BlockQ4_0 {  // 32 values: d * (nibble - 8); low nibbles are the first 16
     uint8_t qs[16];
 };
 
+struct BlockQ8_0x4 {  // four rows
+    half d[4];
+    int8_t qs[128];
+};
+
+struct BlockQ4_0x4 {  // four rows; nibbles with their top bit flipped
+    half d[4];
+    uint8_t qs[64];
+};
+
 struct BlockQ4_0x8 {  // eight rows; nibbles with their top bit flipped
     half d[8];
     uint8_t qs[128];
@@ -77,6 +87,8 @@ inline ScalesAndMins unpack_scales(const uint8_t * packed) {
 
 static_assert(sizeof(BlockQ8_0) == 34, "padded");
 static_assert(sizeof(BlockQ4_0) == 18, "padded");
+static_assert(sizeof(BlockQ8_0x4) == 4 * 34, "padded");
+static_assert(sizeof(BlockQ4_0x4) == 4 * 18, "padded");
 static_assert(sizeof(BlockQ4_0x8) == 8 * 18, "padded");
 static_assert(sizeof(BlockQ4_K) == 144, "padded");
 static_assert(sizeof(BlockQ4_Kx8) == 8 * 144, "padded");

@@ -18,26 +18,39 @@ constexpr Format halves(Panel panel) {
     return {panel, block_size, sizeof(half) * static_cast<size_t>(block_size), 1};
 }
 
+Kernel kernel(Weights weights, int width) {
+    static const Kernels * const all[N_WEIGHTS] = {
+        &Q8_0_KERNELS,        &Q4_0_KERNELS,        &Q4_K_KERNELS,        &Q5_K_KERNELS,        &Q6_K_KERNELS,
+        &F16_KERNELS,         &BF16_KERNELS,        &Q8_0X4_BY_4_KERNELS, &Q8_0X4_BY_8_KERNELS, &Q4_0X4_BY_4_KERNELS,
+        &Q4_0X4_BY_8_KERNELS, &Q4_0X8_BY_8_KERNELS, &Q4_KX8_BY_4_KERNELS, &Q4_KX8_BY_8_KERNELS,
+    };
+    return all[static_cast<int>(weights)]->of_width[width];
+}
+
 }  // namespace
 
 const Format & format(Weights weights) {
-    static constexpr Format formats[] = {
-        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 1},                    // Q8_0
-        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 1},                    // Q4_0
-        {Panel::BYTES_32_SUMS, 32, sizeof(BlockQ4_0), 8},               // Q4_0x8
-        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 1},                  // Q4_K
-        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 8},                  // Q4_Kx8
-        {Panel::BYTES_256, 256, sizeof(BlockQ5_K), 1},                  // Q5_K
-        {Panel::BYTES_256_FINE, 256, sizeof(BlockQ6_K), 1},             // Q6_K
-        halves(Panel::FLOATS),                                          // F16
-        halves(HALVES_AT_ONCE > 0 ? Panel::HALVES : Panel::FLOATS),     // BF16
+    static constexpr Format formats[N_WEIGHTS] = {
+        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 1},
+        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 1},
+        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 1},
+        {Panel::BYTES_256, 256, sizeof(BlockQ5_K), 1},
+        {Panel::BYTES_256_FINE, 256, sizeof(BlockQ6_K), 1},
+        halves(Panel::FLOATS),
+        halves(HALVES_AT_ONCE > 0 ? Panel::HALVES : Panel::FLOATS),
+        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 4},
+        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 4},
+        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 4},
+        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 4},
+        {Panel::BYTES_32_SUMS, 32, sizeof(BlockQ4_0), 8},
+        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 8},
+        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 8},
     };
     return formats[static_cast<int>(weights)];
 }
 
 bool supported(Weights weights, int64_t k) {
-    const Format & form = format(weights);
-    return FEW_COLUMNS_SIMD != 0 && (FEW_COLUMNS_X86 != 0 || form.rows == 1) && k > 0 && k % form.block_size == 0;
+    return kernel(weights, 1) != nullptr && k > 0 && k % format(weights).block_size == 0;
 }
 
 namespace {
@@ -104,13 +117,6 @@ void pack_256(Panel panel, char * out, int column, int width, const BlockQ8_K & 
             std::fill(target + 2 * width, target + 2 * GROUP, static_cast<int16_t>(0));
         }
     }
-}
-
-Kernel kernel(Weights weights, int width) {
-    static const Kernels * const all[] = {&Q8_0_KERNELS,   &Q4_0_KERNELS, &Q4_0X8_KERNELS, &Q4_K_KERNELS,
-                                          &Q4_KX8_KERNELS, &Q5_K_KERNELS, &Q6_K_KERNELS,   &F16_KERNELS,
-                                          &BF16_KERNELS};
-    return all[static_cast<int>(weights)]->of_width[width];
 }
 
 }  // namespace

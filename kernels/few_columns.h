@@ -16,8 +16,12 @@ constexpr int MAX_COLUMNS = 16;
 // The most columns that share one pass over a row. More are groups, and the next pass finds the row in the cache.
 constexpr int GROUP = 8;
 
-// How weights are stored. In the x8 formats eight rows are interleaved, eight bytes of each in turn.
-enum class Weights { Q8_0, Q4_0, Q4_0x8, Q4_K, Q4_Kx8, Q5_K, Q6_K, F16, BF16 };
+// How weights are stored. In the x4 and x8 formats as many rows are interleaved, 4 or 8 bytes of each in turn.
+enum class Weights {
+    Q8_0, Q4_0, Q4_K, Q5_K, Q6_K, F16, BF16,
+    Q8_0x4_BY_4, Q8_0x4_BY_8, Q4_0x4_BY_4, Q4_0x4_BY_8, Q4_0x8_BY_8, Q4_Kx8_BY_4, Q4_Kx8_BY_8,
+};
+constexpr int N_WEIGHTS = 14;
 
 // How a panel stores columns: bytes with a scale for 32 or for 256 of them, floats, or BF16.
 enum class Panel { BYTES_32, BYTES_32_SUMS, BYTES_256, BYTES_256_FINE, FLOATS, HALVES };

@@ -10,7 +10,11 @@
 //   RowScales          the scales of SIGNED_ROWS rows times those of the columns
 #pragma once
 
-#if defined(__AVX2__) && (defined(_MSC_VER) || (defined(__FMA__) && defined(__F16C__)))
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define FEW_COLUMNS_SIMD 1
+#define FEW_COLUMNS_X86 0
+#include "simd_neon.h"
+#elif defined(__AVX2__) && (defined(_MSC_VER) || (defined(__FMA__) && defined(__F16C__)))
 #define FEW_COLUMNS_SIMD 1
 #define FEW_COLUMNS_X86 1
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
@@ -18,10 +22,6 @@
 #else
 #include "simd_avx2.h"
 #endif
-#elif defined(__ARM_NEON) && defined(__aarch64__)
-#define FEW_COLUMNS_SIMD 1
-#define FEW_COLUMNS_X86 0
-#include "simd_neon.h"
 #else
 #define FEW_COLUMNS_SIMD 0
 #define FEW_COLUMNS_X86 0

@@ -1,7 +1,10 @@
 #include "weights.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <typeinfo>
 
 #include "blocks.h"
@@ -20,6 +23,8 @@ static_assert(sizeof(BlockQ4_K) == sizeof(block_q4_K), "ggml's Q4_K has changed"
 static_assert(sizeof(BlockQ5_K) == sizeof(block_q5_K), "ggml's Q5_K has changed");
 static_assert(sizeof(BlockQ6_K) == sizeof(block_q6_K), "ggml's Q6_K has changed");
 static_assert(sizeof(BlockQ8_K) == sizeof(block_q8_K), "ggml's Q8_K has changed");
+static_assert(sizeof(BlockQ8_0x4) == sizeof(block_q8_0x4), "ggml's repacked Q8_0 has changed");
+static_assert(sizeof(BlockQ4_0x4) == sizeof(block_q4_0x4), "ggml's repacked Q4_0 has changed");
 static_assert(sizeof(BlockQ4_0x8) == sizeof(block_q4_0x8), "ggml's repacked Q4_0 has changed");
 static_assert(sizeof(BlockQ4_Kx8) == sizeof(block_q4_Kx8), "ggml's repacked Q4_K has changed");
 
@@ -38,41 +43,60 @@ bool plain_weights(enum ggml_type type, Weights & weights) {
 
 #ifdef GGML_USE_CPU_REPACK
 
-// Whether traits are those of a block type with 8 rows interleaved by 8 bytes. Their class is private to repack.cpp,
-// so it goes by the name of the type: g++ and clang write template arguments as l or x, MSVC in words.
-bool interleaved_by_8(const ggml::cpu::tensor_traits * traits, const char * mangled, const char * plain) {
+// ggml's repacked formats: rows of a block type that are interleaved by some bytes.
+struct Repacked {
+    enum ggml_type type;
+    const char * block;
+    int bytes;
+    int rows;
+    Weights weights;
+};
+
+constexpr Repacked REPACKED[] = {
+    {GGML_TYPE_Q8_0, "block_q8_0", 4, 4, Weights::Q8_0x4_BY_4},
+    {GGML_TYPE_Q8_0, "block_q8_0", 8, 4, Weights::Q8_0x4_BY_8},
+    {GGML_TYPE_Q4_0, "block_q4_0", 4, 4, Weights::Q4_0x4_BY_4},
+    {GGML_TYPE_Q4_0, "block_q4_0", 8, 4, Weights::Q4_0x4_BY_8},
+    {GGML_TYPE_Q4_0, "block_q4_0", 8, 8, Weights::Q4_0x8_BY_8},
+    {GGML_TYPE_Q4_K, "block_q4_K", 4, 8, Weights::Q4_Kx8_BY_4},
+    {GGML_TYPE_Q4_K, "block_q4_K", 8, 8, Weights::Q4_Kx8_BY_8},
+};
+
+// Whether traits are those of a format. Their class is private to repack.cpp, so it goes by the name of the type: g++
+// and clang write template arguments as l or x, MSVC in words.
+bool is_named(const ggml::cpu::tensor_traits * traits, const Repacked & format) {
     const char * name = typeid(*traits).name();
-    if (const char * found = std::strstr(name, mangled)) {
-        const char * arguments = found + std::strlen(mangled);
-        return std::strncmp(arguments, "Ll8ELl8E", 8) == 0 || std::strncmp(arguments, "Lx8ELx8E", 8) == 0;
+    char arguments[3][64];
+    for (int i = 0; i < 2; i++) {
+        const char letter = i == 0 ? 'l' : 'x';
+        std::snprintf(arguments[i], sizeof arguments[i], "%sL%c%dEL%c%dE", format.block, letter, format.bytes, letter,
+                      format.rows);
     }
-    return std::strstr(name, plain) != nullptr;
+    std::snprintf(arguments[2], sizeof arguments[2], "%s,%d,%d,", format.block, format.bytes, format.rows);
+    return std::any_of(arguments, arguments + 3, [&](const char * text) { return std::strstr(name, text) != nullptr; });
 }
 
 bool repacked_weights(const struct ggml_tensor * tensor, Weights & weights) {
     const auto * traits = static_cast<const ggml::cpu::tensor_traits *>(tensor->extra);
-    if (traits == nullptr || tensor->ne[1] % 8 != 0) {
+    if (traits == nullptr) {
         return false;
     }
     // The traits are single objects: once recognized, a comparison of addresses is enough.
-    static std::atomic<const void *> known_q4_0, known_q4_K;
-    auto is = [&](std::atomic<const void *> & known, const char * mangled, const char * plain) {
-        if (known.load(std::memory_order_relaxed) == traits) {
+    static std::atomic<const void *> known[std::size(REPACKED)];
+    for (size_t i = 0; i < std::size(REPACKED); i++) {
+        const Repacked & format = REPACKED[i];
+        if (format.type != tensor->type || tensor->ne[1] % format.rows != 0) {
+            continue;
+        }
+        if (known[i].load(std::memory_order_relaxed) == traits) {
+            weights = format.weights;
             return true;
         }
-        if (!interleaved_by_8(traits, mangled, plain)) {
-            return false;
+        if (is_named(traits, format)) {
+            known[i].store(traits, std::memory_order_relaxed);
+            weights = format.weights;
+            return true;
         }
-        known.store(traits, std::memory_order_relaxed);
-        return true;
-    };
-    if (tensor->type == GGML_TYPE_Q4_0 && is(known_q4_0, "10block_q4_0", "block_q4_0,8,8")) {
-        weights = Weights::Q4_0x8;
-        return true;
-    }
-    if (tensor->type == GGML_TYPE_Q4_K && is(known_q4_K, "10block_q4_K", "block_q4_K,8,8")) {
-        weights = Weights::Q4_Kx8;
-        return true;
     }
     return false;
 }

@@ -105,15 +105,31 @@ Weight weight(Weights type, const char * row, int64_t i) {
             std::memcpy(&value, &bits, 4);
             return {value, 0};
         }
-        case Weights::Q4_0x8:
-        case Weights::Q4_Kx8:
+        default:
             break;
     }
     std::abort();
 }
 
 Weights plain(Weights type) {
-    return type == Weights::Q4_0x8 ? Weights::Q4_0 : type == Weights::Q4_Kx8 ? Weights::Q4_K : type;
+    switch (type) {
+        case Weights::Q8_0x4_BY_4:
+        case Weights::Q8_0x4_BY_8:
+            return Weights::Q8_0;
+        case Weights::Q4_0x4_BY_4:
+        case Weights::Q4_0x4_BY_8:
+        case Weights::Q4_0x8_BY_8:
+            return Weights::Q4_0;
+        case Weights::Q4_Kx8_BY_4:
+        case Weights::Q4_Kx8_BY_8:
+            return Weights::Q4_K;
+        default:
+            return type;
+    }
+}
+
+int interleaved_by(Weights type) {
+    return type == Weights::Q8_0x4_BY_4 || type == Weights::Q4_0x4_BY_4 || type == Weights::Q4_Kx8_BY_4 ? 4 : 8;
 }
 
 // Random blocks: all bytes are random where every byte is allowed, and scales are numbers.
@@ -149,47 +165,50 @@ void fill_row(Weights type, char * row, int64_t k) {
     }
 }
 
-// Eight rows in the order of ggml's repacked blocks.
+// The bytes of several rows' blocks in turn; `flip` changes bits of each.
+template <class Block>
+void interleave_bytes(Block block, size_t offset, int count, int rows, int by, int flip, char * out) {
+    for (int i = 0; i < count; i++) {
+        for (int r = 0; r < rows; r++) {
+            const char byte = block(r)[offset + static_cast<size_t>(i)];
+            out[i / by * by * rows + by * r + i % by] = static_cast<char>(byte ^ flip);
+        }
+    }
+}
+
+// Four or eight rows in the order of ggml's repacked blocks.
 void interleave(Weights type, const std::vector<char> & rows, int64_t k, char * out) {
     const Format & form = format(type);
+    const int count = form.rows, by = interleaved_by(type);
     const int64_t blocks = k / form.block_size;
     const size_t row_bytes = form.block_bytes * static_cast<size_t>(blocks);
-    for (int64_t b = 0; b < blocks; b++, out += 8 * form.block_bytes) {
-        auto block = [&](int r) { return rows.data() + row_bytes * static_cast<size_t>(r) + form.block_bytes * static_cast<size_t>(b); };
-        if (type == Weights::Q4_0x8) {
-            BlockQ4_0x8 made;
-            for (int r = 0; r < 8; r++) {
-                const auto one = at<BlockQ4_0>(block(r));
-                made.d[r] = one.d;
-                for (int i = 0; i < 16; i++) {
-                    made.qs[i / 8 * 64 + 8 * r + i % 8] = one.qs[i] ^ 0x88;
-                }
-            }
-            std::memcpy(out, &made, sizeof made);
+    for (int64_t b = 0; b < blocks; b++, out += static_cast<size_t>(count) * form.block_bytes) {
+        const size_t offset = form.block_bytes * static_cast<size_t>(b);
+        auto block = [&](int r) { return rows.data() + row_bytes * static_cast<size_t>(r) + offset; };
+        char * next = out;
+        for (int r = 0; r < count; r++, next += 2) {
+            std::memcpy(next, block(r), 2);  // d
+        }
+        if (plain(type) != Weights::Q4_K) {
+            const int bytes = static_cast<int>(form.block_bytes) - 2;
+            interleave_bytes(block, 2, bytes, count, by, plain(type) == Weights::Q4_0 ? 0x88 : 0, next);
             continue;
         }
-        BlockQ4_Kx8 made;
         int scales[8][8], mins[8][8];  // of row, of part
-        for (int r = 0; r < 8; r++) {
-            const auto one = at<BlockQ4_K>(block(r));
-            made.d[r] = one.d;
-            made.dmin[r] = one.dmin;
-            for (int i = 0; i < 128; i++) {
-                made.qs[i / 8 * 64 + 8 * r + i % 8] = one.qs[i];
-            }
+        for (int r = 0; r < count; r++, next += 2) {
+            std::memcpy(next, block(r) + 2, 2);  // dmin
             for (int i = 0; i < 8; i++) {
-                scale_and_min(one.scales, i, scales[r][i], mins[r][i]);
+                scale_and_min(at<BlockQ4_K>(block(r)).scales, i, scales[r][i], mins[r][i]);
             }
         }
-        for (int i = 0; i < 8; i++) {  // as in Q4_K, with the rows in the place of the parts
-            uint8_t * packed = made.scales + 12 * i;
+        for (int i = 0; i < 8; i++, next += 12) {  // as in Q4_K, with the rows in the place of the parts
             for (int r = 0; r < 4; r++) {
-                packed[r] = static_cast<uint8_t>(scales[r][i] | (scales[r + 4][i] >> 4) << 6);
-                packed[r + 4] = static_cast<uint8_t>(mins[r][i] | (mins[r + 4][i] >> 4) << 6);
-                packed[r + 8] = static_cast<uint8_t>((scales[r + 4][i] & 15) | (mins[r + 4][i] & 15) << 4);
+                next[r] = static_cast<char>(scales[r][i] | (scales[r + 4][i] >> 4) << 6);
+                next[r + 4] = static_cast<char>(mins[r][i] | (mins[r + 4][i] >> 4) << 6);
+                next[r + 8] = static_cast<char>((scales[r + 4][i] & 15) | (mins[r + 4][i] & 15) << 4);
             }
         }
-        std::memcpy(out, &made, sizeof made);
+        interleave_bytes(block, 16, 128, count, by, 0, next);
     }
 }
 

@@ -162,9 +162,9 @@ void check(Weights type, int64_t blocks, int64_t rows, int n) {
             std::memcpy(data.data + row_bytes * static_cast<size_t>(r), row, dense);
         }
     }
-    for (int64_t r = 0; form.rows == 8 && r < rows; r += 8) {
+    for (int64_t r = 0; form.rows > 1 && r < rows; r += form.rows) {
         const auto begin = rows_apart.begin() + static_cast<std::ptrdiff_t>(dense) * r;
-        interleave(type, {begin, begin + static_cast<std::ptrdiff_t>(8 * dense)}, k,
+        interleave(type, {begin, begin + static_cast<std::ptrdiff_t>(form.rows * dense)}, k,
                    data.data + dense * static_cast<size_t>(r));
     }
     Columns columns = random_columns(form.panel, k, n);
@@ -227,18 +227,17 @@ void check(Weights type, int64_t blocks, int64_t rows, int n) {
 
 int main(int argc, char ** argv) {
     const int rounds = argc > 1 ? std::atoi(argv[1]) : 1;
-    const Weights all[] = {Weights::Q8_0, Weights::Q4_0, Weights::Q4_0x8, Weights::Q4_K, Weights::Q4_Kx8,
-                           Weights::Q5_K, Weights::Q6_K, Weights::F16, Weights::BF16};
     int formats = 0;
-    for (const Weights type : all) {
+    for (int i = 0; i < N_WEIGHTS; i++) {
+        const Weights type = static_cast<Weights>(i);
         const Format & form = format(type);
-        if (form.rows == 8 && !supported(type, form.block_size)) {
-            continue;  // interleaved as for x86
+        if (form.rows > 1 && !supported(type, form.block_size)) {
+            continue;  // interleaved as for another CPU
         }
         formats++;
         for (int round = 0; round < rounds; round++) {
             for (int n = 1; n <= MAX_COLUMNS; n++) {
-                const int64_t rows = form.rows == 8 ? 8 * random_int(1, 3) : random_int(1, 19);
+                const int64_t rows = form.rows > 1 ? form.rows * random_int(1, 3) : random_int(1, 19);
                 check(type, random_int(1, form.block_size == 256 ? 3 : 200 / form.block_size + 3), rows, n);
             }
         }

@@ -23,9 +23,7 @@ from llama_cffi.core.quantize import QuantizeOptions, quantize
 
 DEMO = Path(llama_cffi.__file__).parent / "models" / "demo.gguf"
 LIBRARIES = ("libggml-base", "libggml-cpu", "libggml")
-# Two formats are those of repacked buffers on x86.
-X86_RIGHT, ARM_RIGHT = "9 formats, 0 wrong", "7 formats, 0 wrong"
-ALL_RIGHT = {"x86_64": X86_RIGHT, "AMD64": X86_RIGHT, "aarch64": ARM_RIGHT, "arm64": ARM_RIGHT}
+
 
 AVX2 = "-mavx2 -mfma -mf16c"
 AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl"
@@ -69,6 +67,13 @@ def compile_alone(compiler: Sequence[str], checkout: Path, target: Path, *flags:
     return target
 
 
+def check_alone(command: Sequence[object], formats: int) -> None:
+    """Run the program; of the formats, 7 are those of files, and the others those of repacked buffers on the CPU."""
+    found, right = run(command).strip().split(", ")
+    assert right == "0 wrong"
+    assert int(found.split()[0]) >= formats
+
+
 @pytest.mark.conformance
 @pytest.mark.parametrize(
     "flags",
@@ -79,7 +84,7 @@ def test_products_are_those_of_float64(
     compiler: list[str], checkout: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     program = compile_alone(compiler, checkout, tmp_path / "products", *flags)
-    assert run([program, "12"]).strip() == ALL_RIGHT[platform.machine()]
+    check_alone([program, "12"], 9 if platform.machine() in ("x86_64", "AMD64") else 7)
 
 
 @pytest.mark.emulated
@@ -93,7 +98,7 @@ def test_products_are_those_of_float64_on_other_x86(cpu: str, checkout: Path, tm
     program = compile_alone(("c++", "-std=c++17"), checkout, tmp_path / "products", *flags)
     shim = tmp_path / "emulated_cpu.so"
     run(["cc", "-shared", "-fPIC", folder / "emulated_cpu.c", "-o", shim])
-    assert run([sys.executable, folder / "emulator.py", cpu, shim, program, "1"]).strip() == X86_RIGHT
+    check_alone([sys.executable, folder / "emulator.py", cpu, shim, program, "1"], 9)
 
 
 @pytest.mark.emulated
@@ -104,7 +109,7 @@ def test_products_are_those_of_float64_on_arm(cpu: str, checkout: Path, tmp_path
         pytest.skip("there is no emulator: apt-get install qemu-user-static g++-aarch64-linux-gnu")
     flags = ("-O2", f"-march={EMULATED_ARM[cpu]}", *UNDEFINED_ENDS, "-static")
     program = compile_alone((compiler, "-std=c++17"), checkout, tmp_path / "products", *flags)
-    assert run([emulator, "-cpu", "max", program, "2"]).strip() == ARM_RIGHT
+    check_alone([emulator, "-cpu", "max", program, "2"], 7 if cpu == "neon" else 13)
 
 
 def libraries() -> tuple[Path, Path]:

@@ -166,12 +166,12 @@ template <int C> struct TileQ4_Kx8 {
 
 }  // namespace
 
-const Kernels Q4_0X8_KERNELS = kernels_of<TileQ4_0x8>();
-const Kernels Q4_KX8_KERNELS = kernels_of<TileQ4_Kx8>();
+const Kernels Q4_0X8_BY_8_KERNELS = kernels_of<TileQ4_0x8>();
+const Kernels Q4_KX8_BY_8_KERNELS = kernels_of<TileQ4_Kx8>();
 
 #else
 
-const Kernels Q4_0X8_KERNELS = {}, Q4_KX8_KERNELS = {};
+const Kernels Q4_0X8_BY_8_KERNELS = {};
 
 #endif
 
