@@ -3,7 +3,9 @@
 // Buffers have exactly the size that is used, so that the address sanitizer sees a read past an end. Prints one line for
 // each thing that is wrong and returns how many there were, at most 99.
 //
-// With ONE_THREAD what threads would share out is computed by one: for emulators that have no more.
+// Arguments: rounds, and the most rows of a product. With ONE_THREAD what threads would share out is computed by one: for
+// emulators that have no more.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -227,6 +229,7 @@ void check(Weights type, int64_t blocks, int64_t rows, int n) {
 
 int main(int argc, char ** argv) {
     const int rounds = argc > 1 ? std::atoi(argv[1]) : 1;
+    const int most_rows = argc > 2 ? std::atoi(argv[2]) : 24;
     int formats = 0;
     for (int i = 0; i < N_WEIGHTS; i++) {
         const Weights type = static_cast<Weights>(i);
@@ -237,7 +240,7 @@ int main(int argc, char ** argv) {
         formats++;
         for (int round = 0; round < rounds; round++) {
             for (int n = 1; n <= MAX_COLUMNS; n++) {
-                const int64_t rows = form.rows > 1 ? form.rows * random_int(1, 3) : random_int(1, 19);
+                const int64_t rows = form.rows * random_int(1, std::max(1, most_rows / form.rows));
                 check(type, random_int(1, form.block_size == 256 ? 3 : 200 / form.block_size + 3), rows, n);
             }
         }
