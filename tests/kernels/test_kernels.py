@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from _libllama import kernels
 
 import llama_cffi
+from _libllama import kernels
 from llama_cffi import Llama
 from llama_cffi._native import library_info
 from llama_cffi.core.quantize import QuantizeOptions, quantize
