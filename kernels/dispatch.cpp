@@ -182,11 +182,19 @@ char * aligned(void * memory) {
     return reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(memory) + last) & ~last);
 }
 
-void compute(const struct ggml_compute_params * params, struct ggml_tensor * op, const Product & product) {
+// Whether reading a matrix once for all its columns makes up for what ggml does better with a single one: measured, from
+// 5 columns for 4 matrices on. One matrix has at least two.
+bool is_worth_it(const Product & product, const Arrangement & all) { return 4 * product.columns >= 5 * all.matrices; }
+
+// False when nothing was done, in all threads alike.
+bool compute(const struct ggml_compute_params * params, struct ggml_tensor * op, const Product & product) {
     const struct ggml_tensor * weights = op->src[0];
     const int64_t ith = params->ith, nth = params->nth;
     Arrangement all;
     arrange(op, product, aligned(params->wdata), all);
+    if (!is_worth_it(product, all)) {
+        return false;
+    }
 
     // Each thread packs an equal share of all blocks, in the order of the columns.
     const int64_t blocks = product.k / few_columns::format(product.weights).block_size;
@@ -213,10 +221,16 @@ void compute(const struct ggml_compute_params * params, struct ggml_tensor * op,
         few_columns::multiply(product.weights, product.k, matrix.count, matrix.weights, weights->nb[1], row,
                               std::min(product.rows, row + chunk), matrix.panel, all.results + matrix.first);
     }
+    return true;
 }
 
-// What ggml's own code takes for the same operation: with the reference implementation it computes all products.
-size_t reference_work_size(int n_threads, const struct ggml_tensor * op, const Product & product) {
+// What ggml takes for the same operation: with the reference implementation it computes all products, and some with
+// experts are left to it.
+size_t work_size_of_ggml(int n_threads, const struct ggml_tensor * op, const Product & product) {
+    size_t size = 0;
+    if (few_columns_next_work_size(n_threads, op, &size)) {
+        return size;
+    }
     const enum ggml_type stored = ggml_get_type_traits_cpu(op->src[0]->type)->vec_dot_type;
     const size_t columns = ggml_row_size(stored, ggml_nelements(op->src[1]));
     if (op->op == GGML_OP_MUL_MAT) {
@@ -237,8 +251,7 @@ bool ggml_cpu_extra_compute_forward(struct ggml_compute_params * params, struct 
         return few_columns_next_compute_forward(params, op);
     }
     GGML_ASSERT(params->wsize >= product.panel_bytes + few_columns::PANEL_ALIGNMENT - 1);
-    compute(params, op, product);
-    return true;
+    return compute(params, op, product) || few_columns_next_compute_forward(params, op);
 }
 
 bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor * op, size_t * size) {
@@ -247,7 +260,7 @@ bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor * op, size
         return few_columns_next_work_size(n_threads, op, size);
     }
     const size_t own = product.panel_bytes + few_columns::PANEL_ALIGNMENT - 1;
-    *size = std::max(own, reference_work_size(n_threads, op, product));
+    *size = std::max(own, work_size_of_ggml(n_threads, op, product));
     return true;
 }
 
