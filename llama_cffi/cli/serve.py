@@ -80,6 +80,8 @@ def serve(
     metrics: opt.Metrics = True,
     metrics_vllm: opt.VllmMetrics = False,
     public_metrics: opt.PublicMetrics = False,
+    ui: opt.Ui = True,
+    path: opt.StaticPath = None,
     tell_slots: opt.TellSlots = True,
     slot_save_path: opt.SlotSavePath = None,
     slot_action_timeout: opt.SlotActionTimeout = 30.0,
@@ -157,6 +159,8 @@ def serve(
         raise typer.BadParameter(f"there is only llama-server, not {compat!r}", param_hint="--compat")
     if slot_save_path is not None and not slot_save_path.is_dir():
         raise typer.BadParameter(f"there is no folder {slot_save_path}", param_hint="--slot-save-path")
+    if path is not None and not path.is_dir():
+        raise typer.BadParameter(f"there is no folder {path}", param_hint="--path")
     slots = parallel if parallel is not None and parallel > 0 else 8
     settings = Settings(
         names=_listed(alias),
@@ -167,6 +171,8 @@ def serve(
         local_pages=cors_origins != "none",
         allowed_hosts=_listed(allowed_hosts),
         check_host=all(one in _LOOPBACK for one in hosts),
+        ui=ui,
+        static_path=path if ui else None,
         slots=tell_slots,
         slot_save_path=slot_save_path,
         slot_action_timeout=slot_action_timeout,

@@ -243,6 +243,15 @@ LogJsonl = Annotated[
     bool, option("--log-jsonl/--no-log-jsonl", env="LOG_JSONL", help="Write each line of the log as a JSON object.")
 ]
 
+Ui = Annotated[
+    bool, option("--ui/--no-ui", "--webui/--no-webui", env="UI", help="Show a page for chats at / in a browser.")
+]
+StaticPath = Annotated[
+    Path | None,
+    option("--path", metavar="DIR", env="STATIC_PATH",
+           help="Give out the files of a folder in the page's place, without a key."),
+]  # fmt: skip
+
 # -- llama-server's own endpoints
 
 TellSlots = Annotated[bool, option("--slots/--no-slots", env="ENDPOINT_SLOTS", help="Offer /slots.")]

@@ -106,8 +106,8 @@ _OWN = (
     *_own("--ssl-key-file", "--ssl-cert-file", "-to --timeout", "--sse-ping-interval", "--log-file"),
     *_own("--prefill-assistant --no-prefill-assistant", n=0),
     *_own("--chat-template", "--chat-template-file", "--spec-draft-model -md --model-draft", "--spec-type"),
-    *_own("--slots --no-slots", "--lora-init-without-apply", "--spm-infill", n=0),
-    *_own("--slot-save-path", "--spec-draft-n-max", "--spec-draft-p-min --draft-p-min"),
+    *_own("--ui --webui --no-ui --no-webui", "--slots --no-slots", "--lora-init-without-apply", "--spm-infill", n=0),
+    *_own("--path", "--slot-save-path", "--spec-draft-n-max", "--spec-draft-p-min --draft-p-min"),
 )
 
 _NO_MEDIA = "there are no images, sounds or videos"
@@ -146,8 +146,8 @@ _IGNORED = (
     *_ignored("--kv-cells and --ctx-size say what memory is taken", "-fitc --fit-ctx"),
     *_ignored("a page may send what it asks to send", "--cors-methods", "--cors-headers"),
     *_ignored("credentials of other origins are never taken", "--cors-credentials --no-cors-credentials", n=0),
-    *_ignored("there is no web page", "--ui --webui --no-ui --no-webui", n=0),
-    *_ignored("there is no web page", "--ui-config --webui-config", "--ui-config-file --webui-config-file"),
+    *_ignored("the page keeps its options in the browser", "--ui-config --webui-config"),
+    *_ignored("the page keeps its options in the browser", "--ui-config-file --webui-config-file"),
     *_ignored("the model does what it can", "--embedding --embeddings", "--rerank --reranking", n=0),
     *_ignored("there is one loop, and no thread for each connection", "--threads-http"),
     *_ignored("POST /props changes nothing", "--props", n=0),
@@ -202,7 +202,6 @@ _REFUSED = (
     ),
     *_refused("-hf fetches a model from the hub", "-mu --model-url", "-dr --docker-repo"),
     *_refused("-md hf:OWNER/REPO fetches a draft model", "--spec-draft-hf -hfd -hfrd --hf-repo-draft"),
-    *_refused("a web server in front gives out files", "--path"),
     *_refused("the server calls no tools", "--tools", "--tools-runtime", "--mcp-servers-config"),
     *_refused("the server calls no tools", "--mcp-servers-json"),
     *_refused("the server calls no tools", "-ag --agent -no-ag --no-agent", n=0),

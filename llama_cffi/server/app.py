@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route, Router
 
-from llama_cffi.server import health, props, tokens
+from llama_cffi.server import health, page, props, tokens
 from llama_cffi.server.anthropic.messages import count_tokens, messages
 from llama_cffi.server.exchange import Call, Endpoint, Handler
 from llama_cffi.server.guard import Guard, dialect_of
@@ -26,9 +26,10 @@ from llama_cffi.server.openai.models import get_model, list_models
 from llama_cffi.server.openai.responses import count_input, delete_response, get_response, responses
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, Whole, problem_answer
+from llama_cffi.server.static_files import Files
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from llama_cffi.server.service import Service
 
@@ -82,7 +83,7 @@ class _Named:
         await self.endpoint(scope, receive, send)
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
     path: str = scope["path"]
     facts = scope["llama_cffi"]
     message = f"there is no {path[:200]}"
@@ -101,13 +102,23 @@ def make_app(service: Service) -> Guard:
         text = await asyncio.to_thread(render, call.service, guard.requests.copy(), guard.seconds.snapshot())
         return Whole(text.encode(), type=TYPE)
 
-    if service.settings.metrics:
+    settings = service.settings
+    if settings.metrics:
         handlers["/metrics"] = {"GET": metrics}
+    if settings.ui and settings.static_path is None:
+        handlers |= dict.fromkeys(page.PATHS, {"GET": page.show_page})
     routes = [
         Route(pattern, _Named(pattern, Endpoint(service, dialect_of(pattern), one)))
         for pattern, one in handlers.items()
     ]
-    guard = Guard(Router(routes, redirect_slashes=False, default=_not_found), service)
+    other: ASGIApp = _no_such_path if settings.static_path is None else Files(settings.static_path, _no_such_path)
+
+    def is_shown(path: str) -> bool:
+        if settings.static_path is None:
+            return path in page.PATHS
+        return not any(route.path_regex.match(path) for route in routes)
+
+    guard = Guard(Router(routes, redirect_slashes=False, default=other), service, is_shown)
     return guard
 
 

@@ -34,6 +34,8 @@ class Call:
         self.dialect: Dialect = dialect
         self.body = body
         """The fields that were given; those that are null are not among them."""
+        self.raw_path: str = (scope.get("raw_path") or b"").decode("latin-1")
+        """The path as the client said it."""
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.query: Mapping[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         """What stands behind the question mark."""
