@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,12 +14,12 @@ CUT = "cut"
 """A step at which the connection ends."""
 SECONDS = 20.0
 
-Step = dict[str, Any] | threading.Event | str
+Step = dict[str, Any] | threading.Event | str | bytes
 
 
 @dataclass
 class Script:
-    """The answer to one chat: steps of a stream, each a chunk, an event to wait for, or ``CUT``; or a body."""
+    """The answer to one chat: steps of a stream, each a chunk, bytes, an event to wait for, or ``CUT``; or a body."""
 
     steps: Sequence[Step] = ()
     body: Any = None
@@ -110,7 +110,8 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                 elif step == CUT:
                     return
                 else:
-                    self.wfile.write(b"data: " + json.dumps(step).encode() + b"\n\n")
+                    data = step if isinstance(step, bytes) else b"data: " + json.dumps(step).encode() + b"\n\n"
+                    self.wfile.write(data)
             self.wfile.write(b"data: [DONE]\n\n")
 
         def _has_key(self) -> bool:
@@ -127,10 +128,8 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def handle(self) -> None:
-            try:
+            with suppress(ConnectionError):  # a page that has stopped an answer
                 super().handle()
-            except ConnectionError:
-                pass  # a page that has stopped an answer
 
         def log_message(self, *_: Any) -> None:
             pass
