@@ -106,7 +106,7 @@ def make_app(service: Service) -> Guard:
     if settings.metrics:
         handlers["/metrics"] = {"GET": metrics}
     if settings.ui and settings.static_path is None:
-        handlers |= dict.fromkeys(page.PATHS, {"GET": page.show_page})
+        handlers |= {path: {"GET": page.show_page} for path in page.PATHS}
     routes = [
         Route(pattern, _Named(pattern, Endpoint(service, dialect_of(pattern), one)))
         for pattern, one in handlers.items()

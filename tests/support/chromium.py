@@ -28,10 +28,17 @@ _OPTIONS = (
     *("--hide-scrollbars", "--force-color-profile=srgb", "--lang=en-US"),
 )
 # Chromium reads commands from file 3 and writes to file 4.
-_START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+_START = """
+import fcntl, os, sys
+numbers = [fcntl.fcntl(int(one), fcntl.F_DUPFD_CLOEXEC, 10) for one in sys.argv[1:3]]
+for number, wanted in zip(numbers, (3, 4)):
+    os.dup2(number, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 _WATCH = """
     window.violations = [];
-    addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+    addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) =>
+        violations.push(`${violatedDirective} ${blockedURI}`));
 """
 _KEYS = {
     "Enter": (13, "\r"), "Escape": (27, ""), "Tab": (9, ""), "Backspace": (8, ""),
@@ -86,19 +93,16 @@ class Browser:
         return found
 
     @contextmanager
-    def page(self, url: str, *, width: int = 1100, height: int = 800, **media: str) -> Iterator[Page]:
-        """A page in a browser that knows nothing yet. ``media`` are features such as ``prefers_color_scheme``."""
+    def page(self) -> Iterator[Page]:
+        """A page that shows nothing yet."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self.pages[session] = Page(self, session)
+        page = self.pages[session] = Page(self, session, context)
         try:
             for domain in ("Page", "Runtime", "Network"):
                 page.call(f"{domain}.enable")
             page.call("Page.addScriptToEvaluateOnNewDocument", source=_WATCH)
-            page.resize(width, height)
-            page.emulate(**media)
-            page.open(url)
             yield page
         finally:
             del self.pages[session]
@@ -108,8 +112,8 @@ class Browser:
 class Page:
     """A page in a browser."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
-        self._browser, self._session = browser, session
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
+        self._browser, self._session, self._context = browser, session, context
         self.requests: list[str] = []
         """The addresses of everything that was asked for."""
         self.failures: list[str] = []
@@ -166,7 +170,9 @@ class Page:
                 return found
             if time.monotonic() > end:
                 shown = self.evaluate("document.body.innerText")
-                raise AssertionError(f"it does not come true: {script} is {found!r}, not {value!r}\n{shown}\n{self.failures}")
+                raise AssertionError(
+                    f"it does not come true: {script} is {found!r}, not {value!r}\n{shown}\n{self.failures}"
+                )
             time.sleep(0.01)
 
     def text(self, selector: str) -> str:
@@ -203,6 +209,19 @@ class Page:
         typed = {} if alt or not text else {"text": text}
         self.call("Input.dispatchKeyEvent", type="keyDown" if typed else "rawKeyDown", **event, **typed)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def forget(self, url: str) -> None:
+        """Forget what pages of an address have kept."""
+        self.call("Storage.clearDataForOrigin", origin=url.rstrip("/"), storageTypes="all")
+
+    def allow(self, *permissions: str) -> None:
+        """Let the page do what it would have to ask for."""
+        self._browser.call("Browser.grantPermissions", permissions=permissions, browserContextId=self._context)
+
+    def save_files_in(self, folder: Path) -> None:
+        """Say where files go that the page gives out."""
+        where = {"behavior": "allow", "downloadPath": str(folder), "browserContextId": self._context}
+        self._browser.call("Browser.setDownloadBehavior", **where)
 
     def resize(self, width: int, height: int) -> None:
         """Give the page a size."""
