@@ -243,7 +243,7 @@ def test_whatever_is_kept_is_read(page: Page, canned: ChatServer) -> None:
     for i, value in enumerate(odd):
         page.evaluate(f"localStorage.setItem('llama_cffi:chat:{i}', {json.dumps(json.dumps(value))})")
     page.evaluate("localStorage.setItem('llama_cffi:chat:z', '{')")
-    page.evaluate("""localStorage.setItem('llama_cffi:settings', '{"theme": "pink"}')""")
+    page.evaluate("""localStorage.setItem('llama_cffi:settings', '{"theme": "pink", "sampling": 5, "extra": 7}')""")
     page.reload()
     for _ in range(4):
         page.press("ArrowDown", alt=True)

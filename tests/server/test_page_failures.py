@@ -57,16 +57,29 @@ def test_a_busy_server_is_asked_again(page: Page, canned: ChatServer) -> None:
     busy = error(429, message="three wait", headers={"Retry-After": "1"})
     canned.says(busy, "At last")
     send(page, "Hello")
-    page.until("document.querySelector('.wait')?.innerText.includes('three wait Trying again in 1 s.')")
+    page.until("document.querySelector('.wait')?.innerText.includes('three wait · trying again in 1 s')")
     page.until(IDLE)
     assert page.texts(ANSWERS) == ["At last"]
     canned.says(busy)
     send(page, "Once more")
-    page.until("document.querySelectorAll('.wait')[1]?.innerText.includes('Trying again')")
+    page.until("document.querySelectorAll('.wait')[1]?.innerText.includes('trying again')")
     page.press("Escape")
     page.until(IDLE)
     assert page.texts(ANSWERS) == ["At last"]
     assert "There is no answer." in page.text(".failure")
+
+
+def test_a_server_that_comes_late(visit: Visit, canned: ChatServer) -> None:
+    canned.down = True
+    page = visit(canned.url)
+    assert "status 502" in page.text("#banner")
+    send(page, "Hello")
+    page.until("document.querySelector('.failure')?.innerText.includes('status 502')")
+    canned.down = False
+    page.click(".failure button")
+    page.until(f"document.querySelector('{ANSWERS}')?.innerText === 'Hello' && {IDLE}")
+    assert canned.asked[0]["model"] == "canned"
+    assert page.text("#banner") == ""
 
 
 def test_a_server_that_is_gone(visit: Visit) -> None:

@@ -61,6 +61,8 @@ class ChatServer:
         self.props: Any = None
         """What ``/props`` says, if there is one."""
         self.models: list[dict[str, Any]] = [{"id": "canned"}]
+        self.down = False
+        """Whether everything but the page is status 502."""
         self.url = ""
 
     def says(self, *scripts: Script | list[Step] | str) -> None:
@@ -78,8 +80,8 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             if self.path in PATHS:
                 content, headers = page()
                 self._send(200, content, {"Content-Type": "text/html; charset=utf-8", **headers})
-            elif not self._has_key():
-                self._json(401, {"error": {"message": "no key"}})
+            elif self._is_refused():
+                pass
             elif self.path == "/v1/models":
                 self._json(200, {"object": "list", "data": server.models})
             elif self.path.startswith("/props") and server.props is not None:
@@ -89,8 +91,7 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if not self._has_key():
-                self._json(401, {"error": {"message": "no key"}})
+            if self._is_refused():
                 return
             server.asked.append(body)
             script = server.scripts.pop(0) if server.scripts else Script(says(body["messages"][-1]["content"]))
@@ -114,8 +115,14 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(data)
             self.wfile.write(b"data: [DONE]\n\n")
 
-        def _has_key(self) -> bool:
-            return server.key is None or self.headers.get("Authorization") == f"Bearer {server.key}"
+        def _is_refused(self) -> bool:
+            if server.down:
+                self._send(502, b"<html>", {"Content-Type": "text/html"})
+            elif server.key is not None and self.headers.get("Authorization") != f"Bearer {server.key}":
+                self._json(401, {"error": {"message": "no key"}})
+            else:
+                return False
+            return True
 
         def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
             self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
