@@ -11,6 +11,11 @@ from tests.support.chat_server import ChatServer, chat_server
 from tests.support.chromium import Page, find_chromium, running_chromium
 
 
+CONNECTED = """document.getElementById("model").value || document.getElementById("keybox").open
+    || !document.getElementById("banner").hidden"""
+"""An expression: the page has found its server, or says why not."""
+
+
 @pytest.fixture(scope="session")
 def tab() -> Iterator[Page]:
     """The one page of the one browser."""
@@ -34,9 +39,7 @@ def visit(tab: Page) -> Iterator[Visit]:
         tab.forget(url)
         visited.append(url)
         tab.open(url)
-        tab.until(
-            "document.getElementById('model').value || !document.getElementById('banner').hidden || document.getElementById('keybox').open"
-        )
+        tab.until(CONNECTED)
         return tab
 
     def check() -> None:

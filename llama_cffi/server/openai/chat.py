@@ -185,8 +185,8 @@ class _Stream:
 
     def _timed(self, i: int) -> dict[str, Any]:
         """Return the head of the last event of a chunk."""
-        progress = self._streams[i].progress
-        if progress is None or not self._request.timings_per_token:
+        progress = self._streams[i].progress if self._request.timings_per_token else None
+        if progress is None:
             return self._head
         return {**self._head, "timings": times_so_far(progress.timings, progress.cached_tokens)}
 
