@@ -10,7 +10,6 @@ from tests.support.chat_page import Visit
 from tests.support.chat_server import ChatServer, chat_server
 from tests.support.chromium import Page, find_chromium, running_chromium
 
-
 CONNECTED = """document.getElementById("model").value || document.getElementById("keybox").open
     || !document.getElementById("banner").hidden"""
 """An expression: the page has found its server, or says why not."""
