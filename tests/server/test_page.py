@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.testing import CliRunner
+
+from llama_cffi.cli.app import app
 
 if TYPE_CHECKING:
     from tests.server.conftest import Running
@@ -168,3 +171,9 @@ def test_only_reading(get: Get, folder: Path) -> None:
     assert get("/index.html", static_path=folder, method="HEAD").status_code == 200
     assert get("/index.html", static_path=folder, method="POST", api_keys=("secret",)).status_code == 401
     assert get("/index.html", static_path=folder, method="POST").status_code == 404
+
+
+def test_a_folder_that_there_is_not(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["serve", "--path", str(tmp_path / "none")])
+    assert found.exit_code == 2
+    assert "there is no folder" in found.output

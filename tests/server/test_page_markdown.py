@@ -189,10 +189,11 @@ ALPHABET = [
     "| a |\n|-|\n",
     "javascript:",
 ]
-TAGS = frozenset(
+_NAMES = (
     "h2 h3 h4 h5 h6 p br hr strong em s code pre a ul ol li blockquote div table thead tbody tr th td figure "
-    "figcaption button svg path".split()
+    "figcaption button svg path"
 )
+TAGS = frozenset(_NAMES.split())
 
 
 def noise(seed: int) -> list[str]:
