@@ -128,6 +128,19 @@ def test_what_is_asked_of_any_server(page: Page, canned: ChatServer) -> None:
     assert "temperature" not in canned.asked[1]
 
 
+def test_a_number_out_of_range_is_not_sent(page: Page, canned: ChatServer) -> None:
+    page.press("p", alt=True)
+    fill(page, "[name=temperature]", "-1")
+    assert page.text("[name=temperature] + .wrong") != ""
+    fill(page, "[name=max_tokens]", "2.5")
+    assert page.text("[name=max_tokens] + .wrong") != ""
+    fill(page, "[name=seed]", "0")
+    page.press("Escape")
+    ask(page, "Hello")
+    assert {"temperature", "max_tokens"}.isdisjoint(canned.asked[0])
+    assert canned.asked[0]["seed"] == 0
+
+
 def test_llama_server_is_asked_for_progress(visit: Visit, canned: ChatServer) -> None:
     canned.props = {"default_generation_settings": {"params": {"temperature": 0.8, "top_k": 40}, "n_ctx": 2048}}
     more, end = threading.Event(), threading.Event()
@@ -208,6 +221,41 @@ def test_conversations_are_listed_renamed_deleted_and_moved(
     assert sorted(other.texts("#chats .name")) == ["First chat", "Renamed"]
     give_file(other, "{")
     other.until("document.getElementById('banner').innerText.includes('was not imported')")
+
+
+def test_what_another_tab_does(page: Page, canned: ChatServer) -> None:
+    ask(page, "Mine")
+    name = page.evaluate("Object.keys(localStorage).find((one) => one.includes(':chat:'))")
+    page.click(".user [aria-label=Edit]")
+    fill(page, ".edit textarea", "Half written")
+    chat = page.evaluate(f"localStorage.getItem({json.dumps(name)})")
+    stores(page, "llama_cffi:chat:another-one", chat.replace(name.rpartition(":")[2], "another-one"))
+    assert page.texts("#chats .name") == ["Mine", "Mine"]
+    assert page.evaluate("document.querySelector('.edit textarea').value") == "Half written"
+    stores(page, name, chat.replace("Mine", "Theirs"))
+    assert page.texts(".user .text, .assistant .text") == ["Theirs", "Theirs"]
+
+
+def stores(page: Page, name: str, value: str) -> None:
+    """Store something as another tab does."""
+    page.evaluate(f"localStorage.setItem({json.dumps(name)}, {json.dumps(value)})")
+    page.evaluate(f"dispatchEvent(new StorageEvent('storage', {{ key: {json.dumps(name)} }}))")
+
+
+def test_a_name_can_be_typed_while_an_answer_ends(page: Page, canned: ChatServer) -> None:
+    more = threading.Event()
+    canned.says([delta(content="One."), more, ending()])
+    send(page, "Hello")
+    page.until(f"document.querySelector('{ANSWERS}')?.innerText", "One.")
+    fill(page, "#title", "Half a na")
+    more.set()
+    page.until(IDLE)
+    page.write("me")
+    page.press("Enter")
+    assert page.texts("#chats .name") == ["Half a name"]
+    fill(page, "#title", " ")
+    page.press("Enter")
+    assert page.evaluate("document.getElementById('title').value") == "Hello"
 
 
 def wait_for(path: Path) -> Any:
