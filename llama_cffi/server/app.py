@@ -30,7 +30,7 @@ from llama_cffi.server.response import Answer, Whole, problem_answer
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from llama_cffi.server.service import Service
+    from llama_cffi.server.serving import Serving
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/health": {"GET": health.health},
@@ -92,23 +92,25 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     facts["status"] = await answer.send(send, facts["reply_headers"])
 
 
-def make_app(service: Service) -> Guard:
+def make_app(service: Serving) -> Guard:
     """Return the ASGI application of a service."""
-    handlers = dict(ROUTES)
     guard: Guard
 
     async def metrics(call: Call) -> Answer:
         text = await asyncio.to_thread(render, call.service, guard.requests.copy(), guard.seconds.snapshot())
         return Whole(text.encode(), type=TYPE)
 
-    if service.settings.metrics:
-        handlers["/metrics"] = {"GET": metrics}
+    guard = routed(service, {**ROUTES, "/metrics": {"GET": metrics}} if service.settings.metrics else ROUTES)
+    return guard
+
+
+def routed(service: Serving, handlers: Mapping[str, Mapping[str, Handler]]) -> Guard:
+    """Return the ASGI application that answers paths by these handlers."""
     routes = [
         Route(pattern, _Named(pattern, Endpoint(service, dialect_of(pattern), one)))
         for pattern, one in handlers.items()
     ]
-    guard = Guard(Router(routes, redirect_slashes=False, default=_not_found), service)
-    return guard
+    return Guard(Router(routes, redirect_slashes=False, default=_not_found), service)
 
 
-__all__ = ["ROUTES", "make_app"]
+__all__ = ["ROUTES", "make_app", "routed"]

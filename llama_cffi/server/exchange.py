@@ -13,14 +13,12 @@ from urllib.parse import parse_qsl
 from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
 from llama_cffi.server.deadline import within
 from llama_cffi.server.problem import Dialect, Problem, problem_of
-from llama_cffi.server.response import Answer, Events, problem_answer
-from llama_cffi.server.service import cut_off
+from llama_cffi.server.response import Answer, Events, Stream, problem_answer
+from llama_cffi.server.service import Service
+from llama_cffi.server.serving import Serving, cut_off
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
-
-    from llama_cffi.server.service import Service
-
 
 _GRACE_SECONDS = 2.0
 """How much longer than its time a request may take that has a deadline of its own: that one says more."""
@@ -29,11 +27,16 @@ _GRACE_SECONDS = 2.0
 class Call:
     """A request as a handler sees it."""
 
-    def __init__(self, service: Service, scope: Scope, dialect: Dialect, body: dict[str, Any]) -> None:
-        self.service = service
+    def __init__(
+        self, serving: Serving, scope: Scope, dialect: Dialect, body: dict[str, Any], data: bytes = b""
+    ) -> None:
+        self.serving = serving
+        self.scope = scope
         self.dialect: Dialect = dialect
         self.body = body
         """The fields that were given; those that are null are not among them."""
+        self.data = data
+        """The body as it came."""
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.query: Mapping[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         """What stands behind the question mark."""
@@ -43,6 +46,13 @@ class Call:
         self.ignored: list[str] = []
         """Fields that have no effect; the answer names them in a header."""
 
+    @property
+    def service(self) -> Service:
+        """The model behind the server; TypeError where it has none of its own."""
+        if not isinstance(self.serving, Service):
+            raise TypeError("this server has no model of its own")
+        return self.serving
+
     def ignore(self, name: str) -> None:
         """Note a field without an effect; a name that cannot stand in a header is left out."""
         if len(self.ignored) < 32 and name.isascii() and name.replace("_", "").replace(".", "").isalnum():
@@ -50,7 +60,7 @@ class Call:
 
     def events(self, frames: Any, ending: Callable[[Problem], bytes] | None = None) -> Events:
         """Return a stream of these events; ``ending`` is as :attr:`Events.ending`."""
-        seconds = self.body.get("sse_ping_interval", self.service.settings.ping_interval)
+        seconds = self.body.get("sse_ping_interval", self.serving.settings.ping_interval)
         pings = None if seconds < 0 else max(1.0, float(seconds))
         return Events(frames, self.dialect, self.request_id, pings, ending)
 
@@ -70,6 +80,11 @@ def takes(*, list_as: str = "", nothing: bool = False) -> Callable[[Handler], Ha
     return mark
 
 
+def form_of(handler: Handler) -> BodyForm:
+    """Return what bodies a handler takes."""
+    return _FORMS.get(handler, BodyForm())
+
+
 def make_id(prefix: str, mark: str = "-") -> str:
     """Return a new id."""
     return f"{prefix}{mark}{secrets.token_urlsafe(18).replace('-', 'A').replace('_', 'B')}"
@@ -78,7 +93,7 @@ def make_id(prefix: str, mark: str = "-") -> str:
 class Endpoint:
     """An ASGI application for one path: its handlers by method. HEAD is GET without the body."""
 
-    def __init__(self, service: Service, dialect: Dialect, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, service: Serving, dialect: Dialect, handlers: Mapping[str, Handler]) -> None:
         self.service, self.dialect, self.handlers = service, dialect, handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,10 +115,11 @@ class Endpoint:
         try:
             handler = self._handler(scope["method"])
             body: dict[str, Any] = {}
+            data = b""
             if scope["method"] == "POST":
                 data = await read_body(receive, facts["headers"], self.service.settings.max_body)
-                body = await parse_body(data, _FORMS.get(handler, BodyForm()))
-            call = Call(self.service, scope, self.dialect, body)
+                body = await parse_body(data, form_of(handler))
+            call = Call(self.service, scope, self.dialect, body, data)
             facts["status"] = await self._watched(handler, call, receive, send, facts["reply_headers"])
             return
         except Disconnected:
@@ -159,7 +175,7 @@ class Endpoint:
                 headers = {**headers, "x-llama-cffi-ignored": ",".join(call.ignored)}
             return await answer.send(send, headers)
         except asyncio.CancelledError:
-            if self.service.cutting and isinstance(answer, Events) and await answer.cut(send, cut_off()):
+            if self.service.cutting and isinstance(answer, Stream) and await answer.cut(send, cut_off()):
                 return 200
             raise
 
@@ -169,4 +185,4 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-__all__ = ["Call", "Endpoint", "Handler", "make_id", "takes"]
+__all__ = ["Call", "Endpoint", "Handler", "form_of", "make_id", "takes"]
