@@ -31,9 +31,7 @@ def planned_bytes(file: str, options: Mapping[str, Any], usual_ctx: int) -> int:
     if cells is None:
         least = max(n_ctx, min(n_ctx * min(n_texts, _TEXTS), _CELLS))
         cells = least if context.kv_unified else n_ctx * n_texts
-    context = replace(
-        context, n_ctx=cells, n_seq_max=n_texts, n_batch=options["n_batch"], n_ubatch=options["n_ubatch"]
-    )
+    context = replace(context, n_ctx=cells, n_seq_max=n_texts, n_batch=options["n_batch"], n_ubatch=options["n_ubatch"])
     estimate = llama_cffi.estimate_memory(file, options["model_options"], context)
     needed = estimate.weights + estimate.kv + estimate.compute
     draft = options.get("draft")

@@ -116,6 +116,15 @@ def make_pool(ctx: Any, several: Several, settings: Settings, file: str | None) 
     )
     patient = replace(settings, request_timeout=settings.request_timeout + several.queue_timeout + _WAIT_MORE)
     pool = Pool(entries, patient, Command((sys.executable, "-m", PROGRAM), environment), options)
+
+    def read_entries() -> Sequence[Entry]:
+        try:
+            return catalog(ctx, several.folder, several.preset, several.hub)[0]
+        except typer.BadParameter as error:
+            raise ValueError(error.format_message()) from None
+
+    if several.many:
+        pool.read_entries = read_entries
     return pool, make_router(pool), entries[0].id if options.only else f"{len(entries)} models"
 
 
@@ -140,7 +149,8 @@ def _was_given(ctx: Any, name: str) -> bool:
 
 def _flag(ctx: Any, name: str) -> str:
     param = next(one for one in ctx.command.params if one.name == name)
-    return next(one for one in param.opts if one.startswith("--"))
+    flag: str = next(one for one in param.opts if one.startswith("--"))
+    return flag
 
 
 __all__ = ["PROGRAM", "Several", "check_together", "make_pool"]

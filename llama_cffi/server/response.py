@@ -158,4 +158,15 @@ def start_message(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": pairs}
 
 
-__all__ = ["DONE", "PING", "Answer", "Events", "Stream", "Whole", "event", "json_answer", "named_event", "problem_answer"]
+__all__ = [
+    "DONE",
+    "PING",
+    "Answer",
+    "Events",
+    "Stream",
+    "Whole",
+    "event",
+    "json_answer",
+    "named_event",
+    "problem_answer",
+]

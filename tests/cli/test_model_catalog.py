@@ -63,7 +63,8 @@ def test_the_nearest_place_decides(folder: Path, tmp_path: Path, monkeypatch: py
     )
     config.write_text("n-predict = 7\nmin-p = 0.5\nbatch-size = 9\n")
     monkeypatch.setenv("LLAMA_ARG_N_PARALLEL", "5")
-    found, notes = entries(folder, preset, "--config", str(config), "--temp", "0.3", "--port", "1", "-t", "1", "-b", "8")
+    given = ("--config", str(config), "--temp", "0.3", "--port", "1", "-t", "1", "-b", "8")
+    found, notes = entries(folder, preset, *given)
     assert found["one"].aliases == ("uno", "eins")
     assert (found["one"].tags, found["one"].load_on_startup, found["one"].stop_timeout) == (("small",), True, 3)
     assert (found["own"].load_on_startup, found["own"].stop_timeout, found["own"].source) == (False, 0, "preset")
@@ -98,7 +99,7 @@ def test_the_nearest_place_decides(folder: Path, tmp_path: Path, monkeypatch: py
         ("[one]\n[one]", "two sections [one]"),
         ("[one]\nc = 1\nc = 2", "c is set twice"),
         ("[one]\nctx-sise = 1", "did you mean ctx-size?"),
-        ("[one]\nctx-size = many", "'many'"),
+        ("[one]\nctx-size = many", "'--ctx-size'"),
         ("[one]\nmmproj = x", "there are no images"),
         ("[one]\ntemp = hot", "'hot' is not a number"),
         ("[one]\nload-on-startup = perhaps", "must be true or false"),
@@ -124,7 +125,7 @@ def test_a_preset_that_is_not_there() -> None:
 def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "x-00001-of-00003.gguf").write_bytes(b"")
     (tmp_path / "x-00003-of-00003.gguf").write_bytes(b"")
-    with pytest.raises(typer.BadParameter, match="lacks x-00002-of-00003.gguf"):
+    with pytest.raises(typer.BadParameter, match=re.escape("lacks x-00002-of-00003.gguf")):
         entries(tmp_path, None)
 
 

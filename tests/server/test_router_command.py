@@ -63,7 +63,8 @@ def serving(*arguments: str) -> Iterator[Router]:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         try:
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             line = process.stdout.readline()
             assert line.startswith("http://127.0.0.1:"), (line, process.stderr.read())
             router = Router(process, line.split()[0])

@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 
-for _name in ("uvicorn", "httptools", "starlette", "orjson"):
-    pytest.importorskip(_name, reason="needs the extra llama-cffi[server]")
-
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.router.managed import Failure, ManagedModel
 from llama_cffi.server.router.pool import Lease, Pool
@@ -41,6 +38,13 @@ async def used(pool: Pool, name: str) -> None:
     (await pool.lease(pool.find(name))).release()
 
 
+async def loaded(pool: Pool, name: str) -> Failure | None:
+    """Wait for the end of loading."""
+    changing = pool.models[name].changing
+    assert changing is not None
+    return await changing
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -62,42 +66,53 @@ def test_the_model_used_longest_ago_makes_room_and_one_in_use_never_does() -> No
             await used(models, "d")
             await used(models, "a")
             assert statuses(models) == {"a": "loaded", "b": "unloaded", "c": "unloaded", "d": "loaded"}
-            assert models.evictions == {"a": 1, "c": 1, "b": 1}
+            assert models.keeper.evictions == {"a": 1, "c": 1, "b": 1}
 
     run(main)
 
 
-def test_where_all_are_in_use_a_request_waits_and_is_then_refused_with_the_reason() -> None:
+def test_where_all_are_in_use_a_request_waits() -> None:
     async def main() -> None:
-        async with pool(entry("a"), entry("b"), max_models=1, wait_seconds=0.5) as models:
+        async with pool(entry("a"), entry("b"), max_models=1) as models:
             lease = await models.lease(models.find("a"))
-            problem = await refused(models.lease(models.find("b")))
-            assert (problem.status, "Retry-After" in problem.headers) == (503, True)
-            assert problem.code in ("models_busy", "queue_timeout")
-            assert statuses(models) == {"a": "loaded", "b": "unloaded"} or models.models["b"].status == "loading"
-            while models.models["b"].status == "loading":
-                await models.change(1)
-            failure = await models.start(models.models["b"])
-            assert failure is not None  # nobody waits
+            gone = asyncio.ensure_future(models.lease(models.find("b")))
             waiting = asyncio.ensure_future(models.lease(models.find("b")))
-            await asyncio.sleep(0.05)
+            while models.models["b"].process is None:
+                await asyncio.sleep(0.005)
+            gone.cancel()
             lease.release()
             (await waiting).release()
+            assert statuses(models) == {"a": "unloaded", "b": "loaded"}
+            # Nothing is loaded for requests that have gone.
+            failure = await models.keeper.start(models.find("a"))
+            assert failure is not None
+            assert failure.abandoned
             assert statuses(models) == {"a": "unloaded", "b": "loaded"}
 
     run(main)
 
 
-def test_the_reason_names_what_is_in_use() -> None:
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_models": 1}, "--models-max is 1"),
+        ({"memory_limit": 30 << 20}, "it needs 20 MiB, --memory-limit is 30 MiB, and others in use have 11 MiB"),
+    ],
+)
+def test_a_model_for_which_there_is_no_room_is_refused_with_the_reason(options: Any, reason: str) -> None:
     async def main() -> None:
-        async with pool(entry("a"), entry("b"), max_models=1, wait_seconds=0.2) as models:
+        sizes = (entry("a", size=11), entry("b", size=20), entry("c", size=5))
+        async with pool(*sizes, wait_seconds=0.1, **options) as models:
+            for name in ("c", "a"):
+                models.keeper.want(models.find(name))
+                await loaded(models, name)
             lease = await models.lease(models.find("a"))
-            models.want(models.find("b"))
-            changing = models.models["b"].changing
-            assert changing is not None
-            failure = await changing
+            models.keeper.want(models.find("b"))
+            failure = await loaded(models, "b")
             assert failure is not None
-            assert failure.message == "there is no room for the model 'b': --models-max is 1; in use: a"
+            assert failure.message == f"there is no room for the model 'b': {reason}; in use: a"
+            # No model was evicted for nothing.
+            assert statuses(models)["c"] == ("loaded" if "memory_limit" in options else "unloaded")
             lease.release()
 
     run(main)
@@ -106,7 +121,7 @@ def test_the_reason_names_what_is_in_use() -> None:
 def test_the_memory_of_all_models_stays_below_the_limit() -> None:
     async def main() -> None:
         sizes = (entry("a", size=40), entry("b", size=30), entry("c", size=70), entry("d", size=101))
-        async with pool(*sizes, max_models=0, memory_limit=100 << 20, wait_seconds=0.5) as models:
+        async with pool(*sizes, max_models=0, memory_limit=100 << 20) as models:
             await used(models, "a")
             await used(models, "b")
             problem = await refused(models.lease(models.find("d")))
@@ -115,15 +130,6 @@ def test_the_memory_of_all_models_stays_below_the_limit() -> None:
             assert statuses(models) == {"a": "loaded", "b": "loaded", "c": "unloaded", "d": "unloaded"}
             await used(models, "c")  # b may stay
             assert statuses(models) == {"a": "unloaded", "b": "loaded", "c": "loaded", "d": "unloaded"}
-            lease = await models.lease(models.find("c"))
-            models.want(models.find("a"))
-            changing = models.models["a"].changing
-            assert changing is not None
-            failure = await changing
-            assert failure is not None and "needs 40 MiB, --memory-limit is 100 MiB" in failure.message
-            # No model was evicted for nothing.
-            assert statuses(models) == {"a": "unloaded", "b": "loaded", "c": "loaded", "d": "unloaded"}
-            lease.release()
 
     run(main)
 
@@ -141,8 +147,8 @@ def test_a_model_sleeps_and_is_woken() -> None:
             peek = await models.lease(model, counts=False)
             await asyncio.sleep(0.3)
             peek.release()
-            while model.status != "sleeping":
-                await models.change(5)
+            while statuses(models)["a"] != "sleeping":
+                await models.keeper.change(5)
             assert not alive(pid)
             problem = await refused(models.lease(model, autoload=False))
             assert (problem.status, problem.code) == (400, "model_not_loaded")
@@ -169,10 +175,11 @@ def test_a_process_that_dies_is_started_again_with_longer_and_longer_pauses() ->
                 if n:
                     problem = await refused(models.lease(model))
                     assert (problem.status, problem.code) == (503, "model_crashed")
-                    assert "signal SIGKILL" in problem.message and "the fake begins a" in problem.message
+                    assert "signal SIGKILL" in problem.message
+                    assert "the fake begins a" in problem.message
                     assert int(problem.headers["Retry-After"]) >= 1
                     model.retry_at = 0.0
-            models.want(model)  # by hand at once
+            models.keeper.want(model)  # by hand at once
             await used(models, "a")
             assert model.n_failures == 0
             assert other.process.exited.done() is False
@@ -187,7 +194,8 @@ def test_a_model_that_cannot_be_loaded_says_why() -> None:
             several = [models.lease(models.find("a")) for _ in range(5)]
             problems = [await refused(one) for one in several]
             assert {one.code for one in problems} == {"model_failed"}
-            assert "exit code 3" in problems[0].message and "it cannot be loaded 3" in problems[0].message
+            assert "exit code 3" in problems[0].message
+            assert "it cannot be loaded 3" in problems[0].message
             assert models.models["a"].told()["exit_code"] == 3
             assert models.models["a"].n_failures == 1  # one attempt for all of them
 
@@ -198,7 +206,7 @@ def test_an_unloaded_model_finishes_what_it_answers() -> None:
     async def main() -> None:
         async with pool(entry("a"), entry("b", stop_timeout=0.2)) as models:
             lease = await models.lease(models.find("a"))
-            task = models.unload(models.find("a"))
+            task = models.keeper.unload(models.find("a"))
             again = asyncio.ensure_future(models.lease(models.find("a")))
             await asyncio.sleep(0.1)
             assert statuses(models)["a"] == "unloading"
@@ -211,7 +219,7 @@ def test_an_unloaded_model_finishes_what_it_answers() -> None:
             second.release()
             # One that takes longer is ended.
             stuck = await models.lease(models.find("b"))
-            await models.unload(models.find("b"))
+            await models.keeper.unload(models.find("b"))
             assert stuck.process.exited.done()
             stuck.release()
             assert (statuses(models)["b"], models.models["b"].n_active) == ("unloaded", 0)
@@ -223,13 +231,13 @@ def test_unloading_ends_loading() -> None:
     async def main() -> None:
         async with pool(entry("a", delay=60)) as models:
             model = models.find("a")
-            models.want(model)
+            models.keeper.want(model)
             while model.process is None:
-                await models.change(5)
+                await asyncio.sleep(0.005)
             process = model.process
             with pytest.raises(Problem, match="loading already"):
-                models.want(model)
-            await models.unload(model)
+                models.keeper.want(model)
+            await models.keeper.unload(model)
             assert (model.status, process.exited.done()) == ("unloaded", True)
 
     run(main)
@@ -250,7 +258,7 @@ def test_without_autoload_a_model_is_loaded_by_hand() -> None:
         async with pool(entry("a"), autoload=False) as models:
             problem = await refused(models.lease(models.find("a")))
             assert problem.code == "model_not_loaded"
-            models.want(models.find("a"))
+            models.keeper.want(models.find("a"))
             await used(models, "a")
 
     run(main)
@@ -281,6 +289,34 @@ def test_the_folder_is_private_and_gone_afterwards() -> None:
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert not folder.exists()
         assert not alive(process.pid)
+
+    run(main)
+
+
+def test_other_models_may_be_offered_while_some_are_in_use() -> None:
+    async def main() -> None:
+        async with pool(entry("a"), entry("b"), entry("c"), max_models=2) as models:
+            before = models.find("a")
+            lease = await models.lease(before)
+            await used(models, "b")
+            process = models.models["b"].process
+            models.replace([entry("b", aliases=("x",)), entry("d")])
+            assert models.models["b"].process is process  # the same as before
+            assert models.find("x").id == "b"
+            with pytest.raises(Problem, match="does not exist"):
+                models.find("a")
+            assert not lease.process.exited.done()
+            await used(models, "d")  # b makes room: a counts still
+            assert statuses(models) == {"b": "unloaded", "d": "loaded"}
+            lease.release()
+            assert before.changing is not None
+            await before.changing
+            assert lease.process.exited.done()
+            problem = await refused(models.lease(before))
+            assert problem.code == "model_not_found"
+            models.replace([entry("d", size=11)])
+            assert models.models["d"].status == "unloading"
+            await used(models, "d")
 
     run(main)
 
@@ -324,7 +360,7 @@ def test_random_orders_of_everything(seed: int) -> None:
         options: dict[str, Any] = {"max_models": 2, "memory_limit": 100 << 20, "sleep_seconds": 0.3}
         pids = set()
         async with pool(*sizes, wait_seconds=20, settings={"drain_timeout": 0.1}, **options) as models:
-            asked = []
+            asked: list[asyncio.Task[str]] = []
             for _ in range(200):
                 name = chance.choice("abcd")
                 model = models.models[name]
@@ -333,10 +369,10 @@ def test_random_orders_of_everything(seed: int) -> None:
                 match chance.randrange(12):
                     case 0:
                         if model.status in ("loading", "loaded"):
-                            models.unload(model)
+                            models.keeper.unload(model)
                     case 1:
                         if model.status not in ("loading", "loaded"):
-                            models.want(model)
+                            models.keeper.want(model)
                     case 2:
                         if model.process is not None:
                             model.process.kill()

@@ -57,11 +57,11 @@ class Fake:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             method, target, _ = head.split("\r\n")[0].split(" ")
             lines = (line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            headers: dict[str, str] = {name: value for name, value in lines}
+            headers = {one[0]: one[1] for one in lines}
             body = await reader.readexactly(int(headers.get("content-length", 0)))
             said = json.loads(body) if body.startswith(b"{") else {}
-            await self.play(said.get("play", ""), writer, {"method": method, "target": target, "headers": headers,
-                                                           "body": body.decode("latin-1"), "pid": os.getpid()})  # fmt: skip
+            echo = {"method": method, "target": target, "headers": headers, "body": body.decode("latin-1")}
+            await self.play(said.get("play", ""), writer, echo)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

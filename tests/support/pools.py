@@ -21,7 +21,8 @@ def entry(name: str, *, size: int = 10, **options: Any) -> Entry:
     """A model that takes this many MiB; ``fail`` is the exit code with which it cannot be loaded, ``delay`` seconds."""
     from llama_cffi.server.router.managed import Entry
 
-    given = {"bytes": size << 20, **{name: options.pop(name) for name in ("fail", "delay") if name in options}}
+    given: dict[str, Any] = {"bytes": size << 20}
+    given |= {name: options.pop(name) for name in ("fail", "delay") if name in options}
     arguments = [text for key, value in given.items() for text in (f"--{key}", str(value))]
     return Entry(name, tuple(arguments), "models_dir", 1, **options)
 

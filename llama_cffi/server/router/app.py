@@ -37,7 +37,13 @@ async def _ready(pool: Pool, call: Call) -> Answer:
 
 
 async def _list_models(pool: Pool, call: Call) -> Answer:
-    """Return all models with their states."""
+    """Return all models with their states; with ``?reload=1`` those that are there now."""
+    if call.query.get("reload") and pool.read_entries is not None:
+        try:
+            entries = await asyncio.to_thread(pool.read_entries)
+        except (OSError, ValueError) as error:
+            raise Problem(409, f"the models stay as they are: {error}", code="models_unreadable") from None
+        pool.replace(entries)
     return json_answer({"object": "list", "data": [one.described() for one in pool.models.values()]})
 
 
@@ -59,13 +65,16 @@ def _named(pool: Pool, call: Call) -> ManagedModel:
 
 async def _load_model(pool: Pool, call: Call) -> Answer:
     """Begin to load a model."""
-    pool.want(_named(pool, call))
+    model = _named(pool, call)
+    if pool.state == "draining":
+        raise not_taken()
+    pool.keeper.want(model)
     return json_answer({"success": True})
 
 
 async def _unload_model(pool: Pool, call: Call) -> Answer:
     """Begin to unload a model, which finishes what it answers."""
-    pool.unload(_named(pool, call))
+    pool.keeper.unload(_named(pool, call))
     return json_answer({"success": True})
 
 
@@ -135,9 +144,9 @@ def make_router(pool: Pool) -> Guard:
         return Whole(text.encode(), type=TYPE)
 
     own: dict[str, Mapping[str, Handler]] = {
-        **dict.fromkeys(("/health", "/v1/health", "/livez"), {"GET": live}),
+        **{path: {"GET": live} for path in ("/health", "/v1/health", "/livez")},
         "/readyz": {"GET": partial(_ready, pool)},
-        **dict.fromkeys(("/v1/models", "/models"), {"GET": partial(_list_models, pool)}),
+        **{path: {"GET": partial(_list_models, pool)} for path in ("/v1/models", "/models")},
         "/models/load": {"POST": partial(_load_model, pool)},
         "/models/unload": {"POST": partial(_unload_model, pool)},
         "/models/sse": {"GET": partial(_events, pool)},

@@ -70,7 +70,7 @@ class ManagedModel:
         self.progress = 0.0
         """The part that is loaded."""
         self.memory = 0
-        """Bytes that are counted for it: those of its plan, from the moment it may be loaded until its process ended."""
+        """Bytes that are counted for it: those of its plan, from when it may be loaded until its process has ended."""
         self.granted = False
         """Whether it may have memory."""
         self.wanted = False
@@ -106,6 +106,15 @@ class ManagedModel:
     def changed(self) -> None:
         """Tell those that wait that something is different."""
         self._on_change(self)
+
+    def advance(self, part: float) -> None:
+        """Note how much of it is loaded."""
+        self.progress = part
+        self.changed()
+
+    def gone(self) -> None:
+        """Note that it has no process any more, and no memory."""
+        self.process, self.memory, self.granted = None, 0, False
 
     def fail(self, failure: Failure) -> None:
         """Note a failure; each one after the other doubles the pause before it is tried again."""

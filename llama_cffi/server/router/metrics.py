@@ -26,6 +26,7 @@ async def render(pool: Pool, requests: Counter[tuple[str, str, int]], seconds: H
     text = MetricsText()
     http_rows(text, requests, seconds, pool.loop_lag.snapshot())
     process_rows(text, pool.started)
+    evictions = pool.keeper.evictions
     models = list(pool.models.values())
     named = [({"model": escaped(one.id)}, one) for one in models]
     text.add(
@@ -35,7 +36,7 @@ async def render(pool: Pool, requests: Counter[tuple[str, str, int]], seconds: H
     for name, kind, help_, value in (
         ("loads_total", "counter", "How often the model was loaded.", lambda one: one.n_loads),
         ("crashes_total", "counter", "How often its process ended by itself.", lambda one: one.n_crashes),
-        ("evictions_total", "counter", "How often it made room for another.", lambda one: pool.evictions[one.id]),
+        ("evictions_total", "counter", "How often it made room for another.", lambda one: evictions[one.id]),
         ("memory_bytes", "gauge", "Memory that is counted for it.", lambda one: one.memory),
         ("requests_active", "gauge", "Requests that its process answers.", lambda one: one.n_active),
         ("requests_held", "gauge", "Requests that wait for it to be loaded.", lambda one: one.n_waiting),

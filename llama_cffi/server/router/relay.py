@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from llama_cffi.server.body import Disconnected
 from llama_cffi.server.exchange import Call, Handler, form_of, takes
-from llama_cffi.server.problem import Dialect, Problem
+from llama_cffi.server.problem import Dialect, Problem, wrong
 from llama_cffi.server.response import Answer, event, named_event, start_message
 from llama_cffi.server.router.pool import Lease, Pool
 from llama_cffi.server.router.upstream import Upstream, UpstreamGone
@@ -128,7 +128,7 @@ def autoload_of(call: Call) -> bool | None:
     """Return whether a request loads its model as it says itself; None where it does not say."""
     text = call.query.get("autoload")
     if text is not None and text not in _TRUTH:
-        raise Problem(400, f"autoload: must be true or false, got {text[:20]!r}", code="invalid_value", param="autoload")
+        raise wrong("autoload", f"must be true or false, got {text[:20]!r}")
     return None if text is None else _TRUTH[text]
 
 
@@ -144,7 +144,8 @@ async def relay(pool: Pool, call: Call) -> Answer:
     autoload = autoload_of(call)
     lease = await pool.lease(model, autoload=autoload if works or autoload is not None else False, counts=works)
     try:
-        upstream = await Upstream.open(lease.process.path, call.scope["method"], _target(call), _headers(call), call.data)
+        method: str = call.scope["method"]
+        upstream = await Upstream.open(lease.process.path, method, _target(call), _headers(call), call.data)
     except UpstreamGone:
         problem = await died(lease)
         lease.release()
