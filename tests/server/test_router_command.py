@@ -82,7 +82,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     folder = tmp_path_factory.mktemp("models")
     for name in ("a", "b", "c"):
         (folder / f"{name}.gguf").symlink_to(DEMO)
-    with serving("--models-dir", str(folder), "--models-max", "2", "--drain-timeout", "5") as made:
+    with serving("--models-dir", str(folder), "--models-max", "2") as made:
         yield made
 
 
@@ -138,27 +138,41 @@ def test_a_killed_process_costs_its_own_requests(router: Router) -> None:
     assert router.statuses() == {"a": "loaded", "b": "loaded", "c": "unloaded"}
 
 
-def test_the_end_of_the_parent_lets_requests_finish(router: Router) -> None:
-    body = {**ENDLESS, "model": "a", "max_tokens": 60}
+def test_processes_end_with_a_parent_that_is_killed(router: Router) -> None:
     children = psutil.Process(router.process.pid).children()
-    with router.client.stream("POST", "/v1/completions", json=body) as response:
-        lines = response.iter_lines()
-        next(lines)
-        router.process.send_signal(signal.SIGTERM)
-        left = [line for line in lines if line]
-    assert left[-1] == "data: [DONE]"
-    assert router.process.wait(60) == 0
+    assert len(children) == 2
+    with router.client.stream("POST", "/v1/completions", json={**ENDLESS, "model": "a"}) as response:
+        next(response.iter_lines())
+        router.process.kill()
+    psutil.wait_procs(children, 20)
     assert not [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_one_model_that_is_isolated_and_sleeps_and_ends_with_its_parent() -> None:
+@pytest.mark.conformance
+def test_one_model_that_is_isolated_and_sleeps_lets_requests_finish_at_its_end() -> None:
     with serving("-m", str(DEMO), "--isolate", "--sleep-idle-seconds", "0.2", "--memory-limit", "4000") as router:
         router.until("demo", "sleeping")
         body = {"prompt": "Once", "max_tokens": 1, "model": "any"}
         assert router.client.post("/v1/completions", json=body).json()["model"] == "demo"
-        with router.client.stream("POST", "/v1/completions", json=ENDLESS) as response:
-            next(response.iter_lines())
+        with router.client.stream("POST", "/v1/completions", json={**ENDLESS, "max_tokens": 60}) as response:
+            lines = response.iter_lines()
+            next(lines)
             child = router.child("demo")
-            assert router.client.get("/metrics").text.count('llama_cffi_model_memory_bytes{model="demo"} 0\n') == 0
-            router.process.kill()
-            child.wait(10)
+            assert 'llama_cffi_model_memory_bytes{model="demo"} 0\n' not in router.client.get("/metrics").text
+            router.process.send_signal(signal.SIGTERM)
+            left = [line for line in lines if line]
+        assert left[-1] == "data: [DONE]"
+        assert router.process.wait(60) == 0
+        assert not child.is_running()
+
+
+@pytest.mark.conformance
+def test_a_limit_that_the_model_exceeds_ends_the_command() -> None:
+    command = [sys.executable, "-m", "llama_cffi", "serve", "--port", "0", "-m", str(DEMO), "--isolate"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
+    done = subprocess.run(
+        [*command, "--memory-limit", "1"], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 1
+    assert "--memory-limit is 1 MiB" in done.stderr
+    assert "Traceback" not in done.stderr
