@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from llama_cffi.cli import arguments
+from llama_cffi.cli.arguments import scaled_file
 from llama_cffi.cli.model_arguments import Settings, of_command, of_section
 from llama_cffi.cli.server_arguments import truth
 from llama_cffi.cli.wording import describe
@@ -64,6 +66,7 @@ def catalog(ctx: Any, folder: Path | None, preset: Path | None, hub: bool) -> tu
             Entry(
                 name, tuple(given), base.source, base.created,
                 aliases=tuple(dict.fromkeys(one for one in (*names, *base.aliases) if one != name)), tags=tuple(tags),
+                adapters=adapter_names(settings.get("lora", [])[1::2]),
                 load_on_startup=own.startup if own.startup is not None else bool(common.startup),
                 stop_timeout=own.stop if own.stop is not None else common.stop,
             )
@@ -72,7 +75,7 @@ def catalog(ctx: Any, folder: Path | None, preset: Path | None, hub: bool) -> tu
         places = [str(one) for one in (folder, preset) if one is not None] + ["the cache of the hub"] * hub
         raise typer.BadParameter(f"there is no model in {' and '.join(places)}")
     _check_unique(entries)
-    return entries, notes
+    return _without_doubtful(entries), notes
 
 
 def read_preset(path: Path) -> dict[str, dict[str, str]]:
@@ -246,4 +249,15 @@ def _check_unique(entries: list[Entry]) -> None:
             seen[name] = one.id
 
 
-__all__ = ["catalog", "read_preset"]
+def adapter_names(files: Iterable[str]) -> tuple[str, ...]:
+    """Return the names by which the adapters of ``--lora`` can be asked for."""
+    return tuple(dict.fromkeys(scaled_file(one, "--lora")[0].stem for one in files))
+
+
+def _without_doubtful(entries: list[Entry]) -> list[Entry]:
+    """Return the models without names of adapters that mean something else, too."""
+    count = Counter(name for one in entries for name in (one.id, *one.aliases, *one.adapters))
+    return [replace(one, adapters=tuple(name for name in one.adapters if count[name] == 1)) for one in entries]
+
+
+__all__ = ["adapter_names", "catalog", "read_preset"]

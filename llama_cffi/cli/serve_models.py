@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 
 from llama_cffi.cli import console
 from llama_cffi.cli.model_arguments import of_command
-from llama_cffi.cli.model_catalog import catalog
+from llama_cffi.cli.model_catalog import adapter_names, catalog
 
 if TYPE_CHECKING:
     from llama_cffi.server.guard import Guard
@@ -137,9 +136,8 @@ def _only(ctx: Any, file: str, settings: Settings) -> Entry:
     names = settings.names or (Path(file).stem,)
     given = [text for one in {**far, **near}.values() for text in one]
     created = int(Path(file).stat().st_mtime)
-    return Entry(
-        names[0], ("--model", file, *given), "command", created or int(time.time()), names[1:], tags=settings.tags
-    )
+    adapters = adapter_names(ctx.params["lora"] or ())
+    return Entry(names[0], ("--model", file, *given), "command", created, names[1:], settings.tags, adapters)
 
 
 def _was_given(ctx: Any, name: str) -> bool:

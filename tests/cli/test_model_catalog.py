@@ -59,7 +59,7 @@ def test_the_nearest_place_decides(folder: Path, tmp_path: Path, monkeypatch: py
         f"[one]\nctx-size = 200\ntemp = 0.2\nhost = 1.2.3.4\nalias = uno, eins\ntags = small\nno-slots = true\n"
         f"load-on-startup = true\nLLAMA_ARG_TOP_K = 4\njinja = true\nmetrics = false\n"
         f"[own]\nmodel = {folder / 'two.GGUF'}\nload-on-startup = no\nstop-timeout = 0\n"
-        "[org/repo:Q8_0]\nlora = a.gguf, b.gguf:0.5\n"
+        "[org/repo:Q8_0]\nlora = a.gguf, b.gguf:0.5,x/one.gguf\n"
     )
     config.write_text("n-predict = 7\nmin-p = 0.5\nbatch-size = 9\n")
     monkeypatch.setenv("LLAMA_ARG_N_PARALLEL", "5")
@@ -80,7 +80,8 @@ def test_the_nearest_place_decides(folder: Path, tmp_path: Path, monkeypatch: py
     more = {"--no-slots": "", "--top-k": "4", "--jinja": "", "--no-metrics": ""}
     assert told("one") == common | model | more | {"--ctx-size": "200"}
     assert told("own") == common | {"--model": str(folder / "two.GGUF"), "--ctx-size": "100"}
-    assert found["org/repo:Q8_0"].arguments.count("--lora") == 2
+    assert found["org/repo:Q8_0"].arguments.count("--lora") == 3
+    assert found["org/repo:Q8_0"].adapters == ("a", "b")  # one is a model
     assert told("org/repo:Q8_0")["--hf-repo"] == "org/repo:Q8_0"
     (note,) = notes
     assert note.endswith("[one]: host has no effect: it is the server's, and not a model's")

@@ -271,6 +271,25 @@ def test_states_are_listed_and_told() -> None:
     run(main)
 
 
+def test_adapters_and_aliases_are_models() -> None:
+    async def main() -> None:
+        async with pool(entry("a", aliases=("x",), adapters=("ad",)), entry("b")) as models:
+            from llama_cffi.server.router.app import make_router
+
+            app = make_router(models)
+            listed = (await ask(app, "/v1/models").end()).json()["data"]
+            assert [(one["id"], one.get("parent")) for one in listed] == [("a", None), ("ad", "a"), ("b", None)]
+            assert (await ask(app, "/v1/models/x").end()).json()["id"] == "a"
+            theirs = (await ask(app, "/v1/models", anthropic_version="2023-06-01").end()).json()
+            assert [one["id"] for one in theirs["data"]] == ["a", "ad", "b"]
+            found = await ask(app, "/v1/completions", {"model": "ad"}).end()
+            assert json.loads(found.json()["body"]) == {"model": "ad"}  # the process knows what it means
+            assert (await ask(app, "/v1/completions", {"model": "x"}).end()).status == 200
+            assert models.models["b"].status == "unloaded"
+
+    run(main)
+
+
 def test_the_list_may_be_read_again() -> None:
     async def main() -> None:
         async with router("a") as (app, models):

@@ -12,6 +12,7 @@ from llama_cffi.server.exchange import Call, Handler
 from llama_cffi.server.guard import Guard
 from llama_cffi.server.health import live
 from llama_cffi.server.metrics import TYPE
+from llama_cffi.server.openai.models import card_answer, list_answer
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, Events, Whole, event, json_answer
 from llama_cffi.server.router.managed import ManagedModel
@@ -44,16 +45,17 @@ async def _list_models(pool: Pool, call: Call) -> Answer:
         except (OSError, ValueError) as error:
             raise Problem(409, f"the models stay as they are: {error}", code="models_unreadable") from None
         pool.replace(entries)
-    return json_answer({"object": "list", "data": [one.described() for one in pool.models.values()]})
+    return list_answer(call, _cards(pool))
 
 
 async def _get_model(pool: Pool, call: Call) -> Answer:
     """Return one model."""
-    name = call.path_params["id"]
-    found = next((one for one in pool.models.values() if name in (one.id, *one.entry.aliases)), None)
-    if found is None:
-        raise Problem(404, f"the model {name[:200]!r} does not exist", code="model_not_found", param="model")
-    return json_answer(found.described())
+    return card_answer(call, _cards(pool))
+
+
+def _cards(pool: Pool) -> list[dict[str, Any]]:
+    """Return all models, each followed by its adapters that can be asked for as models."""
+    return [card for one in pool.models.values() for card in (one.described(), *one.adapters_described())]
 
 
 def _named(pool: Pool, call: Call) -> ManagedModel:

@@ -34,6 +34,8 @@ class Entry:
     """Seconds since 1970: when its file was last changed."""
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    """Names of its LoRA adapters, each of which can be asked for as a model."""
     load_on_startup: bool = False
     stop_timeout: float | None = None
     """Seconds that running requests have when it is unloaded; by default as for the end of the server."""
@@ -157,6 +159,10 @@ class ManagedModel:
             "source": self.entry.source,
             "status": self.told(),
         }
+
+    def adapters_described(self) -> list[dict[str, Any]]:
+        """Return its adapters, as the list of models has them."""
+        return [{**self.described(), "id": name, "aliases": [], "parent": self.id} for name in self.entry.adapters]
 
 
 __all__ = ["STABLE_SECONDS", "Entry", "Failure", "ManagedModel", "Source", "Status"]

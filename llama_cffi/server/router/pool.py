@@ -110,7 +110,7 @@ class Pool(Serving):
     def replace(self, entries: Sequence[Entry]) -> None:
         """Offer these models from now on. Those that changed are unloaded, and so are those that are not among them."""
         before, self.models = self.models, {}
-        self._names = {name: one.id for one in entries for name in (*one.aliases, one.id)}
+        self._names = {name: one.id for one in entries for name in (*one.adapters, *one.aliases, one.id)}
         for entry in entries:
             model = before.pop(entry.id, None) or ManagedModel(entry, self._changed)
             self.models[entry.id] = model
