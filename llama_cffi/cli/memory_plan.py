@@ -9,22 +9,25 @@ from typing import Any
 
 import llama_cffi
 
+DEFAULT_N_CTX = 4096
 _TEXTS, _CELLS = 4, 16_384
 """The memory of a context by default: for so many texts, as long as that makes no more cells."""
 
 
-def planned_bytes(file: str, options: Mapping[str, Any], usual_ctx: int) -> int:
+def usual_context(file: str) -> int:
+    """Return the length of a context that a Llama has by default: that of training, if it is not longer than 4,096."""
+    return min(DEFAULT_N_CTX, _trained(file))
+
+
+def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
     """Return the bytes of a model and its context on all devices together, and those of its draft model.
 
-    ``options`` are those of :class:`Llama`, ``usual_ctx`` is the length of a context that they do not give. It is what
-    they take at most: a context may be given less where memory is short. Raises the errors of :func:`estimate_memory`.
+    ``options`` are those of :class:`Llama`. It is what they take at most: a context is given less where memory is
+    short. Raises the errors of :func:`estimate_memory`.
     """
     n_ctx = options.get("n_ctx")
-    if n_ctx is None:
-        n_ctx = usual_ctx
-    elif not n_ctx:
-        found = llama_cffi.GGUFFile(file)
-        n_ctx = int(found.metadata.get(f"{found.architecture}.context_length", usual_ctx))  # type: ignore[arg-type]
+    if not n_ctx:
+        n_ctx = usual_context(file) if n_ctx is None else _trained(file)
     context = options.get("context_options") or llama_cffi.ContextOptions()
     n_texts = options["n_seq_max"]
     cells = options.get("n_cells")
@@ -42,4 +45,10 @@ def planned_bytes(file: str, options: Mapping[str, Any], usual_ctx: int) -> int:
     return needed
 
 
-__all__ = ["planned_bytes"]
+def _trained(file: str) -> int:
+    found = llama_cffi.GGUFFile(file)
+    length = found.metadata.get(f"{found.architecture}.context_length")
+    return length if isinstance(length, int) and length > 0 else DEFAULT_N_CTX
+
+
+__all__ = ["planned_bytes", "usual_context"]

@@ -16,7 +16,7 @@ from llama_cffi.cli import arguments, console, options, server_log
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import Additions, additions
 from llama_cffi.cli.loading import HUB, draft_source, model_file
-from llama_cffi.cli.memory_plan import planned_bytes
+from llama_cffi.cli.memory_plan import planned_bytes, usual_context
 from llama_cffi.cli.serve_models import Several, check_together, make_pool
 from llama_cffi.cli.serve_parts import LOOPBACK, bind_all, keys_of, listed, mode_of, prefix_of, remove_files
 from llama_cffi.cli.server_arguments import taken_by
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from llama_cffi.server.serving import Serving
     from llama_cffi.server.settings import Settings
 
-DEFAULT_N_CTX = 4096
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread gives Python's lock away: the one that computes must not wait long for the other."""
 _FLASH: dict[str, Any] = {"on": "enabled", "off": "disabled", "auto": "auto"}
@@ -282,13 +281,18 @@ def serve(
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no model file {file}")
     if changed and ctx_size is None:
-        llama_options["n_ctx"] = _usual_context(file)
+        llama_options["n_ctx"] = usual_context(file)
 
     service = _service(file, llama_options, settings, link, added, apply=not lora_init_without_apply)
     if link is None:
         answer(service, service.id, partial(console.note, "the model is loaded"))
-    else:
-        answer(service, service.id, lambda: link.tell("loaded", card=model_card(service)))
+        return
+
+    def loaded() -> None:
+        link.tell("loaded", card=model_card(service))
+        link.end_when(lambda: service.stats is not None and service.stats.failed)
+
+    answer(service, service.id, loaded)
 
 
 def _service(
@@ -304,7 +308,7 @@ def _service(
 
     async def open_model() -> AsyncLlama:
         if link is not None:
-            await link.admit(partial(planned_bytes, file, options, DEFAULT_N_CTX))
+            await link.admit(partial(planned_bytes, file, options))
         llm = await llama_cffi.AsyncLlama.open(file, **options, progress=progress)
         service.adapters = added.apply(llm.llama)
         if not apply:
@@ -330,13 +334,6 @@ def _changed(**values: Any) -> dict[str, Any]:
     """Return the options of the context that are not the usual ones."""
     usual = llama_cffi.ContextOptions()
     return {name: value for name, value in values.items() if value != getattr(usual, name)}
-
-
-def _usual_context(file: str) -> int:
-    """Return what a Llama takes by default, which it does not where it is given options of the context."""
-    found = llama_cffi.GGUFFile(file)
-    trained = found.metadata.get(f"{found.architecture}.context_length")
-    return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
 
 
 def _draft(source: str | Path | None, n_max: int | None, p_min: float | None) -> Any:

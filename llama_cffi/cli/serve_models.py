@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,6 +67,8 @@ class Several:
 
 def check_together(ctx: Any, several: Several) -> None:
     """Raise ``typer.BadParameter`` for options that make no sense together."""
+    if several.used and not hasattr(socket, "AF_UNIX"):
+        raise typer.BadParameter("models with processes of their own need socket files, which this system has not")
     if several.memory_limit is not None and ctx.params["split_mode"] not in (None, "layer"):
         raise typer.BadParameter(
             "the memory of a model is only known for --split-mode layer", param_hint=_flag(ctx, "memory_limit")
@@ -76,7 +79,7 @@ def check_together(ctx: Any, several: Several) -> None:
                 raise typer.BadParameter(f"there are several models: {instead}", param_hint=_flag(ctx, name))
         return
     for name in ("models_max", "models_autoload"):
-        if _was_given(ctx, name):
+        if _was_given(ctx, name, ("COMMANDLINE",)):
             raise typer.BadParameter(
                 "there is one model; --models-dir, --models-preset and --models-hub serve several",
                 param_hint=_flag(ctx, name),
@@ -140,9 +143,9 @@ def _only(ctx: Any, file: str, settings: Settings) -> Entry:
     return Entry(names[0], ("--model", file, *given), "command", created, names[1:], settings.tags, adapters)
 
 
-def _was_given(ctx: Any, name: str) -> bool:
+def _was_given(ctx: Any, name: str, sources: tuple[str, ...] = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")) -> bool:
     source = ctx.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+    return source is not None and source.name in sources
 
 
 def _flag(ctx: Any, name: str) -> str:

@@ -175,7 +175,7 @@ def test_a_process_that_dies_is_started_again_with_longer_and_longer_pauses() ->
                 if n:
                     problem = await refused(models.lease(model))
                     assert (problem.status, problem.code) == (503, "model_crashed")
-                    assert "signal SIGKILL" in problem.message
+                    assert "signal SIGKILL, as the system ends a process when memory runs out" in problem.message
                     assert "the fake begins a" in problem.message
                     assert int(problem.headers["Retry-After"]) >= 1
                     model.retry_at = 0.0

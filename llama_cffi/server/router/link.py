@@ -23,6 +23,8 @@ ORPHANED = 70
 """The exit code of a process whose parent has gone."""
 _SIGNALS = {"end": signal.SIGTERM, "cut": signal.SIGINT}
 """Two different ones: equal ones that follow each other quickly may arrive as one."""
+_WATCH_SECONDS = 0.5
+"""How often the engine is looked at."""
 _STEP = 0.01
 """Progress is told in steps of this size."""
 
@@ -37,6 +39,7 @@ class Link:
         self._writer: asyncio.StreamWriter | None = None
         self._watching: asyncio.Task[None] | None = None
         self._told = -1.0
+        self._failing: asyncio.Task[None] | None = None
 
     async def admit(self, plan: Callable[[], int]) -> None:
         """Wait until the model may be loaded; ``plan`` returns its bytes, and is called where the parent asks."""
@@ -57,6 +60,16 @@ class Link:
         if self._loop is not None and (part >= 1 or part - self._told >= _STEP):
             self._told = part
             self._loop.call_soon_threadsafe(lambda: self.tell("progress", value=round(part, 3)))
+
+    def end_when(self, failed: Callable[[], bool]) -> None:
+        """End the process when the engine has failed: the parent starts another one, which nobody else does."""
+
+        async def watch() -> None:
+            while not failed():
+                await asyncio.sleep(_WATCH_SECONDS)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        self._failing = asyncio.ensure_future(watch())
 
     async def _watch(self, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):

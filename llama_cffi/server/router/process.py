@@ -127,6 +127,8 @@ class ModelProcess:
             return "it has closed the connection"
         code = self.exited.result()
         how = f"exit code {code}" if code >= 0 else _signal_name(-code)
+        if code == -signal.SIGKILL:
+            how += ", as the system ends a process when memory runs out"
         lines = "\n".join(list(self.lines)[-8:])
         return f"it ended with {how}" + (f"; the last lines of its log:\n{lines}" if lines else "")
 
