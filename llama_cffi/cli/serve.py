@@ -214,7 +214,8 @@ def serve(
     link: Link | None = ctx.obj
 
     def answer(service: Serving, what: str, on_ready: Callable[[], object] | None, guard: Guard | None = None) -> None:
-        server_log.start(log_file, as_json=log_jsonl, access=access_log or verbose, verbose=verbose)
+        access, timed = access_log or verbose, link is None  # a parent notes the time itself
+        server_log.start(log_file, as_json=log_jsonl, access=access, verbose=verbose, timed=timed)
         sockets = bind_all(hosts, port, reuse_port=reuse_port, mode=mode_of(socket_mode))
         places = [address_of(one, tls=settings.ssl_key_file is not None) for one in sockets]
         try:

@@ -45,8 +45,13 @@ def test_orders_events_and_the_end_of_the_parent(monkeypatch: pytest.MonkeyPatch
         assert not admitted.done()
         order("load")
         await admitted
-        await asyncio.to_thread(lambda: [link.progress(i / 1000) for i in range(1001)])
-        parts = []
+
+        def load() -> None:
+            for i in range(1001):
+                link.progress(i / 1000)
+
+        await asyncio.to_thread(load)
+        parts: list[float] = []
         while not parts or parts[-1] < 1:
             parts.append((await told())["value"])
         assert len(parts) < 110

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -365,3 +367,72 @@ def test_one_model_answers_any_name_and_is_ready_when_it_is_loaded() -> None:
             assert (await ask(app, "/readyz").end()).status == 503
 
     run(main)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(4))
+def test_random_requests_of_models_that_fail(seed: int) -> None:
+    """Whatever happens to a process, every answer has an end: all of it, an error of its dialect, or a status."""
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+
+    async def one(app: Any, models: Pool, name: str, outcomes: Counter[str]) -> None:
+        n = chance.choice((0, 1, 3, 2000))
+        kind, then = chance.choice(("events", "part")), chance.choice(("end", "end", "end", "die", "wait"))
+        if kind == "part":
+            n = min(n, 100) if then != "end" else 100
+        path = chance.choice(("/v1/completions", "/v1/messages", "/completion", "/v1/responses"))
+        exchange = ask(app, path, play(name, f"{kind} {n} {then}"))
+        if then == "wait" or chance.random() < 0.1:
+            await asyncio.sleep(chance.random() * 0.2)
+            exchange.leave()
+            await exchange.end()
+            outcomes["left"] += 1
+            return
+        await exchange.end()
+        if exchange.status != 200:
+            assert exchange.complete
+            assert exchange.status in (502, 503, 529)
+            assert "error" in exchange.json()
+            outcomes["refused"] += 1
+        elif kind == "part":
+            assert exchange.complete == (len(exchange.body) == 100)
+            outcomes["whole" if exchange.complete else "cut"] += 1
+        else:
+            assert exchange.complete
+            blocks = exchange.body.split(b"\n\n")
+            assert blocks.pop() == b""
+            datas = [json.loads(block[block.index(b"data: ") + 6 :]) for block in blocks]
+            failed = bool(datas) and ("error" in datas[-1] or datas[-1].get("type") == "error")
+            assert [data["sequence_number"] for data in datas[: len(datas) - failed]] == [*range(len(datas) - failed)]
+            assert failed or len(datas) == n
+            outcomes["failed" if failed else "streamed"] += 1
+
+    async def main() -> None:
+        from llama_cffi.server.router.app import make_router
+
+        names = "abc"
+        outcomes: Counter[str] = Counter()
+        async with pool(*(entry(name) for name in names), max_models=2, settings={"drain_timeout": 0.2}) as models:
+            app = make_router(models)
+            asked = []
+            for _ in range(150):
+                name = chance.choice(names)
+                model = models.models[name]
+                model.forgive()
+                match chance.randrange(20):
+                    case 0:
+                        asked.append(ask(app, "/models/load", {"model": name}).task)
+                    case 1:
+                        asked.append(ask(app, "/models/unload", {"model": name}).task)
+                    case 2 if model.process is not None:
+                        model.process.kill()
+                    case _:
+                        asked.append(asyncio.ensure_future(one(app, models, name, outcomes)))
+                await asyncio.sleep(chance.random() * 0.05)
+            await asyncio.gather(*asked)
+            assert all(model.n_active == model.n_waiting == 0 for model in models.models.values())
+            print(dict(outcomes))
+            assert min(outcomes[kind] for kind in ("left", "whole", "streamed", "failed", "refused")) > 0
+
+    asyncio.run(asyncio.wait_for(main(), 120))
