@@ -233,6 +233,22 @@ def test_the_end_of_the_server_cuts_streams_with_an_error() -> None:
     run(main)
 
 
+def test_an_unloaded_model_ends_what_takes_too_long_itself() -> None:
+    async def main() -> None:
+        async with pool(entry("a", stop_timeout=0.05)) as models:
+            from llama_cffi.server.router.app import make_router
+
+            app = make_router(models)
+            found = ask(app, "/v1/completions", play("a", "events 1 wait"))
+            await found.until(lambda one: bool(one.body))
+            await ask(app, "/models/unload", {"model": "a"}).end()
+            await found.end()
+            assert found.complete
+            assert found.body.endswith(b'}\n\ndata: {"cut":true}\n\n')
+
+    run(main)
+
+
 def test_states_are_listed_and_told() -> None:
     async def main() -> None:
         async with router("a", "b") as (app, models):

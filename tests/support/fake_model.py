@@ -21,6 +21,7 @@ class Fake:
         self.options = dict(zip(given[1::2], given[2::2], strict=True))
         self.sock = socket.socket(fileno=int(given[0]))
         self.running = 0
+        self.cutting = asyncio.Event()
 
     async def main(self) -> None:
         reader, writer = await asyncio.open_connection(sock=self.sock)
@@ -39,9 +40,9 @@ class Fake:
                 server = await asyncio.start_unix_server(self.answer, path)
                 for event in ({"event": "progress", "value": 0.5}, {"event": "loaded", "card": {"max_model_len": 7}}):
                     writer.write(json.dumps(event).encode() + b"\n")
-            elif order == "cut" or not self.running:
-                os._exit(0)
             else:
+                if order == "cut":
+                    self.cutting.set()
                 ending = asyncio.ensure_future(self.finish())
         del server, ending
         os._exit(70)
@@ -96,7 +97,9 @@ class Fake:
             print("it dies", flush=True)
             os._exit(9)
         if then == "wait":
-            await asyncio.sleep(3600)
+            await self.cutting.wait()
+            data = b' {"cut":true}\n\n'
+            writer.write(b"%x\r\n" % len(data) + data + b"\r\n")
         if kind != "part":
             writer.write(b"0\r\n\r\n")
         await writer.drain()
