@@ -18,7 +18,7 @@ SERVERS_OWN = frozenset(
         *("ctx", "config", "host", "port", "reuse_port", "socket_mode", "api_prefix", "api_key", "api_key_file"),
         *("ssl_key_file", "ssl_cert_file", "cors_origins", "allowed_hosts", "strict_model", "public_metrics"),
         *("access_log", "log_file", "log_jsonl", "hf_token", "offline", "models_dir", "models_preset", "models_hub"),
-        *("models_max", "models_autoload", "memory_limit", "sleep_idle_seconds", "isolate"),
+        *("models_max", "models_autoload", "memory_limit", "sleep_idle_seconds"),
     )
 )
 """Options that are the parent's; models have none of them."""

@@ -133,7 +133,6 @@ def serve(
     models_autoload: opt.ModelsAutoload = True,
     memory_limit: opt.MemoryLimit = None,
     sleep_idle_seconds: opt.SleepIdleSeconds = None,
-    isolate: opt.Isolate = False,
 ) -> None:
     """Answer requests over HTTP, as OpenAI's and Anthropic's APIs and llama-server do.
 
@@ -164,7 +163,7 @@ def serve(
         os.environ["HF_HUB_OFFLINE"] = "1"
     several = Several(
         models_dir, models_preset, models_hub, models_max, models_autoload, memory_limit,
-        sleep_idle_seconds if sleep_idle_seconds and sleep_idle_seconds > 0 else None, isolate, queue_timeout,
+        sleep_idle_seconds if sleep_idle_seconds and sleep_idle_seconds > 0 else None, queue_timeout,
     )  # fmt: skip
     check_together(ctx, several)
     file = "" if several.many else model_file(_model_name(model, hf_repo, hf_file))

@@ -1,4 +1,4 @@
-"""``llama-cffi serve`` with processes for its models: several, or one that may sleep or fail by itself."""
+"""``llama-cffi serve`` with processes for its models: several, or one that may sleep."""
 
 from __future__ import annotations
 
@@ -51,7 +51,6 @@ class Several:
     memory_limit: int | None
     """MiB."""
     sleep_seconds: float | None
-    isolate: bool
     queue_timeout: float
 
     @property
@@ -62,14 +61,14 @@ class Several:
     @property
     def used(self) -> bool:
         """Whether models have processes of their own."""
-        return self.many or self.isolate or self.sleep_seconds is not None
+        return self.many or self.sleep_seconds is not None
 
 
 def check_together(ctx: Any, several: Several) -> None:
     """Raise ``typer.BadParameter`` for options that make no sense together."""
     if several.used and not hasattr(socket, "AF_UNIX"):
         raise typer.BadParameter("models with processes of their own need socket files, which this system has not")
-    if several.memory_limit is not None and ctx.params["split_mode"] not in (None, "layer"):
+    if several.memory_limit is not None and ctx.params.get("split_mode") not in (None, "layer"):
         raise typer.BadParameter(
             "the memory of a model is only known for --split-mode layer", param_hint=_flag(ctx, "memory_limit")
         )
@@ -86,7 +85,7 @@ def check_together(ctx: Any, several: Several) -> None:
             )
     if several.memory_limit is not None and not several.used:
         raise typer.BadParameter(
-            "it is checked before the process of a model loads it: with several models, --isolate or "
+            "it is checked before the process of a model loads it: with several models, or with "
             "--sleep-idle-seconds", param_hint=_flag(ctx, "memory_limit"),
         )  # fmt: skip
 

@@ -293,8 +293,5 @@ SleepIdleSeconds = Annotated[
     option("--sleep-idle-seconds", metavar="S", min=-1, env="SLEEP_IDLE_SECONDS", show_default="never",
            help="Seconds without a request after which a model leaves memory, until the next one; -1 for never."),
 ]  # fmt: skip
-Isolate = Annotated[
-    bool, option("--isolate", help="Run the model in a process of its own, which is restarted when it fails.")
-]
 
 Context = typer.Context

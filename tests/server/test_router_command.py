@@ -149,8 +149,8 @@ def test_processes_end_with_a_parent_that_is_killed(router: Router) -> None:
 
 
 @pytest.mark.conformance
-def test_one_model_that_is_isolated_and_sleeps_lets_requests_finish_at_its_end() -> None:
-    with serving("-m", str(DEMO), "--isolate", "--sleep-idle-seconds", "0.2", "--memory-limit", "4000") as router:
+def test_one_model_that_sleeps_lets_requests_finish_at_its_end() -> None:
+    with serving("-m", str(DEMO), "--sleep-idle-seconds", "0.2", "--memory-limit", "4000") as router:
         router.until("demo", "sleeping")
         body = {"prompt": "Once", "max_tokens": 1, "model": "any"}
         assert router.client.post("/v1/completions", json=body).json()["model"] == "demo"
@@ -168,7 +168,7 @@ def test_one_model_that_is_isolated_and_sleeps_lets_requests_finish_at_its_end()
 
 @pytest.mark.conformance
 def test_a_limit_that_the_model_exceeds_ends_the_command() -> None:
-    command = [sys.executable, "-m", "llama_cffi", "serve", "--port", "0", "-m", str(DEMO), "--isolate"]
+    command = [sys.executable, "-m", "llama_cffi", "serve", "--port", "0", "-m", str(DEMO), "--sleep-idle-seconds", "9"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
     done = subprocess.run(
         [*command, "--memory-limit", "1"], capture_output=True, text=True, env=environment, timeout=120
