@@ -123,6 +123,23 @@ def test_a_preset_that_is_not_there() -> None:
         read_preset(Path("/nowhere/x.ini"))
 
 
+def test_the_cache_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi import hub
+
+    def model(name: str, missing: tuple[str, ...] = ()) -> hub.CachedModel:
+        return hub.CachedModel(name, "0", (Path("/cache") / name,), 1, missing)
+
+    names = ("org/one/x-Q4_K_M.gguf", "org/one/mmproj-F16.gguf", "org/two/a.gguf", "org/two/b.gguf")
+    monkeypatch.setattr(hub, "cached", lambda: [*map(model, names), model("org/three/x.gguf", ("y.gguf",))])
+    found, _ = catalog(command().make_context("serve", []), None, None, True)
+    assert [(one.id, one.aliases, one.source) for one in found] == [
+        ("org/one/x-Q4_K_M.gguf", ("org/one",), "hub"),
+        ("org/two/a.gguf", (), "hub"),
+        ("org/two/b.gguf", (), "hub"),
+    ]
+    assert found[0].arguments == ("--model", "/cache/org/one/x-Q4_K_M.gguf")
+
+
 def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "x-00001-of-00003.gguf").write_bytes(b"")
     (tmp_path / "x-00003-of-00003.gguf").write_bytes(b"")

@@ -58,6 +58,12 @@ def test_a_request_reaches_its_model_as_it_came() -> None:
             assert not {"authorization", "cookie"} & echo["headers"].keys()
             refused = await ask(app, "/p/v1/chat/completions", body).end()
             assert refused.status == 401
+            large = {"model": "b", "text": "\u00e9" * 1_000_000}
+            found = await ask(app, "/p/tokenize", large, authorization="Bearer k").end()
+            assert found.json()["body"] == json.dumps(large)
+            head = await ask(app, "/p/slots?model=b", method="HEAD", authorization="Bearer k").end()
+            assert (head.status, head.complete, head.body) == (200, True, b"")
+            assert int(head.headers["content-length"]) > 0
 
     run(main)
 
@@ -304,6 +310,25 @@ def test_adapters_and_aliases_are_models() -> None:
             assert json.loads(found.json()["body"]) == {"model": "ad"}  # the process knows what it means
             assert (await ask(app, "/v1/completions", {"model": "x"}).end()).status == 200
             assert models.models["b"].status == "unloaded"
+
+    run(main)
+
+
+def test_a_kept_response_is_found_without_its_model() -> None:
+    async def main() -> None:
+        async with router("a", "b", "c") as (app, models):
+            for method in ("GET", "DELETE"):
+                found = await ask(app, "/v1/responses/resp_kept_by_b", method=method).end()
+                assert (found.status, found.json()["error"]["code"]) == (404, "response_not_found")
+            for name in ("a", "b"):
+                await ask(app, "/tokenize", {"model": name}).end()
+            for method in ("GET", "DELETE"):
+                found = await ask(app, "/v1/responses/resp_kept_by_b", method=method).end()
+                assert (found.status, found.json()["method"]) == (200, method)
+            found = await ask(app, "/v1/responses/resp_kept_by_c").end()
+            assert found.status == 404
+            assert models.models["c"].status == "unloaded"
+            assert all(model.idle for model in models.models.values())
 
     run(main)
 

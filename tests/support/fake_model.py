@@ -1,9 +1,10 @@
 """A program in place of the process of a model: it speaks with its parent, and answers what it is asked to.
 
 The field ``play`` of a request says what comes: ``events N WHAT`` sends N events and then ends the stream (``end``),
-ends the process (``die``), or waits (``wait``); ``paced N WHAT`` sends one each millisecond; ``part N WHAT`` sends the
-first N bytes of a text of 100. Without it the request is echoed. The program imports nothing of the package, so that it
-starts in a few hundredths of a second.
+ends the process (``die``), or waits to be cut (``wait``); ``paced N WHAT`` sends one each millisecond; ``part N WHAT``
+sends the first N bytes of a text of 100. Without it the request is echoed; a path that ends with ``kept_by_NAME`` is
+there in the model of this name alone. The program imports nothing of the package, so that it starts in a few hundredths
+of a second.
 """
 
 from __future__ import annotations
@@ -71,10 +72,14 @@ class Fake:
 
     async def play(self, text: str, writer: asyncio.StreamWriter, echo: dict[str, Any]) -> None:
         kind, _, rest = text.partition(" ")
-        if not kind:
+        kept = echo["target"].rpartition("kept_by_")[2]
+        if kept != echo["target"] and kept != self.options["--alias"]:
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        elif not kind:
             data = json.dumps(echo).encode()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Own: 1\r\nDate: x\r\n"
                          b"Content-Length: %d\r\n\r\n" % len(data) + data)  # fmt: skip
+        if not kind:
             await writer.drain()
             return
         count, then = rest.split(" ")

@@ -12,6 +12,7 @@ from llama_cffi.server.body import Disconnected
 from llama_cffi.server.exchange import Call, Handler, form_of, takes
 from llama_cffi.server.problem import Dialect, Problem, wrong
 from llama_cffi.server.response import Answer, event, named_event, start_message
+from llama_cffi.server.router.managed import ManagedModel
 from llama_cffi.server.router.pool import Lease, Pool
 from llama_cffi.server.router.upstream import Upstream, UpstreamGone
 
@@ -24,6 +25,8 @@ _OF_THE_PARENT |= {"proxy-authorization", "x-request-id", "x-forwarded-for", "fo
 """Headers of a request that are not passed on: the parent has acted on them, and processes of models know no keys."""
 _OWN_ANSWER = _HOP | {"date", "server"}
 """Headers of an answer that the parent's own answer has itself."""
+_KEPT = "/v1/responses/"
+"""How paths begin that name a response and no model."""
 _END_SECONDS = 2.0
 """How long the end of a process that closed a connection is waited for, in order to say why."""
 _NUMBER = re.compile(rb'"sequence_number":(\d+)')
@@ -46,6 +49,16 @@ class Relayed:
         self._began = self._ended = False
         self._held = self._last = b""
 
+    @property
+    def status(self) -> int:
+        """The status of the answer."""
+        return self._upstream.status
+
+    def close(self) -> None:
+        """End it without sending it."""
+        self._upstream.close()
+        self._lease.release()
+
     async def send(self, send: Send, headers: Mapping[str, str]) -> int:
         """See :class:`~llama_cffi.server.response.Answer`."""
         upstream = self._upstream
@@ -67,8 +80,7 @@ class Relayed:
                 raise Disconnected from None  # a part of a text must not look like all of it
             await self.cut(send, problem)
         finally:
-            upstream.close()
-            self._lease.release()
+            self.close()
         return upstream.status
 
     async def cut(self, send: Send, problem: Problem) -> bool:
@@ -137,12 +149,29 @@ async def relay(pool: Pool, call: Call) -> Answer:
 
     What only asks about a model does not load it unless it says so, and does not keep it from sleeping.
     """
-    model = pool.find(name_of(call))
-    texts: dict[str, Any] = call.scope["llama_cffi"].setdefault("texts", {})
-    texts["model"] = model.id
+    name = name_of(call)
+    if name is None and len(pool.models) > 1 and call.scope["path"].startswith(_KEPT):
+        return await _of_any(pool, call)
     works = call.scope["method"] == "POST"
     autoload = autoload_of(call)
-    lease = await pool.lease(model, autoload=autoload if works or autoload is not None else False, counts=works)
+    return await _relayed(pool, pool.find(name), call, autoload if works or autoload is not None else False, works)
+
+
+async def _of_any(pool: Pool, call: Call) -> Answer:
+    """Let the model answer that keeps what the path names: clients do not say which one that is."""
+    for model in tuple(pool.models.values()):
+        if model.status == "loaded":
+            answer = await _relayed(pool, model, call, autoload=False, counts=False)
+            if answer.status != 404:
+                return answer
+            answer.close()
+    raise Problem(404, "no model that is loaded keeps this response", code="response_not_found")
+
+
+async def _relayed(pool: Pool, model: ManagedModel, call: Call, autoload: bool | None, counts: bool) -> Relayed:
+    texts: dict[str, Any] = call.scope["llama_cffi"].setdefault("texts", {})
+    texts["model"] = model.id
+    lease = await pool.lease(model, autoload=autoload, counts=counts)
     try:
         method: str = call.scope["method"]
         upstream = await Upstream.open(lease.process.path, method, _target(call), _headers(call), call.data)

@@ -63,8 +63,10 @@ class Upstream:
 
         Raises :class:`UpstreamGone` for a body that ends too soon.
         """
+        if not self._has_body:
+            return None
         while not self._parts:
-            if self._complete or not self._has_body:
+            if self._complete:
                 return None
             await self._more()
         parts, self._parts = self._parts, []
