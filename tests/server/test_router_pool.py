@@ -8,7 +8,7 @@ import random
 import signal
 import stat
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -16,11 +16,7 @@ import pytest
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.router.managed import Failure, ManagedModel
 from llama_cffi.server.router.pool import Lease, Pool
-from tests.support.pools import entry, pool
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), 60))
+from tests.support.pools import entry, pool, run
 
 
 async def refused(asked: Coroutine[Any, Any, Lease]) -> Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,25 @@ async def pool(*entries: Entry, settings: Mapping[str, Any] | None = None, **opt
         yield made
     finally:
         await made.close()
+
+
+@asynccontextmanager
+async def router(*names: str, **options: Any) -> AsyncIterator[tuple[Any, Pool]]:
+    """The application of models with these names, and the pool behind it; ``options`` are those of :func:`pool`."""
+    from llama_cffi.server.router.app import make_router
+
+    async with pool(*(entry(name) for name in names), **options) as models:
+        yield make_router(models), models
+
+
+def play(model: str, text: str) -> dict[str, Any]:
+    """A request that tells the program what to send."""
+    return {"model": model, "play": text}
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test in an event loop, for a minute at most."""
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 class Exchange:
@@ -111,4 +130,4 @@ def ask(app: Any, path: str, body: Any = None, *, method: str = "", **headers: s
     return Exchange(app, kind, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
 
 
-__all__ = ["Exchange", "ask", "entry", "pool"]
+__all__ = ["Exchange", "ask", "entry", "play", "pool", "router", "run"]

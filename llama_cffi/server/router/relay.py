@@ -175,12 +175,12 @@ async def _relayed(pool: Pool, model: ManagedModel, call: Call, autoload: bool |
     try:
         method: str = call.scope["method"]
         upstream = await Upstream.open(lease.process.path, method, _target(call), _headers(call), call.data)
-    except UpstreamGone:
-        problem = await died(lease)
-        lease.release()
-        raise problem from None
-    except BaseException:
-        lease.release()
+    except BaseException as error:
+        try:
+            if isinstance(error, UpstreamGone):
+                raise await died(lease) from None
+        finally:
+            lease.release()
         raise
     return Relayed(upstream, lease, call)
 
