@@ -108,6 +108,8 @@ _OWN = (
     *_own("--chat-template", "--chat-template-file", "--spec-draft-model -md --model-draft", "--spec-type"),
     *_own("--ui --webui --no-ui --no-webui", "--slots --no-slots", "--lora-init-without-apply", "--spm-infill", n=0),
     *_own("--path", "--slot-save-path", "--spec-draft-n-max", "--spec-draft-p-min --draft-p-min"),
+    *_own("--models-dir", "--models-preset", "--models-max", "--sleep-idle-seconds"),
+    *_own("--models-autoload --no-models-autoload", n=0),
 )
 
 _NO_MEDIA = "there are no images, sounds or videos"
@@ -213,9 +215,6 @@ _REFUSED = (
     *_refused("--reasoning-budget ends reasoning without a message", "--reasoning-budget-message"),
     *_refused("replies are always parsed", "--skip-chat-parsing --no-skip-chat-parsing", n=0),
     *_refused("prompts are not written anywhere", "--log-prompts-dir"),
-    *_refused("one server serves one model", "--models-dir", "--models-preset", "--models-max"),
-    *_refused("one server serves one model", "--models-autoload --no-models-autoload", n=0),
-    *_refused("the model stays in memory", "--sleep-idle-seconds"),
     *_refused("--spec-draft-n-max", "--draft --draft-n --draft-max"),
     *_refused("a draft has no least number of tokens", "--draft-min --draft-n-min"),
     *_refused("--spec-type ngram-simple finds these", "--spec-ngram-size-n", "--spec-ngram-size-m"),

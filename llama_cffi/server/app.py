@@ -32,7 +32,7 @@ from llama_cffi.server.static_files import Files
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from llama_cffi.server.service import Service
+    from llama_cffi.server.serving import Serving
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/health": {"GET": health.health},
@@ -96,20 +96,23 @@ async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
     facts["status"] = await answer.send(send, facts["reply_headers"])
 
 
-def make_app(service: Service) -> Guard:
+def make_app(service: Serving) -> Guard:
     """Return the ASGI application of a service."""
-    handlers = dict(ROUTES)
     guard: Guard
 
     async def metrics(call: Call) -> Answer:
         text = await asyncio.to_thread(render, call.service, guard.requests.copy(), guard.seconds.snapshot())
         return Whole(text.encode(), type=TYPE)
 
+    guard = routed(service, {**ROUTES, "/metrics": {"GET": metrics}} if service.settings.metrics else ROUTES)
+    return guard
+
+
+def routed(service: Serving, handlers: Mapping[str, Mapping[str, Handler]]) -> Guard:
+    """Return the ASGI application that answers paths by these handlers, and shows the page or a folder."""
     settings = service.settings
-    if settings.metrics:
-        handlers["/metrics"] = {"GET": metrics}
     if settings.ui and settings.static_path is None:
-        handlers |= {path: {"GET": page.show_page} for path in page.PATHS}
+        handlers = {**handlers, **{path: {"GET": page.show_page} for path in page.PATHS}}
     routes = [
         Route(pattern, _Named(pattern, Endpoint(service, dialect_of(pattern), one)))
         for pattern, one in handlers.items()
@@ -121,8 +124,7 @@ def make_app(service: Service) -> Guard:
             return path in page.PATHS
         return not any(route.path_regex.match(path) for route in routes)
 
-    guard = Guard(Router(routes, redirect_slashes=False, default=other), service, is_shown)
-    return guard
+    return Guard(Router(routes, redirect_slashes=False, default=other), service, is_shown)
 
 
-__all__ = ["ROUTES", "make_app"]
+__all__ = ["ROUTES", "make_app", "routed"]

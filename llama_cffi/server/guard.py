@@ -22,7 +22,7 @@ from llama_cffi.server.response import Whole, problem_answer
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from llama_cffi.server.service import Service
+    from llama_cffi.server.serving import Serving
 
 PUBLIC = frozenset({"/health", "/v1/health", "/livez", "/readyz"})
 """Paths for which no key is needed."""
@@ -45,7 +45,7 @@ def dialect_of(path: str) -> Dialect:
 class Guard:
     """An ASGI application around the one with the routes."""
 
-    def __init__(self, app: ASGIApp, service: Service, is_shown: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, service: Serving, is_shown: Callable[[str], bool]) -> None:
         """``is_shown`` returns whether a path is one of those that people open in a browser."""
         self.app, self.service, self._is_shown = app, service, is_shown
         settings = service.settings
