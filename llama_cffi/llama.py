@@ -524,7 +524,7 @@ class Llama(Closing, ProcessBound):
         with other models, any prompt with the same beginning can. Raises the errors of :meth:`generate` and
         :meth:`save_state`.
         """
-        runtime, wanted = self._runtime, generation.as_prompt(spec.plain_prompt(prompt), self.model.vocab)
+        runtime, wanted = self._runtime, generation.as_prompt(spec.any_prompt(prompt), self._runtime.formats)
         self.generate(wanted, max_tokens=1, temperature=0)
         saved_states.take_prompt(runtime.engine, self.context, wanted, runtime.conditioning).write(path)
         return len(wanted)
