@@ -18,7 +18,7 @@ from llama_cffi.option_checks import CHECKS, OTHER_NAMES
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.embeddings import PoolingType
-    from llama_cffi.core.media import Projector
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.model import ProgressCallback
     from llama_cffi.engine.draft_source import Draft, Speculative
     from llama_cffi.engine.engine_options import DriverName

@@ -39,7 +39,7 @@ from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
 
 if TYPE_CHECKING:
-    from llama_cffi.core.media import Projector
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.slots import Slot
 

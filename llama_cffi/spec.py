@@ -18,7 +18,8 @@ from llama_cffi._util import arguments as args
 from llama_cffi._util.frozen import FrozenDict
 from llama_cffi._util.scalars import as_int
 from llama_cffi._util.shown import shown
-from llama_cffi.core.media import Audio, Image
+from llama_cffi.core.media.audio import Audio
+from llama_cffi.core.media.image import Image
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.options import (
     ChatOptions,

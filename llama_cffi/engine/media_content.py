@@ -12,7 +12,10 @@ from llama_cffi.errors import ContextOverflowError, PromptError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llama_cffi.core.media import Audio, Image, MediaChunk, Projector
+    from llama_cffi.core.media.audio import Audio
+    from llama_cffi.core.media.chunk import MediaChunk
+    from llama_cffi.core.media.image import Image
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.prompt import Prompt
 
 
@@ -25,7 +28,7 @@ class MediaContent:
 
     __slots__ = ("_chunk", "_positions", "index", "medium", "non_causal", "projector")
 
-    def __init__(self, medium: Image | Audio, index: int, chunk: MediaChunk, projector: str) -> None:
+    def __init__(self, medium: Image | Audio, index: int, chunk: MediaChunk, projector: bytes) -> None:
         self.medium = medium
         self.index = index
         """Which chunk of the medium it is."""
@@ -65,7 +68,9 @@ class MediaContent:
         return _restore, state
 
 
-def _restore(medium: Image | Audio, index: int, projector: str, non_causal: bool, positions: _Positions) -> MediaContent:
+def _restore(
+    medium: Image | Audio, index: int, projector: bytes, non_causal: bool, positions: _Positions
+) -> MediaContent:
     content = object.__new__(MediaContent)
     content.medium, content.index, content.projector = medium, index, projector
     content.non_causal, content._positions, content._chunk = non_causal, positions, None
@@ -114,7 +119,7 @@ def content_of(content: object) -> MediaContent:
     )
 
 
-def check_media(prompt: Prompt, projector: str, n_ubatch: int) -> None:
+def check_media(prompt: Prompt, projector: bytes, n_ubatch: int) -> None:
     """Raise for media that cannot be decoded: :class:`PromptError` where another projector made them, and
     :class:`ContextOverflowError` for a medium that one micro-batch must hold and cannot.
     """

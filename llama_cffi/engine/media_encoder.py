@@ -57,7 +57,7 @@ class MediaEncoder:
     encoder. What no sequence wants any more when its turn comes is not encoded.
     """
 
-    def __init__(self, encode: Callable[[Media], Embeddings], max_bytes: int, *, projector: str = "") -> None:
+    def __init__(self, encode: Callable[[Media], Embeddings], max_bytes: int, *, projector: bytes = b"") -> None:
         self._encode = encode
         self.projector = projector
         """The fingerprint of the projector, which made what is encoded."""

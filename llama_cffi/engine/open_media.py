@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.shown import shown
-from llama_cffi.core.media import Projector
+from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.media_content import content_of
 from llama_cffi.engine.media_encoder import MediaEncoder

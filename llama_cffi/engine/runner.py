@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
-from llama_cffi.core.embedding_batch import EmbeddingBatch
+from llama_cffi.core.embedding_batch import EmbeddingBatch, decode_embeddings
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.media_content import check_media, content_of
@@ -228,18 +228,11 @@ class ContextRunner:
         sequence, span = work.sequence, work.sequence.next_medium
         if span is None or sequence.seq_id is None or span.start not in sequence.encodings:
             raise RuntimeError("a decode begins inside of a medium, or before its embeddings are there")
+        embeddings = sequence.encodings[span.start].result()
         content, context = content_of(span.media.content), self.context
         positions = content.positions(sequence.position(span.start))
-        embeddings = sequence.encodings[span.start].result()
-        batch = EmbeddingBatch(embeddings, positions, sequence.seq_id, output_last=work.output)
-        causal = context.causal_attn
-        try:
-            if content.non_causal:
-                context.set_causal_attn(False)
-            context.decode(batch, deadline=deadline)
-        finally:
-            if content.non_causal:
-                context.set_causal_attn(causal)
+        batch = EmbeddingBatch(context.model, embeddings, positions, sequence.seq_id, output_last=work.output)
+        decode_embeddings(context, batch, causal_attn=not content.non_causal, deadline=deadline)
         return [batch.n_tokens - 1]
 
     def _fill(self, plan: StepPlan) -> list[int]:

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llama_cffi._util.fork import fork_safe
-from llama_cffi.core.media import Image
+from llama_cffi.core.media.image import Image
 from llama_cffi.core.prompt import Media
 from llama_cffi.engine.media_content import MediaContent
 from llama_cffi.errors import MediaError, UnsupportedError
 
 if TYPE_CHECKING:
-    from llama_cffi.core.media import Audio, Projector
+    from llama_cffi.core.media.audio import Audio
+    from llama_cffi.core.media.projector import Projector
 
     Parts = tuple[int | Media, ...]
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llama_cffi.core.media import Projector
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.model import Model
     from llama_cffi.grammar.piece_index import PieceIndex
     from llama_cffi.prepare.media import MediaFormat

@@ -7,11 +7,13 @@ taken for a medium.
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llama_cffi._util.shown import shown
-from llama_cffi.core.media import Audio, Image
+from llama_cffi.core.media.audio import Audio
+from llama_cffi.core.media.image import Image
 from llama_cffi.errors import MediaError, MessageError, UnsupportedError
 from llama_cffi.prompt.marking import unused_characters
 
@@ -114,25 +116,26 @@ def _of_text(text: str, kind: str, place: str) -> Medium:
 def as_json(part: Any) -> Any:
     """Return a checked part of a content as OpenAI's API has it; what is no medium as it is."""
     medium = medium_of(part) if isinstance(part, Mapping) and part.get("type") in ("image", "audio") else None
-    if medium is None:
-        return part
-    url = medium.to_data_url()
     if isinstance(medium, Image):
+        kind, data = medium.format, medium.data
+        if kind == "rgb":
+            kind, data = "x-portable-pixmap", f"P6 {medium.width} {medium.height} 255\n".encode() + data
+        url = f"data:image/{kind};base64,{b64encode(data).decode()}"
         return {"type": "image_url", "image_url": {"url": url}}
-    return {"type": "input_audio", "input_audio": {"data": url.partition(",")[2], "format": "wav"}}
+    if isinstance(medium, Audio):
+        pcm = medium.format == "pcm"
+        data = b64encode(medium.file().body if pcm else medium.data).decode()
+        return {"type": "input_audio", "input_audio": {"data": data, "format": "wav" if pcm else medium.format}}
+    return part
 
 
 def messages_as_json(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return checked messages whose media are written as OpenAI's API has them."""
     return [
-        {
-            **message,
-            "content": [as_json(part) for part in message["content"]]
-            if isinstance(message.get("content"), list)
-            else message.get("content"),
-        }
+        {key: [as_json(part) for part in value] if key == "content" and isinstance(value, list) else value
+         for key, value in message.items()}
         for message in messages
-    ]
+    ]  # fmt: skip
 
 
 def place_media(

@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_cffi._util.shown import shown
+from llama_cffi.core.media.audio import Audio
+from llama_cffi.core.media.image import Image
 from llama_cffi.errors import MessageError, UnsupportedError
 from llama_cffi.prompt.marking import NAME
 from llama_cffi.prompt.media_parts import is_medium, medium_of, read_medium
 
 Message = Mapping[str, Any]
 """``role`` and ``content`` as in OpenAI's API: text, a list of parts, or None beside ``tool_calls``. Parts are text,
-images and sound: mappings, and :class:`Image` and :class:`Audio` values."""
+images and sound: mappings, or ``str``, :class:`Image` and :class:`Audio` values."""
+
+Content = str | Sequence["str | Image | Audio | Mapping[str, Any]"]
+"""What a message says: a text, or a list of parts."""
 
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
@@ -98,6 +103,8 @@ def _check_content(content: Any, place: str) -> str | list[dict[str, Any]]:
         if is_medium(part):
             parts.append(read_medium(part, f"{place}[{i}]"))
             continue
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
         if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
             raise MessageError(f"{place}[{i}] must be a mapping with a type")
         if part["type"] != "text":
@@ -186,6 +193,7 @@ def _check_texts(value: Any, place: str) -> None:
 
 
 __all__ = [
+    "Content",
     "Message",
     "arguments_object",
     "arguments_text",
