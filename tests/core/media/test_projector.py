@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from llama_cffi import Audio, Batch, Context, ContextOptions, EmbeddingBatch, Image, MediaChunk, Model, Projector
-from llama_cffi.core.embedding_batch import decode_embeddings
 from llama_cffi.errors import (
     AbortedError,
     BatchError,
@@ -87,20 +86,17 @@ def decode(context: Context, model: Model, projector: Projector, pieces: list[li
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         if isinstance(piece, list):
-            batch = Batch(len(piece))
-            batch.extend(piece, pos, output_last=last)
-            context.decode(batch)
+            tokens = Batch(len(piece))
+            tokens.extend(piece, pos, output_last=last)
+            context.decode(tokens)
             pos += len(piece)
         else:
             rows, places = projector.encode(piece), piece.positions(pos)
             for start in range(0, piece.n_tokens, context.n_batch):
                 part = slice(start, start + context.n_batch)
                 at = pos + start if places is None else np.ascontiguousarray(places[:, part])
-                decode_embeddings(
-                    context,
-                    EmbeddingBatch(model, rows[part], at, output_last=last),
-                    causal_attn=not piece.non_causal,
-                )
+                batch = EmbeddingBatch(model, rows[part], at, output_last=last)
+                batch.decode(context, causal_attn=not piece.non_causal)
             pos += piece.n_positions
     return pos
 
@@ -408,7 +404,7 @@ def test_embedding_batches_are_checked(models: dict[str, Seeing]) -> None:
             context.decode(EmbeddingBatch(qwen, rows[:, :64].copy(), 0, 5))
     with Context(gemma, ContextOptions(n_ctx=64, n_batch=16, n_ubatch=2, n_threads=1)) as context:
         with pytest.raises(BatchError, match="n_ubatch is 2"):
-            decode_embeddings(context, EmbeddingBatch(gemma, rows, 0), causal_attn=False)
-        decode_embeddings(context, EmbeddingBatch(gemma, rows, 0, output_last=True))
+            EmbeddingBatch(gemma, rows, 0).decode(context, causal_attn=False)
+        EmbeddingBatch(gemma, rows, 0, output_last=True).decode(context)
         assert np.isfinite(context.outputs.logits()).all()
         assert context.causal_attn
