@@ -113,30 +113,26 @@ class EmbeddingBatch(ProcessBound):
         """Raise :class:`BatchError` for a position outside 0 to ``limit - 1``."""
         check_positions(self.pos, limit)
 
+    def decode(self, context: Context, *, causal_attn: bool = True, deadline: float | None = None) -> None:
+        """Decode the rows; without ``causal_attn`` each attends to all of them, which pieces with
+        :attr:`MediaChunk.non_causal` need.
 
-def decode_embeddings(
-    context: Context, batch: EmbeddingBatch, *, causal_attn: bool = True, deadline: float | None = None
-) -> None:
-    """Decode rows of embeddings; without ``causal_attn`` each row attends to all of them, as pieces whose
-    :attr:`MediaChunk.non_causal` is true need it.
-
-    Raises what :meth:`Context.decode` does, and :class:`BatchError` for more than ``n_ubatch`` rows without causal
-    attention: they must be computed at once. Wraps ``llama_set_causal_attn`` and ``llama_decode``.
-    """
-    if causal_attn or not context.causal_attn:
-        context.decode(batch, deadline=deadline)
-        return
-    if batch.n_tokens > context.n_ubatch:
-        raise BatchError(
-            f"{batch.n_tokens} tokens of a medium that attend to each other must be computed at once, and "
-            f"n_ubatch is {context.n_ubatch}: create the Context with a larger n_ubatch"
-        )
-    with context.lock():
-        lib.llama_set_causal_attn(context.ptr, False)
-        try:
-            context.decode(batch, deadline=deadline)
-        finally:
-            if not context.closed:
+        Raises what :meth:`Context.decode` does, and :class:`BatchError` for more than ``n_ubatch`` rows without causal
+        attention: they must be computed at once. Wraps ``llama_set_causal_attn`` and ``llama_decode``.
+        """
+        if causal_attn or not context.causal_attn:
+            context.decode(self, deadline=deadline)
+            return
+        if self.n_tokens > context.n_ubatch:
+            raise BatchError(
+                f"{self.n_tokens} tokens of a medium that attend to each other must be computed at once, and "
+                f"n_ubatch is {context.n_ubatch}: create the Context with a larger n_ubatch"
+            )
+        with context.lock():
+            lib.llama_set_causal_attn(context.ptr, False)
+            try:
+                context.decode(self, deadline=deadline)
+            finally:
                 lib.llama_set_causal_attn(context.ptr, True)
 
 
@@ -154,4 +150,4 @@ def _positions(pos: int | NDArray[np.int32], n: int, sections: int) -> NDArray[n
     return np.ascontiguousarray(found)
 
 
-__all__ = ["EmbeddingBatch", "decode_embeddings"]
+__all__ = ["EmbeddingBatch"]
