@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
-from llama_cffi.core.embedding_batch import EmbeddingBatch, decode_embeddings
+from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.media_content import check_media, content_of
@@ -232,7 +232,7 @@ class ContextRunner:
         content, context = content_of(span.media.content), self.context
         positions = content.positions(sequence.position(span.start))
         batch = EmbeddingBatch(context.model, embeddings, positions, sequence.seq_id, output_last=work.output)
-        decode_embeddings(context, batch, causal_attn=not content.non_causal, deadline=deadline)
+        batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
         return [batch.n_tokens - 1]
 
     def _fill(self, plan: StepPlan) -> list[int]:

@@ -321,6 +321,7 @@ class Scheduler:
     def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:
         """Free the slot of a sequence that ended; its tokens are kept for reuse by default."""
         self._stuck = False
+        sequence.encodings.clear()
         if sequence.done:
             self._cells.note_end(sequence)
         if sequence.seq_id is None:
@@ -331,7 +332,6 @@ class Scheduler:
         slot = self.slots[sequence.seq_id]
         slot.last_used = self._clock
         slot.release(keep=keep and sequence.request.reuse)
-        sequence.encodings.clear()
         with suppress(ValueError):  # done before, and interrupted
             self.running.remove(sequence)
         self._full = False

@@ -166,8 +166,8 @@ def test_embeddings_are_kept_up_to_a_budget_and_those_used_last_longest() -> Non
     with engine_of(projector, max_bytes=2 * size) as engine:
         encoder = engine._runner.encoder
         assert encoder is not None
-        for name in (1, 2, 1, 3):
-            run(engine, Prompt([name, 9, medium(name), len(projector.encoded)]))
+        for i, name in enumerate((1, 2, 1, 3)):
+            run(engine, Prompt([20 + i, 9, medium(name), 7]))
             assert encoder.nbytes <= 2 * size
         assert [one[0] for one in projector.encoded] == [1, 2, 3]
         run(engine, Prompt([8, medium(1), 1]))
