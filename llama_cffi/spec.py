@@ -262,6 +262,8 @@ GivenPrompt = str | Sequence[int] | Prompt | MixedPrompt
 
 def any_prompt(prompt: Any) -> GivenPrompt:
     """Return a prompt as :func:`plain_prompt` does; a sequence with an image or sound in it is a mixed one."""
+    if isinstance(prompt, MixedPrompt):
+        return prompt
     if not has_media(prompt):
         return plain_prompt(prompt)  # type: ignore[no-any-return]
     parts: list[str | int | Medium] = []

@@ -2,96 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
-import wave
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llama_cffi import Audio, Image, Llama
-from llama_cffi.core.prompt import Prompt
-from llama_cffi.errors import (
-    ContextOverflowError,
-    MediaError,
-    ModelNotFoundError,
-    PromptError,
-    UnsupportedError,
-)
+from llama_cffi import Llama
 from llama_cffi.reply.completion import Completion
-from llama_cffi.spec import ChatSpec, GenerateSpec
 from tests.support.llama_server import LlamaServer, find_server, running_server
-from tests.support.media_models import (
-    GEMMA3_SHAPE,
-    HEARING_SHAPE,
-    QWEN2VL_SHAPE,
-    write_audio_projector,
-    write_text_model,
-    write_vision_projector,
-)
-from tests.support.pictures import pictures
+from tests.support.media_kinds import FILES, TEMPLATE, Kind, open_llama, write_kind
 
 needs_server = pytest.mark.skipif(find_server() is None, reason="no llama-server in build/libllama")
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 CLOSE = 1e-3
 
 
-def tone(hertz: int, seconds: float = 0.4) -> bytes:
-    """A WAV file."""
-    times = np.arange(int(16000 * seconds)) / 16000
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(16000)
-        writer.writeframes((8000 * np.sin(2 * np.pi * hertz * times)).astype("<i2").tobytes())
-    return file.getvalue()
-
-
-PICTURES = pictures()
-FILES = {"gemma3": PICTURES, "qwen2vl": PICTURES, "llama": {f"{hertz} Hz": tone(hertz) for hertz in (220, 440, 2000)}}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A model, its projector, and media that it takes."""
-
-    name: str
-    model: Path
-    projector: Path
-
-    @property
-    def media(self) -> dict[str, Image | Audio]:
-        make: Any = Audio if self.name == "llama" else Image
-        return {name: make(data) for name, data in FILES[self.name].items()}
-
-
-@pytest.fixture(scope="module")
-def kinds(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> dict[str, Kind]:
-    folder = tmp_path_factory.mktemp("media")
-    shapes = {"gemma3": GEMMA3_SHAPE, "qwen2vl": QWEN2VL_SHAPE, "llama": HEARING_SHAPE}
-    models = {name: write_text_model(folder / f"{name}.gguf", name, shape) for name, shape in shapes.items()}
-    projectors = {
-        "gemma3": assets / "models" / "mmproj-tinygemma3.gguf",
-        "qwen2vl": write_vision_projector(folder / "mmproj-qwen2vl.gguf"),
-        "llama": write_audio_projector(folder / "mmproj-llama.gguf"),
-    }
-    return {name: Kind(name, models[name], projectors[name]) for name in shapes}
-
-
 @pytest.fixture(scope="module", params=["gemma3", "qwen2vl", "llama"])
-def kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
-    return kinds[request.param]
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Kind:
+    return write_kind(tmp_path_factory.mktemp("media"), request.param, assets)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +43,6 @@ def server(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lla
 def llm(kind: Kind) -> Iterator[Llama]:
     with open_llama(kind) as llm:
         yield llm
-
-
-def open_llama(kind: Kind, **options: Any) -> Llama:
-    return Llama(kind.model, **{"mmproj": kind.projector, "n_ctx": 2048, "n_threads": 1, **options})
 
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "logprobs": 3}
