@@ -93,8 +93,8 @@ class Llama(Closing, ProcessBound):
         from llama_cffi.hub import pull, pull_projector
 
         given = opt.check_options(opt.HubOptions, options)
-        wanted = {key: given.pop(key) for key in ("revision", "offline", "download_progress") if key in given}
-        wanted["progress"] = wanted.pop("download_progress", None)
+        wanted: dict[str, Any] = {key: given.pop(key) for key in ("revision", "offline") if key in given}
+        wanted["progress"] = given.pop("download_progress", None)
         if given.get("mmproj") == "auto":
             given["mmproj"] = pull_projector(name, **wanted)
         return cls(pull(name, **wanted), **given)
@@ -149,7 +149,7 @@ class Llama(Closing, ProcessBound):
     ) -> list[Completion]: ...
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]
         self, prompt: Prompts, *, progress: Progress | None = None, **options: Unpack[opt.GenerateOptions]
     ) -> list[Completion]: ...
 

@@ -40,7 +40,9 @@ class AsyncChatSession(Conversation[AsyncChatter]):
     ) -> Reply[T]: ...
 
     @overload
-    async def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply: ...
+    async def chat(
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+    ) -> Reply: ...
 
     async def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
         """Add a message and the reply to it, and return the reply; see :meth:`ChatSession.chat`."""
@@ -83,7 +85,9 @@ class AsyncChatSession(Conversation[AsyncChatter]):
         self._said(text, run.messages)
         return run
 
-    async def stream_tools(self, text: Content, **options: Unpack[ToolOptions]) -> AsyncIterator[ReplyChunk | ToolResult]:
+    async def stream_tools(
+        self, text: Content, **options: Unpack[ToolOptions]
+    ) -> AsyncIterator[ReplyChunk | ToolResult]:
         """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
         loop = self._loop(text, options)
         async for event in loop:

@@ -224,7 +224,9 @@ def _stream(
 ) -> Completion:
     """Print the text as it comes."""
     completion = None
-    chunks = llm.stream([*media, prompt] if media else prompt, **request)  # a prompt that is refused is refused here, before it is shown
+    chunks = llm.stream(
+        [*media, prompt] if media else prompt, **request
+    )  # a prompt that is refused is refused here, before it is shown
     if show_prompt:
         _write(prompt, "1")
     for chunk in chunks:

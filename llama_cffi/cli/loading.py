@@ -54,7 +54,9 @@ def projector_source(model: Path | None, mmproj: str | None, *, wanted: bool = F
         return pull_projector(name.removeprefix(HUB), progress=bar)
 
 
-def read_media(images: Sequence[Path] | None, sounds: Sequence[Path] | None) -> list[llama_cffi.Image | llama_cffi.Audio]:
+def read_media(
+    images: Sequence[Path] | None, sounds: Sequence[Path] | None
+) -> list[llama_cffi.Image | llama_cffi.Audio]:
     """Return the images and sounds of ``--image`` and ``--audio``; raises :class:`MediaError`."""
     return [
         *(llama_cffi.Image(path) for path in images or ()),

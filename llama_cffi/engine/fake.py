@@ -26,8 +26,8 @@ class FakeRunner:
     The next token depends on all cells in memory, their positions, and the conditioning that each was computed under,
     so a scheduler that loses, repeats or mixes up a cell changes the text. :meth:`expected` computes the same text
     directly. ``n_cells`` bounds the memory over all sequences, where copies share their cells. Media are cells like
-    others here, whatever they show; with an ``encoder`` their embeddings must be there. ``seconds`` says what a decode takes by its rows (tokens with an output) and its
-    other tokens; a second without it.
+    others here, whatever they show; with an ``encoder`` their embeddings must be there. ``seconds`` says what a decode
+    takes by its rows (tokens with an output) and its other tokens; a second without it.
     """
 
     EOG = 256

@@ -103,7 +103,8 @@ class _Positions:
     def at(self, pos_0: int) -> NDArray[np.int32]:
         if self._base is None or self._moves is None:
             return np.arange(pos_0, pos_0 + self._n, dtype=np.int32)
-        return self._base + np.int32(pos_0) * self._moves
+        found: NDArray[np.int32] = self._base + np.int32(pos_0) * self._moves
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Positions, (self._n, self._base, self._moves)

@@ -64,7 +64,7 @@ class MediaEncoder:
         self.max_bytes = max_bytes
         """The most bytes of embeddings that are kept."""
         self._pool = ThreadPool(1)
-        self._changed = threading.Condition(fork_safe(threading.RLock()))  # type: ignore[arg-type]
+        self._changed = threading.Condition(fork_safe(threading.RLock()))
         self._kept: OrderedDict[bytes, Embeddings] = OrderedDict()
         self._underway: weakref.WeakValueDictionary[bytes, Encoding] = weakref.WeakValueDictionary()
         self.n_encoded = 0

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 _WORDS = re.compile(r"[A-Za-z0-9]+")
 _TYPES = ("f16", "bf16", "q8_0", "f32")
 """Types of weights, the preferred one first."""
-_TYPE = re.compile(r"(?<![a-z0-9])(i?q[0-9][a-z0-9_]*|tq[12]_0|b?f16|fp?32|fp16|mxfp4|nvfp4)(?![a-z0-9])", re.IGNORECASE)
+_TYPE = re.compile(
+    r"(?<![a-z0-9])(i?q[0-9][a-z0-9_]*|tq[12]_0|b?f16|fp?32|fp16|mxfp4|nvfp4)(?![a-z0-9])", re.IGNORECASE
+)
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}$")
 
 

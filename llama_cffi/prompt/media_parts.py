@@ -117,15 +117,16 @@ def as_json(part: Any) -> Any:
     """Return a checked part of a content as OpenAI's API has it; what is no medium as it is."""
     medium = medium_of(part) if isinstance(part, Mapping) and part.get("type") in ("image", "audio") else None
     if isinstance(medium, Image):
-        kind, data = medium.format, medium.data
+        kind, head = str(medium.format), b""
         if kind == "rgb":
-            kind, data = "x-portable-pixmap", f"P6 {medium.width} {medium.height} 255\n".encode() + data
-        url = f"data:image/{kind};base64,{b64encode(data).decode()}"
+            kind, head = "pnm", f"P6 {medium.width} {medium.height} 255\n".encode()
+        kind = "x-portable-anymap" if kind == "pnm" else kind
+        url = f"data:image/{kind};base64,{b64encode(head + medium.data).decode()}"
         return {"type": "image_url", "image_url": {"url": url}}
     if isinstance(medium, Audio):
         pcm = medium.format == "pcm"
-        data = b64encode(medium.file().body if pcm else medium.data).decode()
-        return {"type": "input_audio", "input_audio": {"data": data, "format": "wav" if pcm else medium.format}}
+        text = b64encode(medium.file().body if pcm else medium.data).decode()
+        return {"type": "input_audio", "input_audio": {"data": text, "format": "wav" if pcm else medium.format}}
     return part
 
 

@@ -83,7 +83,8 @@ def join_parts(parts: Sequence[str | Sequence[Any]], joint: str) -> str | list[A
         return joint.join(parts)  # type: ignore[arg-type]
     found: list[Any] = []
     for part in parts:
-        for one in [{"type": "text", "text": part}] if isinstance(part, str) else part:
+        said: Sequence[Any] = [{"type": "text", "text": part}] if isinstance(part, str) else part
+        for one in said:
             if found and joint not in ("", "\n") and found[-1]["type"] == one["type"] == "text":
                 found[-1] = {"type": "text", "text": f"{found[-1]['text']}{joint}{one['text']}"}
             else:

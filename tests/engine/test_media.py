@@ -259,4 +259,4 @@ def test_what_slots_keep_does_not_hold_the_media_themselves() -> None:
     engine = Engine(FakeRunner(encoder=MediaEncoder(Projector().encode, 0)))
     run(engine, Prompt([1, Media(b"m" * 16, 3, 3, content), 3]))
     held = [slot.held for slot in engine._scheduler.slots if slot.held]
-    assert held and all(span.media.content is None for prompt in held for span in prompt.media)
+    assert [span.media.content for prompt in held for span in prompt.media] == [None]

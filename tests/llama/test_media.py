@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from llama_cffi import Llama
+from llama_cffi import Audio, Image, Llama
 from llama_cffi.reply.completion import Completion
 from tests.support.llama_server import LlamaServer, find_server, running_server
 from tests.support.media_kinds import FILES, TEMPLATE, Kind, open_llama, write_kind
@@ -90,10 +90,9 @@ def test_every_medium_is_answered_as_llama_server_answers_it(kind: Kind, server:
         assert last.completion.usage.cached_tokens == alone.usage.prompt_tokens - 1
     # Eight at once, and nothing in memory.
     with open_llama(kind, n_cells=8 * 512) as other, ThreadPoolExecutor(8) as pool:
-        names = list(media)[:8]
+        names, generate = list(media)[:8], cast("Callable[..., Completion]", other.generate)
         jobs = {
-            name: pool.submit(other.generate, ["Describe ", media[name], " briefly"], reuse=False, **GREEDY)
-            for name in names
+            name: pool.submit(generate, ["Describe ", media[name], " briefly"], reuse=False, **GREEDY) for name in names
         }
         for name, job in jobs.items():
             same(job.result(60), expected[name][0])
@@ -103,13 +102,14 @@ def test_every_medium_is_answered_as_llama_server_answers_it(kind: Kind, server:
 def test_several_media_and_texts_around_them(kind: Kind, server: LlamaServer, llm: Llama) -> None:
     (_, a), (_, b), *_ = FILES[kind.name].items()
     (_, first), (_, second), *_ = kind.media.items()
-    for given, prompt in (
+    cases: list[tuple[list[str | bytes], list[str | Image | Audio]]] = [
         ([a, "Which?"], [first, "Which?"]),
         (["One ", a, b, " two"], ["One ", first, second, " two"]),
         (["One ", a, " and ", b, " and ", a, "?"], ["One ", first, " and ", second, " and ", first, "?"]),
-    ):
-        expected, n = of_server(server, given)  # type: ignore[arg-type]
-        found = llm.generate(prompt, **GREEDY)  # type: ignore[arg-type]
+    ]
+    for given, prompt in cases:
+        expected, n = of_server(server, given)
+        found = llm.generate(prompt, **GREEDY)
         same(found, expected)
         assert found.usage.prompt_tokens == n
 
@@ -124,7 +124,7 @@ def test_conversations_are_rendered_and_answered_as_by_llama_server(
     if kind.name == "llama":
         part = {"type": "input_audio", "input_audio": {"data": encoded, "format": "wav"}}
     text = {"type": "text", "text": "What is it?"}
-    conversation = [
+    conversation: list[dict[str, Any]] = [
         {"role": "user", "content": [text, part, {"type": "text", "text": "Say"}, {"type": "text", "text": "more"}]},
         {"role": "assistant", "content": "Well"},
         {"role": "user", "content": [part, part, text]},

@@ -27,6 +27,7 @@ from tests.support.pictures import pictures, scene
 
 JPEG = pictures()["rotated"]
 CAT, DOG = Image(scene(40, 30, 1)), Image(scene(30, 40, 2))
+TAIL = (9, 10)
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
 CHAT: dict[str, Any] = {**GREEDY, "chat_template": TEMPLATE}
 
@@ -71,23 +72,25 @@ def test_equal_images_are_equal_however_they_were_given(llm: Llama, tmp_path: Pa
     (tmp_path / "cat.rgb.ppm").write_bytes(b"P6 40 30 255\n" + CAT.data)
     pixels = np.asarray(scene(40, 30, 1))
     prompts = [llm.generate([Image(one), "?"], **GREEDY) for one in (pixels, scene(40, 30, 1))]
-    assert prompts[0].prompt == prompts[1].prompt and prompts[0].tokens == prompts[1].tokens
+    assert (prompts[0].prompt, prompts[0].tokens) == (prompts[1].prompt, prompts[1].tokens)
     other = llm.generate([Image(tmp_path / "cat.rgb.ppm"), "?"], **GREEDY)
     assert other.tokens == prompts[0].tokens
 
 
 def test_saved_states_are_continued_equally(kind: Kind, tmp_path: Path) -> None:
-    question, more = ["A cat: ", CAT, " Which?"], ["A cat: ", CAT, " Where?"]
+    question: Any = ["A cat: ", CAT, " Which?"]
+    more: Any = ["A cat: ", CAT, " Where?"]
     with open_llama(kind) as llm:
         expected = [llm.generate(one, logprobs=0, **GREEDY) for one in (question, more)]
         llm.save_state(tmp_path / "state")
         n = llm.save_prompt(question, tmp_path / "prompt")
         llm.save_slot(expected[1].slot or 0, tmp_path / "slot")
-    for load in (
+    loads: tuple[Callable[[Llama], object], ...] = (
         lambda llm: llm.load_state(tmp_path / "state"),
         lambda llm: llm.load_prompt(tmp_path / "prompt"),
         lambda llm: llm.load_slot(1, tmp_path / "slot"),
-    ):
+    )
+    for load in loads:
         with open_llama(kind) as llm:
             load(llm)
             for one, before in zip((question, more), expected, strict=True):
@@ -101,9 +104,9 @@ def test_saved_states_are_continued_equally(kind: Kind, tmp_path: Path) -> None:
             assert encoded(llm) <= (kind.name == "gemma3")
     with open_llama(kind) as llm:
         loaded = llm.load_prompt(tmp_path / "prompt")
-        assert len(loaded) == n and loaded == expected[0].prompt
+        assert (len(loaded), loaded) == (n, expected[0].prompt)
         # Its digest is enough while the image is in memory.
-        found = llm.generate(loaded + [9], **GREEDY)
+        found = llm.generate(loaded + TAIL, **GREEDY)
         assert (found.usage.cached_tokens, encoded(llm)) == (n, 0)
         with pytest.raises(PromptError, match="only its digest is known"):
             llm.generate(loaded, reuse=False, **GREEDY)
@@ -113,19 +116,20 @@ def test_a_prompt_that_ends_with_an_image_is_kept_and_continued(kind: Kind, tmp_
     with open_llama(kind) as llm:
         whole = llm.generate(["Look: ", CAT], **GREEDY).prompt
         cut = whole.first(whole.media[-1].end)
+        more = cut + TAIL
         with open_llama(kind) as other:
-            expected = other.generate(cut + [9, 10], **GREEDY)
+            expected = other.generate(more, **GREEDY)
         llm.generate(cut, max_tokens=0)
         llm.save_state(tmp_path / "state")
-        found = llm.generate(cut + [9, 10], **GREEDY)
+        found = llm.generate(more, **GREEDY)
         assert (found.tokens, found.usage.cached_tokens) == (expected.tokens, len(cut))
         llm.load_state(tmp_path / "state")
-        found = llm.generate(cut + [9, 10], **GREEDY)
+        found = llm.generate(more, **GREEDY)
         assert (found.tokens, found.usage.cached_tokens) == (expected.tokens, len(cut))
 
 
 def test_prompt_caches_and_forks_know_media(kind: Kind, tmp_path: Path) -> None:
-    prompt = ["A cat: ", CAT, " Which animal do you see here?" * 4]
+    prompt: Any = ["A cat: ", CAT, " Which animal do you see here?" * 4]
     cache = PromptCache(tmp_path, min_tokens=8)
     with open_llama(kind, prompt_cache=cache) as llm:
         expected = llm.generate(prompt, **GREEDY)
@@ -136,7 +140,8 @@ def test_prompt_caches_and_forks_know_media(kind: Kind, tmp_path: Path) -> None:
         again = llm.generate(prompt, **GREEDY)
         assert again.tokens == expected.tokens
         if llm.model.n_swa == 0:
-            assert again.usage.disk_tokens > expected.prompt.media[-1].end and encoded(llm) == 0
+            assert again.usage.disk_tokens > expected.prompt.media[-1].end
+            assert encoded(llm) == 0
 
 
 # -- what is computed at once, by others, elsewhere
@@ -147,7 +152,7 @@ def test_lists_maps_and_coroutines(kind: Kind, llm: Llama) -> None:
     alone = [llm.generate(one, **GREEDY).tokens for one in prompts]
     assert [one.tokens for one in llm.generate(prompts, **GREEDY)] == alone
     assert [one.tokens for _, one in sorted(llm.map(prompts, **GREEDY), key=lambda one: one[0])] == alone
-    assert [one.tokens for one in llm.generate(prompts[2], n=2, **GREEDY)] == [alone[2]] * 2  # type: ignore[call-overload]
+    assert [one.tokens for one in llm.generate(prompts[2], n=2, **GREEDY)] == [alone[2]] * 2
 
     async def ask() -> list[Any]:
         async with await AsyncLlama.open(kind.model, mmproj=kind.projector, n_ctx=2048, n_threads=1) as other:
@@ -180,7 +185,9 @@ def test_sessions_keep_media_and_write_them(llm: Llama, tmp_path: Path) -> None:
     session = llm.session(**CHAT)
     session.chat([CAT, "Which?"])
     session.chat("Why?")
-    assert session.n_tokens == len(llm.tokenize_chat(session.messages, chat_template=TEMPLATE, add_generation_prompt=False))
+    assert session.n_tokens == len(
+        llm.tokenize_chat(session.messages, chat_template=TEMPLATE, add_generation_prompt=False)
+    )
     session.save(tmp_path / "talk.json")
     other = llm.session(**CHAT)
     other.load(tmp_path / "talk.json")
@@ -291,7 +298,7 @@ def test_a_prompt_of_another_projector_is_refused(kind: Kind, llm: Llama) -> Non
 
 
 def test_drafts_do_not_change_what_is_said_of_an_image(kind: Kind, llm: Llama) -> None:
-    prompt = ["One two three ", CAT, " one two three one two"]
+    prompt: Any = ["One two three ", CAT, " one two three one two"]
     expected = llm.generate(prompt, temperature=0, max_tokens=12).tokens
     assert llm.generate(prompt, temperature=0, max_tokens=12, speculative="lookup").tokens == expected
     with open_llama(kind, draft=kind.model) as drafting:

@@ -23,10 +23,10 @@ from tests.support.conversations import user
 from tests.support.plain_jinja import NEEDED, TEMPLATES
 
 ALL = {path.stem: path.read_text(encoding="utf-8") for path in TEMPLATES}
-SOME = (
-    "openai-gpt-oss-120b Qwen-Qwen3-0.6B GLM-4.6 mistralai-Mistral-Nemo-Instruct-2407 google-gemma-2-2b-it "
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B LFM2.5-8B-A1B Apriel-1.6-15b-Thinker-fixed"
-).split()
+SOME = [
+    *("openai-gpt-oss-120b", "Qwen-Qwen3-0.6B", "GLM-4.6", "mistralai-Mistral-Nemo-Instruct-2407", "LFM2.5-8B-A1B"),
+    *("google-gemma-2-2b-it", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "Apriel-1.6-15b-Thinker-fixed"),
+]
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 TYPED = (
     "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}"
@@ -95,7 +95,7 @@ def test_a_sound_in_any_form_is_the_same_part(part: Any) -> None:
 URL = r"messages\[0\]\.content\[1\]\.image_url\.url"
 WRONG: dict[str, tuple[Any, type[LlamaCffiError], str]] = {
     "another host": (
-        {"type": "image_url", "image_url": {"url": "https://a.example/cat.png"}}, UnsupportedError, f"{URL}: nothing is",
+        {"type": "image_url", "image_url": {"url": "https://a.example/cat.png"}}, UnsupportedError, f"{URL}: nothing",
     ),
     "a file": ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, UnsupportedError, f"{URL}: nothing"),
     "a path": ({"type": "image_url", "image_url": {"url": "/etc/passwd"}}, MediaError, URL),
@@ -161,7 +161,7 @@ def test_every_template_writes_media_where_llama_server_puts_its_marker(name: st
 def test_a_message_that_says_the_marker_says_a_text(source: str) -> None:
     found = rendered(source, [f"What is {MARKER}? <image>", IMAGE])
     assert found.text.count(MARKER) == 2
-    assert len(found.media) == 1 and found.marked.count(found.media[0].mark) == 1
+    assert [found.marked.count(one.mark) for one in found.media] == [1]
     # Not even by the character that stands for an image elsewhere.
     again = rendered(source, [f"{found.media[0].mark} {found.mark}", IMAGE])
     assert again.media[0].mark not in (found.media[0].mark, found.mark)
