@@ -274,7 +274,7 @@ class DraftError(LlamaCffiError, ValueError):
 
 
 class MediaError(LlamaCffiError, ValueError):
-    """An image or a sound that cannot be used: not of a known format, cut, damaged, too large, or refused by libmtmd."""
+    """An image or a sound that cannot be used: of an unknown format, cut, damaged, too large, or refused by libmtmd."""
 
 
 class PromptError(LlamaCffiError, ValueError):

@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import re
 import sys
 import threading
 from dataclasses import dataclass
@@ -97,7 +96,8 @@ def _load() -> Binding:
         _verify(module, found)
         binding = ApiBinding(module)
     else:
-        _check(found)
+        # A renamed copy asks for the others by names that only this process knows.
+        _check(companions.find(library.info().path.parent, "mtmd") or found)
         from llama_cffi._native.abi.modules import load_media_ffi
 
         ffi = load_media_ffi()

@@ -34,8 +34,8 @@ def probe(
     """Open a library in a child process and return its fingerprint.
 
     ``functions`` are those whose pictures are taken, ``symbols`` those that are looked for, and ``kind`` is the name of
-    what is expected. LibraryError with the reason for anything that is not a libllama that can be opened here: a file of another kind,
-    a dependency that is missing, a crash, an exit or a hang while it is opened, a missing function.
+    what is expected. LibraryError with the reason for what is not such a library, or cannot be opened here: a file
+    of another kind, a dependency that is missing, a crash, an exit or a hang while it is opened, a missing function.
     """
     request = {
         "paths": [str(one) for one in (*_checked(path, functions, kind), path)],

@@ -1,4 +1,4 @@
-"""What libmtmd itself makes of a file: its helper functions, called one after the other without the package's objects."""
+"""What libmtmd itself makes of a file: its helper functions, without the package's objects."""
 
 from __future__ import annotations
 

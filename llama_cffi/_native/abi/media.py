@@ -57,6 +57,9 @@ def differences(fingerprint: Fingerprint) -> list[str]:
         wrong = wrong_bytes(seen, "".join(cells))
         if wrong and len(seen) // 2 > len(cells):
             lines.append(f"struct {struct} has at least {len(seen) // 2} bytes, not {len(cells)}")
+        known = {byte for _, place, shown in fields for byte in range(place, place + len(shown))}
+        between = sorted(byte for byte in wrong if byte < len(cells) and byte not in known)
+        lines += [f"{struct}, byte {byte}: a field where none is expected" for byte in between]
         for name, place, shown in fields:
             if any(place <= byte < place + len(shown) for byte in wrong):
                 found = " ".join(seen[2 * at : 2 * at + 2] or ".." for at in range(place, place + len(shown)))
@@ -77,8 +80,8 @@ def _fields(ffi: Any, struct: Any, start: int) -> Iterator[tuple[str, int, list[
             yield name, place, ["??"] * size
             continue
         # A number has its bytes as C has them; of pointers only NULL is expected.
-        kind = "intptr_t" if field.type.kind in ("pointer", "function") else "int" if field.type.kind == "enum" else None
-        cell = ffi.new(f"{kind or field.type.cname} *", value)
+        kind = {"pointer": "intptr_t", "function": "intptr_t", "enum": "int"}.get(field.type.kind, field.type.cname)
+        cell = ffi.new(f"{kind} *", value)
         yield name, place, [f"{byte:02x}" for byte in bytes(ffi.buffer(cell))]
 
 

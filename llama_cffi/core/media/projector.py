@@ -225,9 +225,7 @@ class Projector(NativeObject):
             self._finish("mtmd_encode_chunk", guard.call_int("mtmd_encode_chunk", ptr, chunk.ptr))
             return self._rows(media_lib.mtmd_get_output_embd(ptr), chunk)
 
-    def encode_many(
-        self, chunks: Sequence[MediaChunk], *, deadline: float | None = None
-    ) -> list[NDArray[np.float32]]:
+    def encode_many(self, chunks: Sequence[MediaChunk], *, deadline: float | None = None) -> list[NDArray[np.float32]]:
         """Compute the embeddings of several pieces, those of equal sizes together where the encoder can.
 
         At most ``batch_max_tokens`` are computed at once, and at least one piece. Raises as :meth:`encode`; nothing is

@@ -115,8 +115,8 @@ def test_other_forms_are_refused() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        b"", b"\0" * 100, b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata\0\0\0\0", b"fLaC" + bytes(60), b"ID3", b"\xff\xfb",
-        b"\xff\xf1" + bytes(100), b"OggS" + bytes(100), "no such file", "https://example.com/a.wav",
+        b"", b"\0" * 100, b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata\0\0\0\0", b"fLaC" + bytes(60), b"ID3",
+        b"\xff\xfb", b"\xff\xf1" + bytes(100), b"OggS" + bytes(100), "no such file", "https://example.com/a.wav",
     ],
     ids=lambda source: repr(source)[:40],
 )  # fmt: skip

@@ -119,8 +119,8 @@ def compare(seeing: Seeing, media: Image | Audio, data: bytes) -> None:
     with context_of(model) as ours, context_of(model) as theirs:
         with open_reference(model, seeing.path) as reference:
             expected = reference.evaluate(theirs, "Look: ", data, " What is it?")
-        before = [vocab.bos, *vocab.tokenize("Look: ", add_special=False)]
-        after = vocab.tokenize(" What is it?", add_special=False)
+        before = [int(vocab.bos or 0), *vocab.tokenize("Look: ", add_special=False).tolist()]
+        after = vocab.tokenize(" What is it?", add_special=False).tolist()
         pieces = joined([before], projector.tokenize(media), [after])
         shapes = [
             ("text", len(one), len(one)) if isinstance(one, list) else (one.kind, one.n_tokens, one.n_positions)
@@ -275,12 +275,8 @@ def test_what_libmtmd_cannot_decode_is_an_error_with_its_reason(models: dict[str
     data = bytearray(pictures()["progressive"])
     start = data.index(b"\xff\xda") + 14
     data[start : start + 40] = b"\xff\xff" * 20
-    for broken in (bytes(data), pictures()["animated"].replace(b"NETSCAPE", b"\0" * 8)):
-        image = Image(broken)
-        try:
-            models["gemma3"].projector.tokenize(image)
-        except MediaError as error:
-            assert "cannot be decoded" in error.message
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        models["gemma3"].projector.tokenize(Image(bytes(data)))
     with pytest.raises(MediaError, match="too short"):
         models["ultravox"].projector.tokenize(Audio(np.zeros(1, dtype=np.float32), 16000))
 

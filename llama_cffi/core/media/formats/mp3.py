@@ -46,9 +46,9 @@ def read(data: bytes) -> SoundFile:
         damaged("MP3", f"there is no frame at byte {start}")
     if frame is None and at + 4 <= len(data) and not data.startswith(_TAGS, at):
         damaged("MP3", f"there is no frame at byte {at}")
-    # The frame that announces the others has no sound.
-    if announced is not None and not n_frames - 1 <= announced <= n_frames:
-        if announced > n_frames:
+    # The frame that announces the others has no sound, and some writers count it, too.
+    if announced is not None and not n_frames - 1 <= announced < n_frames + (frame is None):
+        if announced >= n_frames:
             cut("MP3")
         damaged("MP3", f"it has {n_frames} frames and announces {announced}")
     check_sound(rate, channels, samples)
@@ -84,10 +84,8 @@ def _frame(data: bytes, at: int) -> tuple[int, int, int, int, int] | None:
     rate = _RATES[rate_index] >> (0 if is_1 else 1 if version == 2 else 2)
     bitrate = _BITRATES[is_1, layer][bit_index] * 1000
     samples = 384 if layer == 1 else 1152 if layer == 2 or is_1 else 576
-    if layer == 1:
-        length = (12 * bitrate // rate + padding) * 4
-    else:
-        length = samples // 8 * bitrate // rate + padding
+    # The first layer counts words of four bytes.
+    length = (12 * bitrate // rate + padding) * 4 if layer == 1 else samples // 8 * bitrate // rate + padding
     is_mono = data[at + 3] >> 6 == 3
     side = (17 if is_mono else 32) if is_1 else (9 if is_mono else 17)
     tag = 4 + (0 if data[at + 1] & 1 else 2) + side
