@@ -100,8 +100,10 @@ def read_part(part: dict[str, Any], place: str, *, media: bool) -> dict[str, Any
     source = part.get("source")
     if kind == "image" and isinstance(source, dict):
         part = {"type": "image_url", "image_url": _source_url(source, f"{place}.source")}
-    if not media or not is_medium(part):
+    if not media:
         raise not_text(place, kind)
+    if not is_medium(part):
+        raise not_text(place, kind, "text, images and sound")
     try:
         return read_medium(part, place)
     except LlamaCffiError as error:
@@ -119,9 +121,9 @@ def _source_url(source: dict[str, Any], place: str) -> str:
     return f"data:{typed(f'{place}.media_type', source.get('media_type'), str)};base64,{data}"
 
 
-def not_text(place: str, kind: str) -> Problem:
-    """Return the problem of a part that is not text."""
-    message = f"{place}: only text can be given to this model, not {kind}"
+def not_text(place: str, kind: str, taken: str = "text") -> Problem:
+    """Return the problem of a part that is not what the model takes."""
+    message = f"{place}: only {taken} can be given to this model, not {kind}"
     return Problem(400, message, code="unsupported_content", param=f"{place}.type")
 
 
