@@ -62,11 +62,11 @@ Handler = Callable[[Call], Awaitable[Answer]]
 _FORMS: dict[Handler, BodyForm] = {}
 
 
-def takes(*, list_as: str = "", nothing: bool = False) -> Callable[[Handler], Handler]:
+def takes(*, list_as: str = "", nothing: bool = False, form: bool = False) -> Callable[[Handler], Handler]:
     """Return a decorator for a handler of other bodies than objects; the arguments are those of :class:`BodyForm`."""
 
     def mark(handler: Handler) -> Handler:
-        _FORMS[handler] = BodyForm(list_as, nothing)
+        _FORMS[handler] = BodyForm(list_as, nothing, form)
         return handler
 
     return mark
@@ -104,7 +104,7 @@ class Endpoint:
             body: dict[str, Any] = {}
             if scope["method"] == "POST":
                 data = await read_body(receive, facts["headers"], self.service.settings.max_body)
-                body = await parse_body(data, _FORMS.get(handler, BodyForm()))
+                body = await parse_body(data, _FORMS.get(handler, BodyForm()), facts["headers"])
             call = Call(self.service, scope, self.dialect, body)
             facts["status"] = await self._watched(handler, call, receive, send, facts["reply_headers"])
             return
