@@ -88,12 +88,12 @@ class EmbeddingBatch(ProcessBound):
     @property
     def seq_id(self) -> NDArray[np.int32]:
         """int32 of shape ``(n_tokens, 1)``."""
-        return self._keep[1][:, None]  # type: ignore[no-any-return]
+        return self._keep[1][:, None]
 
     @property
     def n_seq_id(self) -> NDArray[np.int32]:
         """Ones, as many as there are rows."""
-        return self._keep[0]  # type: ignore[no-any-return]
+        return self._keep[0]
 
     def __len__(self) -> int:
         return self.n_tokens

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from functools import cache
 from typing import Any
 
@@ -68,3 +70,13 @@ def more_pictures() -> dict[str, bytes]:
         "two colors": _saved(photo.convert("1"), "PNG"),
         "gray alpha": _saved(photo.convert("LA"), "PNG"),
     }
+
+
+def png(width: int, height: int, body: bytes, *, depth: int = 8, color: int = 2, interlace: int = 0) -> bytes:
+    """A PNG file of these sizes, whatever its compressed rows are."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")

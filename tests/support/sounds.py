@@ -50,9 +50,9 @@ def flac(samples: NDArray[np.float32], rate: int = 16000, *, block: int = 1024) 
 def mp3(n_frames: int = 40, *, tag: bytes = b"", announced: int | None = None) -> bytes:
     """An MP3 file of silence at 44,100 Hz, 26 ms for each frame; ``announced`` is what its first frame says."""
     silence = b"\xff\xfb\x90\xc0" + b"\0" * 413
-    first = b""
+    first = bytearray()
     if announced is not None:
-        first = bytearray(silence)
+        first += silence
         first[4 + 17 : 4 + 17 + 12] = b"Xing" + struct.pack(">II", 1, announced)
     return tag + bytes(first) + silence * n_frames
 

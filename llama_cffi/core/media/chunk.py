@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ChunkKind = Literal["image", "audio"]
+_Places: TypeAlias = "tuple[NDArray[np.int32], NDArray[np.int32]]"
 
 
 class MediaChunk(NativeObject):
@@ -64,7 +65,7 @@ class MediaChunk(NativeObject):
         found = blake2b(digest_size=DIGEST_SIZE)
         found.update(b"chunk" + index.to_bytes(8, "little") + projector_id + medium)
         self.digest = found.digest()
-        self._places, self._steps = _positions(chunk, self.n_tokens) if uses_mrope else (None, None)
+        self._places: _Places | None = _positions(chunk, self.n_tokens) if uses_mrope else None
         self._handle = handle = Handle("MediaChunk", partial(guard.free, "mtmd_input_chunk_free"))
         try:
             handle.open(guard.call_ptr("mtmd_input_chunk_copy", chunk, cell=handle.cell))
@@ -80,15 +81,17 @@ class MediaChunk(NativeObject):
         have one dimension: they are ``pos_0`` to ``pos_0 + n_tokens - 1`` then. Equal to what
         ``mtmd_helper_decode_image_chunk`` decodes with.
         """
-        if self._places is None or self._steps is None:
+        if self._places is None:
             return None
-        return self._places + self._steps * np.int32(pos_0)
+        first, steps = self._places
+        found: NDArray[np.int32] = first + steps * np.int32(pos_0)
+        return found
 
     def __repr__(self) -> str:
         return f"<MediaChunk {self.kind}, {self.n_tokens} tokens, {self.n_positions} positions>"
 
 
-def _positions(chunk: Any, n_tokens: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _positions(chunk: Any, n_tokens: int) -> _Places:
     """The positions of a piece that begins at 0, and what each grows by when it begins one later."""
     image = media_lib.mtmd_input_chunk_get_tokens_image(chunk)
     if image == media_ffi.NULL:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import copy
 import pickle
-import struct
 import zlib
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from llama_cffi import Image
 from llama_cffi.core.media.limits import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SIDE
 from llama_cffi.errors import MediaError
-from tests.support.pictures import more_pictures, pictures, scene
+from tests.support.pictures import more_pictures, pictures, png, scene
 
 SIZES = {"one pixel": (1, 1), "long": (3000, 10)}
 
@@ -95,35 +94,27 @@ def test_cut_files_are_refused(name: str) -> None:
             Image(cut)
 
 
-def _png(width: int, height: int, body: bytes, *, depth: int = 8, color: int = 2, interlace: int = 0) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
 def test_decompression_bombs_are_refused() -> None:
     row = b"\0" + bytes(3 * 10)
-    assert Image(_png(10, 10, zlib.compress(row * 10))).width == 10
+    assert Image(png(10, 10, zlib.compress(row * 10))).width == 10
     bomb = zlib.compress(bytes(1 << 24), 9)
     with pytest.raises(MediaError, match="longer than the 310 bytes"):
-        Image(_png(10, 10, bomb))
+        Image(png(10, 10, bomb))
     with pytest.raises(MediaError, match="too large"):
-        Image(_png(MAX_SIDE, MAX_SIDE, bomb))
+        Image(png(MAX_SIDE, MAX_SIDE, bomb))
     with pytest.raises(MediaError, match="too large"):
-        Image(_png(MAX_SIDE + 1, 1, bomb))
+        Image(png(MAX_SIDE + 1, 1, bomb))
     with pytest.raises(MediaError, match="its size needs"):
-        Image(_png(10, 11, zlib.compress(row * 10)))
+        Image(png(10, 11, zlib.compress(row * 10)))
 
 
 def test_interlaced_pictures_have_their_length() -> None:
     # One byte a pixel: passes of 2, 2, 2, 4, 3, 7 and 5 rows with their widths, for 9 by 10 pixels.
     sizes = [(2, 2), (1, 2), (3, 1), (2, 3), (5, 2), (4, 5), (9, 5)]
     raw = b"".join((b"\0" + bytes(width)) * height for width, height in sizes)
-    assert Image(_png(9, 10, zlib.compress(raw), color=0, interlace=1)).height == 10
+    assert Image(png(9, 10, zlib.compress(raw), color=0, interlace=1)).height == 10
     with pytest.raises(MediaError, match="its size needs"):
-        Image(_png(9, 10, zlib.compress(raw[:-1]), color=0, interlace=1))
+        Image(png(9, 10, zlib.compress(raw[:-1]), color=0, interlace=1))
 
 
 @pytest.mark.parametrize(
