@@ -81,9 +81,11 @@ def context_of(model: Model) -> Context:
     return Context(model, ContextOptions(n_ctx=2048, n_batch=512, n_ubatch=512, n_threads=1, flash_attn="disabled"))
 
 
-def decode(context: Context, model: Model, projector: Projector, pieces: list[list[int] | MediaChunk]) -> int:
+def decode(
+    context: Context, model: Model, pieces: list[list[int] | MediaChunk], embeddings: list[NDArray[np.float32]]
+) -> int:
     """Decode pieces in sequence 0, with the logits of the last token; returns the position behind them."""
-    pos = 0
+    pos, left = 0, iter(embeddings)
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         if isinstance(piece, list):
@@ -92,7 +94,7 @@ def decode(context: Context, model: Model, projector: Projector, pieces: list[li
             context.decode(tokens)
             pos += len(piece)
         else:
-            rows, places = projector.encode(piece), piece.positions(pos)
+            rows, places = next(left), piece.positions(pos)
             for start in range(0, piece.n_tokens, context.n_batch):
                 part = slice(start, start + context.n_batch)
                 at = pos + start if places is None else np.ascontiguousarray(places[:, part])
@@ -130,9 +132,9 @@ def compare(seeing: Seeing, media: Image | Audio, data: bytes) -> None:
         assert shapes == expected.shapes
         assert [one for one in pieces if isinstance(one, list)] == expected.tokens
         chunks = [one for one in pieces if isinstance(one, MediaChunk)]
-        rows = np.concatenate([projector.encode(one) for one in chunks])
-        assert np.allclose(rows, np.concatenate(expected.embeddings), rtol=0, atol=1e-5)
-        assert decode(ours, model, projector, pieces) == expected.end
+        rows = [projector.encode(one) for one in chunks]
+        assert np.allclose(np.concatenate(rows), np.concatenate(expected.embeddings), rtol=0, atol=1e-5)
+        assert decode(ours, model, pieces, rows) == expected.end
         positions, pos = [], 0
         for piece in pieces:
             if isinstance(piece, list):
