@@ -34,7 +34,7 @@ from benchmarks.server import PAUSE, generating_server, own_server, server_progr
 from tests.support.llama_server import LlamaServer, ServerError  # noqa: E402
 from tests.support.media_kinds import TEMPLATE  # noqa: E402
 from tests.support.media_models import VisionShape, write_text_model, write_vision_projector  # noqa: E402
-from tests.support.pictures import png  # noqa: E402
+from tests.support.pictures import photograph  # noqa: E402
 from tests.support.random_model import Shape  # noqa: E402
 
 TEXT = Shape(n_layer=8, n_embd=512, n_head=8, n_head_kv=4, n_ff=2048, n_vocab=512, n_ctx_train=8192)
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for n_callers in options.callers:
             found: dict[str, list[list[float]]] = {OWN_SERVER: [], SERVER: []}
             for i in range(options.rounds):
-                pictures = [png(size, size, seed=100 * i + caller) for caller in range(n_callers)]
+                pictures = [photograph(size, size, seed=100 * i + caller) for caller in range(n_callers)]
                 for name in found if i % 2 == 0 else reversed(found):
                     time.sleep(PAUSE)
                     found[name].append(_measure(opened(name), pictures))

@@ -27,7 +27,7 @@ def _saved(picture: Any, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def png(width: int, height: int, seed: int = 0) -> bytes:
+def photograph(width: int, height: int, seed: int = 0) -> bytes:
     """A :func:`scene` as a file."""
     return _saved(scene(width, height, seed), "PNG")
 
