@@ -15,7 +15,7 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options, server_log
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import Additions, additions
-from llama_cffi.cli.loading import HUB, draft_source, model_file
+from llama_cffi.cli.loading import HUB, draft_source, model_file, projector_source
 from llama_cffi.cli.memory_plan import planned_bytes, usual_context
 from llama_cffi.cli.serve_models import Several, check_together, make_pool
 from llama_cffi.cli.serve_parts import LOOPBACK, bind_all, keys_of, listed, mode_of, prefix_of, remove_files
@@ -42,6 +42,9 @@ def serve(
     hf_repo: opt.HfRepo = None,
     hf_file: opt.HfFile = None,
     hf_token: opt.HfToken = None,
+    mmproj: options.Mmproj = None,
+    image_min_tokens: options.ImageMinTokens = None,
+    image_max_tokens: options.ImageMaxTokens = None,
     offline: opt.Offline = False,
     config: opt.Config = None,
     host: opt.Host = "127.0.0.1",
@@ -168,7 +171,8 @@ def serve(
         sleep_idle_seconds if sleep_idle_seconds and sleep_idle_seconds > 0 else None, queue_timeout,
     )  # fmt: skip
     check_together(ctx, several)
-    file = "" if several.many else model_file(_model_name(model, hf_repo, hf_file))
+    name = _model_name(model, hf_repo, hf_file)
+    file, projector = ("", None) if several.many else (model_file(name), projector_source(name, mmproj))
     hosts = listed(host)
     if compat not in (None, "llama-server"):
         raise typer.BadParameter(f"there is only llama-server, not {compat!r}", param_hint="--compat")
@@ -255,6 +259,9 @@ def serve(
         "max_waiting_tokens": max_queue_tokens or 4 * (ctx_size or 4096),
         "max_waiting_seconds": queue_timeout,
         "max_compile_seconds": compile_timeout,
+        "mmproj": projector,
+        "image_min_tokens": image_min_tokens,
+        "image_max_tokens": image_max_tokens,
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
         "model_options": llama_cffi.ModelOptions(
             n_gpu_layers=arguments.gpu_layers(n_gpu_layers),

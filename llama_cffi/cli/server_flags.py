@@ -97,6 +97,7 @@ _OWN = (
     *_own("-kvo --kv-offload -nkvo --no-kv-offload", "--op-offload --no-op-offload", "--no-host", n=0),
     *_own("--repack -nr --no-repack", "--check-tensors", "--offline", n=0),
     *_own("--pooling", "--rope-scaling", "--rope-scale", "--rope-freq-base", "--rope-freq-scale", "-np --parallel"),
+    *_own("-mm --mmproj", "--image-min-tokens", "--image-max-tokens"),
     *_own("-lm --load-mode", "-dev --device", "-ngl --gpu-layers --n-gpu-layers", "-sm --split-mode"),
     *_own("-ts --tensor-split", "-mg --main-gpu", "--override-kv", "--lora", "--lora-scaled", "--control-vector"),
     *_own("--control-vector-scaled", "-a --alias", "--tags", "-m --model", "-hf -hfr --hf-repo", "-hff --hf-file"),
@@ -112,7 +113,7 @@ _OWN = (
     *_own("--models-autoload --no-models-autoload", n=0),
 )
 
-_NO_MEDIA = "there are no images, sounds or videos"
+_NO_VIDEO = "there is no video"
 _MEASURED = "it is found by measuring"
 _DRAFTS_SHARE = "drafts are computed with the threads and devices of the model"
 _ALWAYS = "it is always so"
@@ -139,10 +140,11 @@ _IGNORED = (
     *_ignored("the first request warms the model", "--warmup --no-warmup", n=0),
     *_ignored("tokens are chosen on the CPU", "-bs --backend-sampling", n=0),
     *_ignored("tokens are chosen on the CPU", "--spec-draft-backend-sampling --no-spec-draft-backend-sampling", n=0),
-    *_ignored(_NO_MEDIA, "--mmproj-auto --no-mmproj --no-mmproj-auto", "--mmproj-offload --no-mmproj-offload", n=0),
-    *_ignored(_NO_MEDIA, "-mmdev --mmproj-device", "--image-min-tokens", "--image-max-tokens"),
-    *_ignored(_NO_MEDIA, "--mtmd-batch-max-tokens", "--video-fps", "--video-timestamp-interval"),
-    *_ignored(_NO_MEDIA, "--video-ffmpeg-dir"),
+    *_ignored("--mmproj auto takes the projector of the model", "--mmproj-auto --no-mmproj --no-mmproj-auto", n=0),
+    *_ignored("the projector is computed where the model is", "--mmproj-offload --no-mmproj-offload", n=0),
+    *_ignored("the projector is computed where the model is", "-mmdev --mmproj-device"),
+    *_ignored("each image is encoded by itself", "--mtmd-batch-max-tokens"),
+    *_ignored(_NO_VIDEO, "--video-fps", "--video-timestamp-interval", "--video-ffmpeg-dir"),
     *_ignored("llama.cpp's default is taken", "-lzm --lazy-mode"),
     *_ignored("--kv-cells and --ctx-size say what memory is taken", "-fit --fit", "-fitt --fit-target"),
     *_ignored("--kv-cells and --ctx-size say what memory is taken", "-fitc --fit-ctx"),
@@ -191,7 +193,8 @@ _REFUSED = (
     *_refused("the model's metadata decide; --override-kv changes them", "--yarn-orig-ctx", "--yarn-ext-factor"),
     *_refused("the model's metadata decide; --override-kv changes them", "--yarn-attn-factor", "--yarn-beta-slow"),
     *_refused("the model's metadata decide; --override-kv changes them", "--yarn-beta-fast"),
-    *_refused(_NO_MEDIA, "-mm --mmproj", "-mmu --mmproj-url", "--media-path"),
+    *_refused("--mmproj takes a file, or auto", "-mmu --mmproj-url"),
+    *_refused("images are part of the request, as data: URLs", "--media-path"),
     *_refused("a model is computed on one machine", "--rpc"),
     *_refused("--n-gpu-layers decides what is on the GPU", "-ot --override-tensor", "-ncmoe --n-cpu-moe"),
     *_refused("--n-gpu-layers decides what is on the GPU", "-ncffn --n-cpu-ffn"),

@@ -74,11 +74,11 @@ Handler = Callable[[Call], Awaitable[Answer]]
 _FORMS: dict[Handler, BodyForm] = {}
 
 
-def takes(*, list_as: str = "", nothing: bool = False) -> Callable[[Handler], Handler]:
+def takes(*, list_as: str = "", nothing: bool = False, form: bool = False) -> Callable[[Handler], Handler]:
     """Return a decorator for a handler of other bodies than objects; the arguments are those of :class:`BodyForm`."""
 
     def mark(handler: Handler) -> Handler:
-        _FORMS[handler] = BodyForm(list_as, nothing)
+        _FORMS[handler] = BodyForm(list_as, nothing, form)
         return handler
 
     return mark
@@ -122,7 +122,7 @@ class Endpoint:
             data = b""
             if scope["method"] == "POST":
                 data = await read_body(receive, facts["headers"], self.service.settings.max_body)
-                body = await parse_body(data, form_of(handler))
+                body = await parse_body(data, form_of(handler), facts["headers"])
             call = Call(self.service, scope, self.dialect, body, data)
             facts["status"] = await self._watched(handler, call, receive, send, facts["reply_headers"])
             return

@@ -91,6 +91,11 @@ class Service(Serving):
         return self._llm
 
     @property
+    def takes_media(self) -> bool:
+        """Whether the model takes images or sound."""
+        return self._llm is not None and self._llm.llama.projector is not None
+
+    @property
     def stats(self) -> EngineSnapshot | None:
         """What the engine counts; None before the model is loaded, and for one that generates no text."""
         try:

@@ -22,6 +22,7 @@ def model_card(service: Service) -> dict[str, Any]:
         "aliases": list(service.names[1:]),
         "tags": list(service.settings.tags),
         "meta": None if card is None else card.meta,
+        "capabilities": ["completion", "multimodal"] if service.takes_media else ["completion"],
         "max_model_len": None if card is None else card.n_ctx,
         "status": {"value": "loaded" if service.state in ("ready", "draining") else service.state},
     }
