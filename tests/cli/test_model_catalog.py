@@ -101,7 +101,7 @@ def test_the_nearest_place_decides(folder: Path, tmp_path: Path, monkeypatch: py
         ("[one]\nc = 1\nc = 2", "c is set twice"),
         ("[one]\nctx-sise = 1", "did you mean ctx-size?"),
         ("[one]\nctx-size = many", "'--ctx-size'"),
-        ("[one]\nmmproj = x", "there are no images"),
+        ("[one]\nmmproj-url = x", "--mmproj takes a file"),
         ("[one]\ntemp = hot", "'hot' is not a number"),
         ("[one]\nload-on-startup = perhaps", "must be true or false"),
         ("[one]\nstop-timeout = -1", "must be seconds"),
