@@ -9,6 +9,7 @@ from typing import Any
 from llama_cffi._native import ffi, guard, log, media_ffi, media_lib
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.owned import owned
 from llama_cffi.errors import MediaError
 
 _NO_PROGRAM = b"/dev/null"
@@ -22,13 +23,14 @@ def bitmap_of(context: Any, media: Image | Audio) -> Iterator[Any]:
     Raises :class:`MediaError` with libmtmd's reason for what it cannot decode. Wraps ``mtmd_bitmap_init`` and
     ``mtmd_helper_bitmap_init_from_buf``.
     """
+    if isinstance(media, Image) and media.format == "rgb":
+        pixels = ffi.from_buffer(media.data)
+        with owned("bitmap", "mtmd_bitmap_free", "mtmd_bitmap_init", media.width, media.height, pixels) as bitmap:
+            yield bitmap
+        return
     out = media_ffi.new("struct mtmd_helper_bitmap_wrapper *")
     try:
-        if isinstance(media, Image) and media.format == "rgb":
-            pixels = ffi.from_buffer(media.data)
-            out.bitmap = guard.call_ptr("mtmd_bitmap_init", media.width, media.height, pixels)
-        else:
-            _decode(context, media, out)
+        _decode(context, media, out)
         yield out.bitmap
     finally:
         if out.bitmap != media_ffi.NULL:

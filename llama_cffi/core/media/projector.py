@@ -23,6 +23,7 @@ from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.bitmap import bitmap_of
 from llama_cffi.core.media.chunk import MediaChunk
 from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.owned import owned
 from llama_cffi.core.media.projector_file import check_projector_file, projector_id
 from llama_cffi.core.media.projector_params import native_params
 from llama_cffi.core.model import Model, ProgressCallback
@@ -184,8 +185,7 @@ class Projector(NativeObject):
         part = media_ffi.new("struct mtmd_input_part *", {"bitmap": bitmap})
         parts = media_ffi.new("struct mtmd_input_part *[]", [part])
         pieces: list[list[int] | MediaChunk] = []
-        chunks = guard.call_ptr("mtmd_input_chunks_init")
-        try:
+        with owned("chunks", "mtmd_input_chunks_free", "mtmd_input_chunks_init") as chunks:
             mark = log.mark()
             if guard.call_int("mtmd_tokenize_from_parts", ptr, chunks, parts, 1, False):
                 raise MediaError(f"{media!r} cannot be used", log=log.lines_since(mark))
@@ -205,8 +205,6 @@ class Projector(NativeObject):
                         uses_mrope=self.uses_mrope,
                     )
                     pieces.append(piece)
-        finally:
-            lib.mtmd_input_chunks_free(chunks)
         return [piece for piece in pieces if isinstance(piece, MediaChunk) or piece]
 
     # -- embeddings
@@ -236,11 +234,8 @@ class Projector(NativeObject):
         found: list[NDArray[np.float32]] = []
         with self._encoding(deadline) as ptr:
             while len(found) < len(chunks):
-                batch = guard.call_ptr("mtmd_batch_init", ptr)
-                try:
+                with owned("batch", "mtmd_batch_free", "mtmd_batch_init", ptr) as batch:
                     found += self._encode_batch(batch, chunks[len(found) :])
-                finally:
-                    media_lib.mtmd_batch_free(batch)
         return found
 
     def _encode_batch(self, batch: Any, chunks: Sequence[MediaChunk]) -> list[NDArray[np.float32]]:
@@ -276,7 +271,8 @@ class Projector(NativeObject):
     @contextmanager
     def _encoding(self, deadline: float | None) -> Iterator[Any]:
         """Hold the projector for an encoding on this thread; yields its pointer."""
-        if self._encoder == threading.get_ident():
+        # Only while it is locked: a signal handler may have raised before the last encoder was forgotten.
+        if self._lock.locked() and self._encoder == threading.get_ident():
             raise BusyError("this thread is already inside an encoding of this Projector")
         with self._gate, self._lock:
             ptr = self._handle.ptr
