@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ class Video:
     digest: bytes
     """16 bytes: a hash of pictures and times."""
 
-    def __init__(self, frames: Sequence[Image | NDArray[np.uint8] | Any], times: Sequence[float]) -> None:
+    def __init__(self, frames: Sequence[Image | NDArray[np.uint8] | Any], times: Iterable[float]) -> None:
         if isinstance(frames, (str, bytes)) or not isinstance(frames, (Sequence, np.ndarray)):
             raise TypeError(f"frames must be a list of Images, got {shown(frames)}")
         if not len(frames):
@@ -61,7 +61,7 @@ class Video:
             )
         seconds = tuple(_second(one) for one in times)
         if len(seconds) != len(images) or any(later < one for one, later in pairwise(seconds)):
-            raise MediaError(f"times must be {len(images)} numbers that never go back, got {shown(times)}")
+            raise MediaError(f"times must be {len(images)} numbers that never go back, got {shown(seconds)}")
         found = blake2b(b"video", digest_size=DIGEST_SIZE)
         for image, second in zip(images, seconds, strict=True):
             found.update(image.digest + second.hex().encode())

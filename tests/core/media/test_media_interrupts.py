@@ -54,6 +54,36 @@ for name, stride in zip(sys.argv[4::2], map(int, sys.argv[5::2])):
 model.close()
 assert projector.closed
 """
+EXIT = """
+import sys, threading
+import numpy as np
+from llama_cffi import Image, MediaChunk, Model, Projector
+
+class Holder:
+    pass
+
+def make(seed):
+    model = Model(sys.argv[1])
+    projector = Projector(model, sys.argv[2], n_threads=1, warmup=False)
+    image = Image(np.full((160, 160, 3), seed, dtype=np.uint8))
+    (_, chunk, _) = projector.tokenize(image)
+    return model, projector, chunk
+
+holder = Holder()
+holder.itself, holder.made = holder, make(1)
+del holder
+kept = make(2)
+began = threading.Event()
+
+def work():
+    while True:
+        began.set()
+        kept[1].encode(kept[2])
+
+threading.Thread(target=work, daemon=True).start()
+began.wait()
+print("ends")
+"""
 STRIDES = {"load": 331, "tokenize": 11, "tokenize a file": 13, "encode": 3, "encode many": 5}
 
 
@@ -64,3 +94,9 @@ def test_interrupts_leave_nothing_behind(tmp_path: Path) -> None:
     strides = [text for pair in STRIDES.items() for text in pair]
     said = run_child(PROGRAM, model, projector, tmp_path / "picture.png", *strides)
     assert [line.rpartition(" ")[0] for line in said.splitlines()] == list(STRIDES)
+
+
+def test_an_interpreter_may_end_in_the_middle_of_an_encoding(tmp_path: Path) -> None:
+    model = write_text_model(tmp_path / "text.gguf", "qwen2vl", QWEN2VL_SHAPE)
+    projector = write_vision_projector(tmp_path / "mmproj.gguf")
+    assert run_child(EXIT, model, projector) == "ends\n"
