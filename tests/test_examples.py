@@ -43,7 +43,9 @@ def test_an_example_without_its_model(path: Path) -> None:
     assert done.stderr == "no such file: none.gguf\n"
 
 
-@pytest.mark.parametrize(("name", "kind"), [("image", "qwen2vl"), ("audio", "llama")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("image", "qwen2vl"), pytest.param("audio", "llama", marks=pytest.mark.conformance)]
+)
 def test_an_example_with_media(name: str, kind: str, tmp_path: Path, assets: Path) -> None:
     from tests.support.media_kinds import FILES, write_kind
 

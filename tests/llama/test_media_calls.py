@@ -32,7 +32,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
 CHAT: dict[str, Any] = {**GREEDY, "chat_template": TEMPLATE}
 
 
-@pytest.fixture(scope="module", params=["gemma3", "qwen2vl"])
+@pytest.fixture(scope="module", params=["qwen2vl", pytest.param("gemma3", marks=pytest.mark.conformance)])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Kind:
     return write_kind(tmp_path_factory.mktemp("media"), request.param, assets)
 
@@ -254,6 +254,8 @@ def test_options_that_media_do_not_allow(llm: Llama) -> None:
     for call in (lambda: llm.perplexity(["a", CAT]), lambda: llm.score(["a", CAT], ["b"])):  # type: ignore[list-item]
         with pytest.raises(TypeError, match="must be a text or a sequence of tokens"):
             call()
+    with pytest.raises(UnsupportedError, match="text 1 has media"):
+        llm.embed(["a", llm.generate([CAT], **GREEDY).prompt])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"prompt\[0\] must be a text, a token, an Image or Audio"):
         llm.generate([None, CAT])  # type: ignore[list-item]
 
