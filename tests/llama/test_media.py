@@ -49,6 +49,7 @@ def server(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lla
         "--mmproj",
         kind.projector,
         "--no-warmup",
+        *("--mtmd-batch-max-tokens", 1),
         "--jinja",
     )
     with running_server(
