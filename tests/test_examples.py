@@ -52,7 +52,7 @@ def test_an_example_with_media(name: str, kind: str, tmp_path: Path, assets: Pat
     made = write_kind(tmp_path, kind, assets)
     file = tmp_path / "medium"
     file.write_bytes(list(FILES[kind].values())[-1])
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), made.model, made.projector, file]
+    command: list[str | Path] = [sys.executable, str(ROOT / "examples" / f"{name}.py"), made.model, made.projector, file]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100
     )

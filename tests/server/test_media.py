@@ -70,7 +70,7 @@ def test_messages_take_images_also_as_results_of_tools(llm: Llama, server: Serve
         {"role": "user", "content": [result]},
     ]
     counted = server.ask("/v1/messages/count_tokens", {"messages": said}).json()["input_tokens"]
-    alike = [
+    alike: list[dict[str, Any]] = [
         {"role": "user", "content": "Look"},
         {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {}}}]},
         {"role": "tool", "content": ["Here", CAT]},
