@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,7 +18,21 @@ from llama_cffi.errors import BatchError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llama_cffi.core.context import Context
+
+class Decoder(Protocol):
+    """What rows are decoded with: a :class:`~llama_cffi.core.context.Context`."""
+
+    n_ubatch: int
+
+    @property
+    def ptr(self) -> Any: ...
+
+    @property
+    def causal_attn(self) -> bool: ...
+
+    def lock(self) -> AbstractContextManager[None]: ...
+
+    def decode(self, batch: EmbeddingBatch, *, deadline: float | None = None) -> None: ...
 
 
 class EmbeddingBatch(ProcessBound):
@@ -113,7 +128,7 @@ class EmbeddingBatch(ProcessBound):
         """Raise :class:`BatchError` for a position outside 0 to ``limit - 1``."""
         check_positions(self.pos, limit)
 
-    def decode(self, context: Context, *, causal_attn: bool = True, deadline: float | None = None) -> None:
+    def decode(self, context: Decoder, *, causal_attn: bool = True, deadline: float | None = None) -> None:
         """Decode the rows; without ``causal_attn`` each attends to all of them, which pieces with
         :attr:`MediaChunk.non_causal` need.
 
@@ -150,4 +165,4 @@ def _positions(pos: int | NDArray[np.int32], n: int, sections: int) -> NDArray[n
     return np.ascontiguousarray(found)
 
 
-__all__ = ["EmbeddingBatch"]
+__all__ = ["Decoder", "EmbeddingBatch"]

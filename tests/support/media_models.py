@@ -97,7 +97,7 @@ def write_vision_projector(path: Path, *, n_text: int = QWEN2VL_SHAPE.n_embd, se
 
 def write_audio_projector(path: Path, *, n_text: int = HEARING_SHAPE.n_embd, seed: int = 2) -> Path:
     """Write an Ultravox projector: a Whisper encoder, 75 tokens for each 30 seconds begun."""
-    n, n_ff, n_layer, n_head, n_mel, stack, hidden = 32, 48, 2, 2, 20, 20, 64
+    n, n_ff, n_layer, n_head, n_mel, stack, hidden = 32, 48, 1, 2, 20, 20, 64
     keys = {
         "clip.has_audio_encoder": True, "clip.projector_type": "ultravox", "clip.audio.num_mel_bins": n_mel,
         "clip.audio.projector.stack_factor": stack, **_sizes("audio", n, n_ff, n_layer, n_head, n_text),

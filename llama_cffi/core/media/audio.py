@@ -10,7 +10,9 @@ import numpy as np
 
 from llama_cffi._util.scalars import as_int
 from llama_cffi._util.shown import shown
-from llama_cffi.core.media.formats.sound_file import SoundFile, SoundFormat, check_sound, read_sound
+from llama_cffi.core.media.formats.checks import check_sound
+from llama_cffi.core.media.formats.sound import SoundFile, SoundFormat
+from llama_cffi.core.media.formats.sound_file import read_sound
 from llama_cffi.core.media.formats.wav import float_file
 from llama_cffi.core.media.image import DIGEST_SIZE
 from llama_cffi.core.media.limits import MAX_AUDIO_BYTES

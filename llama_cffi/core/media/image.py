@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from llama_cffi._util.shown import shown
-from llama_cffi.core.media.formats.image_file import ImageFormat, check_size, read_size
+from llama_cffi.core.media.formats.checks import check_size
+from llama_cffi.core.media.formats.image_file import ImageFormat, read_size
 from llama_cffi.core.media.limits import MAX_IMAGE_BYTES
 from llama_cffi.core.media.source import read_source
 from llama_cffi.errors import MediaError

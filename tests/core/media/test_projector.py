@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llama_cffi import Audio, Batch, Context, ContextOptions, EmbeddingBatch, Image, MediaChunk, Model, Projector
+from llama_cffi import (
+    Audio,
+    Batch,
+    Context,
+    ContextOptions,
+    EmbeddingBatch,
+    Image,
+    MediaChunk,
+    Model,
+    Projector,
+    Video,
+)
 from llama_cffi.errors import (
     AbortedError,
     BatchError,
@@ -78,12 +89,14 @@ def models(tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Iterator[d
 
 
 def context_of(model: Model) -> Context:
-    return Context(model, ContextOptions(n_ctx=2048, n_batch=512, n_ubatch=512, n_threads=1, flash_attn="disabled"))
+    return Context(model, ContextOptions(n_ctx=8192, n_batch=512, n_ubatch=512, n_threads=1, flash_attn="disabled"))
 
 
-def decode(context: Context, model: Model, projector: Projector, pieces: list[list[int] | MediaChunk]) -> int:
+def decode(
+    context: Context, model: Model, pieces: list[list[int] | MediaChunk], embeddings: list[NDArray[np.float32]]
+) -> int:
     """Decode pieces in sequence 0, with the logits of the last token; returns the position behind them."""
-    pos = 0
+    pos, left = 0, iter(embeddings)
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         if isinstance(piece, list):
@@ -92,7 +105,7 @@ def decode(context: Context, model: Model, projector: Projector, pieces: list[li
             context.decode(tokens)
             pos += len(piece)
         else:
-            rows, places = projector.encode(piece), piece.positions(pos)
+            rows, places = next(left), piece.positions(pos)
             for start in range(0, piece.n_tokens, context.n_batch):
                 part = slice(start, start + context.n_batch)
                 at = pos + start if places is None else np.ascontiguousarray(places[:, part])
@@ -113,13 +126,13 @@ def joined(*parts: list[list[int] | MediaChunk]) -> list[list[int] | MediaChunk]
     return found
 
 
-def compare(seeing: Seeing, media: Image | Audio, data: bytes) -> None:
+def compare(seeing: Seeing, media: Image | Audio | Video, data: bytes, ffmpeg: Path | None = None) -> None:
     """Shapes, tokens, embeddings and positions, and the logits behind a text, the medium and a text."""
     model, projector = seeing.model, seeing.projector
     vocab = model.vocab
     with context_of(model) as ours, context_of(model) as theirs:
         with open_reference(model, seeing.path) as reference:
-            expected = reference.evaluate(theirs, "Look: ", data, " What is it?")
+            expected = reference.evaluate(theirs, "Look: ", data, " What is it?", ffmpeg=ffmpeg)
         before = [int(vocab.bos or 0), *vocab.tokenize("Look: ", add_special=False).tolist()]
         after = vocab.tokenize(" What is it?", add_special=False).tolist()
         pieces = joined([before], projector.tokenize(media), [after])
@@ -130,9 +143,9 @@ def compare(seeing: Seeing, media: Image | Audio, data: bytes) -> None:
         assert shapes == expected.shapes
         assert [one for one in pieces if isinstance(one, list)] == expected.tokens
         chunks = [one for one in pieces if isinstance(one, MediaChunk)]
-        rows = np.concatenate([projector.encode(one) for one in chunks])
-        assert np.allclose(rows, np.concatenate(expected.embeddings), rtol=0, atol=1e-5)
-        assert decode(ours, model, projector, pieces) == expected.end
+        rows = [projector.encode(one) for one in chunks]
+        assert np.allclose(np.concatenate(rows), np.concatenate(expected.embeddings), rtol=0, atol=1e-5)
+        assert decode(ours, model, pieces, rows) == expected.end
         positions, pos = [], 0
         for piece in pieces:
             if isinstance(piece, list):
@@ -164,6 +177,30 @@ SOUNDS = {
 @pytest.mark.parametrize("name", SOUNDS)
 def test_a_sound_is_what_libmtmd_makes_of_it(models: dict[str, Seeing], name: str) -> None:
     compare(models["ultravox"], Audio(SOUNDS[name]), SOUNDS[name])
+
+
+FFPROBE = """#!/bin/sh
+cat > /dev/null
+printf 'width={}\\nheight={}\\nr_frame_rate=30/1\\nnb_frames={}\\nduration=2\\n'
+"""
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen2vl"])
+def test_a_video_is_what_libmtmd_makes_of_its_frames(models: dict[str, Seeing], kind: str, tmp_path: Path) -> None:
+    # libmtmd takes the pixels of a video from programs: these give it ours, four in a second.
+    frames = [np.asarray(scene(40, 24, i)) for i in range(23)]
+    (tmp_path / "raw").write_bytes(b"".join(frame.tobytes() for frame in frames))
+    for name, text in (
+        ("ffprobe", FFPROBE.format(40, 24, len(frames))),
+        ("ffmpeg", f"#!/bin/sh\ncat > /dev/null\ncat '{tmp_path}/raw'\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    video = Video(frames, [i / 4 for i in range(len(frames))])
+    compare(models[kind], video, b"a video", tmp_path)
+    pieces = models[kind].projector.tokenize(video)
+    # Two frames are one piece for Qwen, except where a time is between them.
+    assert sum(isinstance(one, MediaChunk) for one in pieces) == (23 if kind == "gemma3" else 12)
 
 
 def test_arrays_are_what_files_are(models: dict[str, Seeing]) -> None:
@@ -268,7 +305,7 @@ def test_a_kind_that_is_not_taken_is_refused(models: dict[str, Seeing]) -> None:
         models["gemma3"].projector.tokenize(Audio(tone(), 16000))
     with pytest.raises(UnsupportedError, match="takes no images"):
         models["ultravox"].projector.tokenize(Image(pictures()["gray"]))
-    with pytest.raises(TypeError, match="must be an Image or Audio"):
+    with pytest.raises(TypeError, match="must be an Image, Audio or Video"):
         models["gemma3"].projector.tokenize(b"x")  # type: ignore[arg-type]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from llama_cffi.core.media.formats.image_file import check_size, cut, damaged
+from llama_cffi.core.media.formats.checks import check_size, cut, damaged
 
 _PLAIN, _MASKS = 0, 3
 _BITS = (1, 4, 8, 16, 24, 32)

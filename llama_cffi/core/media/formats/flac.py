@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from llama_cffi.core.media.formats.image_file import cut, damaged
-from llama_cffi.core.media.formats.sound_file import SoundFile, check_sound
+from llama_cffi.core.media.formats.checks import check_sound, cut, damaged
+from llama_cffi.core.media.formats.sound import SoundFile
 
 _STREAMINFO_SIZE = 34
 _LARGEST_FRAME = 1 << 20

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NoReturn
+from typing import Literal
 
-from llama_cffi.core.media.limits import MAX_PIXELS, MAX_SIDE
+from llama_cffi.core.media.formats import bmp, gif, jpeg, png, pnm, webp
 from llama_cffi.errors import MediaError
 
 ImageFormat = Literal["png", "jpeg", "gif", "bmp", "pnm", "webp"]
@@ -18,9 +18,6 @@ def read_size(data: bytes) -> tuple[ImageFormat, int, int]:
     for an image of too many pixels. The compressed data is not decoded, except that of a PNG: it is compared with the
     size that the header says.
     """
-    # Imported here: most processes look at one format, and some at none.
-    from llama_cffi.core.media.formats import bmp, gif, jpeg, png, pnm, webp
-
     known: tuple[tuple[ImageFormat, bool, Callable[[bytes], tuple[int, int]]], ...] = (
         ("png", data.startswith(b"\x89PNG\r\n\x1a\n"), png.read_size),
         ("jpeg", data.startswith(b"\xff\xd8\xff"), jpeg.read_size),
@@ -36,26 +33,4 @@ def read_size(data: bytes) -> tuple[ImageFormat, int, int]:
     raise MediaError(f"not an image: the data begins with {data[:8]!r}; allowed are PNG, JPEG, GIF, BMP, PNM and WebP")
 
 
-def check_size(width: int, height: int) -> tuple[int, int]:
-    """Return a size in pixels; raise :class:`MediaError` for one of nothing, or of too many."""
-    if width < 1 or height < 1:
-        raise MediaError(f"the image has no pixels: it is {width} by {height}")
-    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
-        raise MediaError(
-            f"the image is too large: {width} by {height} pixels; allowed are {MAX_PIXELS:,} pixels, and "
-            f"{MAX_SIDE:,} on a side. Scale it down"
-        )
-    return width, height
-
-
-def cut(format_name: str) -> NoReturn:
-    """Raise the error for a file that ends too early."""
-    raise MediaError(f"the {format_name} file is cut: it ends before its data does")
-
-
-def damaged(format_name: str, what: str) -> NoReturn:
-    """Raise the error for a file whose structure is wrong."""
-    raise MediaError(f"the {format_name} file is damaged: {what}")
-
-
-__all__ = ["ImageFormat", "check_size", "cut", "damaged", "read_size"]
+__all__ = ["ImageFormat", "read_size"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from llama_cffi.core.media.formats.image_file import check_size, cut, damaged
+from llama_cffi.core.media.formats.checks import check_size, cut, damaged
 
 _ALONE = (*range(0xD0, 0xD9), 0x01)
 _FRAMES = (0xC0, 0xC1, 0xC2)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llama_cffi.core.media.formats.image_file import cut, damaged
-from llama_cffi.core.media.formats.sound_file import SoundFile, check_sound
+from llama_cffi.core.media.formats.checks import check_sound, cut, damaged
+from llama_cffi.core.media.formats.sound import SoundFile
 from llama_cffi.core.media.limits import MAX_SECONDS
 
 _RATES = (44100, 48000, 32000)

@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from llama_cffi.core.media.formats.image_file import check_size, cut, damaged
+from llama_cffi.core.media.formats.checks import check_size, cut, damaged
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}

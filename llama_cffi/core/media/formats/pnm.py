@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llama_cffi.core.media.formats.image_file import check_size, cut, damaged
+from llama_cffi.core.media.formats.checks import check_size, cut, damaged
 
 _GAP = rb"(?:\s|#[^\n\r]*[\n\r])+"
 _HEADER = re.compile(rb"P[56]" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")

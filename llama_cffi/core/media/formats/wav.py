@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from llama_cffi.core.media.formats.image_file import cut, damaged
-from llama_cffi.core.media.formats.sound_file import SoundFile, check_sound
+from llama_cffi.core.media.formats.checks import check_sound, cut, damaged
+from llama_cffi.core.media.formats.sound import SoundFile
 
 _PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _BITS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64), _ALAW: (8,), _MULAW: (8,)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from llama_cffi.core.media.formats.image_file import check_size, cut, damaged
+from llama_cffi.core.media.formats.checks import check_size, cut, damaged
 
 
 def read_size(data: bytes) -> tuple[int, int]:
