@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llama_cffi import AsyncLlama, Audio, Image, Llama, PromptCache
+from llama_cffi import AsyncLlama, Audio, Image, Llama, PromptCache, Video
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.errors import (
     ContextOverflowError,
@@ -144,6 +144,18 @@ def test_prompt_caches_and_forks_know_media(kind: Kind, tmp_path: Path) -> None:
             assert encoded(llm) == 0
 
 
+def test_a_video_is_its_frames(kind: Kind) -> None:
+    frames = [scene(40, 30, i) for i in range(4)]
+    video = Video(frames, [0, 1, 2, 6])
+    with open_llama(kind) as llm:
+        first = llm.generate(["See: ", video, " What?"], **GREEDY)
+        second = llm.generate(["See: ", video, " Who?"], **GREEDY)
+        assert second.usage.cached_tokens > first.prompt.media[-1].end - 1
+        assert encoded(llm) == len(first.prompt.media)
+        reply = llm.chat([{"role": "user", "content": [video, "What?"]}], **CHAT)
+        assert (len(reply.prompt.media), encoded(llm)) == (len(first.prompt.media), len(first.prompt.media))
+
+
 # -- what is computed at once, by others, elsewhere
 
 
@@ -256,7 +268,7 @@ def test_options_that_media_do_not_allow(llm: Llama) -> None:
             call()
     with pytest.raises(UnsupportedError, match="text 1 has media"):
         llm.embed(["a", llm.generate([CAT], **GREEDY).prompt])  # type: ignore[list-item]
-    with pytest.raises(TypeError, match=r"prompt\[0\] must be a text, a token, an Image or Audio"):
+    with pytest.raises(TypeError, match=r"prompt\[0\] must be a text, a token, an Image, Audio or Video"):
         llm.generate([None, CAT])  # type: ignore[list-item]
 
 
