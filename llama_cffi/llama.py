@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     Messages = str | Sequence[Message]
     Texts = list[str] | tuple[str, ...]
     Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
-    Mixed = list[str | Image | Audio | Video]
+    Mixed = Sequence[str | Image | Audio | Video]
     Given = str | Tokens
 
 T = TypeVar("T")
