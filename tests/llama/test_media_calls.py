@@ -260,7 +260,13 @@ def test_media_that_cannot_be_are_refused_with_their_place(llm: Llama) -> None:
 
 
 def test_options_that_media_do_not_allow(llm: Llama) -> None:
+    # The positions of gemma3 can be shifted, and those of media cannot.
     refused(llm, lambda: llm.generate(["a", CAT], overflow="shift"), UnsupportedError, "shift")
+    if llm.model.architecture == "gemma3":
+        with open_llama(
+            Kind("", llm.model.path, llm.projector.path if llm.projector else Path()), overflow="shift"
+        ) as other:
+            assert other.generate(["a", CAT], **GREEDY).tokens == llm.generate(["a", CAT], **GREEDY).tokens
     refused(llm, lambda: llm.generate(["a", CAT], prompt_logprobs=0), UnsupportedError, "media have no log-prob")
     refused(llm, lambda: llm.generate(["a", CAT], suffix="b"), TypeError, "suffix= must be a text")
     for call in (lambda: llm.perplexity(["a", CAT]), lambda: llm.score(["a", CAT], ["b"])):  # type: ignore[list-item]
