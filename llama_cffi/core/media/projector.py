@@ -293,14 +293,14 @@ class Projector(NativeObject):
         exception = flag.take_exception()
         if exception is not None:
             raise exception
-        if shutdown.begun():
-            shutdown.refuse()
-        if flag.is_set or flag.expired:
+        if shutdown.begun() or flag.is_set or flag.expired:
             self._raise_abort()
         if code:
             raise MediaError(f"encoding failed: {name} returned {code}", log=log.lines_since(log.call_mark()))
 
     def _raise_abort(self) -> None:
+        if shutdown.begun():
+            shutdown.refuse()
         expired = self._abort.expired
         self._abort.clear()
         raise AbortedError("the deadline has passed" if expired else "the encoding was aborted")

@@ -38,7 +38,7 @@ def test_times_come_between_the_frames() -> None:
     [
         ([], []), (FRAMES, [0, 1, 2]), (FRAMES, [0, 2, 1, 3]), (FRAMES, [0, 1, 2, float("nan")]),
         (FRAMES, [-1, 1, 2, 3]), (FRAMES, [0, 1, 2, "x"]), ([FRAMES[0], Image(pictures()["gray"])], [0, 1]),
-        ([b"no image"], [0]), ([np.broadcast_to(np.uint8(0), (4000, 4000, 3))] * 5, range(5)),
+        ([b"no image"], [0]), ([Image(np.broadcast_to(np.uint8(0), (3000, 3000, 3)))] * 8, range(8)),
     ],
     ids=range(9),
 )  # fmt: skip
