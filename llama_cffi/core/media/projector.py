@@ -163,6 +163,9 @@ class Projector(NativeObject):
         The tokens are those that the model wants around it and between pieces, such as the start of an image, as
         libmtmd adds them. No two lists of tokens follow each other, and none is empty. Any thread may call it.
 
+        Each medium is taken for the first one of its prompt. Two kinds of projectors make more of its place: HunyuanVL
+        numbers the images, and DeepSeek-V4 begins them at a multiple of four tokens.
+
         Raises :class:`MediaError` with libmtmd's reason for what cannot be decoded or used, and
         :class:`UnsupportedError` for a kind that this projector does not take. Wraps ``mtmd_tokenize_from_parts``.
         """
