@@ -109,7 +109,7 @@ def test_wheel_holds_each_library_once_and_nothing_of_the_build(wheel: Path) -> 
             "_helpers.abi3.so",
         ):
             assert folder + needed in names
-        for needed in ("py.typed", "models/demo.gguf", "cli/__init__.py"):
+        for needed in ("py.typed", "models/demo.gguf", "cli/__init__.py", "server/page.html"):
             assert f"llama_cffi/{needed}" in names
         assert not [n for n in names if n.split("/")[0] not in ("llama_cffi", names[-1].split("/")[0])]
         assert not [name for name in names if name.startswith(f"{folder}helpers/")]

@@ -33,7 +33,7 @@ async def props(call: Call) -> Answer:
             "endpoint_slots": settings.slots,
             "endpoint_props": False,
             "endpoint_metrics": settings.metrics,
-            "ui": False,
+            "ui": settings.ui,
             "ui_settings": {},
             "chat_template": settings.chat_template or model.chat_template() or "",
             "chat_template_caps": {},

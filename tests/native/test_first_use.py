@@ -22,8 +22,8 @@ import llama_cffi
 
 for module in pkgutil.walk_packages(llama_cffi.__path__, "llama_cffi."):
     # Programs, what only the build of the package imports, and the extensions that are linked to a library.
-    left_out = ("__main__", "_child", "_build", "._llama", "_native._mtmd")
-    if not module.name.endswith(left_out) and ".derive" not in module.name:
+    kinds = ("__main__", "_child", "_build", "._llama", "_native._mtmd")
+    if not module.name.endswith(kinds) and ".derive" not in module.name:
         importlib.import_module(module.name)
 for name in llama_cffi.__all__:
     getattr(llama_cffi, name)

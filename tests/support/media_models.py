@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,22 @@ def _text_tensors(architecture: str, shape: Shape) -> _Tensors:
                 yield f"{layer}.attn_{name}.bias", (size,), 0.1
 
 
-def write_vision_projector(path: Path, *, n_text: int = QWEN2VL_SHAPE.n_embd, seed: int = 1) -> Path:
+@dataclass(frozen=True)
+class VisionShape:
+    """The sizes of a vision encoder: two by two patches of pixels are a token."""
+
+    n_embd: int = 64
+    n_ff: int = 96
+    n_layer: int = 2
+    n_head: int = 2
+    patch: int = 4
+
+
+def write_vision_projector(
+    path: Path, *, n_text: int = QWEN2VL_SHAPE.n_embd, shape: VisionShape = VisionShape(), seed: int = 1
+) -> Path:
     """Write a Qwen2-VL projector, whose model has positions of four dimensions: 8 by 8 pixels for a token."""
-    n, n_ff, n_layer, n_head, patch = 64, 96, 2, 2, 4
+    n, n_ff, n_layer, n_head, patch = shape.n_embd, shape.n_ff, shape.n_layer, shape.n_head, shape.patch
     keys = {
         "clip.has_vision_encoder": True, "clip.projector_type": "qwen2vl_merger", "clip.use_silu": False,
         "clip.use_gelu": False, "clip.vision.image_size": 64, "clip.vision.patch_size": patch,

@@ -27,6 +27,11 @@ def _saved(picture: Any, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def photograph(width: int, height: int, seed: int = 0) -> bytes:
+    """A :func:`scene` as a file."""
+    return _saved(scene(width, height, seed), "PNG")
+
+
 @cache
 def pictures() -> dict[str, bytes]:
     """Ten files by name."""

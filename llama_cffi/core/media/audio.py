@@ -16,7 +16,7 @@ from llama_cffi.core.media.formats.sound_file import read_sound
 from llama_cffi.core.media.formats.wav import float_file
 from llama_cffi.core.media.image import DIGEST_SIZE
 from llama_cffi.core.media.limits import MAX_AUDIO_BYTES
-from llama_cffi.core.media.source import read_source
+from llama_cffi.core.media.source import naming, read_source
 from llama_cffi.errors import MediaError
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ class Audio:
         if isinstance(source, Audio):
             self._set(source.data, source.format, source.sample_rate, source.n_channels, source.n_samples)
             return
-        data = read_source(source, MAX_AUDIO_BYTES)
-        found = read_sound(data)
+        with naming(source):
+            data = read_source(source, MAX_AUDIO_BYTES)
+            found = read_sound(data)
         self._set(data, found.format, found.sample_rate, found.n_channels, found.n_samples)
 
     def _set_samples(self, array: NDArray[Any], sample_rate: int | None) -> None:

@@ -12,7 +12,7 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.media.formats.checks import check_size
 from llama_cffi.core.media.formats.image_file import ImageFormat, read_size
 from llama_cffi.core.media.limits import MAX_IMAGE_BYTES
-from llama_cffi.core.media.source import read_source
+from llama_cffi.core.media.source import naming, read_source
 from llama_cffi.errors import MediaError
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ class Image:
         elif hasattr(source, "convert") and hasattr(source, "getbands"):
             self._set_pixels(_from_pillow(source))
         else:
-            data = read_source(source, MAX_IMAGE_BYTES)
-            self._set(data, *read_size(data))
+            with naming(source):
+                data = read_source(source, MAX_IMAGE_BYTES)
+                self._set(data, *read_size(data))
 
     def _set_pixels(self, array: NDArray[Any]) -> None:
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:

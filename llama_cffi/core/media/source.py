@@ -7,6 +7,8 @@ import os
 import re
 import stat
 from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote_to_bytes
 
 from llama_cffi._util.arguments import check_path
@@ -34,6 +36,19 @@ def read_source(source: object, limit: int) -> bytes:
     elif not isinstance(source, os.PathLike):
         raise TypeError(f"expected a path, a data: URL or bytes, got {shown(source)}")
     return _from_file(check_path("source", source), limit)
+
+
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Put the path of a file before what is wrong with it."""
+    try:
+        yield
+    except MediaError as error:
+        if isinstance(source, os.PathLike) or (isinstance(source, str) and source[:5].lower() != "data:"):
+            path = os.fsdecode(source)
+            if not error.message.startswith(path):
+                error.message = f"{path}: {error.message}"
+        raise
 
 
 def _from_file(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -77,4 +92,4 @@ def _check_length(n: int, limit: int) -> None:
         raise MediaError("there is no data: the file or the bytes are empty")
 
 
-__all__ = ["read_source"]
+__all__ = ["naming", "read_source"]
