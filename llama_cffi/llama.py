@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
+    from llama_cffi.core.media.video import Video
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
     from llama_cffi.engine.snapshot import SlotSnapshot
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     Messages = str | Sequence[Message]
     Texts = list[str] | tuple[str, ...]
     Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
-    Mixed = list[str | Image | Audio]
+    Mixed = Sequence[str | Image | Audio | Video]
     Given = str | Tokens
 
 T = TypeVar("T")

@@ -11,6 +11,7 @@ import numpy as np
 from llama_cffi._util import arguments as args
 from llama_cffi._util.scalars import check_int
 from llama_cffi.core.context_options import ContextOptions
+from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.model_options import ModelOptions
 from llama_cffi.engine.request import MAX_PRIORITY
 
@@ -27,6 +28,10 @@ _NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", 
 
 def _check_template(name: str, value: Any) -> Any:
     return args.check_path(name, value) if isinstance(value, os.PathLike) else args.check_text(name, value)
+
+
+def _check_mmproj(name: str, value: Any) -> Any:
+    return value if isinstance(value, Projector) else args.check_path(name, value)
 
 
 def _check_tool_choice(name: str, value: Any) -> Any:
@@ -68,6 +73,7 @@ CHECKS: Mapping[str, args.Check] = {
     "chat_template": _check_template,
     "logit_bias": args.check_mapping,
     "host_bytes": args.whole_number,
+    "mmproj": _check_mmproj,
     "image_max_tokens": args.whole_number,
     "image_min_tokens": args.whole_number,
     "media_bytes": args.whole_number,

@@ -113,7 +113,8 @@ class Runtime:
         loaded, share = _load(model, given)
         media: OpenMedia | None = None
         try:
-            options, media = _context_options(loaded, given), open_media(loaded, given)
+            options = _context_options(loaded, given)
+            media = open_media(loaded, given, options)
             formats = ModelFormats(loaded, media.projector if media is not None else None)
             rest = overflow, given.get("prompt_cache"), engine_options, PLAIN, media
             try:
