@@ -11,6 +11,8 @@
     ├── QueueFullError (RuntimeError)       too many requests wait already
     ├── QueueTimeoutError (TimeoutError)    a request has waited too long for its turn
     ├── EngineFailedError (RuntimeError)    the thread that computes has ended with an exception
+    ├── EngineCrashed (RuntimeError)        the process of an isolated model has ended or hung
+    ├── RpcError (ConnectionError)          an RPC server is away, does not answer, or is of another version
     ├── NativeError (RuntimeError)          llama.cpp failed an assertion or threw, and was caught
     ├── AbortedError (RuntimeError)         a decode was stopped by its abort flag or deadline
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
@@ -162,6 +164,25 @@ class QueueTimeoutError(LlamaCffiError, TimeoutError):
 
 class EngineFailedError(LlamaCffiError, RuntimeError):
     """The thread that computes has ended with an unexpected exception, which is the ``__cause__`` of this one."""
+
+
+class EngineCrashed(LlamaCffiError, RuntimeError):
+    """The process of an isolated model has ended, or hung and was ended; the next call starts another one.
+
+    ``exit_code`` is its exit code, ``signal`` the name of the signal that ended it; None if it ended otherwise. ``log``
+    has the last lines that it wrote.
+    """
+
+    def __init__(
+        self, message: str, *, exit_code: int | None = None, signal: str | None = None, log: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, log=log)
+        self.exit_code = exit_code
+        self.signal = signal
+
+
+class RpcError(LlamaCffiError, ConnectionError):
+    """An RPC server cannot be reached, does not answer, or has another version of llama.cpp's protocol."""
 
 
 class NativeError(LlamaCffiError, RuntimeError):
@@ -380,13 +401,13 @@ class StaleViewError(LlamaCffiError, RuntimeError):
 # fmt: off
 __all__ = [
     "AbortedError", "AdapterError", "BatchError", "BusyError", "ClosedError", "ContextError", "ContextOverflowError",
-    "DecodeError", "DraftError", "EngineFailedError", "GrammarError", "HubCancelled", "HubChecksumError",
-    "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError", "HubStorageError",
-    "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MemoryFullError", "MessageError",
-    "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
-    "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError", "SamplerError", "SchemaError",
-    "StaleViewError", "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError",
-    "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError",
-    "ToolSchemaError", "UnsupportedError",
+    "DecodeError", "DraftError", "EngineCrashed", "EngineFailedError", "GrammarError", "HubCancelled",
+    "HubChecksumError", "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError",
+    "HubStorageError", "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MemoryFullError",
+    "MessageError", "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError",
+    "PromptError", "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError", "RpcError",
+    "SamplerError", "SchemaError", "StaleViewError", "StateError", "StateFormatError", "StateMismatchError",
+    "StateWriteError", "TemplateError", "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError",
+    "ToolError", "ToolLimitError", "ToolSchemaError", "UnsupportedError",
 ]
 # fmt: on

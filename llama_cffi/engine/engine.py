@@ -16,7 +16,7 @@ from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.inbox import Inbox
 from llama_cffi.engine.loop import GenerationLoop
-from llama_cffi.engine.request import Request
+from llama_cffi.engine.request import Request, Room
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import Listener, RunningSequence
 from llama_cffi.engine.slots import Slot
@@ -60,6 +60,11 @@ class Engine(ProcessBound):
         self._worker, self._forked = None, True
 
     # -- requests
+
+    @property
+    def room(self) -> Room:
+        """What a request must fit into."""
+        return self._runner
 
     def submit(self, request: Request, listener: Listener | None = None) -> RunningSequence:
         """Queue a request; :meth:`next_chunk` returns its chunks.
@@ -160,6 +165,13 @@ class Engine(ProcessBound):
                 raise
             if loop.changed or turn.line or loop.outside.unsaved or self._inbox.notes:
                 self._after_step()
+
+    def hold(self, sequence: RunningSequence, *, chunks: bool = False) -> None:
+        """Say that the caller passes nothing of a text on before its end; of use to an engine of another process.
+
+        That one may begin the text anew after a crash. It gives the chunks at the end, or with ``chunks`` as they come,
+        and may then give them again.
+        """
 
     def cancel(self, sequence: RunningSequence) -> None:
         """End a sequence as it is, before the next step. Has no effect when the sequence has ended."""

@@ -1,0 +1,111 @@
+"""Frames between the two processes: a kind, a number, and parts, of which the first is a pickle."""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+_HEADER = struct.Struct("<BQI")
+_SIZE = struct.Struct("<Q")
+_AT_ONCE = 1 << 18
+
+
+class Kind(enum.IntEnum):
+    """What a frame is about. The number of a frame is that of a call or a request, 0 for neither."""
+
+    # to the child
+    CALL = 1
+    """Evaluate an expression, which may take long."""
+    LOOK = 2
+    """Evaluate an expression, which takes only a moment."""
+    SUBMIT = 3
+    """Take a request."""
+    COMPILE = 4
+    """Take a request whose constraint is compiled first."""
+    CANCEL = 5
+    """End a request or a call."""
+    LEVELS = 6
+    """Log at these levels."""
+    CLOSE = 7
+    # from the child
+    VALUE = 16
+    """The value of an expression; or a request was taken."""
+    ERROR = 17
+    """The exception of an expression, or of a request that was refused."""
+    NEWS = 18
+    """Chunks and ends of texts, of one step."""
+    PROGRESS = 19
+    """The part of a call that is done."""
+    LOG = 20
+    EVENT = 21
+    BEAT = 22
+    """The child lives."""
+
+
+class Frame(NamedTuple):
+    kind: int
+    number: int
+    parts: Sequence[Any]
+
+
+def encode(kind: Kind, number: int, parts: Sequence[Any]) -> list[Any]:
+    """Return the buffers of a frame. Parts are bytes, or anything with the buffer protocol."""
+    views = [memoryview(part).cast("B") for part in parts]
+    head = _HEADER.pack(kind, number, len(views)) + b"".join(_SIZE.pack(view.nbytes) for view in views)
+    if sum(view.nbytes for view in views) < _AT_ONCE:
+        return [b"".join([head, *views])]
+    return [head, *views]
+
+
+def plain(kind: Kind, number: int, value: object) -> list[Any]:
+    """Return the buffers of a frame with one value, of types that need no names."""
+    return encode(kind, number, [pickle.dumps(value, 5)])
+
+
+class Receiver:
+    """Puts frames together from what a socket gives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._data = bytearray()
+        self._wanted = _HEADER.size
+        """Bytes that the next frame has at least."""
+
+    def take(self) -> list[Frame] | None:
+        """Read once and return the frames that are complete; None at the end of the stream."""
+        received = self._sock.recv(max(_AT_ONCE, min(1 << 24, self._wanted - len(self._data))))
+        if not received:
+            return None
+        self._data += received
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    def _next(self) -> Frame | None:
+        data = self._data
+        if len(data) < self._wanted:
+            return None
+        kind, number, n_parts = _HEADER.unpack_from(data)
+        start = _HEADER.size + n_parts * _SIZE.size
+        self._wanted = start
+        if len(data) < start:
+            return None
+        sizes = [size for (size,) in _SIZE.iter_unpack(data[_HEADER.size : start])]
+        self._wanted = start + sum(sizes)
+        if len(data) < self._wanted:
+            return None
+        parts = []
+        for size in sizes:
+            parts.append(data[start : start + size])
+            start += size
+        del data[:start]
+        self._wanted = _HEADER.size
+        return Frame(kind, number, parts)
+
+
+__all__ = ["Frame", "Kind", "Receiver", "encode", "plain"]
