@@ -93,6 +93,8 @@ def serve(
     verbose: opt.Verbose = False,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     split_mode: options.Split = None,
     tensor_split: options.TensorSplit = None,
     main_gpu: options.MainGpu = None,
@@ -211,6 +213,8 @@ def serve(
         "max_waiting_seconds": queue_timeout,
         "max_compile_seconds": compile_timeout,
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
+        "rpc": arguments.rpc(rpc),
+        "isolate": isolate,
         "model_options": llama_cffi.ModelOptions(
             n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
             devices=arguments.devices(device),
