@@ -18,8 +18,8 @@ from llama_cffi._util.shown import shown
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.context import Context
 from llama_cffi.core.model import Model
-from llama_cffi.prepare import generation
 from llama_cffi.isolation import open_runtime
+from llama_cffi.prepare import generation
 from llama_cffi.runtime import demo_path
 from llama_cffi.stream import Stream, run
 

@@ -8,8 +8,6 @@ import socket
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from llama_cffi.cli import arguments, console, options
 
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -17,14 +15,20 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 @console.command
 def rpc_server(
-    host: Annotated[str, options.option("-H", "--host", metavar="HOST", help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, options.option("-H", "--host", metavar="HOST", help="The address to listen on.")
+    ] = "127.0.0.1",
     port: Annotated[
         int, options.option("-p", "--port", metavar="PORT", min=1, max=65535, help="The port to listen on.")
     ] = 50052,
     device: Annotated[
         str | None,
         options.option(
-            "-d", "-dev", "--device", metavar="NAMES", show_default="all GPUs, or the CPU",
+            "-d",
+            "-dev",
+            "--device",
+            metavar="NAMES",
+            show_default="all GPUs, or the CPU",
             help="Devices to compute on, separated by commas, as doctor lists them.",
         ),
     ] = None,
@@ -35,7 +39,8 @@ def rpc_server(
         ),
     ] = None,
     cache: Annotated[
-        bool, options.option("-c", "--cache", help="Keep the weights that clients send in a folder of llama.cpp's cache.")
+        bool,
+        options.option("-c", "--cache", help="Keep what clients send in a folder of llama.cpp's cache."),
     ] = False,
     verbose: options.Verbose = False,
 ) -> None:

@@ -87,7 +87,7 @@ class LoraAdapter(NativeObject):
 
     def is_for(self, model: Model) -> bool:
         """Return whether contexts of a model may compute with it; :class:`ClosedError` when it is closed."""
-        fits = self.model.handle is model.handle
+        fits = self.model is model or (isinstance(model, NativeObject) and self.model.handle is model.handle)
         self.ptr  # noqa: B018 - raises when closed
         return fits
 

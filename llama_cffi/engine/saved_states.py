@@ -122,9 +122,7 @@ class States:
         """Write the state of a prompt that was just computed."""
         take_prompt(self._engine, self._context, prompt, conditioning).write(path)
 
-    def read_prompt(
-        self, path: str | os.PathLike[str], conditioning: Conditioning, slot: int | None = None
-    ) -> Prompt:
+    def read_prompt(self, path: str | os.PathLike[str], conditioning: Conditioning, slot: int | None = None) -> Prompt:
         """Bring the state of one prompt into memory, and return the prompt."""
         return adopt_prompt(self._engine, self._context, path, conditioning, slot)
 

@@ -35,7 +35,7 @@ class RemoteEngine(ProcessBound):
         supervisor.check_open()
         request.check_fits(supervisor.facts["room"])
         sequence = RemoteSequence(supervisor.next_number(), request, listener)
-        supervisor.submit(sequence)
+        supervisor.requests.submit(sequence)
         return sequence
 
     def poll(self, sequence: RemoteSequence) -> Chunk | None:
@@ -86,7 +86,7 @@ class RemoteEngine(ProcessBound):
 
     def cancel(self, sequence: RemoteSequence) -> None:
         """As :meth:`Engine.cancel`."""
-        self._supervisor.cancel(sequence)
+        self._supervisor.requests.cancel(sequence)
 
     abandon = cancel
 
@@ -110,9 +110,7 @@ class RemoteEngine(ProcessBound):
 
     def slots(self) -> tuple[SlotSnapshot, ...]:
         """As :meth:`Engine.slots`."""
-        found: tuple[SlotSnapshot, ...] = self._supervisor.call(
-            ("runtime",), ("engine",), ("slots", (), {}), look=True
-        )
+        found: tuple[SlotSnapshot, ...] = self._supervisor.call(("runtime",), ("engine",), ("slots", (), {}), look=True)
         return found
 
 

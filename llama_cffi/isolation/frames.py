@@ -30,7 +30,9 @@ class Kind(enum.IntEnum):
     """End a request or a call."""
     LEVELS = 6
     """Log at these levels."""
-    CLOSE = 7
+    GO = 7
+    """The progress of a call was noted: go on."""
+    CLOSE = 8
     # from the child
     VALUE = 16
     """The value of an expression; or a request was taken."""
@@ -39,7 +41,7 @@ class Kind(enum.IntEnum):
     NEWS = 18
     """Chunks and ends of texts, of one step."""
     PROGRESS = 19
-    """The part of a call that is done."""
+    """The part of a call that is done; it waits for :attr:`GO` or :attr:`CANCEL`."""
     LOG = 20
     EVENT = 21
     BEAT = 22

@@ -37,26 +37,28 @@ _N_LINES = 40
 
 
 class Link:
-    """A child process. ``on_frame`` gets each of its frames, ``on_end`` the reason of its end, both on one thread.
+    """A child process. ``on_frame`` gets each of its frames, and ``on_end`` is called when it has ended, on one thread.
 
     The thread ends with the child. It does not keep the interpreter alive, and the child ends with this process,
     however that ends.
     """
 
-    def __init__(
-        self, on_frame: Callable[[Link, Frame], object], on_end: Callable[[Link, EngineCrashed], object], cwd: str
-    ) -> None:
+    def __init__(self, on_frame: Callable[[Link, Frame], object], on_end: Callable[[Link], object], cwd: str) -> None:
         if not sys.executable:
             raise EngineCrashed("isolate=True: sys.executable is not set, so no child process can be started")
         self._on_frame = on_frame
         self._on_end = on_end
         self.ended = False
         """Whether nothing more comes. Set before ``on_end`` is called."""
+        self.crash = EngineCrashed("the process of the model has ended")
+        """Why it has ended, when it has."""
         self._gone = threading.Event()
         self.discarded = False
         """Whether this process has ended the child itself."""
         self.lines: deque[str] = deque(maxlen=_N_LINES)
         """The last lines that the child wrote to standard error, or logged."""
+        self._rest = b""
+        """The beginning of a line of standard error whose end has not come."""
         self._frames: deque[Any] = deque()
         self._closing: float | None = None
         self._reason = ""
@@ -211,7 +213,9 @@ class Link:
     def _read_lines(self) -> bool:
         stderr = self.process.stderr
         data = os.read(stderr.fileno(), 1 << 16) if stderr is not None else b""
-        self.lines.extend(line for line in data.decode("utf-8", "replace").splitlines() if line.strip())
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop() if data else b""
+        self.lines.extend(text for line in lines if (text := line.decode("utf-8", "replace").rstrip()))
         return bool(data)
 
     def _finish(self) -> None:
@@ -228,14 +232,15 @@ class Link:
                 while self._read_lines():
                     pass
             process.stderr.close()
+        self.crash = self._death(process.returncode)
         self.ended = True
         self._close_files()
         try:
-            self._on_end(self, self._crash(process.returncode))
+            self._on_end(self)
         finally:
             self._gone.set()
 
-    def _crash(self, code: int) -> EngineCrashed:
+    def _death(self, code: int) -> EngineCrashed:
         name = _signal_name(-code) if code < 0 else None
         reason = self._reason
         if not reason and name is not None:

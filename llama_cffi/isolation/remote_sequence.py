@@ -42,7 +42,7 @@ class RemoteSequence:
         """Whether the caller passes nothing on before its end."""
         self.held = False
         """Whether its chunks are kept until its end."""
-        self.n_replays = 0
+        self.n_repeats = 0
         seconds = request.max_seconds
         self.deadline = math.inf if seconds is None else monotonic() + seconds
         self._progress = TextProgress(self.n_prompt, 0, 0, 0, Timings(0.0, 0.0, self.n_prompt, 0))
@@ -79,7 +79,7 @@ class RemoteSequence:
     def restart(self) -> None:
         """Forget what has come: it is generated once more."""
         self.chunks.clear()
-        self.n_replays += 1
+        self.n_repeats += 1
         self._n_tokens, self._first = 0, 0.0
 
     def request_now(self) -> Request:

@@ -249,9 +249,7 @@ def _check(options: Mapping[str, Any]) -> None:
         try:
             pickle.dumps(value)
         except Exception as error:
-            raise UnsupportedError(
-                f"isolate=True: {name}={shown(value)} cannot leave this process: {error}"
-            ) from error
+            raise UnsupportedError(f"isolate=True: {name}={shown(value)} cannot leave this process: {error}") from error
 
 
 __all__ = ["IsolatedRuntime"]

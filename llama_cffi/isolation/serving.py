@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import log
@@ -101,6 +102,8 @@ class Serving:
         """Calls and requests that have not ended."""
         self._cancelled: set[int] = set()
         """Those of them that were cancelled."""
+        self._told: dict[int, SimpleQueue[None]] = {}
+        """Wakes calls that wait until their progress was noted."""
         self._adapters: dict[int, LoraAdapter] = {}
         self._vectors: OrderedDict[str, ControlVector] = OrderedDict()
         logger = logging.getLogger("llama_cffi")
@@ -130,6 +133,8 @@ class Serving:
             self._calls.submit(lambda: self._answer(number, parts))
         elif kind == Kind.CANCEL:
             self._cancel(number)
+        elif kind == Kind.GO:
+            self._go(number)
         elif kind == Kind.LEVELS:
             for name, level in pickle.loads(parts[0]).items():
                 logging.getLogger(name).setLevel(level)
@@ -190,16 +195,25 @@ class Serving:
 
     def _end(self, number: int) -> None:
         self._active.discard(number)
+        self._told.pop(number, None)
         self._cancelled.discard(number)
 
     def _reporter(self, number: int, *, loading: bool) -> Callable[[float], bool]:
+        told = self._told[number] = SimpleQueue()
+
         def report(part: float) -> bool:
+            self._outbox.post(plain(Kind.PROGRESS, number, part))
+            told.get()
             if number in self._cancelled and not loading:
                 raise Cancelled
-            self._outbox.post(plain(Kind.PROGRESS, number, part))
             return number not in self._cancelled
 
         return report
+
+    def _go(self, number: int) -> None:
+        told = self._told.get(number)
+        if told is not None:
+            told.put(None)
 
     def _fail(self, number: int, error: BaseException) -> None:
         self._outbox.post(plain(Kind.ERROR, number, _sendable(error)))
@@ -216,6 +230,7 @@ class Serving:
         room = runtime.engine.room if runtime.generates else None
         return {
             "room": None if room is None else Room(**{name: getattr(room, name) for name in Room._fields}),
+            "generates": runtime.generates,
             "drafts": runtime.draft is not None,
             "context": {name: getattr(context, name) for name in CONTEXT_FACTS},
         }
@@ -280,6 +295,7 @@ class Serving:
     def _cancel(self, number: int) -> None:
         if number in self._active:
             self._cancelled.add(number)
+            self._go(number)
         sequence = self._sequences.get(number)
         if sequence is not None:
             self.runtime.engine.cancel(sequence)

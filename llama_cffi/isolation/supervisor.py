@@ -13,30 +13,25 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.fork import made_elsewhere
-from llama_cffi._util.worker import start_daemon
 from llama_cffi.errors import BusyError, ClosedError, EngineCrashed
 from llama_cffi.isolation.codec import Codec
 from llama_cffi.isolation.frames import Frame, Kind
 from llama_cffi.isolation.link import Link
+from llama_cffi.isolation.requests import Requests, error_of
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
-    from llama_cffi.engine.running_sequence import Listener
     from llama_cffi.engine.telemetry import OnEvent
-    from llama_cffi.isolation.remote_sequence import RemoteSequence
 
 MAX_CRASHES = 5
 """Crashes in a row, with nothing finished in between, after which no process is started any more."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 """Seconds between a second crash in a row and the next start, doubled with each further one."""
-_RETRIES = 1
-"""How often a request is repeated after a crash."""
 STALLED_SECONDS = 60.0
 """A step of a model over RPC that takes longer hangs: llama.cpp waits for a server without a limit."""
 _EXIT_SECONDS = 5.0
@@ -64,9 +59,9 @@ class Supervisor:
     def __init__(self, model: str, given: Mapping[str, Any], *, replay: bool, on_event: OnEvent | None) -> None:
         self._model = model
         self._given = dict(given)
-        self._replay = replay
         self._on_event = on_event
-        self._limit = STALLED_SECONDS if given.get("rpc") else float("inf")
+        over_rpc = given.get("rpc") or getattr(given.get("model_options"), "rpc", ())
+        self._limit = STALLED_SECONDS if over_rpc else float("inf")
         self._cwd = os.getcwd()
         self._process = os.getpid()
         # Reentrant, so that a signal handler that comes in while a process starts does not wait for itself.
@@ -75,7 +70,6 @@ class Supervisor:
         self._link: Link | None = None
         self._numbers = count(1)
         self._calls: dict[int, _Call] = {}
-        self._sequences: dict[int, RemoteSequence] = {}
         self._crash: EngineCrashed | None = None
         self._n_crashes = 0
         self._not_before = 0.0
@@ -84,6 +78,7 @@ class Supervisor:
         """The adapters that every new process loads."""
         self.closed = False
         self.codec = Codec(self._find)
+        self.requests = Requests(self.codec, self._alive, replay=replay, slow="prompt_cache" in given)
         self._processes: list[subprocess.Popen[bytes]] = []
         weakref.finalize(self, _end_at_exit, self._processes, self._process)
         self.facts: dict[str, Any] = {}
@@ -132,12 +127,13 @@ class Supervisor:
                     link = self._restart()
         if link.is_here:
             raise BusyError("a log handler, on_event or a finalizer cannot wait for the process that it was called for")
+        self._send_levels(link)
         return link
 
     def _restart(self) -> Link:
         if self._crash is not None and self.failed:
             error = copy(self._crash)
-            error.message = f"{error.message}; {MAX_CRASHES} times in a row, so it is not started again: open the model anew"
+            error.message += f"; {MAX_CRASHES} times in a row, so it is not started again: open the model anew"
             raise error
         time.sleep(max(0.0, self._not_before - time.monotonic()))
         return self._start()
@@ -160,6 +156,9 @@ class Supervisor:
         finally:
             self._starting = False
         self._link = link
+        if self.closed:  # meanwhile, by another thread
+            link.close()
+            raise ClosedError("this Llama is closed")
         return link
 
     def _send_levels(self, link: Link) -> None:
@@ -177,7 +176,7 @@ class Supervisor:
         error = ClosedError("this Llama is closed")
         for call in list(self._calls.values()):
             call.answers.put((Kind.ERROR, error))
-        self._fail(list(self._sequences.values()), error)
+        self.requests.close(error)
 
     def wait(self) -> None:
         """Wait until the process has ended and its memory is free, after :meth:`close`."""
@@ -186,6 +185,10 @@ class Supervisor:
             link.wait()
 
     # -- calls
+
+    def next_number(self) -> int:
+        """Return a number for a request."""
+        return next(self._numbers)
 
     def call(
         self,
@@ -198,9 +201,7 @@ class Supervisor:
 
         ``look`` is for what takes only a moment there. Raises :class:`TimedOut` after ``timeout`` seconds.
         """
-        link = self._alive()
-        self._send_levels(link)
-        value = self._evaluate(link, path, progress, timeout=timeout, look=look)
+        value = self._evaluate(self._alive(), path, progress, timeout=timeout, look=look)
         if not look:
             self._n_crashes = 0
         return value
@@ -222,7 +223,7 @@ class Supervisor:
         try:
             link.post(Kind.LOOK if look else Kind.CALL, number, parts)
             if link.ended:  # maybe before the call was noted
-                call.answers.put((Kind.ERROR, copy(self._crash) or EngineCrashed("the process of the model has ended")))
+                call.answers.put((Kind.ERROR, copy(link.crash)))
             while True:
                 try:
                     kind, answer = call.answers.get(timeout=timeout)
@@ -230,8 +231,8 @@ class Supervisor:
                     raise TimedOut from None
                 if kind != Kind.PROGRESS:
                     break
-                if progress is not None and progress(pickle.loads(answer[0])) is False and loading:
-                    link.post(Kind.CANCEL, number)
+                goes_on = progress is None or progress(pickle.loads(answer[0])) is not False or not loading
+                link.post(Kind.GO if goes_on else Kind.CANCEL, number)
             answered = True
         finally:
             self._calls.pop(number, None)
@@ -239,69 +240,21 @@ class Supervisor:
                 link.post(Kind.CANCEL, number)
         if kind == Kind.VALUE:
             return self.codec.loads(answer)
-        raise answer if isinstance(answer, BaseException) else pickle.loads(answer[0])
-
-    # -- requests
-
-    def submit(self, sequence: RemoteSequence) -> None:
-        """Send a request, and return when the other process has taken it; raises what is wrong with it."""
-        self._post_request(self._alive(), sequence)
-        try:
-            error = sequence.answer.get()
-        except BaseException:
-            self._sequences.pop(sequence.number, None)
-            self.cancel(sequence)
-            raise
-        if error is not None:
-            self._sequences.pop(sequence.number, None)
-            raise error
-
-    def next_number(self) -> int:
-        """Return a number for a request."""
-        return next(self._numbers)
-
-    def _post_request(self, link: Link, sequence: RemoteSequence) -> None:
-        request = sequence.request_now()
-        parts = self.codec.dumps(request)
-        self._send_levels(link)
-        sequence.link = link
-        self._sequences[sequence.number] = sequence
-        compiles = request.constraint is not None or "prompt_cache" in self._given
-        link.post(Kind.COMPILE if compiles else Kind.SUBMIT, sequence.number, parts)
-        if link.ended:
-            self._lose(link, copy(self._crash) or EngineCrashed("the process of the model has ended"))
-        elif sequence.unwanted:
-            link.post(Kind.CANCEL, sequence.number)
-
-    def cancel(self, sequence: RemoteSequence) -> None:
-        """End a request. Takes no lock: a finalizer may call it."""
-        sequence.unwanted = True
-        if sequence.link is not None and not sequence.done:
-            sequence.link.post(Kind.CANCEL, sequence.number)
-
-    def _fail(self, sequences: list[RemoteSequence], error: BaseException) -> None:
-        for sequence in sequences:
-            self._sequences.pop(sequence.number, None)
-            if not sequence.taken:
-                sequence.answer.put(error)
-            sequence.fail(copy(error))
-        _tell(sequences)
+        raise answer if isinstance(answer, BaseException) else error_of(answer)
 
     # -- on the thread of a process
 
     def _take(self, link: Link, frame: Frame) -> None:
         kind, number, parts = frame
         if kind == Kind.NEWS:
-            self._take_news(pickle.loads(parts[0]))
-        elif number in self._calls:
-            self._calls[number].answers.put((kind, parts))
-        elif kind in (Kind.VALUE, Kind.ERROR):
-            sequence = self._sequences.get(number)
-            if sequence is not None and not sequence.taken:
-                sequence.taken = kind == Kind.VALUE
-                sequence.answer.put(None if sequence.taken else pickle.loads(parts[0]))
-            elif sequence is not None and kind == Kind.ERROR:  # it was repeated, and is refused now
-                self._fail([sequence], pickle.loads(parts[0]))
+            if self.requests.take(pickle.loads(parts[0])):
+                self._n_crashes = 0
+        elif number:
+            call = self._calls.get(number)
+            if call is not None:
+                call.answers.put((kind, parts))
+            else:
+                self.requests.answered(number, error_of(parts) if kind == Kind.ERROR else None)
         elif kind == Kind.LOG:
             fields = pickle.loads(parts[0])
             link.lines.append(fields["msg"])
@@ -315,31 +268,13 @@ class Supervisor:
                 _log.exception("on_event has failed")
         elif kind == Kind.BEAT:
             progress, stalled = pickle.loads(parts[0])
-            for number, one in progress.items():
-                if number in self._sequences:
-                    self._sequences[number].told(one)
+            self.requests.told(progress)
             if stalled > self._limit:
                 link.kill(f"a step of the model has not ended in {stalled:.0f} seconds: an RPC server does not answer")
 
-    def _take_news(self, news: list[Any]) -> None:
-        changed: dict[RemoteSequence, None] = {}
-        for item in news:
-            sequence = self._sequences.get(item[0])
-            if sequence is not None:
-                sequence.take(item)
-                changed[sequence] = None
-        for sequence in changed:
-            if sequence.done:
-                if sequence.error is None:
-                    self._n_crashes = 0
-                if not sequence.taken:
-                    sequence.taken = True
-                    sequence.answer.put(None)
-                del self._sequences[sequence.number]
-        _tell(changed)
-
-    def _end(self, link: Link, crash: EngineCrashed) -> None:
+    def _end(self, link: Link) -> None:
         """A process has ended: everything that waits for it gets the reason, or is repeated."""
+        crash = link.crash
         if not self.closed and not link.discarded:
             self._crash = crash
             self._n_crashes += 1
@@ -348,33 +283,10 @@ class Supervisor:
         for call in list(self._calls.values()):
             if call.link is link:
                 call.answers.put((Kind.ERROR, copy(crash)))
-        self._lose(link, crash)
+        self.requests.lose(link)
 
-    def _lose(self, link: Link, crash: EngineCrashed) -> None:
-        lost = [one for one in list(self._sequences.values()) if one.link is link]
-        again = [one for one in lost if self._repeats(one)]
-        self._fail([one for one in lost if one not in again], crash)
-        if again:
-            for sequence in again:
-                sequence.link = None
-                sequence.restart()
-            start_daemon(partial(self._repeat, again))
-
-    def _repeats(self, sequence: RemoteSequence) -> bool:
-        wanted = self._replay and not self.closed and not sequence.unwanted
-        return wanted and sequence.n_replays < _RETRIES and (sequence.repeatable or not sequence.given)
-
-    def _repeat(self, sequences: list[RemoteSequence]) -> None:
-        try:
-            link = self._alive()
-            for sequence in sequences:
-                self._post_request(link, sequence)
-        except BaseException as error:
-            self._fail([one for one in sequences if one.link is None], error)
-
-    def _find(self, kind: str, *rest: Any) -> Any:
-        sequence = self._sequences.get(rest[0]) if kind == "request" else None
-        return None if sequence is None else sequence.request
+    def _find(self, kind: str, number: int) -> Any:
+        return self.requests.find(number) if kind == "request" else None
 
 
 def _end_at_exit(processes: list[subprocess.Popen[bytes]], owner: int) -> None:
@@ -383,15 +295,6 @@ def _end_at_exit(processes: list[subprocess.Popen[bytes]], owner: int) -> None:
         process.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_EXIT_SECONDS)
-
-
-def _tell(changed: Any) -> None:
-    told: dict[Listener, list[Any]] = {}
-    for sequence in changed:
-        for listener in sequence.listeners:
-            told.setdefault(listener, []).append(sequence)
-    for listener, sequences in told.items():
-        listener(sequences)
 
 
 __all__ = ["MAX_CRASHES", "STALLED_SECONDS", "Step", "Supervisor", "TimedOut"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_cffi import ControlVector, Model
@@ -40,6 +40,7 @@ class Cut:
         return taken
 
 
+@settings(max_examples=40)
 @given(FRAMES, st.lists(st.integers(1, 40), max_size=60))
 def test_frames_come_out_as_they_went_in_however_they_are_cut(
     frames: list[tuple[Kind, int, list[bytes]]], sizes: list[int]

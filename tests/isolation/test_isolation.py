@@ -78,11 +78,14 @@ TEXTS: dict[str, Callable[[Llama], Any]] = {
     "shift": lambda llm: llm.generate(PROMPT, max_tokens=4, temperature=0, overflow="shift"),
     "chat": lambda llm: llm.chat("Hello", chat_template=TEMPLATE, max_tokens=8, temperature=0),
     "chat schema": lambda llm: llm.chat(
-        "Hello", chat_template=TEMPLATE, schema=dict[str, int], max_tokens=60, temperature=0
+        "Hello", chat_template=TEMPLATE, schema=dict[str, int], max_tokens=60, temperature=0, on_incomplete="return"
     ),
     "map": lambda llm: sorted(llm.map([PROMPT, "The", "A"], max_tokens=4, temperature=0), key=lambda one: one[0]),
     "stream": lambda llm: [(c.text, c.tokens) for c in llm.stream(PROMPT, max_tokens=8, temperature=0)],
-    "partials": lambda llm: [c.partial for c in llm.stream(PROMPT, schema=Animal, temperature=0, max_tokens=60)][-1],
+    "partials": lambda llm: [
+        chunk.partial
+        for chunk in llm.stream(PROMPT, schema=Animal, temperature=0, max_tokens=60, on_incomplete="return")
+    ],
     "render": lambda llm: llm.render_chat("Hello", chat_template=TEMPLATE),
     "chat tokens": lambda llm: llm.tokenize_chat("Hello", chat_template=TEMPLATE).tolist(),
     "perplexity": lambda llm: llm.perplexity("Once upon a time there was a dog. " * 3, n_ctx=16),
@@ -98,7 +101,7 @@ def plain(found: Any) -> Any:
     if isinstance(found, (list, tuple)):
         return [plain(one) for one in found]
     if hasattr(found, "finish_reason"):
-        kept = ("text", "tokens", "finish_reason", "stop_sequence", "seed", "logprobs", "prompt_logprobs", "parsed")
+        kept = ("text", "tokens", "finish_reason", "stop_sequence", "logprobs", "prompt_logprobs", "parsed")
         return {name: getattr(found, name) for name in kept} | {"prompt": found.prompt, "type": type(found)}
     return found
 
@@ -116,12 +119,11 @@ def test_tools_run_in_this_process(there: Llama) -> None:
         called.append(os.getpid())
         return str(n)
 
-    options = {"chat_template": TEMPLATE, "max_tokens": 80, "temperature": 0, "reply_format": "hermes"}
-    from llama_cffi.errors import IncompleteOutput, ToolLimitError
-
-    with pytest.raises((ToolLimitError, IncompleteOutput)):
-        there.run_tools("Add 1", tools=[add], tool_choice="required", max_rounds=1, **options)
-    assert set(called) <= {os.getpid()}
+    run = there.run_tools(
+        "Add 1", tools=[add], tool_choice="required", max_rounds=1, chat_template=TEMPLATE, max_tokens=80, temperature=0
+    )
+    assert len(run.results) == len(called) > 0
+    assert set(called) == {os.getpid()}
 
 
 ERRORS: dict[str, tuple[type[Exception], str, Callable[[Llama], Any]]] = {
@@ -353,12 +355,14 @@ def test_a_draft_source_logs_events_and_limits(caplog: pytest.LogCaptureFixture)
 
     with caplog.at_level(logging.DEBUG, "llama_cffi"):
         llm = Llama.demo(isolate=True, draft="lookup", on_event=note, max_waiting=1, **OPTIONS)
+        endless = dict.fromkeys(llm.model.vocab.eog_tokens, float("-inf"))
         done = llm.generate(PROMPT * 3, max_tokens=8, temperature=0)
         assert done.speculation is not None
         assert llm.generate(PROMPT, max_tokens=2, speculative=False).speculation is None
-        streams = [llm.stream(PROMPT, max_tokens=500, seed=i) for i in range(4)]
-        for stream in streams:
-            next(stream)
+        streams = []
+        for i in range(4):
+            streams.append(llm.stream(PROMPT, max_tokens=500, seed=i, logit_bias=endless))
+            next(streams[-1])
         waiting = llm.stream(PROMPT, max_tokens=1)
         with pytest.raises(QueueFullError) as caught:
             llm.stream(PROMPT, max_tokens=1)
