@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import selectors
 import signal
 import socket
@@ -32,8 +34,13 @@ START_SECONDS = 120.0
 """The same until its first word: Python and the library may come from a slow disk."""
 _EXIT_SECONDS = 5.0
 """How long a child may take to end that was asked to."""
-_N_LINES = 40
-"""Lines of standard error that are kept."""
+_N_LINES, _N_TOLD = 1000, 40
+"""Lines that are kept, of standard error and the log, and those of them that an error has."""
+_ASSERTION = re.compile(r"failed an assertion that no Python call can report: (?:\S*[/\\])?(.*)")
+_STACKS = re.compile(r"(Current thread|Thread) 0x")
+"""How Python's own stacks begin, which a failed assertion prints last."""
+
+_log = logging.getLogger("llama_cffi.isolation")
 
 
 class Link:
@@ -215,7 +222,10 @@ class Link:
         data = os.read(stderr.fileno(), 1 << 16) if stderr is not None else b""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop() if data else b""
-        self.lines.extend(text for line in lines if (text := line.decode("utf-8", "replace").rstrip()))
+        for line in lines:
+            if text := line.decode("utf-8", "replace").rstrip():
+                self.lines.append(text)
+                _log.debug("%s", text)
         return bool(data)
 
     def _finish(self) -> None:
@@ -241,14 +251,21 @@ class Link:
             self._gone.set()
 
     def _death(self, code: int) -> EngineCrashed:
+        lines = list(self.lines)
+        stacks = next((i for i, line in enumerate(lines) if _STACKS.match(line)), len(lines))
         name = _signal_name(-code) if code < 0 else None
         reason = self._reason
         if not reason and name is not None:
-            why = {"SIGKILL": ", as the system does when memory runs out", "SIGABRT": ": an assertion failed"}
-            reason = f"the process of the model was ended by {name}{why.get(name, '')}"
+            reason = f"the process of the model was ended by {name}"
+            assertion = next((found[1] for line in reversed(lines) if (found := _ASSERTION.search(line))), None)
+            if assertion is not None:
+                reason += f": {assertion}"
+            elif name == "SIGKILL":
+                reason += ", as the system does when memory runs out"
         elif not reason:
             reason = f"the process of the model ended with exit code {code}"
-        return EngineCrashed(reason, exit_code=code if code >= 0 else None, signal=name, log=tuple(self.lines))
+        told = lines[max(0, stacks - _N_TOLD) : stacks]
+        return EngineCrashed(reason, exit_code=code if code >= 0 else None, signal=name, log=told)
 
 
 def _signal_name(number: int) -> str:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ class Server:
         return self.process.communicate()[0].decode()
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
+        self.process.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process.wait(SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,9 @@ def servers() -> Iterator[list[Server]]:
     if not backend.supports().rpc:
         pytest.skip("this libllama has no RPC backend")
     found = [Server(), Server()]
-    yield [one.wait() for one in found]
+    for one in found:
+        one.wait()
+    yield found  # a test may replace them
     for one in found:
         one.end()
 
@@ -84,16 +88,16 @@ def test_a_model_over_two_servers_and_what_happens_when_one_dies(servers: list[S
     with Llama.demo(rpc=names, **OPTIONS) as llm:
         assert llm._runtime.pid is not None  # type: ignore[attr-defined]
         assert llm.model.placement.n_gpu_layers == llm.model.placement.n_layers > 0
-        assert len([size for name, size in llm.model.placement.devices.items() if name != "CPU" and size]) == 2
+        used = [one for one, size in llm.model.placement.buffers.items() if size and one.startswith("RPC")]
+        assert len(used) == 2
         assert llm.generate(PROMPT, max_tokens=12, temperature=0).tokens == expected
         stream = llm.stream(PROMPT, max_tokens=200, seed=1)
         next(stream)
         servers[1].process.kill()
         began = time.monotonic()
-        with pytest.raises(EngineCrashed) as caught:
+        with pytest.raises(EngineCrashed, match="RPC server crashed"):
             list(stream)
         assert time.monotonic() - began < SECONDS
-        assert "RPC server" in "\n".join(caught.value.log)
         servers[1].end()
         with pytest.raises(RpcError, match=f"{servers[1].endpoint} cannot be reached"):
             llm.generate(PROMPT, max_tokens=1)
@@ -129,11 +133,12 @@ def test_what_is_no_server() -> None:
             for _ in range(2):
                 client, _ = other.accept()
                 with client:
-                    client.settimeout(5)
-                    if client.recv(100):
-                        # As one of another version: a hello of the right size, from a major version of 99.
-                        client.sendall((27).to_bytes(8, "little") + bytes([99]) + bytes(26))
-                        client.recv(1)
+                    client.settimeout(SECONDS)
+                    with suppress(ConnectionError):
+                        if client.recv(100):
+                            # As one of another version: a hello of the right size, from a major version of 99.
+                            client.sendall((27).to_bytes(8, "little") + bytes([99]) + bytes(26))
+                            client.recv(1)
 
         thread = threading.Thread(target=answer)
         thread.start()
