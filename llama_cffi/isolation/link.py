@@ -77,7 +77,7 @@ class Link:
             with theirs:
                 self.process = subprocess.Popen(
                     [sys.executable, "-I", str(_CHILD)],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     cwd=cwd,
@@ -147,6 +147,8 @@ class Link:
         self._close_files()
 
     def _close_files(self) -> None:
+        if self._sock.fileno() < 0:
+            return  # the numbers may be those of other files by now
         self._sock.close()
         for descriptor in (self._wake_read, self._wake_write):
             with suppress(OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,12 +97,8 @@ class IsolatedAdapter(LoraAdapter, Named):
         self._closed = False
         self.wire_name = ("adapter", number)
         supervisor.call(("load_adapter", (number, str(self.path)), {}))
+        self.metadata = GGUFFile(self.path).metadata
         supervisor.adapters[number] = self
-
-    @cached_property
-    def metadata(self) -> Any:
-        """The metadata of the file."""
-        return GGUFFile(self.path).metadata
 
     def is_for(self, model: Any) -> bool:
         if self.closed:

@@ -163,7 +163,7 @@ class RemoteStates:
 
     def from_bytes(self, data: BytesLike, conditioning: Conditioning) -> int:
         """As :meth:`States.from_bytes`."""
-        return int(self._call("from_bytes", pickle.PickleBuffer(data), conditioning))
+        return int(self._call("from_bytes", pickle.PickleBuffer(cast("Any", data)), conditioning))
 
     def write_prompt(self, prompt: Prompt, path: _Path, conditioning: Conditioning) -> None:
         """As :meth:`States.write_prompt`."""

@@ -27,6 +27,7 @@ from llama_cffi.runtime import Runtime
 
 if TYPE_CHECKING:
     from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.engine.telemetry import HistogramName
 
 BEAT_SECONDS = 0.5
 _N_CALLS = 16
@@ -320,7 +321,8 @@ class Serving:
             return -time.monotonic()
         with suppress(ClosedError):
             counts = runtime.engine.snapshot().histograms
-            return sum(counts[kind].count for kind in ("decode_step", "prefill_step", "mixed_step"))
+            kinds: tuple[HistogramName, ...] = ("decode_step", "prefill_step", "mixed_step")
+            return float(sum(counts[kind].count for kind in kinds))
         return -time.monotonic()
 
     def _close(self) -> None:

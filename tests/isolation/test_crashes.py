@@ -107,7 +107,7 @@ def test_everything_that_runs_gets_the_exception_and_the_next_call_works(llm: Ll
 
 def test_an_assertion_on_another_thread_is_in_the_exception(llm: Llama) -> None:
     # What a failed assertion of a compute thread does: the last words, and the end.
-    its_os = ("_answer",), ("__globals__",), ("__getitem__", ("os",), {})
+    its_os: Any = ("_answer",), ("__globals__",), ("__getitem__", ("os",), {})
     call = llm._runtime._supervisor.call  # type: ignore[attr-defined]
     said = (
         b"llama_cffi: llama.cpp failed an assertion that no Python call can report: /a/b.c:1: GGML_ASSERT(x) failed\n"
