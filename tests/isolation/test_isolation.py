@@ -60,31 +60,40 @@ class Animal:
     name: str
 
 
+GREEDY: dict[str, Any] = {"temperature": 0, "reuse": False}
+"""What others have left in memory was computed in other batches, and rounded otherwise."""
 TEXTS: dict[str, Callable[[Llama], Any]] = {
-    "greedy": lambda llm: llm.generate(PROMPT, max_tokens=12, temperature=0),
-    "seed": lambda llm: llm.generate(PROMPT, max_tokens=12, seed=3, temperature=1.5, repeat_penalty=1.3),
-    "list": lambda llm: llm.generate([PROMPT, "The dog"], max_tokens=6, temperature=0),
-    "best": lambda llm: llm.generate(PROMPT, max_tokens=6, n=2, best_of=3, seed=5),
-    "tokens": lambda llm: llm.generate(llm.tokenize(PROMPT), max_tokens=6, temperature=0, echo=True),
-    "logprobs": lambda llm: llm.generate(PROMPT, max_tokens=4, temperature=0, logprobs=2, prompt_logprobs=1),
-    "stops": lambda llm: llm.generate(PROMPT, max_tokens=60, temperature=0, stop=[re.compile("[a-z]+y "), "zzz"]),
-    "heal": lambda llm: llm.generate("Once upo", max_tokens=6, temperature=0, heal=True),
-    "bias": lambda llm: llm.generate(PROMPT, max_tokens=6, temperature=0, logit_bias={" little": -100.0}),
-    "schema": lambda llm: llm.generate(PROMPT, schema=Animal, temperature=0, max_tokens=200),
-    "choices": lambda llm: llm.generate(PROMPT, schema=["cat", "dog"], temperature=0),
-    "grammar": lambda llm: llm.generate(PROMPT, grammar='root ::= " a"+', temperature=0, max_tokens=5),
-    "samplers": lambda llm: llm.generate(PROMPT, sampling=SamplingParams(samplers=(TopK(5), Dist(1))), max_tokens=8),
-    "lookup": lambda llm: llm.generate(PROMPT * 3, speculative="lookup", max_tokens=12, temperature=0),
-    "shift": lambda llm: llm.generate(PROMPT, max_tokens=4, temperature=0, overflow="shift"),
-    "chat": lambda llm: llm.chat("Hello", chat_template=TEMPLATE, max_tokens=8, temperature=0),
-    "chat schema": lambda llm: llm.chat(
-        "Hello", chat_template=TEMPLATE, schema=dict[str, int], max_tokens=60, temperature=0, on_incomplete="return"
+    "greedy": lambda llm: llm.generate(PROMPT, max_tokens=12, **GREEDY),
+    "seed": lambda llm: llm.generate(PROMPT, max_tokens=12, seed=3, reuse=False, temperature=1.5, repeat_penalty=1.3),
+    "list": lambda llm: llm.generate([PROMPT, "The dog"], max_tokens=6, **GREEDY),
+    "best": lambda llm: llm.generate(PROMPT, max_tokens=6, n=2, best_of=3, seed=5, reuse=False),
+    "tokens": lambda llm: llm.generate(llm.tokenize(PROMPT), max_tokens=6, **GREEDY, echo=True),
+    "logprobs": lambda llm: llm.generate(PROMPT, max_tokens=4, **GREEDY, logprobs=2, prompt_logprobs=1),
+    "stops": lambda llm: llm.generate(PROMPT, max_tokens=60, **GREEDY, stop=[re.compile("[a-z]+y "), "zzz"]),
+    "heal": lambda llm: llm.generate("Once upo", max_tokens=6, **GREEDY, heal=True),
+    "bias": lambda llm: llm.generate(PROMPT, max_tokens=6, **GREEDY, logit_bias={" little": -100.0}),
+    "schema": lambda llm: llm.generate(PROMPT, schema=Animal, **GREEDY, max_tokens=200),
+    "choices": lambda llm: llm.generate(PROMPT, schema=["cat", "dog"], **GREEDY),
+    "grammar": lambda llm: llm.generate(PROMPT, grammar='root ::= " a"+', **GREEDY, max_tokens=5),
+    "samplers": lambda llm: llm.generate(
+        PROMPT, sampling=SamplingParams(samplers=(TopK(5), Dist(1))), max_tokens=8, reuse=False
     ),
-    "map": lambda llm: sorted(llm.map([PROMPT, "The", "A"], max_tokens=4, temperature=0), key=lambda one: one[0]),
-    "stream": lambda llm: [(c.text, c.tokens) for c in llm.stream(PROMPT, max_tokens=8, temperature=0)],
+    "lookup": lambda llm: llm.generate(PROMPT * 3, speculative="lookup", max_tokens=12, **GREEDY),
+    "shift": lambda llm: llm.generate(PROMPT, max_tokens=4, **GREEDY, overflow="shift"),
+    "chat": lambda llm: llm.chat("Hello", chat_template=TEMPLATE, max_tokens=8, **GREEDY),
+    "chat schema": lambda llm: llm.chat(
+        "Hello",
+        chat_template=TEMPLATE,
+        schema=dict[str, int],
+        max_tokens=60,
+        temperature=0,
+        reuse=False,
+        on_incomplete="return",
+    ),
+    "map": lambda llm: sorted(llm.map([PROMPT, "The", "A"], max_tokens=4, **GREEDY), key=lambda one: one[0]),
+    "stream": lambda llm: [(c.text, c.tokens) for c in llm.stream(PROMPT, max_tokens=8, **GREEDY)],
     "partials": lambda llm: [
-        chunk.partial
-        for chunk in llm.stream(PROMPT, schema=Animal, temperature=0, max_tokens=60, on_incomplete="return")
+        chunk.partial for chunk in llm.stream(PROMPT, schema=Animal, **GREEDY, max_tokens=60, on_incomplete="return")
     ],
     "render": lambda llm: llm.render_chat("Hello", chat_template=TEMPLATE),
     "chat tokens": lambda llm: llm.tokenize_chat("Hello", chat_template=TEMPLATE).tolist(),
