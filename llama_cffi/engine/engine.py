@@ -169,8 +169,7 @@ class Engine(ProcessBound):
     def hold(self, sequence: RunningSequence, *, chunks: bool = False) -> None:
         """Say that the caller passes nothing of a text on before its end; of use to an engine of another process.
 
-        That one may begin the text anew after a crash. It gives the chunks at the end, or with ``chunks`` as they come,
-        and may then give them again.
+        That one may begin it anew after a crash. Chunks come at its end, or with ``chunks`` as before, maybe again.
         """
 
     def cancel(self, sequence: RunningSequence) -> None:
