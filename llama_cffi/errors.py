@@ -74,8 +74,8 @@ class LlamaCffiError(Exception):
     """Base of every exception of this package.
 
     ``log`` holds the lines that llama.cpp logged during the failing call; they are part of ``str(error)``. Errors
-    pickle and copy with all their fields. A field whose value cannot be pickled, for example an instance of a class
-    that was defined inside a function, is None in the other process; so is the cause, as with every Python exception.
+    pickle and copy with all their fields. A field that cannot be pickled, for example an instance of a class that was
+    defined inside a function, is None in the other process; so is the cause, as with every Python exception.
     """
 
     def __init__(self, message: str, *, log: Sequence[str] = ()) -> None:
@@ -167,18 +167,10 @@ class EngineFailedError(LlamaCffiError, RuntimeError):
 
 
 class EngineCrashed(LlamaCffiError, RuntimeError):
-    """The process of an isolated model has ended, or hung and was ended; the next call starts another one.
+    """The process of an isolated model ended (``code`` or ``signal`` says how) or hung; ``log`` has its last lines."""
 
-    ``exit_code`` is its exit code, ``signal`` the name of the signal that ended it; None if it ended otherwise. ``log``
-    has the last lines that it wrote.
-    """
-
-    def __init__(
-        self, message: str, *, exit_code: int | None = None, signal: str | None = None, log: Sequence[str] = ()
-    ) -> None:
-        super().__init__(message, log=log)
-        self.exit_code = exit_code
-        self.signal = signal
+    code: int | None = None
+    signal: str | None = None
 
 
 class RpcError(LlamaCffiError, ConnectionError):
@@ -336,8 +328,7 @@ class StateWriteError(StateError, OSError):
 class SchemaError(LlamaCffiError, ValueError):
     """A ``schema=`` that cannot be enforced; raised before anything is generated.
 
-    ``pointer`` is the JSON pointer of the place in the schema ("" for the whole schema), ``keyword`` is the keyword
-    there, or "".
+    ``pointer`` is the JSON pointer of the place ("" for the whole schema), ``keyword`` the keyword there, or "".
     """
 
     def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
@@ -345,8 +336,7 @@ class SchemaError(LlamaCffiError, ValueError):
             f"schema at {pointer or 'its top'}: {keyword!r} " if keyword else f"schema at {pointer}: " * bool(pointer)
         )
         super().__init__(place + message, log=log)
-        self.pointer = pointer
-        self.keyword = keyword
+        self.pointer, self.keyword = pointer, keyword
 
 
 class OutputError(LlamaCffiError, ValueError):
@@ -365,8 +355,7 @@ class IncompleteOutput(LlamaCffiError, ValueError):
 
     def __init__(self, message: str, *, completion: Any, partial: Any = None, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
-        self.completion = completion
-        self.partial = partial
+        self.completion, self.partial = completion, partial
 
 
 class ToolError(LlamaCffiError, ValueError):
@@ -378,8 +367,7 @@ class ToolSchemaError(ToolError, SchemaError):
 
     def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
         LlamaCffiError.__init__(self, message, log=log)
-        self.pointer = pointer
-        self.keyword = keyword
+        self.pointer, self.keyword = pointer, keyword
 
 
 class ToolArgumentsError(ToolError):
@@ -410,4 +398,3 @@ __all__ = [
     "StateWriteError", "TemplateError", "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError",
     "ToolError", "ToolLimitError", "ToolSchemaError", "UnsupportedError",
 ]
-# fmt: on

@@ -98,7 +98,7 @@ class Link:
         ).encode()
         self._frames.append(memoryview(struct.pack("<I", len(request)) + request))
         after_fork(self, Link._forked)
-        self._thread: threading.Thread | None = start_daemon(self._run)
+        self._ident = start_daemon(self._run).ident
 
     @property
     def pid(self) -> int:
@@ -108,7 +108,7 @@ class Link:
     @property
     def is_here(self) -> bool:
         """Whether this is the thread that talks with the child, which cannot wait for it."""
-        return threading.current_thread() is self._thread
+        return threading.get_ident() == self._ident
 
     def post(self, kind: Kind, number: int, parts: Any = ()) -> None:
         """Send a frame. Waits for nothing and takes no lock: a finalizer may call it."""
@@ -140,7 +140,7 @@ class Link:
 
     def _forked(self) -> None:
         # The other end must see the end of the process that this one was copied from.
-        self.ended, self._thread = True, None
+        self.ended, self._ident = True, None
         self._gone = threading.Event()
         self._gone.set()
         self.process.returncode = 0  # it is not a child of this process
@@ -267,7 +267,9 @@ class Link:
         elif not reason:
             reason = f"the process of the model ended with exit code {code}"
         told = lines[max(0, stacks - _N_TOLD) : stacks]
-        return EngineCrashed(reason, exit_code=code if code >= 0 else None, signal=name, log=told)
+        crash = EngineCrashed(reason, log=told)
+        crash.code, crash.signal = (code if code >= 0 else None), name
+        return crash
 
 
 def _signal_name(number: int) -> str:

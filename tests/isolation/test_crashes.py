@@ -97,7 +97,7 @@ def test_everything_that_runs_gets_the_exception_and_the_next_call_works(llm: Ll
     pid = crash(llm)
     for thread in threads:
         thread.join(SECONDS)
-    assert [(error.signal, error.exit_code) for error in caught] == [("SIGKILL", None)] * 3  # type: ignore[attr-defined]
+    assert [(error.signal, error.code) for error in caught] == [("SIGKILL", None)] * 3  # type: ignore[attr-defined]
     assert "SIGKILL" in str(caught[0])
     assert caught[0] is not caught[1]
     assert llm.generate(PROMPT, max_tokens=6, temperature=0).tokens == expected
