@@ -158,6 +158,28 @@ def test_a_process_that_is_stopped_hangs(llm: Llama, monkeypatch: pytest.MonkeyP
     assert llm.generate(PROMPT, max_tokens=2).tokens
 
 
+def test_ctrl_c_ends_the_call_and_not_the_process(llm: Llama) -> None:
+    endless = dict.fromkeys(llm.model.vocab.eog_tokens, float("-inf"))
+    running = llm._runtime.engine.snapshot
+    running()
+    pid = pid_of(llm)
+
+    def press() -> None:
+        while not running().running:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([PROMPT] * 40, max_tokens=400, logit_bias=endless)
+    thread.join(SECONDS)
+    while running().running or running().waiting:
+        pass  # the child goes on with what was cancelled, or the test hangs
+    assert pid_of(llm) == pid
+    assert llm.generate(PROMPT, max_tokens=1).tokens
+
+
 def test_adapters_are_loaded_by_the_next_process(llm: Llama, tmp_path: Path) -> None:
     from llama_cffi.runtime import demo_path
     from tests.support.lora import random_pairs, write_lora

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from llama_cffi import Llama, ModelOptions
+from llama_cffi.cli.app import app
 from llama_cffi.core import backend
 from llama_cffi.errors import EngineCrashed, RpcError
 from tests.support.children import run_child
@@ -119,6 +121,24 @@ def test_a_server_that_stops_answering(servers: list[Server], monkeypatch: pytes
         finally:
             os.kill(servers[0].process.pid, signal.SIGCONT)
         assert llm.generate(PROMPT, max_tokens=2, temperature=0).tokens
+
+
+def test_the_command_line(servers: list[Server]) -> None:
+    arguments = ["--ctx-size", "256", "--threads", "1", "--temp", "0", "-n", "6"]
+    found = [
+        CliRunner().invoke(app, ["generate", PROMPT, *arguments, *more])
+        for more in ([], ["--rpc", servers[0].endpoint], ["--isolate"])
+    ]
+    assert [one.exit_code for one in found] == [0, 0, 0]
+    assert len({one.stdout for one in found}) == 1
+    wrong = CliRunner().invoke(app, ["generate", PROMPT, "--rpc", "nowhere"])
+    assert wrong.exit_code == 2
+    assert "host:port" in wrong.stderr
+    # The port is taken, and the address is not that of this machine alone.
+    taken = CliRunner().invoke(app, ["rpc-server", "--host", "0.0.0.0", "--port", str(servers[0].port)])
+    assert taken.exit_code == 1
+    assert "warning: 0.0.0.0 can be reached from other machines" in taken.stderr
+    assert "cannot listen on" in taken.stderr
 
 
 def test_what_is_no_server() -> None:
