@@ -76,38 +76,58 @@ class Receiver:
         self._data = bytearray()
         self._wanted = _HEADER.size
         """Bytes that the next frame has at least."""
+        self._large: memoryview | None = None
+        """The room of a large frame, into which it is read without another copy."""
+        self._filled = 0
 
     def take(self) -> list[Frame] | None:
         """Read once and return the frames that are complete; None at the end of the stream."""
-        received = self._sock.recv(max(_AT_ONCE, min(1 << 24, self._wanted - len(self._data))))
+        if self._large is not None:
+            n = self._sock.recv_into(self._large[self._filled :])
+            self._filled += n
+            if n and self._filled < len(self._large):
+                return []
+            large, self._large = self._large, None
+            return [_frame(large)] if n else None
+        received = self._sock.recv(_AT_ONCE)
         if not received:
             return None
-        self._data += received
+        data = self._data
+        data += received
         frames = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
+        while self._complete():
+            frames.append(_frame(data[: self._wanted]))
+            del data[: self._wanted]
+            self._wanted = _HEADER.size
+        if self._wanted - len(data) > _AT_ONCE:
+            self._filled, self._large = len(data), memoryview(bytearray(self._wanted))
+            self._large[: self._filled] = data
+            data.clear()
+            self._wanted = _HEADER.size
         return frames
 
-    def _next(self) -> Frame | None:
+    def _complete(self) -> bool:
+        """Whether the next frame is here; its size is known by then."""
         data = self._data
         if len(data) < self._wanted:
-            return None
-        kind, number, n_parts = _HEADER.unpack_from(data)
+            return False
+        n_parts = _HEADER.unpack_from(data)[2]
         start = _HEADER.size + n_parts * _SIZE.size
-        self._wanted = start
         if len(data) < start:
-            return None
-        sizes = [size for (size,) in _SIZE.iter_unpack(data[_HEADER.size : start])]
-        self._wanted = start + sum(sizes)
-        if len(data) < self._wanted:
-            return None
-        parts = []
-        for size in sizes:
-            parts.append(data[start : start + size])
-            start += size
-        del data[:start]
-        self._wanted = _HEADER.size
-        return Frame(kind, number, parts)
+            self._wanted = start
+            return False
+        self._wanted = start + sum(size for (size,) in _SIZE.iter_unpack(data[_HEADER.size : start]))
+        return len(data) >= self._wanted
+
+
+def _frame(data: bytearray | memoryview) -> Frame:
+    kind, number, n_parts = _HEADER.unpack_from(data)
+    start = _HEADER.size + n_parts * _SIZE.size
+    view, parts = memoryview(data), []
+    for (size,) in _SIZE.iter_unpack(view[_HEADER.size : start]):
+        parts.append(view[start : start + size])
+        start += size
+    return Frame(kind, number, parts)
 
 
 __all__ = ["Frame", "Kind", "Receiver", "encode", "plain"]

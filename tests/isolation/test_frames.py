@@ -39,12 +39,29 @@ class Cut:
         taken, self.data = self.data[:size], self.data[size:]
         return taken
 
+    def recv_into(self, room: memoryview) -> int:
+        taken = self.recv(len(room))
+        room[: len(taken)] = taken
+        return len(taken)
+
 
 @settings(max_examples=40)
 @given(FRAMES, st.lists(st.integers(1, 40), max_size=60))
 def test_frames_come_out_as_they_went_in_however_they_are_cut(
     frames: list[tuple[Kind, int, list[bytes]]], sizes: list[int]
 ) -> None:
+    data = b"".join(bytes(part) for frame in frames for part in encode(*frame))
+    receiver = Receiver(Cut(data, sizes))  # type: ignore[arg-type]
+    found: list[Frame] = []
+    while (taken := receiver.take()) is not None:
+        found += taken
+    assert [(kind, number, [bytes(part) for part in parts]) for kind, number, parts in found] == frames
+
+
+@pytest.mark.parametrize("sizes", [[], [7] * 9, [100_000] * 7])
+def test_large_frames_are_read_into_their_room(sizes: list[int]) -> None:
+    large = np.random.default_rng(1).bytes(600_000)
+    frames = [(Kind.VALUE, 1, [b"a"]), (Kind.VALUE, 2, [b"", large, b"b"]), (Kind.LOG, 0, [b"c"])]
     data = b"".join(bytes(part) for frame in frames for part in encode(*frame))
     receiver = Receiver(Cut(data, sizes))  # type: ignore[arg-type]
     found: list[Frame] = []
