@@ -606,7 +606,7 @@ class Llama(Closing, ProcessBound):
 
     @property
     def model(self) -> Model:
-        """The weights and the vocabulary."""
+        """The weights and the vocabulary. With ``isolate=True``, only their values can be read."""
         return self._runtime.model
 
     @property
@@ -616,7 +616,10 @@ class Llama(Closing, ProcessBound):
 
     @property
     def context(self) -> Context:
-        """The context that the engine generates with. Changing it directly changes the generated texts."""
+        """The context that the engine generates with. Changing it directly changes the generated texts.
+
+        With ``isolate=True``, only its values can be read.
+        """
         return self._runtime.context
 
     def fork(self) -> Self:

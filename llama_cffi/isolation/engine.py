@@ -82,7 +82,8 @@ class RemoteEngine(ProcessBound):
 
     def hold(self, sequence: RemoteSequence, *, chunks: bool = False) -> None:
         """As :meth:`Engine.hold`: the text may be begun anew after a crash."""
-        sequence.repeatable, sequence.held = True, not chunks
+        if not sequence.given:
+            sequence.repeatable, sequence.held = True, not chunks
 
     def cancel(self, sequence: RemoteSequence) -> None:
         """As :meth:`Engine.cancel`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from llama_cffi import AsyncLlama, Llama
 from llama_cffi.errors import EngineCrashed
 from llama_cffi.isolation import link, supervisor
 from tests.support.children import run_child
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the states of processes in /proc")
 
 OPTIONS: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 4, "n_threads": 1}
 PROMPT = "Once upon a time"
@@ -260,6 +263,16 @@ def test_it_is_not_started_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "3 times in a row" in said
         assert len(starts) <= 3
         assert llm._runtime.engine._supervisor.failed  # type: ignore[attr-defined]
+
+
+def test_it_ends_with_the_object() -> None:
+    llm = Llama.demo(isolate=True, **OPTIONS)
+    stream = llm.stream(PROMPT, max_tokens=400, seed=1)
+    next(stream)
+    pid = pid_of(llm)
+    del llm, stream
+    gc.collect()
+    wait_until_gone(pid)
 
 
 def test_it_ends_with_this_process_however_that_ends() -> None:
