@@ -37,12 +37,6 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[Llama]:
-    with Llama.demo(isolate=True, **OPTIONS) as llm:
-        yield llm
-
-
-@pytest.fixture(scope="module")
-def replaying() -> Iterator[Llama]:
     with Llama.demo(isolate=True, replay=True, **OPTIONS) as llm:
         yield llm
 
@@ -123,6 +117,7 @@ def test_an_assertion_on_another_thread_is_in_the_exception(llm: Llama) -> None:
     assert llm.generate(PROMPT, max_tokens=1).tokens
 
 
+@pytest.mark.conformance
 def test_calls_without_a_stream_get_it_too(llm: Llama) -> None:
     def kill(_: float) -> None:
         crash(llm)
@@ -134,6 +129,7 @@ def test_calls_without_a_stream_get_it_too(llm: Llama) -> None:
     assert llm.score(PROMPT, [" there"])[0].n_tokens == 1
 
 
+@pytest.mark.conformance
 def test_a_coroutine_gets_it(llm: Llama) -> None:
     async def ask() -> int:
         async with AsyncLlama(llm) as aio:
@@ -183,6 +179,7 @@ def test_ctrl_c_ends_the_call_and_not_the_process(llm: Llama) -> None:
     assert llm.generate(PROMPT, max_tokens=1).tokens
 
 
+@pytest.mark.conformance
 def test_adapters_are_loaded_by_the_next_process(llm: Llama, tmp_path: Path) -> None:
     from llama_cffi.runtime import demo_path
     from tests.support.lora import random_pairs, write_lora
@@ -198,8 +195,8 @@ def test_adapters_are_loaded_by_the_next_process(llm: Llama, tmp_path: Path) -> 
     adapter.close()
 
 
-def test_with_replay_a_text_of_which_nothing_was_given_is_repeated(replaying: Llama) -> None:
-    llm, found = replaying, list[Any]()
+def test_with_replay_a_text_of_which_nothing_was_given_is_repeated(llm: Llama) -> None:
+    found: list[Any] = []
     expected = llm.generate(PROMPT, max_tokens=300, temperature=0)
     thread = threading.Thread(target=lambda: found.append(llm.generate(PROMPT, max_tokens=300, temperature=0)))
     thread.start()
@@ -212,19 +209,21 @@ def test_with_replay_a_text_of_which_nothing_was_given_is_repeated(replaying: Ll
     assert pid_of(llm) != pid
 
 
-def test_with_replay_a_text_that_was_begun_is_not_repeated(replaying: Llama) -> None:
-    stream = replaying.stream(PROMPT, max_tokens=500, seed=1)
+@pytest.mark.conformance
+def test_with_replay_a_text_that_was_begun_is_not_repeated(llm: Llama) -> None:
+    stream = llm.stream(PROMPT, max_tokens=500, seed=1)
     next(stream)
-    crash(replaying)
+    crash(llm)
     with pytest.raises(EngineCrashed):
         list(stream)
 
 
-def test_with_replay_a_schema_is_read_from_its_beginning(replaying: Llama) -> None:
+@pytest.mark.conformance
+def test_with_replay_a_schema_is_read_from_its_beginning(llm: Llama) -> None:
     found: list[Any] = []
 
     def ask() -> None:
-        stream = replaying.stream_chat(
+        stream = llm.stream_chat(
             "Hello", chat_template="{{ messages[0].content }}", schema=list[int], temperature=0, max_tokens=400,
             on_incomplete="return",
         )  # fmt: skip
@@ -233,14 +232,15 @@ def test_with_replay_a_schema_is_read_from_its_beginning(replaying: Llama) -> No
     ask()
     thread = threading.Thread(target=ask)
     thread.start()
-    while not replaying._runtime.engine.snapshot().running:
+    while not llm._runtime.engine.snapshot().running:
         pass
-    crash(replaying)
+    crash(llm)
     thread.join(SECONDS)
     assert found[1].text == found[0].text
     assert found[1].parsed == found[0].parsed
 
 
+@pytest.mark.conformance
 def test_it_is_not_started_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     with Llama.demo(isolate=True, **OPTIONS) as llm:
         starts: list[int] = []
@@ -265,6 +265,7 @@ def test_it_is_not_started_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         assert llm._runtime.engine._supervisor.failed  # type: ignore[attr-defined]
 
 
+@pytest.mark.conformance
 def test_it_ends_with_the_object() -> None:
     llm = Llama.demo(isolate=True, **OPTIONS)
     stream = llm.stream(PROMPT, max_tokens=400, seed=1)
@@ -275,26 +276,32 @@ def test_it_ends_with_the_object() -> None:
     wait_until_gone(pid)
 
 
+PROGRAM = """
+import sys
+from dataclasses import dataclass
+from llama_cffi import Llama
+
+# No guard of __main__, which the other process does not import, and a class that is only here.
+@dataclass
+class Animal:
+    name: str
+
+llm = Llama.demo(isolate=True, n_ctx=256, n_threads=1)
+found = llm.generate("A", schema=Animal, temperature=0, max_tokens=100, on_incomplete="return").parsed
+assert found is None or type(found) is Animal
+print(llm._runtime.pid, flush=True)
+ENDING
+"""
+
+
+@pytest.mark.conformance
+def test_it_ends_with_the_interpreter() -> None:
+    # With an open stream; standard error is empty.
+    wait_until_gone(int(run_child(PROGRAM.replace("ENDING", "s = llm.stream('A', max_tokens=400); next(s)"))))
+
+
 def test_it_ends_with_this_process_however_that_ends() -> None:
-    program = """
-        import sys
-        from dataclasses import dataclass
-        from llama_cffi import Llama
-
-        # No guard of __main__, which the other process does not import, and a class that is only here.
-        @dataclass
-        class Animal:
-            name: str
-
-        llm = Llama.demo(isolate=True, n_ctx=256, n_threads=1)
-        found = llm.generate("A", schema=Animal, temperature=0, max_tokens=100, on_incomplete="return").parsed
-        assert found is None or type(found) is Animal
-        print(llm._runtime.pid, flush=True)
-        ENDING
-    """
-    # The end of the interpreter, with an open stream; standard error is empty.
-    wait_until_gone(int(run_child(program.replace("ENDING", "s = llm.stream('A', max_tokens=400); next(s)"))))
-    source = "\n".join(line[8:] for line in program.replace("ENDING", "sys.stdin.read()").splitlines())
+    source = PROGRAM.replace("ENDING", "sys.stdin.read()")
     process = subprocess.Popen(
         [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -107,6 +107,7 @@ def test_a_model_over_two_servers_and_what_happens_when_one_dies(servers: list[S
         assert llm.generate(PROMPT, max_tokens=12, temperature=0).tokens == expected
 
 
+@pytest.mark.conformance
 def test_a_server_that_stops_answering(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     from llama_cffi.isolation import supervisor
 
@@ -123,6 +124,7 @@ def test_a_server_that_stops_answering(servers: list[Server], monkeypatch: pytes
         assert llm.generate(PROMPT, max_tokens=2, temperature=0).tokens
 
 
+@pytest.mark.conformance
 def test_the_command_line(servers: list[Server]) -> None:
     arguments = ["--ctx-size", "256", "--threads", "1", "--temp", "0", "-n", "6"]
     found = [
@@ -141,6 +143,7 @@ def test_the_command_line(servers: list[Server]) -> None:
     assert "cannot listen on" in taken.stderr
 
 
+@pytest.mark.conformance
 def test_what_is_no_server() -> None:
     if not backend.supports().rpc:
         pytest.skip("this libllama has no RPC backend")
@@ -168,6 +171,7 @@ def test_what_is_no_server() -> None:
         assert "RPC" in str(caught.value)
 
 
+@pytest.mark.conformance
 def test_a_server_that_says_nothing() -> None:
     if not backend.supports().rpc:
         pytest.skip("this libllama has no RPC backend")
