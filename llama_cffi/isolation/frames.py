@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 _HEADER = struct.Struct("<BQI")
 _SIZE = struct.Struct("<Q")
 _AT_ONCE = 1 << 18
+_USUAL = 1 << 14
+"""Bytes that are read at once while nothing larger is known to come: room for more is not taken from the system, and
+given back to it, for each token."""
 
 
 class Kind(enum.IntEnum):
@@ -89,7 +92,7 @@ class Receiver:
                 return []
             large, self._large = self._large, None
             return [_frame(large)] if n else None
-        received = self._sock.recv(_AT_ONCE)
+        received = self._sock.recv(_USUAL if self._wanted < _USUAL else _AT_ONCE)
         if not received:
             return None
         data = self._data
