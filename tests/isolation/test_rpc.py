@@ -125,6 +125,21 @@ def test_a_server_that_stops_answering(servers: list[Server], monkeypatch: pytes
 
 
 @pytest.mark.conformance
+def test_without_a_process_of_its_own(servers: list[Server]) -> None:
+    program = f"""
+        from llama_cffi import Llama, ModelOptions
+        rpc = ["{servers[0].endpoint}"]
+        for options in ({{"rpc": rpc}}, {{"model_options": ModelOptions(rpc=rpc)}}):
+            with Llama.demo(isolate=False, n_ctx=256, n_threads=1, **options) as llm:
+                assert llm.model.placement.gpu_bytes
+                print(llm.generate("Once upon a time", max_tokens=8, temperature=0).text)
+    """
+    with Llama.demo(**OPTIONS) as here:
+        expected = here.generate(PROMPT, max_tokens=8, temperature=0).text
+    assert run_child(program).splitlines() == [expected] * 2
+
+
+@pytest.mark.conformance
 def test_the_command_line(servers: list[Server]) -> None:
     arguments = ["--ctx-size", "256", "--threads", "1", "--temp", "0", "-n", "6"]
     found = [
