@@ -52,7 +52,7 @@ def root(
 app.command()(generate)
 app.command()(chat)
 app.command(cls=ServeCommand, context_settings={"help_option_names": ["-h", "--help", "--usage"]})(serve)
-app.command()(rpc_server)
+app.command("rpc-server")(rpc_server)
 app.command()(batch)
 app.command()(bench)
 app.command()(perplexity)
