@@ -69,6 +69,11 @@ class IsolatedRuntime:
         self._engine = RemoteEngine(supervisor)
         self._draft = LlamasDraft() if supervisor.facts["drafts"] else None
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise UnsupportedError(f"isolate=True: what needs the {name} of a Runtime cannot be done from another process")
+
     @property
     def defaults(self) -> Defaults:
         """As :attr:`Runtime.defaults`."""

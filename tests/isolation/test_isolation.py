@@ -243,6 +243,8 @@ def test_values_of_native_objects_can_be_read_and_the_objects_not_used(here: Lla
         Context(model)
     with pytest.raises(UnsupportedError, match="closed with its Llama"):
         model.close()
+    with pytest.raises(UnsupportedError, match="cannot be done from another process"):
+        there._runtime.slots_of_another_kind  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(UnsupportedError, match="open another Llama"):
         there.fork()
 
