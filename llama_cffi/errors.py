@@ -38,6 +38,7 @@
     ├── SamplerError (ValueError)           a sampler parameter out of range, or a chain that selects no token
     │   └── GrammarError                    a grammar that does not parse, or was violated
     ├── DraftError (ValueError)             a draft model that does not fit its target
+    ├── MediaError (ValueError)             an image or sound that is damaged, too large, or of an unknown kind
     ├── PromptError (ValueError)            a prompt that cannot be used
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   │   └── TextTooLongError            a text that is too long to be embedded, ranked or classified
@@ -84,9 +85,7 @@ class LlamaCffiError(Exception):
         self.log = tuple(log)
 
     def __str__(self) -> str:
-        if not self.log:
-            return self.message
-        return self.message + "\nllama.cpp said:\n" + "\n".join(f"  {line}" for line in self.log)
+        return "\n".join([self.message, *["llama.cpp said:"][: len(self.log)], *(f"  {line}" for line in self.log)])
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         fields = {name: value if _can_be_pickled(value) else None for name, value in self._fields().items()}
@@ -285,6 +284,10 @@ class DraftError(LlamaCffiError, ValueError):
     """A draft model whose vocabulary differs from that of its target model."""
 
 
+class MediaError(LlamaCffiError, ValueError):
+    """An image or a sound that cannot be used: of an unknown format, cut, damaged, too large, or refused by libmtmd."""
+
+
 class PromptError(LlamaCffiError, ValueError):
     """A prompt that cannot be used, for example an empty one."""
 
@@ -340,10 +343,7 @@ class SchemaError(LlamaCffiError, ValueError):
 
 
 class OutputError(LlamaCffiError, ValueError):
-    """A finished text that is not a valid instance of the requested type; ``text`` is the text.
-
-    ``__cause__`` is the exception of the type, for example pydantic's ``ValidationError`` from a custom validator.
-    """
+    """A finished ``text`` that is not a valid instance of the requested type, whose exception is the ``__cause__``."""
 
     def __init__(self, message: str, *, text: str, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
@@ -391,10 +391,10 @@ __all__ = [
     "AbortedError", "AdapterError", "BatchError", "BusyError", "ClosedError", "ContextError", "ContextOverflowError",
     "DecodeError", "DraftError", "EngineCrashed", "EngineFailedError", "GrammarError", "HubCancelled",
     "HubChecksumError", "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError",
-    "HubStorageError", "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MemoryFullError",
-    "MessageError", "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError",
-    "PromptError", "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError", "RpcError",
-    "SamplerError", "SchemaError", "StaleViewError", "StateError", "StateFormatError", "StateMismatchError",
+    "HubStorageError", "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MediaError",
+    "MemoryFullError", "MessageError", "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError",
+    "OutputError", "PromptError", "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError",
+    "RpcError", "SamplerError", "SchemaError", "StaleViewError", "StateError", "StateFormatError", "StateMismatchError",
     "StateWriteError", "TemplateError", "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError",
     "ToolError", "ToolLimitError", "ToolSchemaError", "UnsupportedError",
 ]

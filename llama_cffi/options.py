@@ -18,6 +18,7 @@ from llama_cffi.option_checks import CHECKS, OTHER_NAMES
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.embeddings import PoolingType
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.model import ProgressCallback
     from llama_cffi.engine.draft_source import Draft, Speculative
     from llama_cffi.engine.engine_options import DriverName
@@ -103,6 +104,16 @@ class LlamaOptions(TypedDict, total=False):
     """The draft source of speculative decoding: ``"lookup"`` for drafts from the prompt, or a GGUF file or
     :class:`Model` with the same vocabulary; :class:`PromptLookup` and :class:`DraftModel` have options. By default
     there are no drafts."""
+    mmproj: str | os.PathLike[str] | Projector | None
+    """The projector file with which the model takes images or sound, or an open :class:`Projector`; ``"auto"`` takes
+    the one beside the model's file. By default prompts are text only."""
+    image_min_tokens: int | None
+    """The fewest tokens of an image, for models with images of any size; by default what the projector says."""
+    image_max_tokens: int | None
+    """The most tokens of an image, for models with images of any size; by default what the projector says."""
+    media_bytes: int | None
+    """The most bytes of memory for the embeddings of images and sounds, which spare encoding these again; 256 MiB by
+    default, 0 for none."""
     rpc: Sequence[str] | None
     """RPC servers, as ``"host:port"``, whose devices count as GPUs of this machine; none by default. See
     ``docs/gpu.md``."""

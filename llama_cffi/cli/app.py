@@ -22,6 +22,7 @@ from llama_cffi.cli.rpc_server import rpc_server
 from llama_cffi.cli.serve import serve
 from llama_cffi.cli.server_arguments import ServeCommand
 from llama_cffi.cli.tokenize import tokenize
+from llama_cffi.cli.transcribe import transcribe
 
 app = typer.Typer(
     name="llama-cffi",
@@ -59,6 +60,7 @@ app.command()(perplexity)
 app.command()(quantize)
 app.command()(embed)
 app.command()(rerank)
+app.command()(transcribe)
 app.command()(tokenize)
 app.command()(pull)
 app.command("list")(list_models)

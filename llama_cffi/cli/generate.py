@@ -12,10 +12,10 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.loading import draft_source, load
+from llama_cffi.cli.loading import draft_source, load, projector_source, read_media
 
 if TYPE_CHECKING:
-    from llama_cffi import Completion, Llama, SamplingParams
+    from llama_cffi import Audio, Completion, Image, Llama, SamplingParams
 
 
 @console.command
@@ -68,6 +68,9 @@ def generate(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
+    mmproj: options.Mmproj = None,
+    image: options.Images = None,
+    audio: options.Sounds = None,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
     rpc: options.Rpc = None,
@@ -169,11 +172,13 @@ def generate(
     )
     added = additions(lora, control_vector, control_vector_layer_range)
     draft = draft_source(model_draft, spec_type)
+    media = read_media(image, audio)
     n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,  # the whole context belongs to this prompt
         draft=draft,
+        mmproj=projector_source(model, mmproj, wanted=bool(media)),
         n_ctx=ctx_size,
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
@@ -203,11 +208,11 @@ def generate(
             "sampling": sampling,
         }
         if as_json:
-            completion = llm.generate(text, **request)
+            completion = llm.generate([*media, text] if media else text, **request)
             console.print_json(report(llm, completion))
         else:
             shown = sys.stdout.isatty() if display_prompt is None else display_prompt
-            completion = _stream(llm, text, request, show_prompt=shown)
+            completion = _stream(llm, text, media, request, show_prompt=shown)
         if sys.stderr.isatty() and not as_json if show_timings is None else show_timings:
             console.note(summary(completion))
 
@@ -218,10 +223,14 @@ def without_end(sampling: SamplingParams, llm: Llama) -> SamplingParams:
     return dataclasses.replace(sampling, logit_bias={**sampling.logit_bias, **ends})
 
 
-def _stream(llm: Llama, prompt: str, request: dict[str, Any], *, show_prompt: bool) -> Completion:
+def _stream(
+    llm: Llama, prompt: str, media: list[Image | Audio], request: dict[str, Any], *, show_prompt: bool
+) -> Completion:
     """Print the text as it comes."""
     completion = None
-    chunks = llm.stream(prompt, **request)  # a prompt that is refused is refused here, before it is shown
+    chunks = llm.stream(
+        [*media, prompt] if media else prompt, **request
+    )  # a prompt that is refused is refused here, before it is shown
     if show_prompt:
         _write(prompt, "1")
     for chunk in chunks:

@@ -16,7 +16,7 @@ from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.inbox import Inbox
 from llama_cffi.engine.loop import GenerationLoop
-from llama_cffi.engine.request import Request, Room
+from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import Listener, RunningSequence
 from llama_cffi.engine.slots import Slot
@@ -42,7 +42,7 @@ class Engine(ProcessBound):
     _instead_of_copying = "any number of threads may use one; another one needs another Context"
 
     def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
-        self._runner = runner
+        self._runner = self.room = runner
         self._options = options = options if options is not None else EngineOptions()
         self._loop = loop = GenerationLoop(runner, options)
         self._scheduler = loop.scheduler
@@ -60,11 +60,6 @@ class Engine(ProcessBound):
         self._worker, self._forked = None, True
 
     # -- requests
-
-    @property
-    def room(self) -> Room:
-        """What a request must fit into."""
-        return self._runner
 
     def submit(self, request: Request, listener: Listener | None = None) -> RunningSequence:
         """Queue a request; :meth:`next_chunk` returns its chunks.
@@ -91,11 +86,16 @@ class Engine(ProcessBound):
             sequence.checkpoints = self._runner.checkpoints(request.prompt)
         if listener is not None:
             sequence.listeners = (listener,)
+        media = self._loop.media
+        if media is not None and request.prompt.media:
+            media.prefetch(sequence, self._loop.outside.prompts(request.conditioning, found))
         try:
             self._inbox.submit(sequence, found)
         except LlamaCffiError:
             sequence.sampler.close()
             raise
+        if media is not None:
+            media.wake()
         if self._threaded:
             self._wake_worker()
         return sequence
@@ -167,16 +167,15 @@ class Engine(ProcessBound):
                 self._after_step()
 
     def hold(self, sequence: RunningSequence, *, chunks: bool = False) -> None:
-        """Say that the caller passes nothing of a text on before its end; of use to an engine of another process.
-
-        That one may begin it anew after a crash. Chunks come at its end, or with ``chunks`` as before, maybe again.
-        """
+        """Say that nothing of a text is passed on before its end; see :meth:`RemoteEngine.hold`."""
 
     def cancel(self, sequence: RunningSequence) -> None:
         """End a sequence as it is, before the next step. Has no effect when the sequence has ended."""
         if not sequence.done:
             sequence.unwanted = True
             self._inbox.put(partial(self._loop.end, sequence, FinishReason.CANCELLED))
+            if self._loop.media is not None:
+                self._loop.media.wake()
             self._settle_inbox()
 
     def abandon(self, sequence: RunningSequence) -> None:

@@ -81,7 +81,10 @@ class RemoteEngine(ProcessBound):
             raise error
 
     def hold(self, sequence: RemoteSequence, *, chunks: bool = False) -> None:
-        """As :meth:`Engine.hold`: the text may be begun anew after a crash."""
+        """Say that the caller passes nothing of a text on before its end, so that a crash may begin it anew.
+
+        Its chunks come at its end, or with ``chunks`` as before, maybe again.
+        """
         if not sequence.given:
             sequence.repeatable, sequence.held = True, not chunks
 
