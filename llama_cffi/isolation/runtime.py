@@ -246,9 +246,7 @@ class RemoteScoring:
 def _check(options: Mapping[str, Any]) -> None:
     """Raise :class:`UnsupportedError` for options whose values cannot leave this process."""
     if options.get("mmproj") is not None:
-        raise UnsupportedError(
-            "isolate=True: images and sound need their projector in this process: use isolate=False"
-        )
+        raise UnsupportedError("isolate=True: images and sound need their projector in this process: use isolate=False")
     draft = options.get("draft")
     if isinstance(draft, Model) or (isinstance(draft, DraftModel) and isinstance(draft.model, Model)):
         raise UnsupportedError("isolate=True: a draft Model is in this process: give its path")

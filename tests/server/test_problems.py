@@ -20,7 +20,7 @@ EXPECTED = {
     "EngineFailedError": 503, "GrammarError": 400, "HubCancelled": 502, "HubChecksumError": 502,
     "HubChoiceError": 400, "HubConnectionError": 502, "HubError": 502, "HubNameError": 400, "HubNotFoundError": 404,
     "HubStorageError": 500, "InUseError": 409, "IncompleteOutput": 422, "LibraryError": 500, "LlamaCffiError": 500,
-    "MemoryFullError": 503, "MessageError": 400, "ModelFileError": 500, "ModelLoadCancelled": 500,
+    "MediaError": 400, "MemoryFullError": 503, "MessageError": 400, "ModelFileError": 500, "ModelLoadCancelled": 500,
     "ModelNotFoundError": 500, "NativeError": 500, "OutputError": 422, "PromptError": 400, "QuantizeCancelled": 500,
     "QuantizeError": 500, "QueueFullError": 429, "QueueTimeoutError": 503, "RpcError": 500, "SamplerError": 400,
     "SchemaError": 400, "StaleViewError": 500, "StateError": 400, "StateFormatError": 400, "StateMismatchError": 400,
