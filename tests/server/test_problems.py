@@ -16,17 +16,6 @@ SECRET = "/home/me/secret.gguf"
 
 EXPECTED = {
     "AbortedError": 503, "AdapterError": 400, "BatchError": 500, "BusyError": 503, "ClosedError": 503,
-<<<<<<< HEAD
-    "ContextError": 500, "ContextOverflowError": 400, "DecodeError": 500, "DraftError": 500, "EngineFailedError": 503,
-    "GrammarError": 400, "HubCancelled": 502, "HubChecksumError": 502, "HubChoiceError": 400,
-    "HubConnectionError": 502, "HubError": 502, "HubNameError": 400, "HubNotFoundError": 404, "HubStorageError": 500,
-    "InUseError": 409, "IncompleteOutput": 422, "LibraryError": 500, "LlamaCffiError": 500, "MemoryFullError": 503,
-    "MediaError": 400, "MessageError": 400, "ModelFileError": 500, "ModelLoadCancelled": 500, "ModelNotFoundError": 500,
-    "NativeError": 500, "OutputError": 422, "PromptError": 400, "QuantizeCancelled": 500, "QuantizeError": 500,
-    "QueueFullError": 429, "QueueTimeoutError": 503, "SamplerError": 400, "SchemaError": 400, "StaleViewError": 500,
-    "StateError": 400, "StateFormatError": 400, "StateMismatchError": 400, "StateWriteError": 500,
-    "TemplateError": 400, "TextTooLongError": 400, "TokenError": 400, "TokenizeError": 400,
-=======
     "ContextError": 500, "ContextOverflowError": 400, "DecodeError": 500, "DraftError": 500, "EngineCrashed": 503,
     "EngineFailedError": 503, "GrammarError": 400, "HubCancelled": 502, "HubChecksumError": 502,
     "HubChoiceError": 400, "HubConnectionError": 502, "HubError": 502, "HubNameError": 400, "HubNotFoundError": 404,
@@ -36,7 +25,6 @@ EXPECTED = {
     "QuantizeError": 500, "QueueFullError": 429, "QueueTimeoutError": 503, "RpcError": 500, "SamplerError": 400,
     "SchemaError": 400, "StaleViewError": 500, "StateError": 400, "StateFormatError": 400, "StateMismatchError": 400,
     "StateWriteError": 500, "TemplateError": 400, "TextTooLongError": 400, "TokenError": 400, "TokenizeError": 400,
->>>>>>> isolate
     "ToolArgumentsError": 422, "ToolError": 400, "ToolLimitError": 422, "ToolSchemaError": 400,
     "UnsupportedError": 400,
 }  # fmt: skip
