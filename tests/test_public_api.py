@@ -72,6 +72,7 @@ PUBLIC = [
     "ToolResult",
     "ToolRun",
     "Usage",
+    "Video",
     "Vocab",
     "estimate_memory",
     "features",
