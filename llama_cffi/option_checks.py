@@ -13,6 +13,7 @@ from llama_cffi._util.scalars import check_int
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.core.rpc import check_endpoint
 from llama_cffi.engine.request import MAX_PRIORITY
 
 _SWITCHES = (
@@ -20,6 +21,8 @@ _SWITCHES = (
     "post_sampling_logprobs",
     "reuse",
     "reproducible",
+    "isolate",
+    "replay",
 )
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
@@ -64,6 +67,10 @@ def _check_priority(name: str, value: Any) -> int:
     return check_int(name, value, -MAX_PRIORITY, MAX_PRIORITY)
 
 
+def _check_rpc(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(check_endpoint(name, one) for one in args.check_sequence(name, value, 'servers as "host:port"'))
+
+
 CHECKS: Mapping[str, args.Check] = {
     **dict.fromkeys(_SWITCHES, args.check_flag),
     **dict.fromkeys(_TEXTS, args.check_str),
@@ -90,6 +97,7 @@ CHECKS: Mapping[str, args.Check] = {
     "context_options": args.instance_of(ContextOptions, "ContextOptions"),
     "model_options": args.instance_of(ModelOptions, "ModelOptions"),
     "reasoning_budget": args.count,
+    "rpc": _check_rpc,
     "files": args.check_texts_by_name,
     "normalize": args.one_of(True, False, "l1", "l2"),
     "when_full": args.one_of("raise", "wait"),

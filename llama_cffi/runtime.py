@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.fork import made_elsewhere
 from llama_cffi._util.scalars import is_int
 from llama_cffi._util.shown import shown
+from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.cell_size import shared_cells
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context, ContextOptions
@@ -26,6 +27,7 @@ from llama_cffi.engine.host_cache import usual_bytes
 from llama_cffi.engine.open_media import OpenMedia, open_media
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
+from llama_cffi.engine.saved_states import States
 from llama_cffi.engine.scoring import Scoring
 from llama_cffi.errors import (
     ClosedError,
@@ -165,6 +167,16 @@ class Runtime:
         return self._engine
 
     @property
+    def states(self) -> States:
+        """The saved states of the engine; raises the errors of :attr:`engine`."""
+        return States(self.engine, self.context)
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> LoraAdapter:
+        """Load an adapter for requests; raises its errors and those of :meth:`check_open`."""
+        self.check_open()
+        return LoraAdapter(self.model, path)
+
+    @property
     def embedders(self) -> Embedders:
         """The embedders, which also rank; raises the errors of :meth:`check_open`."""
         self.check_open()
@@ -268,20 +280,28 @@ def demo_path() -> str:
 def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tuple[Model, ModelShare | None]:
     options, layers, gpu = given.get("model_options"), given.get("n_gpu_layers"), given.get("require_gpu", False)
     if isinstance(model, Model):
-        if options is not None or layers is not None or gpu or given.get("progress") is not None:
-            named = [name for name in ("model_options", "n_gpu_layers", "require_gpu", "progress") if name in given]
+        if options is not None or layers is not None or gpu or given.get("progress") is not None or given.get("rpc"):
+            names = ("model_options", "n_gpu_layers", "require_gpu", "progress", "rpc")
+            named = [name for name in names if name in given]
             raise ValueError(f"{', '.join(named)}: the model is already loaded; give these options to Model(...)")
         return model, None
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")
-    if not os.fspath(model):
-        raise ValueError("model is an empty path")
+    check_model_path(model)
     if layers is not None or gpu:
         if options is not None:
             raise ValueError("give n_gpu_layers and require_gpu, or model_options, not both")
         options = ModelOptions(n_gpu_layers=layers, require_gpu=gpu)
-    try:
+    if given.get("rpc"):
+        options = replace(options or ModelOptions(), rpc=given["rpc"])
+    with naming_the_hub(model):
         loaded = Model(model, options, progress=given.get("progress"))
+    return loaded, ModelShare(loaded)
+
+
+@contextmanager
+def naming_the_hub(model: str | os.PathLike[str]) -> Iterator[None]:
+    """Add how to fetch a model to the error of a missing file whose path is the name of one."""
+    try:
+        yield
     except ModelNotFoundError as error:
         name = os.fspath(model).removeprefix("hf:")  # as the command line takes it
         if not _names_a_repository(name):
@@ -289,7 +309,14 @@ def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tu
         raise ModelNotFoundError(
             f"{error.message}; to fetch a model from the Hugging Face hub: Llama.from_hub({name!r})"
         ) from None
-    return loaded, ModelShare(loaded)
+
+
+def check_model_path(model: object) -> None:
+    """Raise TypeError for what is not a path, and ``ValueError`` for an empty one."""
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")
+    if not os.fspath(model):
+        raise ValueError("model is an empty path")
 
 
 def _names_a_repository(path: str) -> bool:
@@ -331,4 +358,4 @@ def _text_limit(model: Model, n_ctx: int | None) -> int:
     return n_ctx or (trained if n_ctx == 0 else min(DEFAULT_N_CTX, trained))
 
 
-__all__ = ["DEFAULT_N_CTX", "Runtime", "demo_path"]
+__all__ = ["DEFAULT_N_CTX", "Runtime", "check_model_path", "demo_path", "naming_the_hub"]

@@ -40,6 +40,8 @@ def batch(
     verbose: options.Verbose = False,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     split_mode: options.Split = None,
     tensor_split: options.TensorSplit = None,
     main_gpu: options.MainGpu = None,
@@ -84,6 +86,8 @@ def batch(
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "overflow": "shift" if context_shift else "stop",
         "draft": draft_source(model_draft, spec_type),
+        "rpc": arguments.rpc(rpc),
+        "isolate": isolate,
         "model_options": llama_cffi.ModelOptions(
             n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
             devices=arguments.devices(device),

@@ -85,6 +85,8 @@ def chat(
     audio: options.Sounds = None,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     load_mode: options.Load = "auto",
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
@@ -153,6 +155,8 @@ def chat(
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=llama_cffi.ModelOptions(
             n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
             devices=arguments.devices(device),

@@ -73,6 +73,8 @@ def generate(
     audio: options.Sounds = None,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     split_mode: options.Split = None,
     tensor_split: options.TensorSplit = None,
     main_gpu: options.MainGpu = None,
@@ -182,6 +184,8 @@ def generate(
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=llama_cffi.ModelOptions(
             n_gpu_layers=layers,
             devices=arguments.devices(device),

@@ -90,6 +90,8 @@ def load_embedder(
     lora: Sequence[str] | None,
     n_gpu_layers: str,
     device: str | None,
+    rpc: str | None,
+    isolate: bool | None,
     n_ctx: int | None,
     n_batch: int,
     n_ubatch: int,
@@ -106,6 +108,8 @@ def load_embedder(
         n_ubatch=min(n_ubatch, n_batch),
         n_threads=threads,
         n_threads_batch=threads,
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
     )
     try:

@@ -42,6 +42,8 @@ def perplexity(
     model: options.Model = None,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     override_kv: options.OverrideKv = None,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
@@ -69,6 +71,8 @@ def perplexity(
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=llama_cffi.ModelOptions(
             n_gpu_layers=layers, devices=arguments.devices(device), kv_overrides=overrides
         ),

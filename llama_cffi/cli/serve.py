@@ -101,6 +101,8 @@ def serve(
     verbose: opt.Verbose = False,
     n_gpu_layers: options.GpuLayers = "auto",
     device: options.Device = None,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     split_mode: options.Split = None,
     tensor_split: options.TensorSplit = None,
     main_gpu: options.MainGpu = None,
@@ -263,6 +265,8 @@ def serve(
         "image_min_tokens": image_min_tokens,
         "image_max_tokens": image_max_tokens,
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
+        "rpc": arguments.rpc(rpc),
+        "isolate": isolate,
         "model_options": llama_cffi.ModelOptions(
             n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
             devices=arguments.devices(device),

@@ -107,7 +107,9 @@ class Model(NativeObject):
                 if reporter.cancelled:
                     raise ModelLoadCancelled(f"loading {self.path} was cancelled by the progress callback")
                 raise ModelFileError(f"cannot load {self.path}", log=log.lines_since(mark))
-            self.placement: Placement = read_placement(log.lines_since(mark, logging.INFO), devices())
+            # Asking a GPU for its memory takes some of it; a vocabulary is on no device.
+            known = () if self.options.vocab_only else devices()
+            self.placement: Placement = read_placement(log.lines_since(mark, logging.INFO), known)
             """Where the weights are: bytes by buffer and device, layers on GPUs."""
         return ptr
 

@@ -12,6 +12,7 @@ from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.options import choice, constant, set_field
+from llama_cffi.core.rpc import add_servers, check_endpoint
 from llama_cffi.errors import UnsupportedError
 
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
@@ -52,6 +53,9 @@ class ModelOptions:
     """Share of the model for each device."""
     devices: Sequence[str] | None = None
     """Names of the devices to use, as ``core.backend.devices()`` lists them; None uses all."""
+    rpc: Sequence[str] = ()
+    """RPC servers, as ``"host:port"``, whose devices count as GPUs of this machine. llama.cpp ends the process when a
+    server dies; ``Llama(rpc=...)`` computes in a process of its own."""
     load_mode: LoadMode = "auto"
     """How the file is read: memory-mapped, locked in RAM, or plain reads."""
     kv_overrides: Mapping[str, bool | int | float | str] = field(default_factory=dict)
@@ -72,6 +76,8 @@ class ModelOptions:
         if self.devices is not None:
             for name in check_sequence("devices", self.devices, "names"):
                 check_text("devices", name)
+        servers = check_sequence("rpc", self.rpc, 'servers as "host:port"')
+        object.__setattr__(self, "rpc", tuple(check_endpoint("rpc", one) for one in servers))
         check_names("kv_overrides", self.kv_overrides)
 
 
@@ -82,6 +88,7 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     """
     params = lib.llama_model_default_params()
     keep: list[Any] = []
+    add_servers(options.rpc)
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = check_int("n_gpu_layers", options.n_gpu_layers, -INT_MAX, INT_MAX)
     if options.split_mode is not None:
