@@ -55,6 +55,7 @@ _private = False
 _binding: Binding | None = None
 _info: LibraryInfo | None = None
 _failure: LibraryError | None = None
+_mapped: Path | None = None
 # A library object closes its library when it is collected, and these must never be closed.
 _opened: list[Any] = []
 
@@ -113,6 +114,14 @@ def info() -> LibraryInfo:
     return _info
 
 
+def mapped_path() -> Path:
+    """Return the file that is mapped as libllama: that of :func:`info`, or its private copy."""
+    load()
+    if _mapped is None:
+        raise LibraryError("libllama is still being loaded by this thread")
+    return _mapped
+
+
 def choice() -> dict[str, Any]:
     """Return what :func:`use_library` must be given in another process to have the same library there."""
     return {
@@ -130,6 +139,7 @@ def helpers_kind() -> Literal["compiled", "python"]:
 
 
 def _load() -> tuple[Binding, LibraryInfo]:
+    global _mapped
     path, source = search_paths.choose(_chosen)
     stamp = read_stamp(path.parent)
     binding: Binding
@@ -157,6 +167,7 @@ def _load() -> tuple[Binding, LibraryInfo]:
         checked.verify()
         version = checked.version
     _initialize(binding, files[-1], source)
+    _mapped = files[-1]
     return binding, LibraryInfo(
         path=path,
         directory=path.parent,
@@ -275,4 +286,4 @@ def _initialize(binding: Binding, path: Path, source: Source) -> None:
     lib.llama_backend_init()
 
 
-__all__ = ["BINDING_VAR", "ENV_VAR", "LibraryInfo", "choice", "helpers_kind", "info", "load", "use_library"]
+__all__ = ["BINDING_VAR", "ENV_VAR", "LibraryInfo", "choice", "helpers_kind", "info", "load", "mapped_path", "use_library"]

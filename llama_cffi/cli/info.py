@@ -77,6 +77,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("experts", f"{summary.experts}, {summary.experts_used} used" if summary.experts else None),
         ("vocabulary", _vocabulary(summary)),
         ("chat template", "yes" if summary.chat_template else "no"),
+        ("sampling", ", ".join(f"{name} {_value(value)}" for name, value in summary.sampling.items()) or None),
+        ("suppressed", f"{summary.suppressed_tokens} tokens are never sampled" if summary.suppressed_tokens else None),
         ("license", summary.license or "not given"),
         ("metadata", f"{summary.metadata_keys} keys"),
     ]
@@ -134,7 +136,7 @@ def _extent(value: Any) -> str | None:
 
 def _value(value: Any) -> str:
     """A metadata value on one line."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         shown = ", ".join(_value(item) for item in value[:_SHOWN])
         return f"[{shown}, ... {len(value):,} in all]" if len(value) > _SHOWN else f"[{shown}]"
     return console.one_line(value) if isinstance(value, str) else str(value)

@@ -15,7 +15,9 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options, server_log
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import additions
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import HUB, draft_source, model_file
+from llama_cffi.cli.placement import DEFAULT_N_CTX, ContextMemory, Placement
 from llama_cffi.cli.server_arguments import taken_by
 from llama_cffi.cli.server_flags import FLAGS
 
@@ -25,14 +27,13 @@ if TYPE_CHECKING:
     from llama_cffi.aio.llama import AsyncLlama
     from llama_cffi.server.settings import Settings
 
-DEFAULT_N_CTX = 4096
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread gives Python's lock away: the one that computes must not wait long for the other."""
-_FLASH: dict[str, Any] = {"on": "enabled", "off": "disabled", "auto": "auto"}
 
 
 @console.command
+@takes(Placement, ContextMemory)
 def serve(
     ctx: opt.Context,
     model: options.Model = None,
@@ -91,16 +92,7 @@ def serve(
     log_file: opt.LogFile = None,
     log_jsonl: opt.LogJsonl = False,
     verbose: opt.Verbose = False,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
-    split_mode: options.Split = None,
-    tensor_split: options.TensorSplit = None,
-    main_gpu: options.MainGpu = None,
-    load_mode: options.Load = "auto",
-    check_tensors: options.CheckTensors = False,
-    override_kv: options.OverrideKv = None,
-    repack: opt.Repack = True,
-    no_host: opt.NoHost = False,
+    placement: Placement = Placement(),
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -114,15 +106,8 @@ def serve(
     threads_batch: options.ThreadsBatch = None,
     context_shift: options.ContextShift = False,
     kv_unified: opt.KvUnified = True,
-    cache_type_k: opt.CacheTypeK = "f16",
-    cache_type_v: opt.CacheTypeV = "f16",
-    flash_attn: opt.FlashAttn = "auto",
-    kv_offload: opt.KvOffload = True,
-    op_offload: opt.OpOffload = True,
-    rope_scaling: opt.RopeScaling = None,
-    rope_scale: opt.RopeScale = None,
-    rope_freq_base: opt.RopeFreqBase = None,
-    rope_freq_scale: opt.RopeFreqScale = None,
+    context: ContextMemory = ContextMemory(),
+    model_sampling: options.ModelSampling = True,
 ) -> None:
     """Answer requests over HTTP, as OpenAI's and Anthropic's APIs and llama-server do.
 
@@ -194,7 +179,8 @@ def serve(
         ssl_key_file=None if ssl_key_file is None else str(ssl_key_file),
         ssl_cert_file=None if ssl_cert_file is None else str(ssl_cert_file),
     )
-    _check_fields(settings, ctx_size or 4096, slots)
+    n_ctx = ctx_size if isinstance(ctx_size, int) and ctx_size else DEFAULT_N_CTX
+    _check_fields(settings, n_ctx, slots)
     added = additions(lora, control_vector, control_vector_layer_range)
     n_threads = arguments.positive(threads)
     llama_options: dict[str, Any] = {
@@ -207,42 +193,18 @@ def serve(
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "overflow": "shift" if context_shift else "stop",
         "max_waiting": max_queue or 4 * slots + 64,
-        "max_waiting_tokens": max_queue_tokens or 4 * (ctx_size or 4096),
+        "max_waiting_tokens": max_queue_tokens or 4 * n_ctx,
         "max_waiting_seconds": queue_timeout,
         "max_compile_seconds": compile_timeout,
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
-        "model_options": llama_cffi.ModelOptions(
-            n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
-            devices=arguments.devices(device),
-            split_mode=split_mode,
-            tensor_split=arguments.tensor_split(tensor_split),
-            main_gpu=main_gpu,
-            load_mode=options.LOAD_MODES[load_mode],
-            check_tensors=check_tensors,
-            kv_overrides=arguments.kv_overrides(override_kv or ()),
-            use_extra_bufts=repack,
-            no_host=no_host,
-        ),
+        "model_options": placement.options(),
+        "model_sampling": model_sampling,
     }
-    changed = _changed(
-        kv_unified=kv_unified,
-        type_k=cache_type_k,
-        type_v=cache_type_v,
-        flash_attn=_FLASH[flash_attn],
-        offload_kqv=kv_offload,
-        op_offload=op_offload,
-        rope_scaling=rope_scaling,
-        rope_freq_base=rope_freq_base,
-        rope_freq_scale=1 / rope_scale if rope_scale else rope_freq_scale,
-    )
-    if changed:
-        llama_options["context_options"] = llama_cffi.ContextOptions(**changed)
     if cache_ram is not None:
         llama_options["host_bytes"] = cache_ram << 20 if cache_ram >= 0 else sys.maxsize
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no model file {file}")
-    if changed and ctx_size is None:
-        llama_options["n_ctx"] = _usual_context(file)
+    context.add_to(llama_options, file, kv_unified=kv_unified)
 
     async def open_model() -> AsyncLlama:
         progress = lambda part: service.state != "draining"  # noqa: E731 - a signal ends loading
@@ -319,19 +281,6 @@ def _model_name(model: Path | None, repo: str | None, file: str | None) -> Path 
         raise typer.BadParameter("give either --model or --hf-repo")
     name = repo.removeprefix(HUB)
     return Path(f"{HUB}{name.partition(':')[0]}/{file}" if file is not None else f"{HUB}{name}")
-
-
-def _changed(**values: Any) -> dict[str, Any]:
-    """Return the options of the context that are not the usual ones."""
-    usual = llama_cffi.ContextOptions()
-    return {name: value for name, value in values.items() if value != getattr(usual, name)}
-
-
-def _usual_context(file: str) -> int:
-    """Return what a Llama takes by default, which it does not where it is given options of the context."""
-    found = llama_cffi.GGUFFile(file)
-    trained = found.metadata.get(f"{found.architecture}.context_length")
-    return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
 
 
 def _draft(source: str | Path | None, n_max: int | None, p_min: float | None) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_cffi._native import ffi, guard, lib
+from llama_cffi._native import binding, ffi, guard, lib
 from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.scalars import as_int
@@ -353,9 +353,13 @@ class Vocab(ProcessBound):
 
     @property
     def suppress_tokens(self) -> tuple[int, ...]:
-        """Tokens that must never be sampled, by the model's metadata. Wraps ``llama_vocab_get_suppress_tokens``."""
+        """Tokens that must never be sampled, by the model's metadata. Wraps ``llama_vocab_get_suppress_tokens``; a
+        library that does not have it reads none of them."""
+        pointer = self.ptr  # raises when closed
+        if not binding.has("llama_vocab_get_suppress_tokens"):
+            return ()
         n = ffi.new("int32_t *")
-        tokens = lib.llama_vocab_get_suppress_tokens(self.ptr, n)
+        tokens = lib.llama_vocab_get_suppress_tokens(pointer, n)
         return tuple(ffi.unpack(tokens, n[0])) if tokens != ffi.NULL and n[0] > 0 else ()
 
     def _check(self, token: int) -> None:
