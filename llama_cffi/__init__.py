@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.gguf import GGUFFile
     from llama_cffi.core.memory import Memory
+    from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.memory_estimate import MemoryEstimate, estimate_memory
     from llama_cffi.core.model import Model
     from llama_cffi.core.model_options import ModelOptions
@@ -82,6 +83,7 @@ _HOME = {
     "LlamaCffiError": "errors",
     "LoraAdapter": "core.adapter",
     "Memory": "core.memory",
+    "MemoryBreakdown": "core.memory_breakdown",
     "MemoryEstimate": "core.memory_estimate",
     "Model": "core.model",
     "ModelOptions": "core.model_options",
@@ -145,6 +147,7 @@ __all__ = [
     "LlamaCffiError",
     "LoraAdapter",
     "Memory",
+    "MemoryBreakdown",
     "MemoryEstimate",
     "Model",
     "ModelOptions",

@@ -40,6 +40,7 @@ PUBLIC = [
     "LlamaCffiError",
     "LoraAdapter",
     "Memory",
+    "MemoryBreakdown",
     "MemoryEstimate",
     "Model",
     "ModelOptions",

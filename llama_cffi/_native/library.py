@@ -286,4 +286,14 @@ def _initialize(binding: Binding, path: Path, source: Source) -> None:
     lib.llama_backend_init()
 
 
-__all__ = ["BINDING_VAR", "ENV_VAR", "LibraryInfo", "choice", "helpers_kind", "info", "load", "mapped_path", "use_library"]
+__all__ = [
+    "BINDING_VAR",
+    "ENV_VAR",
+    "LibraryInfo",
+    "choice",
+    "helpers_kind",
+    "info",
+    "load",
+    "mapped_path",
+    "use_library",
+]

@@ -92,7 +92,7 @@ def _value(kind: str, text: str) -> bool | int | float | str:
 
 def gpu_layers(text: str) -> GpuLayers:
     """``auto`` (what fits), ``all``, or a number of layers."""
-    if text == "auto" or text == "all":  # noqa: PLR1714 - the type of the result is found this way
+    if text == "auto" or text == "all":
         return text
     try:
         return int(text)

@@ -16,7 +16,7 @@ from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, model_file
-from llama_cffi.cli.placement import ContextMemory, Placement
+from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
     from llama_cffi.server.batch import Counts
@@ -41,8 +41,8 @@ def batch(
     n_predict: opt.NPredict = -1,
     max_n: opt.MaxN = 16,
     verbose: options.Verbose = False,
-    placement: Placement = Placement(),
-    context: ContextMemory = ContextMemory(),
+    placement: Placement = PLACEMENT,
+    context: ContextMemory = CONTEXT_MEMORY,
     model_draft: options.ModelDraft = None,
     spec_type: options.SpecType = None,
     batch_size: options.BatchSize = 2048,

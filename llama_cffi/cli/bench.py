@@ -18,7 +18,7 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, model_file
-from llama_cffi.cli.placement import ContextMemory, Placement
+from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
     from llama_cffi import AsyncLlama
@@ -59,8 +59,8 @@ def bench(
     ] = 3,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    placement: Placement = Placement(),
-    context: ContextMemory = ContextMemory(),
+    placement: Placement = PLACEMENT,
+    context: ContextMemory = CONTEXT_MEMORY,
     model_draft: options.ModelDraft = None,
     spec_type: options.SpecType = None,
     batch_size: options.BatchSize = 2048,

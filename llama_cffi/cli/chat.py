@@ -16,7 +16,7 @@ from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.generate import given_sampling, report, without_end
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, load
-from llama_cffi.cli.placement import ContextMemory, Placement
+from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.wording import describe, flags_of
 from llama_cffi.errors import IncompleteOutput
 
@@ -82,8 +82,8 @@ def chat(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
-    placement: Placement = Placement(),
-    context: ContextMemory = ContextMemory(),
+    placement: Placement = PLACEMENT,
+    context: ContextMemory = CONTEXT_MEMORY,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,

@@ -11,7 +11,7 @@ from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load_embedder
-from llama_cffi.cli.placement import Placement
+from llama_cffi.cli.placement import PLACEMENT, Placement
 
 if TYPE_CHECKING:
     from llama_cffi import Embeddings, Llama
@@ -50,7 +50,7 @@ def embed(
     verbose: options.Verbose = False,
     model: options.Model = None,
     lora: options.Lora = None,
-    placement: Placement = Placement(),
+    placement: Placement = PLACEMENT,
     ctx_size: options.CtxSize = None,
     batch_size: options.BatchSize = 2048,
     ubatch_size: options.UbatchSize = 512,

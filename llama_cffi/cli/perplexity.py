@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-import llama_cffi
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load
-from llama_cffi.cli.placement import Placement
+from llama_cffi.cli.placement import PLACEMENT, Placement
 
 
 @console.command
@@ -43,7 +42,7 @@ def perplexity(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
-    placement: Placement = Placement(),
+    placement: Placement = PLACEMENT,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,

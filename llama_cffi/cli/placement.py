@@ -238,6 +238,10 @@ class ContextMemory:
             settings["n_ctx"] = usual_context(file)
 
 
+PLACEMENT, CONTEXT_MEMORY = Placement(), ContextMemory()
+"""What a command takes where no option is given."""
+
+
 def _own(value: float | None) -> float | None:
     return None if value is not None and value < 0 else value
 
@@ -249,4 +253,4 @@ def usual_context(file: str) -> int:
     return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
 
 
-__all__ = ["DEFAULT_N_CTX", "ContextMemory", "Placement", "usual_context"]
+__all__ = ["CONTEXT_MEMORY", "DEFAULT_N_CTX", "PLACEMENT", "ContextMemory", "Placement", "usual_context"]

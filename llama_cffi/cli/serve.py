@@ -17,7 +17,7 @@ from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import HUB, draft_source, model_file
-from llama_cffi.cli.placement import DEFAULT_N_CTX, ContextMemory, Placement
+from llama_cffi.cli.placement import CONTEXT_MEMORY, DEFAULT_N_CTX, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.server_arguments import taken_by
 from llama_cffi.cli.server_flags import FLAGS
 
@@ -92,7 +92,7 @@ def serve(
     log_file: opt.LogFile = None,
     log_jsonl: opt.LogJsonl = False,
     verbose: opt.Verbose = False,
-    placement: Placement = Placement(),
+    placement: Placement = PLACEMENT,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -106,7 +106,7 @@ def serve(
     threads_batch: options.ThreadsBatch = None,
     context_shift: options.ContextShift = False,
     kv_unified: opt.KvUnified = True,
-    context: ContextMemory = ContextMemory(),
+    context: ContextMemory = CONTEXT_MEMORY,
     model_sampling: options.ModelSampling = True,
 ) -> None:
     """Answer requests over HTTP, as OpenAI's and Anthropic's APIs and llama-server do.

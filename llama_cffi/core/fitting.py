@@ -1,21 +1,21 @@
 """How much of a model goes to the devices, so that it fits there beside its context.
 
-llama.cpp itself lays the model out with ``no_alloc``, for each distribution that is tried, and tells what it would take.
-Nothing is computed here but the next distribution to try.
+llama.cpp itself lays the model out with ``no_alloc``, for each distribution that is tried, and tells what it would
+take. Nothing is computed here but the next distribution to try.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.host_memory import available
-from llama_cffi.core.layer_search import LayerSearch, fits_room, in_words, most, with_layers
+from llama_cffi.core.layer_search import LayerSearch, fits_room, in_words, most, spreads, with_layers
 from llama_cffi.core.memory_breakdown import MemoryBreakdown, can_measure
 from llama_cffi.core.model_base import ModelBase
 from llama_cffi.core.model_options import ModelOptions
@@ -51,8 +51,8 @@ class Contexts:
 class Fitting:
     """Finds ``options`` and a ``context`` for a file with which it fits the devices, and less after a failure.
 
-    ``choose`` gives the contexts for a model. With ``loaded`` the weights are on the devices already, with these options.
-    ``steps`` tells what was found and why.
+    ``choose`` gives the contexts for a model. With ``loaded`` the weights are on the devices already, with these
+    options. ``steps`` tells what was found and why.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Fitting:
     # -- searching
 
     def _find(self) -> None:
-        given = self.given
+        given = _without_unused(self.given)
         if not can_measure():
             self.steps.append("this libllama does not tell what a model takes: all layers go to the GPU if they can")
             return
@@ -113,25 +113,46 @@ class Fitting:
             with Sketch(self._path, with_layers(given, "all")) as whole:
                 contexts = self._choose(whole)
                 room, n_layers = self._room(whole.gpus()), whole.n_offloadable
-                for self.context in contexts.wanted:
-                    use = self._still_taken(whole.measure(self.context))
-                    if fits_room(use, room):
-                        self.options = with_layers(given, n_layers)
-                        self._settle(whole, use, room, contexts.longest)
-                        self._tell(n_layers, room)
-                        return
                 experts = bool(whole.n_expert) and not (given.cpu_moe or given.n_cpu_moe)
+            use = self._whole(given, contexts, room, n_layers)
+            if use is not None:
+                self.steps.append(f"all {n_layers} layers would take {in_words(use, room)}")
+                self._part(given, contexts, room, n_layers, experts=experts)
         except ContextError as error:
-            self.context, self._use = None, None
+            self.context, self._use, self.options = None, None, given
             self.steps.append(f"nothing is known of what it takes: {error.message}")
             return
-        self.steps.append(f"all {n_layers} layers would take {in_words(use, room)}")
-        if given.fits_layers:
-            search = LayerSearch(self._path, given, contexts.wanted[-1], room, n_layers)
-            self.options, self._use = search.run(experts=experts)
-        else:
-            self.options, self._use = given, use
         self._tell(n_layers, room)
+
+    def _whole(
+        self, given: ModelOptions, contexts: Contexts, room: dict[str, int], n_layers: int
+    ) -> MemoryBreakdown | None:
+        """Take all layers with the most wanted context that fits beside them; if none does, return what is taken."""
+        whole = with_layers(given, n_layers)
+        if given.fits_layers and spreads(given, room) and given.max_device_memory is not None:
+            whole = replace(whole, tensor_split=tuple(map(float, room.values())))
+        use = None
+        with Sketch(self._path, whole) as sketch:
+            for context in contexts.wanted:
+                use = self._still_taken(sketch.measure(context))
+                if fits_room(use, room):
+                    self.options, self.context = whole, context
+                    self._settle(sketch, use, room, contexts.longest)
+                    return None
+        return use
+
+    def _part(
+        self, given: ModelOptions, contexts: Contexts, room: dict[str, int], n_layers: int, *, experts: bool
+    ) -> None:
+        """Take as many layers as fit beside the least wanted context."""
+        self.options, self.context = given, contexts.wanted[-1]
+        if given.fits_layers:
+            self.options, _ = LayerSearch(self._path, given, self.context, room, n_layers).run(experts=experts)
+        with Sketch(self._path, self.options) as sketch:
+            use = self._still_taken(sketch.measure(self.context))
+            # Beside layers that had to leave, no memory is there for more than was wanted.
+            longest = contexts.longest if self.options.n_gpu_layers == n_layers else None
+            self._settle(sketch, use, room, longest)
 
     def _settle(self, sketch: Sketch, use: MemoryBreakdown, room: dict[str, int], longest: int | None) -> None:
         """Take the context, with as many more cells as fit."""
@@ -198,6 +219,15 @@ class Fitting:
 
 def _usual(model: ModelBase) -> Contexts:
     return Contexts((ContextOptions(),))
+
+
+def _without_unused(options: ModelOptions) -> ModelOptions:
+    """The same options without the devices that may hold nothing."""
+    caps = options.max_device_memory
+    if not isinstance(caps, Mapping) or all(caps.values()):
+        return options
+    used = [one.name for one in offload_devices(options, devices()) if caps.get(one.name) != 0]
+    return replace(options, devices=used)
 
 
 def _longer(context: ContextOptions, n_ctx: int) -> ContextOptions:

@@ -32,8 +32,7 @@ class LayerSearch:
     ) -> None:
         self._path, self._given, self._context = path, given, context
         self._room, self._n_layers = room, n_layers
-        # With other modes, or with shares that were given, llama.cpp divides what goes to the devices.
-        self._spreads = len(room) > 1 and given.split_mode in (None, "layer") and not any(given.tensor_split)
+        self._spreads = spreads(given, room)
 
     def run(self, *, experts: bool) -> tuple[ModelOptions, MemoryBreakdown]:
         """Return the options with the most on the devices, and what they take; ``experts`` may leave them first."""
@@ -89,6 +88,14 @@ def _shared(options: ModelOptions, counts: Sequence[int]) -> ModelOptions:
     return replace(options, n_gpu_layers=sum(counts), tensor_split=shares)
 
 
+def spreads(given: ModelOptions, room: Mapping[str, int]) -> bool:
+    """Return whether the layers of each device are to be chosen.
+
+    With other modes, or with shares that were given, llama.cpp divides what goes to the devices.
+    """
+    return len(room) > 1 and given.split_mode in (None, "layer") and not any(given.tensor_split)
+
+
 def with_layers(options: ModelOptions, count: int | Literal["all"]) -> ModelOptions:
     """Return the same options with a number of layers on the devices."""
     return replace(options, n_gpu_layers=count) if options.fits_layers else options
@@ -118,4 +125,4 @@ def most(high: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-__all__ = ["LayerSearch", "fits_room", "in_words", "most", "with_layers"]
+__all__ = ["LayerSearch", "fits_room", "in_words", "most", "spreads", "with_layers"]

@@ -113,7 +113,7 @@ def _on_devices(sums: Mapping[str, list[int]], present: Sequence[Device]) -> Ite
 
 
 def output_row_bytes(mark: int) -> int:
-    """Return the bytes of the buffer for logits and embeddings of a context that was created since a mark of the log."""
+    """Return the bytes of the buffer for logits and embeddings of a context that was created since a mark."""
     found = (_OUTPUT_ROWS.match(line) for line in log.lines_since(mark, logging.INFO))
     return sum(round(float(match[1]) * 2**20) for match in found if match)
 

@@ -14,7 +14,7 @@ from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.model_base import ModelBase, ProgressCallback, all_parts
 from llama_cffi.core.model_options import ModelOptions
 from llama_cffi.core.tensor_overrides import check_matches
-from llama_cffi.errors import ModelFileError
+from llama_cffi.errors import ModelFileError, UnsupportedError
 
 
 class Model(ModelBase):
@@ -48,7 +48,9 @@ class Model(ModelBase):
             options = context.given
         options = options if options is not None else ModelOptions()
         if options.tensor_overrides:
-            check_matches(options.tensor_overrides, (one.name for part in all_parts(path) for one in GGUFFile(part).tensors))
+            check_matches(
+                options.tensor_overrides, (one.name for part in all_parts(path) for one in GGUFFile(part).tensors)
+            )
         fitting = context if isinstance(context, Fitting) else None
         if fitting is None and Fitting.is_needed(options):
             wanted = Contexts((context,)) if isinstance(context, ContextOptions) else None
@@ -56,8 +58,11 @@ class Model(ModelBase):
         self.fitting: Fitting | None = fitting
         """What found the options; None where nothing had to be found."""
         while True:
+            chosen = fitting.plan() if fitting is not None else options
+            if fitting is not None and options.require_gpu and chosen.n_gpu_layers == 0 != options.n_gpu_layers:
+                raise UnsupportedError(f"require_gpu: nothing fits a GPU: {'; '.join(fitting.steps)}")
             try:
-                super().__init__(path, fitting.plan() if fitting is not None else options, progress=progress)
+                super().__init__(path, chosen, progress=progress)
                 break
             except ModelFileError as error:
                 if fitting is None or not fitting.lessen(error):

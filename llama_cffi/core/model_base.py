@@ -1,4 +1,4 @@
-"""What a loaded model is: weights, metadata, vocabulary. :class:`~llama_cffi.core.model.Model` decides where it goes."""
+"""A file that is loaded with given options; :class:`~llama_cffi.core.model.Model` decides them."""
 
 from __future__ import annotations
 

@@ -110,11 +110,15 @@ class ModelOptions:
         if self.device_margin is not None:
             object.__setattr__(self, "device_margin", count("device_margin", self.device_margin))
         if self.max_device_memory is not None:
-            object.__setattr__(self, "max_device_memory", check_device_memory("max_device_memory", self.max_device_memory))
+            object.__setattr__(
+                self, "max_device_memory", check_device_memory("max_device_memory", self.max_device_memory)
+            )
         if self.n_cpu_moe is not None:
             object.__setattr__(self, "n_cpu_moe", count("n_cpu_moe", self.n_cpu_moe))
             if self.cpu_moe:
-                raise ValueError("cpu_moe keeps the experts of all layers in main memory: give it or n_cpu_moe, not both")
+                raise ValueError(
+                    "cpu_moe keeps the experts of all layers in main memory: give it or n_cpu_moe, not both"
+                )
 
     @property
     def fits_layers(self) -> bool:

@@ -66,7 +66,9 @@ class Sketch(ModelBase):
 def offload_devices(options: ModelOptions, present: Sequence[Device]) -> list[Device]:
     """Return the devices that layers may go to with these options."""
     if options.devices is not None:
-        return [device for name in options.devices for device in present if device.name == name and device.type != "cpu"]
+        return [
+            device for name in options.devices for device in present if device.name == name and device.type != "cpu"
+        ]
     # An integrated GPU is used only where there is no other.
     return [one for one in present if one.type == "gpu"] or [one for one in present if one.type == "igpu"]
 

@@ -250,4 +250,12 @@ _CHECKS: tuple[tuple[Callable[[str, Any], float], tuple[str, ...]], ...] = (
 )
 
 
-__all__ = ["MIROSTAT_REPLACES", "SAMPLER_NAMES", "SAMPLER_ORDER", "Bias", "SamplerName", "SamplingKwargs", "SamplingParams"]
+__all__ = [
+    "MIROSTAT_REPLACES",
+    "SAMPLER_NAMES",
+    "SAMPLER_ORDER",
+    "Bias",
+    "SamplerName",
+    "SamplingKwargs",
+    "SamplingParams",
+]
