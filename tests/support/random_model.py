@@ -73,7 +73,7 @@ def write_random_model(
     weights: WeightType = "q8_0",
     seed: int = 0,
     vocab: str | os.PathLike[str] | None = None,
-    metadata: Mapping[str, str | int | float | bool] | None = None,
+    metadata: Mapping[str, str | int | float | bool | list[int]] | None = None,
     attention: float = 1.0,
     faint: tuple[int, float] | None = None,
 ) -> Path:
@@ -223,8 +223,10 @@ def _control_tokens(tokenizer: dict[str, Any]) -> list[int]:
     return [i for i, kind in enumerate(types.contents()) if kind not in normal] if types is not None else []
 
 
-def _add_value(writer: Any, key: str, value: str | int | float | bool) -> None:
-    if isinstance(value, bool):
+def _add_value(writer: Any, key: str, value: str | int | float | bool | list[int]) -> None:
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_int32(key, value)
