@@ -18,6 +18,7 @@ from llama_cffi.core.sampler import Greedy
 from llama_cffi.engine.author_sampling import _FIELDS, PREFIX, author_sampling, with_author
 from llama_cffi.errors import SamplerError
 from tests.support.random_model import write_random_model
+from tests.support.served import served
 
 AUTHOR = {"temp": 0.55, "top_k": 17, "top_p": 0.5, "min_p": 0.25, "penalty_last_n": 99, "penalty_repeat": 1.25}
 FIELDS = {
@@ -119,6 +120,17 @@ def test_they_are_shown(path: Path) -> None:
     found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     assert found["sampling"]["top_k"] == 17
     assert found["suppressed_tokens"] == 6
+
+
+def test_a_server_has_them_too(path: Path) -> None:
+    pytest.importorskip("starlette")
+    with Llama(path, n_ctx=128, n_seq_max=1, n_threads=1) as llm, served(llm) as server:
+        props = server.ask("/props").json()
+        assert props["default_generation_settings"]["params"]["top_k"] == 17
+        assert props["suppress_tokens"] == list(llm.model.vocab.suppress_tokens)
+        answer = server.ask("/completion", {"prompt": "a", "n_predict": 2, "top_p": 0.75}).json()
+        settings = answer["generation_settings"]
+        assert (settings["top_k"], settings["top_p"], settings["repeat_last_n"]) == (17, 0.75, 99)
 
 
 # -- reading
