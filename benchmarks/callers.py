@@ -3,20 +3,21 @@
     python benchmarks/callers.py KIND TARGET < JOB
 
 KIND is ``threads`` or ``tasks`` (TARGET is a model, which is opened afresh) or ``http`` (TARGET is the port of a
-llama-server). JOB is a JSON object: ``settings`` for the model, and ``callers``, each a ``delay`` and its ``turns`` of
-``tokens``, ``n`` to generate and ``leave`` (after so many tokens, or null). A turn goes on from the turns before it.
+server with llama-server's interface). JOB is a JSON object: ``settings`` for the model, and ``callers``, each a
+``delay`` and its ``turns`` of ``tokens``, ``n`` to generate and ``leave`` (after so many tokens, or null). A turn goes
+on from the turns before it.
 Prints one line of JSON: for each turn when it began, when its tokens came, and how many of its prompt were reused.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import aclosing, closing
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -58,29 +59,51 @@ class Record:
 
 
 class HttpCaller:
-    """Streams from llama-server over a connection of its own."""
+    """Streams from a server, each text over a connection of its own."""
 
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def ask(self, prompt: list[int], n: int) -> Iterator[Piece]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
+    async def ask(self, prompt: list[int], n: int) -> AsyncGenerator[Piece, None]:
         body = {"prompt": prompt, "n_predict": n, "temperature": 0, "stream": True, "return_tokens": True}
+        data = json.dumps({**body, "cache_prompt": True}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
-            headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/completion", json.dumps({**body, "cache_prompt": True}), headers)
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise SystemExit(f"llama-server answered {answer.status}: {answer.read()[:500]!r}")
-            while line := answer.readline():
+            head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n"
+            writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            if b" 200 " not in answer[:16]:
+                raise SystemExit(f"the server answered {answer!r} {await reader.read(500)!r}")
+            async for line in _lines(reader):
                 if line.startswith(b"data: {"):
                     event = json.loads(line[6:])
                     stop = event.get("stop")
-                    yield Piece(
-                        [] if stop else event.get("tokens", []), event["timings"].get("cache_n") if stop else None
-                    )
+                    cached = event["timings"].get("cache_n") if stop else None
+                    yield Piece([] if stop else event.get("tokens", []), cached)
         finally:
-            connection.close()
+            writer.close()
+
+
+async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a chunked body."""
+    rest = b""
+    while size := int(await reader.readline(), 16):
+        *lines, rest = (rest + (await reader.readexactly(size + 2))[:-2]).split(b"\n")
+        for line in lines:
+            yield line
+
+
+class TaskCaller:
+    """Streams from an AsyncLlama of this process."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    async def ask(self, prompt: list[int], n: int) -> AsyncGenerator[Piece, None]:
+        async with self._llm.stream(prompt, max_tokens=n, temperature=0) as stream:
+            async for chunk in stream:
+                done = chunk.completion
+                yield Piece(list(chunk.tokens), done.usage.cached_tokens if done is not None else None)
 
 
 class ThreadCaller:
@@ -89,53 +112,45 @@ class ThreadCaller:
     def __init__(self, llm: Any) -> None:
         self._llm = llm
 
-    def ask(self, prompt: list[int], n: int) -> Iterator[Piece]:
+    def ask(self, prompt: list[int], n: int) -> Generator[Piece, None, None]:
         with self._llm.stream(prompt, max_tokens=n, temperature=0) as stream:
             for chunk in stream:
                 done = chunk.completion
                 yield Piece(list(chunk.tokens), done.usage.cached_tokens if done is not None else None)
 
 
-def serve_thread(caller: HttpCaller | ThreadCaller, job: Job, found: list[Job]) -> None:
+def serve_thread(caller: ThreadCaller, job: Job, found: list[Job]) -> None:
     """Do the turns of one caller."""
     time.sleep(job["delay"])
     history: list[int] = []
     for turn in job["turns"]:
         history += turn["tokens"]
-        record, left = Record(len(history)), False
-        stream = caller.ask(history, turn["n"])
-        for piece in stream:
-            if record.add(piece, turn["leave"]):
-                left = True
-                break
-        stream.close()  # type: ignore[attr-defined]
+        record = Record(len(history))
+        with closing(caller.ask(history, turn["n"])) as stream:
+            left = any(record.add(piece, turn["leave"]) for piece in stream)
         found.append(record.to_json(left))
         history += record.tokens
 
 
-async def serve_task(llm: Any, job: Job, found: list[Job]) -> None:
+async def serve_task(caller: HttpCaller | TaskCaller, job: Job, found: list[Job]) -> None:
     """As :func:`serve_thread`, as a coroutine."""
     await asyncio.sleep(job["delay"])
     history: list[int] = []
     for turn in job["turns"]:
         history += turn["tokens"]
         record, left = Record(len(history)), False
-        async with llm.stream(history, max_tokens=turn["n"], temperature=0) as stream:
-            chunks: AsyncIterator[Any] = stream
-            async for chunk in chunks:
-                done = chunk.completion
-                piece = Piece(list(chunk.tokens), done.usage.cached_tokens if done is not None else None)
-                if record.add(piece, turn["leave"]):
-                    left = True
+        async with aclosing(caller.ask(history, turn["n"])) as stream:
+            async for piece in stream:
+                if left := record.add(piece, turn["leave"]):
                     break
         found.append(record.to_json(left))
         history += record.tokens
 
 
-def in_threads(make: Any, callers: list[Job]) -> list[Job]:
+def in_threads(llm: Any, callers: list[Job]) -> list[Job]:
     """Let each caller work on a thread."""
     found: list[Job] = []
-    threads = [threading.Thread(target=serve_thread, args=(make(), job, found)) for job in callers]
+    threads = [threading.Thread(target=serve_thread, args=(ThreadCaller(llm), job, found)) for job in callers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -143,10 +158,17 @@ def in_threads(make: Any, callers: list[Job]) -> list[Job]:
     return found
 
 
+async def in_tasks(caller: HttpCaller | TaskCaller, callers: list[Job]) -> list[Job]:
+    """Let each caller work as a coroutine."""
+    found: list[Job] = []
+    await asyncio.gather(*(serve_task(caller, one, found) for one in callers))
+    return found
+
+
 def main() -> None:
     kind, target, job = sys.argv[1], sys.argv[2], json.loads(sys.stdin.read())
     if kind == "http":
-        found = in_threads(lambda: HttpCaller(int(target)), job["callers"])
+        found = asyncio.run(in_tasks(HttpCaller(int(target)), job["callers"]))
     else:
         from llama_cffi import AsyncLlama, Llama
 
@@ -154,15 +176,9 @@ def main() -> None:
             # The first decode sets llama.cpp up, in a server before it says that it is ready.
             llm.generate([1], max_tokens=2, temperature=0)
             if kind == "threads":
-                found = in_threads(lambda: ThreadCaller(llm), job["callers"])
+                found = in_threads(llm, job["callers"])
             else:
-                found = []
-                tasks = AsyncLlama(llm)
-
-                async def together() -> None:
-                    await asyncio.gather(*(serve_task(tasks, one, found) for one in job["callers"]))
-
-                asyncio.run(together())
+                found = asyncio.run(in_tasks(TaskCaller(AsyncLlama(llm)), job["callers"]))
     print(json.dumps(found))
 
 

@@ -39,6 +39,7 @@ from benchmarks.peers import (  # noqa: E402
     llama_cpp_python,
     package,
     package_info,
+    package_with_thread,
 )
 from benchmarks.report import report  # noqa: E402
 
@@ -73,11 +74,11 @@ def parse() -> argparse.Namespace:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; print as it comes and return it."""
     results: dict[str, Any] = {}
-    own, bench = package(), llama_bench()
+    own, threaded, bench = package(), package_with_thread(), llama_bench()
     other = llama_cpp_python(options.peer_python)
     info = package_info()
     threads = options.threads if options.threads is not None else info["threads"]
-    peers: list[PythonPeer] = [own]
+    peers: list[PythonPeer] = [own, threaded]
     if isinstance(other, str):
         note = f"not measured ({other})"
     else:
@@ -117,7 +118,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             loop = compile_c("loop.c", Path(folder) / "loop.so", "-shared", "-fPIC")
             reps = 2 if options.quick else PAIRS[name]
-            paired = own.call("paired", path, asdict(replace(settings, reps=reps)) | {"loop": str(loop)})
+            given = asdict(replace(settings, reps=reps)) | {"loop": str(loop)}
+            paired = {peer.name: peer.call("paired", path, given) for peer in (own, threaded)}
         progress("where a token's time goes")
         split = own.call("split", path, asdict(replace(settings, reps=2 if options.quick else 10)))
         progress("memory")
@@ -125,14 +127,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         progress("")
         print(f"\n{describe(name, path)}; {rounds} rounds")
         print(table(rows, bench.name))
-        print(f"  llama_cffi by llama-bench's loop in the same process, in turn ({reps} pairs):")
-        for kind, label in (
-            ("greedy", f"tg{n}, greedy"),
-            ("sampled", f"tg{n}, default sampling"),
-            ("prompt", prompt[0].title),
-        ):
-            first, third = spread(paired[kind])
-            print(f"    {label:<40}{statistics.median(paired[kind]):<16.3f}{first:.3f} to {third:.3f}")
+        for peer, ratios in paired.items():
+            print(f"  {peer} by llama-bench's loop in the same process, in turn ({reps} pairs):")
+            for kind, label in (
+                ("greedy", f"tg{n}, greedy"),
+                ("sampled", f"tg{n}, default sampling"),
+                ("prompt", prompt[0].title),
+            ):
+                first, third = spread(ratios[kind])
+                print(f"    {label:<40}{statistics.median(ratios[kind]):<16.3f}{first:.3f} to {third:.3f}")
         for kind, label in (("greedy", "greedy"), ("sampled", "default sampling")):
             parts = ", ".join(f"{part} {split[f'{kind}_{part}_us']:.1f}" for part in ("native", "python"))
             print(f"  microseconds per token, {label}: {parts}")

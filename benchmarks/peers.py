@@ -48,15 +48,18 @@ class Peer(Protocol):
 class PythonPeer:
     """A worker script under some interpreter."""
 
-    def __init__(self, name: str, script: str, python: str = sys.executable, **env: str) -> None:
+    def __init__(
+        self, name: str, script: str, python: str = sys.executable, given: dict[str, Any] | None = None, **env: str
+    ) -> None:
         self.name = name
         self._script = Path(__file__).with_name(script)
         self._python = python
+        self._given = given or {}
         self._env = {**os.environ, **env}
 
     def command(self, test: str, model: Path | str, settings: dict[str, Any]) -> list[str]:
         """The command line of a worker."""
-        return [self._python, str(self._script), str(model), test, json.dumps(settings)]
+        return [self._python, str(self._script), str(model), test, json.dumps(settings | self._given)]
 
     def call(self, test: str, model: Path | str, settings: dict[str, Any]) -> Any:
         """What the worker prints."""
@@ -114,6 +117,11 @@ def run_command(command: list[str], env: dict[str, str] | None = None) -> str:
 def package() -> PythonPeer:
     """This package, as the interpreter that runs the benchmark sees it."""
     return PythonPeer("llama_cffi", "worker_llama_cffi.py")
+
+
+def package_with_thread() -> PythonPeer:
+    """This package, with an engine that computes on a thread of its own, as under asyncio and in the server."""
+    return PythonPeer("llama_cffi, own thread", "worker_llama_cffi.py", given={"driver": "thread"})
 
 
 def package_info() -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Many callers at once, in this process and at llama-server.
+"""Many callers at once, over HTTP or in the process that computes, beside llama-server.
 
-    python benchmarks/serve.py --in-process [--scenario NAME] [--quick] [--json FILE]
+    python benchmarks/serve.py [--in-process] [--scenario NAME] [--quick] [--json FILE]
 
-Both on the same library (``python scripts/build_libllama.py --tool llama-server``), with the same threads, cells and
-slots, and both opened afresh for each round, so that nothing is cached; they take turns. The callers stream greedily:
-threads and coroutines of the process that computes, and threads of another process that read llama-server's events.
+All on the same library (``python scripts/build_libllama.py --tool llama-server``), with the same threads, cells and
+slots, and all opened afresh for each round, so that nothing is cached; they take turns. The callers stream greedily:
+coroutines of a process of their own, which read the events of ``llama-cffi serve`` and of llama-server; with
+``--in-process`` threads and coroutines of the process that computes, and the former for llama-server.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -29,12 +32,12 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.models import SHAPES, describe, model_file  # noqa: E402
 from benchmarks.peers import BenchmarkError, Settings, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
-from benchmarks.server import PAUSE, generating_server, server_program  # noqa: E402
+from benchmarks.server import PAUSE, generating_server, own_server, server_program  # noqa: E402
 from tests.support.llama_server import ServerError  # noqa: E402
 
 N_PROMPT = 100
 """Tokens of a prompt that shares nothing with others."""
-SERVER = "llama-server"
+SERVER, OWN_SERVER = "llama-server", "llama-cffi serve"
 Job = dict[str, Any]
 Found = list[Job]
 
@@ -133,8 +136,6 @@ def parse() -> argparse.Namespace:
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.model = options.model or ("15M" if options.quick else "160M")
     options.callers = options.callers or (SCENARIOS[options.scenario][1][:3] if options.quick else None)
-    if not options.in_process:
-        parser.error("--in-process is the only way to measure yet")
     return options
 
 
@@ -148,7 +149,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print(f"{describe(options.model, path)}; {threads} threads, {options.slots} slots, {options.rounds} rounds")
     results: dict[str, Any] = {}
     for n_callers in options.callers or usual:
-        rounds: dict[str, list[dict[str, float]]] = {"threads": [], "tasks": [], SERVER: []}
+        ours = ("threads", "tasks") if options.in_process else (OWN_SERVER,)
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in (*ours, SERVER)}
+        seconds: dict[str, float] = dict.fromkeys(rounds, 0.0)
         samples: dict[str, list[Found]] = {name: [] for name in rounds}
         for i in range(options.rounds):
             callers = make(random.Random(f"{n_callers} {i}"), n_callers, n_tokens)
@@ -157,30 +160,39 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             settings = Settings(threads=threads, n_tokens=n_tokens, n_ctx=n_cells)
             for name in rounds if i % 2 == 0 else reversed(rounds):
                 time.sleep(PAUSE)
-                if name == SERVER:
-                    found = at_server(program, path, settings, options.slots, callers)
+                if name in (SERVER, OWN_SERVER):
+                    found, used = at_server(
+                        None if name == OWN_SERVER else program, path, settings, options.slots, longest, callers
+                    )
+                    seconds[name] += used
                 else:
                     found = here(name, path, settings, options.slots, longest, callers)
                 samples[name].append(found)
                 rounds[name].append(summary(found, streaming=options.scenario == "arriving"))
         show(n_callers, rounds)
+        if not options.in_process:
+            n = sum(len(one["times"]) for found in samples[OWN_SERVER] for one in found)
+            cost = 1000 * seconds[OWN_SERVER] / n
+            print(f"seconds of CPU of the thread with the event loop for 1,000 tokens: {cost:.3f}")
         results[str(n_callers)] = {"rounds": rounds, "samples": samples}
     return {"settings": asdict(settings), "model": options.model, "scenario": options.scenario, "callers": results}
 
 
 def show(n_callers: int, rounds: dict[str, list[dict[str, float]]]) -> None:
     """Print medians, and the ratio to llama-server within a round with its quartiles."""
-    print(f"\n{n_callers} callers{'':<16}{'threads':>10}{'tasks':>10}{SERVER:>14}   threads, tasks by {SERVER}")
+    *ours, _ = rounds
+    heads = "".join(f"{name:>18}" for name in rounds)
+    print(f"\n{f'{n_callers} callers':<24}{heads}   {', '.join(ours)} by {SERVER}")
     for key in rounds[SERVER][0]:
         medians = [statistics.median(one[key] for one in rounds[name]) for name in rounds]
         ratios = []
-        for name in ("threads", "tasks"):
+        for name in ours:
             pairs = zip(rounds[name], rounds[SERVER], strict=True)
-            found = [ours[key] / theirs[key] for ours, theirs in pairs if theirs[key]]
+            found = [one[key] / other[key] for one, other in pairs if other[key]]
             if found:
                 first, third = spread(found)
                 ratios.append(f"{statistics.median(found):.2f} ({first:.2f} to {third:.2f})")
-        print(f"{key:<24}{medians[0]:>12.2f}{medians[1]:>10.2f}{medians[2]:>14.2f}   {', '.join(ratios)}")
+        print(f"{key:<24}{''.join(f'{one:>18.2f}' for one in medians)}   {', '.join(ratios)}")
 
 
 def here(kind: str, model: Path, settings: Settings, slots: int, longest: int, callers: list[Job]) -> Found:
@@ -197,18 +209,32 @@ def here(kind: str, model: Path, settings: Settings, slots: int, longest: int, c
     return _call(kind, str(model), {"settings": given, "callers": callers})
 
 
-def at_server(program: Path, model: Path, settings: Settings, slots: int, callers: list[Job]) -> Found:
-    """The callers in a process beside a fresh llama-server."""
+def at_server(
+    program: Path | None, model: Path, settings: Settings, slots: int, longest: int, callers: list[Job]
+) -> tuple[Found, float]:
+    """The callers in a process beside a fresh server, this package's without a ``program``.
+
+    Also returns the seconds of CPU of the server's first thread meanwhile.
+    """
+    given = ("--parallel", slots, "--kv-unified")
     try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            generating_server(
-                program, model, settings, "--parallel", slots, "--kv-unified", log=Path(folder) / "log"
-            ) as server,
-        ):
-            return _call("http", str(server.port), {"callers": callers})
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            made = (
+                own_server(model, settings, *given, longest=longest, log=log)
+                if program is None
+                else generating_server(program, model, settings, *given, log=log)
+            )
+            with made as server:
+                before = _first_thread(server.pid)
+                found = _call("http", str(server.port), {"callers": callers})
+                return found, _first_thread(server.pid) - before
     except ServerError as error:
         raise BenchmarkError(str(error)) from error
+
+
+def _first_thread(pid: int) -> float:
+    return sum(one.user_time + one.system_time for one in psutil.Process(pid).threads() if one.id == pid)
 
 
 def _call(kind: str, target: str, job: Job) -> Found:

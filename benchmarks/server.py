@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -26,9 +27,21 @@ def generating_server(
     program: Path, model: Path, settings: Settings, *extra: object, log: Path
 ) -> AbstractContextManager[LlamaServer]:
     """One slot that generates with these settings; ``extra`` are more options. Raises :class:`ServerError`."""
+    options = ("--ctx-size", settings.n_ctx, "--parallel", 1, *_same(settings))
+    return running_server(program, model, *options, *extra, log=log)
+
+
+def own_server(
+    model: Path, settings: Settings, *extra: object, longest: int, log: Path
+) -> AbstractContextManager[LlamaServer]:
+    """This package's server with the same settings, for texts of at most ``longest`` tokens; as the one above."""
+    command = (sys.executable, "-m", "llama_cffi", "serve")
+    options = ("--ctx-size", longest, "--kv-cells", settings.n_ctx, *_same(settings))
+    return running_server(command, model, *options, *extra, log=log)
+
+
+def _same(settings: Settings) -> tuple[object, ...]:
     options: dict[str, object] = {
-        "--ctx-size": settings.n_ctx,
-        "--parallel": 1,
         "--threads": settings.threads,
         "--threads-batch": settings.threads,
         "--batch-size": settings.n_batch,
@@ -37,4 +50,4 @@ def generating_server(
         "--cache-type-v": "f16",
         "--flash-attn": "auto",
     }
-    return running_server(program, model, *(part for pair in options.items() for part in pair), *extra, log=log)
+    return tuple(part for pair in options.items() for part in pair)

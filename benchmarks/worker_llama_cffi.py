@@ -34,6 +34,7 @@ def open_model(path: str, settings: dict[str, Any]) -> Llama:
     threads = settings["threads"]
     return Llama(
         path,
+        driver=settings.get("driver", "inline"),
         n_ctx=settings["n_ctx"],
         n_batch=settings["n_batch"],
         n_ubatch=settings["n_ubatch"],

@@ -55,13 +55,18 @@ def embed(spec: EmbedSpec, runtime: Runtime, progress: Progress | None = None) -
 
 
 def similarity(
-    a: str | Sequence[str], b: str | Sequence[str], options: Mapping[str, Any], runtime: Runtime
+    a: str | Sequence[str],
+    b: str | Sequence[str],
+    options: Mapping[str, Any],
+    runtime: Runtime,
+    progress: Progress | None = None,
 ) -> float | NDArray[np.float32]:
     """Return the cosines between texts; raises the errors of :meth:`Llama.similarity`."""
     if choose_pooling(options.get("pooling"), runtime.model) == "none":
         raise ValueError("similarity() compares whole texts: choose a pooling other than 'none'")
     first, second = check_texts(a, "a"), check_texts(b, "b")
-    array = embed(EmbedSpec([*first, *second], EmbedOptions(**options)), runtime).array  # type: ignore[typeddict-item]
+    asked = EmbedSpec([*first, *second], EmbedOptions(**options))  # type: ignore[typeddict-item]
+    array = embed(asked, runtime, progress).array
     found: NDArray[np.float32] = array[: len(first)] @ array[len(first) :].T
     if isinstance(a, str):
         return float(found[0, 0]) if isinstance(b, str) else found.reshape(-1)
@@ -78,14 +83,16 @@ def rerank(spec: RerankSpec, runtime: Runtime, progress: Progress | None = None)
     return vectors.ranked(found[:, 0], spec.documents, list(map(len, tokens)), spec.options.get("top_n"))
 
 
-def classify(spec: ClassifySpec, runtime: Runtime) -> list[Label] | list[list[Label]]:
+def classify(spec: ClassifySpec, runtime: Runtime, progress: Progress | None = None) -> list[Label] | list[list[Label]]:
     """Return the labels of texts; raises the errors of :meth:`Llama.classify`."""
     check_ranks(runtime.model, "classify", "chat() or generate() with the labels as schema= chooses one of them")
     embedder, model = runtime.embedders.get("rank"), runtime.model
     texts, truncate = check_texts(spec.texts, "texts"), bool(spec.options.get("truncate"))
     tokens, _ = prepare_vectors(texts, runtime.formats, embedder.limit, truncate=truncate)
     names = [model.cls_label(i) or f"LABEL_{i}" for i in range(model.n_cls_out)]
-    found = [vectors.labeled(one, names) for one in embedder.run(tokens, conditioning=runtime.conditioning)]
+    with reporting(progress, "classifying") as report:
+        array = embedder.run(tokens, conditioning=runtime.conditioning, progress=report)
+    found = [vectors.labeled(one, names) for one in array]
     return found[0] if isinstance(spec.texts, str) else found
 
 

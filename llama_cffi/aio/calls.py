@@ -138,14 +138,14 @@ class Calls:
         """
         return await self._on(self._pool(call), call, undo)
 
-    async def compute(self, call: Callable[[], T]) -> T:
-        """Return what a long call returns, made on another thread."""
-        return await self._on(self._computing, call)
+    async def answer(self, call: Callable[..., T], *asked: Any) -> T:
+        """Return what a function of :mod:`~llama_cffi.answers` returns; made and ended as by the method below."""
+        return await self.call_with_progress(call, None, *asked, self._runtime)
 
     async def call_with_progress(
         self, call: Callable[..., T], progress: Progress | None, *args: Any, **options: Any
     ) -> T:
-        """As :meth:`compute`, for a call that takes ``progress``: the end of the task ends it."""
+        """Return what a long call that takes ``progress`` returns, made on another thread; the task's end ends it."""
         cancelled = False
 
         try:
@@ -156,7 +156,7 @@ class Calls:
                         raise _Cancelled
                     return told(part) if told is not None else None
 
-                return await self.compute(partial(call, *args, progress=report, **options))
+                return await self._on(self._computing, partial(call, *args, progress=report, **options))
         except _Cancelled:
             raise ClosedError("this AsyncLlama is closed") from None
         finally:

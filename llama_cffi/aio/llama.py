@@ -7,8 +7,8 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from llama_cffi import answers, spec
 from llama_cffi import options as opt
-from llama_cffi import spec
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.aio.calls import Calls, on_thread
@@ -308,7 +308,7 @@ class AsyncLlama(ProcessBound):
         self, a: str | Texts, b: str | Texts, **options: Unpack[opt.SimilarityOptions]
     ) -> float | NDArray[np.float32]:
         """Return the cosine of the angle between the embeddings of texts; see :meth:`Llama.similarity`."""
-        return await self._calls.compute(partial(cast("Any", self._llama.similarity), a, b, **options))
+        return await self._calls.answer(answers.similarity, a, b, opt.check_options(opt.SimilarityOptions, options))
 
     @takes_options(opt.RerankOptions)
     async def rerank(
@@ -333,7 +333,7 @@ class AsyncLlama(ProcessBound):
         self, texts: str | Texts, **options: Unpack[opt.ClassifyOptions]
     ) -> list[Label] | list[list[Label]]:
         """Return all labels of the model with the score of a text; see :meth:`Llama.classify`."""
-        return await self._calls.compute(partial(cast("Any", self._llama.classify), texts, **options))
+        return await self._calls.answer(answers.classify, spec.ClassifySpec(texts, options))
 
     @takes_options(opt.PerplexityOptions)
     async def perplexity(

@@ -33,11 +33,16 @@ def _named(place: str, entry: dict[str, Any], adapters: tuple[LoraAdapter, ...])
     if "id" in entry or "name" not in entry:
         return adapters[whole(f"{place}.id", entry.get("id"), 0, len(adapters) - 1)]
     name = typed(f"{place}.name", entry["name"], str)
-    for adapter in adapters:
-        if name in (adapter.path.stem, adapter.path.name):
-            return adapter
+    found = adapter_named(name, adapters)
+    if found is not None:
+        return found
     known = ", ".join(adapter.path.stem for adapter in adapters)
     raise wrong(f"{place}.name", f"must be one of {known}, got {shown(name)}")
 
 
-__all__ = ["MAX_ENTRIES", "read_lora"]
+def adapter_named(name: str, adapters: tuple[LoraAdapter, ...]) -> LoraAdapter | None:
+    """Return the adapter whose file has this name, with or without its ending."""
+    return next((one for one in adapters if name in (one.path.stem, one.path.name)), None)
+
+
+__all__ = ["MAX_ENTRIES", "adapter_named", "read_lora"]

@@ -22,8 +22,9 @@ from llama_cffi.server.metrics import TYPE, render
 from llama_cffi.server.openai.chat import chat_completions, count_chat
 from llama_cffi.server.openai.completions import completions
 from llama_cffi.server.openai.embeddings import embeddings
+from llama_cffi.server.openai.kept_responses import cancel_response, delete_response, get_response, list_input_items
 from llama_cffi.server.openai.models import get_model, list_models
-from llama_cffi.server.openai.responses import count_input, delete_response, get_response, responses
+from llama_cffi.server.openai.responses import count_input, responses
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, Whole, problem_answer
 
@@ -49,6 +50,8 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/responses": {"POST": responses},
     "/v1/responses/input_tokens": {"POST": count_input},
     "/v1/responses/{id}": {"GET": get_response, "DELETE": delete_response},
+    "/v1/responses/{id}/input_items": {"GET": list_input_items},
+    "/v1/responses/{id}/cancel": {"POST": cancel_response},
     "/v1/messages": {"POST": messages},
     "/v1/messages/count_tokens": {"POST": count_tokens},
     "/completion": {"POST": completion},

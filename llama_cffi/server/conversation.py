@@ -98,7 +98,6 @@ def make_conversation(
 
     Messages, tools and the choice among these are in the form of OpenAI's chat completions. Raises :class:`Problem`.
     """
-    call.service.check_model(asked.take("model"))
     stream, n, own_limit = bool(asked.take("stream")), asked.take("n", 1), "max_seconds" not in asked.options
     add, go_on = asked.options.pop("add_generation_prompt", None), asked.options.pop("continue_final_message", None)
     template_options(asked.options)

@@ -39,6 +39,8 @@ class Call:
         """What stands behind the question mark."""
         self.headers: Mapping[str, str] = scope["llama_cffi"]["headers"]
         self.request_id: str = scope["llama_cffi"]["request_id"]
+        self.model = service.id
+        """The name of what answers: the model, or an adapter that was asked for as a model."""
         self.created = int(time.time())
         self.ignored: list[str] = []
         """Fields that have no effect; the answer names them in a header."""

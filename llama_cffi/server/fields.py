@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.ranges import MAX_HISTORY
 from llama_cffi.engine.request import MAX_PRIORITY
-from llama_cffi.server.adapters import read_lora
+from llama_cffi.server.adapters import adapter_named, read_lora
 from llama_cffi.server.defaults import add_defaults
 from llama_cffi.server.limits import bound_entries
 from llama_cffi.server.problem import Problem, unsupported, wrong
@@ -303,9 +303,21 @@ def _header_priority(text: str) -> int:
     return number
 
 
+def _choose_model(call: Call, asked: Asked) -> None:
+    """Take the name of an adapter for the model with this adapter alone, unless the scales are given."""
+    name = asked.take("model")
+    adapter = None if name is None else adapter_named(name, call.service.adapters)
+    if adapter is None or name in call.service.names:
+        call.service.check_model(name)
+        return
+    call.model = adapter.path.stem
+    asked.options.setdefault("adapters", {adapter: 1.0})
+
+
 def text_options(call: Call, asked: Asked) -> dict[str, Any]:
     """Return the options of the package among what was asked, those included that several fields make together."""
     options, settings = asked.options, call.service.settings
+    _choose_model(call, asked)
     for name in ("stream", "sse_ping_interval", "n"):
         options.pop(name, None)
     if call.service.settings.default_max_tokens is not None:

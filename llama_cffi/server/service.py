@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi.engine.telemetry import Histogram
 from llama_cffi.errors import UnsupportedError
+from llama_cffi.server.adapters import adapter_named
 from llama_cffi.server.openai.response_store import ResponseStore
-from llama_cffi.server.problem import Problem
+from llama_cffi.server.problem import Problem, unsupported
 from llama_cffi.server.settings import Settings
 from llama_cffi.server.values import Facts
 
@@ -139,8 +140,12 @@ class Service:
         return Facts(card.n_ctx, card.slots, settings.max_n, self.adapters, lenient=settings.compat)
 
     def check_model(self, name: str | None) -> None:
-        """Raise :class:`Problem` for a model that is asked for and not here."""
-        if name is not None and self.settings.strict_model and name not in self.names:
+        """Raise :class:`Problem` for a model that is asked for and not here, and for an adapter."""
+        if name is None or name in self.names:
+            return
+        if adapter_named(name, self.adapters) is not None:
+            raise unsupported("model", "an adapter cannot be chosen for this: /lora-adapters sets the scales for all")
+        if self.settings.strict_model:
             raise Problem(
                 404, f"the model {name!r} does not exist; there is {self.id}", code="model_not_found", param="model"
             )

@@ -246,6 +246,28 @@ def test_cancelling_a_task_frees_its_slot(llm: AsyncLlama) -> None:
     run(all_ways)
 
 
+def test_cancelling_a_task_ends_the_computation_of_vectors_and_scores(llm: AsyncLlama) -> None:
+    many = ["Once upon a time there was a cat. " * 8] * 2000
+
+    async def cancel(make: Callable[[], Awaitable[Any]]) -> None:
+        task = asyncio.ensure_future(make())
+        await until(lambda: bool(llm._calls._jobs))
+        [job] = llm._calls._jobs
+        await until(job.running)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(job.done)
+        assert job.exception() is not None, "it was computed to its end"
+
+    async def all_kinds() -> None:
+        await cancel(lambda: llm.embed(many))
+        await cancel(lambda: llm.similarity("a cat", many))
+        await cancel(lambda: llm.score("Once", many))
+
+    run(all_kinds)
+
+
 def test_leaving_closing_and_dropping_a_stream_cancel_it(llm: AsyncLlama) -> None:
     async def leave() -> None:
         async with llm.stream(PROMPTS[0], **ENDLESS) as stream:

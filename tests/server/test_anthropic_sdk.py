@@ -377,3 +377,12 @@ def test_an_error_in_a_stream(client: Any, server: Running, monkeypatch: pytest.
         list(client.messages.create(model="demo", messages=ASK, max_tokens=5, stream=True))
     assert caught.value.body["error"]["type"] == "api_error"
     assert "secret" not in str(caught.value.body)
+
+
+def test_models(client: Any) -> None:
+    (model,) = client.models.list().data
+    assert (model.type, model.id, model.display_name) == ("model", "demo", "demo")
+    assert model.created_at.tzinfo is not None
+    assert client.models.retrieve("demo").id == "demo"
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("other")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from llama_cffi.runtime import demo_path
-from tests.server.test_command import ROOT, serving, wait_ready
 from tests.support.lora import random_pairs, write_lora
+from tests.support.serve_command import ROOT, serving, wait_ready
 
 httpx = pytest.importorskip("httpx")
 

@@ -224,6 +224,25 @@ def test_adapters_of_one_request(tuned: Served) -> None:
     assert text(tuned, lora=[]) == plain
 
 
+def test_an_adapter_is_a_model(tuned: Served) -> None:
+    listed = tuned.ask("/v1/models").json()["data"]
+    base = listed[0]["id"]
+    assert [(one["id"], one.get("parent")) for one in listed] == [(base, None), ("first", base), ("second", base)]
+    assert tuned.ask("/v1/models/second").json() == listed[2]
+    body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 4}
+    for name, lora in (("first", [{"id": 0, "scale": 1}]), ("second.gguf", [{"id": 1, "scale": 1}]), (base, [])):
+        found = tuned.ask("/v1/completions", {**body, "model": name}).json()
+        assert found["choices"][0]["text"] == text(tuned, lora=lora)
+        assert found["model"] == name.removesuffix(".gguf")
+    both = {"model": "first", "lora": [{"id": 1, "scale": 1}]}
+    assert text(tuned, **both) == text(tuned, lora=both["lora"])
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "model": "first"}
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        assert tuned.ask(path, chat).json()["model"] == "first"
+    refused = tuned.ask("/v1/embeddings", {"model": "first", "input": "a"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+
+
 def test_adapters_of_all_others(tuned: Served) -> None:
     plain = text(tuned)
     found = tuned.ask("/lora-adapters").json()

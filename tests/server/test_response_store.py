@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -100,4 +101,71 @@ def test_a_response_goes_on_from_another(server: Running, monkeypatch: pytest.Mo
             assert (await client.delete(f"/v1/responses/{second['id']}")).status_code == 404
 
     monkeypatch.setattr(server.llm, "stream_chat", stream_chat)
+    asyncio.run(main())
+
+
+def test_the_input_of_a_response_is_listed(server: Running, assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi.server.app import make_app
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.settings import Settings
+    from tests.support.openapi import openapi
+
+    given: list[dict[str, Any]] = [
+        {"role": "developer", "content": [{"type": "input_text", "text": "Be kind."}]},
+        {"role": "user", "content": "Where?"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
+        {"role": "assistant", "content": "I will look."},
+        {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "Rome"},
+        {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "So?"}]},
+    ]
+    monkeypatch.setattr(server.llm, "stream_chat", lambda messages, **options: Canned(everything()))
+
+    async def open_model() -> Any:
+        return server.llm
+
+    async def main() -> None:
+        service = Service(open_model, Settings(response_store=2), "demo")
+        await service.load()
+        transport = httpx.ASGITransport(app=make_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            made = (await client.post("/v1/responses", json={"input": given})).json()
+            path = f"/v1/responses/{made['id']}/input_items"
+            whole = (await client.get(path, params={"order": "asc"})).json()
+            openapi(assets).check("ResponseItemList", whole)
+            assert [one["type"] for one in whole["data"]] == [one.get("type", "message") for one in given]
+            assert [one.get("role") for one in whole["data"]] == [one.get("role") for one in given]
+            texts = [one["content"][0].get("text") for one in whole["data"] if "content" in one]
+            assert texts == ["Be kind.", "Where?", "Hm.", "I will look.", None, "So?"]
+            assert len({one["id"] for one in whole["data"]}) == len(given)
+            assert whole["has_more"] is False
+            assert (await client.get(path)).json()["data"] == whole["data"][::-1]
+
+            paged: list[Any] = []
+            more: dict[str, Any] = {"has_more": True}
+            while more["has_more"]:
+                after = {"after": paged[-1]["id"]} if paged else {}
+                more = (await client.get(path, params={"order": "asc", "limit": 3, **after})).json()
+                paged += more["data"]
+                assert (more["first_id"], more["last_id"]) == (more["data"][0]["id"], more["data"][-1]["id"])
+            assert paged == whole["data"]
+            behind = (await client.get(path, params={"order": "asc", "after": paged[-1]["id"]})).json()
+            assert (behind["data"], behind["has_more"]) == ([], False)
+
+            following = await client.post("/v1/responses", json={"input": "And?", "previous_response_id": made["id"]})
+            path = f"/v1/responses/{following.json()['id']}/input_items"
+            listed = (await client.get(path, params={"order": "asc"})).json()
+            openapi(assets).check("ResponseItemList", listed)
+            assert listed["data"][len(given) : -1] == made["output"]
+
+            for params in ({"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"order": "up"}, {"after": "msg_x"}):
+                refused = await client.get(path, params=params)
+                assert (refused.status_code, refused.json()["error"]["param"]) == (400, next(iter(params)))
+            assert (await client.get("/v1/responses/resp_x/input_items")).status_code == 404
+            assert (await client.post("/v1/responses/resp_x/cancel")).status_code == 404
+            cancelled = await client.post(f"/v1/responses/{made['id']}/cancel")
+            assert cancelled.status_code == 400
+            assert "background" in cancelled.json()["error"]["message"]
+
     asyncio.run(main())

@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ def find_server() -> Path | None:
 class LlamaServer:
     """A running server; :func:`running_server` makes one."""
 
-    def __init__(self, port: int, seconds: float) -> None:
-        self.port = port
+    def __init__(self, port: int, seconds: float, pid: int) -> None:
+        self.port, self.pid = port, pid
         self._url = f"http://127.0.0.1:{port}"
         self._seconds = seconds
 
@@ -62,23 +62,25 @@ class LlamaServer:
 
 @contextmanager
 def running_server(
-    program: Path, model: Path, *options: object, log: Path, seconds: float = 120.0
+    program: Path | Sequence[object], model: Path, *options: object, log: Path, seconds: float = 120.0
 ) -> Iterator[LlamaServer]:
     """A server on a free port of 127.0.0.1 with a model and options of its command line; it ends with the block.
 
-    What it says goes to ``log``; ``seconds`` is how long one answer may take. Raises :class:`ServerError` with the
+    ``program`` may be a command, of another server with the same options. What it says goes to ``log``; ``seconds`` is
+    how long one answer may take. Raises :class:`ServerError` with the
     end of the log when it does not start.
     """
     port = _free_port()
     # Nothing is fetched, and the settings of the user's environment are none of the test's.
-    command = [program, "-m", model, "--host", "127.0.0.1", "--port", port, "--offline", *options]
+    command = [*([program] if isinstance(program, Path) else program), "-m", model]
+    command += ["--host", "127.0.0.1", "--port", port, "--offline", *options]
     env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_ARG_")}
     with log.open("wb") as file:
         child = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env
         )
     try:
-        server = LlamaServer(port, seconds)
+        server = LlamaServer(port, seconds, child.pid)
         _wait(server, child, log)
         yield server
     finally:

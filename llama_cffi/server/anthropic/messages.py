@@ -24,7 +24,7 @@ async def messages(call: Call) -> Answer:
     """Answer a conversation."""
     asked = read_message_request(call)
     reply = ReplyStream(call, asked.conversation)
-    head = {"id": make_id("msg", "_"), "type": "message", "role": "assistant", "model": call.service.id}
+    head = {"id": make_id("msg", "_"), "type": "message", "role": "assistant", "model": call.model}
     if asked.conversation.stream:
         return call.events(_events(reply, head, asked.shows_thinking))
     async with reply:

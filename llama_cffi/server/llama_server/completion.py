@@ -60,7 +60,7 @@ class Texts:
             llm.stream(Prompt(prompt), **with_seed(request.options, i)) for prompt, i in prompts
         ]
         vocab = llm.llama.model.vocab
-        self._texts = [Text(i, prompt, form, call.service.id, vocab) for i, (prompt, _) in enumerate(prompts)]
+        self._texts = [Text(i, prompt, form, call.model, vocab) for i, (prompt, _) in enumerate(prompts)]
 
     def _chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
         limits, streams = self._request.limits, self._streams

@@ -90,7 +90,6 @@ def read_native(call: Call, used: frozenset[str], *, whole_lines: bool = False) 
     """
     asked = read_fields(call, NATIVE_FIELDS, used | {"stream_options"})
     take = asked.take
-    call.service.check_model(take("model"))
     n_indent = take("n_indent", 0)
     limits = Limits(
         prompt_seconds=take("t_max_prompt_ms"),

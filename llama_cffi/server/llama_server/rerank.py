@@ -45,7 +45,7 @@ async def rerank(call: Call) -> Answer:
         return json_answer([_bare(one, score, with_text) for one, score in zip(shown, scores, strict=True)])
     return json_answer(
         {
-            "model": call.service.id,
+            "model": call.model,
             "object": "list",
             "usage": {"prompt_tokens": n, "total_tokens": n},
             "results": [_result(one, score, with_text) for one, score in zip(shown, scores, strict=True)],

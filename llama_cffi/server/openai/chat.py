@@ -82,7 +82,7 @@ async def chat_completions(call: Call) -> Answer:
         "id": make_id("chatcmpl"),
         "object": "chat.completion.chunk" if asked.stream else "chat.completion",
         "created": call.created,
-        "model": call.service.id,
+        "model": call.model,
         "system_fingerprint": call.service.card.fingerprint,
     }
     if asked.stream:

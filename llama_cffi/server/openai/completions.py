@@ -75,7 +75,6 @@ def read_prompts(value: Any, limit: int, param: str = "prompt") -> list[str | li
 def read_text(call: Call) -> TextRequest:
     """Return what a body asks for; raises :class:`Problem`."""
     asked = read_fields(call, TEXT_FIELDS, frozenset({"prompt", "stream_options"}))
-    call.service.check_model(asked.take("model"))
     prompts = read_prompts(call.body.get("prompt"), call.service.settings.max_prompts)
     stream = bool(asked.take("stream"))
     include_usage = read_stream_options(call, stream)
@@ -139,7 +138,7 @@ async def completions(call: Call) -> Answer:
         "id": make_id("cmpl"),
         "object": "text_completion",
         "created": call.created,
-        "model": call.service.id,
+        "model": call.model,
         "system_fingerprint": call.service.card.fingerprint,
     }
     if request.stream:

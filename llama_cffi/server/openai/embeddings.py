@@ -50,7 +50,7 @@ async def embeddings(call: Call) -> Answer:
     return json_answer(
         {
             "object": "list",
-            "model": call.service.id,
+            "model": call.model,
             "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
             "usage": {"prompt_tokens": n, "total_tokens": n},
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llama_cffi.server.anthropic.models import anthropic_list, anthropic_model
 from llama_cffi.server.exchange import Call
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, json_answer
@@ -26,17 +27,28 @@ def model_card(service: Service) -> dict[str, Any]:
     }
 
 
+def _cards(service: Service) -> list[dict[str, Any]]:
+    """Return the model, and its adapters, each of which is a model with this parent."""
+    card = model_card(service)
+    names = (adapter.path.stem for adapter in service.adapters)
+    return [card, *({**card, "id": name, "aliases": [], "parent": service.id} for name in names)]
+
+
 async def list_models(call: Call) -> Answer:
-    """Return the list of models, which is never empty and never waits."""
-    return json_answer({"object": "list", "data": [model_card(call.service)]})
+    """Return the list of models, which is never empty and never waits; to Anthropic's clients in their form."""
+    cards = _cards(call.service)
+    if "anthropic-version" in call.headers:
+        return json_answer(anthropic_list(cards))
+    return json_answer({"object": "list", "data": cards})
 
 
 async def get_model(call: Call) -> Answer:
     """Return one model."""
     name = call.path_params["id"]
-    if name not in call.service.names:
-        raise Problem(404, f"the model {name!r} does not exist", code="model_not_found", param="model")
-    return json_answer(model_card(call.service))
+    for card in _cards(call.service):
+        if name in (card["id"], *card["aliases"]):
+            return json_answer(anthropic_model(card) if "anthropic-version" in call.headers else card)
+    raise Problem(404, f"the model {name!r} does not exist", code="model_not_found", param="model")
 
 
 __all__ = ["get_model", "list_models", "model_card"]

@@ -23,6 +23,11 @@ class Stored:
     """The conversation up to and with this response, as items."""
     size: int
 
+    @property
+    def input_items(self) -> list[Any]:
+        """The items that the response followed."""
+        return self.items[: len(self.items) - len(self.response["output"])]
+
 
 class ResponseStore:
     """The last responses; the oldest is forgotten first. One event loop uses it."""

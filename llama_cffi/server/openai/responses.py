@@ -54,18 +54,6 @@ async def count_input(call: Call) -> Answer:
     return json_answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 
-async def get_response(call: Call) -> Answer:
-    """Return a response that is kept."""
-    return json_answer(call.service.responses.get(call.path_params["id"]).response)
-
-
-async def delete_response(call: Call) -> Answer:
-    """Forget a response."""
-    name = call.path_params["id"]
-    call.service.responses.remove(name)
-    return json_answer({"id": name, "object": "response", "deleted": True})
-
-
 class _Response:
     """A response as it grows."""
 
@@ -76,7 +64,7 @@ class _Response:
             "id": make_id("resp", "_"),
             "object": "response",
             "created_at": call.created,
-            "model": call.service.id,
+            "model": call.model,
             "background": False,
             **request.echoed,
         }
@@ -210,4 +198,4 @@ class _Response:
         return named_event({"type": kind, "sequence_number": number, **data})
 
 
-__all__ = ["count_input", "delete_response", "get_response", "responses"]
+__all__ = ["count_input", "responses"]
