@@ -29,7 +29,7 @@ def _function(name: str) -> Any:
     """The address of an exported function, or None."""
     from llama_cffi._native.library import mapped_path
 
-    opened = _cffi_backend.load_library(os.fspath(mapped_path()), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
+    opened: Any = _cffi_backend.load_library(os.fspath(mapped_path()), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
     try:
         found = opened.load_function(_cffi_backend.FFI().typeof("void(*)(void)"), name)
     except AttributeError:

@@ -33,7 +33,7 @@ def takes(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]
                 given[name] = group(**{one: given.pop(one) for one in names if one in given})
             function(*args, **given)
 
-        del run.__wrapped__  # type: ignore[attr-defined]
+        del run.__wrapped__
         run.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": None}
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return run

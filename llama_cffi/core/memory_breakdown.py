@@ -109,7 +109,8 @@ def _on_devices(sums: Mapping[str, list[int]], present: Sequence[Device]) -> Ite
     for device in present:
         if any(sums.get(device.name, ())):
             # A device that reports no memory uses the host's.
-            yield DeviceMemory(device.name, *sums[device.name], device.memory_free or host.memory_free)
+            weights, kv, compute = sums[device.name]
+            yield DeviceMemory(device.name, weights, kv, compute, device.memory_free or host.memory_free)
 
 
 def output_row_bytes(mark: int) -> int:

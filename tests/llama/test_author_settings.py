@@ -21,7 +21,7 @@ from tests.support.random_model import write_random_model
 from tests.support.served import served
 
 AUTHOR = {"temp": 0.55, "top_k": 17, "top_p": 0.5, "min_p": 0.25, "penalty_last_n": 99, "penalty_repeat": 1.25}
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "temperature": 0.55, "top_k": 17, "top_p": 0.5, "min_p": 0.25, "repeat_last_n": 99, "repeat_penalty": 1.25
 }  # fmt: skip
 SUPPRESSED = [300, 301, 310]
@@ -69,8 +69,8 @@ def test_they_are_the_defaults_of_calls(llm: Llama) -> None:
 
 
 def test_they_decide_the_text(llm: Llama) -> None:
-    given = {**FIELDS, "seed": 7, "max_tokens": 12}
-    assert llm.generate("a", **given).tokens == llm.generate("a", seed=7, max_tokens=12).tokens  # type: ignore[arg-type]
+    given: dict[str, Any] = {**FIELDS, "seed": 7, "max_tokens": 12}
+    assert llm.generate("a", **given).tokens == llm.generate("a", seed=7, max_tokens=12).tokens
     assert llm.generate("a", seed=7, max_tokens=12, min_p=0.0, top_p=1.0, top_k=0, temperature=2.0).tokens != (
         llm.generate("a", seed=7, max_tokens=12).tokens
     )
