@@ -92,8 +92,8 @@ def _value(kind: str, text: str) -> bool | int | float | str:
 
 def gpu_layers(text: str) -> GpuLayers:
     """``auto`` (what fits), ``all``, or a number of layers."""
-    if text == "auto" or text == "all":
-        return text
+    if text in ("auto", "all"):
+        return "auto" if text == "auto" else "all"
     try:
         return int(text)
     except ValueError:
@@ -103,7 +103,7 @@ def gpu_layers(text: str) -> GpuLayers:
 def ctx_size(text: str) -> int | Literal["auto"]:
     """``auto`` (what fits), or a number of tokens."""
     if text == "auto":
-        return text
+        return "auto"
     if not text.isdecimal():
         raise typer.BadParameter(f"{text!r} is not a number of tokens, nor auto")
     return int(text)

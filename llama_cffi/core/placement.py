@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llama_cffi._native import extras, ffi, lib
+from llama_cffi._native import binding, extras, ffi, lib
 from llama_cffi.core.strings import to_text
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _layer(name: str) -> str | None:
 
 def gpu_names() -> list[str]:
     """Return the names of the devices that are GPUs."""
-    kinds = (lib.GGML_BACKEND_DEVICE_TYPE_GPU, getattr(lib, "GGML_BACKEND_DEVICE_TYPE_IGPU", None))
+    names = [f"GGML_BACKEND_DEVICE_TYPE_{kind}" for kind in ("GPU", "IGPU")]  # older releases know one kind
+    kinds = [getattr(lib, name) for name in names if binding.has(name)]
     found = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
     return [to_text(lib.ggml_backend_dev_name(one)) for one in found if lib.ggml_backend_dev_type(one) in kinds]
 

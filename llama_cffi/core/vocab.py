@@ -353,14 +353,15 @@ class Vocab(ProcessBound):
 
     @property
     def suppress_tokens(self) -> tuple[int, ...]:
-        """Tokens that must never be sampled, by the model's metadata. Wraps ``llama_vocab_get_suppress_tokens``; a
-        library that does not have it reads none of them."""
-        pointer = self.ptr  # raises when closed
-        if not binding.has("llama_vocab_get_suppress_tokens"):
-            return ()
+        """Tokens that must never be sampled, by the model's metadata. Wraps ``llama_vocab_get_suppress_tokens``."""
         n = ffi.new("int32_t *")
-        tokens = lib.llama_vocab_get_suppress_tokens(pointer, n)
+        tokens = lib.llama_vocab_get_suppress_tokens(self.ptr, n)
         return tuple(ffi.unpack(tokens, n[0])) if tokens != ffi.NULL and n[0] > 0 else ()
+
+    @property
+    def known_suppress_tokens(self) -> tuple[int, ...]:
+        """The same as ``suppress_tokens``, and empty for a library that does not read them."""
+        return self.suppress_tokens if binding.has("llama_vocab_get_suppress_tokens") else ()
 
     def _check(self, token: int) -> None:
         number = as_int(token)

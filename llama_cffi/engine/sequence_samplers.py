@@ -245,7 +245,7 @@ class ConstrainedSampler(_ContextSampler):
 
 def suppressed_tokens(context: Context) -> tuple[int, ...]:
     """Tokens that are never sampled, whatever a request says, because the author of the model excludes them."""
-    return context.model.vocab.suppress_tokens
+    return context.model.vocab.known_suppress_tokens
 
 
 def chain_samplers(sampling: SamplingParams, seed: int, suppressed: Sequence[int] = ()) -> list[Sampler]:

@@ -33,7 +33,7 @@ async def props(call: Call) -> Answer:
             "ui_settings": {},
             "chat_template": settings.chat_template or model.chat_template() or "",
             "chat_template_caps": {},
-            "suppress_tokens": list(vocab.suppress_tokens),
+            "suppress_tokens": list(vocab.known_suppress_tokens),
             "bos_token": "" if vocab.bos is None else vocab.text(vocab.bos),
             "eos_token": "" if vocab.eos is None else vocab.text(vocab.eos),
             "build_info": card.fingerprint,
