@@ -1,4 +1,4 @@
-"""Compile the binding: libllama first (scripts/build_libllama.py), then two cffi extensions against it.
+"""Compile the binding: libllama first (scripts/build_libllama.py), then the cffi extensions against it.
 
 pyproject.toml holds everything that is not a build step. Environment variables of a build:
 
@@ -29,6 +29,7 @@ NATIVE = ROOT / "llama_cffi" / "_native"
 BUILD_TREE = ROOT / "build" / "libllama"
 BUILD_FILES = {
     "llama_cffi._native._llama": NATIVE / "binding_build.py",
+    "llama_cffi._native._mtmd": NATIVE / "media_build.py",
     "llama_cffi._native._helpers": NATIVE / "helpers_build.py",
 }
 BUILDS = {"full": list(BUILD_FILES), "helpers": ["llama_cffi._native._helpers"], "none": []}
@@ -93,7 +94,7 @@ def generate(extension: Extension, folder: Path, prefix: Path | None, *, bundled
     extension.extra_link_args = [
         argument for argument in made.extra_link_args if not (bundled and "build/libllama" in argument)
     ]
-    headers = [str(path) for pattern in ("cdef/*.h", "helpers/*") for path in NATIVE.glob(pattern)]
+    headers = [str(path) for pattern in ("cdef/*.h", "cdef/media/*.h", "helpers/*") for path in NATIVE.glob(pattern)]
     stamp = [str(prefix / "stamp.json")] if prefix else []
     extension.depends = [*made.depends, *headers, str(build_file), *stamp, __file__]
 
@@ -132,6 +133,9 @@ class BuildExtensions(build_ext):
         if BUILD == "full":
             prefix = libllama_prefix(editable=in_place)
             os.environ["LLAMA_CFFI_PREFIX"] = str(prefix)
+            if "media_header_hash" not in json.loads((prefix / "stamp.json").read_text(encoding="utf-8")):
+                # This prefix was built without libmtmd.
+                self.extensions = [one for one in self.extensions if one.name != "llama_cffi._native._mtmd"]
         for extension in self.extensions:
             generate(extension, Path(self.build_temp), prefix, bundled=not in_place)
         super().run()

@@ -67,30 +67,30 @@ class HttpCaller:
     async def ask(self, prompt: list[int], n: int) -> AsyncGenerator[Piece, None]:
         body = {"prompt": prompt, "n_predict": n, "temperature": 0, "stream": True, "return_tokens": True}
         data = json.dumps({**body, "cache_prompt": True}).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        try:
-            head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n"
-            writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            if b" 200 " not in answer[:16]:
-                raise SystemExit(f"the server answered {answer!r} {await reader.read(500)!r}")
-            async for line in _lines(reader):
-                if line.startswith(b"data: {"):
-                    event = json.loads(line[6:])
-                    stop = event.get("stop")
-                    cached = event["timings"].get("cache_n") if stop else None
-                    yield Piece([] if stop else event.get("tokens", []), cached)
-        finally:
-            writer.close()
+        async for line in lines_of(self._port, "/completion", data):
+            if line.startswith(b"data: {"):
+                event = json.loads(line[6:])
+                stop = event.get("stop")
+                cached = event["timings"].get("cache_n") if stop else None
+                yield Piece([] if stop else event.get("tokens", []), cached)
 
 
-async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The lines of a chunked body."""
-    rest = b""
-    while size := int(await reader.readline(), 16):
-        *lines, rest = (rest + (await reader.readexactly(size + 2))[:-2]).split(b"\n")
-        for line in lines:
-            yield line
+async def lines_of(port: int, path: str, data: bytes) -> AsyncIterator[bytes]:
+    """Post JSON over a connection of its own; the lines of the answer, which comes in chunks."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n"
+        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in answer[:16]:
+            raise SystemExit(f"the server answered {answer!r} {await reader.read(500)!r}")
+        rest = b""
+        while size := int(await reader.readline(), 16):
+            *lines, rest = (rest + (await reader.readexactly(size + 2))[:-2]).split(b"\n")
+            for line in lines:
+                yield line
+    finally:
+        writer.close()
 
 
 class TaskCaller:

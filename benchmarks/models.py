@@ -28,7 +28,8 @@ MEMORY_SHAPES = {"memory-1B": Shape(n_layer=16, n_embd=512, n_head=8, n_ff=64)}
 # What products of a few rows are measured with. Widths are multiples of 256, which K-quants need.
 ROW_SHAPES = {
     "160M": SHAPE_160M,
-    "1B": Shape(n_layer=16, n_embd=2048, n_head=32, n_head_kv=8, n_ff=8192, n_vocab=128_256),
+    # 1.04 G weights: 2.1 GB as F16, from which the others are made.
+    "1B": Shape(n_layer=16, n_embd=2048, n_head=32, n_head_kv=8, n_ff=8192, n_vocab=32_000),
 }
 WEIGHTS = ("Q8_0", "Q4_K_M", "Q4_0", "Q5_K_M", "Q6_K", "F16", "BF16")
 

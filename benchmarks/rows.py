@@ -1,6 +1,7 @@
 """What decoding a few rows at once takes: milliseconds for 1 to 16 rows, by type of the weights and by library.
 
     python benchmarks/rows.py [--quick] [--library NAME=LIBLLAMA ...] [--weights TYPE ...] [--json FILE]
+    python benchmarks/rows.py --sweep [SWITCH ...]
 
 Every row has logits, as with parallel callers or drafts that are checked. The limit of a decode is reading the weights
 once, which is measured beside it. Several libraries (``--library``, a path to libllama.so each; the first one is what
@@ -9,6 +10,9 @@ drifts favors none.
 
 Times are the least of all rounds: other processes only add to them. CPU time (``--cpu``) is less disturbed by a busy
 machine, but it counts threads that wait for each other.
+
+``--sweep`` builds a library for each switch of ggml that matters here (benchmarks/sweep.py), with and without this
+repository's kernels, and compares them: some minutes of compiling for each, the first time.
 """
 
 from __future__ import annotations
@@ -32,20 +36,28 @@ from benchmarks.compiler import compile_c  # noqa: E402
 from benchmarks.models import ROW_SHAPES, WEIGHTS, weights_file  # noqa: E402
 from benchmarks.peers import BenchmarkError, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
+from benchmarks.sweep import SWITCHES, build_all  # noqa: E402
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
 QUICK_ROWS = (1, 2, 4, 8)
 PROMPT = 512
 DEFAULT = "bundled"
+MODELS = tuple(ROW_SHAPES)
+# Files of the larger shape take gigabytes: what most people run is enough.
+WEIGHTS_OF = {"160M": WEIGHTS, "1B": ("Q8_0", "Q4_K_M")}
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure decodes of 1 to 16 rows.")
-    parser.add_argument("--quick", action="store_true", help="few rounds, few sizes, Q8_0 alone")
-    parser.add_argument("--model", choices=tuple(ROW_SHAPES), action="append", help="default: 160M; repeatable")
-    parser.add_argument("--weights", choices=WEIGHTS, action="append", help="default: all; repeatable")
-    parser.add_argument("--library", metavar="NAME=LIBLLAMA", action="append", default=[], help="repeatable")
+    parser.add_argument("--quick", action="store_true", help="few rounds, few sizes, 160M in Q8_0 alone")
+    parser.add_argument("--model", choices=MODELS, action="append", help="default: all; repeatable")
+    parser.add_argument("--weights", choices=WEIGHTS, action="append", help="default: all, of 1B two; repeatable")
+    libraries = parser.add_mutually_exclusive_group()
+    libraries.add_argument("--library", metavar="NAME=LIBLLAMA", action="append", default=[], help="repeatable")
+    libraries.add_argument(
+        "--sweep", nargs="*", metavar="SWITCH", help=f"build and compare libraries; default: {' '.join(SWITCHES)}"
+    )
     parser.add_argument("--rows", type=int, action="append", help=f"default: {ROWS}; repeatable")
     parser.add_argument("--rounds", type=int, help="default: 20")
     parser.add_argument("--threads", type=int, help="default: what the package would take")
@@ -55,9 +67,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "benchmarks", help="where the models are")
     options = parser.parse_args()
     options.rounds = options.rounds or (5 if options.quick else 20)
-    options.model = options.model or ["160M"]
-    options.weights = options.weights or (["Q8_0"] if options.quick else list(WEIGHTS))
+    options.model = options.model or (["160M"] if options.quick else list(MODELS))
+    options.weights = options.weights or (["Q8_0"] if options.quick else None)
     options.rows = options.rows or list(QUICK_ROWS if options.quick else ROWS)
+    for name in options.sweep or ():
+        if name not in SWITCHES:
+            parser.error(f"--sweep {name}: it is one of {', '.join(SWITCHES)}")
     options.libraries = dict(item.partition("=")[::2] for item in options.library) or {DEFAULT: ""}
     for name, path in options.libraries.items():
         if path and not Path(path).is_file():
@@ -123,8 +138,9 @@ def table(results: dict[str, Any], options: argparse.Namespace) -> str:
         return 1e3 * float(min(sample[which] for sample in results["samples"][name][size]))
 
     names = list(results["samples"])
+    width = max(12, *(len(name) + 2 for name in names))
     head = "".join(
-        f"{name:>12} {'of one':>8}" + (f"{'of ' + names[0]:>14}" if name != names[0] else "") for name in names
+        f"{name:>{width}} {'of one':>8}" + (f"{'of ' + names[0]:>14}" if name != names[0] else "") for name in names
     )
     lines = [f"  {'rows':<12}{head}"]
     for size in results["samples"][names[0]]:
@@ -134,7 +150,7 @@ def table(results: dict[str, Any], options: argparse.Namespace) -> str:
             of_one = (
                 f"{milliseconds / least(name, 'rows 1'):.2f}" if size.startswith("rows") and 1 in options.rows else ""
             )
-            line += f"{milliseconds:>12.2f} {of_one:>8}"
+            line += f"{milliseconds:>{width}.2f} {of_one:>8}"
             if name != names[0]:
                 pairs = zip(results["samples"][name][size], results["samples"][names[0]][size], strict=True)
                 ratio = statistics.median(own[which] / other[which] for own, other in pairs)
@@ -146,6 +162,8 @@ def table(results: dict[str, Any], options: argparse.Namespace) -> str:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure and print."""
+    if options.sweep is not None:
+        options.libraries = build_all(options.sweep or tuple(SWITCHES))
     info = package_info()
     threads = options.threads or info["threads"]
     results: dict[str, Any] = {"threads": threads, "libraries": options.libraries, "models": {}}
@@ -157,7 +175,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         reader = compile_c("read.c", Path(folder) / "read.so", "-shared", "-fPIC", "-O2", "-pthread")
         settings = {"threads": threads, "reader": str(reader)}
         for shape in options.model:
-            for weights in options.weights:
+            for weights in options.weights or WEIGHTS_OF[shape]:
                 model = weights_file(shape, weights, options.cache)
                 measured = measure(options, model, settings)
                 print(f"\n{shape} {weights}, {model.stat().st_size / 1e6:.0f} MB")

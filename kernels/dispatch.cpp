@@ -1,19 +1,17 @@
 // Where ggml's CPU backend comes in: for each operation it asks ggml_cpu_extra_compute_forward first, and
 // ggml_cpu_extra_work_size for the memory that takes. Those of ggml's traits.cpp get other names (kernels.cmake), and
 // these answer in their place: products of few columns are computed here, all else goes on to ggml.
+//
+// A product with experts (MUL_MAT_ID) is one of several matrices, each with the columns that chose it.
 #include <algorithm>
-#include <atomic>
-#include <cstring>
-#include <typeinfo>
 
-#include "blocks.h"
 #include "few_columns.h"
-#include "ggml-backend-impl.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
-#include "repack.h"
+#include "tiled/tiled.h"
 #include "traits.h"
+#include "weights.h"
 
 extern "C" {
 bool few_columns_next_compute_forward(struct ggml_compute_params * params, struct ggml_tensor * op);
@@ -25,14 +23,8 @@ namespace {
 using few_columns::Panel;
 using few_columns::Weights;
 
-static_assert(sizeof(few_columns::BlockQ8_0) == sizeof(block_q8_0), "ggml's Q8_0 has changed");
-static_assert(sizeof(few_columns::BlockQ4_0) == sizeof(block_q4_0), "ggml's Q4_0 has changed");
-static_assert(sizeof(few_columns::BlockQ4_K) == sizeof(block_q4_K), "ggml's Q4_K has changed");
-static_assert(sizeof(few_columns::BlockQ5_K) == sizeof(block_q5_K), "ggml's Q5_K has changed");
-static_assert(sizeof(few_columns::BlockQ6_K) == sizeof(block_q6_K), "ggml's Q6_K has changed");
-static_assert(sizeof(few_columns::BlockQ8_K) == sizeof(block_q8_K), "ggml's Q8_K has changed");
-static_assert(sizeof(few_columns::BlockQ4_0x8) == sizeof(block_q4_0x8), "ggml's repacked Q4_0 has changed");
-static_assert(sizeof(few_columns::BlockQ4_Kx8) == sizeof(block_q4_Kx8), "ggml's repacked Q4_K has changed");
+constexpr int MAX_PAIRS = 512;     // columns and experts that they chose
+constexpr int MAX_EXPERTS = 1024;
 
 // A product that is computed here.
 struct Product {
@@ -40,119 +32,133 @@ struct Product {
     Panel panel;
     int64_t k;
     int64_t rows;
-    int columns;
-    size_t panel_bytes;
+    int experts;  // matrices, of which some may have no columns
+    int columns;  // of all matrices together
+    size_t panel_bytes;  // at most
 };
 
-bool plain_weights(enum ggml_type type, Weights & weights) {
-    switch (type) {
-        case GGML_TYPE_Q8_0: weights = Weights::Q8_0; return true;
-        case GGML_TYPE_Q4_0: weights = Weights::Q4_0; return true;
-        case GGML_TYPE_Q4_K: weights = Weights::Q4_K; return true;
-        case GGML_TYPE_Q5_K: weights = Weights::Q5_K; return true;
-        case GGML_TYPE_Q6_K: weights = Weights::Q6_K; return true;
-        case GGML_TYPE_F16: weights = Weights::F16; return true;
-        case GGML_TYPE_BF16: weights = Weights::BF16; return true;
-        default: return false;
-    }
+char * at(const struct ggml_tensor * tensor, int64_t i1, int64_t i2) {
+    return static_cast<char *>(tensor->data) + static_cast<size_t>(i1) * tensor->nb[1] +
+           static_cast<size_t>(i2) * tensor->nb[2];
 }
 
-#ifdef GGML_USE_CPU_REPACK
+bool few(int64_t columns) { return columns >= few_columns::MIN_COLUMNS && columns <= few_columns::MAX_COLUMNS; }
 
-// Whether traits are those of a block type with 8 rows interleaved by 8 bytes. Their class is private to repack.cpp,
-// so it goes by the name of the type: g++ and clang write template arguments as l or x, MSVC in words.
-bool interleaved_by_8(const ggml::cpu::tensor_traits * traits, const char * mangled, const char * plain) {
-    const char * name = typeid(*traits).name();
-    if (const char * found = std::strstr(name, mangled)) {
-        const char * arguments = found + std::strlen(mangled);
-        return std::strncmp(arguments, "Ll8ELl8E", 8) == 0 || std::strncmp(arguments, "Lx8ELx8E", 8) == 0;
+// Whether the shapes of an operation are those of a product that is computed here, and how many columns it has.
+bool count_columns(const struct ggml_tensor * op, Product & product) {
+    const struct ggml_tensor * weights = op->src[0];
+    const struct ggml_tensor * columns = op->src[1];
+    if (op->op == GGML_OP_MUL_MAT) {
+        product.experts = 1;
+        product.columns = static_cast<int>(std::min<int64_t>(columns->ne[1], few_columns::MAX_COLUMNS + 1));
+        return few(columns->ne[1]) && ggml_n_dims(weights) <= 2 && ggml_n_dims(columns) <= 2;
     }
-    return std::strstr(name, plain) != nullptr;
-}
-
-bool repacked_weights(const struct ggml_tensor * tensor, Weights & weights) {
-    const auto * traits = static_cast<const ggml::cpu::tensor_traits *>(tensor->extra);
-    if (traits == nullptr || tensor->ne[1] % 8 != 0) {
-        return false;
-    }
-    // The traits are single objects: once recognized, a comparison of addresses is enough.
-    static std::atomic<const void *> known_q4_0, known_q4_K;
-    auto is = [&](std::atomic<const void *> & known, const char * mangled, const char * plain) {
-        if (known.load(std::memory_order_relaxed) == traits) {
-            return true;
-        }
-        if (!interleaved_by_8(traits, mangled, plain)) {
+    if (op->op == GGML_OP_MUL_MAT_ID) {
+        const struct ggml_tensor * ids = op->src[2];
+        if (!few(ids->ne[1]) || ids->ne[0] > MAX_PAIRS / ids->ne[1] || weights->ne[2] > MAX_EXPERTS) {
             return false;
         }
-        known.store(traits, std::memory_order_relaxed);
-        return true;
-    };
-    if (tensor->type == GGML_TYPE_Q4_0 && is(known_q4_0, "10block_q4_0", "block_q4_0,8,8")) {
-        weights = Weights::Q4_0x8;
-        return true;
-    }
-    if (tensor->type == GGML_TYPE_Q4_K && is(known_q4_K, "10block_q4_K", "block_q4_K,8,8")) {
-        weights = Weights::Q4_Kx8;
-        return true;
+        product.experts = static_cast<int>(weights->ne[2]);
+        product.columns = static_cast<int>(ids->ne[0] * ids->ne[1]);
+        return ids->type == GGML_TYPE_I32 && weights->ne[3] == 1 && columns->ne[3] == 1;
     }
     return false;
 }
 
-#endif
-
-bool find_weights(const struct ggml_tensor * tensor, Weights & weights) {
-    const ggml_backend_buffer_t buffer = tensor->view_src != nullptr ? tensor->view_src->buffer : tensor->buffer;
-#ifdef GGML_USE_CPU_REPACK
-    if (buffer != nullptr && buffer->buft == ggml_backend_cpu_repack_buffer_type()) {
-        return tensor->view_src == nullptr && repacked_weights(tensor, weights);
-    }
-#endif
-    if (tensor->extra != nullptr) {
-        return false;
-    }
-    return (buffer == nullptr || ggml_backend_buffer_is_host(buffer)) && plain_weights(tensor->type, weights);
+// Whether ggml computes as many columns of halves at once, and as halves, which is faster: on ARM it does from 8 on.
+bool is_faster_in_ggml(const struct ggml_tensor * op, const Product & product) {
+    return op->op == GGML_OP_MUL_MAT && product.weights == Weights::F16 && product.columns >= 8 &&
+           ggml_cpu_has_fp16_va();
 }
 
 bool plan(const struct ggml_tensor * op, Product & product) {
-    if (op->op != GGML_OP_MUL_MAT) {
+    if (!count_columns(op, product)) {
         return false;
     }
     const struct ggml_tensor * weights = op->src[0];
     const struct ggml_tensor * columns = op->src[1];
-    if (columns->ne[1] < few_columns::MIN_COLUMNS || columns->ne[1] > few_columns::MAX_COLUMNS) {
-        return false;
-    }
-    const bool two_dimensions = ggml_n_dims(weights) <= 2 && ggml_n_dims(columns) <= 2;
     const bool floats = columns->type == GGML_TYPE_F32 && op->type == GGML_TYPE_F32;
-    if (!two_dimensions || !floats || ggml_get_op_params_i32(op, 1) != GGML_HINT_NONE) {
+    if (!floats || ggml_get_op_params_i32(op, 1) != GGML_HINT_NONE || ggml_is_numa()) {
         return false;
     }
     if (columns->nb[0] != sizeof(float) || op->nb[0] != sizeof(float) || op->nb[1] % sizeof(float) != 0 ||
-        weights->nb[0] != ggml_type_size(weights->type) || ggml_is_numa()) {
+        op->nb[2] % sizeof(float) != 0 || weights->nb[0] != ggml_type_size(weights->type)) {
         return false;
     }
-    if (!find_weights(weights, product.weights) || !few_columns::supported(product.weights, weights->ne[0])) {
+    if (!few_columns::find_weights(weights, product.weights) ||
+        !few_columns::supported(product.weights, weights->ne[0]) || is_faster_in_ggml(op, product)) {
         return false;
     }
     product.panel = few_columns::format(product.weights).panel;
     product.k = weights->ne[0];
     product.rows = weights->ne[1];
-    product.columns = static_cast<int>(columns->ne[1]);
-    product.panel_bytes = few_columns::panel_bytes(product.panel, product.k, product.columns);
+    // Columns that share a panel take less than each of them alone; with experts none may.
+    const int alone = product.experts == 1 ? 1 : product.columns;
+    product.panel_bytes = few_columns::panel_bytes(product.panel, product.k, product.columns / alone) *
+                          static_cast<size_t>(alone);
     return true;
 }
 
-// Quantize `count` blocks of a column as ggml does for the same weights, and put them into the panel.
-void pack(const struct ggml_tensor * op, const Product & product, int column, int64_t first, int64_t count,
-          char * panel) {
-    const int block_size = few_columns::format(product.weights).block_size;
+// One of the matrices, and its columns.
+struct Matrix {
+    const char * weights;
+    char * panel;
+    int first;
+    int count;
+};
+
+// The matrices that have columns, and all columns in their order: where the values are and where results go.
+struct Arrangement {
+    int matrices;
+    Matrix matrix[MAX_PAIRS];
+    int matrix_of[MAX_PAIRS];
+    const float * values[MAX_PAIRS];
+    float * results[MAX_PAIRS];
+};
+
+void arrange(const struct ggml_tensor * op, const Product & product, char * panel, Arrangement & out) {
     const struct ggml_tensor * columns = op->src[1];
-    const float * values = reinterpret_cast<const float *>(static_cast<const char *>(columns->data) +
-                                                           static_cast<size_t>(column) * columns->nb[1]) +
-                           first * block_size;
-    const enum ggml_type stored = ggml_get_type_traits_cpu(op->src[0]->type)->vec_dot_type;
+    const struct ggml_tensor * ids = op->op == GGML_OP_MUL_MAT_ID ? op->src[2] : nullptr;
+    const int used = ids ? static_cast<int>(ids->ne[0]) : 1;
+    auto expert_of = [&](int i) {
+        const int expert = ids ? *reinterpret_cast<const int32_t *>(at(ids, i / used, 0) + ids->nb[0] * (i % used)) : 0;
+        GGML_ASSERT(expert >= 0 && expert < product.experts);
+        return expert;
+    };
+    int next[MAX_EXPERTS];  // first the number of columns of each expert, then where its next one goes
+    std::fill(next, next + product.experts, 0);
+    for (int i = 0; i < product.columns; i++) {
+        next[expert_of(i)]++;
+    }
+    out.matrices = 0;
+    for (int expert = 0, first = 0; expert < product.experts; expert++) {
+        const int count = next[expert];
+        next[expert] = first;
+        if (count > 0) {
+            out.matrix[out.matrices] = {at(op->src[0], 0, expert), panel, first, count};
+            std::fill(out.matrix_of + first, out.matrix_of + first + count, out.matrices);
+            out.matrices++;
+            first += count;
+            panel += few_columns::panel_bytes(product.panel, product.k, count);
+        }
+    }
+    for (int i = 0; i < product.columns; i++) {
+        const int place = next[expert_of(i)]++;
+        const int token = i / used, slot = i % used;
+        const char * values = ids ? at(columns, slot % columns->ne[1], token) : at(columns, i, 0);
+        out.values[place] = reinterpret_cast<const float *>(values);
+        out.results[place] = reinterpret_cast<float *>(ids ? at(op, slot, token) : at(op, i, 0));
+    }
+}
+
+// Quantize `count` blocks of a column as ggml does for the same weights, and put them into the panel of its matrix.
+void pack(enum ggml_type type, const Product & product, const Matrix & matrix, int column, const float * values,
+          int64_t first, int64_t count) {
+    const int block_size = few_columns::format(product.weights).block_size;
+    const enum ggml_type stored = ggml_get_type_traits_cpu(type)->vec_dot_type;
     const ggml_from_float_t quantize = ggml_get_type_traits_cpu(stored)->from_float;
     constexpr int AT_ONCE = 256;  // values
+    values += first * block_size;
     while (count > 0) {
         const int64_t blocks = std::min<int64_t>(count, AT_ONCE / block_size);
         const int64_t n = blocks * block_size;
@@ -161,9 +167,9 @@ void pack(const struct ggml_tensor * op, const Product & product, int column, in
         if (product.panel == Panel::FLOATS) {
             float floats[AT_ONCE];
             ggml_get_type_traits(stored)->to_float(quantized, floats, n);
-            few_columns::pack(product.panel, product.k, product.columns, column, first, blocks, floats, panel);
+            few_columns::pack(product.panel, product.k, matrix.count, column, first, blocks, floats, matrix.panel);
         } else {
-            few_columns::pack(product.panel, product.k, product.columns, column, first, blocks, quantized, panel);
+            few_columns::pack(product.panel, product.k, matrix.count, column, first, blocks, quantized, matrix.panel);
         }
         values += n;
         first += blocks;
@@ -171,18 +177,33 @@ void pack(const struct ggml_tensor * op, const Product & product, int column, in
     }
 }
 
-void compute(const struct ggml_compute_params * params, struct ggml_tensor * op, const Product & product) {
-    const few_columns::Format & form = few_columns::format(product.weights);
-    char * panel = reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(params->wdata) + 31) / 32 * 32);
+char * aligned(void * memory) {
+    constexpr uintptr_t last = few_columns::PANEL_ALIGNMENT - 1;
+    return reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(memory) + last) & ~last);
+}
+
+// Whether reading a matrix once for all its columns makes up for what ggml does better with a single one: measured, from
+// 5 columns for 4 matrices on. One matrix has at least two.
+bool is_worth_it(const Product & product, const Arrangement & all) { return 4 * product.columns >= 5 * all.matrices; }
+
+// False when nothing was done, in all threads alike.
+bool compute(const struct ggml_compute_params * params, struct ggml_tensor * op, const Product & product) {
+    const struct ggml_tensor * weights = op->src[0];
     const int64_t ith = params->ith, nth = params->nth;
+    Arrangement all;
+    arrange(op, product, aligned(params->wdata), all);
+    if (!is_worth_it(product, all)) {
+        return false;
+    }
 
     // Each thread packs an equal share of all blocks, in the order of the columns.
-    const int64_t blocks = product.k / form.block_size;
+    const int64_t blocks = product.k / few_columns::format(product.weights).block_size;
     const int64_t end = blocks * product.columns * (ith + 1) / nth;
     for (int64_t i = blocks * product.columns * ith / nth; i < end;) {
-        const int64_t first = i % blocks;
+        const int64_t column = i / blocks, first = i % blocks;
         const int64_t count = std::min(blocks - first, end - i);
-        pack(op, product, static_cast<int>(i / blocks), first, count, panel);
+        const Matrix & matrix = all.matrix[all.matrix_of[column]];
+        pack(weights->type, product, matrix, static_cast<int>(column) - matrix.first, all.values[column], first, count);
         i += count;
     }
     if (ith == 0) {
@@ -191,15 +212,33 @@ void compute(const struct ggml_compute_params * params, struct ggml_tensor * op,
     ggml_barrier(params->threadpool);
 
     // Chunks of rows, taken one by one, so that a thread that gets less of its core does less.
-    const int64_t share = (product.rows + 8 * nth - 1) / (8 * nth);
+    const int64_t share = (product.rows * all.matrices + 8 * nth - 1) / (8 * nth);
     const int64_t chunk = std::min<int64_t>(std::max<int64_t>((share + 7) / 8 * 8, 8), 256);
-    const int64_t chunks = (product.rows + chunk - 1) / chunk;
-    const struct ggml_tensor * weights = op->src[0];
-    for (int64_t i = ith; i < chunks; i = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-        few_columns::multiply(product.weights, product.k, product.columns, static_cast<const char *>(weights->data),
-                              weights->nb[1], i * chunk, std::min(product.rows, (i + 1) * chunk), panel,
-                              static_cast<float *>(op->data), static_cast<int64_t>(op->nb[1] / sizeof(float)));
+    const int64_t chunks = (product.rows + chunk - 1) / chunk;  // of each matrix
+    for (int64_t i = ith; i < chunks * all.matrices; i = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        const Matrix & matrix = all.matrix[i / chunks];
+        const int64_t row = i % chunks * chunk;
+        few_columns::multiply(product.weights, product.k, matrix.count, matrix.weights, weights->nb[1], row,
+                              std::min(product.rows, row + chunk), matrix.panel, all.results + matrix.first);
     }
+    return true;
+}
+
+// What ggml takes for the same operation: with the reference implementation it computes all products, and some with
+// experts are left to it.
+size_t work_size_of_ggml(int n_threads, const struct ggml_tensor * op, const Product & product) {
+    size_t size = 0;
+    if (few_columns_next_work_size(n_threads, op, &size)) {
+        return size;
+    }
+    const enum ggml_type stored = ggml_get_type_traits_cpu(op->src[0]->type)->vec_dot_type;
+    const size_t columns = ggml_row_size(stored, ggml_nelements(op->src[1]));
+    if (op->op == GGML_OP_MUL_MAT) {
+        return columns;
+    }
+    // A count, a cache line and a list of pairs of int32 for each expert, and what lies between for alignment.
+    const size_t lists = static_cast<size_t>(product.experts) * (8 + 64 + 8 * static_cast<size_t>(product.columns));
+    return columns + lists + 256 + ggml_tiled_wdata_size(n_threads, const_cast<struct ggml_tensor *>(op));
 }
 
 }  // namespace
@@ -211,9 +250,8 @@ bool ggml_cpu_extra_compute_forward(struct ggml_compute_params * params, struct 
     if (params->use_ref || !plan(op, product)) {
         return few_columns_next_compute_forward(params, op);
     }
-    GGML_ASSERT(params->wsize >= product.panel_bytes + 31);
-    compute(params, op, product);
-    return true;
+    GGML_ASSERT(params->wsize >= product.panel_bytes + few_columns::PANEL_ALIGNMENT - 1);
+    return compute(params, op, product) || few_columns_next_compute_forward(params, op);
 }
 
 bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor * op, size_t * size) {
@@ -221,10 +259,8 @@ bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor * op, size
     if (!plan(op, product)) {
         return few_columns_next_work_size(n_threads, op, size);
     }
-    // With the reference implementation ggml computes this product, and quantizes its columns in the same memory.
-    const enum ggml_type stored = ggml_get_type_traits_cpu(op->src[0]->type)->vec_dot_type;
-    const size_t reference = ggml_row_size(stored, ggml_nelements(op->src[1]));
-    *size = std::max(product.panel_bytes + 31, reference);
+    const size_t own = product.panel_bytes + few_columns::PANEL_ALIGNMENT - 1;
+    *size = std::max(own, work_size_of_ggml(n_threads, op, product));
     return true;
 }
 

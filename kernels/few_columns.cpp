@@ -11,23 +11,46 @@
 
 namespace few_columns {
 
+namespace {
+
+constexpr Format halves(Panel panel) {
+    const int block_size = layout(panel).block_size;
+    return {panel, block_size, sizeof(half) * static_cast<size_t>(block_size), 1};
+}
+
+Kernel kernel(Weights weights, int width) {
+    static const Kernels * const all[N_WEIGHTS] = {
+        &Q8_0_KERNELS,        &Q4_0_KERNELS,        &Q4_K_KERNELS,        &Q5_K_KERNELS,        &Q6_K_KERNELS,
+        &F16_KERNELS,         &BF16_KERNELS,        &Q8_0X4_BY_4_KERNELS, &Q8_0X4_BY_8_KERNELS, &Q4_0X4_BY_4_KERNELS,
+        &Q4_0X4_BY_8_KERNELS, &Q4_0X8_BY_8_KERNELS, &Q4_KX8_BY_4_KERNELS, &Q4_KX8_BY_8_KERNELS,
+    };
+    return all[static_cast<int>(weights)]->of_width[width];
+}
+
+}  // namespace
+
 const Format & format(Weights weights) {
-    static const Format formats[] = {
-        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 1},          // Q8_0
-        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 1},          // Q4_0
-        {Panel::BYTES_32_SUMS, 32, sizeof(BlockQ4_0), 8},     // Q4_0x8
-        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 1},        // Q4_K
-        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 8},        // Q4_Kx8
-        {Panel::BYTES_256, 256, sizeof(BlockQ5_K), 1},        // Q5_K
-        {Panel::BYTES_256_FINE, 256, sizeof(BlockQ6_K), 1},   // Q6_K
-        {Panel::FLOATS, 8, 16, 1},                            // F16
-        {Panel::FLOATS, 8, 16, 1},                            // BF16
+    static constexpr Format formats[N_WEIGHTS] = {
+        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 1},
+        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 1},
+        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 1},
+        {Panel::BYTES_256, 256, sizeof(BlockQ5_K), 1},
+        {Panel::BYTES_256_FINE, 256, sizeof(BlockQ6_K), 1},
+        halves(Panel::FLOATS),
+        halves(HALVES_AT_ONCE > 0 ? Panel::HALVES : Panel::FLOATS),
+        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 4},
+        {Panel::BYTES_32, 32, sizeof(BlockQ8_0), 4},
+        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 4},
+        {Panel::BYTES_32, 32, sizeof(BlockQ4_0), 4},
+        {Panel::BYTES_32_SUMS, 32, sizeof(BlockQ4_0), 8},
+        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 8},
+        {Panel::BYTES_256, 256, sizeof(BlockQ4_K), 8},
     };
     return formats[static_cast<int>(weights)];
 }
 
 bool supported(Weights weights, int64_t k) {
-    return FEW_COLUMNS_AVX2 != 0 && k > 0 && k % format(weights).block_size == 0;
+    return kernel(weights, 1) != nullptr && k > 0 && k % format(weights).block_size == 0;
 }
 
 namespace {
@@ -47,24 +70,40 @@ void put_scale(char * block, int column, int width, float scale) {
     }
 }
 
-void pack_32(const Layout & parts, char * out, int column, int width, const BlockQ8_0 & block) {
-#if FEW_COLUMNS_AVX2
+// -8 times the sums of what meets each lane of the products' sums: an int32 lane has 4 of 8 values, an int16 lane 2.
+template <class T> void pack_sums(char * out, const BlockQ8_0 & block) {
+    T sums[8 / sizeof(T)] = {};
+    for (int i = 0; i < 32; i++) {
+        T & sum = sums[i % 8 / static_cast<int>(sizeof(T))];
+        sum = static_cast<T>(sum - 8 * block.qs[i]);
+    }
+    std::memcpy(out, sums, sizeof sums);
+}
+
+void pack_32(Panel panel, char * out, int column, int width, const BlockQ8_0 & block) {
+    const Layout parts = layout(panel);
+#if FEW_COLUMNS_SIMD
     put_scale(out, column, width, to_float(block.d));
 #endif
-    std::memcpy(out + parts.values + parts.column * static_cast<size_t>(column), block.qs, sizeof block.qs);
-    if (parts.sums != 0) {
-        int16_t * sums = reinterpret_cast<int16_t *>(out + parts.sums) + 4 * column;
-        for (int lane = 0; lane < 4; lane++) {
-            int sum = 0;
-            for (int i = 2 * lane; i < 32; i += 8) {
-                sum += block.qs[i] + block.qs[i + 1];
-            }
-            sums[lane] = static_cast<int16_t>(-8 * sum);
+    char * values = out + parts.values + parts.column * static_cast<size_t>(column);
+    if (panel == Panel::BYTES_32) {
+        for (int i = 0; i < 32; i++) {
+            values[i] = static_cast<char>(block.qs[i] + COLUMN_OFFSET);
         }
+        return;
+    }
+    std::memcpy(values, block.qs, sizeof block.qs);
+    char * sums = out + parts.sums + 8 * column;
+    if (SUMS_ARE_INT32) {
+        pack_sums<int32_t>(sums, block);
+    } else {
+        pack_sums<int16_t>(sums, block);
     }
 }
 
-void pack_256(const Layout & parts, bool fine, char * out, int column, int width, const BlockQ8_K & block) {
+void pack_256(Panel panel, char * out, int column, int width, const BlockQ8_K & block) {
+    const Layout parts = layout(panel);
+    const bool fine = panel == Panel::BYTES_256_FINE;
     put_scale(out, column, width, block.d);
     std::memcpy(out + parts.values + parts.column * static_cast<size_t>(column), block.qs, sizeof block.qs);
     int16_t * sums = reinterpret_cast<int16_t *>(out + parts.sums);
@@ -78,19 +117,6 @@ void pack_256(const Layout & parts, bool fine, char * out, int column, int width
             std::fill(target + 2 * width, target + 2 * GROUP, static_cast<int16_t>(0));
         }
     }
-}
-
-Kernel kernel(Weights weights, int width) {
-#if FEW_COLUMNS_AVX2
-    static const Kernels * const all[] = {&Q8_0_KERNELS, &Q4_0_KERNELS, &Q4_0X8_KERNELS,
-                                          &Q4_K_KERNELS, &Q4_KX8_KERNELS, &Q5_K_KERNELS,
-                                          &Q6_K_KERNELS, &F16_KERNELS, &BF16_KERNELS};
-    return all[static_cast<int>(weights)]->of_width[width];
-#else
-    static_cast<void>(weights);
-    static_cast<void>(width);
-    return nullptr;
-#endif
 }
 
 }  // namespace
@@ -121,23 +147,23 @@ void pack(Panel panel, int64_t k, int columns, int column, int64_t first, int64_
         switch (panel) {
             case Panel::BYTES_32:
             case Panel::BYTES_32_SUMS:
-                pack_32(parts, out, own, width, static_cast<const BlockQ8_0 *>(blocks)[i]);
+                pack_32(panel, out, own, width, static_cast<const BlockQ8_0 *>(blocks)[i]);
                 break;
             case Panel::BYTES_256:
             case Panel::BYTES_256_FINE:
-                pack_256(parts, panel == Panel::BYTES_256_FINE, out, own, width,
-                         static_cast<const BlockQ8_K *>(blocks)[i]);
+                pack_256(panel, out, own, width, static_cast<const BlockQ8_K *>(blocks)[i]);
                 break;
             case Panel::FLOATS:
-                std::memcpy(out + parts.column * static_cast<size_t>(own), static_cast<const float *>(blocks) + 8 * i,
-                            parts.column);
+            case Panel::HALVES:
+                std::memcpy(out + parts.column * static_cast<size_t>(own),
+                            static_cast<const char *>(blocks) + parts.column * static_cast<size_t>(i), parts.column);
                 break;
         }
     }
 }
 
 void multiply(Weights weights, int64_t k, int columns, const char * data, size_t row_bytes, int64_t first,
-              int64_t last, const char * panel, float * result, int64_t stride) {
+              int64_t last, const char * panel, float * const * results) {
     const Format & form = format(weights);
     const Layout parts = layout(form.panel);
     const Groups groups(form.panel, columns);
@@ -147,9 +173,8 @@ void multiply(Weights weights, int64_t k, int columns, const char * data, size_t
         const char * columns_of_group = panel;
         for (int group = 0; group < groups.count; group++) {
             const int width = groups.width(group);
-            kernel(weights, width)({blocks, data + static_cast<size_t>(row) * row_bytes, row_bytes,
-                                    std::min(at_once, last - row), columns_of_group,
-                                    result + groups.start(group) * stride + row, stride});
+            kernel(weights, width)({blocks, data, row_bytes, row, std::min(last, row + at_once), columns_of_group,
+                                    results + groups.start(group)});
             columns_of_group += group_bytes(parts, blocks, width);
         }
     }

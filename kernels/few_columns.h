@@ -10,16 +10,21 @@
 
 namespace few_columns {
 
+// One column is computed, too, but it is worth it only beside others: for one of several experts.
 constexpr int MIN_COLUMNS = 2;
 constexpr int MAX_COLUMNS = 16;
 // The most columns that share one pass over a row. More are groups, and the next pass finds the row in the cache.
 constexpr int GROUP = 8;
 
-// How weights are stored. In the x8 formats eight rows are interleaved, eight bytes of each in turn.
-enum class Weights { Q8_0, Q4_0, Q4_0x8, Q4_K, Q4_Kx8, Q5_K, Q6_K, F16, BF16 };
+// How weights are stored. In the x4 and x8 formats as many rows are interleaved, 4 or 8 bytes of each in turn.
+enum class Weights {
+    Q8_0, Q4_0, Q4_K, Q5_K, Q6_K, F16, BF16,
+    Q8_0x4_BY_4, Q8_0x4_BY_8, Q4_0x4_BY_4, Q4_0x4_BY_8, Q4_0x8_BY_8, Q4_Kx8_BY_4, Q4_Kx8_BY_8,
+};
+constexpr int N_WEIGHTS = 14;
 
-// How a panel stores columns: bytes with a scale for 32 or for 256 of them, or floats.
-enum class Panel { BYTES_32, BYTES_32_SUMS, BYTES_256, BYTES_256_FINE, FLOATS };
+// How a panel stores columns: bytes with a scale for 32 or for 256 of them, floats, or BF16.
+enum class Panel { BYTES_32, BYTES_32_SUMS, BYTES_256, BYTES_256_FINE, FLOATS, HALVES };
 
 struct Format {
     Panel panel;
@@ -28,34 +33,22 @@ struct Format {
     int rows;                // rows that are computed together: a part begins and ends at a multiple
 };
 
-// The groups of `columns`, as even as they can be; each has at least two.
-struct Groups {
-    explicit constexpr Groups(Panel panel, int columns)
-        : count((columns + most(panel) - 1) / most(panel)), columns(columns) {}
-    // Twice six sums, for two rows, and what they are computed from fit 16 registers.
-    static constexpr int most(Panel panel) { return panel == Panel::FLOATS ? 6 : GROUP; }
-    constexpr int start(int group) const { return columns * group / count; }
-    constexpr int width(int group) const { return start(group + 1) - start(group); }
-
-    int count;
-    int columns;
-};
-
 const Format & format(Weights weights);
 
 // Whether this build has a kernel for `weights` with rows of `k` values.
 bool supported(Weights weights, int64_t k);
 
-// Bytes of a panel; it must be aligned to 32 bytes.
+// Bytes of a panel, which must be aligned to PANEL_ALIGNMENT.
+constexpr size_t PANEL_ALIGNMENT = 64;
 size_t panel_bytes(Panel panel, int64_t k, int columns);
 
 // Put `count` blocks of one column, from block `first` on, into the panel. `blocks` are, one after the other, ggml's
-// Q8_0 blocks (BYTES_32, BYTES_32_SUMS), Q8_K blocks (BYTES_256, BYTES_256_FINE) or floats (FLOATS).
+// Q8_0 blocks (BYTES_32, BYTES_32_SUMS), Q8_K blocks (BYTES_256, BYTES_256_FINE), floats (FLOATS) or BF16 (HALVES).
 void pack(Panel panel, int64_t k, int columns, int column, int64_t first, int64_t count, const void * blocks,
           char * out);
 
-// Compute rows [first, last) of the product: `result[column * stride + row]`. A row of `weights` has `row_bytes`.
+// Compute rows [first, last) of the product: `results[column][row]`. A row of `weights` has `row_bytes`.
 void multiply(Weights weights, int64_t k, int columns, const char * data, size_t row_bytes, int64_t first,
-              int64_t last, const char * panel, float * result, int64_t stride);
+              int64_t last, const char * panel, float * const * results);
 
 }  // namespace few_columns

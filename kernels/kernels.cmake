@@ -10,7 +10,9 @@ function(few_columns_add target)
         ${FEW_COLUMNS_DIR}/dispatch.cpp
         ${FEW_COLUMNS_DIR}/few_columns.cpp
         ${FEW_COLUMNS_DIR}/halves.cpp
-        ${FEW_COLUMNS_DIR}/interleaved.cpp)
+        ${FEW_COLUMNS_DIR}/interleaved_arm.cpp
+        ${FEW_COLUMNS_DIR}/interleaved_x86.cpp
+        ${FEW_COLUMNS_DIR}/weights.cpp)
     set_source_files_properties(
         ${source_dir}/ggml-cpu/traits.cpp
         TARGET_DIRECTORY ${target}

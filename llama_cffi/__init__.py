@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from llama_cffi.core.context import Context
     from llama_cffi.core.context_options import ContextOptions
     from llama_cffi.core.control_vector import ControlVector
+    from llama_cffi.core.embedding_batch import EmbeddingBatch
     from llama_cffi.core.gguf import GGUFFile
+    from llama_cffi.core.media.audio import Audio
+    from llama_cffi.core.media.chunk import MediaChunk
+    from llama_cffi.core.media.image import Image
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.memory import Memory
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.memory_estimate import MemoryEstimate, estimate_memory
@@ -62,6 +67,7 @@ _HOME = {
     "AsyncChatSession": "aio.session",
     "AsyncLlama": "aio.llama",
     "AsyncStream": "aio.stream",
+    "Audio": "core.media.audio",
     "Batch": "core.batch",
     "ChatSession": "chat_session",
     "Chunk": "reply.completion",
@@ -70,11 +76,13 @@ _HOME = {
     "ContextOptions": "core.context_options",
     "ControlVector": "core.control_vector",
     "DraftModel": "engine.draft_model",
+    "EmbeddingBatch": "core.embedding_batch",
     "Embeddings": "reply.vectors",
     "Engine": "engine.engine",
     "EngineSnapshot": "engine.snapshot",
     "FinishReason": "reply.completion",
     "GGUFFile": "core.gguf",
+    "Image": "core.media.image",
     "JsonSchema": "grammar.values",
     "Label": "reply.vectors",
     "Lark": "grammar.values",
@@ -82,6 +90,7 @@ _HOME = {
     "Llama": "llama",
     "LlamaCffiError": "errors",
     "LoraAdapter": "core.adapter",
+    "MediaChunk": "core.media.chunk",
     "Memory": "core.memory",
     "MemoryBreakdown": "core.memory_breakdown",
     "MemoryEstimate": "core.memory_estimate",
@@ -89,6 +98,7 @@ _HOME = {
     "ModelOptions": "core.model_options",
     "Outputs": "core.outputs",
     "Perplexity": "reply.scores",
+    "Projector": "core.media.projector",
     "PromptCache": "engine.prompt_cache",
     "PromptLookup": "engine.drafters",
     "QuantizeOptions": "core.quantize",
@@ -126,6 +136,7 @@ __all__ = [
     "AsyncChatSession",
     "AsyncLlama",
     "AsyncStream",
+    "Audio",
     "Batch",
     "ChatSession",
     "Chunk",
@@ -134,11 +145,13 @@ __all__ = [
     "ContextOptions",
     "ControlVector",
     "DraftModel",
+    "EmbeddingBatch",
     "Embeddings",
     "Engine",
     "EngineSnapshot",
     "FinishReason",
     "GGUFFile",
+    "Image",
     "JsonSchema",
     "Label",
     "Lark",
@@ -146,6 +159,7 @@ __all__ = [
     "Llama",
     "LlamaCffiError",
     "LoraAdapter",
+    "MediaChunk",
     "Memory",
     "MemoryBreakdown",
     "MemoryEstimate",
@@ -153,6 +167,7 @@ __all__ = [
     "ModelOptions",
     "Outputs",
     "Perplexity",
+    "Projector",
     "PromptCache",
     "PromptLookup",
     "QuantizeOptions",

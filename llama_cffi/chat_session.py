@@ -14,7 +14,8 @@ from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.shown import shown
 from llama_cffi.errors import BusyError, MessageError
 from llama_cffi.options import ChatOptions, ReplyOptions, RunOptions, ToolOptions, check_options
-from llama_cffi.prompt.messages import Message, check_history, check_messages
+from llama_cffi.prompt.media_parts import messages_as_json
+from llama_cffi.prompt.messages import Content, Message, check_history, check_messages
 from llama_cffi.reply.completion import FinishReason
 from llama_cffi.spec import ToolsSpec
 from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
@@ -78,7 +79,7 @@ class Conversation(ProcessBound, Generic[C]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._messages)} messages>"
 
-    def _asked(self, text: str | None, role: str) -> list[dict[str, Any]]:
+    def _asked(self, text: Content | None, role: str) -> list[dict[str, Any]]:
         """The conversation with one more message, unless there is none."""
         return self.messages if text is None else [*self._messages, *check_messages([{"role": role, "content": text}])]
 
@@ -91,12 +92,12 @@ class Conversation(ProcessBound, Generic[C]):
             self._messages = [*asked, reply.message]
         return chunk
 
-    def _tools_spec(self, text: str, options: ToolOptions) -> ToolsSpec:
+    def _tools_spec(self, text: Content, options: ToolOptions) -> ToolsSpec:
         return ToolsSpec(self._asked(text, "user"), cast("ToolOptions", {**self._options, **options}))
 
-    def _said(self, text: str, messages: list[dict[str, Any]]) -> None:
+    def _said(self, text: Content, messages: list[dict[str, Any]]) -> None:
         """Add a message of the user and everything that was said then."""
-        self._messages = [*self._messages, {"role": "user", "content": text}, *messages]
+        self._messages = [*self._asked(text, "user"), *messages]
 
     def add(self, message: Message) -> None:
         """Add a message without asking for a reply."""
@@ -130,8 +131,9 @@ class Conversation(ProcessBound, Generic[C]):
     # -- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the messages as JSON; an existing file is replaced atomically."""
-        data = json.dumps({"format": _FORMAT, "messages": self._messages}, ensure_ascii=False, indent=1)
+        """Write the messages as JSON, images and sounds with their data; an existing file is replaced atomically."""
+        messages = messages_as_json(self._messages)
+        data = json.dumps({"format": _FORMAT, "messages": messages}, ensure_ascii=False, indent=1)
         with replacement(check_path("path", path)) as part:
             part.write_text(data + "\n", encoding="utf-8")
 
@@ -157,32 +159,33 @@ class ChatSession(Conversation[Chatter]):
 
     @overload
     def chat(
-        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
     ) -> Reply[T]: ...
 
     @overload
-    def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply: ...
+    def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply: ...
 
-    def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
+    def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
         """Add a message and the reply to it, and return the reply.
 
-        Without a text, the reply is to the last message, such as the result of a tool that was added. Raises the errors
-        of :meth:`Llama.chat`, and then leaves the conversation unchanged; a cancelled reply is not added.
+        The message is a text, or a list of texts, images and sounds. Without one, the reply is to the last message,
+        such as the result of a tool that was added. Raises the errors of :meth:`Llama.chat`, and then leaves the
+        conversation unchanged; a cancelled reply is not added.
         """
         return _last(self.stream_chat(text, role=role, **options))
 
     @overload
     def stream_chat(
-        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
     ) -> Iterator[ReplyChunk[T]]: ...
 
     @overload
     def stream_chat(
-        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
     ) -> Iterator[ReplyChunk]: ...
 
     def stream_chat(
-        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
     ) -> Iterator[ReplyChunk]:
         """Generate the reply as :meth:`chat` does, as an iterator of chunks; the messages are added with the last
         one."""
@@ -195,12 +198,12 @@ class ChatSession(Conversation[Chatter]):
             yield self._answered(asked, chunk)
 
     @overload
-    def run_tools(self, text: str, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
+    def run_tools(self, text: Content, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
 
     @overload
-    def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun: ...
+    def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun: ...
 
-    def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
+    def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun:
         """Generate replies and call the tools that they ask for; see :meth:`Llama.run_tools`.
 
         Everything said is added at the end. When anything is raised, the conversation is as before.
@@ -210,15 +213,15 @@ class ChatSession(Conversation[Chatter]):
         self._said(text, run.messages)
         return run
 
-    def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
+    def stream_tools(self, text: Content, **options: Unpack[ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
         """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
         return self._follow_loop(text, self._loop(text, options))
 
-    def _follow_loop(self, text: str, loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:
+    def _follow_loop(self, text: Content, loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:
         yield from loop
         self._said(text, loop.dialogue.messages)
 
-    def _loop(self, text: str, options: ToolOptions) -> ToolLoop:
+    def _loop(self, text: Content, options: ToolOptions) -> ToolLoop:
         spec = self._tools_spec(text, options)
         return ToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
 

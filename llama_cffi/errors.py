@@ -36,6 +36,7 @@
     ├── SamplerError (ValueError)           a sampler parameter out of range, or a chain that selects no token
     │   └── GrammarError                    a grammar that does not parse, or was violated
     ├── DraftError (ValueError)             a draft model that does not fit its target
+    ├── MediaError (ValueError)             an image or sound that is damaged, too large, or of an unknown kind
     ├── PromptError (ValueError)            a prompt that cannot be used
     │   ├── ContextOverflowError            prompt or output longer than the context allows
     │   │   └── TextTooLongError            a text that is too long to be embedded, ranked or classified
@@ -272,6 +273,10 @@ class DraftError(LlamaCffiError, ValueError):
     """A draft model whose vocabulary differs from that of its target model."""
 
 
+class MediaError(LlamaCffiError, ValueError):
+    """An image or a sound that cannot be used: of an unknown format, cut, damaged, too large, or refused by libmtmd."""
+
+
 class PromptError(LlamaCffiError, ValueError):
     """A prompt that cannot be used, for example an empty one."""
 
@@ -382,7 +387,7 @@ __all__ = [
     "AbortedError", "AdapterError", "BatchError", "BusyError", "ClosedError", "ContextError", "ContextOverflowError",
     "DecodeError", "DraftError", "EngineFailedError", "GrammarError", "HubCancelled", "HubChecksumError",
     "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError", "HubStorageError",
-    "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MemoryFullError", "MessageError",
+    "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MediaError", "MemoryFullError", "MessageError",
     "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
     "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError", "SamplerError", "SchemaError",
     "StaleViewError", "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError",

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.control_vector import ControlVector
+    from llama_cffi.core.media.audio import Audio
+    from llama_cffi.core.media.image import Image
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     Messages = str | Sequence[Message]
     Texts = list[str] | tuple[str, ...]
     Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
+    Mixed = list[str | Image | Audio]
+    Given = str | Tokens
 
 T = TypeVar("T")
 
@@ -83,16 +88,18 @@ class Llama(Closing, ProcessBound):
     def from_hub(cls, name: str, **options: Unpack[opt.HubOptions]) -> Self:
         """Download a model from the Hugging Face hub, unless the cache has it, and open it.
 
-        ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``. Raises the subclasses of
-        :class:`HubError`, :class:`UnsupportedError` if huggingface_hub is not installed, and the errors of the
-        constructor.
+        ``name`` is ``owner/repo``, ``owner/repo:Q4_K_M`` or ``owner/repo/path/file.gguf``; ``mmproj="auto"`` downloads
+        the projector of its repository too. Raises the subclasses of :class:`HubError`, :class:`UnsupportedError` if
+        huggingface_hub is not installed, and the errors of the constructor.
         """
-        from llama_cffi.hub import pull
+        from llama_cffi.hub import pull, pull_projector
 
         given = opt.check_options(opt.HubOptions, options)
-        wanted = {key: given.pop(key) for key in ("revision", "offline") if key in given}
-        path = pull(name, progress=given.pop("download_progress", None), **wanted)
-        return cls(path, **given)
+        wanted: dict[str, Any] = {key: given.pop(key) for key in ("revision", "offline") if key in given}
+        wanted["progress"] = given.pop("download_progress", None)
+        if given.get("mmproj") == "auto":
+            given["mmproj"] = pull_projector(name, **wanted)
+        return cls(pull(name, **wanted), **given)
 
     # -- text
 
@@ -144,9 +151,12 @@ class Llama(Closing, ProcessBound):
     ) -> list[Completion]: ...
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]
         self, prompt: Prompts, *, progress: Progress | None = None, **options: Unpack[opt.GenerateOptions]
     ) -> list[Completion]: ...
+
+    @overload
+    def generate(self, prompt: Mixed, **options: Unpack[opt.GenerateOptions]) -> Completion: ...
 
     @takes_options(opt.GenerateOptions)
     def generate(
@@ -160,6 +170,7 @@ class Llama(Closing, ProcessBound):
     ) -> Completion | list[Completion]:
         """Continue a prompt and return the completion; a list of prompts gives a list, computed together.
 
+        A list with an image or sound in it is one prompt: ``["What is in ", Image("cat.jpg"), "?"]``.
         Sampling is set with ``sampling=SamplingParams(...)`` or its fields (``temperature=0`` is greedy). In a list
         every prompt uses the same seed: each result equals that of the prompt alone, apart from rounding differences of
         batched arithmetic. ``n`` generates n completions of one prompt, which is computed once; completion i has the
@@ -179,7 +190,7 @@ class Llama(Closing, ProcessBound):
     @overload
     def map(
         self,
-        prompts: Iterable[str | Tokens],
+        prompts: Iterable[str | Tokens | Mixed],
         *,
         schema: type[T],
         progress: Progress | None = None,
@@ -189,7 +200,7 @@ class Llama(Closing, ProcessBound):
     @overload
     def map(
         self,
-        prompts: Iterable[str | Tokens],
+        prompts: Iterable[str | Tokens | Mixed],
         *,
         progress: Progress | None = None,
         **options: Unpack[opt.GenerateOptions],
@@ -198,7 +209,7 @@ class Llama(Closing, ProcessBound):
     @takes_options(opt.GenerateOptions)
     def map(
         self,
-        prompts: Iterable[str | Tokens],
+        prompts: Iterable[str | Tokens | Mixed],
         *,
         progress: Progress | None = None,
         **options: Unpack[opt.GenerateOptions],
@@ -216,14 +227,14 @@ class Llama(Closing, ProcessBound):
 
     @overload
     def stream(
-        self, prompt: str | Tokens, *, schema: type[T], **options: Unpack[opt.PromptOptions]
+        self, prompt: str | Tokens | Mixed, *, schema: type[T], **options: Unpack[opt.PromptOptions]
     ) -> Stream[Chunk[T]]: ...
 
     @overload
-    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]: ...
+    def stream(self, prompt: str | Tokens | Mixed, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]: ...
 
     @takes_options(opt.GenerateOptions)
-    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]:
+    def stream(self, prompt: str | Tokens | Mixed, **options: Unpack[opt.GenerateOptions]) -> Stream[Chunk]:
         """Continue a prompt as an iterator of chunks; the last one carries the :class:`Completion`.
 
         The errors that :meth:`generate` raises before computing are raised by this call, not by the first iteration.
@@ -364,7 +375,10 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.RenderOptions)
     def tokenize_chat(self, messages: Messages, **options: Unpack[opt.RenderOptions]) -> NDArray[np.int32]:
-        """Return the token ids of a conversation, int32 of shape ``(n,)``; raises the errors of :meth:`chat`."""
+        """Return the token ids of a conversation, int32 of shape ``(n,)``; raises the errors of :meth:`chat`.
+
+        Each cell of an image or sound is -1.
+        """
         from llama_cffi.prepare.chat import tokenize_chat
 
         return tokenize_chat(spec.RenderSpec(messages, options), self._runtime.formats)
@@ -519,14 +533,14 @@ class Llama(Closing, ProcessBound):
         """Replace the memory with the bytes of :meth:`state_bytes`; see :meth:`load_state`."""
         return self._restore_state(SavedState.from_bytes(data))
 
-    def save_prompt(self, prompt: str | Tokens, path: str | PathLike[str]) -> int:
+    def save_prompt(self, prompt: str | Tokens | Mixed, path: str | PathLike[str]) -> int:
         """Compute a prompt, unless it is in memory already, write its state, and return its number of tokens.
 
         With recurrent models and models with a sliding window, only prompts that continue this one can reuse the file;
         with other models, any prompt with the same beginning can. Raises the errors of :meth:`generate` and
         :meth:`save_state`.
         """
-        runtime, wanted = self._runtime, generation.as_prompt(spec.plain_prompt(prompt), self.model.vocab)
+        runtime, wanted = self._runtime, generation.as_prompt(spec.any_prompt(prompt), self._runtime.formats)
         self.generate(wanted, max_tokens=1, temperature=0)
         saved_states.take_prompt(runtime.engine, self.context, wanted, runtime.conditioning).write(path)
         return len(wanted)
@@ -620,6 +634,11 @@ class Llama(Closing, ProcessBound):
     def model(self) -> Model:
         """The weights and the vocabulary."""
         return self._runtime.model
+
+    @property
+    def projector(self) -> Projector | None:
+        """What takes images and sound for the model; None if it was opened without ``mmproj``."""
+        return self._runtime.projector
 
     @property
     def n_ctx(self) -> int:

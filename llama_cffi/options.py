@@ -18,6 +18,7 @@ from llama_cffi.option_checks import CHECKS, OTHER_NAMES
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.embeddings import PoolingType
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.model import ProgressCallback
     from llama_cffi.engine.draft_source import Draft, Speculative
     from llama_cffi.engine.engine_options import DriverName
@@ -110,6 +111,16 @@ class LlamaOptions(TypedDict, total=False):
     model_sampling: bool | None
     """Whether the sampling parameters that the author of the model recommends in its file are the defaults of calls
     (default); otherwise the defaults are llama.cpp's. ``default_sampling`` shows them."""
+    mmproj: str | os.PathLike[str] | Projector | None
+    """The projector file with which the model takes images or sound, or an open :class:`Projector`; ``"auto"`` takes
+    the one beside the model's file. By default prompts are text only."""
+    image_min_tokens: int | None
+    """The fewest tokens of an image, for models with images of any size; by default what the projector says."""
+    image_max_tokens: int | None
+    """The most tokens of an image, for models with images of any size; by default what the projector says."""
+    media_bytes: int | None
+    """The most bytes of memory for the embeddings of images and sounds, which spare encoding these again; 256 MiB by
+    default, 0 for none."""
     model_options: ModelOptions | None
     """All options of loading the model, instead of ``n_gpu_layers``, ``require_gpu`` and ``max_device_memory``."""
     context_options: ContextOptions | None

@@ -23,6 +23,7 @@ from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.host_cache import usual_bytes
+from llama_cffi.engine.open_media import OpenMedia, open_media
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.scoring import Scoring
@@ -38,6 +39,7 @@ from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
 
 if TYPE_CHECKING:
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.slots import Slot
 
@@ -70,12 +72,14 @@ class Runtime:
         prompt_cache: PromptCache | None,
         engine_options: EngineOptions,
         conditioning: Conditioning = PLAIN,
+        media: OpenMedia | None = None,
     ) -> None:
         self.model = model
         self.formats = formats
         self.overflow = overflow
         self.conditioning = conditioning
         self._share = share
+        self._media = media
         self._prompt_cache = prompt_cache
         self.draft: OpenDraft | None = None
         self.model_sampling = True
@@ -84,7 +88,8 @@ class Runtime:
         # An encoder generates nothing, but it embeds.
         self._engine: Engine | None = None
         if self.context.has_memory and not model.has_encoder:
-            self._engine = engine = Engine(ContextRunner(self.context, prompt_cache), engine_options)
+            encoder = media.encoder if media is not None else None
+            self._engine = engine = Engine(ContextRunner(self.context, prompt_cache, encoder), engine_options)
             # The engine's thread keeps the engine alive, and it is not to outlive this object for nothing. Nothing else
             # is to be kept alive by that.
             weakref.finalize(self, _retire, weakref.ref(engine)).atexit = False
@@ -100,13 +105,16 @@ class Runtime:
         chosen = {"host_bytes": usual_bytes()} | {name: given[name] for name in _ENGINE_FIELDS if name in given}
         engine_options = EngineOptions(**chosen)
         loaded, share, fitting = _load(model, given)
+        media: OpenMedia | None = None
         try:
+            media = open_media(loaded, given)
             while True:
                 options = fitting.context if fitting is not None else None
                 options = options if options is not None else choose_context(loaded, given)
-                rest = overflow, given.get("prompt_cache"), engine_options
+                projector = media.projector if media is not None else None
+                rest = overflow, given.get("prompt_cache"), engine_options, PLAIN, media
                 try:
-                    runtime = cls(loaded, share, ModelFormats(loaded), options, *rest)
+                    runtime = cls(loaded, share, ModelFormats(loaded, projector), options, *rest)
                     break
                 except ContextError as error:
                     fewer = fewer_cells(options, given) if fitting is None else None
@@ -116,17 +124,26 @@ class Runtime:
                     elif fitting is None or not fitting.lessen(error):
                         raise
                 if share is not None and fitting is not None:
+                    if media is not None:
+                        media.close()
                     share.close()
                     loaded, share = _load_fitted(model, fitting, given)
+                    media = open_media(loaded, given)
             runtime.model_sampling = given.get("model_sampling", True)
             draft = given.get("draft")
             if draft is not None:
                 runtime.draft = OpenDraft(draft, runtime.context, n_gpu_layers=given.get("n_gpu_layers"))
         except BaseException:
-            if share is not None:
-                share.close()
+            for part in (media, share):
+                if part is not None:
+                    part.close()
             raise
         return runtime
+
+    @property
+    def projector(self) -> Projector | None:
+        """The projector of the model, with which it takes images or sound."""
+        return self._media.projector if self._media is not None else None
 
     @property
     def defaults(self) -> Defaults:
@@ -183,6 +200,7 @@ class Runtime:
         context = self.context
         # First of all: the model stays open when this runtime is closed meanwhile.
         share = self._share.share() if self._share is not None else None
+        media = self._media.share() if self._media is not None else None
         try:
             options = replace(context.options, n_threads=context.n_threads, n_threads_batch=context.n_threads_batch)
             twin = Runtime(
@@ -194,10 +212,12 @@ class Runtime:
                 self._prompt_cache,
                 self._engine_options,
                 self.conditioning,
+                media,
             )
         except BaseException:
-            if share is not None:
-                share.close()
+            for part in (media, share):
+                if part is not None:
+                    part.close()
             raise
         try:
             twin.model_sampling = self.model_sampling
@@ -233,8 +253,9 @@ class Runtime:
         self._scoring.close()
         if self.draft is not None:
             self.draft.close()
-        if self._share is not None:
-            self._share.close()
+        for part in (self._media, self._share):
+            if part is not None:
+                part.close()
 
 
 def _retire(engine: weakref.ref[Engine]) -> None:

@@ -18,6 +18,8 @@ from llama_cffi._util import arguments as args
 from llama_cffi._util.frozen import FrozenDict
 from llama_cffi._util.scalars import as_int
 from llama_cffi._util.shown import shown
+from llama_cffi.core.media.audio import Audio
+from llama_cffi.core.media.image import Image
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.options import (
     ChatOptions,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from llama_cffi.prompt.messages import Message
 
     Tokens = Sequence[int] | NDArray[np.int32]
+
+Medium = Image | Audio
 
 
 class Spec:
@@ -73,7 +77,7 @@ def _freeze(spec: Spec, kind: type, name: str = "options") -> None:
 class GenerateSpec(Spec):
     """Prompts to continue. ``many`` is whether a list of prompts was given; the result is then a list."""
 
-    prompts: tuple[str | Sequence[int], ...]
+    prompts: tuple[GivenPrompt, ...]
     options: GenerateOptions = field(default_factory=lambda: GenerateOptions())
     many: bool = False
     n: int | None = None
@@ -81,7 +85,7 @@ class GenerateSpec(Spec):
 
     def __post_init__(self) -> None:
         _freeze(self, GenerateOptions)
-        prompts = tuple(plain_prompt(one) for one in args.check_sequence("prompts", self.prompts, "prompts"))
+        prompts = tuple(any_prompt(one) for one in args.check_sequence("prompts", self.prompts, "prompts"))
         object.__setattr__(self, "prompts", prompts)
         object.__setattr__(self, "many", args.check_flag("many", self.many))
         for name in ("n", "best_of"):
@@ -94,7 +98,10 @@ class GenerateSpec(Spec):
     def of(
         cls, prompt: Any, options: GenerateOptions, *, n: int | None = None, best_of: int | None = None
     ) -> GenerateSpec:
-        """Make a spec from what :meth:`Llama.generate` takes: a prompt as text or tokens, or a list of prompts."""
+        """Make a spec from what :meth:`Llama.generate` takes: a prompt as text, tokens or parts, or a list of prompts.
+
+        A list with an image or sound in it is one prompt.
+        """
         many = _is_list_of_prompts(prompt)
         return cls(tuple(prompt) if many else (prompt,), options, many, n, best_of)
 
@@ -238,6 +245,48 @@ class ScoreSpec(Spec):
         object.__setattr__(self, "continuations", parts)
 
 
+@dataclass(frozen=True)
+class MixedPrompt:
+    """A prompt with media: texts, tokens, images and sounds in their order."""
+
+    parts: tuple[str | int | Medium, ...]
+
+    @property
+    def text(self) -> str:
+        """The texts, one after another."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+GivenPrompt = str | Sequence[int] | Prompt | MixedPrompt
+
+
+def any_prompt(prompt: Any) -> GivenPrompt:
+    """Return a prompt as :func:`plain_prompt` does; a sequence with an image or sound in it is a mixed one."""
+    if isinstance(prompt, MixedPrompt):
+        return prompt
+    if not has_media(prompt):
+        return plain_prompt(prompt)  # type: ignore[no-any-return]
+    parts: list[str | int | Medium] = []
+    for i, part in enumerate([prompt] if isinstance(prompt, (Image, Audio)) else prompt):
+        token = None if isinstance(part, (str, Image, Audio)) else as_int(part)
+        if token is None and not isinstance(part, (str, Image, Audio)):
+            raise TypeError(f"prompt[{i}] must be a text, a token, an Image or Audio, got {shown(part)}")
+        if isinstance(part, str) and parts and isinstance(parts[-1], str):
+            parts[-1] += part  # one text is tokenized as a whole
+        else:
+            parts.append(part if token is None else token)
+    return MixedPrompt(tuple(parts))
+
+
+def has_media(prompt: object) -> bool:
+    """Whether a prompt is a medium, or a sequence with one in it."""
+    if isinstance(prompt, (str, bytes, np.ndarray, Prompt)):
+        return False
+    if isinstance(prompt, Sequence):
+        return any(isinstance(part, (Image, Audio)) for part in prompt)
+    return isinstance(prompt, (Image, Audio))
+
+
 def plain_prompt(prompt: Any, name: str = "prompt") -> Any:
     """Return a text, tokens as a tuple of ints, or a Prompt; TypeError and ``ValueError`` for anything else."""
     if isinstance(prompt, Prompt):
@@ -255,7 +304,7 @@ def plain_prompt(prompt: Any, name: str = "prompt") -> Any:
 
 
 def _is_list_of_prompts(prompt: object) -> bool:
-    if isinstance(prompt, (str, bytes, np.ndarray, Prompt)) or not isinstance(prompt, Sequence):
+    if isinstance(prompt, (str, bytes, np.ndarray, Prompt)) or not isinstance(prompt, Sequence) or has_media(prompt):
         return False
     # Anything but a text or tokens is refused as the one prompt that it is meant to be.
     return not len(prompt) or isinstance(prompt[0], (str, Sequence, np.ndarray))
@@ -266,12 +315,16 @@ __all__ = [
     "ClassifySpec",
     "EmbedSpec",
     "GenerateSpec",
+    "GivenPrompt",
     "InfillSpec",
+    "MixedPrompt",
     "PerplexitySpec",
     "RenderSpec",
     "RerankSpec",
     "ScoreSpec",
     "Spec",
     "ToolsSpec",
+    "any_prompt",
+    "has_media",
     "plain_prompt",
 ]

@@ -44,7 +44,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="llama.cpp as it is, without this repository's kernels for decoding a few rows at once",
     )
-    what.add_argument("--cmake-arg", metavar="ARG", help="such as -DGGML_RPC=OFF; repeatable", **repeat)
+    what.add_argument(
+        "--cmake-arg",
+        metavar="ARG",
+        help="such as -DGGML_RPC=OFF, or -DLLAMA_BUILD_MTMD=OFF for no images and sound; repeatable",
+        **repeat,
+    )
     what.add_argument(
         "--tool",
         metavar="NAME",
@@ -126,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
             kernels.check(src.path)
         say(f"building llama.cpp {src.commit} ({src.kind}: {src.path}) with {tools.compiler}")
         tree.configure([*request["flags"], *cmake.tree_flags(tools=False), kernel_flag])
-        tree.build(["llama"], args.jobs)
+        tree.build(cmake.targets(request["flags"]), args.jobs)
         about: dict[str, Any] = {
             "version": source.source_version(src.path),
             "commit": src.commit,

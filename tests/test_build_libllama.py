@@ -423,8 +423,9 @@ def test_missing_backend_compiler(fake: Checkout, monkeypatch: pytest.MonkeyPatc
     assert toolchain.choose_backends("auto")[0] == "cpu"
 
 
-def test_portable_builds_every_cpu_variant_and_no_native_one() -> None:
-    src = source.Source("folder", Path("/none"), "c", "i")
+def test_portable_builds_every_cpu_variant_and_no_native_one(tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text("project(llama)")
+    src = source.Source("folder", tmp_path, "c", "i")
     flags = cmake.cmake_flags(src, ["cpu"], True, ["-DGGML_RPC=OFF"])
     assert {"-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"} <= set(flags)
     assert flags[-1] == "-DGGML_RPC=OFF"

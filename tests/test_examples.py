@@ -43,5 +43,20 @@ def test_an_example_without_its_model(path: Path) -> None:
     assert done.stderr == "no such file: none.gguf\n"
 
 
+@pytest.mark.parametrize(("name", "kind"), [("image", "qwen2vl"), ("audio", "llama")])
+def test_an_example_with_media(name: str, kind: str, tmp_path: Path, assets: Path) -> None:
+    from tests.support.media_kinds import FILES, write_kind
+
+    made = write_kind(tmp_path, kind, assets)
+    file = tmp_path / "medium"
+    file.write_bytes(list(FILES[kind].values())[-1])
+    command: list[str | Path] = [sys.executable, ROOT / "examples" / f"{name}.py", made.model, made.projector, file]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("were in memory" if name == "image" else "seconds") in done.stdout
+
+
 def test_examples_that_take_a_model() -> None:
     assert len(TAKING_A_MODEL) >= 7

@@ -99,11 +99,17 @@ def test_wheel_holds_each_library_once_and_nothing_of_the_build(wheel: Path) -> 
         libraries = [name for name in names if name.startswith(f"{folder}lib/lib")]
         stems = [Path(name).name.split(".")[0] for name in libraries]
         assert sorted(stems) == sorted(set(stems))
-        assert {"libllama", "libggml", "libggml-base"} <= set(stems)
+        assert {"libllama", "libmtmd", "libggml", "libggml-base"} <= set(stems)
         assert any(stem.startswith("libggml-cpu") for stem in stems)
-        for needed in ("lib/stamp.json", "lib/LICENSE.llama.cpp", "_llama.abi3.so", "_helpers.abi3.so"):
+        for needed in (
+            "lib/stamp.json",
+            "lib/LICENSE.llama.cpp",
+            "_llama.abi3.so",
+            "_mtmd.abi3.so",
+            "_helpers.abi3.so",
+        ):
             assert folder + needed in names
-        for needed in ("py.typed", "models/demo.gguf", "cli/__init__.py"):
+        for needed in ("py.typed", "models/demo.gguf", "cli/__init__.py", "server/page.html"):
             assert f"llama_cffi/{needed}" in names
         assert not [n for n in names if n.split("/")[0] not in ("llama_cffi", names[-1].split("/")[0])]
         assert not [name for name in names if name.startswith(f"{folder}helpers/")]
@@ -141,7 +147,9 @@ def test_installed_package_writes_a_story(python: Path) -> None:
     story = call([command, "generate", "Once upon a time", "-n", "24", "--temp", "0"], python.parent)
     assert len(story.split()) > 10
     assert call([python, "-c", _LIFE], python.parent).strip()
-    assert "bundled" in call([command, "doctor"], python.parent)
+    said = call([command, "doctor"], python.parent)
+    assert "bundled" in said
+    assert "images and sound can be used" in said
 
 
 @pytest.mark.packaging
@@ -213,7 +221,7 @@ def test_a_small_wheel_holds_what_it_says(small: tuple[str, Path]) -> None:
     generations -= {"index"}
     assert len(generations) > 10
     assert {f"abi/_{name.replace('.', '_')}.py" for name in generations - {"pinned"}} <= set(names)
-    assert {"abi/index.json", "cdef/types.h", "pure/select.py"} <= set(names)
+    assert {"abi/index.json", "cdef/types.h", "cdef/media/mtmd.h", "pure/select.py"} <= set(names)
 
 
 @pytest.mark.packaging

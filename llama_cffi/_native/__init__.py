@@ -1,14 +1,14 @@
 """The C boundary: trimmed headers, the library loader, guarded calls and handles.
 
 Importing it loads no library: ``ffi``, ``lib`` and ``binding`` bind one at their first use, which raises LibraryError
-where there is none.
+where there is none. ``media_ffi`` and ``media_lib`` do so with libmtmd, and raise UnsupportedError.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama_cffi._native.bound import bind_with, binding, ffi, lib
+from llama_cffi._native.bound import bind_with, binding, ffi, lib, media_ffi, media_lib
 
 if TYPE_CHECKING:
     from llama_cffi._native.bindings import Binding
@@ -21,7 +21,13 @@ def _load() -> Binding:
     return library.load()
 
 
-bind_with(_load)
+def _load_media() -> Binding:
+    from llama_cffi._native import media_library
+
+    return media_library.load()
+
+
+bind_with(_load, _load_media)
 
 
 def library_info() -> LibraryInfo:
@@ -31,4 +37,4 @@ def library_info() -> LibraryInfo:
     return library.info()
 
 
-__all__ = ["binding", "ffi", "lib", "library_info"]
+__all__ = ["binding", "ffi", "lib", "library_info", "media_ffi", "media_lib"]

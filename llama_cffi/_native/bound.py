@@ -39,13 +39,14 @@ def _not_given() -> Binding:
 
 
 _load: Callable[[], Binding] = _not_given
+_load_media: Callable[[], Binding] = _not_given
 
 
-def bind_with(load: Callable[[], Binding]) -> None:
-    """Set the function that binds the library. The loader uses modules that use this one, so it cannot be imported
-    here."""
-    global _load
-    _load = load
+def bind_with(load: Callable[[], Binding], load_media: Callable[[], Binding]) -> None:
+    """Set the functions that bind libllama and libmtmd. The loaders use modules that use this one, so they cannot be
+    imported here."""
+    global _load, _load_media
+    _load, _load_media = load, load_media
 
 
 binding = cast(Binding, _AtFirstUse("binding", lambda: _load()))
@@ -57,4 +58,16 @@ ffi: Any = _AtFirstUse("ffi", lambda: _load().ffi)
 lib: Any = _AtFirstUse("lib", lambda: _load().lib)
 """The library's functions and constants."""
 
-__all__ = ["bind_with", "binding", "ffi", "lib"]
+media_ffi: Any = _AtFirstUse("media_ffi", lambda: _load_media().ffi)
+"""The cffi FFI of libmtmd's trimmed headers, with types of its own: pointers are cast between the two."""
+
+media_lib: Any = _AtFirstUse("media_lib", lambda: _load_media().lib)
+"""libmtmd's functions and constants; the first one loads it, and raises UnsupportedError where it cannot be used."""
+
+
+def home(name: str) -> Binding:
+    """Return the binding that has a function: that of libmtmd for its own, else that of libllama."""
+    return _load_media() if name.startswith("mtmd_") else _load()
+
+
+__all__ = ["bind_with", "binding", "ffi", "home", "lib", "media_ffi", "media_lib"]

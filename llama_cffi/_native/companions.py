@@ -41,6 +41,14 @@ def find(directory: Path, stem: str = "llama") -> Path | None:
     return min(found, key=lambda path: (len(path.name), path.name), default=None)
 
 
+def find_media(directory: Path) -> Path | None:
+    """Return the libmtmd of a folder, or None: also when there are several, which say nothing about which is meant."""
+    try:
+        return find(directory, "mtmd")
+    except LibraryError:
+        return None
+
+
 def before(library: Path) -> list[Path]:
     """Return what has to be mapped before ``library``, in that order, as far as it lies beside it."""
     if sys.platform != "linux":
@@ -96,4 +104,4 @@ def _by_name(directory: Path) -> list[Path]:
     return [path for path in found if path is not None]
 
 
-__all__ = ["before", "find", "is_plugin_build", "plugins"]
+__all__ = ["before", "find", "find_media", "is_plugin_build", "plugins"]

@@ -84,7 +84,7 @@ def leave(door: Any) -> Any:
 
 
 def function(name: str) -> Any:
-    return ffi.cast("void *", bound.binding.function(name))
+    return ffi.cast("void *", bound.home(name).function(name))
 
 
 __all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]

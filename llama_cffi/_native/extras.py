@@ -27,9 +27,9 @@ _FAILED = int(lib.LCH_FAILED)
 @cache
 def _function(name: str) -> Any:
     """The address of an exported function, or None."""
-    from llama_cffi._native.library import mapped_path
+    from llama_cffi._native.library import opened_file
 
-    opened: Any = _cffi_backend.load_library(os.fspath(mapped_path()), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
+    opened: Any = _cffi_backend.load_library(os.fspath(opened_file()), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
     try:
         found = opened.load_function(_cffi_backend.FFI().typeof("void(*)(void)"), name)
     except AttributeError:

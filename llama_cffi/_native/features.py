@@ -1,4 +1,4 @@
-"""The features of the loaded libllama: llama.h's functions by their purpose, and newer options.
+"""The features of the loaded libllama: llama.h's functions by their purpose, newer options, and the libmtmd beside it.
 
 Using a feature that is missing raises :class:`UnsupportedError`.
 """
@@ -12,6 +12,7 @@ from functools import cached_property
 
 from llama_cffi._native import bound
 from llama_cffi._native.bindings import missing
+from llama_cffi.errors import UnsupportedError
 
 # Name, purpose, and what it needs: functions by pattern, constants, and "struct.field". A function belongs to the first
 # row that it fits, so the special stand before the general.
@@ -107,6 +108,8 @@ _TABLE = (
     ),
 )
 
+_MEDIA, _MEDIA_PURPOSE = "media", "images and sound in a prompt (libmtmd)"
+
 # Asked of the CPU backend by name, because it may be a plug-in.
 _IN_BACKEND = frozenset(
     ["ggml_numa_init", "ggml_is_numa"]
@@ -119,7 +122,8 @@ class Feature:
     """A feature of libllama; true if the loaded library has it.
 
     ``needs`` names its functions, constants and "struct.field"s, ``missing`` those that the library lacks, and
-    ``since`` the first llama.cpp release with all of them, or "" if that is unknown.
+    ``since`` the first llama.cpp release with all of them, or "" if that is unknown. ``reason`` is why a library of its
+    own cannot be used, or "".
     """
 
     name: str
@@ -127,12 +131,15 @@ class Feature:
     needs: tuple[str, ...]
     missing: tuple[str, ...]
     since: str
+    reason: str = ""
 
     def __bool__(self) -> bool:
         return not self.missing
 
     def require(self) -> None:
         """Raise :class:`UnsupportedError` that names the first missing symbol and its release."""
+        if self.reason:
+            raise UnsupportedError(self.reason)
         if self.missing:
             raise missing(self.missing[0], self.name)
 
@@ -142,7 +149,10 @@ class Feature:
 
 
 class Features(Mapping[str, Feature]):
-    """Every :class:`Feature` by name; the first access loads the library. ``KeyError`` for an unknown name."""
+    """Every :class:`Feature` by name; the first access loads the library. ``KeyError`` for an unknown name.
+
+    ``features["media"]`` loads libmtmd, too.
+    """
 
     @cached_property
     def _all(self) -> dict[str, Feature]:
@@ -150,14 +160,19 @@ class Features(Mapping[str, Feature]):
             name: _feature(name, purpose, needs) for (name, purpose, _), needs in zip(_TABLE, _needs(), strict=True)
         }
 
+    @cached_property
+    def _media(self) -> Feature:
+        return _media_feature()
+
     def __getitem__(self, name: str) -> Feature:
-        return self._all[name]
+        return self._media if name == _MEDIA else self._all[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all)
+        yield from self._all
+        yield _MEDIA
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._all) + 1
 
     def missing(self) -> tuple[Feature, ...]:
         """Return the features that this libllama lacks."""
@@ -196,6 +211,15 @@ def _feature(name: str, purpose: str, needs: list[str]) -> Feature:
         missing=tuple(one for one in needs if not bound.binding.has(one)),
         since=max(known, key=releases.index, default=""),
     )
+
+
+def _media_feature() -> Feature:
+    from llama_cffi._native import abi, media_library
+    from llama_cffi._native.abi.media import functions
+
+    needs = tuple(sorted(functions()))
+    problem = media_library.status().problem
+    return Feature(_MEDIA, _MEDIA_PURPOSE, needs, needs if problem else (), abi.generations()[-1].last.name, problem)
 
 
 features = Features()

@@ -48,11 +48,15 @@ class _Section(io.IOBase):
 
 
 class SharedGate(_Section):
-    """Any number of threads may be inside at once: a :class:`Gate` for objects that are only read."""
+    """Any number of threads may be inside at once: a :class:`Gate` for objects that are only read.
+
+    A closer calls ``interrupt`` while it waits.
+    """
 
     close = property(operator.attrgetter("_mine.leave"))
 
-    def __init__(self) -> None:
+    def __init__(self, interrupt: Callable[[], object] | None = None) -> None:
+        self._interrupt = interrupt
         # Reentrant: a signal handler may come in while this thread is at the door.
         self._lock = fork_safe(threading.RLock())
         self._inside: list[int] = []
@@ -87,6 +91,8 @@ class SharedGate(_Section):
             # Held while waiting, so that no other thread enters: leaving needs no lock.
             self._lock.acquire()
             while self._inside:
+                if self._interrupt is not None:
+                    self._interrupt()
                 time.sleep(0.0005)
         except BaseException:
             if not held and self._lock._is_owned():  # type: ignore[attr-defined]
@@ -95,7 +101,11 @@ class SharedGate(_Section):
 
     def stop(self) -> bool:
         me = _get_ident()
-        return all(ident == me for ident in tuple(self._inside))
+        if all(ident == me for ident in tuple(self._inside)):
+            return True
+        if self._interrupt is not None:
+            self._interrupt()
+        return False
 
     def _keep_this_thread(self) -> None:
         me = _get_ident()

@@ -109,6 +109,28 @@ def init_from_model(model: Any, params: Any, cell: Cell | None = None) -> Any:
     return _with_params("llama_init_from_model", model, params, cell)
 
 
+# -- calls of libmtmd with structs
+
+
+def media_init(path: bytes, model: Any, params: Any, cell: Cell) -> Any:
+    """Return the ``mtmd_context``, or NULL. Wraps ``mtmd_init_from_file``."""
+    name = "mtmd_init_from_file"
+    pointer, size = _struct(params)
+    text = ffi.from_buffer(path + b"\0")
+    return _made(name, cell, lib.lch_with_list, address(name), text, int(_cast("intptr_t", model)), pointer, size)
+
+
+def media_decode(context: Any, data: bytes, options: Any, out: Any) -> None:
+    """Fill in the ``mtmd_helper_bitmap_wrapper`` that ``out`` points to; both NULL for what cannot be decoded.
+
+    Wraps ``mtmd_helper_bitmap_init_from_buf``.
+    """
+    name = "mtmd_helper_bitmap_init_from_buf"
+    pointer, size = _struct(options)
+    if lib.lch_decode_file(address(name), context, ffi.from_buffer(data), len(data), 0, pointer, size, out) == _FAILED:
+        fail(name)
+
+
 # -- calls of any shape
 
 
@@ -184,7 +206,7 @@ def _made(name: str, cell: Cell | None, helper: Any, *args: Any) -> Any:
         cell.clear()
     if result == _FAILED:
         fail(name)
-    return bound.ffi.cast(bound.ffi.typeof(bound.binding.function(name)).result, result)
+    return bound.ffi.cast(bound.ffi.typeof(bound.home(name).function(name)).result, result)
 
 
 def free(name: str, cell: Cell) -> None:
@@ -192,13 +214,13 @@ def free(name: str, cell: Cell) -> None:
     if cell and (cell[0] == _FAILED or not cell[0]):
         cell.clear()
     if cell:
-        atomic.free(getattr(bound.lib, name), cell, _owned_type(name))
+        atomic.free(getattr(bound.home(name).lib, name), cell, _owned_type(name))
 
 
 @cache
 def _owned_type(name: str) -> Any:
     """The type of the pointer that a llama.h function frees, as a function that gives it to an address."""
-    return partial(bound.ffi.cast, bound.ffi.typeof(bound.binding.function(name)).args[0])
+    return partial(bound.ffi.cast, bound.ffi.typeof(bound.home(name).function(name)).args[0])
 
 
 @cache
@@ -223,7 +245,7 @@ _RESULTS = {
 def _function(name: str) -> tuple[Any, int, int]:
     """Address, kind of result and number of arguments of a llama.h function."""
     llama_ffi = bound.ffi
-    function = llama_ffi.typeof(bound.binding.function(name))
+    function = llama_ffi.typeof(bound.home(name).function(name))
     by_value = [arg.cname for arg in function.args if not _is_word(arg)]
     if by_value or len(function.args) > _MAX_ARGS or not _is_word(function.result, void=True):
         raise TypeError(f"{name} cannot be called through call_int: {function.cname}")
@@ -268,6 +290,8 @@ __all__ = [
     "install",
     "lines_since",
     "mark",
+    "media_decode",
+    "media_init",
     "model_load_from_file",
     "model_load_from_splits",
     "sampler_accept",

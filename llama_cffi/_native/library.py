@@ -54,8 +54,8 @@ _include: Path | None = None
 _private = False
 _binding: Binding | None = None
 _info: LibraryInfo | None = None
+_file: Path | None = None
 _failure: LibraryError | None = None
-_mapped: Path | None = None
 # A library object closes its library when it is collected, and these must never be closed.
 _opened: list[Any] = []
 
@@ -92,17 +92,17 @@ def load() -> Binding:
     checkout's build tree and the system's. Raises LibraryError with every path tried and the reason; a failure
     is final for the process, unless :func:`use_library` then names another library.
     """
-    global _binding, _info, _failure
+    global _binding, _info, _file, _failure
     with _lock:
         if _failure is not None:
             raise _failure.with_traceback(None)
         if _binding is None:
             try:
-                binding, info = _load()
+                binding, info, file = _load()
             except LibraryError as error:
                 _failure = error
                 raise
-            _binding, _info = binding, info
+            _binding, _info, _file = binding, info, file
         return _binding
 
 
@@ -114,12 +114,10 @@ def info() -> LibraryInfo:
     return _info
 
 
-def mapped_path() -> Path:
-    """Return the file that is mapped as libllama: that of :func:`info`, or its private copy."""
-    load()
-    if _mapped is None:
-        raise LibraryError("libllama is still being loaded by this thread")
-    return _mapped
+def opened_file() -> Path:
+    """Return the file that was opened: that of :func:`info`, or its renamed copy."""
+    path = info().path
+    return _file or path
 
 
 def choice() -> dict[str, Any]:
@@ -138,8 +136,7 @@ def helpers_kind() -> Literal["compiled", "python"]:
     return KIND
 
 
-def _load() -> tuple[Binding, LibraryInfo]:
-    global _mapped
+def _load() -> tuple[Binding, LibraryInfo, Path]:
     path, source = search_paths.choose(_chosen)
     stamp = read_stamp(path.parent)
     binding: Binding
@@ -167,8 +164,7 @@ def _load() -> tuple[Binding, LibraryInfo]:
         checked.verify()
         version = checked.version
     _initialize(binding, files[-1], source)
-    _mapped = files[-1]
-    return binding, LibraryInfo(
+    found = LibraryInfo(
         path=path,
         directory=path.parent,
         source=source,
@@ -180,6 +176,7 @@ def _load() -> tuple[Binding, LibraryInfo]:
         helpers=helpers_kind(),
         stamp=stamp,
     )
+    return binding, found, files[-1]
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -294,6 +291,6 @@ __all__ = [
     "helpers_kind",
     "info",
     "load",
-    "mapped_path",
+    "opened_file",
     "use_library",
 ]

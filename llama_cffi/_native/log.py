@@ -28,12 +28,17 @@ _log_end = lib.lch_log_end
 
 def install(llama_ffi: Any, llama_lib: Any) -> None:
     """Catch the log of a loaded library. Wraps ``llama_log_set``."""
-    callback = llama_ffi.cast("ggml_log_callback", helpers.address("lch_log"))
-    llama_lib.llama_log_set(callback, llama_ffi.NULL)
+    catch(llama_ffi, llama_lib.llama_log_set)
+
+
+def catch(library_ffi: Any, log_set: Any) -> None:
+    """Catch what goes to the log callback that a library's function sets."""
+    callback = library_ffi.cast("ggml_log_callback", helpers.address("lch_log"))
+    log_set(callback, library_ffi.NULL)
     if helpers.KIND == "python":
         # llama.cpp's threads may log to the end, when no Python may run any more.
-        quiet = llama_ffi.cast("ggml_log_callback", helpers.address("lch_log_nothing"))
-        weakref.finalize(_pump, llama_lib.llama_log_set, quiet, llama_ffi.NULL)
+        quiet = library_ffi.cast("ggml_log_callback", helpers.address("lch_log_nothing"))
+        weakref.finalize(_pump, log_set, quiet, library_ffi.NULL)
 
 
 class _Pump:
@@ -103,4 +108,4 @@ def _text(line: Any) -> str:
     return str(ffi.string(line.text).decode("utf-8", "replace"))
 
 
-__all__ = ["call_mark", "install", "lines_since", "logger", "mark", "pump"]
+__all__ = ["call_mark", "catch", "install", "lines_since", "logger", "mark", "pump"]

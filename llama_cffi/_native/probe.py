@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,24 @@ SECONDS = 8.0
 _CHILD = Path(__file__).with_name("probe_child.py")
 
 
-def probe(path: Path, *, seconds: float = SECONDS) -> abi.Fingerprint:
+def probe(
+    path: Path,
+    *,
+    seconds: float = SECONDS,
+    functions: Collection[str] = tuple(abi.DEFAULTS),
+    symbols: Collection[str] | None = None,
+    kind: str = "libllama",
+) -> abi.Fingerprint:
     """Open a library in a child process and return its fingerprint.
 
-    LibraryError with the reason for anything that is not a libllama that can be opened here: a file of another kind,
-    a dependency that is missing, a crash, an exit or a hang while it is opened, a missing function.
+    ``functions`` are those whose pictures are taken, ``symbols`` those that are looked for, and ``kind`` is the name of
+    what is expected. LibraryError with the reason for what is not such a library, or cannot be opened here: a file
+    of another kind, a dependency that is missing, a crash, an exit or a hang while it is opened, a missing function.
     """
-    symbols = sorted(abi.symbols_of_interest())
     request = {
-        "paths": [str(one) for one in (*_checked(path), path)],
-        "functions": list(abi.DEFAULTS),
-        "symbols": symbols,
+        "paths": [str(one) for one in (*_checked(path, functions, kind), path)],
+        "functions": list(functions),
+        "symbols": sorted(abi.symbols_of_interest() if symbols is None else symbols),
         "patterns": abi.PATTERNS,
         "size": abi.BUFFER_SIZE,
         "seconds": seconds,
@@ -42,19 +50,19 @@ def probe(path: Path, *, seconds: float = SECONDS) -> abi.Fingerprint:
         raise LibraryError(f"{path} cannot be opened: {answer['error']}")
     results = {name: [bytes.fromhex(one) for one in both] for name, both in answer["results"].items()}
     if not results:
-        raise LibraryError(f"{path} is not a libllama: it has none of {', '.join(abi.DEFAULTS)}")
+        raise LibraryError(f"{path} is not a {kind}: it has none of {', '.join(functions)}")
     images = {name: abi.picture(*both) for name, both in results.items()}
     return abi.Fingerprint(answer["version"], images, frozenset(answer["symbols"]))
 
 
-def _checked(path: Path) -> list[Path]:
+def _checked(path: Path, functions: Collection[str], kind: str) -> list[Path]:
     """What goes before the library; LibraryError where a look at the bytes is enough to refuse it."""
     try:
         if sys.platform == "linux":
             named = elf.read(path, symbols=True).symbols
             # No symbols at all: the file has no section headers, and only the loader can tell.
-            if named and not named & abi.DEFAULTS.keys():
-                raise LibraryError(f"{path} is not a libllama: it has none of {', '.join(abi.DEFAULTS)}")
+            if named and not named & frozenset(functions):
+                raise LibraryError(f"{path} is not a {kind}: it has none of {', '.join(functions)}")
         return companions.before(path)
     except elf.ElfError as error:
         raise LibraryError(f"{path} cannot be used: {error}") from error

@@ -48,7 +48,10 @@ def copies(library: Path) -> list[Path]:
     import tempfile
 
     opened = [*companions.before(library), library]
-    parts = list(dict.fromkeys((*opened, *companions.plugins(library.parent))))
+    # Opened later, if at all; its name must fit the others'.
+    media = companions.find_media(library.parent)
+    later = [*companions.plugins(library.parent), *([media] if media is not None else [])]
+    parts = list(dict.fromkeys((*opened, *later)))
     digest = hashlib.sha256()
     for path in parts:
         digest.update(f"{path}\0{identity(path)}\0".encode("utf-8", "surrogateescape"))

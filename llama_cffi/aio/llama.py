@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llama_cffi.aio.session import AsyncChatSession
     from llama_cffi.core.model import Model
     from llama_cffi.engine.snapshot import EngineSnapshot
-    from llama_cffi.llama import Messages, Prompts, Texts, Tokens
+    from llama_cffi.llama import Given, Messages, Mixed, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -130,12 +130,7 @@ class AsyncLlama(ProcessBound):
 
     @overload
     async def generate(
-        self,
-        prompt: str | Tokens,
-        *,
-        n: None = None,
-        best_of: int | None = None,
-        **options: Unpack[opt.GenerateOptions],
+        self, prompt: Given, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
     ) -> Completion: ...
 
     @overload
@@ -144,7 +139,10 @@ class AsyncLlama(ProcessBound):
     ) -> list[Completion]: ...
 
     @overload
-    async def generate(self, prompt: Prompts, **options: Unpack[opt.GenerateOptions]) -> list[Completion]: ...
+    async def generate(self, prompt: Prompts, **options: Unpack[opt.GenerateOptions]) -> list[Completion]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    async def generate(self, prompt: Mixed, **options: Unpack[opt.GenerateOptions]) -> Completion: ...
 
     @takes_options(opt.GenerateOptions)
     async def generate(
@@ -157,7 +155,7 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.GenerateOptions)
     async def map(
-        self, prompts: Iterable[str | Tokens], **options: Unpack[opt.GenerateOptions]
+        self, prompts: Iterable[Given | Mixed], **options: Unpack[opt.GenerateOptions]
     ) -> AsyncIterator[tuple[int, Completion]]:
         """Continue each prompt of an iterable; yield its number and its completion when it is done.
 
@@ -170,14 +168,14 @@ class AsyncLlama(ProcessBound):
 
     @overload
     def stream(
-        self, prompt: str | Tokens, *, schema: type[T], **options: Unpack[opt.PromptOptions]
+        self, prompt: Given | Mixed, *, schema: type[T], **options: Unpack[opt.PromptOptions]
     ) -> AsyncStream[Chunk[T]]: ...
 
     @overload
-    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]: ...
+    def stream(self, prompt: Given | Mixed, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]: ...
 
     @takes_options(opt.GenerateOptions)
-    def stream(self, prompt: str | Tokens, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]:
+    def stream(self, prompt: Given | Mixed, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]:
         """Continue a prompt as an iterator of chunks; see :meth:`Llama.stream`."""
         return self._stream(generation.prepare_text, spec.GenerateSpec.of(prompt, options))
 

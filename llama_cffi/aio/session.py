@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from llama_cffi.options import ChatOptions, ReplyOptions, RunOptions, ToolOptions
+    from llama_cffi.prompt.messages import Content
     from llama_cffi.reply.reply import Reply, ReplyChunk
     from llama_cffi.tool_loop import ToolResult, ToolRun
 
@@ -35,13 +36,15 @@ class AsyncChatSession(Conversation[AsyncChatter]):
 
     @overload
     async def chat(
-        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
     ) -> Reply[T]: ...
 
     @overload
-    async def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply: ...
+    async def chat(
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+    ) -> Reply: ...
 
-    async def chat(self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
+    async def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
         """Add a message and the reply to it, and return the reply; see :meth:`ChatSession.chat`."""
         reply = None
         async for chunk in self.stream_chat(text, role=role, **options):
@@ -52,16 +55,16 @@ class AsyncChatSession(Conversation[AsyncChatter]):
 
     @overload
     def stream_chat(
-        self, text: str | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
+        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
     ) -> AsyncIterator[ReplyChunk[T]]: ...
 
     @overload
     def stream_chat(
-        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
     ) -> AsyncIterator[ReplyChunk]: ...
 
     async def stream_chat(
-        self, text: str | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
     ) -> AsyncIterator[ReplyChunk]:
         """Generate the reply as :meth:`chat` does, as an iterator of chunks; the messages are added with the last
         one."""
@@ -70,26 +73,28 @@ class AsyncChatSession(Conversation[AsyncChatter]):
             yield self._answered(asked, chunk)
 
     @overload
-    async def run_tools(self, text: str, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
+    async def run_tools(self, text: Content, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
 
     @overload
-    async def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun: ...
+    async def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun: ...
 
-    async def run_tools(self, text: str, **options: Unpack[ToolOptions]) -> ToolRun:
+    async def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun:
         """Generate replies and call the tools that they ask for; see :meth:`AsyncLlama.run_tools`."""
         loop = self._loop(text, options)
         run = await loop.run()
         self._said(text, run.messages)
         return run
 
-    async def stream_tools(self, text: str, **options: Unpack[ToolOptions]) -> AsyncIterator[ReplyChunk | ToolResult]:
+    async def stream_tools(
+        self, text: Content, **options: Unpack[ToolOptions]
+    ) -> AsyncIterator[ReplyChunk | ToolResult]:
         """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
         loop = self._loop(text, options)
         async for event in loop:
             yield event
         self._said(text, loop.dialogue.messages)
 
-    def _loop(self, text: str, options: ToolOptions) -> AsyncToolLoop:
+    def _loop(self, text: Content, options: ToolOptions) -> AsyncToolLoop:
         spec = self._tools_spec(text, options)
         return AsyncToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
 

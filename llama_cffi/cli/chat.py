@@ -15,13 +15,14 @@ from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.generate import given_sampling, report, without_end
 from llama_cffi.cli.groups import takes
-from llama_cffi.cli.loading import draft_source, load
+from llama_cffi.cli.loading import draft_source, load, projector_source, read_media
 from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.wording import describe, flags_of
 from llama_cffi.errors import IncompleteOutput
 
 if TYPE_CHECKING:
     from llama_cffi.chat_session import ChatSession
+    from llama_cffi.prompt.messages import Content
     from llama_cffi.prompt.tools import Tool
     from llama_cffi.reply.reply import Reply
 
@@ -84,6 +85,9 @@ def chat(
     model: options.Model = None,
     placement: Placement = PLACEMENT,
     context: ContextMemory = CONTEXT_MEMORY,
+    mmproj: options.Mmproj = None,
+    image: options.Images = None,
+    audio: options.Sounds = None,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -140,11 +144,13 @@ def chat(
     )
     added = additions(lora, control_vector, control_vector_layer_range)
     draft = draft_source(model_draft, spec_type)
+    media = read_media(image, audio)
     n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,  # the whole context belongs to this conversation
         draft=draft,
+        mmproj=projector_source(model, mmproj, wanted=bool(media)),
         n_ctx=ctx_size,
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
@@ -174,16 +180,18 @@ def chat(
             from llama_cffi.cli.conversation import Conversation
 
             told = partial(describe, flags=flags_of(chat))
-            Conversation(session, tools=callable_tools, show_reasoning=show_reasoning, describe=told).run()
+            shown = Conversation(session, tools=callable_tools, show_reasoning=show_reasoning, describe=told)
+            shown.media = media
+            shown.run()
         elif as_json:
             try:
-                console.print_json(_answer_report(llm, session, text, callable_tools))
+                console.print_json(_answer_report(llm, session, [*media, text] if media else text, callable_tools))
             except IncompleteOutput as error:
                 # What there is goes out, and the error says that it is not all.
                 console.print_json({**_reply_report(llm, error.completion), "partial": error.partial})
                 raise
         else:
-            _print_answer(session, text, callable_tools)
+            _print_answer(session, [*media, text] if media else text, callable_tools)
 
 
 def _message(argument: str | None) -> str | None:
@@ -206,7 +214,7 @@ def _load_tools(path: Path) -> tuple[Tool, ...]:
     return load_tools(path)
 
 
-def _print_answer(session: ChatSession, text: str, tools: tuple[Tool, ...]) -> None:
+def _print_answer(session: ChatSession, text: Content, tools: tuple[Tool, ...]) -> None:
     """The answer alone, as it comes."""
     from llama_cffi.tool_loop import ToolResult
 
@@ -222,7 +230,9 @@ def _print_answer(session: ChatSession, text: str, tools: tuple[Tool, ...]) -> N
         print()
 
 
-def _answer_report(llm: llama_cffi.Llama, session: ChatSession, text: str, tools: tuple[Tool, ...]) -> dict[str, Any]:
+def _answer_report(
+    llm: llama_cffi.Llama, session: ChatSession, text: Content, tools: tuple[Tool, ...]
+) -> dict[str, Any]:
     """The answer as plain data."""
     if not tools:
         return _reply_report(llm, session.chat(text))

@@ -21,10 +21,13 @@ from llama_cffi.cli.console import colorful, one_line, printable
 from llama_cffi.cli.markdown import MarkdownStream
 from llama_cffi.cli.tool_file import load_tools
 from llama_cffi.cli.wording import describe
+from llama_cffi.core.media.audio import Audio
+from llama_cffi.core.media.image import Image
 from llama_cffi.errors import LlamaCffiError
 
 if TYPE_CHECKING:
     from llama_cffi.chat_session import ChatSession
+    from llama_cffi.prompt.messages import Content
     from llama_cffi.prompt.tools import Tool
     from llama_cffi.reply.reply import ReplyChunk
     from llama_cffi.tool_loop import ToolResult
@@ -36,6 +39,8 @@ HELP = """\
 /clear         remove the conversation, but not the instruction
 /save FILE     write the conversation to a file
 /load FILE     continue a saved conversation
+/image FILE    add an image to the next message
+/audio FILE    add a sound to the next message
 /tools [FILE]  let the model call the functions of a Python file; without FILE, list them
 /stats         tokens and speed of the last answer
 /help          this
@@ -61,7 +66,9 @@ class Conversation:
         self._show_reasoning = show_reasoning
         self._terminal = Console(highlight=False, no_color=None if colorful(sys.stdout) else True)
         self._stats_of_last = "there was no answer yet"
-        self._unanswered = ""
+        self.media: list[Image | Audio] = []
+        """What comes before the text of the next message."""
+        self._unanswered: Content = ""
         """A message whose answer was stopped before it said anything; it is not in the conversation."""
         self._commands: dict[str, Callable[[str], None]] = {
             "/system": self._system,
@@ -71,6 +78,8 @@ class Conversation:
             "/save": self._save,
             "/load": self._load,
             "/tools": self._use_tools,
+            "/image": self._add_image,
+            "/audio": self._add_sound,
             "/stats": self._stats,
             "/help": self._help,
         }
@@ -105,7 +114,8 @@ class Conversation:
                 else:
                     command(rest.strip())
             else:
-                self._answer(text)
+                content, self.media = [*self.media, text] if self.media else text, []
+                self._answer(content)
         except (LlamaCffiError, ValueError, OSError) as error:
             self._error(self._describe(error))
         except SystemExit as error:
@@ -113,7 +123,7 @@ class Conversation:
 
     # -- answering
 
-    def _answer(self, text: str) -> None:
+    def _answer(self, text: Content) -> None:
         """Show the answer as it comes; Ctrl-C ends it and keeps what there is."""
         shown: list[str] = []
         self._unanswered = ""
@@ -130,7 +140,7 @@ class Conversation:
                 self._session.add({"role": "user", "content": text})
                 self._session.add({"role": "assistant", "content": said})
 
-    def _events(self, text: str) -> Iterator[ReplyChunk | ToolResult]:
+    def _events(self, text: Content) -> Iterator[ReplyChunk | ToolResult]:
         if self._tools:
             return self._session.stream_tools(text, tools=self._tools, on_error="report")
         return iter(self._session.stream_chat(text))
@@ -185,7 +195,7 @@ class Conversation:
     def _undo(self, _: str) -> None:
         self._need_question("take back")
         removed = self._session.rewind()
-        self._note(f"taken back: {one_line(removed[0]['content'])}")
+        self._note(f"taken back: {one_line(_words(removed[0]['content']))}")
 
     def _need_question(self, what: str) -> None:
         if all(message["role"] != "user" for message in self._session.messages):
@@ -214,7 +224,7 @@ class Conversation:
         self._session.load(_path(name, "/load"))
         for message in self._session.messages:
             self._terminal.print(f"[bold]{message['role']}[/bold]", end=" ")
-            self._write(f"{message['content'] or ''}\n")
+            self._write(f"{_words(message['content'] or '')}\n")
 
     def _use_tools(self, name: str) -> None:
         if name:
@@ -223,6 +233,16 @@ class Conversation:
             self._note(f"{tool.name}: {one_line(tool.description or '')}")
         if not self._tools:
             self._note("no tools; /tools FILE loads the functions of a Python file")
+
+    def _add_image(self, name: str) -> None:
+        self._add(Image(_path(name, "/image")))
+
+    def _add_sound(self, name: str) -> None:
+        self._add(Audio(_path(name, "/audio")))
+
+    def _add(self, medium: Image | Audio) -> None:
+        self.media.append(medium)
+        self._note(f"{medium!r} comes with the next message")
 
     def _stats(self, _: str) -> None:
         self._note(self._stats_of_last)
@@ -241,6 +261,13 @@ class Conversation:
 
     def _write(self, text: str, *, style: str = "") -> None:
         self._terminal.print(printable(text), style=style, markup=False, end="", soft_wrap=True)
+
+
+def _words(content: Content) -> str:
+    """What a message says, with a mark for each medium."""
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in content)  # type: ignore[index]
 
 
 class _Count:

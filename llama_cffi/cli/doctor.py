@@ -56,13 +56,16 @@ def doctor(
     report: dict[str, Any] = {"versions": versions(), "candidates": library_report.candidates()}
     problems: list[str] = []
     library, problem = _probe("library", verbose=verbose)
-    report |= {"library": None, "devices": [], "cpu_features": {}, "decode": None} | library
+    report |= {"library": None, "media": None, "devices": [], "cpu_features": {}, "decode": None} | library
     report |= {"unused_gpus": [], "unused_cpu_features": []}
     if problem:
         problems.append(f"The library cannot be used. {problem}")
     else:
         report["unused_gpus"] = hardware.unused_gpus(report["devices"])
         report["unused_cpu_features"] = hardware.unused_cpu_features(report["cpu_features"])
+        # Without it everything but images and sound works: that is no problem of the installation.
+        media, problem = _probe("media", verbose=verbose)
+        report["media"] = media if problem is None else {"path": None, "mode": None, "problem": problem}
         report["decode"], problem = _probe("decode", verbose=verbose)
         if problem:
             problems.append(f"The decode test failed. {problem}")
@@ -136,6 +139,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         *report["versions"].items(),
         *(shown if report["library"] else tried),
         *_library_rows(report),
+        *_media_rows(report["media"]),
         *_decode_rows(report["decode"]),
     ]
 
@@ -175,6 +179,13 @@ def _binding_rows(library: dict[str, Any]) -> list[tuple[str, str]]:
     found += [("doubt", reason) for reason in library["doubts"]]
     helpers = {"compiled": "compiled", "python": "Python and numpy; a C compiler at install time makes faster ones"}
     return [*found, ("helpers", helpers[library["helpers"]])]
+
+
+def _media_rows(media: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Whether images and sound can be used."""
+    if media is None:
+        return []
+    return [("libmtmd", media["problem"] or f"{media['path']} ({media['mode']} mode): images and sound can be used")]
 
 
 def _decode_rows(decode: dict[str, Any] | None) -> list[tuple[str, str]]:

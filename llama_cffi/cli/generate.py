@@ -13,11 +13,11 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.groups import takes
-from llama_cffi.cli.loading import draft_source, load
+from llama_cffi.cli.loading import draft_source, load, projector_source, read_media
 from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
-    from llama_cffi import Completion, Llama
+    from llama_cffi import Audio, Completion, Image, Llama
 
 
 @console.command
@@ -73,6 +73,9 @@ def generate(
     model: options.Model = None,
     placement: Placement = PLACEMENT,
     context: ContextMemory = CONTEXT_MEMORY,
+    mmproj: options.Mmproj = None,
+    image: options.Images = None,
+    audio: options.Sounds = None,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -163,11 +166,13 @@ def generate(
     )
     added = additions(lora, control_vector, control_vector_layer_range)
     draft = draft_source(model_draft, spec_type)
+    media = read_media(image, audio)
     n_threads = arguments.positive(threads)
     llm = load(
         model,
         n_seq_max=1,  # the whole context belongs to this prompt
         draft=draft,
+        mmproj=projector_source(model, mmproj, wanted=bool(media)),
         n_ctx=ctx_size,
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
@@ -188,11 +193,11 @@ def generate(
             **sampling,
         }
         if as_json:
-            completion = llm.generate(text, **request)
+            completion = llm.generate([*media, text] if media else text, **request)
             console.print_json(report(llm, completion))
         else:
             shown = sys.stdout.isatty() if display_prompt is None else display_prompt
-            completion = _stream(llm, text, request, show_prompt=shown)
+            completion = _stream(llm, text, media, request, show_prompt=shown)
         if sys.stderr.isatty() and not as_json if show_timings is None else show_timings:
             console.note(summary(completion))
 
@@ -210,10 +215,14 @@ def without_end(sampling: dict[str, Any], llm: Llama) -> dict[str, Any]:
     return {**sampling, "logit_bias": {**sampling.get("logit_bias", {}), **ends}}
 
 
-def _stream(llm: Llama, prompt: str, request: dict[str, Any], *, show_prompt: bool) -> Completion:
+def _stream(
+    llm: Llama, prompt: str, media: list[Image | Audio], request: dict[str, Any], *, show_prompt: bool
+) -> Completion:
     """Print the text as it comes."""
     completion = None
-    chunks = llm.stream(prompt, **request)  # a prompt that is refused is refused here, before it is shown
+    chunks = llm.stream(
+        [*media, prompt] if media else prompt, **request
+    )  # a prompt that is refused is refused here, before it is shown
     if show_prompt:
         _write(prompt, "1")
     for chunk in chunks:

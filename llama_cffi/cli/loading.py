@@ -39,6 +39,34 @@ def load(path: Path | None, *, context: ContextMemory | None = None, **settings:
             progress.clear()
 
 
+def projector_source(model: Path | None, mmproj: str | None, *, wanted: bool = False) -> str | Path | None:
+    """What `Llama(mmproj=)` takes for ``--mmproj``: ``auto`` by default where it is ``wanted``.
+
+    The projector of a model that is named as on the hub is fetched from there. Raises the errors of `pull_projector`.
+    """
+    if mmproj is None:
+        return projector_source(model, "auto") if wanted else None
+    if mmproj != "auto":
+        return Path(_file(mmproj))
+    name = "" if model is None else str(model)
+    if not name.startswith(HUB):
+        return mmproj
+    from llama_cffi.hub import pull_projector
+
+    with Bar("fetching") as bar:
+        return pull_projector(name.removeprefix(HUB), progress=bar)
+
+
+def read_media(
+    images: Sequence[Path] | None, sounds: Sequence[Path] | None
+) -> list[llama_cffi.Image | llama_cffi.Audio]:
+    """Return the images and sounds of ``--image`` and ``--audio``; raises :class:`MediaError`."""
+    return [
+        *(llama_cffi.Image(path) for path in images or ()),
+        *(llama_cffi.Audio(path) for path in sounds or ()),
+    ]
+
+
 def draft_source(path: Path | None, kind: options.DraftType | None) -> str | Path | None:
     """What `Llama(draft=)` takes for ``--model-draft`` and ``--spec-type``; a file is looked at, but not loaded.
 

@@ -42,6 +42,27 @@ Model = Annotated[
         help="GGUF file, or hf:OWNER/REPO:Q4_K_M from the Hugging Face hub; without it, the demo model.",
     ),
 ]  # fmt: skip
+Mmproj = Annotated[
+    str | None,
+    option(
+        "-mm", "--mmproj", metavar="FILE", env="MMPROJ",
+        help="Projector file, with which the model takes images and sound; auto for the one beside the model.",
+    ),
+]  # fmt: skip
+Images = Annotated[
+    list[Path] | None, option("--image", metavar="FILE", help="An image, which comes before the text. Repeatable.")
+]
+Sounds = Annotated[
+    list[Path] | None, option("--audio", metavar="FILE", help="A sound, which comes before the text. Repeatable.")
+]
+ImageMinTokens = Annotated[
+    int | None,
+    option("--image-min-tokens", metavar="N", min=1, env="IMAGE_MIN_TOKENS", help="The fewest tokens of an image."),
+]
+ImageMaxTokens = Annotated[
+    int | None,
+    option("--image-max-tokens", metavar="N", min=1, env="IMAGE_MAX_TOKENS", help="The most tokens of an image."),
+]
 GpuLayers = Annotated[
     str,
     option(

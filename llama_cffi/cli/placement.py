@@ -9,6 +9,7 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments
+from llama_cffi.cli.memory_plan import DEFAULT_N_CTX, usual_context
 from llama_cffi.cli.options import (
     LOAD_MODES,
     CheckTensors,
@@ -135,8 +136,6 @@ YarnBetaSlow = Annotated[
            help="YaRN: high correction dimension."),
 ]  # fmt: skip
 
-DEFAULT_N_CTX = 4096
-"""What a Llama takes unless the model was trained for less."""
 _FLASH: dict[str, Any] = {"on": "enabled", "off": "disabled", "auto": "auto"}
 
 
@@ -246,11 +245,4 @@ def _own(value: float | None) -> float | None:
     return None if value is not None and value < 0 else value
 
 
-def usual_context(file: str) -> int:
-    """Return what a Llama takes by default, which it does not where it is given options of the context."""
-    found = llama_cffi.GGUFFile(file)
-    trained = found.metadata.get(f"{found.architecture}.context_length")
-    return min(DEFAULT_N_CTX, trained) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
-
-
-__all__ = ["CONTEXT_MEMORY", "DEFAULT_N_CTX", "PLACEMENT", "ContextMemory", "Placement", "usual_context"]
+__all__ = ["CONTEXT_MEMORY", "DEFAULT_N_CTX", "PLACEMENT", "ContextMemory", "Placement"]

@@ -1,6 +1,6 @@
 """What `doctor` tries in a child process, so that a library that ends the process ends only the child.
 
-``python -m llama_cffi.probe library|decode`` prints one JSON object: what it found, or an "error".
+``python -m llama_cffi.cli.probe library|media|decode`` prints one JSON object: what it found, or an "error".
 """
 
 from __future__ import annotations
@@ -58,6 +58,14 @@ def _generation(name: str | None) -> dict[str, str] | None:
     return {"name": name, "range": known.range if known else "derived from headers"}
 
 
+def media() -> dict[str, Any]:
+    """Load libmtmd and describe it: its path, how it is bound, and the problem with it, if there is one."""
+    from llama_cffi._native import media_library
+
+    found = media_library.status()
+    return {"path": str(found.path) if found.path else None, "mode": found.mode, "problem": found.problem}
+
+
 def decode() -> dict[str, Any]:
     """Generate with the demo model for a second."""
     from llama_cffi import Llama
@@ -88,7 +96,7 @@ def decode() -> dict[str, Any]:
 def main() -> None:
     """Run the probe named on the command line."""
     try:
-        found = {"library": library, "decode": decode}[sys.argv[1]]()
+        found = {"library": library, "media": media, "decode": decode}[sys.argv[1]]()
     except Exception as error:
         found = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,24 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options, server_log
 from llama_cffi.cli import serve_options as opt
-from llama_cffi.cli.adapters import additions
+from llama_cffi.cli.adapters import Additions, additions
 from llama_cffi.cli.groups import takes
-from llama_cffi.cli.loading import HUB, draft_source, model_file
+from llama_cffi.cli.loading import HUB, draft_source, model_file, projector_source
+from llama_cffi.cli.memory_plan import planned_bytes
 from llama_cffi.cli.placement import CONTEXT_MEMORY, DEFAULT_N_CTX, PLACEMENT, ContextMemory, Placement
+from llama_cffi.cli.serve_models import Several, check_together, make_pool
+from llama_cffi.cli.serve_parts import LOOPBACK, bind_all, keys_of, listed, mode_of, prefix_of, remove_files
 from llama_cffi.cli.server_arguments import taken_by
 from llama_cffi.cli.server_flags import FLAGS
 
 if TYPE_CHECKING:
-    import socket
-
     from llama_cffi.aio.llama import AsyncLlama
+    from llama_cffi.server.guard import Guard
+    from llama_cffi.server.router.link import Link
+    from llama_cffi.server.service import Service
+    from llama_cffi.server.serving import Serving
     from llama_cffi.server.settings import Settings
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread gives Python's lock away: the one that computes must not wait long for the other."""
 
@@ -40,6 +44,9 @@ def serve(
     hf_repo: opt.HfRepo = None,
     hf_file: opt.HfFile = None,
     hf_token: opt.HfToken = None,
+    mmproj: options.Mmproj = None,
+    image_min_tokens: options.ImageMinTokens = None,
+    image_max_tokens: options.ImageMaxTokens = None,
     offline: opt.Offline = False,
     config: opt.Config = None,
     host: opt.Host = "127.0.0.1",
@@ -81,6 +88,8 @@ def serve(
     metrics: opt.Metrics = True,
     metrics_vllm: opt.VllmMetrics = False,
     public_metrics: opt.PublicMetrics = False,
+    ui: opt.Ui = True,
+    path: opt.StaticPath = None,
     tell_slots: opt.TellSlots = True,
     slot_save_path: opt.SlotSavePath = None,
     slot_action_timeout: opt.SlotActionTimeout = 30.0,
@@ -108,6 +117,13 @@ def serve(
     kv_unified: opt.KvUnified = True,
     context: ContextMemory = CONTEXT_MEMORY,
     model_sampling: options.ModelSampling = True,
+    models_dir: opt.ModelsDir = None,
+    models_preset: opt.ModelsPreset = None,
+    models_hub: opt.ModelsHub = False,
+    models_max: opt.ModelsMax = 4,
+    models_autoload: opt.ModelsAutoload = True,
+    memory_limit: opt.MemoryLimit = None,
+    sleep_idle_seconds: opt.SleepIdleSeconds = None,
 ) -> None:
     """Answer requests over HTTP, as OpenAI's and Anthropic's APIs and llama-server do.
 
@@ -118,8 +134,8 @@ def serve(
     """
     try:
         from llama_cffi.server.listening import address_of, check_certificate
+        from llama_cffi.server.openai.models import model_card
         from llama_cffi.server.run import run
-        from llama_cffi.server.service import Service
         from llama_cffi.server.settings import Settings
     except ModuleNotFoundError as error:
         console.fail(f"{error.name} is not installed: pip install 'llama-cffi[server]'")
@@ -136,22 +152,32 @@ def serve(
         os.environ["HF_TOKEN"] = hf_token
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    file = model_file(_model_name(model, hf_repo, hf_file))
-    hosts = _listed(host)
+    several = Several(
+        models_dir, models_preset, models_hub, models_max, models_autoload, memory_limit,
+        sleep_idle_seconds if sleep_idle_seconds and sleep_idle_seconds > 0 else None, queue_timeout,
+    )  # fmt: skip
+    check_together(ctx, several)
+    name = _model_name(model, hf_repo, hf_file)
+    file, projector = ("", None) if several.many else (model_file(name), projector_source(name, mmproj))
+    hosts = listed(host)
     if compat not in (None, "llama-server"):
         raise typer.BadParameter(f"there is only llama-server, not {compat!r}", param_hint="--compat")
     if slot_save_path is not None and not slot_save_path.is_dir():
         raise typer.BadParameter(f"there is no folder {slot_save_path}", param_hint="--slot-save-path")
+    if path is not None and not path.is_dir():
+        raise typer.BadParameter(f"there is no folder {path}", param_hint="--path")
     slots = parallel if parallel is not None and parallel > 0 else 8
     settings = Settings(
-        names=_listed(alias),
-        tags=_listed(tags),
-        api_keys=_keys(api_key, api_key_file),
-        api_prefix=_prefix(api_prefix),
-        cors_origins=tuple(one for one in _listed(cors_origins) if one != "none"),
+        names=listed(alias),
+        tags=listed(tags),
+        api_keys=keys_of(api_key, api_key_file),
+        api_prefix=prefix_of(api_prefix),
+        cors_origins=tuple(one for one in listed(cors_origins) if one != "none"),
         local_pages=cors_origins != "none",
-        allowed_hosts=_listed(allowed_hosts),
-        check_host=all(one in _LOOPBACK for one in hosts),
+        allowed_hosts=listed(allowed_hosts),
+        check_host=all(one in LOOPBACK for one in hosts),
+        ui=ui,
+        static_path=path if ui else None,
         slots=tell_slots,
         slot_save_path=slot_save_path,
         slot_action_timeout=slot_action_timeout,
@@ -181,6 +207,30 @@ def serve(
     )
     n_ctx = ctx_size if isinstance(ctx_size, int) and ctx_size else DEFAULT_N_CTX
     _check_fields(settings, n_ctx, slots)
+    link: Link | None = ctx.obj
+
+    def answer(service: Serving, what: str, on_ready: Callable[[], object] | None, guard: Guard | None = None) -> None:
+        access, timed = access_log or verbose, link is None  # a parent notes the time itself
+        server_log.start(log_file, as_json=log_jsonl, access=access, verbose=verbose, timed=timed)
+        sockets = bind_all(hosts, port, reuse_port=reuse_port, mode=mode_of(socket_mode))
+        places = [address_of(one, tls=settings.ssl_key_file is not None) for one in sockets]
+        try:
+            if not settings.api_keys and not all(one in LOOPBACK or place.startswith("unix:")
+                                                 for one, place in zip(hosts, places, strict=True)):  # fmt: skip
+                console.note(f"warning: {host} can be reached from other machines, and there is no --api-key")
+            if link is None:
+                print(f"{' '.join(places)} serves {what}, {slots} at once", flush=True)
+            sys.setswitchinterval(_SWITCH_INTERVAL)
+            read_keys = None if api_key_file is None else partial(keys_of, api_key, api_key_file)
+            if run(service, sockets, on_ready, read_keys, guard):
+                raise typer.Exit(console.INTERRUPTED)
+        finally:
+            remove_files(places)
+
+    if several.used:
+        pool, guard, what = make_pool(ctx, several, settings, file or None)
+        answer(pool, what, partial(console.note, "the model is loaded") if file else None, guard)
+        return
     added = additions(lora, control_vector, control_vector_layer_range)
     n_threads = arguments.positive(threads)
     llama_options: dict[str, Any] = {
@@ -196,6 +246,9 @@ def serve(
         "max_waiting_tokens": max_queue_tokens or 4 * n_ctx,
         "max_waiting_seconds": queue_timeout,
         "max_compile_seconds": compile_timeout,
+        "mmproj": projector,
+        "image_min_tokens": image_min_tokens,
+        "image_max_tokens": image_max_tokens,
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
         "model_options": placement.options(),
         "model_sampling": model_sampling,
@@ -206,70 +259,40 @@ def serve(
         raise FileNotFoundError(f"there is no model file {file}")
     context.add_to(llama_options, file, kv_unified=kv_unified)
 
+    service = _service(file, llama_options, settings, link, added, apply=not lora_init_without_apply)
+    if link is None:
+        answer(service, service.id, partial(console.note, "the model is loaded"))
+        return
+
+    def loaded() -> None:
+        link.tell("loaded", card=model_card(service))
+        link.end_when(lambda: service.stats is not None and service.stats.failed)
+
+    answer(service, service.id, loaded)
+
+
+def _service(
+    file: str, options: dict[str, Any], settings: Settings, link: Link | None, added: Additions, *, apply: bool
+) -> Service:
+    """Return the service of one model, which is opened later: where there is a parent, when that lets it."""
+    from llama_cffi.server.service import Service
+
+    def progress(part: float) -> bool:
+        if link is not None:
+            link.progress(part)
+        return service.state != "draining"  # a signal ends loading
+
     async def open_model() -> AsyncLlama:
-        progress = lambda part: service.state != "draining"  # noqa: E731 - a signal ends loading
-        llm = await llama_cffi.AsyncLlama.open(file, **llama_options, progress=progress)
+        if link is not None:
+            await link.admit(partial(planned_bytes, file, options))
+        llm = await llama_cffi.AsyncLlama.open(file, **options, progress=progress)
         service.adapters = added.apply(llm.llama)
-        if lora_init_without_apply:
+        if not apply:
             llm.llama.set_adapters({})
         return llm
 
-    server_log.start(log_file, as_json=log_jsonl, access=access_log or verbose, verbose=verbose)
-    sockets = _bind(hosts, port, reuse_port=reuse_port, mode=_mode(socket_mode))
-    try:
-        service = Service(open_model, settings, Path(file).stem)
-        places = [address_of(one, tls=settings.ssl_key_file is not None) for one in sockets]
-        if not settings.api_keys and not all(one in _LOOPBACK or place.startswith("unix:")
-                                             for one, place in zip(hosts, places, strict=True)):  # fmt: skip
-            console.note(f"warning: {host} can be reached from other machines, and there is no --api-key")
-        print(f"{' '.join(places)} serves {service.id}, {slots} at once", flush=True)
-        sys.setswitchinterval(_SWITCH_INTERVAL)
-        read_keys = None if api_key_file is None else partial(_keys, api_key, api_key_file)
-        if run(service, sockets, partial(console.note, "the model is loaded"), read_keys):
-            raise typer.Exit(console.INTERRUPTED)
-    finally:
-        _remove_files(places)
-
-
-def _bind(hosts: Sequence[str], port: int, *, reuse_port: bool, mode: int) -> list[socket.socket]:
-    """Open all sockets, or none; the first address with port 0 decides the port of the others."""
-    from llama_cffi.server.listening import bind, close, socket_path
-
-    found: list[socket.socket] = []
-    for host in hosts:
-        try:
-            sock = bind(host, port, reuse_port=reuse_port, mode=mode)
-        except OSError as error:
-            for one in found:
-                close(one)
-            place = host if socket_path(host) is not None else f"{host}:{port}"
-            hint = "" if socket_path(host) is not None else "; --port 0 takes a free port"
-            console.fail(f"cannot listen on {place}: {error.strerror or error}{hint}")
-        found.append(sock)
-        if not port and socket_path(host) is None:
-            port = sock.getsockname()[1]
-    return found
-
-
-def _remove_files(places: Sequence[str]) -> None:
-    for place in places:
-        if place.startswith("unix:"):
-            Path(place.removeprefix("unix:")).unlink(missing_ok=True)
-
-
-def _mode(text: str) -> int:
-    try:
-        found = int(text, 8)
-    except ValueError:
-        found = -1
-    if not 0 <= found <= 0o777:
-        raise typer.BadParameter(f"{text!r} is no mode such as 660", param_hint="--socket-mode")
-    return found
-
-
-def _prefix(text: str) -> str:
-    stripped = text.strip("/")
-    return f"/{stripped}" if stripped else ""
+    service = Service(open_model, settings, Path(file).stem)
+    return service
 
 
 def _model_name(model: Path | None, repo: str | None, file: str | None) -> Path | None:
@@ -281,6 +304,12 @@ def _model_name(model: Path | None, repo: str | None, file: str | None) -> Path 
         raise typer.BadParameter("give either --model or --hf-repo")
     name = repo.removeprefix(HUB)
     return Path(f"{HUB}{name.partition(':')[0]}/{file}" if file is not None else f"{HUB}{name}")
+
+
+def _changed(**values: Any) -> dict[str, Any]:
+    """Return the options of the context that are not the usual ones."""
+    usual = llama_cffi.ContextOptions()
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
 def _draft(source: str | Path | None, n_max: int | None, p_min: float | None) -> Any:
@@ -298,21 +327,3 @@ def _check_fields(settings: Settings, n_ctx: int, slots: int) -> None:
         name, message = wrong
         flag = next((one.name for one in FLAGS if one.kind == "field" and one.word == name), name)
         raise typer.BadParameter(message, param_hint=flag)
-
-
-def _listed(text: str | None) -> tuple[str, ...]:
-    return tuple(one for part in (text or "").split(",") if (one := part.strip()))
-
-
-def _keys(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
-    """The keys of options, the file and the environment."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
-    stripped = [line.strip() for line in lines]
-    found = [key for text in (*(given or ()), os.environ.get("LLAMA_API_KEY", "")) for key in _listed(text)]
-    keys = tuple(dict.fromkeys([*found, *(line for line in stripped if line and not line.startswith("#"))]))
-    if file is not None:
-        if not keys:
-            raise ValueError(f"there is no key in {file}")
-        if os.name == "posix" and file.stat().st_mode & 0o077:
-            console.note(f"warning: other users can read the keys in {file}: chmod 600")
-    return keys

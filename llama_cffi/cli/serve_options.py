@@ -202,6 +202,15 @@ LogJsonl = Annotated[
     bool, option("--log-jsonl/--no-log-jsonl", env="LOG_JSONL", help="Write each line of the log as a JSON object.")
 ]
 
+Ui = Annotated[
+    bool, option("--ui/--no-ui", "--webui/--no-webui", env="UI", help="Show a page for chats at / in a browser.")
+]
+StaticPath = Annotated[
+    Path | None,
+    option("--path", metavar="DIR", env="STATIC_PATH",
+           help="Give out the files of a folder in the page's place, without a key."),
+]  # fmt: skip
+
 # -- llama-server's own endpoints
 
 TellSlots = Annotated[bool, option("--slots/--no-slots", env="ENDPOINT_SLOTS", help="Offer /slots.")]
@@ -219,5 +228,38 @@ EchoPrompt = Annotated[bool, option("--echo-prompt", help="Repeat the prompt in 
 Compat = Annotated[
     str | None, option("--compat", metavar="NAME", help="llama-server: do as it does where that is less careful.")
 ]
+
+# -- several models, each in a process of its own
+
+ModelsDir = Annotated[
+    Path | None,
+    option("--models-dir", metavar="DIR", env="MODELS_DIR", help="Serve the models of a folder, by their names."),
+]
+ModelsPreset = Annotated[
+    Path | None,
+    option("--models-preset", metavar="FILE", env="MODELS_PRESET",
+           help="Models and their options: sections [NAME] with lines NAME = VALUE, [*] for all."),
+]  # fmt: skip
+ModelsHub = Annotated[bool, option("--models-hub", help="Serve the models in the cache of the Hugging Face hub.")]
+ModelsMax = Annotated[
+    int,
+    option("--models-max", metavar="N", min=0, env="MODELS_MAX",
+           help="Models in memory at once; an idle one makes room for another. 0 for no limit."),
+]  # fmt: skip
+ModelsAutoload = Annotated[
+    bool,
+    option("--models-autoload/--no-models-autoload", env="MODELS_AUTOLOAD",
+           help="Load a model at the first request for it, or only with POST /models/load."),
+]  # fmt: skip
+MemoryLimit = Annotated[
+    int | None,
+    option("--memory-limit", metavar="MIB", min=1,
+           help="Memory that models and their contexts may take together, on all devices."),
+]  # fmt: skip
+SleepIdleSeconds = Annotated[
+    float | None,
+    option("--sleep-idle-seconds", metavar="S", min=-1, env="SLEEP_IDLE_SECONDS", show_default="never",
+           help="Seconds without a request after which a model leaves memory, until the next one; -1 for never."),
+]  # fmt: skip
 
 Context = typer.Context

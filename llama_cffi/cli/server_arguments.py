@@ -32,6 +32,10 @@ class Taken:
     """Defaults of fields of requests."""
     notes: list[str] = field(default_factory=list)
     """What has no effect, and why."""
+    given: list[tuple[Flag, list[str]]] = field(default_factory=list)
+    """The flags of the command line with their values, in their order."""
+    elsewhere: list[tuple[Flag, list[str]]] = field(default_factory=list)
+    """Those of variables and of a file, which yield to them."""
 
     def take(self, name: str, flag: Flag, values: list[str]) -> None:
         """Take a flag with its values; ``typer.BadParameter`` for one that cannot be had."""
@@ -69,10 +73,13 @@ class ServeCommand(TyperCommand):
         for name, flag, values in _from_variables():
             if flag.word not in given:
                 taken.take(name, flag, values)
+                taken.elsewhere.append((flag, values))
                 given.add(flag.word)
         first = Taken()
         defaults = self._config(settings, first)
         taken.notes += first.notes
+        taken.elsewhere = [*first.elsewhere, *taken.elsewhere]
+        taken.given = [(flag, values) for _, flag, values in others]
         for name, value in first.fields.items():
             if name not in given:
                 taken.fields[name] = value
@@ -85,18 +92,10 @@ class ServeCommand(TyperCommand):
 
     def _config(self, settings: Mapping[str, Any], taken: Taken) -> dict[str, Any]:
         """Return the values of a file by the names of the command's parameters; those of other flags are taken."""
-        spelled: dict[str, tuple[Any, bool]] = {}
-        for param in self.params:
-            spelled.update((one, (param, True)) for one in param.opts)
-            spelled.update((one, (param, False)) for one in param.secondary_opts)
+        spelled = spellings(self)
         found: dict[str, Any] = {}
         for key, value in settings.items():
-            name = next((one for one in (f"--{key}", f"-{key}") if one in spelled or one in BY_NAME), None)
-            name = name or f"--{key.replace('_', '-')}"
-            if name == CONFIG or (name not in spelled and name not in BY_NAME):
-                near = difflib.get_close_matches(name, list(spelled), 1) or difflib.get_close_matches(name, BY_NAME, 1)
-                hint = f"; did you mean {near[0].lstrip('-')}?" if near else ""
-                raise typer.BadParameter(f"there is no setting {key!r}{hint}", param_hint=CONFIG)
+            name = flag_of(key, spelled, CONFIG)
             if name in spelled:
                 param, positive = spelled[name]
                 found[str(param.name)] = _own_value(key, value, param, positive)
@@ -104,13 +103,35 @@ class ServeCommand(TyperCommand):
             flag = BY_NAME[name]
             values = value if isinstance(value, list) else [value]
             if not flag.n_values:
-                if _truth(key, value):
+                if truth(key, value, CONFIG):
                     taken.take(name, flag, [])
+                    taken.elsewhere.append((flag, []))
                 continue
             for one in values:
                 text = json.dumps(one) if isinstance(one, (dict, bool)) else str(one)
                 taken.take(name, flag, [text])
+                taken.elsewhere.append((flag, [text]))
         return found
+
+
+def spellings(command: TyperCommand) -> dict[str, tuple[Any, bool]]:
+    """Return the options of a command by their spellings, each with whether it is what the spelling says."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for param in command.params:
+        found.update((one, (param, True)) for one in param.opts)
+        found.update((one, (param, False)) for one in param.secondary_opts)
+    return found
+
+
+def flag_of(key: str, spelled: Mapping[str, Any], place: str) -> str:
+    """Return the flag that a setting of a file means; ``typer.BadParameter`` for none."""
+    name = next((one for one in (f"--{key}", f"-{key}") if one in spelled or one in BY_NAME), None)
+    name = name or f"--{key.replace('_', '-')}"
+    if name == CONFIG or (name not in spelled and name not in BY_NAME):
+        near = difflib.get_close_matches(name, list(spelled), 1) or difflib.get_close_matches(name, BY_NAME, 1)
+        hint = f"; did you mean {near[0].lstrip('-')}?" if near else ""
+        raise typer.BadParameter(f"there is no setting {key!r}{hint}", param_hint=place)
+    return name
 
 
 def taken_by(ctx: Any) -> Taken:
@@ -253,16 +274,17 @@ def _toml(text: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def _truth(key: str, value: Any) -> bool:
+def truth(key: str, value: Any, place: str) -> bool:
+    """Return what a setting of yes or no says; ``typer.BadParameter`` for another word."""
     found = value if isinstance(value, bool) else _TRUTH.get(str(value).lower())
     if found is None:
-        raise typer.BadParameter(f"{key} must be true or false, got {value!r}", param_hint=CONFIG)
+        raise typer.BadParameter(f"{key} must be true or false, got {value!r}", param_hint=place)
     return found
 
 
 def _own_value(key: str, value: Any, param: Any, positive: bool) -> Any:
     if getattr(param, "is_flag", False):
-        return _truth(key, value) is positive
+        return truth(key, value, CONFIG) is positive
     if param.multiple:
         return [str(one) for one in value] if isinstance(value, list) else [str(value)]
     if param.nargs != 1:
@@ -274,4 +296,4 @@ def _own_value(key: str, value: Any, param: Any, positive: bool) -> Any:
     return str(value)
 
 
-__all__ = ["CONFIG", "ServeCommand", "Taken", "taken_by"]
+__all__ = ["CONFIG", "ServeCommand", "Taken", "flag_of", "spellings", "taken_by", "truth"]

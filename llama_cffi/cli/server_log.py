@@ -6,7 +6,8 @@ import json
 import logging
 from pathlib import Path
 
-_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_BARE = "%(levelname)s %(name)s: %(message)s"
+_TEXT = f"%(asctime)s {_BARE}"
 ACCESS = "llama_cffi.server.access"
 
 
@@ -27,10 +28,10 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def start(file: Path | None, *, as_json: bool, access: bool, verbose: bool) -> None:
-    """Send what is logged where it belongs; ``access`` is a line for each request."""
+def start(file: Path | None, *, as_json: bool, access: bool, verbose: bool, timed: bool = True) -> None:
+    """Send what is logged where it belongs; ``access`` is a line for each request, ``timed`` has each with its time."""
     handler = logging.StreamHandler() if file is None else logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonLines() if as_json else logging.Formatter(_TEXT if timed else _BARE))
     logger = logging.getLogger("llama_cffi")
     if verbose:
         logger.handlers.clear()  # the one that is there writes the messages alone

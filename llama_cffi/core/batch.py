@@ -109,14 +109,8 @@ class Batch:
             )
 
     def check_positions(self, limit: int) -> None:
-        """Raise :class:`BatchError` for a position outside 0 to ``limit - 1``.
-
-        A learned position that does not exist ends the process, on a thread that is not guarded.
-        """
-        pos = self.pos[: self.n_tokens]
-        for position in (pos.min(), pos.max()):
-            if not 0 <= position < limit:
-                raise BatchError(f"position {position} is outside 0 to {limit - 1}, which this model was trained for")
+        """Raise :class:`BatchError` for a position outside 0 to ``limit - 1``."""
+        check_positions(self.pos[: self.n_tokens], limit)
 
     def clear(self) -> None:
         """Remove all rows."""
@@ -188,6 +182,16 @@ def _integer(name: str, value: object) -> int:
     if number is None:
         raise BatchError(f"{name} must be an int, got {shown(value)}")
     return number
+
+
+def check_positions(pos: NDArray[np.int32], limit: int) -> None:
+    """Raise :class:`BatchError` for a position outside 0 to ``limit - 1``.
+
+    A learned position that does not exist ends the process, on a thread that is not guarded.
+    """
+    for position in (pos.min(), pos.max()):
+        if not 0 <= position < limit:
+            raise BatchError(f"position {position} is outside 0 to {limit - 1}, which this model was trained for")
 
 
 def _int32_array(tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:

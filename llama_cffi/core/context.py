@@ -22,6 +22,7 @@ from llama_cffi.core.context_reports import ContextReports
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.decode_errors import ABORTED, raise_decode_error
+from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
 from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
 from llama_cffi.core.memory import Memory
@@ -152,7 +153,7 @@ class Context(ContextReports):
 
     # -- computing
 
-    def decode(self, batch: Batch, *, deadline: float | None = None) -> None:
+    def decode(self, batch: Batch | EmbeddingBatch, *, deadline: float | None = None) -> None:
         """Compute a batch and add it to the memory. Wraps ``llama_decode``.
 
         ``deadline`` is a :func:`time.monotonic` time after which the computation stops.
@@ -207,15 +208,15 @@ class Context(ContextReports):
             self._access.note_damage(error)
             raise
 
-    def _compute(self, function: Any, batch: Batch, deadline: float | None) -> None:
-        if not isinstance(batch, Batch):
+    def _compute(self, function: Any, batch: Batch | EmbeddingBatch, deadline: float | None) -> None:
+        if not isinstance(batch, (Batch, EmbeddingBatch)):
             raise TypeError(f"batch must be a Batch, got {shown(batch)}")
         n = batch.n_tokens
         if not 0 < n <= self.n_together:
             if 0 < n <= self.n_batch:
                 raise BatchError(f"attention or pooling needs the {n} tokens at once; n_ubatch is {self.n_ubatch}")
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
-        batch.check()
+        batch.check() if isinstance(batch, Batch) else batch.check_model(self.model)
         if self._n_positions:
             batch.check_positions(self._n_positions)
         door, flag, outputs = self._door, self._abort, self.outputs
@@ -238,7 +239,7 @@ class Context(ContextReports):
                 self._fail(code, batch)
             outputs.last_batch = (door.n_computed, n)
 
-    def _fail(self, code: int, batch: Batch) -> NoReturn:
+    def _fail(self, code: int, batch: Batch | EmbeddingBatch) -> NoReturn:
         flag = self._abort
         exception = flag.take_exception()
         if exception is not None:

@@ -28,7 +28,7 @@ _CACHE_TYPES: dict[str, str] = {
     "q5_0": "GGML_TYPE_Q5_0",
     "q5_1": "GGML_TYPE_Q5_1",
 }
-_FLASH: dict[str, str] = {
+FLASH_ATTENTION: dict[str, str] = {
     "auto": "LLAMA_FLASH_ATTN_TYPE_AUTO",
     "disabled": "LLAMA_FLASH_ATTN_TYPE_DISABLED",
     "enabled": "LLAMA_FLASH_ATTN_TYPE_ENABLED",
@@ -179,10 +179,10 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
 
 def _set_flash_attn(params: Any, value: FlashAttention) -> None:
     if binding.has("llama_context_params.flash_attn_type"):
-        params.flash_attn_type = constant("flash_attn", value, _FLASH)
-    elif choice("flash_attn", value, _FLASH) != _FLASH["auto"]:
+        params.flash_attn_type = constant("flash_attn", value, FLASH_ATTENTION)
+    elif choice("flash_attn", value, FLASH_ATTENTION) != FLASH_ATTENTION["auto"]:
         # The oldest releases know on and off, and choose nothing themselves.
         params.flash_attn = value == "enabled"
 
 
-__all__ = ["CacheType", "ContextOptions", "FlashAttention", "native_params"]
+__all__ = ["FLASH_ATTENTION", "CacheType", "ContextOptions", "FlashAttention", "native_params"]

@@ -8,6 +8,7 @@ from typing import NoReturn
 import numpy as np
 
 from llama_cffi.core.batch import Batch
+from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.errors import BatchError, DecodeError, MemoryFullError, TokenError
 
@@ -15,7 +16,13 @@ NO_ROOM, ABORTED, INVALID = 1, 2, -1
 
 
 def raise_decode_error(
-    code: int, batch: Batch, vocab: Vocab, *, n_ctx: int, n_seq_max: int, lines: Sequence[str]
+    code: int,
+    batch: Batch | EmbeddingBatch,
+    vocab: Vocab,
+    *,
+    n_ctx: int,
+    n_seq_max: int,
+    lines: Sequence[str],
 ) -> NoReturn:
     """Raise why a batch could not be computed; ``lines`` are what llama.cpp logged during the call.
 

@@ -201,6 +201,19 @@ class ModelBase(NativeObject):
         return int(lib.llama_model_n_embd_out(self.ptr)) if binding.has("llama_model_n_embd_out") else self.n_embd
 
     @property
+    def n_embd_inp(self) -> int:
+        """Numbers in a row of embeddings that is decoded in place of a token; several times ``n_embd`` where images go
+        into several layers. Wraps ``llama_model_n_embd_inp``."""
+        return int(lib.llama_model_n_embd_inp(self.ptr)) if binding.has("llama_model_n_embd_inp") else self.n_embd
+
+    @cached_property
+    def n_pos_per_embd(self) -> int:
+        """Positions of such a row: 4 where they have several dimensions (M-RoPE), else 1."""
+        names = ("LLAMA_ROPE_TYPE_MROPE", "LLAMA_ROPE_TYPE_IMROPE")
+        kinds = [getattr(lib, name) for name in names if binding.has(name)]
+        return 4 if lib.llama_model_rope_type(self.ptr) in kinds else 1
+
+    @property
     def n_layer(self) -> int:
         """Number of layers."""
         return int(lib.llama_model_n_layer(self.ptr))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -124,6 +124,16 @@ class Prompt(tuple[int, ...]):
         """Positions that the whole takes."""
         return len(self) + sum(span.media.n_positions - span.media.n_cells for span in self.media)
 
+    @property
+    def least_positions(self) -> int:
+        """The fewest positions that a memory may report that holds the whole.
+
+        With M-RoPE all cells of an image are at its first position: one that comes last ends the memory there.
+        """
+        if self.media and self.media[-1].end == len(self):
+            return self.position(self.media[-1].start) + 1
+        return self.n_positions
+
     def position(self, cell: int) -> int:
         """Return the position of a cell, that of the first cell for all cells of a piece of media.
 
@@ -146,6 +156,13 @@ class Prompt(tuple[int, ...]):
     def first(self, n: int) -> Prompt:
         """Return the prompt of the first ``boundary(n)`` cells."""
         return Prompt.of_cells(self[: self.boundary(n)], self.media)
+
+    def without_content(self) -> Prompt:
+        """Return the same cells without what their media are computed from: for what is only compared."""
+        if all(span.media.content is None for span in self.media):
+            return self
+        bare = (MediaSpan(span.start, replace(span.media, content=None)) for span in self.media)
+        return Prompt.of_cells(self, tuple(bare))
 
     def digest(self) -> str:
         """Return a hash of the content as 20 hexadecimal digits, the same in every process."""

@@ -117,7 +117,7 @@ class SavedState:
             else:
                 context.state.seq_set_data(next(iter(targets)), self.payload)
             for target, sequence in targets.items():
-                if memory.seq_pos_max(target) != sequence.n_past - 1:
+                if not _covers(sequence, memory.seq_pos_max(target)):
                     for one in targets:
                         memory.seq_rm(one)
                     raise StateFormatError(
@@ -205,11 +205,17 @@ def _sequence(context: Context, seq_id: int, n_past: int, cells: Sequence[int] |
         return SavedSequence(n_past=n_past)
     prompt = cells if isinstance(cells, Prompt) else Prompt(context.model.vocab.check_tokens(cells).tolist())
     context.model.vocab.check_tokens(prompt.tokens)
-    if prompt.n_positions != n_past:
+    if not prompt.least_positions <= n_past <= prompt.n_positions:
         raise ValueError(
             f"sequence {seq_id} has {n_past} positions in memory, and {prompt.n_positions} tokens were given"
         )
-    return SavedSequence(n_past=n_past, prompt=prompt)
+    return SavedSequence(n_past=prompt.n_positions, prompt=prompt)
+
+
+def _covers(sequence: SavedSequence, last: int | None) -> bool:
+    """Whether memory that ends at this position is that of a saved sequence."""
+    least = sequence.n_past if sequence.prompt is None else sequence.prompt.least_positions
+    return last is not None and least <= last + 1 <= sequence.n_past
 
 
 def _digest(data: bytes) -> bytes:

@@ -1,15 +1,19 @@
-"""A model that several ``Llama`` objects own together."""
+"""A model, or another object, that several ``Llama`` objects own together."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from llama_cffi._util.fork import fork_safe
 
-if TYPE_CHECKING:
-    from llama_cffi.core.model import Model
+
+class Closable(Protocol):
+    """What is closed when nothing needs it any more: a model, a projector."""
+
+    def close(self) -> None:
+        """Free it."""
 
 
 class ModelShare:
@@ -21,7 +25,7 @@ class ModelShare:
 
     __slots__ = ("__weakref__", "_lock", "_model", "_parts")
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Closable) -> None:
         self._model = model
         # Reentrant: a signal handler may close another part in the middle of it.
         self._lock = fork_safe(threading.RLock())
@@ -44,4 +48,4 @@ class ModelShare:
             self._model.close()
 
 
-__all__ = ["ModelShare"]
+__all__ = ["Closable", "ModelShare"]

@@ -125,7 +125,7 @@ class StateHeader:
                 raise StateMismatchError(f"the state has tokens outside the vocabulary of {n_vocab}")
         if context.model.is_recurrent:
             return  # one cell for each sequence, whatever its length
-        lengths = [sequence.n_past for sequence in self.sequences.values()]
+        lengths = [one.n_past if one.prompt is None else len(one.prompt) for one in self.sequences.values()]
         if max(lengths, default=0) > context.n_ctx_seq:
             raise StateMismatchError(
                 f"the state has a sequence of {max(lengths)} tokens; the context has room for {context.n_ctx_seq}"

@@ -86,11 +86,16 @@ class Engine(ProcessBound):
             sequence.checkpoints = self._runner.checkpoints(request.prompt)
         if listener is not None:
             sequence.listeners = (listener,)
+        media = self._loop.media
+        if media is not None and request.prompt.media:
+            media.prefetch(sequence, self._loop.outside.prompts(request.conditioning, found))
         try:
             self._inbox.submit(sequence, found)
         except LlamaCffiError:
             sequence.sampler.close()
             raise
+        if media is not None:
+            media.wake()
         if self._threaded:
             self._wake_worker()
         return sequence
@@ -166,6 +171,8 @@ class Engine(ProcessBound):
         if not sequence.done:
             sequence.unwanted = True
             self._inbox.put(partial(self._loop.end, sequence, FinishReason.CANCELLED))
+            if self._loop.media is not None:
+                self._loop.media.wake()
             self._settle_inbox()
 
     def abandon(self, sequence: RunningSequence) -> None:

@@ -11,9 +11,11 @@ from zlib import crc32
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, reusable
+from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.plan import StepPlan
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import SavedMemory
+from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.errors import MemoryFullError
 from llama_cffi.reply.completion import TokenLogprob
 
@@ -24,8 +26,8 @@ class FakeRunner:
     The next token depends on all cells in memory, their positions, and the conditioning that each was computed under,
     so a scheduler that loses, repeats or mixes up a cell changes the text. :meth:`expected` computes the same text
     directly. ``n_cells`` bounds the memory over all sequences, where copies share their cells. Media are cells like
-    others here, whatever they show. ``seconds`` says what a decode takes by its rows (tokens with an output) and its
-    other tokens; a second without it.
+    others here, whatever they show; with an ``encoder`` their embeddings must be there. ``seconds`` says what a decode
+    takes by its rows (tokens with an output) and its other tokens; a second without it.
     """
 
     EOG = 256
@@ -42,7 +44,9 @@ class FakeRunner:
         n_seq_max: int = 4,
         n_cells: int | None = None,
         seconds: Callable[[int, int], float] = lambda n_rows, n_others: 1.0,
+        encoder: MediaEncoder | None = None,
     ) -> None:
+        self.encoder = encoder
         self.n_batch = n_batch
         self.n_ubatch = n_batch if n_ubatch is None else n_ubatch
         self.n_ctx = n_ctx
@@ -133,8 +137,7 @@ class FakeRunner:
             if memory != self.cells(sequence.cells[: sequence.n_past], self.conditioning):
                 raise AssertionError(f"slot {sequence.seq_id} does not hold what its sequence believes")
             end = sequence.n_past + count
-            if sequence.request.prompt.boundary(end) != end:
-                raise AssertionError("media were cut in two")
+            self._check_media(plan, sequence, end)
             memory.extend(self.cells(sequence.cells[sequence.n_past : end], self.conditioning))
             self._write(sequence.seq_id)
             whole = sequence.whole
@@ -156,6 +159,14 @@ class FakeRunner:
         n_rows = len(self._rows) + n_padding
         self.now += self.seconds(n_rows, total + n_padding - n_rows)
         return rows
+
+    def _check_media(self, plan: StepPlan, sequence: RunningSequence, end: int) -> None:
+        """A medium has a decode of its own, and its embeddings are there."""
+        spans = [span for span in sequence.request.prompt.media if span.start < end and span.end > sequence.n_past]
+        if spans and (len(plan) > 1 or [(one.start, one.end) for one in spans] != [(sequence.n_past, end)]):
+            raise AssertionError("a decode with a medium holds something else, or only a part of it")
+        if spans and self.encoder is not None:
+            sequence.encodings[sequence.n_past].result()
 
     @property
     def n_used(self) -> int:

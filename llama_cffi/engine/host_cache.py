@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,10 @@ class HostCache:
                     best, most = one, n
         return best
 
+    def prompts(self, conditioning: Conditioning) -> Iterator[Prompt]:
+        """Yield what is kept of texts under a conditioning."""
+        return (one.prompt for one in self._kept if one.conditioning == conditioning)
+
     def missing(self, held: Prompt, conditioning: Conditioning, elsewhere: Iterable[Prompt] = ()) -> int:
         """Return how many of its last cells no other memory has, here or ``elsewhere``; 0 if none may be kept."""
         if self.max_bytes <= 0 or len(held) < MIN_TOKENS:
@@ -84,8 +88,8 @@ class HostCache:
         n = len(held)
         if not self.can_cut:
             return 0 if self.holds(held, conditioning) or held in elsewhere else n
-        others = [one.prompt for one in self._kept if one.conditioning == conditioning]
-        return n - max((held.n_shared(other) for other in (*others, *elsewhere)), default=0)
+        others = (*self.prompts(conditioning), *elsewhere)
+        return n - max((held.n_shared(other) for other in others), default=0)
 
     def add(self, memory: HostMemory) -> None:
         """Keep a memory; those that it holds whole go, if a memory can be cut, and the oldest ones for room."""

@@ -12,6 +12,7 @@ from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.host_cache import HostCache
+from llama_cffi.engine.media_queue import MediaQueue
 from llama_cffi.engine.outside_memory import OutsideMemory
 from llama_cffi.engine.repair import is_own_error, repair
 from llama_cffi.engine.runner import Runner, SavedMemory
@@ -40,11 +41,9 @@ class GenerationLoop:
     ``changed`` collects the sequences with a listener that have new chunks or ended, for the caller to tell.
     """
 
-    def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
-        options = options if options is not None else EngineOptions()
+    def __init__(self, runner: Runner, options: EngineOptions) -> None:
         self._runner = runner
-        self._n_ctx = runner.n_ctx
-        self._n_batch = runner.n_batch
+        self._n_ctx, self._n_batch = runner.n_ctx, runner.n_batch
         # By the other clock every decode takes as long as any, so it decides nothing.
         self.clock: Callable[[], float] = count(0.0, 1.0).__next__ if options.reproducible else runner.clock
         self.cost = DecodeCost()
@@ -61,6 +60,8 @@ class GenerationLoop:
             max_step_seconds=options.max_step_seconds,
             clock=self.clock,
         )
+        self.media = MediaQueue(runner.encoder) if runner.encoder is not None else None
+        self.scheduler.awaits = self.media.waits if self.media is not None else None
         host = HostCache(options.host_bytes, can_cut=runner.can_cut_saved)
         self.outside = OutsideMemory(runner, self.scheduler, host, self.cost)
         self.telemetry = Telemetry(options.on_event)
@@ -163,7 +164,7 @@ class GenerationLoop:
                         draft = self._propose(work.sequence, drafting, work.n_draft, n_tokens - 1)
                         plan[i] = work._replace(draft=draft)
             if not plan:
-                return False
+                return self.media is not None and self.media.rest(self.scheduler.running, self._deadline(self._timed))
             affected, own = [work.sequence for work in plan], None
             self._compute(plan)
             return True
@@ -374,8 +375,7 @@ class GenerationLoop:
 
     def _overflow(self, sequence: RunningSequence) -> None:
         """The sequence has filled its context and has one more token to compute."""
-        policy = sequence.request.overflow
-        n_ctx = self._n_ctx
+        policy, n_ctx = sequence.request.overflow, self._n_ctx
         if policy == "error":
             raise ContextOverflowError(f"the text has filled the context of {n_ctx} tokens")
         if policy == "stop":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from time import perf_counter
 
@@ -49,6 +50,15 @@ class OutsideMemory:
         used, kept = cells_in(self._scheduler.slots)
         cells = self._runner.n_cells or self._runner.n_ctx * self._runner.n_seq_max
         return MemoryCounts(cells=cells, used=used, kept=kept, host_bytes=self.host.nbytes)
+
+    def prompts(self, conditioning: Conditioning, found: SavedMemory | None = None) -> Iterator[Prompt]:
+        """Yield all that is kept under a conditioning, inside and outside, and what was ``found``. Any thread may call
+        it.
+        """
+        yield from (slot.held for slot in self._scheduler.slots if slot.conditioning == conditioning)
+        yield from self.host.prompts(conditioning)
+        if found is not None:
+            yield found.prompt
 
     def find(self, prompt: Prompt, held: int) -> SavedMemory | None:
         """Read the saved beginning of a prompt that spares more than the ``held`` cells in memory."""
@@ -109,7 +119,7 @@ class OutsideMemory:
 
     def _copy(self, seq_id: int, held: Prompt, conditioning: Conditioning) -> None:
         start = perf_counter()
-        self.host.add(HostMemory(held, self._runner.save(seq_id), conditioning))
+        self.host.add(HostMemory(held.without_content(), self._runner.save(seq_id), conditioning))
         self._copy_seconds = 2 * (perf_counter() - start) / len(held)
 
     def fetch(self, slot: Slot, sequence: RunningSequence, held: int) -> int:

@@ -43,4 +43,23 @@ Prepare = Callable[[Admission, RunningSequence], int]
 than that where they came from outside."""
 
 
-__all__ = ["Admission", "Prepare", "StepPlan", "Work"]
+def count_tokens(plan: StepPlan) -> tuple[int, int]:
+    """Return how many tokens of a plan are rows, drafts and padding included, and how many are those of prompts."""
+    n_rows = n_prefill = 0
+    for _, n_tokens, output, _, draft, n_padding in plan:
+        if n_tokens == 1 and output:
+            n_rows += 1 + len(draft) + n_padding
+        else:
+            n_prefill += n_tokens
+    return n_rows, n_prefill
+
+
+def may_be_lone(running: SequenceOf[RunningSequence]) -> bool:
+    """Whether the first of some sequences generates, or will when the tokens at the end of its prompt are computed."""
+    if not running or running[0].prefills:
+        return False
+    media = running[0].request.prompt.media
+    return not media or running[0].n_past >= media[-1].end
+
+
+__all__ = ["Admission", "Prepare", "StepPlan", "Work", "count_tokens", "may_be_lone"]

@@ -79,6 +79,13 @@ class PrefillBudget:
         return left < pending <= left + left // _LITTLE_MORE and n_taken + pending <= self._n_ubatch
 
     @staticmethod
+    def share(pending: int, left: int, *, before_shorter: bool) -> int:
+        """Return how much of the budget a prompt gets: one that only its age has brought before shorter ones leaves
+        them half, unless it ends now.
+        """
+        return left - left // 2 if before_shorter and pending > left > 1 else left
+
+    @staticmethod
     def _whole(n_rows: int, n: int) -> int:
         """Take a few tokens off so that the decode is a multiple of 32, unless that leaves less than half."""
         over = (n_rows + n) % _MULTIPLE

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Protocol, cast
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
+from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
-from llama_cffi.engine.plan import StepPlan
+from llama_cffi.engine.media_content import check_media, content_of
+from llama_cffi.engine.media_encoder import MediaEncoder
+from llama_cffi.engine.plan import StepPlan, Work
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
 from llama_cffi.engine.sequence_samplers import make_sampler
@@ -59,6 +62,10 @@ class Runner(Protocol):
     @property
     def n_vocab(self) -> int:
         """Number of tokens of the vocabulary."""
+
+    @property
+    def encoder(self) -> MediaEncoder | None:
+        """Computes the embeddings of media; None where no media are taken, or they need none."""
 
     @property
     def can_shift(self) -> bool:
@@ -159,9 +166,12 @@ class _Pieces(dict[int, "str | bytes | None"]):
 class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
-    def __init__(self, context: Context, prompt_cache: PromptCache | None = None) -> None:
+    def __init__(
+        self, context: Context, prompt_cache: PromptCache | None = None, encoder: MediaEncoder | None = None
+    ) -> None:
         self.context = context
         self._cache = prompt_cache
+        self.encoder = encoder
         self.n_batch = context.n_batch
         self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
@@ -176,6 +186,8 @@ class ContextRunner:
         self.can_copy = context.options.kv_unified and not self._recurrent
         self.can_cut = not self._recurrent
         self._n_swa = context.model.n_swa
+        # With M-RoPE all cells of an image are at its first position, so that memory may end before it does.
+        self._ends_early = context.model.n_pos_per_embd > 1
         self.can_cut_saved = self.can_cut and not self._n_swa
         # What a window has let go for padding would be missing when the padding is taken out.
         self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
@@ -188,6 +200,8 @@ class ContextRunner:
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.use(plan[0].sequence.request.conditioning)
+        if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
+            return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
@@ -208,6 +222,18 @@ class ContextRunner:
             return rows
         self._memory.seq_rm(seq_id, end)
         return rows
+
+    def _decode_medium(self, work: Work, deadline: float | None) -> list[int]:
+        """Compute a plan of one medium: its embeddings are not tokens, which llama.cpp takes in other decodes."""
+        sequence, span = work.sequence, work.sequence.next_medium
+        if span is None or sequence.seq_id is None or span.start not in sequence.encodings:
+            raise RuntimeError("a decode begins inside of a medium, or before its embeddings are there")
+        embeddings = sequence.encodings[span.start].result()
+        content, context = content_of(span.media.content), self.context
+        positions = content.positions(sequence.position(span.start))
+        batch = EmbeddingBatch(context.model, embeddings, positions, sequence.seq_id, output_last=work.output)
+        batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
+        return [batch.n_tokens - 1]
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Put a plan into the batch, without its padding; return the row of each item's last token."""
@@ -236,7 +262,9 @@ class ContextRunner:
 
     def sampler(self, request: Request, seed: int) -> SequenceSampler:
         if request.prompt.media:
-            raise UnsupportedError("this model takes no media: it has no projector")
+            if self.encoder is None:
+                raise UnsupportedError("this model takes no media: it has no projector; give one with mmproj=")
+            check_media(request.prompt, self.encoder.projector, self.n_ubatch)
         if request.conditioning.adapters:
             adapter_set(dict(request.conditioning.adapters), self.context.model)
         return make_sampler(self.context, request, seed)
@@ -254,7 +282,7 @@ class ContextRunner:
         A sliding window drops old ones: in memory without ``swa_full``, and always in the saved state of a sequence.
         """
         first, last = self._memory.seq_pos_min(seq_id), self._memory.seq_pos_max(seq_id)
-        if first is None or last is None or last + 1 < n:
+        if first is None or last is None or (last + 1 < n and not self._ends_early):
             return False
         return first <= max(0, n - self._n_swa) if self._n_swa else first == 0 or self._recurrent
 
@@ -280,8 +308,10 @@ class ContextRunner:
         # Chat templates end each message with a token that ends a text: what is before it comes again in the next turn.
         vocab, n = self.context.model.vocab, len(prompt)
         borders = [i + 1 for i, cell in enumerate(prompt) if cell >= 0 and vocab.is_eog(cell)]
+        # The next question may be another one about the same image.
+        media = [span.end for span in prompt.media]
         found: list[int] = []
-        for border in sorted({*borders[:1], *borders[-1:], n - 1}):
+        for border in sorted({*borders[:1], *borders[-1:], *media[-1:], n - 1}):
             if MIN_TOKENS <= border < n and (not found or border - found[-1] >= MIN_TOKENS):
                 found.append(prompt.boundary(border))
         return tuple(found)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from time import monotonic, perf_counter
 from typing import NoReturn, Protocol, cast
 
-from llama_cffi.core.prompt import Prompt
+from llama_cffi.core.prompt import MediaSpan, Prompt
 from llama_cffi.engine.drafters import DraftController
+from llama_cffi.engine.media_encoder import Encoding
 from llama_cffi.engine.request import Request
 from llama_cffi.errors import AbortedError
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason, TextProgress, Timings, TokenLogprob, Usage
@@ -88,6 +89,7 @@ class RunningSequence:
         "deadline",
         "done",
         "drafting",
+        "encodings",
         "error",
         "finish_reason",
         "first",
@@ -115,6 +117,7 @@ class RunningSequence:
         "submitted",
         "turn",
         "unwanted",
+        "waits",
     )  # fmt: skip
 
     def __init__(
@@ -144,6 +147,10 @@ class RunningSequence:
         self.checkpoints: tuple[int, ...] = ()
         """After how many cells of the prompt the memory is copied: it cannot be cut back to there later."""
         self.seq_id: int | None = None
+        self.encodings: dict[int, Encoding] = {}
+        """The embeddings of its next media, by the cell at which these begin."""
+        self.waits = False
+        """Whether its next cells cannot be computed yet, because those embeddings are not there."""
         self.unwanted = False
         """Whether it is cancelled, which the next step does."""
         self.output: list[int] = []
@@ -211,16 +218,22 @@ class RunningSequence:
         """Return the position of a cell."""
         return cell if not self.request.prompt.media else self.request.prompt.position(cell)
 
+    @property
+    def next_medium(self) -> MediaSpan | None:
+        """The medium whose cells are the next ones; None where a token is."""
+        if self.n_past < self.n_prompt and self.cells[self.n_past] < 0:
+            return next((span for span in self.request.prompt.media if span.start == self.n_past), None)
+        return None
+
     def next_cells(self, limit: int) -> int:
-        """Return how many of the pending cells one decode of ``limit`` tokens can compute: no media are cut."""
+        """Return how many of the pending cells one decode of ``limit`` tokens can compute: none from a medium on, which
+        has a decode of its own.
+        """
         if self.prompt_logprobs is not None:
             limit = min(limit, _MAX_OUTPUTS)
         end = min(len(self.cells), self.n_past + limit)
-        for checkpoint in self.checkpoints:
-            if self.n_past < checkpoint < end:
-                end = checkpoint
-                break
-        return self.request.prompt.boundary(end) - self.n_past
+        borders = (*self.checkpoints, *(span.start for span in self.request.prompt.media))
+        return min((one for one in borders if self.n_past < one < end), default=end) - self.n_past
 
     @property
     def n_left(self) -> int:

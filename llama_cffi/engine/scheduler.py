@@ -16,7 +16,7 @@ from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.engine.cell_budget import CellBudget
 from llama_cffi.engine.decode_cost import DecodeCost
-from llama_cffi.engine.plan import Admission, Prepare, StepPlan, Work
+from llama_cffi.engine.plan import Admission, Prepare, StepPlan, Work, count_tokens, may_be_lone
 from llama_cffi.engine.prefill_budget import PrefillBudget
 from llama_cffi.engine.row_groups import RowGroups
 from llama_cffi.engine.running_sequence import RunningSequence
@@ -37,10 +37,11 @@ class Scheduler:
     """Decides what the next decode holds: rows of sequences that generate, and pieces of prompts.
 
     Rows are computed in the groups that take the least time for each (:class:`RowGroups`), in turns; with a piece of a
-    prompt all of them are in the decode, which is as long as :class:`PrefillBudget` says. Prompts are computed in the
-    order of :class:`WaitingLine`, at most two of them in part; a waiting sequence starts when its prompt is next, a
-    slot is idle and the memory has room (:class:`CellBudget`). One that cannot start yet is passed by at most 8 others
-    of its level. Drafts get what is left of the batch. Sequences with different adapters take turns.
+    prompt all of them are in the decode, which is as long as :class:`PrefillBudget` says. A medium has a decode of its
+    own, between which the rows have theirs. Prompts are computed in the order of :class:`WaitingLine`, at most two of
+    them in part; a waiting sequence starts when its prompt is next, a slot is idle and the memory has room
+    (:class:`CellBudget`). One that cannot start yet is passed by at most 8 others of its level. Drafts get what is left
+    of the batch. Sequences with different adapters take turns.
 
     A sequence that finds no room in memory is put off, the least urgent and among those the newest first: it waits, and
     its tokens are computed again.
@@ -78,6 +79,8 @@ class Scheduler:
         self._clock = 0
         self._turn_number = 0
         self._prompts_next = True
+        self._medium_last = False
+        """Whether the last decode was that of a medium."""
         self._unpadded = 0
         self._padded = False
         self._full = False
@@ -89,6 +92,8 @@ class Scheduler:
         self._conditioning = PLAIN
         self.leaving: Callable[[Slot], object] = lambda slot: None
         """Is called with a slot before its memory is removed."""
+        self.awaits: Callable[[RunningSequence], bool] | None = None
+        """Says whether a sequence waits for embeddings of its media; None where there is nothing to wait for."""
 
     def submit(self, sequence: RunningSequence) -> None:
         """Queue a sequence."""
@@ -99,12 +104,7 @@ class Scheduler:
 
     def measured(self, plan: StepPlan, seconds: float) -> None:
         """Record the duration of the decode of a plan."""
-        n_rows = n_prefill = 0
-        for _, n_tokens, output, _, draft, n_padding in plan:
-            if n_tokens == 1 and output:
-                n_rows += 1 + len(draft) + n_padding
-            else:
-                n_prefill += n_tokens
+        n_rows, n_prefill = count_tokens(plan)
         if n_prefill:
             self._cost.add_prefill(n_rows, n_prefill, seconds)
         elif n_rows:
@@ -117,14 +117,17 @@ class Scheduler:
     def plan(self, prepare: Prepare) -> StepPlan:
         """Return the next decode; empty when there is nothing to do."""
         self._padded = False
+        if self.awaits is not None:
+            for sequence in self.running:
+                sequence.waits = self.awaits(sequence)
         if self.waiting and not ((self._full or self._stuck) and self.running):
             self._admit(prepare)
         running = self._turn()
-        self.lone = running[0] if len(self.running) == 1 and not self.waiting and not running[0].prefills else None
-        rows = [sequence for sequence in running if len(sequence.cells) - sequence.n_past == 1]
+        self.lone = running[0] if len(self.running) == 1 and not self.waiting and may_be_lone(running) else None
+        rows = [one for one in running if len(one.cells) - one.n_past == 1 and one.cells[-1] >= 0]
         if len(rows) == len(running):
             return self._rows(rows)
-        prompts = [sequence for sequence in running if len(sequence.cells) - sequence.n_past > 1]
+        prompts = [one for one in running if len(one.cells) - one.n_past > 1 or one.cells[-1] < 0]
         if rows and self._budget.too_long(len(rows)):
             # Rows and prompts take turns then.
             self._prompts_next = not self._prompts_next
@@ -134,6 +137,7 @@ class Scheduler:
         return self._rows_and_prompts(rows, prompts)
 
     def _rows(self, rows: list[RunningSequence]) -> StepPlan:
+        self._medium_last = False
         n = len(rows)
         n_computed = n
         if n > 1:
@@ -167,35 +171,28 @@ class Scheduler:
         budget = left = self._budget.tokens(len(rows), alone=alone)
         enough = self._budget.enough(len(rows))
         ordered = self._line.in_order(prompts)
+        medium = ordered[0].next_medium
+        if medium is not None:
+            if rows and self._medium_last:
+                return self._rows(rows)
+            self._medium_last = True
+            return [Work(ordered[0], medium.media.n_cells, medium.end == len(ordered[0].cells))]
+        self._medium_last = False
         for i, sequence in enumerate(ordered):
+            if sequence.next_medium is not None:
+                continue
             pending = sequence.n_pending
             if self._budget.to_its_end(pending, left, len(rows) + budget - left):
                 budget, left = budget + pending - left, pending
-            count = sequence.next_cells(self._share(pending, left, ordered[i + 1 :]))
+            shorter = any(other.n_pending < pending for other in ordered[i + 1 :])
+            count = sequence.next_cells(self._budget.share(pending, left, before_shorter=shorter))
             if count:
                 plan.append(Work(sequence, count, count == pending))
                 left -= count
             if left <= 0 or (count == pending and budget - left >= enough):
                 break
-        if len(plan) == len(rows):
-            # A piece of media larger than the budget is computed as a whole, without the rows when it must be.
-            sequence, room = ordered[0], self._n_batch - len(rows)
-            count = sequence.next_cells(room)
-            if not count:
-                plan, count = [], sequence.next_cells(self._n_batch)
-            plan.append(Work(sequence, count, count == sequence.n_pending))
-            left = 0
         n_tokens = sum(work.n_tokens for work in plan)
         return self._with_room(plan, self._n_batch - n_tokens)
-
-    @staticmethod
-    def _share(pending: int, left: int, behind: Iterable[RunningSequence]) -> int:
-        """Return how much of the budget a prompt gets: one that only its age has brought before shorter ones leaves
-        them half, unless it ends now.
-        """
-        if pending > left > 1 and any(other.n_pending < pending for other in behind):
-            return left - left // 2
-        return left
 
     def _with_room(self, plan: StepPlan, budget: int) -> StepPlan:
         """Share what decode steps and prefill leave of the batch among the sequences that draft."""
@@ -210,7 +207,7 @@ class Scheduler:
 
     def _turn(self) -> list[RunningSequence]:
         """The running sequences whose conditioning is next: each conditioning has its turn, in a circle."""
-        running = self.running
+        running = self.running if self.awaits is None else [one for one in self.running if not one.waits]
         found: list[Conditioning] = []
         for sequence in running:
             # The same object is found without a call, which happens at every step.
@@ -249,7 +246,7 @@ class Scheduler:
         """Return the first that may start now; those before it that cannot start yet have been passed once more."""
         running = self.running
         n_rows = sum(len(sequence.cells) - sequence.n_past == 1 for sequence in running)
-        prefilling = [sequence for sequence in running if len(sequence.cells) - sequence.n_past > 1]
+        prefilling = [one for one in running if len(one.cells) - one.n_past > 1 and not one.waits]
         passed: list[RunningSequence] = []
         for candidate in candidates:
             sequence = candidate.sequence
@@ -300,6 +297,7 @@ class Scheduler:
             slot.cut(n)
         slot.take(sequence)
         sequence.start(slot.seq_id, n)
+        sequence.waits = self.awaits is not None and self.awaits(sequence)
         sequence.turn = self._turn_number
         self.running.append(sequence)
         # Last: a sequence that waits has not begun, whatever an interrupt has left of its beginning.
@@ -323,6 +321,7 @@ class Scheduler:
     def release(self, sequence: RunningSequence, *, keep: bool = True) -> None:
         """Free the slot of a sequence that ended; its tokens are kept for reuse by default."""
         self._stuck = False
+        sequence.encodings.clear()
         if sequence.done:
             self._cells.note_end(sequence)
         if sequence.seq_id is None:

@@ -60,7 +60,7 @@ class Slot:
 
     def release(self, *, keep: bool = True) -> None:
         """Take it back; with ``keep`` the memory stays for the next request that begins like it."""
-        self._held, self._conditioning = (self.held, self.conditioning) if keep else (_EMPTY, PLAIN)
+        self._held, self._conditioning = (self.held.without_content(), self.conditioning) if keep else (_EMPTY, PLAIN)
         self.sequence = None
         if not keep:
             self.shared = ()

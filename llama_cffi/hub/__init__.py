@@ -7,7 +7,8 @@ Its environment variables apply: ``HF_HOME``, ``HF_TOKEN``, ``HF_ENDPOINT``, ``H
 from __future__ import annotations
 
 from llama_cffi.hub.cache import CachedModel, cached, remove
-from llama_cffi.hub.download import pull
+from llama_cffi.hub.download import pull, pull_projector
 from llama_cffi.hub.name import HubName
+from llama_cffi.hub.projector import choose_projector
 
-__all__ = ["CachedModel", "HubName", "cached", "pull", "remove"]
+__all__ = ["CachedModel", "HubName", "cached", "choose_projector", "pull", "pull_projector", "remove"]

@@ -58,6 +58,12 @@ def find(name: HubName, revision: str | None) -> Path:
 
     Without a ``revision``, the one that was last fetched as ``main``. Raises HubNotFoundError and HubChoiceError.
     """
+    folder, files = listed(name, revision)
+    return folder / choose(name, files, "in the cache").first
+
+
+def listed(name: HubName, revision: str | None) -> tuple[Path, list[str]]:
+    """Return the folder of a repository's revision in the cache, and the files that are in it; raises as find."""
     repo = next((repo for repo in _repositories(_scan()) if repo.repo_id == name.repo), None)
     if repo is None:
         raise HubNotFoundError(f"{name.repo} is not in the cache, and the hub is not queried when offline")
@@ -67,8 +73,7 @@ def find(name: HubName, revision: str | None) -> Path:
         raise HubNotFoundError(
             f"revision {wanted!r} of {name.repo} is not in the cache, and the hub is not queried when offline"
         )
-    files = (_inside(there[0], file.file_path) for file in there[0].files)
-    return there[0].snapshot_path / choose(name, files, "in the cache").first
+    return there[0].snapshot_path, [_inside(there[0], file.file_path) for file in there[0].files]
 
 
 def remove(models: Iterable[CachedModel]) -> int:
@@ -132,4 +137,4 @@ def _inside(revision: CachedRevisionInfo, path: Path) -> str:
     return path.relative_to(revision.snapshot_path).as_posix()
 
 
-__all__ = ["CachedModel", "cached", "discard", "find", "remove"]
+__all__ = ["CachedModel", "cached", "discard", "find", "listed", "remove"]

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from llama_cffi.errors import HubChecksumError, HubConnectionError, HubError, HubStorageError
-from llama_cffi.hub.cache import discard, find
+from llama_cffi.errors import HubChecksumError, HubConnectionError, HubError, HubNotFoundError, HubStorageError
+from llama_cffi.hub.cache import discard, find, listed
 from llama_cffi.hub.choice import choose
 from llama_cffi.hub.meter import Meter
 from llama_cffi.hub.name import HubName
+from llama_cffi.hub.projector import choose_projector
 from llama_cffi.hub.remote import Listing, RemoteFile, list_files, require_package, translated
 
 _BLOCK = 1 << 20
@@ -54,6 +55,31 @@ def pull(
         paths.append(_fetch(wanted, file, revision, listing, meter, check=file in missing))
         meter.end()
     return paths[0]
+
+
+def pull_projector(
+    name: str | HubName,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Callable[[float], object] | None = None,
+) -> Path:
+    """Download the projector that belongs to a model, with which it takes images or sound, and return its path.
+
+    It is found by its name among the files of the model's repository; see :func:`choose_projector`. The arguments and
+    the errors are those of :func:`pull`; :class:`HubNotFoundError` also where the repository has no projector.
+    """
+    wanted = name if isinstance(name, HubName) else HubName.parse(name)
+    require_package()
+    from huggingface_hub import constants
+
+    offline = offline or constants.HF_HUB_OFFLINE
+    files = listed(wanted, revision)[1] if offline else list(list_files(wanted, revision).files)
+    place = "in the cache" if offline else "on the hub"
+    found = choose_projector(choose(wanted, files, place).first, files)
+    if found is None:
+        raise HubNotFoundError(f"in {wanted.repo} {place} there is no projector (mmproj) of {wanted}")
+    return pull(HubName(wanted.repo, file=found), revision=revision, offline=offline, progress=progress)
 
 
 def _usable(name: HubName, file: str, listing: Listing, *, recheck: bool) -> bool:
@@ -120,4 +146,4 @@ def _check_space(name: HubName, needed: int) -> None:
         raise HubStorageError(f"{name} needs {needed:,} bytes in {constants.HF_HUB_CACHE}, where {free:,} are free")
 
 
-__all__ = ["pull"]
+__all__ = ["pull", "pull_projector"]

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama_cffi.core.prompt import Prompt
+import numpy as np
+
+from llama_cffi.core.prompt import Media, Prompt
 from llama_cffi.errors import SamplerError, SchemaError, ToolError
 from llama_cffi.grammar.after_text import AfterText
 from llama_cffi.grammar.all_of import AllOf
@@ -18,13 +20,13 @@ from llama_cffi.grammar.reasoning_budget import ReasoningBudget
 from llama_cffi.prepare.generation import compile_structure, make_request
 from llama_cffi.prepare.prepared import Defaults, Prepared
 from llama_cffi.prepare.tool_schemas import loosened_tools
+from llama_cffi.prompt.media_parts import PlacedMedium
 from llama_cffi.prompt.tools import Tool, check_tools
 from llama_cffi.reply.format import ReplyRules, ToolSpec
 from llama_cffi.reply.lark import quoted
 from llama_cffi.reply.reply_reader import ReplyPlan, ReplyReader
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from llama_cffi.core.vocab import Vocab
@@ -68,14 +70,14 @@ def prepare_chat(spec: ChatSpec, formats: ModelFormats, defaults: Defaults) -> P
         reasoning=reply.state(asked.rendered.text),
     )
     prefix = options.get("prefix") or ""
-    tokens = formats.chat.tokenize(asked.rendered, prefix=prefix)
+    prompt = _prompt(asked.rendered, prefix, formats)
     keep = options.get("on_incomplete") == "return"
     plan = ReplyPlan(reply, rules, structure, prefix, keep, validators)
     hold = _Hold(plan, asked.source, vocab, formats.chat.controls)
     given, constraint = hold.constraint(options)
     controls = formats.chat.controls
     request = make_request(
-        Prompt(tokens.tolist()),
+        prompt,
         given,
         formats,
         defaults,
@@ -100,7 +102,8 @@ def render(spec: RenderSpec, formats: ModelFormats) -> Rendered:
 
 
 def tokenize_chat(spec: RenderSpec, formats: ModelFormats) -> NDArray[np.int32]:
-    """Return the conversation as tokens, int32 of shape ``(n,)``; raises the errors of :meth:`Llama.chat`.
+    """Return the conversation as tokens, int32 of shape ``(n,)``, with -1 for each cell of media; raises the errors of
+    :meth:`Llama.chat`.
 
     They are the tokens before a reply: tools that the template does not support are described in messages.
     """
@@ -119,7 +122,19 @@ def tokenize_chat(spec: RenderSpec, formats: ModelFormats) -> NDArray[np.int32]:
         rendered = asked.rendered
     else:
         rendered = render(spec, formats)
-    return formats.chat.tokenize(rendered, prefix=options.get("prefix") or "")
+    cells = _prompt(rendered, options.get("prefix") or "", formats)
+    return np.array([max(cell, -1) for cell in cells] if cells.media else cells, dtype=np.int32)
+
+
+def _prompt(rendered: Rendered, prefix: str, formats: ModelFormats) -> Prompt:
+    """A rendered conversation as cells."""
+    parts: list[int | Media] = []
+    for part in formats.chat.tokenize_parts(rendered, prefix=prefix):
+        if isinstance(part, PlacedMedium):
+            parts += formats.media.parts(part.medium, part.place)
+        else:
+            parts += part.tolist()
+    return Prompt(parts)
 
 
 @dataclass(frozen=True)

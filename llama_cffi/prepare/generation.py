@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.seed import MAX_SEED, draw_seed
 from llama_cffi._util.shown import shown
-from llama_cffi.core.prompt import Prompt
+from llama_cffi.core.prompt import Media, Prompt
 from llama_cffi.engine.author_sampling import with_author
 from llama_cffi.engine.draft_source import request_source
 from llama_cffi.engine.request import Request, Stop
@@ -20,7 +20,7 @@ from llama_cffi.grammar.healing import Healing, tokens_to_heal
 from llama_cffi.grammar.logit_bias import token_bias
 from llama_cffi.prepare.prepared import Defaults, Prepared, placed
 from llama_cffi.reply.structured_reader import StructuredReader
-from llama_cffi.spec import plain_prompt
+from llama_cffi.spec import MixedPrompt, any_prompt
 
 if TYPE_CHECKING:
     from llama_cffi.core.vocab import Vocab
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llama_cffi.options import TextOptions
     from llama_cffi.prepare.model_formats import ModelFormats
     from llama_cffi.reply.completion import Chunk, Completion
-    from llama_cffi.spec import GenerateSpec, InfillSpec, Tokens
+    from llama_cffi.spec import GenerateSpec, GivenPrompt, InfillSpec
 
 
 MAX_COMPLETIONS = 4096
@@ -128,14 +128,14 @@ def compile_structure(options: TextOptions, vocab: Vocab, *, now: bool = True) -
 
 
 def prepare_more(
-    prompts: Iterable[str | Tokens], spec: GenerateSpec, formats: ModelFormats, defaults: Defaults
+    prompts: Iterable[Any], spec: GenerateSpec, formats: ModelFormats, defaults: Defaults
 ) -> Iterator[Prepared[Chunk]]:
     """Prepare texts one by one as they come, each as the spec has it. A schema is compiled once, by this call."""
     if isinstance(prompts, (str, bytes, Prompt)) or not isinstance(prompts, Iterable):
         raise TypeError(f"prompts must be a list or another iterable of prompts, not {type(prompts).__name__}")
     structure = _text_structure(spec, formats)
     return (
-        _prepared(plain_prompt(prompt), spec, formats, defaults, structure, f"prompt {i}")
+        _prepared(any_prompt(prompt), spec, formats, defaults, structure, f"prompt {i}")
         for i, prompt in enumerate(prompts)
     )
 
@@ -159,7 +159,7 @@ def _text_structure(spec: GenerateSpec, formats: ModelFormats) -> Structure | No
 
 
 def _prepared(
-    prompt: str | Sequence[int],
+    prompt: GivenPrompt,
     spec: GenerateSpec,
     formats: ModelFormats,
     defaults: Defaults,
@@ -178,7 +178,7 @@ def _reader(structure: Structure | None, options: TextOptions, formats: ModelFor
 
 
 def _text_request(
-    given: str | Sequence[int],
+    given: GivenPrompt,
     spec: GenerateSpec,
     formats: ModelFormats,
     defaults: Defaults,
@@ -189,30 +189,41 @@ def _text_request(
     suffix = options.get("suffix")
     if suffix is not None:
         if not isinstance(given, str):
-            raise TypeError("a prompt with suffix= must be a text, not tokens")
+            raise TypeError("a prompt with suffix= must be a text, not tokens or media")
         if echo or heal:
             raise ValueError("echo= and heal= cannot be used with fill-in-the-middle")
         prompt = Prompt(formats.infill.tokens(given, suffix))
     else:
-        prompt = as_prompt(given, formats.vocab)
+        prompt = as_prompt(given, formats)
     text = ""
     if echo:
-        data = formats.vocab.detokenize(prompt.tokens, unparse_special=False)
-        text = given if isinstance(given, str) else data.decode("utf-8", "replace")
+        text = _echoed(given, prompt, formats.vocab)
     if not heal:
         return make_request(prompt, options, formats, defaults, begun=text, structure=structure)
     if options.get("grammar") is not None or getattr(options.get("sampling"), "grammar", None) is not None:
         raise SamplerError("heal= and a grammar cannot be used together")
-    n_healed, healed = tokens_to_heal(list(prompt), formats.pieces)
+    # The text before an image is as it is: only what follows the last one is an end that may be a cut.
+    n_healed, healed = tokens_to_heal(prompt[prompt.media[-1].end if prompt.media else 0 :], formats.pieces)
     request = make_request(prompt.first(len(prompt) - n_healed), options, formats, defaults, begun=text)
     return replace(request, healed=healed, constraint=Healing(formats.pieces, healed) if healed else None)
 
 
-def as_prompt(given: str | Tokens, vocab: Vocab) -> Prompt:
-    """Return a prompt from text or tokens.
+def _echoed(given: GivenPrompt, prompt: Prompt, vocab: Vocab) -> str:
+    """A prompt as text, media left out."""
+    if isinstance(given, (str, MixedPrompt)):
+        return given if isinstance(given, str) else given.text
+    return vocab.detokenize(prompt.tokens, unparse_special=False).decode("utf-8", "replace")
 
-    Raises :class:`PromptError` without any, and :class:`TokenError` outside the vocabulary.
+
+def as_prompt(given: GivenPrompt, formats: ModelFormats) -> Prompt:
+    """Return a prompt from text, tokens or parts.
+
+    Raises :class:`PromptError` without any, :class:`TokenError` outside the vocabulary, and the errors of
+    :meth:`MediaFormat.parts`.
     """
+    vocab = formats.vocab
+    if isinstance(given, MixedPrompt):
+        return _mixed(given, formats)
     if isinstance(given, Prompt):
         vocab.check_tokens(given.tokens)
         prompt = given
@@ -222,6 +233,22 @@ def as_prompt(given: str | Tokens, vocab: Vocab) -> Prompt:
     if not prompt:
         raise PromptError("the prompt has no tokens, and this model adds no BOS")
     return prompt
+
+
+def _mixed(given: MixedPrompt, formats: ModelFormats) -> Prompt:
+    """Texts are tokenized one by one, as libmtmd does."""
+    vocab = formats.vocab
+    cells: list[int | Media] = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
+    for i, part in enumerate(given.parts):
+        if isinstance(part, str):
+            cells += vocab.tokenize(part, add_special=False).tolist()
+        elif isinstance(part, int):
+            cells += vocab.check_tokens([part]).tolist()
+        else:
+            cells += formats.media.parts(part, f"prompt[{i}]")
+    if vocab.add_eos and vocab.eos is not None:
+        cells.append(vocab.eos)
+    return Prompt(cells)
 
 
 def make_request(

@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.model import Model
     from llama_cffi.grammar.piece_index import PieceIndex
+    from llama_cffi.prepare.media import MediaFormat
     from llama_cffi.prompt.chat import ChatFormat
     from llama_cffi.prompt.infill import InfillFormat
     from llama_cffi.prompt.pairs import PairFormat
@@ -17,9 +19,17 @@ if TYPE_CHECKING:
 class ModelFormats:
     """The formats of a model. Any thread may use them."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, projector: Projector | None = None) -> None:
         self.model = model
         self.vocab = model.vocab
+        self._projector = projector
+
+    @cached_property
+    def media(self) -> MediaFormat:
+        """Images and sound."""
+        from llama_cffi.prepare.media import MediaFormat
+
+        return MediaFormat(self._projector, self.model.path.name)
 
     @cached_property
     def chat(self) -> ChatFormat:

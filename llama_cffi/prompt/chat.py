@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llama_cffi.core.model import Model
+    from llama_cffi.prompt.media_parts import PlacedMedium
     from llama_cffi.prompt.tools import Tool
     from llama_cffi.reply.format import ReplyFormat
 
@@ -126,9 +127,9 @@ class ChatFormat:
         """Texts of the vocabulary's control tokens, with their ids."""
         return self._encoder.controls
 
-    def tokenize(self, rendered: Rendered, *, prefix: str = "") -> NDArray[np.int32]:
-        """Token ids of a rendered conversation and the beginning of its reply; see :meth:`PromptEncoder.encode`."""
-        return self._encoder.encode(rendered, prefix=prefix)
+    def tokenize_parts(self, rendered: Rendered, *, prefix: str = "") -> list[NDArray[np.int32] | PlacedMedium]:
+        """Token ids, and the media between them; see :meth:`PromptEncoder.encode_parts`."""
+        return self._encoder.encode_parts(rendered, prefix=prefix)
 
     @cached_property
     def _encoder(self) -> PromptEncoder:

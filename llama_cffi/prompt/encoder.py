@@ -9,6 +9,7 @@ import numpy as np
 
 from llama_cffi.core.vocab import TokenAttr
 from llama_cffi.errors import TemplateError
+from llama_cffi.prompt.media_parts import PlacedMedium
 from llama_cffi.prompt.template import ChatTemplate, Rendered
 
 if TYPE_CHECKING:
@@ -43,14 +44,34 @@ class PromptEncoder:
         ``prefix`` is the beginning of the reply, the caller's own words: control tokens in it are control tokens.
         Raises :class:`TemplateError` for a text that is empty.
         """
+        parts = self.encode_parts(rendered, prefix=prefix)
+        return np.concatenate([part for part in parts if not isinstance(part, PlacedMedium)])
+
+    def encode_parts(self, rendered: Rendered, *, prefix: str = "") -> list[NDArray[np.int32] | PlacedMedium]:
+        """Token ids as :meth:`encode` returns them, in several arrays, and the media between them.
+
+        The texts between media are tokenized one by one, as libmtmd does. Raises :class:`TemplateError` for a text that
+        is empty, and for media that the template does not write.
+        """
         if not rendered.text and not prefix:
             raise TemplateError("the chat template rendered an empty text")
-        vocab = self._vocab
-        parts = [self._tokens(rendered)]
+        media = {one.mark: one for one in rendered.media}
+        unwritten = [one.place for mark, one in media.items() if mark not in rendered.marked]
+        if unwritten:
+            raise TemplateError(f"the chat template does not write {', '.join(unwritten[:3])}")
+        runs = re.split(f"([{''.join(media)}])", rendered.marked) if media else [rendered.marked]
+        texts = [self._tokens(Rendered(run, rendered.mark)) for run in runs[::2]]
         if prefix:
-            parts.append(vocab.tokenize(prefix, add_special=False, parse_special=True))
-        tokens = np.concatenate(parts)
-        bos = vocab.bos
+            begun = self._vocab.tokenize(prefix, add_special=False, parse_special=True)
+            texts[-1] = np.concatenate([texts[-1], begun])
+        texts[0] = self._with_bos(texts[0])
+        parts: list[NDArray[np.int32] | PlacedMedium] = [texts[0]]
+        for run, text in zip(runs[1::2], texts[1:], strict=True):
+            parts += [media[run], text]
+        return parts
+
+    def _with_bos(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+        vocab, bos = self._vocab, self._vocab.bos
         if bos is not None:
             begun = _count_leading(tokens, bos)
             # The template's BOS and the model's own are one and the same.

@@ -7,11 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_cffi._util.shown import shown
+from llama_cffi.core.media.audio import Audio
+from llama_cffi.core.media.image import Image
 from llama_cffi.errors import MessageError, UnsupportedError
 from llama_cffi.prompt.marking import NAME
+from llama_cffi.prompt.media_parts import is_medium, medium_of, read_medium
 
 Message = Mapping[str, Any]
-"""``role`` and ``content`` as in OpenAI's API: text, a list of text parts, or None beside ``tool_calls``."""
+"""``role`` and ``content`` as in OpenAI's API: text, a list of parts, or None beside ``tool_calls``. Parts are text,
+images and sound: mappings, or ``str``, :class:`Image` and :class:`Audio` values."""
+
+Content = str | Sequence["str | Image | Audio | Mapping[str, Any]"]
+"""What a message says: a text, or a list of parts."""
 
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
@@ -33,10 +40,10 @@ def _check_list(messages: Sequence[Message]) -> Sequence[Message]:
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Return the messages in one form: what is None is left out, an absent content is "", empty ``tool_calls`` go.
 
-    A content is a str or a list of ``{"type": "text", "text": ...}``.
+    A content is a str or a list of ``{"type": "text", "text": ...}`` and of media as :func:`read_medium` has them.
 
-    Raises :class:`MessageError` that names the place of what is wrong, and :class:`UnsupportedError` for parts that
-    are not text.
+    Raises :class:`MessageError` that names the place of what is wrong, :class:`UnsupportedError` for parts of other
+    types, and the errors of :func:`read_medium`.
     """
     if not _check_list(messages):
         raise MessageError("messages is empty: there is nothing to reply to")
@@ -84,19 +91,24 @@ def _check_message(message: Message, place: str) -> dict[str, Any]:
     return checked
 
 
-def _check_content(content: Any, place: str) -> str | list[dict[str, str]]:
+def _check_content(content: Any, place: str) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
     if isinstance(content, (bytes, bytearray, Mapping)) or not isinstance(content, Sequence):
         raise MessageError(f"{place} must be a text or a list of parts, not {type(content).__name__}")
     if not content:
         raise MessageError(f"{place} is an empty list; a content without words is an empty text")
-    parts = []
+    parts: list[dict[str, Any]] = []
     for i, part in enumerate(content):
+        if is_medium(part):
+            parts.append(read_medium(part, f"{place}[{i}]"))
+            continue
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
         if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
             raise MessageError(f"{place}[{i}] must be a mapping with a type")
         if part["type"] != "text":
-            raise UnsupportedError(f"{place}[{i}] is of type {part['type']!r}; this model supports only text")
+            raise UnsupportedError(f"{place}[{i}] is of type {part['type']!r}, which is neither text, image nor sound")
         if not isinstance(part.get("text"), str):
             raise MessageError(f"{place}[{i}].text must be a str")
         check_text(part["text"], place)
@@ -104,9 +116,21 @@ def _check_content(content: Any, place: str) -> str | list[dict[str, str]]:
     return parts
 
 
-def join_parts(content: str | Sequence[Mapping[str, str]]) -> str:
-    """Return a checked content as one text."""
+def join_parts(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """Return a checked content without media as one text."""
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def join_contents(*contents: str | Sequence[Mapping[str, Any]]) -> str | list[Mapping[str, Any]]:
+    """Return checked contents one after another: a text, or parts where there are media."""
+    parts: list[Mapping[str, Any]] = []
+    for content in contents:
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if parts and medium_of(part) is None and medium_of(parts[-1]) is None:
+                parts[-1] = {"type": "text", "text": parts[-1]["text"] + part["text"]}
+            else:
+                parts.append(part)
+    return parts if any(medium_of(part) is not None for part in parts) else join_parts(parts)
 
 
 def _check_call(call: Any, place: str) -> dict[str, Any]:
@@ -169,6 +193,7 @@ def _check_texts(value: Any, place: str) -> None:
 
 
 __all__ = [
+    "Content",
     "Message",
     "arguments_object",
     "arguments_text",
@@ -177,5 +202,6 @@ __all__ = [
     "check_mappings",
     "check_messages",
     "check_text",
+    "join_contents",
     "join_parts",
 ]

@@ -15,6 +15,7 @@ import jinja2
 from llama_cffi.errors import MessageError, TemplateError
 from llama_cffi.prompt.budget import MAX_SECONDS, Budget
 from llama_cffi.prompt.marking import Breaker, Marker, break_all, collect_texts, names_in, unused_characters
+from llama_cffi.prompt.media_parts import MARKER, PlacedMedium, place_media
 from llama_cffi.prompt.messages import Message, check_mappings, check_messages, check_text
 from llama_cffi.prompt.sandbox import Sandbox
 from llama_cffi.prompt.template_traits import Mentions, TemplateTraits
@@ -51,17 +52,20 @@ class TemplateWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as text. ``mark`` occurs wherever the text of a message could be read as a control token."""
+    """A conversation as text. ``mark`` occurs wherever the text of a message could be read as a control token, and the
+    marks of ``media`` where these are.
+    """
 
     marked: str
     mark: str
     tools_written: bool | None = None
     """Whether the text shows the tools that the template was given; None where the marks do not tell."""
+    media: tuple[PlacedMedium, ...] = ()
 
     @property
     def text(self) -> str:
-        """The text itself."""
-        return self.marked.replace(self.mark, "") if self.mark else self.marked
+        """The text itself, with libmtmd's marker for each medium."""
+        return _with_markers(self.marked.replace(self.mark, "") if self.mark else self.marked, self.media)
 
     def __str__(self) -> str:
         return self.text
@@ -117,12 +121,7 @@ class ChatTemplate:
         way that leaves the template's text as it is. A text that a template inspects for control tokens cannot be
         marked: then it comes unmarked, with a :class:`TemplateWarning`; a key or a name is refused.
         """
-        checked = check_messages(messages)
-        given = {
-            "messages": [self.traits.fit(message) for message in checked],
-            "tools": check_mappings(tools, "tools"),
-            "documents": check_mappings(documents, "documents"),
-        }
+        given, media = self._given(messages, tools, documents, variables)
         self._check_names(given)
         fixed = {**self.tokens, **variables, "add_generation_prompt": add_generation_prompt}
         check_text(variables, "chat_template_kwargs")
@@ -130,7 +129,7 @@ class ChatTemplate:
         budgets = _Budgets(self._seconds, len(written))
         plain = self._run({**fixed, **given}, budgets)
         if not self._breaker.controls:
-            return Rendered(plain, "")
+            return Rendered(plain, "", media=media)
         mark, tool_mark = unused_characters(plain + self.source + written, 2)
 
         def attempt(change: Callable[[str, str], str]) -> Rendered | None:
@@ -140,15 +139,28 @@ class ChatTemplate:
             except TemplateError:
                 return None
             tools_written = tool_mark in text
-            rendered = Rendered(text.replace(tool_mark, mark), mark, tools_written or None)
-            return rendered if rendered.text == plain else None
+            rendered = Rendered(text.replace(tool_mark, mark), mark, tools_written or None, media)
+            return rendered if rendered.marked.replace(mark, "") == plain else None
 
         breaker = self._breaker
         for change in (break_all, breaker.break_firsts, breaker.break_controls):
             rendered = attempt(change)
             if rendered is not None:
                 return rendered
-        return self._mark_some(given, attempt) or Rendered(plain, "")
+        return self._mark_some(given, attempt) or Rendered(plain, "", media=media)
+
+    def _given(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        documents: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> tuple[dict[str, Any], tuple[PlacedMedium, ...]]:
+        """The checked inputs in the form that the template reads, and the media that have a character there."""
+        listed, documented = check_mappings(tools, "tools"), check_mappings(documents, "documents")
+        checked, media = place_media(check_messages(messages), self.source, listed, documented, variables)
+        fitted = [self.traits.fit(message) for message in checked]
+        return {"messages": fitted, "tools": listed, "documents": documented}, media
 
     @_not_too_deep
     def render_plain(
@@ -159,14 +171,10 @@ class ChatTemplate:
         **variables: Any,
     ) -> str:
         """Return the text that :meth:`render` gives without tools, in one run of the template."""
-        given = {
-            "messages": [self.traits.fit(message) for message in check_messages(messages)],
-            "tools": None,
-            "documents": check_mappings(documents, "documents"),
-        }
+        given, media = self._given(messages, None, documents, variables)
         size = len(json.dumps([given, variables], ensure_ascii=False, default=str))
         values = {**self.tokens, **variables, **given, "add_generation_prompt": True}
-        return self._run(values, _Budgets(self._seconds, size))
+        return _with_markers(self._run(values, _Budgets(self._seconds, size)), media)
 
     def _mark_some(
         self, given: Mapping[str, Any], attempt: Callable[[Callable[[str, str], str]], Rendered | None]
@@ -286,6 +294,11 @@ class _Budgets:
 
     def next(self, marks: str = "") -> Budget:
         return Budget(self._end, self._seconds, self._size, marks)
+
+
+def _with_markers(text: str, media: Sequence[PlacedMedium]) -> str:
+    """A text with libmtmd's marker for the character of each medium."""
+    return text.translate({ord(one.mark): MARKER for one in media}) if media else text
 
 
 def _only(texts: set[str], change: Callable[[str, str], str]) -> Callable[[str, str], str]:

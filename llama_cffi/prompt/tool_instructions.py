@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_cffi.prompt.messages import Message, arguments_object, join_parts
+from llama_cffi.prompt.messages import Message, arguments_object, join_contents
 
 
 def add_tool_instructions(
@@ -28,7 +28,7 @@ def add_tool_instructions(
     if role == "system" and (first is None or first is not told[0]):
         return [{"role": "system", "content": instructions}, *told]
     if first is not None:
-        first["content"] = f"{instructions}\n\n{join_parts(first['content'])}"
+        first["content"] = join_contents(f"{instructions}\n\n", first["content"])
     return told
 
 
@@ -39,7 +39,7 @@ def _in_words(messages: Sequence[Message]) -> list[dict[str, Any]]:
         is_result = message["role"] == "tool"
         said = _result_in_words(message) if is_result else _calls_in_words(message)
         if after_result and said["role"] == "user":
-            told[-1]["content"] += f"\n\n{join_parts(said['content'])}"
+            told[-1]["content"] = join_contents(told[-1]["content"], "\n\n", said["content"])
         else:
             told.append(said)
         after_result = is_result
@@ -49,17 +49,16 @@ def _in_words(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _result_in_words(message: Message) -> dict[str, Any]:
     name = message.get("name")
     function = f"The function {name}" if name else "The function"
-    return {"role": "user", "content": f"{function} returned: {join_parts(message['content'])}"}
+    return {"role": "user", "content": join_contents(f"{function} returned: ", message["content"])}
 
 
 def _calls_in_words(message: Message) -> dict[str, Any]:
     said = dict(message)
     calls = said.pop("tool_calls", None)
     if calls:
-        content = join_parts(said["content"])
-        said["content"] = "\n".join(
-            [*([content] if content else []), *(_call_text(call["function"]) for call in calls)]
-        )
+        written = "\n".join(_call_text(call["function"]) for call in calls)
+        before = join_contents(said["content"])
+        said["content"] = join_contents(before, "\n", written) if before else written
     return said
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route, Router
 
-from llama_cffi.server import health, props, tokens
+from llama_cffi.server import health, page, props, tokens
 from llama_cffi.server.anthropic.messages import count_tokens, messages
 from llama_cffi.server.exchange import Call, Endpoint, Handler
 from llama_cffi.server.guard import Guard, dialect_of
@@ -25,13 +25,15 @@ from llama_cffi.server.openai.embeddings import embeddings
 from llama_cffi.server.openai.kept_responses import cancel_response, delete_response, get_response, list_input_items
 from llama_cffi.server.openai.models import get_model, list_models
 from llama_cffi.server.openai.responses import count_input, responses
+from llama_cffi.server.openai.transcriptions import transcriptions
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, Whole, problem_answer
+from llama_cffi.server.static_files import Files
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from llama_cffi.server.service import Service
+    from llama_cffi.server.serving import Serving
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/health": {"GET": health.health},
@@ -52,6 +54,8 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/v1/responses/{id}": {"GET": get_response, "DELETE": delete_response},
     "/v1/responses/{id}/input_items": {"GET": list_input_items},
     "/v1/responses/{id}/cancel": {"POST": cancel_response},
+    "/v1/audio/transcriptions": {"POST": transcriptions},
+    "/audio/transcriptions": {"POST": transcriptions},
     "/v1/messages": {"POST": messages},
     "/v1/messages/count_tokens": {"POST": count_tokens},
     "/completion": {"POST": completion},
@@ -85,7 +89,7 @@ class _Named:
         await self.endpoint(scope, receive, send)
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
     path: str = scope["path"]
     facts = scope["llama_cffi"]
     message = f"there is no {path[:200]}"
@@ -95,23 +99,35 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     facts["status"] = await answer.send(send, facts["reply_headers"])
 
 
-def make_app(service: Service) -> Guard:
+def make_app(service: Serving) -> Guard:
     """Return the ASGI application of a service."""
-    handlers = dict(ROUTES)
     guard: Guard
 
     async def metrics(call: Call) -> Answer:
         text = await asyncio.to_thread(render, call.service, guard.requests.copy(), guard.seconds.snapshot())
         return Whole(text.encode(), type=TYPE)
 
-    if service.settings.metrics:
-        handlers["/metrics"] = {"GET": metrics}
+    guard = routed(service, {**ROUTES, "/metrics": {"GET": metrics}} if service.settings.metrics else ROUTES)
+    return guard
+
+
+def routed(service: Serving, handlers: Mapping[str, Mapping[str, Handler]]) -> Guard:
+    """Return the ASGI application that answers paths by these handlers, and shows the page or a folder."""
+    settings = service.settings
+    if settings.ui and settings.static_path is None:
+        handlers = {**handlers, **{path: {"GET": page.show_page} for path in page.PATHS}}
     routes = [
         Route(pattern, _Named(pattern, Endpoint(service, dialect_of(pattern), one)))
         for pattern, one in handlers.items()
     ]
-    guard = Guard(Router(routes, redirect_slashes=False, default=_not_found), service)
-    return guard
+    other: ASGIApp = _no_such_path if settings.static_path is None else Files(settings.static_path, _no_such_path)
+
+    def is_shown(path: str) -> bool:
+        if settings.static_path is None:
+            return path in page.PATHS
+        return not any(route.path_regex.match(path) for route in routes)
+
+    return Guard(Router(routes, redirect_slashes=False, default=other), service, is_shown)
 
 
-__all__ = ["ROUTES", "make_app"]
+__all__ = ["ROUTES", "make_app", "routed"]

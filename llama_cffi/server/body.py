@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from llama_cffi.server.form import parse_form
 from llama_cffi.server.nesting import next_level
 from llama_cffi.server.problem import Problem
 
@@ -68,10 +69,14 @@ class BodyForm(NamedTuple):
     """The field that a list becomes, which the body must be then; "" is for objects."""
     nothing: bool = False
     """Whether there may be no body, which is an empty object."""
+    form: bool = False
+    """Whether it is a form with files instead."""
 
 
-async def parse_body(data: bytes, form: BodyForm = BodyForm()) -> dict[str, Any]:  # noqa: B008
+async def parse_body(data: bytes, form: BodyForm, headers: dict[str, str]) -> dict[str, Any]:
     """Return a body as a JSON object; fields that are null are left out: they were not given."""
+    if form.form:
+        return await asyncio.to_thread(parse_form, data, headers.get("content-type", ""))
     if len(data) < _LONG:
         return _parsed(data, form)
     return await asyncio.to_thread(_parsed, data, form)

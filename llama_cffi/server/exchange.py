@@ -13,14 +13,12 @@ from urllib.parse import parse_qsl
 from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
 from llama_cffi.server.deadline import within
 from llama_cffi.server.problem import Dialect, Problem, problem_of
-from llama_cffi.server.response import Answer, Events, problem_answer
-from llama_cffi.server.service import cut_off
+from llama_cffi.server.response import Answer, Events, Stream, problem_answer
+from llama_cffi.server.service import Service
+from llama_cffi.server.serving import Serving, cut_off
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
-
-    from llama_cffi.server.service import Service
-
 
 _GRACE_SECONDS = 2.0
 """How much longer than its time a request may take that has a deadline of its own: that one says more."""
@@ -29,21 +27,35 @@ _GRACE_SECONDS = 2.0
 class Call:
     """A request as a handler sees it."""
 
-    def __init__(self, service: Service, scope: Scope, dialect: Dialect, body: dict[str, Any]) -> None:
-        self.service = service
+    def __init__(
+        self, serving: Serving, scope: Scope, dialect: Dialect, body: dict[str, Any], data: bytes = b""
+    ) -> None:
+        self.serving = serving
+        self.scope = scope
         self.dialect: Dialect = dialect
         self.body = body
         """The fields that were given; those that are null are not among them."""
+        self.raw_path: str = (scope.get("raw_path") or b"").decode("latin-1")
+        """The path as the client said it."""
+        self.data = data
+        """The body as it came."""
         self.path_params: Mapping[str, str] = scope.get("path_params", {})
         self.query: Mapping[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         """What stands behind the question mark."""
         self.headers: Mapping[str, str] = scope["llama_cffi"]["headers"]
         self.request_id: str = scope["llama_cffi"]["request_id"]
-        self.model = service.id
+        self.model = serving.id if isinstance(serving, Service) else ""
         """The name of what answers: the model, or an adapter that was asked for as a model."""
         self.created = int(time.time())
         self.ignored: list[str] = []
         """Fields that have no effect; the answer names them in a header."""
+
+    @property
+    def service(self) -> Service:
+        """The model behind the server; TypeError where it has none of its own."""
+        if not isinstance(self.serving, Service):
+            raise TypeError("this server has no model of its own")
+        return self.serving
 
     def ignore(self, name: str) -> None:
         """Note a field without an effect; a name that cannot stand in a header is left out."""
@@ -52,7 +64,7 @@ class Call:
 
     def events(self, frames: Any, ending: Callable[[Problem], bytes] | None = None) -> Events:
         """Return a stream of these events; ``ending`` is as :attr:`Events.ending`."""
-        seconds = self.body.get("sse_ping_interval", self.service.settings.ping_interval)
+        seconds = self.body.get("sse_ping_interval", self.serving.settings.ping_interval)
         pings = None if seconds < 0 else max(1.0, float(seconds))
         return Events(frames, self.dialect, self.request_id, pings, ending)
 
@@ -62,14 +74,19 @@ Handler = Callable[[Call], Awaitable[Answer]]
 _FORMS: dict[Handler, BodyForm] = {}
 
 
-def takes(*, list_as: str = "", nothing: bool = False) -> Callable[[Handler], Handler]:
+def takes(*, list_as: str = "", nothing: bool = False, form: bool = False) -> Callable[[Handler], Handler]:
     """Return a decorator for a handler of other bodies than objects; the arguments are those of :class:`BodyForm`."""
 
     def mark(handler: Handler) -> Handler:
-        _FORMS[handler] = BodyForm(list_as, nothing)
+        _FORMS[handler] = BodyForm(list_as, nothing, form)
         return handler
 
     return mark
+
+
+def form_of(handler: Handler) -> BodyForm:
+    """Return what bodies a handler takes."""
+    return _FORMS.get(handler, BodyForm())
 
 
 def make_id(prefix: str, mark: str = "-") -> str:
@@ -80,7 +97,7 @@ def make_id(prefix: str, mark: str = "-") -> str:
 class Endpoint:
     """An ASGI application for one path: its handlers by method. HEAD is GET without the body."""
 
-    def __init__(self, service: Service, dialect: Dialect, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, service: Serving, dialect: Dialect, handlers: Mapping[str, Handler]) -> None:
         self.service, self.dialect, self.handlers = service, dialect, handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,10 +119,11 @@ class Endpoint:
         try:
             handler = self._handler(scope["method"])
             body: dict[str, Any] = {}
+            data = b""
             if scope["method"] == "POST":
                 data = await read_body(receive, facts["headers"], self.service.settings.max_body)
-                body = await parse_body(data, _FORMS.get(handler, BodyForm()))
-            call = Call(self.service, scope, self.dialect, body)
+                body = await parse_body(data, form_of(handler), facts["headers"])
+            call = Call(self.service, scope, self.dialect, body, data)
             facts["status"] = await self._watched(handler, call, receive, send, facts["reply_headers"])
             return
         except Disconnected:
@@ -161,7 +179,7 @@ class Endpoint:
                 headers = {**headers, "x-llama-cffi-ignored": ",".join(call.ignored)}
             return await answer.send(send, headers)
         except asyncio.CancelledError:
-            if self.service.cutting and isinstance(answer, Events) and await answer.cut(send, cut_off()):
+            if self.service.cutting and isinstance(answer, Stream) and await answer.cut(send, cut_off()):
                 return 200
             raise
 
@@ -171,4 +189,4 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-__all__ = ["Call", "Endpoint", "Handler", "make_id", "takes"]
+__all__ = ["Call", "Endpoint", "Handler", "form_of", "make_id", "takes"]

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from llama_cffi.server.response import Whole, problem_answer
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from llama_cffi.server.service import Service
+    from llama_cffi.server.serving import Serving
 
 PUBLIC = frozenset({"/health", "/v1/health", "/livez", "/readyz"})
 """Paths for which no key is needed."""
@@ -45,8 +45,9 @@ def dialect_of(path: str) -> Dialect:
 class Guard:
     """An ASGI application around the one with the routes."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, service: Serving, is_shown: Callable[[str], bool]) -> None:
+        """``is_shown`` returns whether a path is one of those that people open in a browser."""
+        self.app, self.service, self._is_shown = app, service, is_shown
         settings = service.settings
         self._digests: list[bytes] = []
         self.set_keys(settings.api_keys)
@@ -92,7 +93,8 @@ class Guard:
                 if scope["method"] == "OPTIONS":
                     await self._preflight(send, facts)
                     return
-                self._check_key(path, headers)
+                if not (scope["method"] in ("GET", "HEAD") and self._is_shown(path)):
+                    self._check_key(path, headers)
                 if self._running > self.service.settings.max_connections:
                     raise Problem(
                         503, "too many requests at once", code="too_many_requests", headers={"Retry-After": "1"}

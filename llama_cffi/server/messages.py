@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from llama_cffi.server.problem import Problem, unsupported, wrong
+from llama_cffi.errors import LlamaCffiError
+from llama_cffi.prompt.media_parts import is_medium, read_medium
+from llama_cffi.server.problem import Problem, row_of, unsupported, wrong
 from llama_cffi.server.values import items, typed, wrong_type
 
 MAX_MESSAGES, MAX_TOOLS, TOOLS_BYTES = 4096, 128, 256 << 10
@@ -24,9 +27,9 @@ MEDIA = frozenset(
 _KEPT = ("tool_calls", "tool_call_id", "reasoning_content")
 
 
-def read_messages(value: Any) -> list[dict[str, Any]]:
-    """Return the messages; :class:`Problem` names the place of what is wrong."""
-    return [read_message(one, f"messages[{i}]") for i, one in enumerate(read_turns("messages", value))]
+def read_messages(value: Any, *, media: bool = False) -> list[dict[str, Any]]:
+    """Return the messages; :class:`Problem` names the place of what is wrong. ``media`` are refused by default."""
+    return [read_message(one, f"messages[{i}]", media=media) for i, one in enumerate(read_turns("messages", value))]
 
 
 def read_turns(param: str, value: Any) -> list[Any]:
@@ -37,12 +40,13 @@ def read_turns(param: str, value: Any) -> list[Any]:
     return found
 
 
-def read_message(value: Any, place: str) -> dict[str, Any]:
+def read_message(value: Any, place: str, *, media: bool = False) -> dict[str, Any]:
     """Return one message."""
     message = {key: one for key, one in typed(place, value, dict).items() if one is not None}
     role = typed(f"{place}.role", message.get("role"), str)
     role = _ROLES.get(role, role)
-    found: dict[str, Any] = {"role": role, "content": read_text(message.get("content", ""), f"{place}.content")}
+    content = read_content(message.get("content", ""), f"{place}.content", media=media)
+    found: dict[str, Any] = {"role": role, "content": content}
     found.update((key, message[key]) for key in _KEPT if key in message)
     if "reasoning" in message:
         found.setdefault("reasoning_content", typed(f"{place}.reasoning", message["reasoning"], str))
@@ -51,34 +55,81 @@ def read_message(value: Any, place: str) -> dict[str, Any]:
     return found
 
 
-def read_text(value: Any, place: str, joint: str = "") -> str:
-    """Return a content that is a text, or text parts between which the ``joint`` is put."""
+def read_content(value: Any, place: str, joint: str = "", *, media: bool = False) -> str | list[Any]:
+    """Return a content that is a text, or text parts between which the ``joint`` is put; parts, where it has media."""
     if isinstance(value, str):
         return value
-    parts = []
+    parts: list[str | list[Any]] = []
     for i, part in enumerate(items(place, value, MAX_MESSAGES)):
         kind = typed(f"{place}[{i}]", part, dict).get("type")
         if not isinstance(kind, str):
             raise wrong_type(f"{place}[{i}].type", "a string", kind)
         if kind in MEDIA:
-            raise not_text(f"{place}[{i}]", kind)
+            parts.append([read_part(part, f"{place}[{i}]", media=media)])
+            continue
         if kind not in _TEXTS:
             raise wrong(f"{place}[{i}].type", f"must be text, got {kind!r:.60}")
         key = _TEXTS[kind]
         parts.append(typed(f"{place}[{i}].{key}", part.get(key), str))
-    return joint.join(parts)
+    return join_parts(parts, joint)
 
 
-def not_text(place: str, kind: str) -> Problem:
-    """Return the problem of a part that is not text."""
-    message = f"{place}: only text can be given to this model, not {kind}"
+def join_parts(parts: Sequence[str | Sequence[Any]], joint: str) -> str | list[Any]:
+    """Return contents as one, with the ``joint`` between two texts; where there are media, a list of all parts.
+
+    Beside media, a line break is put between two text parts later on, as llama-server does.
+    """
+    if all(isinstance(part, str) for part in parts):
+        return joint.join(parts)  # type: ignore[arg-type]
+    found: list[Any] = []
+    for part in parts:
+        said: Sequence[Any] = [{"type": "text", "text": part}] if isinstance(part, str) else part
+        for one in said:
+            if found and joint not in ("", "\n") and found[-1]["type"] == one["type"] == "text":
+                found[-1] = {"type": "text", "text": f"{found[-1]['text']}{joint}{one['text']}"}
+            else:
+                found.append(one)
+    return found
+
+
+def read_part(part: dict[str, Any], place: str, *, media: bool) -> dict[str, Any]:
+    """Return a part that is an image or a sound; :class:`Problem` where there are ``media`` of no kind, or this one is
+    none.
+    """
+    kind = part["type"]
+    source = part.get("source")
+    if kind == "image" and isinstance(source, dict):
+        part = {"type": "image_url", "image_url": _source_url(source, f"{place}.source")}
+    if not media:
+        raise not_text(place, kind)
+    if not is_medium(part):
+        raise not_text(place, kind, "text, images and sound")
+    try:
+        return read_medium(part, place)
+    except LlamaCffiError as error:
+        raise Problem(400, error.message, code=row_of(type(error)).code, param=place) from None
+
+
+def _source_url(source: dict[str, Any], place: str) -> str:
+    """What Anthropic's API has of an image, as a URL."""
+    if source.get("type") == "url":
+        url: str = typed(f"{place}.url", source.get("url"), str)
+        return url
+    if source.get("type") != "base64":
+        raise wrong(f"{place}.type", f"must be base64 or url, got {source.get('type')!r:.60}")
+    data = typed(f"{place}.data", source.get("data"), str)
+    return f"data:{typed(f'{place}.media_type', source.get('media_type'), str)};base64,{data}"
+
+
+def not_text(place: str, kind: str, taken: str = "text") -> Problem:
+    """Return the problem of a part that is not what the model takes."""
+    message = f"{place}: only {taken} can be given to this model, not {kind}"
     return Problem(400, message, code="unsupported_content", param=f"{place}.type")
 
 
 def join_message(first: dict[str, Any], second: dict[str, Any], joint: str = "") -> None:
     """Add a message to another one of its role, in place; the ``joint`` is put between their texts."""
-    texts = [text for text in (first["content"], second["content"]) if text]
-    first["content"] = joint.join(texts)
+    first["content"] = join_parts([one for one in (first["content"], second["content"]) if one], joint)
     thoughts = [one["reasoning_content"] for one in (first, second) if "reasoning_content" in one]
     if thoughts:
         first["reasoning_content"] = "\n".join(thoughts)
@@ -129,10 +180,12 @@ __all__ = [
     "MEDIA",
     "check_size",
     "join_message",
+    "join_parts",
     "not_text",
+    "read_content",
     "read_message",
     "read_messages",
-    "read_text",
+    "read_part",
     "read_tools",
     "read_turns",
 ]

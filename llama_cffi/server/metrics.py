@@ -24,7 +24,9 @@ _HISTOGRAMS = {
 _STEPS = ("decode", "prefill", "mixed")
 
 
-class _Text:
+class MetricsText:
+    """Lines of metrics, one family after the other."""
+
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -54,7 +56,8 @@ def _labels(labels: Mapping[str, str]) -> str:
     return "{" + ",".join(found) + "}"
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
+    """Return the value of a label as it is written."""
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
@@ -64,16 +67,10 @@ def _number(value: float) -> str:
 
 def render(service: Service, requests: Counter[tuple[str, str, int]], seconds: HistogramSnapshot) -> str:
     """Return all metrics as text; ``requests`` counts answers by path, method and status, which took ``seconds``."""
-    text = _Text()
-    model = {"model": _escaped(service.id)}
-    text.add(
-        "llama_cffi_http_requests_total", "counter", "Answered HTTP requests.",
-        [({"handler": route, "method": method, "status": str(status)}, n)
-         for (route, method, status), n in sorted(requests.items())],
-    )  # fmt: skip
-    text.histogram("llama_cffi_http_request_seconds", "Seconds of an answer over HTTP.", [({}, seconds)])
-    text.histogram("llama_cffi_loop_lag_seconds", "How late the event loop is.", [({}, service.loop_lag.snapshot())])
-    _process(text, service)
+    text = MetricsText()
+    model = {"model": escaped(service.id)}
+    http_rows(text, requests, seconds, service.loop_lag.snapshot())
+    process_rows(text, service.started)
     text.add(
         "llama_cffi_model_state", "gauge", "1 for the state that the model is in.",
         [({**model, "state": state}, service.state == state) for state in ("loading", "ready", "failed", "draining")],
@@ -91,9 +88,22 @@ def render(service: Service, requests: Counter[tuple[str, str, int]], seconds: H
     return "\n".join(text.lines) + "\n"
 
 
-def _process(text: _Text, service: Service) -> None:
+def http_rows(
+    text: MetricsText, requests: Counter[tuple[str, str, int]], seconds: HistogramSnapshot, lag: HistogramSnapshot
+) -> None:
+    """Add what every server counts of its answers, and how late its event loop is."""
+    text.add(
+        "llama_cffi_http_requests_total", "counter", "Answered HTTP requests.",
+        [({"handler": route, "method": method, "status": str(status)}, n)
+         for (route, method, status), n in sorted(requests.items())],
+    )  # fmt: skip
+    text.histogram("llama_cffi_http_request_seconds", "Seconds of an answer over HTTP.", [({}, seconds)])
+    text.histogram("llama_cffi_loop_lag_seconds", "How late the event loop is.", [({}, lag)])
+
+
+def process_rows(text: MetricsText, started: float) -> None:
     """Add what Prometheus' own clients tell of a process, where the system tells it."""
-    text.add("process_start_time_seconds", "gauge", "When the server was started.", [({}, service.started)])
+    text.add("process_start_time_seconds", "gauge", "When the server was started.", [({}, started)])
     text.add("process_cpu_seconds_total", "counter", "CPU time of the process.", [({}, time.process_time())])
     try:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -104,7 +114,7 @@ def _process(text: _Text, service: Service) -> None:
     text.add("process_open_fds", "gauge", "Open files and sockets.", [({}, n_files)])
 
 
-def _engine(text: _Text, stats: EngineSnapshot, model: Mapping[str, str]) -> None:
+def _engine(text: MetricsText, stats: EngineSnapshot, model: Mapping[str, str]) -> None:
     prefix = "llama_cffi_"
     text.add(
         f"{prefix}requests_total", "counter", "Ended texts by their finish reason.",
@@ -141,7 +151,7 @@ def _engine(text: _Text, stats: EngineSnapshot, model: Mapping[str, str]) -> Non
     _llama_server(text, stats)
 
 
-def _llama_server(text: _Text, stats: EngineSnapshot) -> None:
+def _llama_server(text: MetricsText, stats: EngineSnapshot) -> None:
     """Add the same under the names that llama-server has."""
     prefix = "llamacpp:"
     steps = {kind: stats.histograms[f"{kind}_step"] for kind in _STEPS}  # type: ignore[index]
@@ -169,4 +179,4 @@ def _llama_server(text: _Text, stats: EngineSnapshot) -> None:
         text.add(prefix + name, "gauge", help_, [({}, value)])
 
 
-__all__ = ["TYPE", "render"]
+__all__ = ["TYPE", "MetricsText", "escaped", "http_rows", "process_rows", "render"]

@@ -113,6 +113,7 @@ _CUT = Row(422, "invalid_output", "invalid_output_error")
 TABLE: Mapping[type[err.LlamaCffiError], Row] = {
     # What the request says.
     err.ContextOverflowError: Row(400, "context_length_exceeded", "exceed_context_size_error"),
+    err.MediaError: Row(400, "invalid_media"),
     err.MessageError: Row(400, "invalid_messages"),
     err.TemplateError: Row(400, "invalid_template_input"),
     err.PromptError: Row(400, "invalid_prompt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llama_cffi.prompt.media_parts import MARKER
 from llama_cffi.server.exchange import Call
 from llama_cffi.server.llama_server.parameters import parameters
 from llama_cffi.server.problem import Problem
@@ -12,7 +13,7 @@ async def props(call: Call) -> Answer:
     """Return what clients of llama-server ask for first."""
     llm, card, settings = call.service.llm, call.service.card, call.service.settings
     model, vocab = llm.llama.model, llm.llama.model.vocab
-    stats = call.service.stats
+    stats, projector = call.service.stats, llm.llama.projector
     given = {"max_tokens": settings.default_max_tokens}
     return json_answer(
         {
@@ -24,12 +25,16 @@ async def props(call: Call) -> Answer:
             "model_alias": call.service.id,
             "model_path": card.path,
             "model_ftype": model.desc,
-            "modalities": {"vision": False, "audio": False, "video": False},
-            "media_marker": "",
+            "modalities": {
+                "vision": projector is not None and projector.vision,
+                "audio": projector is not None and projector.audio,
+                "video": False,
+            },
+            "media_marker": "" if projector is None else MARKER,
             "endpoint_slots": settings.slots,
             "endpoint_props": False,
             "endpoint_metrics": settings.metrics,
-            "ui": False,
+            "ui": settings.ui,
             "ui_settings": {},
             "chat_template": settings.chat_template or model.chat_template() or "",
             "chat_template_caps": {},

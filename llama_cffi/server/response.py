@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import orjson
 
@@ -33,6 +33,14 @@ class Answer(Protocol):
         """Send it, with further headers, and return its status."""
 
 
+@runtime_checkable
+class Stream(Answer, Protocol):
+    """An answer that comes in parts."""
+
+    async def cut(self, send: Send, problem: Problem) -> bool:
+        """End one that was cancelled with an error; False when nothing of it was sent."""
+
+
 @dataclass(frozen=True)
 class Whole:
     """An answer that is ready."""
@@ -45,7 +53,7 @@ class Whole:
     async def send(self, send: Send, headers: Mapping[str, str]) -> int:
         """See :class:`Answer`."""
         length = {"content-type": self.type, "content-length": str(len(self.content))}
-        await send(_start(self.status, {**length, **headers, **self.headers}))
+        await send(start_message(self.status, {**length, **headers, **self.headers}))
         await send({"type": "http.response.body", "body": self.content})
         return self.status
 
@@ -97,7 +105,7 @@ class Events:
         async def write(data: bytes, more: bool = True) -> None:
             async with lock:
                 if not self._began:
-                    await send(_start(200, {**headers, **_STREAM_HEADERS}))
+                    await send(start_message(200, {**headers, **_STREAM_HEADERS}))
                     self._began = True
                 await send({"type": "http.response.body", "body": data, "more_body": more})
 
@@ -130,7 +138,7 @@ class Events:
         return 200
 
     async def cut(self, send: Send, problem: Problem) -> bool:
-        """End a stream that was cancelled with an error; False when nothing of it was sent."""
+        """See :class:`Stream`."""
         if self._began:
             words = b"" if self._ended else self.last_words(problem)
             await send({"type": "http.response.body", "body": words, "more_body": False})
@@ -144,9 +152,21 @@ class Events:
         return named_event(body) if self.dialect == "anthropic" else event(body)
 
 
-def _start(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
+def start_message(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return the message of ASGI that begins an answer."""
     pairs = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": pairs}
 
 
-__all__ = ["DONE", "PING", "Answer", "Events", "Whole", "event", "json_answer", "named_event", "problem_answer"]
+__all__ = [
+    "DONE",
+    "PING",
+    "Answer",
+    "Events",
+    "Stream",
+    "Whole",
+    "event",
+    "json_answer",
+    "named_event",
+    "problem_answer",
+]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from llama_cffi.server.guard import Guard
-    from llama_cffi.server.service import Service
+    from llama_cffi.server.serving import Serving
     from llama_cffi.server.settings import Settings
 
 _log = logging.getLogger("llama_cffi.server")
@@ -37,8 +37,8 @@ class Server(uvicorn.Server):
     The first lets them finish, the second cuts them with an error that says so, the third ends the process.
     """
 
-    def __init__(self, service: Service) -> None:
-        self.guard = make_app(service)
+    def __init__(self, service: Serving, guard: Guard | None = None) -> None:
+        self.guard = guard if guard is not None else make_app(service)
         super().__init__(_config(self.guard, service.settings))
         self.service = service
         self.n_signals = 0
@@ -101,17 +101,19 @@ def _config(app: Guard, settings: Settings) -> uvicorn.Config:
 
 
 async def serve(
-    service: Service,
+    service: Serving,
     sockets: Sequence[socket.socket],
     on_ready: Callable[[], object] | None = None,
     read_keys: Callable[[], Sequence[str]] | None = None,
+    guard: Guard | None = None,
 ) -> bool:
     """Answer requests until a signal ends it; return whether a second Ctrl-C did.
 
     The model is loaded meanwhile; raises what that raises. ``on_ready`` is called when it is there. ``read_keys`` says
-    what the keys are at each SIGHUP; when it raises, they stay as they are.
+    what the keys are at each SIGHUP; when it raises, they stay as they are. ``guard`` is the application, by default
+    that of one model.
     """
-    server = Server(service)
+    server = Server(service, guard)
     server.loop = asyncio.get_running_loop()
     if read_keys is not None and hasattr(signal, "SIGHUP"):
         server.loop.add_signal_handler(signal.SIGHUP, server.change_keys, read_keys)
@@ -142,7 +144,7 @@ async def serve(
     return server.interrupted
 
 
-async def _watch(service: Service) -> None:
+async def _watch(service: Serving) -> None:
     """Measure how late the event loop is."""
     loop = asyncio.get_running_loop()
     while True:
@@ -152,13 +154,14 @@ async def _watch(service: Service) -> None:
 
 
 def run(
-    service: Service,
+    service: Serving,
     sockets: Sequence[socket.socket],
     on_ready: Callable[[], object] | None = None,
     read_keys: Callable[[], Sequence[str]] | None = None,
+    guard: Guard | None = None,
 ) -> bool:
     """Do as :func:`serve` in an event loop of its own: uvloop's where it is installed."""
-    main = serve(service, sockets, on_ready, read_keys)
+    main = serve(service, sockets, on_ready, read_keys, guard)
     try:
         import uvloop
     except ImportError:

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from llama_cffi.engine.telemetry import Histogram
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.server.adapters import adapter_named
 from llama_cffi.server.openai.response_store import ResponseStore
 from llama_cffi.server.problem import Problem, unsupported
+from llama_cffi.server.serving import Serving, not_taken
 from llama_cffi.server.settings import Settings
 from llama_cffi.server.values import Facts
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from llama_cffi.aio.llama import AsyncLlama
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.engine.snapshot import EngineSnapshot
-
-State = Literal["loading", "ready", "failed", "draining"]
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,16 @@ class ModelCard:
     meta: dict[str, Any]
 
 
-class Service:
+class Service(Serving):
     """One model. ``open_model`` opens it, when :meth:`load` runs."""
 
     def __init__(self, open_model: Callable[[], Awaitable[AsyncLlama]], settings: Settings, default_name: str) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.names = settings.names or (default_name,)
-        self.started = time.time()
-        self.state: State = "loading"
         self.load_seconds = 0.0
         self.adapters: tuple[LoraAdapter, ...] = ()
         """The LoRA adapters that requests may name, in the order of their ids."""
-        self.tasks: set[asyncio.Task[None]] = set()
-        """One for each request that is being answered."""
         self.responses = ResponseStore(settings.response_store)
-        self.cutting = False
-        """Whether what still runs is being ended."""
-        self.loop_lag = Histogram()
-        """How late the event loop runs what is due."""
         self._open = open_model
         self._llm: AsyncLlama | None = None
 
@@ -90,7 +80,7 @@ class Service:
     def llm(self) -> AsyncLlama:
         """The model, for a new request; :class:`Problem` 503 where none can be answered."""
         if self.state == "draining":
-            raise Problem(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
+            raise not_taken()
         if self._llm is None:
             if self.state == "failed":
                 raise Problem(503, "the model could not be loaded", code="engine_failed")
@@ -99,6 +89,11 @@ class Service:
         if stats is not None and stats.failed:
             raise Problem(503, "the engine has failed", code="engine_failed")
         return self._llm
+
+    @property
+    def takes_media(self) -> bool:
+        """Whether the model takes images or sound."""
+        return self._llm is not None and self._llm.llama.projector is not None
 
     @property
     def stats(self) -> EngineSnapshot | None:
@@ -150,31 +145,10 @@ class Service:
                 404, f"the model {name!r} does not exist; there is {self.id}", code="model_not_found", param="model"
             )
 
-    def begin_drain(self) -> None:
-        """Take no more requests, and end those that run when their time is over. Twice ends them at once."""
-        if self.state == "draining":
-            self.cut()
-            return
-        self.state = "draining"
-        asyncio.get_running_loop().call_later(self.settings.drain_timeout, self.cut)
-
-    def cut(self) -> None:
-        """End every request with an error, in the form of its dialect. Idempotent: the error may be on its way."""
-        if self.cutting:
-            return
-        self.cutting = True
-        for task in tuple(self.tasks):
-            task.cancel()
-
     async def close(self) -> None:
         """Close the model."""
         if self._llm is not None:
             await self._llm.aclose()
 
 
-def cut_off() -> Problem:
-    """Return the problem of a request that the end of the server cut."""
-    return Problem(503, "the server is shutting down", code="shutting_down")
-
-
-__all__ = ["ModelCard", "Service", "State", "cut_off"]
+__all__ = ["ModelCard", "Service"]

@@ -59,6 +59,10 @@ class Settings:
     ssl_key_file: str | None = None
     ssl_cert_file: str | None = None
     """Files of TLS; both or none."""
+    ui: bool = True
+    """Whether there is a page for people at ``/``."""
+    static_path: Path | None = None
+    """The folder whose files are given out in its place, without a key."""
     slots: bool = True
     """Whether ``/slots`` tells what each slot is doing."""
     slot_save_path: Path | None = None

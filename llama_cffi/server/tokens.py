@@ -54,7 +54,7 @@ async def apply_template(call: Call) -> Answer:
     )
     asked = read_fields(call, TEMPLATE_FIELDS, known)
     llama = call.service.llm.llama
-    messages = read_messages(call.body.get("messages", []))
+    messages = read_messages(call.body.get("messages", []), media=call.service.takes_media)
     tools, _ = read_tools(call.body.get("tools"), call.body.get("tool_choice"))
     options = template_options(asked.options)
     if call.service.settings.chat_template is not None:

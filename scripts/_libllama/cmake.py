@@ -15,6 +15,8 @@ from .source import ROOT, Source
 from .toolchain import Toolchain
 
 _NINJA_STEP = re.compile(r"\[(\d+)/(\d+)\] (.*)")
+_MEDIA_OPTION = "LLAMA_BUILD_MTMD"
+"""The cmake option of sources whose libmtmd can be built without the tools."""
 _ORIGIN = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
 
 
@@ -43,7 +45,15 @@ def cmake_flags(source: Source, backends: Sequence[str], portable: bool, extra: 
         "LLAMA_BUILD_COMMIT": source.commit,
         "LLAMA_BUILD_NUMBER": "0",
     }
+    if _MEDIA_OPTION in (source.path / "CMakeLists.txt").read_text(encoding="utf-8", errors="replace"):
+        flags[_MEDIA_OPTION] = "ON"
     return [f"-D{name}={value}" for name, value in flags.items()] + list(extra)
+
+
+def targets(flags: Sequence[str]) -> list[str]:
+    """The targets of a library that is configured with these flags: libllama, and libmtmd unless it was turned off."""
+    media = [flag.partition("=")[2] for flag in flags if flag.startswith(f"-D{_MEDIA_OPTION}=")]
+    return ["llama", "mtmd"] if media and media[-1].upper() in ("ON", "1", "YES", "TRUE") else ["llama"]
 
 
 def tree_flags(tools: bool) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .report import BuildError, from_os_error
-from .stamp import STAMP, header_hash
+from .stamp import MEDIA_HEADERS, STAMP, header_hash, media_header_hash
 
 _SHARED = (".so", ".dylib", ".dll")
 
@@ -32,7 +32,7 @@ def library_files(folder: Path) -> dict[str, list[str]]:
     """The llama.cpp libraries in `folder`: real file name -> all names it has, links included."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if path.name.removeprefix("lib").startswith(("llama.", "ggml")) and is_shared_library(path.name):
+        if path.name.removeprefix("lib").startswith(("llama.", "ggml", "mtmd.")) and is_shared_library(path.name):
             found[path.resolve().name].append(path.name)
     return dict(found)
 
@@ -45,9 +45,12 @@ def install(tree: Path, source: Path, prefix: Path, stamp: dict[str, Any]) -> No
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         libraries = _copy_libraries(tree, fresh / "lib")
-        _copy_headers(source, fresh / "include")
+        media = any("mtmd." in name for name in libraries)
+        _copy_headers(source, fresh / "include", media)
         shutil.copy2(source / "LICENSE", fresh / "LICENSE")  # its terms: it goes where the libraries go
         stamp = {**stamp, "libraries": libraries, "header_hash": header_hash(fresh / "include")}
+        if media:
+            stamp["media_header_hash"] = media_header_hash(fresh / "include")
         _write_json(fresh / STAMP, stamp)
         if prefix.exists():
             prefix.rename(old)
@@ -115,11 +118,13 @@ def _copy_libraries(tree: Path, target: Path) -> list[str]:
     return sorted(copied)
 
 
-def _copy_headers(source: Path, target: Path) -> None:
+def _copy_headers(source: Path, target: Path, media: bool) -> None:
     target.mkdir(parents=True)
-    for folder in (source / "include", source / "ggml" / "include"):
-        for header in folder.glob("*.h"):
-            shutil.copy2(header, target / header.name)
+    headers = [*(source / "include").glob("*.h"), *(source / "ggml" / "include").glob("*.h")]
+    if media:
+        headers += [source / "tools" / "mtmd" / name for name in MEDIA_HEADERS]
+    for header in headers:
+        shutil.copy2(header, target / header.name)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

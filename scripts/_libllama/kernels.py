@@ -22,6 +22,7 @@ _NEEDED = {
         "if (ggml_cpu_extra_compute_forward(params, tensor)) {",
         "if (!ggml_cpu_extra_work_size(n_threads, node, &cur)) {",
     ),
+    f"{_CPU}/tiled/tiled.h": ("size_t ggml_tiled_wdata_size(int n_tasks, struct ggml_tensor * dst);",),
     f"{_CPU}/ggml-cpu-impl.h": (
         "int ith, nth;",
         "size_t wsize;",

@@ -154,7 +154,7 @@ def test_a_file_of_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--mmproj", "x"], "there are no images"),
+        (["--mmproj-url", "x"], "--mmproj takes a file"),
         (["--version"], "llama-cffi --version"),
         (["--temp"], "needs a value"),
         (["--temp", "hot"], "'hot' is not a number"),

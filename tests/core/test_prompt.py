@@ -113,3 +113,17 @@ def test_a_digest_is_the_same_in_every_process() -> None:
 def test_the_common_beginning_is_the_same_by_arrays(a: list[int], b: list[int], media: bool) -> None:
     first, second = Prompt(a), Prompt([*a[: len(a) // 2], Media(bytes(16), 2, 1), *b] if media else [*a[:5], *b])
     assert first.n_shared(second) == second.n_shared(first) == common_prefix(first, second)
+
+
+def test_a_memory_with_an_image_at_its_end_may_report_fewer_positions() -> None:
+    image = Media(b"x" * 16, 6, 3)
+    assert Prompt([1, 2]).least_positions == Prompt([1, 2]).n_positions == 2
+    assert (Prompt([1, image]).least_positions, Prompt([1, image]).n_positions) == (2, 4)
+    assert Prompt([1, image, 2]).least_positions == Prompt([1, image, 2]).n_positions == 5
+
+
+def test_what_is_only_compared_needs_no_content() -> None:
+    prompt = Prompt([1, Media(b"x" * 16, 6, 3, object()), 2])
+    bare = prompt.without_content()
+    assert (bare, bare.media, bare.media[0].media.content) == (prompt, prompt.media, None)
+    assert bare.without_content() is bare

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llama_cffi import Llama, errors
-from llama_cffi.hub import HubName, cached, pull, remove
+from llama_cffi.hub import HubName, cached, choose_projector, pull, pull_projector, remove
 from llama_cffi.hub.choice import candidates, choose
 from llama_cffi.options import HubOptions, LlamaOptions
 from llama_cffi.runtime import demo_path
@@ -70,6 +70,37 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def halves(tmp_path: Path) -> list[Path]:
     """What an interrupted download left behind."""
     return list((tmp_path / "home").rglob("*.incomplete"))
+
+
+# -- projectors
+
+
+@pytest.mark.parametrize(
+    ("model", "files", "chosen"),
+    [
+        ("tale-Q4_K_M.gguf", ["tale-Q4_K_M.gguf", "mmproj-tale-Q8_0.gguf"], "mmproj-tale-Q8_0.gguf"),
+        ("tale-Q4_K_M.gguf", ["mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"], "mmproj-F16.gguf"),
+        ("cat-4b-it-Q8_0.gguf", ["mmproj-dog-4b-f16.gguf", "mmproj-cat-4b-it-q8_0.gguf"], "mmproj-cat-4b-it-q8_0.gguf"),
+        ("cat-Q8_0.gguf", ["cat-mmproj.gguf", "mmproj-model-f16.gguf"], "cat-mmproj.gguf"),
+        ("cat-Q8_0.gguf", ["mmproj-dog.gguf", "mmproj-cow.gguf"], None),
+        ("a/b/cat-00001-of-00002.gguf", ["mmproj-cat.gguf", "a/b/mmproj-model-f16.gguf"], "a/b/mmproj-model-f16.gguf"),
+        ("cat.gguf", ["readme.md", "mmproj-cat.txt", "cat.gguf"], None),
+    ],
+)
+def test_the_projector_of_a_model_is_known_by_its_name(model: str, files: list[str], chosen: str | None) -> None:
+    assert choose_projector(model, files) == chosen
+    assert choose_projector(model, list(reversed(files))) == chosen
+
+
+def test_a_projector_comes_from_the_repository_of_its_model(hub: Hub) -> None:
+    for offline in (False, True):
+        path = pull_projector(f"{REPO}:Q4_K_S", offline=offline)
+        assert path.read_bytes() == FILES["mmproj-tale-Q8_0.gguf"]
+        if not offline:
+            pull(f"{REPO}:Q4_K_S")
+    hub.add("ann/Blind", {"blind-Q4_K_M.gguf": b"GGUF blind"})
+    with pytest.raises(errors.HubNotFoundError, match="there is no projector"):
+        pull_projector("ann/Blind")
 
 
 # -- names and choices

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from llama_cffi._native.abi import media
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # LLAMA_API functions of the pinned llama.h that are left out on purpose: the deprecated ones, by what
@@ -59,9 +61,51 @@ UNDECLARED = {
 }
 
 
-def _build_module() -> ModuleType:
-    path = ROOT / "llama_cffi" / "_native" / "binding_build.py"
-    spec = importlib.util.spec_from_file_location("binding_build", path)
+# MTMD_API functions of mtmd.h and mtmd-helper.h that are left out on purpose.
+UNDECLARED_MEDIA = {
+    # deprecated: mtmd_encode_chunk, mtmd_input_chunk_get_n_tokens and their like
+    "mtmd_encode",
+    "mtmd_image_tokens_get_id",
+    "mtmd_image_tokens_get_n_pos",
+    "mtmd_image_tokens_get_n_tokens",
+    "mtmd_image_tokens_get_nx",
+    "mtmd_image_tokens_get_ny",
+    # one by one what mtmd_helper_image_get_decoder_pos returns at once
+    "mtmd_image_tokens_get_decoder_pos",
+    # media that are decoded while they are tokenized: a callback from C in the middle of it
+    "mtmd_bitmap_init_lazy",
+    # chunks without their media, saved or counted: the package keeps the media
+    "mtmd_input_chunk_get_placeholder",
+    "mtmd_input_chunk_load",
+    "mtmd_input_chunk_save",
+    # sums over a list of chunks, and loops over it, which are Python's here
+    "mtmd_helper_eval_chunks",
+    "mtmd_helper_get_n_pos",
+    "mtmd_helper_get_n_tokens",
+    # files are read in Python, which checks them
+    "mtmd_helper_bitmap_init_from_file",
+    "mtmd_helper_video_init",
+    # sound that a model makes: experimental, and bound to the kinds of two models
+    "mtmd_gen_audio_get_info",
+    "mtmd_gen_audio_process",
+    "mtmd_gen_inp_default",
+    "mtmd_helper_gen_audio_free",
+    "mtmd_helper_gen_audio_get_output",
+    "mtmd_helper_gen_audio_init",
+    "mtmd_helper_gen_audio_reset",
+    "mtmd_helper_gen_audio_set_input",
+    "mtmd_helper_gen_audio_step_gen",
+    "mtmd_helper_gen_audio_step_prompt",
+    "mtmd_helper_model_can_chat",
+    # for llama.cpp's own tests, and for its program that fits models into memory (C++)
+    "mtmd_get_memory_usage",
+    "mtmd_test_create_input_chunks",
+}
+
+
+def _build_module(name: str = "binding_build") -> ModuleType:
+    path = ROOT / "llama_cffi" / "_native" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -70,6 +114,7 @@ def _build_module() -> ModuleType:
 
 
 BUILD = _build_module()
+MEDIA = _build_module("media_build")
 
 
 def _strip(text: str) -> str:
@@ -95,7 +140,7 @@ def _functions(text: str, api: str = "") -> set[str]:
         if statement.startswith("typedef") or api not in statement or "(" not in statement:
             continue
         statement = statement.replace("GGML_DEPRECATED(", "").replace("DEPRECATED(", "")
-        names.update(re.findall(r"\b((?:llama|ggml|gguf)_\w+)\s*\((?!\*)", statement)[:1])
+        names.update(re.findall(r"\b((?:llama|ggml|gguf|mtmd)_\w+)\s*\((?!\*)", statement)[:1])
     return names
 
 
@@ -132,6 +177,20 @@ def test_every_undeclared_function_is_deprecated() -> None:
         for name in _functions(statement + ";")
     }
     assert deprecated == UNDECLARED
+
+
+def test_undeclared_functions_of_libmtmd_are_the_reviewed_ones() -> None:
+    headers = "\n".join(_header(name) for name in MEDIA.CDEF_FILES)
+    exported = _functions(headers, "MTMD_API")
+    assert len(exported) == len(re.findall(r"\bMTMD_API\b", _strip(headers)))
+    declared = _functions(MEDIA.cdef_source())
+    assert exported - declared == UNDECLARED_MEDIA
+    assert declared <= exported
+    assert declared == media.functions()
+
+
+def test_media_files_are_the_files_of_their_folder() -> None:
+    assert sorted(MEDIA.CDEF_FILES) == sorted(path.name for path in MEDIA.CDEF_DIR.glob("*.h"))
 
 
 def test_nothing_is_declared_that_the_headers_lack(declared: set[str]) -> None:

@@ -21,8 +21,9 @@ import importlib, pkgutil
 import llama_cffi
 
 for module in pkgutil.walk_packages(llama_cffi.__path__, "llama_cffi."):
-    # Programs, what only the build of the package imports, and the extension, which is linked to a library.
-    if not module.name.endswith(("__main__", "_child", "_build", "._llama")) and ".derive" not in module.name:
+    # Programs, what only the build of the package imports, and the extensions that are linked to a library.
+    kinds = ("__main__", "_child", "_build", "._llama", "_native._mtmd")
+    if not module.name.endswith(kinds) and ".derive" not in module.name:
         importlib.import_module(module.name)
 for name in llama_cffi.__all__:
     getattr(llama_cffi, name)
@@ -33,9 +34,10 @@ import sys
 from pathlib import Path
 
 assert "llama_cffi._native._llama" not in sys.modules
+assert "llama_cffi._native._mtmd" not in sys.modules
 if sys.platform == "linux":
     mapped = Path("/proc/self/maps").read_text()
-    assert "libllama" not in mapped and "libggml" not in mapped
+    assert "libllama" not in mapped and "libggml" not in mapped and "libmtmd" not in mapped
 """
 
 WITHOUT_A_LIBRARY = """

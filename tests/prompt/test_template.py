@@ -265,7 +265,7 @@ TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         ([user(3)], MessageError, r"messages\[0\].content"),
         ([user([{"type": "text"}])], MessageError, r"content\[0\].text"),
         ([user([{"text": "x"}])], MessageError, r"content\[0\]"),
-        ([user([{"type": "image_url", "image_url": "x"}])], UnsupportedError, "image_url"),
+        ([user([{"type": "video_url", "video_url": "x"}])], UnsupportedError, "video_url"),
         ([user("a\ud800b")], MessageError, r"messages\[0\].content holds a lone surrogate at index 1"),
         ([{"role": "assistant", "tool_calls": [{}]}], MessageError, r"tool_calls\[0\]"),
         ([{"role": "assistant", "tool_calls": "x"}], MessageError, "tool_calls"),

@@ -73,7 +73,7 @@ def test_a_request_that_runs_may_finish() -> None:
 def test_a_server_on_a_file_with_settings_from_a_file(tmp_path: Path) -> None:
     path, log, config = tmp_path / "x.sock", tmp_path / "log", tmp_path / "serve.ini"
     config.write_text(f"host = {path}\nalias = tiny\nctx-size = 512\nthreads = 1\ntemp = 0\nlog-jsonl = on\n"
-                      f"access-log = true\nlog-file = {log}\ncontext-shift = true\n")  # fmt: skip
+                      f"access-log = true\nlog-file = {log}\ncontext-shift = true\nno-ui = true\n")  # fmt: skip
     command = [sys.executable, "-m", "llama_cffi", "serve", "--config", str(config), "-cb", "--seed", "4"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAMA_API_KEY": ""}
     body = {"prompt": "Once upon a time", "ignore_eos": True, "stream": True}
@@ -87,6 +87,7 @@ def test_a_server_on_a_file_with_settings_from_a_file(tmp_path: Path) -> None:
                 wait_ready("http://x", client)
                 params = client.get("/props").json()["default_generation_settings"]["params"]
                 assert (params["temperature"], params["seed"]) == (0, 4)
+                assert client.get("/").status_code == 404
                 with client.stream("POST", "/v1/completions", json=body) as response:
                     lines = response.iter_lines()
                     next(lines)

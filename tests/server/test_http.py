@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import pools
+
 if TYPE_CHECKING:
     from tests.server.conftest import Running
 
@@ -370,7 +372,16 @@ def test_metrics_of_memory_and_of_the_process(server: Running, ask: Ask) -> None
 
 
 def test_the_board_and_the_page_name_metrics_that_are_there(ask: Ask) -> None:
-    known = set(re.findall(r"^# TYPE (\S+)", ask("/metrics").text, re.MULTILINE))
+    from llama_cffi.server.router.app import make_router
+
+    types = re.compile(r"^# TYPE (\S+)", re.MULTILINE)
+    known = set(types.findall(ask("/metrics").text))
+
+    async def of_several_models() -> set[str]:
+        async with pools.pool(pools.entry("a")) as models:
+            return set(types.findall((await pools.ask(make_router(models), "/metrics").end()).body.decode()))
+
+    known |= asyncio.run(of_several_models()) | {f"llama_cffi_model_{name}" for name in known if "process_" in name}
     docs = Path(__file__).resolve().parents[2] / "docs"
     board = json.loads((docs / "grafana.json").read_text(encoding="utf-8"))
     texts = [target["expr"] for panel in board["panels"] for target in panel["targets"]]

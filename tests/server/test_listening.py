@@ -147,18 +147,18 @@ def test_lines_of_json() -> None:
 
 
 def test_keys_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama_cffi.cli.serve import _keys
+    from llama_cffi.cli.serve_parts import keys_of
 
     monkeypatch.setenv("LLAMA_API_KEY", "c")
     file = tmp_path / "keys"
     file.write_text("# ours\n a \n\nb\na\n")
     os.chmod(file, 0o600)
-    assert _keys(["x,y", "a"], file) == ("x", "y", "a", "c", "b")
+    assert keys_of(["x,y", "a"], file) == ("x", "y", "a", "c", "b")
     assert capsys.readouterr().err == ""
     os.chmod(file, 0o644)
-    assert _keys(None, file) == ("c", "a", "b")
+    assert keys_of(None, file) == ("c", "a", "b")
     assert "chmod 600" in capsys.readouterr().err
     monkeypatch.delenv("LLAMA_API_KEY")
     file.write_text("# none\n")
     with pytest.raises(ValueError, match="no key"):
-        _keys(None, file)
+        keys_of(None, file)

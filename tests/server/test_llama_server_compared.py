@@ -66,8 +66,13 @@ def stream(server: LlamaServer, path: str, body: Any) -> list[Any]:
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", json.dumps(body).encode(), headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=60) as answer:
-        lines = answer.read().decode().split("\n\n")
-    return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+        return parsed(answer.read().decode())
+
+
+def parsed(text: str) -> list[Any]:
+    """The events of a stream, without the word that ends those of OpenAI's dialect."""
+    lines = [line[6:] for line in text.split("\n\n") if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
 def same_keys(their: dict[str, Any], our: dict[str, Any]) -> None:
@@ -127,6 +132,35 @@ def test_a_stream(theirs: LlamaServer, ours: Served, name: str) -> None:
     same_keys(their[-1], our[-1])
     assert "".join(one["content"] for one in our) == "".join(one["content"] for one in their)
     assert set().union(*our[:-1]) == set().union(*their[:-1])
+
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "word " * 100}], "temperature": 0, "max_tokens": 6}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/chat/completions", CHAT), ("/v1/completions", {**GREEDY, "prompt": "word " * 100})],
+    ids=["chat", "text"],
+)
+def test_what_streams_tell_of_a_growing_text(theirs: LlamaServer, ours: Served, path: str, body: Any) -> None:
+    body = {**body, "stream": True, "return_progress": True, "timings_per_token": True, "cache_prompt": False}
+    their, our = stream(theirs, path, body), parsed(ours.ask(path, body).text)
+    for name in ("prompt_progress", "timings"):
+        keys = [set().union(*(one[name] for one in found if name in one)) for found in (their, our)]
+        assert keys[0] == keys[1] != set()
+    ends = [[one["prompt_progress"] for one in found if "prompt_progress" in one][-1] for found in (their, our)]
+    assert {**ends[0], "time_ms": 0} == {**ends[1], "time_ms": 0}
+    # Where they are: each part of an answer that has text has times, and nothing of the prompt is told after it.
+    for found in (their, our):
+        texts = [i for i, one in enumerate(found) if one["choices"] and _text(one["choices"][0])]
+        assert all("timings" in found[i] for i in texts)
+        assert max(i for i, one in enumerate(found) if "prompt_progress" in one) < texts[0]
+    both = [set().union(*found) for found in (their, our)]
+    assert both[0] - both[1] <= {"usage"}
+
+
+def _text(choice: dict[str, Any]) -> str:
+    return str(choice.get("text") or choice.get("delta", {}).get("content") or "")
 
 
 def test_several_prompts(theirs: LlamaServer, ours: Served) -> None:

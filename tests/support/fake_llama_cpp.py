@@ -86,6 +86,7 @@ void ggml_barrier(struct ggml_threadpool * tp);
 void ggml_threadpool_chunk_set(struct ggml_threadpool * tp, int value);
 int  ggml_threadpool_chunk_add(struct ggml_threadpool * tp, int value);
 """,
+    "tiled/tiled.h": "size_t ggml_tiled_wdata_size(int n_tasks, struct ggml_tensor * dst);\n",
 }
 _FILES |= {f"ggml/src/ggml-cpu/{name}": text for name, text in _CPU_FILES.items()}
 

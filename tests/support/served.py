@@ -34,15 +34,15 @@ class Served:
         asyncio.run(self.service.load())
         self._app = make_app(self.service)
 
-    def ask(self, path: str, body: Any = None, *, method: str = "", headers: Any = None) -> Any:
-        """The answer to JSON that is posted, or to a GET where there is none."""
+    def ask(self, path: str, body: Any = None, *, method: str = "", headers: Any = None, **form: Any) -> Any:
+        """The answer to JSON that is posted, to a ``form`` (as httpx takes ``data`` and ``files``), or to a GET."""
         import httpx
 
         async def main() -> Any:
             transport = httpx.ASGITransport(app=self._app)
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-                kind = method or ("GET" if body is None else "POST")
-                return await client.request(kind, path, json=body, headers=headers)
+                kind = method or ("GET" if body is None and not form else "POST")
+                return await client.request(kind, path, json=body, headers=headers, **form)
 
         return asyncio.run(main())
 

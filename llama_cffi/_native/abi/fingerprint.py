@@ -122,8 +122,8 @@ def explain_difference(fingerprint: Fingerprint, generation: Generation) -> list
         if seen is None:
             lines.append(f"{function} is missing")
             continue
-        expected = min(generation.images[function], key=lambda image: len(_wrong_bytes(seen, image)))
-        wrong = _wrong_bytes(seen, expected)
+        expected = min(generation.images[function], key=lambda image: len(wrong_bytes(seen, image)))
+        wrong = wrong_bytes(seen, expected)
         if not wrong:
             continue
         layout = generation.structs[struct]
@@ -148,7 +148,7 @@ def _pictures_fit(fingerprint: Fingerprint, generation: Generation) -> bool:
 
 def _picture_fits(fingerprint: Fingerprint, generation: Generation, function: str) -> bool:
     seen = fingerprint.images.get(function)
-    return seen is not None and any(not _wrong_bytes(seen, image) for image in generation.images[function])
+    return seen is not None and any(not wrong_bytes(seen, image) for image in generation.images[function])
 
 
 def _shown_otherwise(fingerprint: Fingerprint, generation: Generation) -> frozenset[str]:
@@ -160,7 +160,7 @@ def _shown_otherwise(fingerprint: Fingerprint, generation: Generation) -> frozen
     )
 
 
-def _wrong_bytes(seen: str, expected: str) -> set[int]:
+def wrong_bytes(seen: str, expected: str) -> set[int]:
     """Places at which a picture cannot come from a struct with the expected one.
 
     A compiler may or may not fill the bytes between fields, but always with zeros; a field's bytes are always written.
@@ -194,7 +194,7 @@ def _distance(fingerprint: Fingerprint, generation: Generation) -> int:
     pictures = 0
     for function, images in generation.images.items():
         seen = fingerprint.images.get(function, "")
-        pictures += min(len(_wrong_bytes(seen, image)) for image in images)
+        pictures += min(len(wrong_bytes(seen, image)) for image in images)
     return pictures + len(_symbol_conflicts(fingerprint, generation))
 
 

@@ -21,7 +21,9 @@ from llama_cffi._native.abi.generation import Generation, generations
 from llama_cffi._native.abi.generation import generation as known_generation
 from llama_cffi.errors import LibraryError
 
+MEDIA_MODULE = "_mtmd.py"
 _PACKAGE = Path(__file__).resolve().parent
+_MEDIA = _PACKAGE.parent / "cdef" / "media"
 # From ggml.h: where gguf_get_tensor_ne is missing, these know the shape of a tensor.
 _MORE = """
 struct ggml_tensor * ggml_get_tensor(struct ggml_context * ctx, const char * name);
@@ -32,8 +34,13 @@ _API_ONLY = ("build.h", "callbacks.h")
 
 
 def write_modules(folder: Path) -> list[Path]:
-    """Write the module of every known generation into a folder, and return their paths. Needs cffi's C parser."""
-    return [_write(one, folder / _file_name(one)) for one in generations()]
+    """Write the module of every known generation into a folder, and that of libmtmd; return their paths.
+
+    Needs cffi's C parser.
+    """
+    media = folder / MEDIA_MODULE
+    _emit(media_headers(), media)
+    return [*(_write(one, folder / _file_name(one)) for one in generations()), media]
 
 
 def load_ffi(generation: Generation, folder: Path | None = None) -> Any:
@@ -58,6 +65,20 @@ def load_ffi(generation: Generation, folder: Path | None = None) -> Any:
     else:
         arguments = found["arguments"]
     return _cffi_backend.FFI(kept.stem, **{name: _literal(value) for name, value in arguments.items()})
+
+
+def load_media_ffi() -> Any:
+    """Return the cffi FFI of libmtmd's trimmed headers; LibraryError for an install without it."""
+    path = _PACKAGE / MEDIA_MODULE
+    if not path.is_file():
+        raise LibraryError("there is no ABI-mode binding of libmtmd: reinstall llama-cffi")
+    return _import(path).ffi
+
+
+@cache
+def media_headers() -> str:
+    """Return the trimmed headers of libmtmd, which are the same in both modes."""
+    return "\n".join((_MEDIA / name).read_text(encoding="utf-8") for name in ("mtmd.h", "mtmd-helper.h"))
 
 
 @cache
@@ -139,4 +160,4 @@ def _import(path: Path) -> Any:
     return module
 
 
-__all__ = ["headers", "load_ffi", "write_modules"]
+__all__ = ["MEDIA_MODULE", "headers", "load_ffi", "load_media_ffi", "media_headers", "write_modules"]

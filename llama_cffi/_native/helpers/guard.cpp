@@ -102,6 +102,20 @@ int64_t lch_with_list(void * fn, void * list, size_t n, void * params, size_t si
     });
 }
 
+int64_t lch_decode_file(void * fn, void * ctx, const void * data, size_t n, int placeholder, void * options, size_t size,
+                        void * out) {
+    struct Pair {
+        void * first;
+        void * second;
+    };
+    return guarded([&]() -> int64_t {
+        const Pair made = as<Pair(void *, const void *, size_t, bool, ParamStruct)>(fn)(
+            ctx, data, n, placeholder != 0, blob_of<ParamStruct>(options, size));
+        std::memcpy(out, &made, sizeof made);
+        return 0;
+    });
+}
+
 int64_t lch_sample(void * fn, void * chain, void * ctx, int32_t idx) {
     return guarded([&]() -> int64_t { return as<int32_t(void *, void *, int32_t)>(fn)(chain, ctx, idx); });
 }

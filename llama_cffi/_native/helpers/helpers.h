@@ -15,6 +15,9 @@ const char *lch_failure(void);                              /* why this thread's
 int64_t lch_batch(void *fn, void *ctx, void *batch, size_t size);
 int64_t lch_with_params(void *fn, void *first, void *params, size_t size);
 int64_t lch_with_list(void *fn, void *list, size_t n, void *params, size_t size);
+/* mtmd_helper_bitmap_init_from_buf, whose pair of pointers goes to `out` */
+int64_t lch_decode_file(void *fn, void *ctx, const void *data, size_t n, int placeholder, void *options, size_t size,
+                        void *out);
 int64_t lch_sample(void *fn, void *chain, void *ctx, int32_t idx);
 int64_t lch_accept(void *fn, void *sampler, int32_t token);
 int64_t lch_call(void *fn, int result, int64_t a0, int64_t a1, int64_t a2, int64_t a3,
@@ -48,6 +51,7 @@ typedef struct {
     int poll_signals;
     int64_t deadline_ns;
     int64_t next_poll_ns;
+    int64_t n_asked;
 } lch_abort;
 
 int64_t lch_abort_now(void);
@@ -56,6 +60,7 @@ int lch_abort_isset(lch_abort *state);
 void lch_abort_arm(lch_abort *state);                       /* at the beginning of a computation */
 void lch_abort_deadline(lch_abort *state, int64_t deadline_ns);
 bool lch_abort_check(void *state);                          /* for llama_set_abort_callback */
+bool lch_eval_check(void *tensor, bool ask, void *state);   /* for mtmd_context_params.cb_eval */
 void lch_abort_signals(int (*poll)(void));
 
 /* ---- select.cpp: token selection over a row of raw logits ---- */

@@ -53,7 +53,8 @@ def leave(mine: door.lch_door) -> Any:
 
 def function(name: str) -> Any:
     # Not the pointer where both will do: structs with fields unknown to cffi go only to the function itself.
-    pointer, direct = bound.binding.function(name), getattr(bound.lib, name)
+    home = bound.home(name)
+    pointer, direct = home.function(name), getattr(home.lib, name)
     return direct if bound.ffi.typeof(direct) is bound.ffi.typeof(pointer) else pointer
 
 

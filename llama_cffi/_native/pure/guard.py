@@ -108,7 +108,17 @@ def lch_with_params(fn: Any, first: Any, params: Any, size: int) -> Any:
 
 def lch_with_list(fn: Any, items: Any, n: int, params: Any, size: int) -> Any:
     log.call_begins()
-    return _call(fn, items, n, params[0])
+    # The second one is a pointer for some functions.
+    kind = bound.ffi.typeof(fn).args[1]
+    return _call(fn, items, bound.ffi.cast(kind, n) if kind.kind == "pointer" else n, params[0])
+
+
+def lch_decode_file(
+    fn: Any, ctx: Any, data: Any, size: int, placeholder: int, options: Any, options_size: int, out: Any
+) -> int:
+    log.call_begins()
+    out[0] = fn(ctx, bound.ffi.cast(bound.ffi.typeof(fn).args[1], data), size, placeholder, options[0])
+    return 0
 
 
 def lch_sample(fn: Any, chain: Any, ctx: Any, idx: int) -> int:

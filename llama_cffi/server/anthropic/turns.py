@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from llama_cffi.server.messages import MAX_MESSAGES, MEDIA, join_message, not_text, read_text, read_turns
+from llama_cffi.server.messages import (
+    MAX_MESSAGES,
+    MEDIA,
+    join_message,
+    join_parts,
+    not_text,
+    read_content,
+    read_part,
+    read_turns,
+)
 from llama_cffi.server.problem import wrong
 from llama_cffi.server.values import items, typed
 
@@ -33,8 +42,10 @@ def _without_stamp(text: str) -> str:
     return _STAMP.sub(r"\1fffff", text)
 
 
-def read_conversation(system: Any, messages: Any) -> list[dict[str, Any]]:
-    """Return the messages; :class:`Problem` names the place of what is wrong. Those of one role in a row are joined."""
+def read_conversation(system: Any, messages: Any, *, media: bool = False) -> list[dict[str, Any]]:
+    """Return the messages; :class:`Problem` names the place of what is wrong. Those of one role in a row are joined.
+    ``media`` are refused by default.
+    """
     found: list[dict[str, Any]] = []
     text = "" if system is None else read_system(system)
     if text:
@@ -46,8 +57,9 @@ def read_conversation(system: Any, messages: Any) -> list[dict[str, Any]]:
             raise wrong(f"{place}.role", f"must be one of {', '.join(_ROLES)}, got {role!r:.60}")
         content = one.get("content")
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        read = _assistant if role == "assistant" else _user
-        for message in read(role, items(f"{place}.content", blocks, MAX_MESSAGES), f"{place}.content"):
+        blocks, where = items(f"{place}.content", blocks, MAX_MESSAGES), f"{place}.content"
+        said = _assistant(role, blocks, where) if role == "assistant" else _user(role, blocks, where, media=media)
+        for message in said:
             if found and found[-1]["role"] == message["role"] != "tool":
                 join_message(found[-1], message, "" if role == "assistant" else _JOINT)
             else:
@@ -55,29 +67,34 @@ def read_conversation(system: Any, messages: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _user(role: str, blocks: list[Any], place: str) -> list[dict[str, Any]]:
+def _user(role: str, blocks: list[Any], place: str, *, media: bool) -> list[dict[str, Any]]:
     """Return the results of calls first: they follow the message with the calls."""
     results: list[dict[str, Any]] = []
-    texts: list[str] = []
+    parts: list[str | list[Any]] = []
     for i, block in enumerate(blocks):
         where = f"{place}[{i}]"
         kind = typed(where, block, dict).get("type")
         if kind == "tool_result" and role == "user":
-            results.append(_result(block, where))
+            results.append(_result(block, where, media=media))
+        elif kind == "image" and role == "user":
+            parts.append([read_part(block, where, media=media)])
         else:
-            texts.append(_text(block, kind, where, "text, tool_result" if role == "user" else "text"))
-    if texts or not results:
-        results.append({"role": role, "content": _JOINT.join(texts)})
+            parts.append(_text(block, kind, where, "text, image, tool_result" if role == "user" else "text"))
+    if parts or not results:
+        results.append({"role": role, "content": join_parts(parts, _JOINT)})
     return results
 
 
-def _result(block: dict[str, Any], place: str) -> dict[str, Any]:
+def _result(block: dict[str, Any], place: str, *, media: bool) -> dict[str, Any]:
     content = block.get("content")
-    text = "" if content is None else read_text(content, f"{place}.content", _JOINT)
+    said = "" if content is None else read_content(content, f"{place}.content", _JOINT, media=media)
     failed = block.get("is_error")
-    if failed is not None and typed(f"{place}.is_error", failed, bool) and not text.lower().startswith("error"):
-        text = f"Error: {text}" if text else "Error"
-    return {"role": "tool", "tool_call_id": _id(f"{place}.tool_use_id", block.get("tool_use_id")), "content": text}
+    if failed is not None and typed(f"{place}.is_error", failed, bool):
+        if isinstance(said, list):
+            said = join_parts(["Error: ", said], "")
+        elif not said.lower().startswith("error"):
+            said = f"Error: {said}" if said else "Error"
+    return {"role": "tool", "tool_call_id": _id(f"{place}.tool_use_id", block.get("tool_use_id")), "content": said}
 
 
 def _assistant(role: str, blocks: list[Any], place: str) -> list[dict[str, Any]]:

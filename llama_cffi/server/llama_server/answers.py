@@ -38,17 +38,9 @@ class Text:
             found["completion_probabilities"] = self._probabilities(entries)
         return found
 
-    def progress(self, progress: TextProgress, seconds: float) -> dict[str, Any]:
-        """Return how far the prompt is, ``seconds`` after the request came."""
-        return {
-            **self._event("", ()),
-            "prompt_progress": {
-                "total": progress.prompt_tokens,
-                "cache": progress.cached_tokens,
-                "processed": progress.computed_tokens,
-                "time_ms": round(seconds * 1000),
-            },
-        }
+    def progress(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return the event of how far the prompt is."""
+        return {**self._event("", ()), "prompt_progress": told}
 
     def _event(self, text: str, tokens: Sequence[int]) -> dict[str, Any]:
         return {

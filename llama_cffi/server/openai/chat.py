@@ -11,13 +11,15 @@ from llama_cffi.server.blocks import Blocks, Step
 from llama_cffi.server.choices import interleaved, with_seed
 from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
-from llama_cffi.server.numbers import finish_reason, stop_detail, timings, usage
+from llama_cffi.server.numbers import finish_reason, stop_detail, times_so_far, timings, usage
 from llama_cffi.server.openai.chat_request import ChatRequest, read_chat
+from llama_cffi.server.progress import PromptProgress
 from llama_cffi.server.response import DONE, Answer, event, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from llama_cffi.aio.stream import AsyncStream
     from llama_cffi.core.vocab import Vocab
     from llama_cffi.reply.reply import Reply
 
@@ -77,7 +79,6 @@ async def chat_completions(call: Call) -> Answer:
     logprobs = asked.options.get("logprobs") is not None
     vocab = llm.llama.model.vocab
     choices = [Choice(i, vocab, logprobs=logprobs, echo=request.echo) for i in range(asked.n)]
-    chunks = interleaved(streams, asked.own_limit)
     head = {
         "id": make_id("chatcmpl"),
         "object": "chat.completion.chunk" if asked.stream else "chat.completion",
@@ -86,8 +87,8 @@ async def chat_completions(call: Call) -> Answer:
         "system_fingerprint": call.service.card.fingerprint,
     }
     if asked.stream:
-        return call.events(_events(request, head, choices, chunks))
-    return json_answer(await _whole(head, choices, chunks))
+        return call.events(_Stream(request, head, choices, streams).events())
+    return json_answer(await _whole(head, choices, interleaved(streams, asked.own_limit)))
 
 
 async def count_chat(call: Call) -> Answer:
@@ -127,36 +128,70 @@ async def _whole(
     }
 
 
-async def _events(
-    request: ChatRequest,
-    head: dict[str, Any],
-    choices: list[Choice],
-    chunks: AsyncIterator[tuple[int, ReplyChunk]],
-) -> AsyncGenerator[bytes, None]:
-    begun: set[int] = set()
-    async with aclosing(chunks) as each:  # type: ignore[type-var]
-        async for i, chunk in each:
-            choice = choices[i]
-            frames = []
-            if i not in begun:
-                begun.add(i)
-                frames.append(_chunk(head, i, {"role": "assistant", "content": None}))
-            for delta, entries in choice.deltas(chunk):
-                more = {} if entries is None else {"logprobs": {"content": entries, "refusal": None}}
-                frames.append(_chunk(head, i, delta, **more))
-            if chunk.completion is not None:
-                reply = choice.done
-                last = {"finish_reason": finish_reason(reply), **stop_detail(reply)}
-                frames.append(_chunk({**head, "timings": timings(reply)}, i, {}, **last))
-            if frames:
-                yield b"".join(frames)
-    replies = [choice.done for choice in choices]
-    if request.include_usage:
-        yield event({**head, "choices": [], "usage": usage([replies])})
-    yield DONE
+class _Stream:
+    """The events of a conversation's replies."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        head: dict[str, Any],
+        choices: list[Choice],
+        streams: list[AsyncStream[ReplyChunk]],
+    ) -> None:
+        self._request, self._head, self._choices, self._streams = request, head, choices, streams
+        self._progress = PromptProgress(streams, wanted=request.return_progress)
+        self._begun: set[int] = set()
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield them as they come."""
+        chunks = interleaved(self._streams, self._request.conversation.own_limit)
+        async with aclosing(chunks), aclosing(self._progress.with_pauses(chunks)) as each:  # type: ignore[type-var]
+            async for item in each:
+                if item is None:
+                    found = [frame for i, told in self._progress.news() for frame in self._told(i, told)]
+                else:
+                    found = self._added(*item)
+                if found:
+                    yield b"".join(found)
+        if self._request.include_usage:
+            yield event({**self._head, "choices": [], "usage": usage([[choice.done for choice in self._choices]])})
+        yield DONE
+
+    def _added(self, i: int, chunk: ReplyChunk) -> list[bytes]:
+        """Return what a chunk adds to its reply."""
+        told = self._progress.end(i)
+        frames = self._begin(i) if told is None else self._told(i, told)
+        deltas = self._choices[i].deltas(chunk)
+        for delta, entries in deltas:
+            more = {} if entries is None else {"logprobs": {"content": entries, "refusal": None}}
+            head = self._timed(i) if delta is deltas[-1][0] else self._head
+            frames.append(_frame(head, i, delta, **more))
+        if chunk.completion is not None:
+            reply = self._choices[i].done
+            last = {"finish_reason": finish_reason(reply), **stop_detail(reply)}
+            frames.append(_frame({**self._head, "timings": timings(reply)}, i, {}, **last))
+        return frames
+
+    def _begin(self, i: int) -> list[bytes]:
+        """Return what comes before everything else of a reply."""
+        if i in self._begun:
+            return []
+        self._begun.add(i)
+        return [_frame(self._head, i, {"role": "assistant", "content": None})]
+
+    def _told(self, i: int, progress: dict[str, Any]) -> list[bytes]:
+        """Return how far a prompt is."""
+        return [*self._begin(i), _frame({**self._head, "prompt_progress": progress}, i, {})]
+
+    def _timed(self, i: int) -> dict[str, Any]:
+        """Return the head of the last event of a chunk."""
+        progress = self._streams[i].progress if self._request.timings_per_token else None
+        if progress is None:
+            return self._head
+        return {**self._head, "timings": times_so_far(progress.timings, progress.cached_tokens)}
 
 
-def _chunk(head: dict[str, Any], index: int, delta: dict[str, Any], **more: Any) -> bytes:
+def _frame(head: dict[str, Any], index: int, delta: dict[str, Any], **more: Any) -> bytes:
     return event({**head, "choices": [{"index": index, "delta": delta, "finish_reason": None, **more}]})
 
 

@@ -28,6 +28,8 @@ CHAT_FIELDS: tuple[Field, ...] = (
     Field.of("echo", flag),
     Field("want_logprobs", ("logprobs",), flag),
     Field.of("top_logprobs n_probs", integer(0, 100)),
+    Field.of("return_progress", flag),
+    Field.of("timings_per_token", flag),
 )
 
 _READ = frozenset(("messages", "tools", "tool_choice", "stream_options", "modalities"))
@@ -39,6 +41,8 @@ class ChatRequest:
 
     conversation: Conversation
     include_usage: bool
+    return_progress: bool
+    timings_per_token: bool
     echo: str
     """What the reply is shown to begin with."""
 
@@ -47,7 +51,7 @@ def read_chat(call: Call) -> ChatRequest:
     """Return what a body asks for; raises :class:`Problem`."""
     body = call.body
     asked = read_fields(call, CHAT_FIELDS, _READ)
-    messages = read_messages(body.get("messages", []))
+    messages = read_messages(body.get("messages", []), media=call.service.takes_media)
     tools, choice = read_tools(body.get("tools"), body.get("tool_choice"))
     if any(one != "text" for one in items("modalities", body.get("modalities", []), 8)):
         raise unsupported("modalities", "only text can be generated")
@@ -62,9 +66,9 @@ def read_chat(call: Call) -> ChatRequest:
     asked.take("reasoning_format")
     if asked.options.pop("parse_tool_calls", True) is False and tools:
         raise unsupported("parse_tool_calls", "false is not supported with tools")
-    echo = bool(asked.take("echo"))
+    progress, times, echo = (bool(asked.take(name)) for name in ("return_progress", "timings_per_token", "echo"))
     found = make_conversation(call, asked, messages, tools, choice, last=f"messages[{len(messages) - 1}]")
-    return ChatRequest(found, include_usage, found.prefix if echo else "")
+    return ChatRequest(found, include_usage, progress, times, found.prefix if echo else "")
 
 
 def read_stream_options(call: Call, stream: bool) -> bool:

@@ -13,9 +13,10 @@ from llama_cffi.server.choices import interleaved, with_seed
 from llama_cffi.server.exchange import Call, make_id
 from llama_cffi.server.fields import FIELDS, Field, read_fields, text_options
 from llama_cffi.server.logprobs import Aligner, LegacyForm, joined
-from llama_cffi.server.numbers import finish_reason, stop_detail, timings, usage
+from llama_cffi.server.numbers import finish_reason, stop_detail, times_so_far, timings, usage
 from llama_cffi.server.openai.chat_request import read_stream_options
 from llama_cffi.server.problem import wrong
+from llama_cffi.server.progress import PromptProgress
 from llama_cffi.server.response import DONE, Answer, event, json_answer
 from llama_cffi.server.values import Facts, flag, integer, items, text, token_ids, whole, wrong_type
 
@@ -37,6 +38,8 @@ TEXT_FIELDS: tuple[Field, ...] = (
     Field.of("suffix", text()),
     Field.of("best_of", _best_of),
     Field.of("logprobs n_probs", integer(0, 100)),
+    Field.of("return_progress", flag),
+    Field.of("timings_per_token", flag),
 )
 
 
@@ -50,6 +53,8 @@ class TextRequest:
     best_of: int | None
     stream: bool
     include_usage: bool
+    return_progress: bool
+    timings_per_token: bool
     own_limit: bool
 
     @property
@@ -79,6 +84,7 @@ def read_text(call: Call) -> TextRequest:
     stream = bool(asked.take("stream"))
     include_usage = read_stream_options(call, stream)
     n, best_of, own_limit = asked.take("n", 1), asked.take("best_of"), "max_seconds" not in asked.options
+    progress, times = bool(asked.take("return_progress")), bool(asked.take("timings_per_token"))
     options = text_options(call, asked)
     if options.get("suffix") == "":
         del options["suffix"]
@@ -91,7 +97,7 @@ def read_text(call: Call) -> TextRequest:
     if stream and best_of is not None and best_of > n:
         raise wrong("best_of", "cannot be streamed")
     ranked = best_of if best_of is not None and best_of > n else None
-    return TextRequest(prompts, options, n, ranked, stream, include_usage, own_limit)
+    return TextRequest(prompts, options, n, ranked, stream, include_usage, progress, times, own_limit)
 
 
 class Choice:
@@ -199,15 +205,25 @@ async def _events(call: Call, request: TextRequest, head: dict[str, Any]) -> Asy
     streams = [llm.stream(one, **with_seed(request.options, i)) for one in request.prompts for i in range(n)]
     choices = [Choice(i, vocab, logprobs=logprobs) for i in range(len(streams))]
     chunks: AsyncIterator[tuple[int, Chunk]] = interleaved(streams, request.own_limit)
+    progress = PromptProgress(streams, wanted=request.return_progress)
     left = len(streams)
-    async with aclosing(chunks) as each:  # type: ignore[type-var]
-        async for i, chunk in each:
+    async with aclosing(chunks), aclosing(progress.with_pauses(chunks)) as each:  # type: ignore[type-var]
+        async for item in each:
+            if item is None:
+                for number, told in progress.news():
+                    yield _progress_event(head, number, told)
+                continue
+            i, chunk = item
+            if (told_last := progress.end(i)) is not None:
+                yield _progress_event(head, i, told_last)
             entries = choices[i].add(chunk)
             choice: dict[str, Any] = {"index": i, "text": chunk.text, "logprobs": entries, "finish_reason": None}
             end = chunk.completion
             if end is None:
+                now = streams[i].progress if request.timings_per_token else None
+                timed = {} if now is None else {"timings": times_so_far(now.timings, now.cached_tokens)}
                 if chunk.text:
-                    yield event({**head, "choices": [choice]})
+                    yield event({**head, "choices": [choice], **timed})
                 continue
             left -= 1
             choice.update(finish_reason=finish_reason(end), **stop_detail(end))
@@ -217,6 +233,11 @@ async def _events(call: Call, request: TextRequest, head: dict[str, Any]) -> Asy
     if request.include_usage:
         yield event({**head, "choices": [], "usage": usage(_groups(choices, n))})
     yield DONE
+
+
+def _progress_event(head: dict[str, Any], index: int, told: dict[str, Any]) -> bytes:
+    choice = {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+    return event({**head, "choices": [choice], "prompt_progress": told})
 
 
 def _groups(choices: list[Choice], n: int) -> list[list[Completion]]:

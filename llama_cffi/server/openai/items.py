@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_cffi.server.messages import MAX_MESSAGES, join_message, read_message, read_text, read_turns
+from llama_cffi.server.messages import MAX_MESSAGES, join_message, read_content, read_message, read_turns
 from llama_cffi.server.problem import unsupported, wrong
 from llama_cffi.server.values import items, typed, wrong_type
 
@@ -23,7 +23,9 @@ def read_items(value: Any) -> list[Any]:
     return read_turns("input", value)
 
 
-def read_conversation(instructions: str | None, given: list[Any], earlier: list[Any]) -> list[dict[str, Any]]:
+def read_conversation(
+    instructions: str | None, given: list[Any], earlier: list[Any], *, media: bool = False
+) -> list[dict[str, Any]]:
     """Return items, after those of an ``earlier`` response, as messages; :class:`Problem` names what is wrong.
 
     System texts at the beginning become one, and so do the items of one turn of the model.
@@ -35,7 +37,7 @@ def read_conversation(instructions: str | None, given: list[Any], earlier: list[
         raise wrong("input", f"has more than {MAX_MESSAGES} items, with those of the responses before it")
     places = [*("previous_response_id" for _ in earlier), *(f"input[{i}]" for i in range(len(given)))]
     for place, item in zip(places, [*earlier, *given], strict=True):
-        message = _message(typed(place, item, dict), place)
+        message = _message(typed(place, item, dict), place, media=media)
         if message is None:
             continue
         if message["role"] == "assistant" and found and found[-1]["role"] == "assistant":
@@ -49,21 +51,21 @@ def read_conversation(instructions: str | None, given: list[Any], earlier: list[
     return found
 
 
-def _message(item: dict[str, Any], place: str) -> dict[str, Any] | None:
+def _message(item: dict[str, Any], place: str, *, media: bool) -> dict[str, Any] | None:
     kind = item.get("type")
     if kind is None and "role" in item:
         kind = "message"
     if kind == "message":
         if item.get("role") not in _ROLES:
             raise wrong(f"{place}.role", f"must be one of {', '.join(_ROLES)}, got {item.get('role')!r:.60}")
-        return read_message({"role": item["role"], "content": item.get("content")}, place)
+        return read_message({"role": item["role"], "content": item.get("content")}, place, media=media)
     if kind == "function_call":
         function = {key: typed(f"{place}.{key}", item.get(key), str) for key in ("name", "arguments")}
         calls = [{"id": _call_id(item, place), "type": "function", "function": function}]
         return {"role": "assistant", "content": "", "tool_calls": calls}
     if kind == "function_call_output":
-        text = read_text(item.get("output"), f"{place}.output")
-        return {"role": "tool", "tool_call_id": _call_id(item, place), "content": text}
+        content = read_content(item.get("output"), f"{place}.output", media=media)
+        return {"role": "tool", "tool_call_id": _call_id(item, place), "content": content}
     if kind == "reasoning":
         text = _texts(item, "content", place) or _texts(item, "summary", place)
         # What was encrypted elsewhere cannot be read.

@@ -22,6 +22,7 @@ def model_card(service: Service) -> dict[str, Any]:
         "aliases": list(service.names[1:]),
         "tags": list(service.settings.tags),
         "meta": None if card is None else card.meta,
+        "capabilities": ["completion", "multimodal"] if service.takes_media else ["completion"],
         "max_model_len": None if card is None else card.n_ctx,
         "status": {"value": "loaded" if service.state in ("ready", "draining") else service.state},
     }
@@ -35,20 +36,29 @@ def _cards(service: Service) -> list[dict[str, Any]]:
 
 
 async def list_models(call: Call) -> Answer:
-    """Return the list of models, which is never empty and never waits; to Anthropic's clients in their form."""
-    cards = _cards(call.service)
+    """Return the list of models, which is never empty and never waits."""
+    return list_answer(call, _cards(call.service))
+
+
+async def get_model(call: Call) -> Answer:
+    """Return one model."""
+    return card_answer(call, _cards(call.service))
+
+
+def list_answer(call: Call, cards: list[dict[str, Any]]) -> Answer:
+    """Return these models; to Anthropic's clients in their form."""
     if "anthropic-version" in call.headers:
         return json_answer(anthropic_list(cards))
     return json_answer({"object": "list", "data": cards})
 
 
-async def get_model(call: Call) -> Answer:
-    """Return one model."""
+def card_answer(call: Call, cards: list[dict[str, Any]]) -> Answer:
+    """Return the model among these that the path names; :class:`Problem` for none."""
     name = call.path_params["id"]
-    for card in _cards(call.service):
+    for card in cards:
         if name in (card["id"], *card["aliases"]):
             return json_answer(anthropic_model(card) if "anthropic-version" in call.headers else card)
     raise Problem(404, f"the model {name!r} does not exist", code="model_not_found", param="model")
 
 
-__all__ = ["get_model", "list_models", "model_card"]
+__all__ = ["card_answer", "get_model", "list_answer", "list_models", "model_card"]

@@ -94,7 +94,7 @@ def read_response_request(call: Call) -> ResponseRequest:
     asked = read_fields(call, RESPONSE_FIELDS, frozenset((*_READ, *_ELSEWHERE)))
     instructions, previous = asked.take("instructions"), asked.take("previous_response_id")
     given, earlier = read_items(body.get("input")), [] if previous is None else _earlier(call, previous)
-    conversation = read_conversation(instructions, given, earlier)
+    conversation = read_conversation(instructions, given, earlier, media=call.service.takes_media)
     kept = asked.take("store", True) and call.service.responses.limit > 0
     flat, tools, choice = _tools(call, body.get("tools"), body.get("tool_choice"))
     reasoning, include, top = asked.take("reasoning", {}), asked.take("include", []), asked.take("top_logprobs")

@@ -1,0 +1,54 @@
+"""What a model of ``llama-cffi serve`` would take of memory, before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llama_cffi
+
+DEFAULT_N_CTX = 4096
+_TEXTS, _CELLS = 4, 16_384
+"""The memory of a context by default: for so many texts, as long as that makes no more cells."""
+
+
+def usual_context(file: str) -> int:
+    """Return the length of a context that a Llama has by default: that of training, if it is not longer than 4,096."""
+    return min(DEFAULT_N_CTX, _trained(file))
+
+
+def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
+    """Return the bytes of a model and its context on all devices together, and those of its draft model.
+
+    ``options`` are those of :class:`Llama`. It is what they take at most: a context is given less where memory is
+    short. Raises the errors of :func:`estimate_memory`.
+    """
+    n_ctx = options.get("n_ctx")
+    if not n_ctx or n_ctx == "auto":
+        n_ctx = usual_context(file) if n_ctx is None else _trained(file)
+    context = options.get("context_options") or llama_cffi.ContextOptions()
+    n_texts = options["n_seq_max"]
+    cells = options.get("n_cells")
+    if cells is None:
+        least = max(n_ctx, min(n_ctx * min(n_texts, _TEXTS), _CELLS))
+        cells = least if context.kv_unified else n_ctx * n_texts
+    context = replace(context, n_ctx=cells, n_seq_max=n_texts, n_batch=options["n_batch"], n_ubatch=options["n_ubatch"])
+    estimate = llama_cffi.estimate_memory(file, options["model_options"], context)
+    needed = estimate.weights + estimate.kv + estimate.compute
+    draft = options.get("draft")
+    path = draft if isinstance(draft, Path) else getattr(draft, "model", None)
+    if isinstance(path, (str, Path)) and path != "lookup":
+        small = llama_cffi.estimate_memory(path, None, replace(context, n_ctx=n_ctx))
+        needed += small.weights + small.kv + small.compute
+    return needed
+
+
+def _trained(file: str) -> int:
+    found = llama_cffi.GGUFFile(file)
+    length = found.metadata.get(f"{found.architecture}.context_length")
+    return length if isinstance(length, int) and length > 0 else DEFAULT_N_CTX
+
+
+__all__ = ["planned_bytes", "usual_context"]

@@ -1,0 +1,1 @@
+"""Images and sound: values, what a projector makes of them, and the projector."""

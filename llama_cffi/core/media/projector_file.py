@@ -1,0 +1,62 @@
+"""An mmproj file: whether it is one, and what identifies it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+
+from llama_cffi.core.fingerprint import file_pieces, metadata_hash
+from llama_cffi.core.gguf import GGUFFile, MetadataValue
+from llama_cffi.errors import ModelFileError
+
+_POSITIVE = (
+    "clip.vision.image_size",
+    "clip.vision.patch_size",
+    "clip.vision.embedding_length",
+    "clip.vision.attention.head_count",
+    "clip.audio.embedding_length",
+    "clip.audio.attention.head_count",
+    "clip.audio.num_mel_bins",
+)
+"""libmtmd divides by some of them."""
+_MAX_SIZE = 1 << 20
+
+
+def check_projector_file(path: Path) -> GGUFFile:
+    """Return what an mmproj file says; raises :class:`ModelNotFoundError`, and :class:`ModelFileError` for a file that
+    is not one, is cut, or has sizes that cannot be computed with."""
+    file = GGUFFile(path)
+    architecture = file.metadata.get("general.architecture")
+    if architecture != "clip":
+        raise ModelFileError(f"{path} is not a projector: its architecture is {architecture!r}, not 'clip'")
+    for key in _POSITIVE:
+        value = file.metadata.get(key)
+        if value is not None and not (isinstance(value, int) and 0 < value <= _MAX_SIZE):
+            raise ModelFileError(f"{path}: {key} must be 1 to {_MAX_SIZE}, got {value!r:.60}")
+    for part in ("vision", "audio"):
+        width, heads = (_number(file.metadata, f"clip.{part}.{name}") for name in _WIDTHS)
+        if width and heads and width % heads:
+            raise ModelFileError(f"{path}: {heads} heads do not divide a width of {width} ({part})")
+    return file
+
+
+_WIDTHS = ("embedding_length", "attention.head_count")
+
+
+def _number(metadata: Mapping[str, MetadataValue], key: str) -> int:
+    value = metadata.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def projector_id(file: GGUFFile, min_tokens: int, max_tokens: int) -> bytes:
+    """Return 16 bytes that identify a projector: a hash of metadata, tensors, pieces of the weights, and limits."""
+    found = blake2b(f"projector {min_tokens} {max_tokens}\0".encode(), digest_size=16)
+    found.update(metadata_hash({key: str(value) for key, value in file.metadata.items()}).encode())
+    for tensor in file.tensors:
+        found.update(f"{tensor.name} {tensor.shape} {tensor.type}\0".encode("utf-8", "surrogatepass"))
+    found.update(file_pieces(file.path).encode())
+    return found.digest()
+
+
+__all__ = ["check_projector_file", "projector_id"]

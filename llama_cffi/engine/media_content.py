@@ -1,0 +1,140 @@
+"""What the embeddings of a medium in a prompt are computed from, and how they are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llama_cffi.errors import ContextOverflowError, PromptError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llama_cffi.core.media.audio import Audio
+    from llama_cffi.core.media.chunk import MediaChunk
+    from llama_cffi.core.media.image import Image
+    from llama_cffi.core.media.projector import Projector
+    from llama_cffi.core.prompt import Prompt
+
+
+class MediaContent:
+    """One chunk of an image or of sound: the ``content`` of a :class:`~llama_cffi.core.prompt.Media`.
+
+    It keeps the projector's preprocessed input only until that is encoded: when the embeddings are needed once more,
+    the input is made from the medium again. It pickles without that input.
+    """
+
+    __slots__ = ("_chunk", "_positions", "index", "medium", "non_causal", "projector")
+
+    def __init__(self, medium: Image | Audio, index: int, chunk: MediaChunk, projector: bytes) -> None:
+        self.medium = medium
+        self.index = index
+        """Which chunk of the medium it is."""
+        self.projector = projector
+        """The fingerprint of the projector that made it."""
+        self.non_causal = chunk.non_causal
+        """Whether its cells attend to each other in both directions, which one micro-batch must then hold."""
+        self._positions = _Positions.of(chunk.positions, chunk.n_tokens)
+        self._chunk: MediaChunk | None = chunk
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the projector's input is in memory."""
+        return self._chunk is not None
+
+    def positions(self, pos_0: int) -> NDArray[np.int32]:
+        """Return the positions of its cells when the first one is at ``pos_0``, as an :class:`EmbeddingBatch` takes
+        them.
+        """
+        return self._positions.at(pos_0)
+
+    def encode(self, projector: Projector) -> NDArray[np.float32]:
+        """Return its embeddings, float32 of shape ``(n_cells, n_embd)``; raises the errors of the projector."""
+        chunk = self._chunk
+        if chunk is None:
+            chunk = chunks_of(projector, self.medium)[self.index]
+        embeddings = projector.encode(chunk)
+        self._chunk = None
+        return embeddings
+
+    def forget(self) -> None:
+        """Drop the projector's input."""
+        self._chunk = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = (self.medium, self.index, self.projector, self.non_causal, self._positions)
+        return _restore, state
+
+
+def _restore(
+    medium: Image | Audio, index: int, projector: bytes, non_causal: bool, positions: _Positions
+) -> MediaContent:
+    content = object.__new__(MediaContent)
+    content.medium, content.index, content.projector = medium, index, projector
+    content.non_causal, content._positions, content._chunk = non_causal, positions, None
+    return content
+
+
+def chunks_of(projector: Projector, medium: Image | Audio) -> list[MediaChunk]:
+    """Return the chunks of a medium, without the text around them."""
+    return [part for part in projector.tokenize(medium) if not isinstance(part, list)]
+
+
+class _Positions:
+    """Positions as a function of the first one, because the chunk that computes them is not kept.
+
+    Each is a constant, or a constant above the first one: two samples say which.
+    """
+
+    __slots__ = ("_base", "_moves", "_n")
+
+    def __init__(self, n: int, base: NDArray[np.int32] | None, moves: NDArray[np.int32] | None) -> None:
+        self._n, self._base, self._moves = n, base, moves
+
+    @classmethod
+    def of(cls, positions: Callable[[int], NDArray[np.int32] | None], n: int) -> _Positions:
+        base, next_ones = positions(0), positions(1)
+        if base is None or next_ones is None:
+            return cls(n, None, None)
+        return cls(n, base, next_ones - base)
+
+    def at(self, pos_0: int) -> NDArray[np.int32]:
+        if self._base is None or self._moves is None:
+            return np.arange(pos_0, pos_0 + self._n, dtype=np.int32)
+        found: NDArray[np.int32] = self._base + np.int32(pos_0) * self._moves
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Positions, (self._n, self._base, self._moves)
+
+
+def content_of(content: object) -> MediaContent:
+    """Return the content of a medium; :class:`PromptError` where only its digest is known."""
+    if isinstance(content, MediaContent):
+        return content
+    raise PromptError(
+        "a medium of this prompt is not in memory any more, and only its digest is known: give the prompt with the "
+        "image or sound itself"
+    )
+
+
+def check_media(prompt: Prompt, projector: bytes, n_ubatch: int) -> None:
+    """Raise for media that cannot be decoded: :class:`PromptError` where another projector made them, and
+    :class:`ContextOverflowError` for a medium that one micro-batch must hold and cannot.
+    """
+    for span in prompt.media:
+        content, n = span.media.content, span.media.n_cells
+        if not isinstance(content, MediaContent):
+            continue  # it may be in memory
+        if content.projector != projector:
+            raise PromptError("a medium of this prompt was prepared with another projector, or with other options")
+        if content.non_causal and n > n_ubatch:
+            raise ContextOverflowError(
+                f"{content.medium!r} takes {n} cells, which are computed at once; n_ubatch={n_ubatch} is too small: "
+                f"open the model with n_ubatch={n} or more, or with a smaller image_max_tokens"
+            )
+
+
+__all__ = ["MediaContent", "check_media", "chunks_of", "content_of"]

@@ -1,0 +1,93 @@
+"""The projector of a Llama, and the thread that encodes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_cffi._util.shown import shown
+from llama_cffi.core.media.projector import Projector
+from llama_cffi.core.shared_model import ModelShare
+from llama_cffi.engine.media_content import content_of
+from llama_cffi.engine.media_encoder import MediaEncoder
+from llama_cffi.errors import ModelNotFoundError
+from llama_cffi.hub.projector import choose_projector
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from llama_cffi.core.model import Model
+    from llama_cffi.core.prompt import Media
+
+DEFAULT_MEDIA_BYTES = 256 << 20
+"""Bytes of embeddings that are kept unless told otherwise."""
+
+
+class OpenMedia:
+    """A projector with its encoder, which a Llama and its forks own together.
+
+    The last owner that closes its part closes the projector, unless that was given open (``owned=False``).
+    """
+
+    def __init__(self, projector: Projector, *, owned: bool, max_bytes: int = DEFAULT_MEDIA_BYTES) -> None:
+        self.projector = projector
+
+        def encode(media: Media) -> NDArray[np.float32]:
+            return content_of(media.content).encode(projector)
+
+        self.encoder = MediaEncoder(encode, max_bytes, projector=projector.fingerprint)
+        self._owned = ModelShare(projector) if owned else None
+        self._running = ModelShare(self.encoder)
+
+    def share(self) -> Self:
+        """Return the part of one more owner."""
+        twin = object.__new__(type(self))
+        twin.projector, twin.encoder = self.projector, self.encoder
+        twin._owned = self._owned.share() if self._owned is not None else None
+        twin._running = self._running.share()
+        return twin
+
+    def close(self) -> None:
+        """Give the part up; what is being encoded is waited for by the last one. Idempotent."""
+        self._running.close()
+        if self._owned is not None:
+            self._owned.close()
+
+
+def open_media(model: Model, given: Mapping[str, Any]) -> OpenMedia | None:
+    """Open the projector that the options of a Llama name, if they do.
+
+    Raises :class:`ModelNotFoundError` where ``"auto"`` finds none beside the model, and the errors of
+    :class:`Projector`.
+    """
+    mmproj, max_bytes = given.get("mmproj"), given.get("media_bytes", DEFAULT_MEDIA_BYTES)
+    if max_bytes < 0:
+        raise ValueError(f"media_bytes must be at least 0, got {shown(max_bytes)}")
+    sizes = {name: given[name] for name in ("image_min_tokens", "image_max_tokens") if name in given}
+    if mmproj is None or isinstance(mmproj, Projector):
+        if sizes:
+            raise ValueError(f"{', '.join(sizes)}: give mmproj=, a file, which is opened with these options")
+        return None if mmproj is None else OpenMedia(mmproj, owned=False, max_bytes=max_bytes)
+    path = projector_beside(model) if mmproj == "auto" else Path(mmproj)
+    threads = given.get("n_threads_batch", given.get("n_threads"))
+    use_gpu = model.options.n_gpu_layers != 0
+    projector = Projector(model, path, n_threads=threads, use_gpu=use_gpu, **sizes)
+    return OpenMedia(projector, owned=True, max_bytes=max_bytes)
+
+
+def projector_beside(model: Model) -> Path:
+    """Return the projector in the folder of a model's file; raises :class:`ModelNotFoundError` without one."""
+    folder = model.path.parent
+    names = [path.name for path in folder.glob("*.gguf")] if folder.is_dir() else []
+    found = choose_projector(model.path.name, names)
+    if found is None:
+        raise ModelNotFoundError(
+            f'mmproj="auto": no projector (a file with mmproj in its name) of {model.path.name} is in {folder}'
+        )
+    return folder / found
+
+
+__all__ = ["DEFAULT_MEDIA_BYTES", "OpenMedia", "open_media", "projector_beside"]

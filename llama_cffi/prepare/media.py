@@ -1,0 +1,109 @@
+"""The images and sounds of prompts: as the tokens and cells that a model's projector makes of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llama_cffi._util.fork import fork_safe
+from llama_cffi.core.media.image import Image
+from llama_cffi.core.prompt import Media
+from llama_cffi.engine.media_content import MediaContent
+from llama_cffi.errors import MediaError, UnsupportedError
+
+if TYPE_CHECKING:
+    from llama_cffi.core.media.audio import Audio
+    from llama_cffi.core.media.projector import Projector
+
+    Parts = tuple[int | Media, ...]
+
+_KEPT = 256
+"""Media whose cells are remembered."""
+_PREPARED = 8
+"""Of these, media whose input to the projector is kept until it is encoded: it takes megabytes."""
+
+
+class MediaFormat:
+    """What a projector makes of media; without one every medium is refused. Any thread may use it."""
+
+    def __init__(self, projector: Projector | None, model_name: str) -> None:
+        self.projector = projector
+        self._model_name = model_name
+        self._lock = fork_safe(threading.RLock())
+        self._known: OrderedDict[bytes, Parts] = OrderedDict()
+
+    def parts(self, medium: Image | Audio, place: str = "") -> Parts:
+        """Return the tokens and the :class:`~llama_cffi.core.prompt.Media` that stand for a medium in a prompt.
+
+        Raises :class:`UnsupportedError` without a projector for it, and :class:`MediaError` for what cannot be decoded;
+        ``place`` names the medium in their messages.
+        """
+        projector = self._check(medium, place)
+        with self._lock:
+            known = self._known.get(medium.digest)
+            if known is not None:
+                self._known.move_to_end(medium.digest)
+                return known
+        with _placed(place):
+            found = _cells(projector, medium)
+        with self._lock:
+            self._known[medium.digest] = found
+            self._forget()
+        return found
+
+    def _check(self, medium: Image | Audio, place: str) -> Projector:
+        kind, projector = "images" if isinstance(medium, Image) else "sound", self.projector
+        before = f"{place}: " if place else ""
+        if projector is None:
+            raise UnsupportedError(
+                f"{before}{self._model_name} was opened without a projector, which {kind} need: give it with mmproj="
+            )
+        if not (projector.vision if kind == "images" else projector.audio):
+            raise UnsupportedError(f"{before}the projector of {self._model_name} takes no {kind}")
+        return projector
+
+    def _forget(self) -> None:
+        while len(self._known) > _KEPT:
+            _drop(self._known.popitem(last=False)[1])
+        prepared = [parts for parts in self._known.values() if any(one.prepared for one in _contents(parts))]
+        for parts in prepared[:-_PREPARED]:
+            _drop(parts)
+
+
+def _cells(projector: Projector, medium: Image | Audio) -> Parts:
+    found: list[int | Media] = []
+    n_chunks = 0
+    for part in projector.tokenize(medium):
+        if isinstance(part, list):
+            found += part
+            continue
+        content = MediaContent(medium, n_chunks, part, projector.fingerprint)
+        found.append(Media(part.digest, part.n_tokens, part.n_positions, content))
+        n_chunks += 1
+    return tuple(found)
+
+
+def _contents(parts: Parts) -> Iterator[MediaContent]:
+    return (part.content for part in parts if isinstance(part, Media))
+
+
+def _drop(parts: Parts) -> None:
+    for content in _contents(parts):
+        content.forget()
+
+
+@contextmanager
+def _placed(place: str) -> Iterator[None]:
+    """Put the place of a medium before the message of its error."""
+    try:
+        yield
+    except MediaError as error:
+        if place:
+            error.message = f"{place}: {error.message}"
+        raise
+
+
+__all__ = ["MediaFormat"]

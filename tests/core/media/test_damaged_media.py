@@ -1,0 +1,68 @@
+"""Damaged image and sound files: an exception or an answer, bounded memory, and never the end of the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.children import ROOT
+from tests.support.media_fuzz import write_models
+
+_PER_CHILD = 250
+_FEW = 60
+_MANY = 2_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models that the children load."""
+    made = tmp_path_factory.mktemp("damaged")
+    write_models(made)
+    return made
+
+
+def search(folder: Path, first: int, count: int) -> Counter[str]:
+    """Counts of answers and exceptions; a child that ends otherwise fails the test with the last seed."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.support.media_fuzz", str(folder), str(first), str(count)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, f"code {result.returncode}\n{result.stderr[-3000:]}"
+    found = json.loads(result.stdout.splitlines()[-1])
+    print(first, found)
+    return Counter(found["counts"])
+
+
+def check(counts: Counter[str]) -> None:
+    """Both ends are reached: files that are used although damaged, and files that are refused."""
+    assert all(counts[f"{kind} {end}"] for kind in ("Image", "Audio") for end in ("answers", "MediaError"))
+    assert {name.split()[1] for name in counts} <= {"answers", "MediaError"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
+def test_some_damaged_files(folder: Path) -> None:
+    check(search(folder, 1, _FEW))
+
+
+@pytest.mark.fuzz
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
+def test_many_damaged_files(folder: Path) -> None:
+    start = random.SystemRandom().randrange(1 << 31)
+    print(f"from seed {start}")
+    counts: Counter[str] = Counter()
+    for first in range(start, start + _MANY, _PER_CHILD):
+        counts.update(search(folder, first, _PER_CHILD))
+    print(dict(counts))
+    check(counts)
