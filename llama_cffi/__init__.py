@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.media.chunk import MediaChunk
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
+    from llama_cffi.core.media.video import Video
     from llama_cffi.core.memory import Memory
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.memory_estimate import MemoryEstimate, estimate_memory
@@ -121,6 +122,7 @@ _HOME = {
     "ToolResult": "tool_loop",
     "ToolRun": "tool_loop",
     "Usage": "reply.completion",
+    "Video": "core.media.video",
     "Vocab": "core.vocab",
     "estimate_memory": "core.memory_estimate",
     "features": "_native.features",
@@ -190,6 +192,7 @@ __all__ = [
     "ToolResult",
     "ToolRun",
     "Usage",
+    "Video",
     "Vocab",
     "estimate_memory",
     "features",

@@ -11,6 +11,8 @@
     ├── QueueFullError (RuntimeError)       too many requests wait already
     ├── QueueTimeoutError (TimeoutError)    a request has waited too long for its turn
     ├── EngineFailedError (RuntimeError)    the thread that computes has ended with an exception
+    ├── EngineCrashed (RuntimeError)        the process of an isolated model has ended or hung
+    ├── RpcError (ConnectionError)          an RPC server is away, does not answer, or is of another version
     ├── NativeError (RuntimeError)          llama.cpp failed an assertion or threw, and was caught
     ├── AbortedError (RuntimeError)         a decode was stopped by its abort flag or deadline
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
@@ -73,8 +75,8 @@ class LlamaCffiError(Exception):
     """Base of every exception of this package.
 
     ``log`` holds the lines that llama.cpp logged during the failing call; they are part of ``str(error)``. Errors
-    pickle and copy with all their fields. A field whose value cannot be pickled, for example an instance of a class
-    that was defined inside a function, is None in the other process; so is the cause, as with every Python exception.
+    pickle and copy with all their fields. A field that cannot be pickled, for example an instance of a class that was
+    defined inside a function, is None in the other process; so is the cause, as with every Python exception.
     """
 
     def __init__(self, message: str, *, log: Sequence[str] = ()) -> None:
@@ -83,9 +85,7 @@ class LlamaCffiError(Exception):
         self.log = tuple(log)
 
     def __str__(self) -> str:
-        if not self.log:
-            return self.message
-        return self.message + "\nllama.cpp said:\n" + "\n".join(f"  {line}" for line in self.log)
+        return "\n".join([self.message, *["llama.cpp said:"][: len(self.log)], *(f"  {line}" for line in self.log)])
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         fields = {name: value if _can_be_pickled(value) else None for name, value in self._fields().items()}
@@ -163,6 +163,17 @@ class QueueTimeoutError(LlamaCffiError, TimeoutError):
 
 class EngineFailedError(LlamaCffiError, RuntimeError):
     """The thread that computes has ended with an unexpected exception, which is the ``__cause__`` of this one."""
+
+
+class EngineCrashed(LlamaCffiError, RuntimeError):
+    """The process of an isolated model ended (``code`` or ``signal`` says how) or hung; ``log`` has its last lines."""
+
+    code: int | None = None
+    signal: str | None = None
+
+
+class RpcError(LlamaCffiError, ConnectionError):
+    """An RPC server cannot be reached, does not answer, or has another version of llama.cpp's protocol."""
 
 
 class NativeError(LlamaCffiError, RuntimeError):
@@ -320,8 +331,7 @@ class StateWriteError(StateError, OSError):
 class SchemaError(LlamaCffiError, ValueError):
     """A ``schema=`` that cannot be enforced; raised before anything is generated.
 
-    ``pointer`` is the JSON pointer of the place in the schema ("" for the whole schema), ``keyword`` is the keyword
-    there, or "".
+    ``pointer`` is the JSON pointer of the place ("" for the whole schema), ``keyword`` the keyword there, or "".
     """
 
     def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
@@ -329,15 +339,11 @@ class SchemaError(LlamaCffiError, ValueError):
             f"schema at {pointer or 'its top'}: {keyword!r} " if keyword else f"schema at {pointer}: " * bool(pointer)
         )
         super().__init__(place + message, log=log)
-        self.pointer = pointer
-        self.keyword = keyword
+        self.pointer, self.keyword = pointer, keyword
 
 
 class OutputError(LlamaCffiError, ValueError):
-    """A finished text that is not a valid instance of the requested type; ``text`` is the text.
-
-    ``__cause__`` is the exception of the type, for example pydantic's ``ValidationError`` from a custom validator.
-    """
+    """A finished ``text`` that is not a valid instance of the requested type, whose exception is the ``__cause__``."""
 
     def __init__(self, message: str, *, text: str, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
@@ -349,8 +355,7 @@ class IncompleteOutput(LlamaCffiError, ValueError):
 
     def __init__(self, message: str, *, completion: Any, partial: Any = None, log: Sequence[str] = ()) -> None:
         super().__init__(message, log=log)
-        self.completion = completion
-        self.partial = partial
+        self.completion, self.partial = completion, partial
 
 
 class ToolError(LlamaCffiError, ValueError):
@@ -362,8 +367,7 @@ class ToolSchemaError(ToolError, SchemaError):
 
     def __init__(self, message: str, *, pointer: str = "", keyword: str = "", log: Sequence[str] = ()) -> None:
         LlamaCffiError.__init__(self, message, log=log)
-        self.pointer = pointer
-        self.keyword = keyword
+        self.pointer, self.keyword = pointer, keyword
 
 
 class ToolArgumentsError(ToolError):
@@ -385,13 +389,12 @@ class StaleViewError(LlamaCffiError, RuntimeError):
 # fmt: off
 __all__ = [
     "AbortedError", "AdapterError", "BatchError", "BusyError", "ClosedError", "ContextError", "ContextOverflowError",
-    "DecodeError", "DraftError", "EngineFailedError", "GrammarError", "HubCancelled", "HubChecksumError",
-    "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError", "HubStorageError",
-    "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MediaError", "MemoryFullError", "MessageError",
-    "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError", "OutputError", "PromptError",
-    "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError", "SamplerError", "SchemaError",
-    "StaleViewError", "StateError", "StateFormatError", "StateMismatchError", "StateWriteError", "TemplateError",
-    "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError", "ToolError", "ToolLimitError",
-    "ToolSchemaError", "UnsupportedError",
+    "DecodeError", "DraftError", "EngineCrashed", "EngineFailedError", "GrammarError", "HubCancelled",
+    "HubChecksumError", "HubChoiceError", "HubConnectionError", "HubError", "HubNameError", "HubNotFoundError",
+    "HubStorageError", "InUseError", "IncompleteOutput", "LibraryError", "LlamaCffiError", "MediaError",
+    "MemoryFullError", "MessageError", "ModelFileError", "ModelLoadCancelled", "ModelNotFoundError", "NativeError",
+    "OutputError", "PromptError", "QuantizeCancelled", "QuantizeError", "QueueFullError", "QueueTimeoutError",
+    "RpcError", "SamplerError", "SchemaError", "StaleViewError", "StateError", "StateFormatError", "StateMismatchError",
+    "StateWriteError", "TemplateError", "TextTooLongError", "TokenError", "TokenizeError", "ToolArgumentsError",
+    "ToolError", "ToolLimitError", "ToolSchemaError", "UnsupportedError",
 ]
-# fmt: on

@@ -16,14 +16,12 @@ from llama_cffi._util.progress import Progress, reporting
 from llama_cffi._util.scalars import is_int
 from llama_cffi._util.shown import shown
 from llama_cffi._util.signatures import takes_options
-from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.context import Context
 from llama_cffi.core.model import Model
-from llama_cffi.core.saved_state import SavedState
-from llama_cffi.engine import saved_states
 from llama_cffi.engine.sampling_params import SamplingParams
+from llama_cffi.isolation import open_runtime
 from llama_cffi.prepare import generation
-from llama_cffi.runtime import Runtime, demo_path
+from llama_cffi.runtime import demo_path
 from llama_cffi.stream import Stream, run
 
 if TYPE_CHECKING:
@@ -31,10 +29,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from llama_cffi.chat_session import ChatSession
+    from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
+    from llama_cffi.core.media.video import Video
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     Messages = str | Sequence[Message]
     Texts = list[str] | tuple[str, ...]
     Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
-    Mixed = list[str | Image | Audio]
+    Mixed = Sequence[str | Image | Audio | Video]
     Given = str | Tokens
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Llama(Closing, ProcessBound):
 
     @takes_options(opt.LlamaOptions)
     def __init__(self, model: str | PathLike[str] | Model, **options: Unpack[opt.LlamaOptions]) -> None:
-        self._runtime = Runtime.open(model, opt.check_options(opt.LlamaOptions, options))
+        self._runtime = open_runtime(model, opt.check_options(opt.LlamaOptions, options))
 
     @classmethod
     @takes_options(opt.LlamaOptions)
@@ -515,7 +515,7 @@ class Llama(Closing, ProcessBound):
         After :meth:`load_state`, also in another process, the common beginning of a prompt and one of these texts is
         not computed again. Raises :class:`BusyError` while a request waits or runs, and :class:`StateWriteError`.
         """
-        self._take_state().write(path)
+        self._runtime.states.write(path, self._runtime.conditioning)
 
     def load_state(self, path: str | PathLike[str]) -> int:
         """Replace the memory with a file of :meth:`save_state`, and return the number of tokens in it.
@@ -523,15 +523,15 @@ class Llama(Closing, ProcessBound):
         Raises :class:`BusyError`, :class:`StateFormatError` for a damaged file, and :class:`StateMismatchError` for a
         state of another model, llama.cpp, KV type or conditioning, or one that does not fit the context.
         """
-        return self._restore_state(saved_states.read_state(path, self.context, self._runtime.conditioning))
+        return self._runtime.states.read(path, self._runtime.conditioning)
 
     def state_bytes(self) -> bytes:
         """Return the bytes that :meth:`save_state` writes; raises :class:`BusyError` while a request waits or runs."""
-        return self._take_state().to_bytes()
+        return self._runtime.states.to_bytes(self._runtime.conditioning)
 
     def load_state_bytes(self, data: BytesLike) -> int:
         """Replace the memory with the bytes of :meth:`state_bytes`; see :meth:`load_state`."""
-        return self._restore_state(SavedState.from_bytes(data))
+        return self._runtime.states.from_bytes(data, self._runtime.conditioning)
 
     def save_prompt(self, prompt: str | Tokens | Mixed, path: str | PathLike[str]) -> int:
         """Compute a prompt, unless it is in memory already, write its state, and return its number of tokens.
@@ -542,7 +542,7 @@ class Llama(Closing, ProcessBound):
         """
         runtime, wanted = self._runtime, generation.as_prompt(spec.any_prompt(prompt), self._runtime.formats)
         self.generate(wanted, max_tokens=1, temperature=0)
-        saved_states.take_prompt(runtime.engine, self.context, wanted, runtime.conditioning).write(path)
+        runtime.states.write_prompt(wanted, path, runtime.conditioning)
         return len(wanted)
 
     def load_prompt(self, path: str | PathLike[str]) -> Prompt:
@@ -550,7 +550,7 @@ class Llama(Closing, ProcessBound):
 
         When every slot is taken, it replaces the least recently used text, and more of them when there is no room.
         """
-        return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning)
+        return self._runtime.states.read_prompt(path, self._runtime.conditioning)
 
     # -- slots: each holds one text, and is saved and restored while others compute
 
@@ -565,9 +565,7 @@ class Llama(Closing, ProcessBound):
         that does not exist, and :class:`StateWriteError`.
         """
         self._check_slot(slot)
-        saved = saved_states.take_slot(self._runtime.engine, self.context, slot)
-        saved.write(path)
-        return sum(len(one.prompt or ()) for one in saved.header.sequences.values())
+        return self._runtime.states.write_slot(slot, path)
 
     def load_slot(self, slot: int, path: str | PathLike[str]) -> Prompt:
         """Load a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
@@ -577,22 +575,16 @@ class Llama(Closing, ProcessBound):
         that still fits without sharing cells with others.
         """
         self._check_slot(slot)
-        return saved_states.adopt_prompt(self._runtime.engine, self.context, path, self._runtime.conditioning, slot)
+        return self._runtime.states.read_prompt(path, self._runtime.conditioning, slot)
 
     def clear_slot(self, slot: int) -> int:
         """Empty an idle slot, and return the number of tokens that it held; :class:`BusyError` for a slot in use."""
         self._check_slot(slot)
-        return saved_states.clear_slot(self._runtime.engine, self.context, slot)
+        return self._runtime.states.clear_slot(slot)
 
     def _check_slot(self, slot: int) -> None:
         if not is_int(slot, 0, self.context.n_seq_max - 1):
             raise ValueError(f"slot must be 0 to {self.context.n_seq_max - 1}, got {shown(slot)}")
-
-    def _take_state(self) -> SavedState:
-        return saved_states.take_state(self._runtime.engine, self.context, self._runtime.conditioning)
-
-    def _restore_state(self, saved: SavedState) -> int:
-        return saved_states.restore_state(self._runtime.engine, self.context, saved, self._runtime.conditioning)
 
     # -- conditioning
 
@@ -601,8 +593,7 @@ class Llama(Closing, ProcessBound):
 
         Raises the errors of :class:`LoraAdapter`. The adapter is closed with the model, or by its own ``close()``.
         """
-        self._runtime.check_open()
-        return LoraAdapter(self.model, path)
+        return self._runtime.load_adapter(path)
 
     @property
     def adapters(self) -> dict[LoraAdapter, float]:
@@ -632,7 +623,7 @@ class Llama(Closing, ProcessBound):
 
     @property
     def model(self) -> Model:
-        """The weights and the vocabulary."""
+        """The weights and the vocabulary. With ``isolate=True``, only their values can be read."""
         return self._runtime.model
 
     @property
@@ -662,7 +653,10 @@ class Llama(Closing, ProcessBound):
 
     @property
     def context(self) -> Context:
-        """The context that the engine generates with. Changing it directly changes the generated texts."""
+        """The context that the engine generates with. Changing it directly changes the generated texts.
+
+        With ``isolate=True``, only its values can be read.
+        """
         return self._runtime.context
 
     def fork(self) -> Self:

@@ -11,7 +11,9 @@ import numpy as np
 from llama_cffi._util import arguments as args
 from llama_cffi._util.scalars import check_int
 from llama_cffi.core.context_options import ContextOptions
+from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.model_options import ModelOptions, check_device_memory, check_gpu_layers
+from llama_cffi.core.rpc import check_endpoint
 from llama_cffi.engine.request import MAX_PRIORITY
 
 _SWITCHES = (
@@ -20,6 +22,8 @@ _SWITCHES = (
     "model_sampling",
     "reuse",
     "reproducible",
+    "isolate",
+    "replay",
 )
 _TEXTS = ("prefix", "suffix", "name", "repository", "reply_format", "grammar", "grammar_root", "revision")
 _TEMPLATE_ARGUMENTS = ("self", "messages", "tools", "documents", "add_generation_prompt")
@@ -28,6 +32,10 @@ _NUMBERS = ("max_tokens", "logprobs", "prompt_logprobs", "max_rounds", "top_n", 
 
 def _check_template(name: str, value: Any) -> Any:
     return args.check_path(name, value) if isinstance(value, os.PathLike) else args.check_text(name, value)
+
+
+def _check_mmproj(name: str, value: Any) -> Any:
+    return value if isinstance(value, Projector) else args.check_path(name, value)
 
 
 def _check_tool_choice(name: str, value: Any) -> Any:
@@ -64,6 +72,10 @@ def _check_n_ctx(name: str, value: Any) -> Any:
     return value if isinstance(value, str) and value == "auto" else args.whole_number(name, value)
 
 
+def _check_rpc(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(check_endpoint(name, one) for one in args.check_sequence(name, value, 'servers as "host:port"'))
+
+
 CHECKS: Mapping[str, args.Check] = {
     **dict.fromkeys(_SWITCHES, args.check_flag),
     **dict.fromkeys(_TEXTS, args.check_str),
@@ -73,6 +85,7 @@ CHECKS: Mapping[str, args.Check] = {
     "chat_template": _check_template,
     "logit_bias": args.check_mapping,
     "host_bytes": args.whole_number,
+    "mmproj": _check_mmproj,
     "image_max_tokens": args.whole_number,
     "image_min_tokens": args.whole_number,
     "media_bytes": args.whole_number,
@@ -91,6 +104,7 @@ CHECKS: Mapping[str, args.Check] = {
     "context_options": args.instance_of(ContextOptions, "ContextOptions"),
     "model_options": args.instance_of(ModelOptions, "ModelOptions"),
     "reasoning_budget": args.count,
+    "rpc": _check_rpc,
     "files": args.check_texts_by_name,
     "normalize": args.one_of(True, False, "l1", "l2"),
     "when_full": args.one_of("raise", "wait"),

@@ -121,6 +121,15 @@ class LlamaOptions(TypedDict, total=False):
     media_bytes: int | None
     """The most bytes of memory for the embeddings of images and sounds, which spare encoding these again; 256 MiB by
     default, 0 for none."""
+    rpc: Sequence[str] | None
+    """RPC servers, as ``"host:port"``, whose devices count as GPUs of this machine; none by default. See
+    ``docs/gpu.md``."""
+    isolate: bool | None
+    """Whether the model is in a process of its own, so that a crash raises :class:`EngineCrashed` and the next call
+    starts another process. False by default, True with ``rpc``. See ``docs/processes.md``."""
+    replay: bool | None
+    """Whether a request is repeated once after a crash if nothing of it was given to the caller; False by default,
+    and True needs ``isolate=True``."""
     model_options: ModelOptions | None
     """All options of loading the model, instead of ``n_gpu_layers``, ``require_gpu`` and ``max_device_memory``."""
     context_options: ContextOptions | None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.fork import made_elsewhere
+from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.fitting import Fitting
@@ -26,6 +27,7 @@ from llama_cffi.engine.host_cache import usual_bytes
 from llama_cffi.engine.open_media import OpenMedia, open_media
 from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
+from llama_cffi.engine.saved_states import States
 from llama_cffi.engine.scoring import Scoring
 from llama_cffi.errors import (
     ClosedError,
@@ -107,10 +109,11 @@ class Runtime:
         loaded, share, fitting = _load(model, given)
         media: OpenMedia | None = None
         try:
-            media = open_media(loaded, given)
             while True:
                 options = fitting.context if fitting is not None else None
                 options = options if options is not None else choose_context(loaded, given)
+                if media is None:
+                    media = open_media(loaded, given, options)
                 projector = media.projector if media is not None else None
                 rest = overflow, given.get("prompt_cache"), engine_options, PLAIN, media
                 try:
@@ -126,9 +129,9 @@ class Runtime:
                 if share is not None and fitting is not None:
                     if media is not None:
                         media.close()
+                        media = None
                     share.close()
                     loaded, share = _load_fitted(model, fitting, given)
-                    media = open_media(loaded, given)
             runtime.model_sampling = given.get("model_sampling", True)
             draft = given.get("draft")
             if draft is not None:
@@ -169,6 +172,16 @@ class Runtime:
                 )
             raise UnsupportedError(f"{name} is an encoder: it generates no text, but embed() works")
         return self._engine
+
+    @property
+    def states(self) -> States:
+        """The saved states of the engine; raises the errors of :attr:`engine`."""
+        return States(self.engine, self.context)
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> LoraAdapter:
+        """Load an adapter for requests; raises its errors and those of :meth:`check_open`."""
+        self.check_open()
+        return LoraAdapter(self.model, path)
 
     @property
     def embedders(self) -> Embedders:
@@ -278,19 +291,18 @@ def _load(
     options = given.get("model_options")
     fields = {name: given[name] for name in _MODEL_FIELDS if given.get(name) is not None and given[name] is not False}
     if isinstance(model, Model):
-        if options is not None or fields or given.get("progress") is not None:
-            named = [name for name in ("model_options", *_MODEL_FIELDS, "progress") if name in given]
+        if options is not None or fields or given.get("progress") is not None or given.get("rpc"):
+            named = [name for name in ("model_options", *_MODEL_FIELDS, "progress", "rpc") if name in given]
             raise ValueError(f"{', '.join(named)}: the model is already loaded; give these options to Model(...)")
         return model, None, _fitted_context(model, given)
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")
-    if not os.fspath(model):
-        raise ValueError("model is an empty path")
+    check_model_path(model)
     if fields:
         if options is not None:
             raise ValueError(f"give {' and '.join(fields)}, or model_options, not both")
         options = ModelOptions(**fields)
     options = options if options is not None else ModelOptions()
+    if given.get("rpc"):
+        options = replace(options, rpc=given["rpc"])
     fitting = None
     if Fitting.is_needed(options) or given.get("n_ctx") == "auto":
         fitting = Fitting(model, options, partial(choose_contexts, given=given))
@@ -306,10 +318,17 @@ def _load_fitted(model: Any, fitting: Fitting, given: Mapping[str, Any]) -> tupl
 
 
 def _open(path: Any, options: ModelOptions | None, given: Mapping[str, Any], fitting: Fitting | None) -> Model:
-    try:
+    with naming_the_hub(path):
         return Model(path, options, progress=given.get("progress"), context=fitting)
+
+
+@contextmanager
+def naming_the_hub(model: str | os.PathLike[str]) -> Iterator[None]:
+    """Add how to fetch a model to the error of a missing file whose path is the name of one."""
+    try:
+        yield
     except ModelNotFoundError as error:
-        name = os.fspath(path).removeprefix("hf:")  # as the command line takes it
+        name = os.fspath(model).removeprefix("hf:")  # as the command line takes it
         if not _names_a_repository(name):
             raise
         raise ModelNotFoundError(
@@ -326,6 +345,14 @@ def _fitted_context(model: Model, given: Mapping[str, Any]) -> Fitting | None:
     return fitting
 
 
+def check_model_path(model: object) -> None:
+    """Raise TypeError for what is not a path, and ``ValueError`` for an empty one."""
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")
+    if not os.fspath(model):
+        raise ValueError("model is an empty path")
+
+
 def _names_a_repository(path: str) -> bool:
     """Whether what was given as a path is a name for :meth:`Llama.from_hub` rather than that of a missing file."""
     from llama_cffi.hub.name import HubName
@@ -336,4 +363,4 @@ def _names_a_repository(path: str) -> bool:
         return False
 
 
-__all__ = ["DEFAULT_N_CTX", "Runtime", "demo_path"]
+__all__ = ["DEFAULT_N_CTX", "Runtime", "check_model_path", "demo_path", "naming_the_hub"]

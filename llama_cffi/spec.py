@@ -18,8 +18,6 @@ from llama_cffi._util import arguments as args
 from llama_cffi._util.frozen import FrozenDict
 from llama_cffi._util.scalars import as_int
 from llama_cffi._util.shown import shown
-from llama_cffi.core.media.audio import Audio
-from llama_cffi.core.media.image import Image
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.options import (
     ChatOptions,
@@ -35,6 +33,7 @@ from llama_cffi.options import (
     ToolOptions,
     check_options,
 )
+from llama_cffi.prompt.media_parts import VALUES, Medium
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from llama_cffi.prompt.messages import Message
 
     Tokens = Sequence[int] | NDArray[np.int32]
-
-Medium = Image | Audio
 
 
 class Spec:
@@ -267,10 +264,10 @@ def any_prompt(prompt: Any) -> GivenPrompt:
     if not has_media(prompt):
         return plain_prompt(prompt)  # type: ignore[no-any-return]
     parts: list[str | int | Medium] = []
-    for i, part in enumerate([prompt] if isinstance(prompt, (Image, Audio)) else prompt):
-        token = None if isinstance(part, (str, Image, Audio)) else as_int(part)
-        if token is None and not isinstance(part, (str, Image, Audio)):
-            raise TypeError(f"prompt[{i}] must be a text, a token, an Image or Audio, got {shown(part)}")
+    for i, part in enumerate([prompt] if isinstance(prompt, VALUES) else prompt):
+        token = None if isinstance(part, (str, *VALUES)) else as_int(part)
+        if token is None and not isinstance(part, (str, *VALUES)):
+            raise TypeError(f"prompt[{i}] must be a text, a token, an Image, Audio or Video, got {shown(part)}")
         if isinstance(part, str) and parts and isinstance(parts[-1], str):
             parts[-1] += part  # one text is tokenized as a whole
         else:
@@ -283,8 +280,8 @@ def has_media(prompt: object) -> bool:
     if isinstance(prompt, (str, bytes, np.ndarray, Prompt)):
         return False
     if isinstance(prompt, Sequence):
-        return any(isinstance(part, (Image, Audio)) for part in prompt)
-    return isinstance(prompt, (Image, Audio))
+        return any(isinstance(part, VALUES) for part in prompt)
+    return isinstance(prompt, VALUES)
 
 
 def plain_prompt(prompt: Any, name: str = "prompt") -> Any:

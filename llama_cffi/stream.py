@@ -59,6 +59,7 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
 
     def result(self) -> Completion:
         """Read to the end and return the completion."""
+        self._engine.hold(self._sequence)
         for chunk in self:
             if chunk.completion is not None:
                 return chunk.completion
@@ -83,6 +84,7 @@ def run(
     try:
         for one in prepared:
             sequences.append(one.submit(engine))
+            engine.hold(sequences[-1], chunks=True)
         for sequence in sequences:
             while (chunk := engine.next_chunk(sequence)) is not None:
                 if chunk.completion is not None:
@@ -106,11 +108,13 @@ def as_completed(engine: Engine, prepared: Iterator[Prepared[Chunk]], n_ahead: i
         while running or following is not None:
             while following is not None and len(running) < n_ahead:
                 try:
-                    running[following[1].submit(engine)] = following[0]
+                    sequence = following[1].submit(engine)
                 except QueueFullError:
                     if not running:
                         raise
                     break  # there is room when one of these is done
+                engine.hold(sequence, chunks=True)
+                running[sequence] = following[0]
                 following = next(left, None)
             first = next(iter(running))
             chunk = engine.next_chunk(first)

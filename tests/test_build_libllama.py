@@ -58,6 +58,12 @@ def test_pinned_release_is_fetched_built_and_stamped(fake: Checkout) -> None:
     assert not (fake.root / "build" / "download").exists()
 
 
+def test_libmtmd_is_built_where_the_source_has_it_and_it_was_not_turned_off() -> None:
+    flag = "-DLLAMA_BUILD_MTMD="
+    assert cmake.targets([]) == cmake.targets([flag + "ON", flag + "OFF"]) == ["llama"]
+    assert cmake.targets(["-DGGML_RPC=ON", flag + "ON"]) == ["llama", "mtmd"]
+
+
 def test_libraries_are_real_files_under_the_name_they_are_loaded_by(fake: Checkout) -> None:
     assert fake.run().returncode == 0
     real = {path.name for path in (fake.prefix / "lib").iterdir() if not path.is_symlink()}

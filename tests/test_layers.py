@@ -28,6 +28,7 @@ LAYERS = (
     "spec",
     "prepare",
     "runtime",
+    "isolation",
     "stream",
     "answers",
     "tool_loop",

@@ -73,6 +73,7 @@ PUBLIC = [
     "ToolResult",
     "ToolRun",
     "Usage",
+    "Video",
     "Vocab",
     "estimate_memory",
     "features",

@@ -17,16 +17,19 @@ import llama_cffi
 from llama_cffi import (
     GBNF,
     AsyncLlama,
+    Audio,
     Batch,
     Chunk,
     Completion,
     ContextOptions,
     ControlVector,
     DraftModel,
+    EmbeddingBatch,
     Embeddings,
     Engine,
     FinishReason,
     GGUFFile,
+    Image,
     JsonSchema,
     Label,
     Lark,
@@ -34,9 +37,11 @@ from llama_cffi import (
     Llama,
     LlamaCffiError,
     LoraAdapter,
+    MediaChunk,
     Model,
     ModelOptions,
     Perplexity,
+    Projector,
     PromptCache,
     PromptLookup,
     QuantizeOptions,
@@ -57,6 +62,7 @@ from llama_cffi import (
     ToolResult,
     ToolRun,
     Usage,
+    Video,
 )
 from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown
 from llama_cffi.core.memory_estimate import MemoryEstimate
@@ -68,6 +74,7 @@ from llama_cffi.grammar.guidance import GuidanceConstraint
 from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.prompt.tools import check_tools
 from tests.support.lora import random_pairs, write_lora
+from tests.support.media_kinds import write_kind
 
 pytest_plugins = ["tests.support.models"]
 
@@ -94,7 +101,11 @@ def add(a: int, b: int = 2) -> int:
     return a + b
 
 
+PIXELS = Image(np.zeros((2, 3, 3), dtype=np.uint8))
 VALUES: dict[str, Any] = {
+    "Audio": Audio(np.zeros(9, dtype=np.float32), 16000),
+    "Image": PIXELS,
+    "Video": Video([PIXELS, PIXELS], [0, 1]),
     "Chunk": Chunk("a", (5,), (LOGPROB,), Completion("text", (5, 6), *ENDING)),
     "Completion": Completion("text", (5, 6), *ENDING),
     "ContextOptions": ContextOptions(n_ctx=64, pooling="mean", rope_freq_base=1e4),
@@ -145,14 +156,21 @@ BOUND: dict[str, Callable[[Llama, Path], Any]] = {
     "AsyncStream": lambda llm, folder: AsyncLlama(llm).stream("x"),
     "ChatSession": lambda llm, folder: llm.session(),
     "Context": lambda llm, folder: llm.context,
+    "EmbeddingBatch": lambda llm, folder: EmbeddingBatch(
+        llm.model, np.zeros((1, llm.model.n_embd_inp), dtype=np.float32), 0
+    ),
     "Engine": lambda llm, folder: Engine(FakeRunner()),
     "Llama": lambda llm, folder: llm,
     "LoraAdapter": lambda llm, folder: LoraAdapter(
         llm.model, write_lora(folder / "a.gguf", random_pairs(llm.model.path))
     ),
+    "MediaChunk": lambda llm, folder: next(
+        one for one in projector(folder).tokenize(PIXELS) if isinstance(one, MediaChunk)
+    ),
     "Memory": lambda llm, folder: llm.context.memory,
     "Model": lambda llm, folder: llm.model,
     "Outputs": lambda llm, folder: llm.context.outputs,
+    "Projector": lambda llm, folder: projector(folder),
     "SamplerChain": lambda llm, folder: SamplerChain([TopK(3), Greedy()], llm.model.vocab),
     "State": lambda llm, folder: llm.context.state,
     "Vocab": lambda llm, folder: llm.model.vocab,
@@ -163,6 +181,11 @@ FUNCTIONS = {"estimate_memory", "features", "quantize", "use_library"}
 
 def adapter(model: Model, folder: Path) -> LoraAdapter:
     return LoraAdapter(model, write_lora(folder / "lora.gguf", random_pairs(model.path)))
+
+
+def projector(folder: Path) -> Projector:
+    kind = write_kind(folder, "qwen2vl", folder)
+    return Projector(Model(kind.model), kind.projector, n_threads=1, warmup=False)
 
 
 def filled_batch() -> Batch:

@@ -162,6 +162,13 @@ def call_ptr(name: str, *args: Any, cell: Cell | None = None) -> Any:
     return _made(name, cell, _lch_call, *_words(name, args))
 
 
+def call_found(name: str, function: Any, *args: Any) -> int:
+    """Like :func:`call_int`, for a function pointer that a backend has handed out, with a pointer as its result."""
+    target = function if helpers.KIND == "python" else _cast("void *", function)
+    result = _lch_call(target, lib.LCH_INT64, *[_word(arg) for arg in args], *_PADDING[len(args)])
+    return int(result) if result != _FAILED else fail(name)
+
+
 def _words(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     address, kind, n_args = _function(name)
     if len(args) != n_args:
@@ -278,6 +285,7 @@ def fail(name: str) -> NoReturn:
 
 __all__ = [
     "address",
+    "call_found",
     "call_int",
     "call_int_deep",
     "call_ptr",

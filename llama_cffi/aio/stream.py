@@ -138,6 +138,10 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
     async def result(self) -> Completion:
         """Read to the end and return the completion."""
         async with self:
+            if self._started is None and not self._closed:
+                await self.start()
+            if self._started is not None:
+                self._started.engine.hold(self._started.sequence)
             async for chunk in self:
                 if chunk.completion is not None:
                     return chunk.completion

@@ -18,6 +18,7 @@ from llama_cffi.cli.models import list_models, pull, rm
 from llama_cffi.cli.perplexity import perplexity
 from llama_cffi.cli.quantize import quantize
 from llama_cffi.cli.rerank import rerank
+from llama_cffi.cli.rpc_server import rpc_server
 from llama_cffi.cli.serve import serve
 from llama_cffi.cli.server_arguments import ServeCommand
 from llama_cffi.cli.tokenize import tokenize
@@ -52,6 +53,7 @@ def root(
 app.command()(generate)
 app.command()(chat)
 app.command(cls=ServeCommand, context_settings={"help_option_names": ["-h", "--help", "--usage"]})(serve)
+app.command("rpc-server")(rpc_server)
 app.command()(batch)
 app.command()(bench)
 app.command()(perplexity)

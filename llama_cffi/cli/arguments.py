@@ -147,6 +147,18 @@ def positive(count: int | None) -> int | None:
     return count if count is not None and count > 0 else None
 
 
+def rpc(text: str | None) -> tuple[str, ...] | None:
+    """Servers separated by commas, as ``host:port``; None for none."""
+    from llama_cffi.core.rpc import check_endpoint
+
+    if text is None:
+        return None
+    try:
+        return tuple(check_endpoint("--rpc", one.strip()) for one in text.split(",") if one.strip())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--rpc") from None
+
+
 def devices(text: str | None) -> tuple[str, ...] | None:
     """Names separated by commas; ``none`` is no device, None all of them."""
     if text is None:

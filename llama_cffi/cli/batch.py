@@ -43,6 +43,8 @@ def batch(
     verbose: options.Verbose = False,
     placement: Placement = PLACEMENT,
     context: ContextMemory = CONTEXT_MEMORY,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     model_draft: options.ModelDraft = None,
     spec_type: options.SpecType = None,
     batch_size: options.BatchSize = 2048,
@@ -83,6 +85,8 @@ def batch(
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "overflow": "shift" if context_shift else "stop",
         "draft": draft_source(model_draft, spec_type),
+        "rpc": arguments.rpc(rpc),
+        "isolate": isolate,
         "model_options": placement.options(),
     }
     context.add_to(given, file)

@@ -92,6 +92,8 @@ def load_embedder(
     *,
     lora: Sequence[str] | None,
     placement: Placement,
+    rpc: str | None,
+    isolate: bool | None,
     n_ctx: int | Literal["auto"] | None,
     n_batch: int,
     n_ubatch: int,
@@ -107,6 +109,8 @@ def load_embedder(
         n_ubatch=min(n_ubatch, n_batch),
         n_threads=threads,
         n_threads_batch=threads,
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=placement.options(),
     )
     try:

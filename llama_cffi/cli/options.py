@@ -77,6 +77,20 @@ Device = Annotated[
         help="Devices to offload to, separated by commas, as doctor lists them; none for no offloading.",
     ),
 ]  # fmt: skip
+Rpc = Annotated[
+    str | None,
+    option(
+        "--rpc", metavar="SERVERS", env="RPC",
+        help="Compute on the devices of these RPC servers, too: HOST:PORT, separated by commas; see rpc-server.",
+    ),
+]  # fmt: skip
+Isolate = Annotated[
+    bool | None,
+    option(
+        "--isolate/--no-isolate", show_default="with --rpc",
+        help="Compute in a process of its own, which is started again when it crashes.",
+    ),
+]  # fmt: skip
 Split = Annotated[
     SplitMode | None,
     option(

@@ -43,6 +43,8 @@ def perplexity(
     verbose: options.Verbose = False,
     model: options.Model = None,
     placement: Placement = PLACEMENT,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -68,6 +70,8 @@ def perplexity(
         n_ubatch=min(ubatch_size, batch_size),
         n_threads=n_threads,
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=model_options,
     )
     with llm, Bar("scoring") as bar:

@@ -102,6 +102,8 @@ def serve(
     log_jsonl: opt.LogJsonl = False,
     verbose: opt.Verbose = False,
     placement: Placement = PLACEMENT,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -250,6 +252,8 @@ def serve(
         "image_min_tokens": image_min_tokens,
         "image_max_tokens": image_max_tokens,
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
+        "rpc": arguments.rpc(rpc),
+        "isolate": isolate,
         "model_options": placement.options(),
         "model_sampling": model_sampling,
     }

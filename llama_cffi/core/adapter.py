@@ -85,6 +85,12 @@ class LoraAdapter(NativeObject):
         """A hash of some parts of the file, read at the first access; equal for copies."""
         return file_pieces(self.path)
 
+    def is_for(self, model: Model) -> bool:
+        """Return whether contexts of a model may compute with it; :class:`ClosedError` when it is closed."""
+        fits = self.model is model or (isinstance(model, NativeObject) and self.model.handle is model.handle)
+        self.ptr  # noqa: B018 - raises when closed
+        return fits
+
     # -- lifetime
 
     def close(self) -> None:
@@ -115,9 +121,8 @@ def adapter_set(adapters: Mapping[LoraAdapter, float], model: Model) -> AdapterS
             raise ValueError(
                 f"adapters: the scale of {adapter!r} must be a finite number of 32 bits, got {shown(scale)}"
             )
-        if adapter.model.handle is not model.handle:
+        if not adapter.is_for(model):
             raise AdapterError(f"{adapter!r} was loaded for another Model than {model!r}")
-        adapter.ptr  # noqa: B018 - raises when closed
         if number:
             chosen.append((adapter, number))
     return tuple(sorted(chosen, key=lambda pair: id(pair[0])))

@@ -19,6 +19,7 @@ from llama_cffi.core.layer_search import LayerSearch, fits_room, in_words, most,
 from llama_cffi.core.memory_breakdown import MemoryBreakdown, can_measure
 from llama_cffi.core.model_base import ModelBase
 from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.core.rpc import add_servers
 from llama_cffi.core.sketch import Sketch, offload_devices
 from llama_cffi.errors import ContextError, LlamaCffiError
 
@@ -78,6 +79,8 @@ class Fitting:
     @staticmethod
     def is_needed(options: ModelOptions) -> bool:
         """Return whether there is anything to find: layers, and a GPU for them."""
+        if options.rpc:
+            add_servers(options.rpc)
         return options.fits_layers and options.split_mode != "tensor" and bool(offload_devices(options, devices()))
 
     def plan(self) -> ModelOptions:

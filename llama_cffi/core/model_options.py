@@ -19,6 +19,7 @@ from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.options import choice, constant, set_field
+from llama_cffi.core.rpc import add_servers, check_endpoint
 from llama_cffi.core.tensor_overrides import override_list, set_tensor_overrides
 from llama_cffi.errors import UnsupportedError
 
@@ -74,6 +75,9 @@ class ModelOptions:
     """Share of the model for each device."""
     devices: Sequence[str] | None = None
     """Names of the devices to use, as ``core.backend.devices()`` lists them; None uses all."""
+    rpc: Sequence[str] = ()
+    """RPC servers, as ``"host:port"``, whose devices count as GPUs of this machine. llama.cpp ends the process when a
+    server dies; ``Llama(rpc=...)`` computes in a process of its own."""
     tensor_overrides: Mapping[str, str] = field(default_factory=dict)
     """Devices of tensors: a regular expression that is searched in the names of tensors, and the name of a device, such
     as ``{r"ffn_.*_exps": "CPU"}``. The first expression that matches decides."""
@@ -104,6 +108,8 @@ class ModelOptions:
         if self.devices is not None:
             for name in check_sequence("devices", self.devices, "names"):
                 check_text("devices", name)
+        servers = check_sequence("rpc", self.rpc, 'servers as "host:port"')
+        object.__setattr__(self, "rpc", tuple(check_endpoint("rpc", one) for one in servers))
         check_names("kv_overrides", self.kv_overrides)
         check_texts_by_name("tensor_overrides", self.tensor_overrides)
         check_gpu_layers("n_gpu_layers", self.n_gpu_layers)
@@ -149,6 +155,7 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     """
     params = lib.llama_model_default_params()
     keep: list[Any] = []
+    add_servers(options.rpc)
     if options.n_gpu_layers is not None:
         # Negative numbers are llama.cpp's word for all.
         params.n_gpu_layers = options.n_gpu_layers if isinstance(options.n_gpu_layers, int) else -1

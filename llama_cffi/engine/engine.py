@@ -42,7 +42,7 @@ class Engine(ProcessBound):
     _instead_of_copying = "any number of threads may use one; another one needs another Context"
 
     def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
-        self._runner = runner
+        self._runner = self.room = runner
         self._options = options = options if options is not None else EngineOptions()
         self._loop = loop = GenerationLoop(runner, options)
         self._scheduler = loop.scheduler
@@ -165,6 +165,9 @@ class Engine(ProcessBound):
                 raise
             if loop.changed or turn.line or loop.outside.unsaved or self._inbox.notes:
                 self._after_step()
+
+    def hold(self, sequence: RunningSequence, *, chunks: bool = False) -> None:
+        """Say that nothing of a text is passed on before its end; see :meth:`RemoteEngine.hold`."""
 
     def cancel(self, sequence: RunningSequence) -> None:
         """End a sequence as it is, before the next step. Has no effect when the sequence has ended."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.media.chunk import MediaChunk
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
+    from llama_cffi.core.media.video import Video
     from llama_cffi.core.prompt import Prompt
 
 
@@ -28,7 +29,7 @@ class MediaContent:
 
     __slots__ = ("_chunk", "_positions", "index", "medium", "non_causal", "projector")
 
-    def __init__(self, medium: Image | Audio, index: int, chunk: MediaChunk, projector: bytes) -> None:
+    def __init__(self, medium: Image | Audio | Video, index: int, chunk: MediaChunk, projector: bytes) -> None:
         self.medium = medium
         self.index = index
         """Which chunk of the medium it is."""
@@ -69,7 +70,7 @@ class MediaContent:
 
 
 def _restore(
-    medium: Image | Audio, index: int, projector: bytes, non_causal: bool, positions: _Positions
+    medium: Image | Audio | Video, index: int, projector: bytes, non_causal: bool, positions: _Positions
 ) -> MediaContent:
     content = object.__new__(MediaContent)
     content.medium, content.index, content.projector = medium, index, projector
@@ -77,7 +78,7 @@ def _restore(
     return content
 
 
-def chunks_of(projector: Projector, medium: Image | Audio) -> list[MediaChunk]:
+def chunks_of(projector: Projector, medium: Image | Audio | Video) -> list[MediaChunk]:
     """Return the chunks of a medium, without the text around them."""
     return [part for part in projector.tokenize(medium) if not isinstance(part, list)]
 

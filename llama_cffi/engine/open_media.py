@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from llama_cffi.core.context_options import ContextOptions
     from llama_cffi.core.model import Model
     from llama_cffi.core.prompt import Media
 
@@ -57,8 +58,8 @@ class OpenMedia:
             self._owned.close()
 
 
-def open_media(model: Model, given: Mapping[str, Any]) -> OpenMedia | None:
-    """Open the projector that the options of a Llama name, if they do.
+def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) -> OpenMedia | None:
+    """Open the projector that the options of a Llama name, if they do; it computes as its context does.
 
     Raises :class:`ModelNotFoundError` where ``"auto"`` finds none beside the model, and the errors of
     :class:`Projector`.
@@ -72,9 +73,14 @@ def open_media(model: Model, given: Mapping[str, Any]) -> OpenMedia | None:
             raise ValueError(f"{', '.join(sizes)}: give mmproj=, a file, which is opened with these options")
         return None if mmproj is None else OpenMedia(mmproj, owned=False, max_bytes=max_bytes)
     path = projector_beside(model) if mmproj == "auto" else Path(mmproj)
-    threads = given.get("n_threads_batch", given.get("n_threads"))
-    use_gpu = model.options.n_gpu_layers != 0
-    projector = Projector(model, path, n_threads=threads, use_gpu=use_gpu, **sizes)
+    projector = Projector(
+        model,
+        path,
+        n_threads=options.n_threads if options.n_threads_batch is None else options.n_threads_batch,
+        use_gpu=model.options.n_gpu_layers != 0,
+        flash_attn=options.flash_attn,
+        **sizes,
+    )
     return OpenMedia(projector, owned=True, max_bytes=max_bytes)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.conditioning import Conditioning
     from llama_cffi.core.context import Context
     from llama_cffi.core.prompt import Prompt
+    from llama_cffi.core.state import BytesLike
     from llama_cffi.engine.engine import Engine
 
 
@@ -93,12 +94,47 @@ def adopt_prompt(
     return prompt
 
 
-__all__ = [
-    "adopt_prompt",
-    "clear_slot",
-    "read_state",
-    "restore_state",
-    "take_prompt",
-    "take_slot",
-    "take_state",
-]
+class States:
+    """The states of one engine: what the methods of a Llama do with files and bytes. Each raises what those raise."""
+
+    def __init__(self, engine: Engine, context: Context) -> None:
+        self._engine = engine
+        self._context = context
+
+    def write(self, path: str | os.PathLike[str], conditioning: Conditioning) -> None:
+        """Write the whole memory to a file."""
+        take_state(self._engine, self._context, conditioning).write(path)
+
+    def read(self, path: str | os.PathLike[str], conditioning: Conditioning) -> int:
+        """Replace the memory with a file, and return its number of tokens."""
+        saved = read_state(path, self._context, conditioning)
+        return restore_state(self._engine, self._context, saved, conditioning)
+
+    def to_bytes(self, conditioning: Conditioning) -> bytes:
+        """Return the bytes of :meth:`write`."""
+        return take_state(self._engine, self._context, conditioning).to_bytes()
+
+    def from_bytes(self, data: BytesLike, conditioning: Conditioning) -> int:
+        """Replace the memory with bytes, and return the number of tokens in them."""
+        return restore_state(self._engine, self._context, SavedState.from_bytes(data), conditioning)
+
+    def write_prompt(self, prompt: Prompt, path: str | os.PathLike[str], conditioning: Conditioning) -> None:
+        """Write the state of a prompt that was just computed."""
+        take_prompt(self._engine, self._context, prompt, conditioning).write(path)
+
+    def read_prompt(self, path: str | os.PathLike[str], conditioning: Conditioning, slot: int | None = None) -> Prompt:
+        """Bring the state of one prompt into memory, and return the prompt."""
+        return adopt_prompt(self._engine, self._context, path, conditioning, slot)
+
+    def write_slot(self, slot: int, path: str | os.PathLike[str]) -> int:
+        """Write what a slot holds, and return its number of tokens."""
+        saved = take_slot(self._engine, self._context, slot)
+        saved.write(path)
+        return sum(len(one.prompt or ()) for one in saved.header.sequences.values())
+
+    def clear_slot(self, slot: int) -> int:
+        """Empty a slot, and return the number of tokens that it held."""
+        return clear_slot(self._engine, self._context, slot)
+
+
+__all__ = ["States"]

@@ -72,10 +72,16 @@ class _Source:
             self._failures.error = None
             raise error
 
-    def _tokens(self, text: bytes | str) -> list[int]:
+    @property
+    def vocab(self) -> Vocab:
+        """The vocabulary; :class:`ClosedError` when it was freed."""
         vocab = self._vocab()
         if vocab is None:
             raise ClosedError("the vocabulary was freed")
+        return vocab
+
+    def _tokens(self, text: bytes | str) -> list[int]:
+        vocab = self.vocab
         data = text if isinstance(text, bytes) else text.encode()
         tokens: list[int] = vocab.tokenize(data, add_special=False).tolist()
         if b"".join(self.tokens[token] for token in tokens) == data:
@@ -205,6 +211,10 @@ class GuidanceConstraint(ProcessBound):
     def _forget(self) -> None:
         self._pristine = None
         self._tokenizer.forget(self.grammar)
+
+    def recipe(self) -> tuple[Callable[..., GuidanceConstraint], tuple[Vocab, str]]:
+        """Return what makes the same constraint over the same vocabulary in another process."""
+        return GuidanceConstraint, (self._tokenizer.source.vocab, self.grammar)
 
     def __repr__(self) -> str:
         return f"GuidanceConstraint({self.grammar[:60]!r})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ class NativeConstraint(ProcessBound):
     _instead_of_pickling = "send the text of the grammar, and compile it in each process"
 
     def __init__(self, vocab: Vocab, text: str, root: str = "root") -> None:
+        self._text, self._root = text, root
         try:
             self._pristine = grammar_chain(vocab, text, root)
         except GrammarError as error:
@@ -30,6 +32,10 @@ class NativeConstraint(ProcessBound):
     def start(self) -> NativeMatcher:
         """Return a matcher for the beginning of a text."""
         return NativeMatcher(self._pristine.clone())
+
+    def recipe(self) -> tuple[Callable[..., NativeConstraint], tuple[Vocab, str, str]]:
+        """Return what makes the same constraint over the same vocabulary in another process."""
+        return NativeConstraint, (self._pristine.vocab, self._text, self._root)
 
 
 class NativeMatcher:

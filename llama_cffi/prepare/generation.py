@@ -13,7 +13,7 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.prompt import Media, Prompt
 from llama_cffi.engine.author_sampling import with_author
 from llama_cffi.engine.draft_source import request_source
-from llama_cffi.engine.request import Request, Stop
+from llama_cffi.engine.request import Overflow, Request, Stop
 from llama_cffi.engine.sampling_params import SamplingKwargs, SamplingParams
 from llama_cffi.errors import PromptError, SamplerError
 from llama_cffi.grammar.healing import Healing, tokens_to_heal
@@ -276,7 +276,7 @@ def make_request(
         logprobs=given.get("logprobs"),
         post_sampling_logprobs=bool(given.get("post_sampling_logprobs")),
         prompt_logprobs=given.get("prompt_logprobs"),
-        overflow=given.get("overflow", defaults.overflow),
+        overflow=given.get("overflow", _usual_overflow(prompt, defaults)),
         speculative=request_source(given.get("speculative"), defaults.drafts),
         conditioning=defaults.conditioning.with_adapters(given.get("adapters"), formats.model),
         priority=given.get("priority", 0),
@@ -284,6 +284,11 @@ def make_request(
         slot=given.get("slot"),
         **{"constraint": None if structure is None else structure.constraint, **fields},
     )
+
+
+def _usual_overflow(prompt: Prompt, defaults: Defaults) -> Overflow:
+    """The policy of a text that names none: the positions of media cannot be shifted."""
+    return "stop" if prompt.media and defaults.overflow == "shift" else defaults.overflow
 
 
 def _sampling(given: dict[str, Any], formats: ModelFormats, defaults: Defaults) -> SamplingParams:

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llama_cffi._util.fork import fork_safe
-from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.prompt import Media
 from llama_cffi.engine.media_content import MediaContent
 from llama_cffi.errors import MediaError, UnsupportedError
+from llama_cffi.prompt.media_parts import Medium
 
 if TYPE_CHECKING:
-    from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.projector import Projector
 
     Parts = tuple[int | Media, ...]
@@ -35,7 +35,7 @@ class MediaFormat:
         self._lock = fork_safe(threading.RLock())
         self._known: OrderedDict[bytes, Parts] = OrderedDict()
 
-    def parts(self, medium: Image | Audio, place: str = "") -> Parts:
+    def parts(self, medium: Medium, place: str = "") -> Parts:
         """Return the tokens and the :class:`~llama_cffi.core.prompt.Media` that stand for a medium in a prompt.
 
         Raises :class:`UnsupportedError` without a projector for it, and :class:`MediaError` for what cannot be decoded;
@@ -54,8 +54,8 @@ class MediaFormat:
             self._forget()
         return found
 
-    def _check(self, medium: Image | Audio, place: str) -> Projector:
-        kind, projector = "images" if isinstance(medium, Image) else "sound", self.projector
+    def _check(self, medium: Medium, place: str) -> Projector:
+        kind, projector = "sound" if isinstance(medium, Audio) else "images", self.projector
         before = f"{place}: " if place else ""
         if projector is None:
             raise UnsupportedError(
@@ -73,7 +73,7 @@ class MediaFormat:
             _drop(parts)
 
 
-def _cells(projector: Projector, medium: Image | Audio) -> Parts:
+def _cells(projector: Projector, medium: Medium) -> Parts:
     found: list[int | Media] = []
     n_chunks = 0
     for part in projector.tokenize(medium):

@@ -52,6 +52,8 @@ def prepare_vectors(
     found: Tokens = []
     truncated = []
     for i, text in enumerate(texts):
+        if isinstance(text, Prompt) and text.media:
+            raise UnsupportedError(f"text {i} has media, which cannot be embedded")
         with _naming("text", i):
             # Tokens that were given are computed as they are.
             tokens = vocab.check_tokens(text.tokens) if isinstance(text, Prompt) else vocab.tokenize(prefix + text)

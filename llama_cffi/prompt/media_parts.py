@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 from llama_cffi._util.shown import shown
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.video import Video
 from llama_cffi.errors import MediaError, MessageError, UnsupportedError
 from llama_cffi.prompt.marking import unused_characters
 
-Medium = Image | Audio
+Medium = Image | Audio | Video
+VALUES = (Image, Audio, Video)
+"""The classes of media."""
 
 MARKER = "<__media__>"
 """What is shown for a medium where a prompt is shown as text: libmtmd's marker."""
@@ -31,6 +34,7 @@ _KINDS = {
     "input_audio": ("audio", ("data", "url")),
     "audio_url": ("audio", ("url",)),
     "audio": ("audio", ("data", "url")),
+    "video": ("video", ()),
     "file": ("", ("file_data",)),
     "input_file": ("", ("file_data",)),
 }
@@ -49,24 +53,24 @@ class PlacedMedium(NamedTuple):
 
 def is_medium(part: object) -> bool:
     """Whether a part of a content is a medium: a value, or a mapping of a type that media have."""
-    return isinstance(part, (Image, Audio)) or (
+    return isinstance(part, VALUES) or (
         isinstance(part, Mapping) and isinstance(part.get("type"), str) and part["type"] in _KINDS
     )
 
 
 def read_medium(part: Any, place: str) -> dict[str, Any]:
-    """Return a part that is a medium as ``{"type": "image" or "audio", that type: a value}``.
+    """Return a part that is a medium as ``{"type": "image", "audio" or "video", that type: a value}``.
 
     Raises :class:`MessageError` for a part without data, :class:`UnsupportedError` for an address of another host and
     for files that are neither images nor sound, and :class:`MediaError` for data that is neither; each names the place.
     """
-    medium = part if isinstance(part, (Image, Audio)) else _of_mapping(part, place)
+    medium = part if isinstance(part, VALUES) else _of_mapping(part, place)
     return {"type": kind_of(medium), kind_of(medium): medium}
 
 
 def kind_of(medium: Medium) -> str:
-    """Return ``"image"`` or ``"audio"``."""
-    return "image" if isinstance(medium, Image) else "audio"
+    """Return ``"image"``, ``"audio"`` or ``"video"``."""
+    return type(medium).__name__.lower()
 
 
 def medium_of(part: Mapping[str, Any]) -> Medium | None:
@@ -81,16 +85,33 @@ def _of_mapping(part: Mapping[str, Any], place: str) -> Medium:
     held, place = part.get(inner), f"{place}.{inner}"
     if held is None and name == "input_file":
         held = part
+    if kind == "video" and isinstance(held, Mapping):
+        return _video(held, place)
     if isinstance(held, Mapping):
         key = next((key for key in keys if held.get(key) is not None), keys[0])
         held, place = held.get(key), f"{place}.{key}"
-    if isinstance(held, (Image, Audio)):
+    if isinstance(held, VALUES):
         if kind not in ("", kind_of(held)):
-            raise MessageError(f"{place} must be an {kind}, got {shown(held)}")
+            raise MessageError(f"{place} must be of the kind {kind}, got {shown(held)}")
         return held
+    if kind == "video":
+        raise MessageError(f"{place} must be a Video, got {shown(held)}")
     if not isinstance(held, str) or not held:
         raise MessageError(f"{place} must be a data: URL or base64 data, got {shown(held)}")
     return _of_text(held, kind, place)
+
+
+def _video(held: Mapping[str, Any], place: str) -> Video:
+    """What :func:`as_json` writes of one."""
+    frames, times = held.get("frames"), held.get("times")
+    if not isinstance(frames, list) or not isinstance(times, list):
+        raise MessageError(f"{place} must be a Video, or have lists of frames and times, got {shown(held)}")
+    images = [read_medium({"type": "image", "image": one}, f"{place}.frames[{i}]") for i, one in enumerate(frames)]
+    try:
+        return Video([one["image"] for one in images], times)
+    except MediaError as error:
+        error.message = f"{place}: {error.message}"
+        raise
 
 
 def _of_text(text: str, kind: str, place: str) -> Medium:
@@ -114,20 +135,29 @@ def _of_text(text: str, kind: str, place: str) -> Medium:
 
 
 def as_json(part: Any) -> Any:
-    """Return a checked part of a content as OpenAI's API has it; what is no medium as it is."""
-    medium = medium_of(part) if isinstance(part, Mapping) and part.get("type") in ("image", "audio") else None
+    """Return a checked part of a content as OpenAI's API has it; what is no medium as it is.
+
+    That API has no videos: one becomes its frames and times.
+    """
+    medium = medium_of(part) if isinstance(part, Mapping) and part.get("type") in ("image", "audio", "video") else None
     if isinstance(medium, Image):
-        kind, head = str(medium.format), b""
-        if kind == "rgb":
-            kind, head = "pnm", f"P6 {medium.width} {medium.height} 255\n".encode()
-        kind = "x-portable-anymap" if kind == "pnm" else kind
-        url = f"data:image/{kind};base64,{b64encode(head + medium.data).decode()}"
-        return {"type": "image_url", "image_url": {"url": url}}
+        return {"type": "image_url", "image_url": {"url": _data_url(medium)}}
+    if isinstance(medium, Video):
+        held = {"frames": [_data_url(one) for one in medium.frames], "times": list(medium.times)}
+        return {"type": "video", "video": held}
     if isinstance(medium, Audio):
         pcm = medium.format == "pcm"
         text = b64encode(medium.file().body if pcm else medium.data).decode()
         return {"type": "input_audio", "input_audio": {"data": text, "format": "wav" if pcm else medium.format}}
     return part
+
+
+def _data_url(image: Image) -> str:
+    kind, head = str(image.format), b""
+    if kind == "rgb":
+        kind, head = "pnm", f"P6 {image.width} {image.height} 255\n".encode()
+    kind = "x-portable-anymap" if kind == "pnm" else kind
+    return f"data:image/{kind};base64,{b64encode(head + image.data).decode()}"
 
 
 def messages_as_json(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -184,6 +214,7 @@ def _joined(content: Sequence[Mapping[str, Any]], marks: Iterable[str]) -> str:
 
 __all__ = [
     "MARKER",
+    "VALUES",
     "Medium",
     "PlacedMedium",
     "as_json",

@@ -9,15 +9,17 @@ from typing import Any
 from llama_cffi._util.shown import shown
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.video import Video
 from llama_cffi.errors import MessageError, UnsupportedError
 from llama_cffi.prompt.marking import NAME
 from llama_cffi.prompt.media_parts import is_medium, medium_of, read_medium
 
 Message = Mapping[str, Any]
 """``role`` and ``content`` as in OpenAI's API: text, a list of parts, or None beside ``tool_calls``. Parts are text,
-images and sound: mappings, or ``str``, :class:`Image` and :class:`Audio` values."""
+images and sound: mappings, or ``str``, :class:`Image`,
+:class:`Audio` and :class:`Video` values."""
 
-Content = str | Sequence["str | Image | Audio | Mapping[str, Any]"]
+Content = str | Sequence["str | Image | Audio | Video | Mapping[str, Any]"]
 """What a message says: a text, or a list of parts."""
 
 

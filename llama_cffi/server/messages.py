@@ -97,11 +97,11 @@ def read_part(part: dict[str, Any], place: str, *, media: bool) -> dict[str, Any
     none.
     """
     kind = part["type"]
+    if not media:
+        raise not_text(place, kind)
     source = part.get("source")
     if kind == "image" and isinstance(source, dict):
         part = {"type": "image_url", "image_url": _source_url(source, f"{place}.source")}
-    if not media:
-        raise not_text(place, kind)
     if not is_medium(part):
         raise not_text(place, kind, "text, images and sound")
     try:

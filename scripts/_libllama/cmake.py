@@ -45,7 +45,8 @@ def cmake_flags(source: Source, backends: Sequence[str], portable: bool, extra: 
         "LLAMA_BUILD_COMMIT": source.commit,
         "LLAMA_BUILD_NUMBER": "0",
     }
-    if _MEDIA_OPTION in (source.path / "CMakeLists.txt").read_text(encoding="utf-8", errors="replace"):
+    lists = source.path / "CMakeLists.txt"
+    if lists.is_file() and _MEDIA_OPTION in lists.read_text(encoding="utf-8", errors="replace"):
         flags[_MEDIA_OPTION] = "ON"
     return [f"-D{name}={value}" for name, value in flags.items()] + list(extra)
 

@@ -95,7 +95,7 @@ media = st.builds(
 mixed = st.lists(st.one_of(st.integers(0, 3), media), min_size=1, max_size=6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(mixed, st.integers(0, 12), st.booleans()), min_size=1, max_size=6),
     st.integers(5, 12),

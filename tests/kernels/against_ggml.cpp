@@ -132,6 +132,7 @@ void check(const Machine & machine, ggml_type type, int64_t k, int64_t rows, int
     // Columns lie side by side here: ggml quantizes four of them for repacked weights as if they did always.
     const auto theirs = compute(machine, type, weights, k, rows, columns, n, repacked, false, true, threads);
     const bool computed_here = n >= 2 && n <= 16 && type != GGML_TYPE_F32 && type != GGML_TYPE_Q5_0 &&
+                               !(type == GGML_TYPE_Q6_K && repacked) &&
                                !(type == GGML_TYPE_F16 && n >= 8 && ggml_cpu_has_fp16_va());
     if (computed_here && !infinite &&
         compute(machine, type, weights, k, rows, columns, n, repacked, false, false, 1) != ours) {
@@ -265,11 +266,14 @@ int main(int argc, char ** argv) {
     for (int i = 0; i < products; i++) {
         const ggml_type type = types[i % std::size(types)];
         const int64_t n = random_int(0, 9) ? random_int(2, 16) : random_int(0, 1) ? 1 : 17;
-        const bool has_layout = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K;
-        const bool repacked = has_layout && machine.repack && ggml_cpu_has_avx2() && random_int(0, 2);
+        const bool on_arm = ggml_cpu_has_dotprod();
+        const bool has_layout = type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q4_K ||
+                                (on_arm && (type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q6_K));
+        const bool repacked = has_layout && machine.repack && (ggml_cpu_has_avx2() || on_arm) && random_int(0, 2);
         const int64_t k = random_int(1, 3) * (ggml_blck_size(type) == 256 ? 256 : 32);
         const int64_t rows = repacked ? 8 * random_int(1, 3) : random_int(1, 20);
-        const bool apart = random_int(0, 1) && !(repacked && n > 16);
+        const bool left_to_ggml = repacked && (n > 16 || type == GGML_TYPE_Q6_K);  // it takes columns side by side
+        const bool apart = random_int(0, 1) && !left_to_ggml;
         check(machine, type, k, rows, n, repacked, apart, random_int(1, 4), random_int(0, 2) ? 0.0f : 2.0f);
         if (i % 2 == 0 && type != GGML_TYPE_F32) {
             check(machine, random_experts(type, repacked), random_int(1, 4));

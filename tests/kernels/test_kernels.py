@@ -162,7 +162,7 @@ def test_products_are_those_of_ggml(compiler: list[str], checkout: Path, tmp_pat
 
 @pytest.mark.conformance
 def test_many_products_are_those_of_ggml(compiler: list[str], checkout: Path, tmp_path: Path) -> None:
-    check_against_ggml(compile_with_ggml(compiler, checkout, tmp_path / "against"), 3000)
+    check_against_ggml(compile_with_ggml(compiler, checkout, tmp_path / "against"), 2000)
 
 
 @pytest.mark.conformance

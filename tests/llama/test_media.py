@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from llama_cffi import Audio, ContextOptions, Image, Llama
+from llama_cffi.core.vocab import TokenAttr
 from llama_cffi.reply.completion import Completion
 from tests.support.llama_server import LlamaServer, find_server, running_server
 from tests.support.media_kinds import FILES, TEMPLATE, Kind, open_llama, write_kind
@@ -22,7 +23,10 @@ CLOSE = 1e-3
 EXACT = ContextOptions(flash_attn="disabled", type_k="f32", type_v="f32")
 
 
-@pytest.fixture(scope="module", params=["gemma3", "qwen2vl", "llama"])
+@pytest.fixture(
+    scope="module",
+    params=["qwen2vl", *(pytest.param(one, marks=pytest.mark.conformance) for one in ("gemma3", "llama"))],
+)
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Kind:
     return write_kind(tmp_path_factory.mktemp("media"), request.param, assets)
 
@@ -45,6 +49,7 @@ def server(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lla
         "--mmproj",
         kind.projector,
         "--no-warmup",
+        *("--mtmd-batch-max-tokens", 1),
         "--jinja",
     )
     with running_server(
@@ -59,7 +64,16 @@ def llm(kind: Kind) -> Iterator[Llama]:
         yield llm
 
 
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "logprobs": 3}
+def forbidden(llm: Llama) -> list[int]:
+    """Tokens that end a text, and bytes that are no characters, of which llama-server gives no probabilities."""
+    vocab = llm.model.vocab
+    return [token for token in range(len(vocab)) if vocab.is_eog(token) or vocab.attr(token) & TokenAttr.BYTE]
+
+
+def greedy(llm: Llama) -> dict[str, Any]:
+    """Options of a text without forbidden tokens."""
+    never = dict.fromkeys(forbidden(llm), float("-inf"))
+    return {"temperature": 0, "max_tokens": 6, "logprobs": 3, "logit_bias": never}
 
 
 def seen(completion: Completion) -> list[tuple[int, float]]:
@@ -72,14 +86,15 @@ def same(completion: Completion, expected: list[tuple[int, float]]) -> None:
     assert np.allclose([p for _, p in found], [p for _, p in expected], atol=CLOSE)
 
 
-def of_server(server: LlamaServer, prompt: list[str | bytes], **fields: Any) -> tuple[list[tuple[int, float]], int]:
+def of_server(server: LlamaServer, llm: Llama, prompt: list[str | bytes]) -> tuple[list[tuple[int, float]], int]:
     """Tokens with log-probabilities, and the length of the prompt."""
     marker = server.get("/props")["media_marker"]
     text = "".join(part if isinstance(part, str) else marker for part in prompt)
     data = [b64encode(part).decode() for part in prompt if isinstance(part, bytes)]
     body = {
         "prompt": {"prompt_string": text, "multimodal_data": data} if data else text,
-        "n_predict": 6, "temperature": 0, "n_probs": 3, "cache_prompt": False, **fields,
+        "n_predict": 6, "temperature": 0, "n_probs": 3, "cache_prompt": False,
+        "logit_bias": [[token, False] for token in forbidden(llm)],
     }  # fmt: skip
     answer = server.post("/completion", body)
     found = [(one["id"], one["logprob"]) for one in answer["completion_probabilities"]]
@@ -90,15 +105,19 @@ def of_server(server: LlamaServer, prompt: list[str | bytes], **fields: Any) -> 
 
 
 @needs_server
-def test_every_medium_is_answered_as_llama_server_answers_it(kind: Kind, server: LlamaServer, llm: Llama) -> None:
-    files, media = FILES[kind.name], kind.media
-    expected = {name: of_server(server, ["Describe ", data, " briefly"]) for name, data in files.items()}
+@pytest.mark.parametrize("n", [4, pytest.param(None, marks=pytest.mark.conformance)])
+def test_media_are_answered_as_llama_server_answers_them(
+    kind: Kind, server: LlamaServer, llm: Llama, n: int | None
+) -> None:
+    files = dict(list(FILES[kind.name].items())[:n])
+    media = {name: kind.media[name] for name in files}
+    expected = {name: of_server(server, llm, ["Describe ", data, " briefly"]) for name, data in files.items()}
     for name, medium in media.items():
         prompt = ["Describe ", medium, " briefly"]
-        alone = llm.generate(prompt, **GREEDY)
+        alone = llm.generate(prompt, **greedy(llm))
         same(alone, expected[name][0])
         assert alone.usage.prompt_tokens == expected[name][1]
-        *_, last = llm.stream(prompt, **GREEDY)
+        *_, last = llm.stream(prompt, **greedy(llm))
         assert last.completion is not None
         same(last.completion, expected[name][0])
         assert last.completion.usage.cached_tokens == alone.usage.prompt_tokens - 1
@@ -106,7 +125,8 @@ def test_every_medium_is_answered_as_llama_server_answers_it(kind: Kind, server:
     with open_llama(kind, n_cells=8 * 512, context_options=EXACT) as other, ThreadPoolExecutor(8) as pool:
         names, generate = list(media)[:8], cast("Callable[..., Completion]", other.generate)
         jobs = {
-            name: pool.submit(generate, ["Describe ", media[name], " briefly"], reuse=False, **GREEDY) for name in names
+            name: pool.submit(generate, ["Describe ", media[name], " briefly"], reuse=False, **greedy(llm))
+            for name in names
         }
         for name, job in jobs.items():
             same(job.result(60), expected[name][0])
@@ -122,8 +142,8 @@ def test_several_media_and_texts_around_them(kind: Kind, server: LlamaServer, ll
         (["One ", a, " and ", b, " and ", a, "?"], ["One ", first, " and ", second, " and ", first, "?"]),
     ]
     for given, prompt in cases:
-        expected, n = of_server(server, given)
-        found = llm.generate(prompt, **GREEDY)
+        expected, n = of_server(server, llm, given)
+        found = llm.generate(prompt, **greedy(llm))
         same(found, expected)
         assert found.usage.prompt_tokens == n
 
@@ -143,10 +163,11 @@ def test_conversations_are_rendered_and_answered_as_by_llama_server(
         {"role": "assistant", "content": "Well"},
         {"role": "user", "content": [part, part, text]},
     ]
-    body = {"messages": conversation, "max_tokens": 6, "temperature": 0, "logprobs": True, "top_logprobs": 3}
+    body: dict[str, Any] = {"messages": conversation, "max_tokens": 6, "temperature": 0}
+    body |= {"logprobs": True, "top_logprobs": 3, "logit_bias": [[token, False] for token in forbidden(llm)]}
     answer = server.post("/v1/chat/completions", body)
     expected = [(one["id"], one["logprob"]) for one in answer["choices"][0]["logprobs"]["content"]]
-    reply = llm.chat(conversation, chat_template=TEMPLATE, **GREEDY)
+    reply = llm.chat(conversation, chat_template=TEMPLATE, **greedy(llm))
     same(reply, expected)
     assert reply.usage.prompt_tokens == answer["usage"]["prompt_tokens"]
     assert len(llm.tokenize_chat(conversation, chat_template=TEMPLATE)) == reply.usage.prompt_tokens

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llama_cffi import AsyncLlama, Audio, Image, Llama, PromptCache
+from llama_cffi import AsyncLlama, Audio, Image, Llama, PromptCache, Video
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.errors import (
     ContextOverflowError,
@@ -32,7 +32,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
 CHAT: dict[str, Any] = {**GREEDY, "chat_template": TEMPLATE}
 
 
-@pytest.fixture(scope="module", params=["gemma3", "qwen2vl"])
+@pytest.fixture(scope="module", params=["qwen2vl", pytest.param("gemma3", marks=pytest.mark.conformance)])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, assets: Path) -> Kind:
     return write_kind(tmp_path_factory.mktemp("media"), request.param, assets)
 
@@ -144,6 +144,18 @@ def test_prompt_caches_and_forks_know_media(kind: Kind, tmp_path: Path) -> None:
             assert encoded(llm) == 0
 
 
+def test_a_video_is_its_frames(kind: Kind) -> None:
+    frames = [scene(40, 30, i) for i in range(4)]
+    video = Video(frames, [0, 1, 2, 6])
+    with open_llama(kind) as llm:
+        first = llm.generate(["See: ", video, " What?"], **GREEDY)
+        second = llm.generate(["See: ", video, " Who?"], **GREEDY)
+        assert second.usage.cached_tokens > first.prompt.media[-1].end - 1
+        assert encoded(llm) == len(first.prompt.media)
+        reply = llm.chat([{"role": "user", "content": [video, "What?"]}], **CHAT)
+        assert (len(reply.prompt.media), encoded(llm)) == (len(first.prompt.media), len(first.prompt.media))
+
+
 # -- what is computed at once, by others, elsewhere
 
 
@@ -248,13 +260,21 @@ def test_media_that_cannot_be_are_refused_with_their_place(llm: Llama) -> None:
 
 
 def test_options_that_media_do_not_allow(llm: Llama) -> None:
+    # The positions of gemma3 can be shifted, and those of media cannot.
     refused(llm, lambda: llm.generate(["a", CAT], overflow="shift"), UnsupportedError, "shift")
+    if llm.model.architecture == "gemma3":
+        with open_llama(
+            Kind("", llm.model.path, llm.projector.path if llm.projector else Path()), overflow="shift"
+        ) as other:
+            assert other.generate(["a", CAT], **GREEDY).tokens == llm.generate(["a", CAT], **GREEDY).tokens
     refused(llm, lambda: llm.generate(["a", CAT], prompt_logprobs=0), UnsupportedError, "media have no log-prob")
     refused(llm, lambda: llm.generate(["a", CAT], suffix="b"), TypeError, "suffix= must be a text")
     for call in (lambda: llm.perplexity(["a", CAT]), lambda: llm.score(["a", CAT], ["b"])):  # type: ignore[list-item]
         with pytest.raises(TypeError, match="must be a text or a sequence of tokens"):
             call()
-    with pytest.raises(TypeError, match=r"prompt\[0\] must be a text, a token, an Image or Audio"):
+    with pytest.raises(UnsupportedError, match="text 1 has media"):
+        llm.embed(["a", llm.generate([CAT], **GREEDY).prompt])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"prompt\[0\] must be a text, a token, an Image, Audio or Video"):
         llm.generate([None, CAT])  # type: ignore[list-item]
 
 

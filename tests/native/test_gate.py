@@ -43,6 +43,31 @@ def test_freeing_waits_for_who_is_inside(gate: SharedGate | ExclusiveGate) -> No
     gate.release()
 
 
+@pytest.mark.parametrize("kind", ["shared", "exclusive"])
+def test_a_closer_interrupts_those_inside(kind: str) -> None:
+    leave, entered = threading.Event(), threading.Event()
+    gate = SharedGate(leave.set) if kind == "shared" else ExclusiveGate("object", leave.set)
+
+    def visit() -> None:
+        with gate:
+            entered.set()
+            assert leave.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        visitor = pool.submit(visit)
+        assert entered.wait(30)
+        gate.acquire()  # returns, because the visitor was asked to leave
+        gate.release()
+        visitor.result(30)
+        leave.clear()
+        entered.clear()
+        visitor = pool.submit(visit)
+        assert entered.wait(30)
+        while not gate.stop():
+            assert leave.is_set()
+        visitor.result(30)
+
+
 @pytest.mark.parametrize("gate", [SharedGate(), ExclusiveGate()], ids=["shared", "exclusive"])
 def test_nobody_frees_what_he_is_inside(gate: SharedGate | ExclusiveGate) -> None:
     with gate, pytest.raises(BusyError, match="inside its own call"):

@@ -14,6 +14,7 @@ import pytest
 
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.video import Video
 from llama_cffi.errors import LlamaCffiError, MediaError, MessageError, TemplateError, UnsupportedError
 from llama_cffi.prompt.media_parts import MARKER, messages_as_json
 from llama_cffi.prompt.messages import check_messages
@@ -109,7 +110,7 @@ WRONG: dict[str, tuple[Any, type[LlamaCffiError], str]] = {
     "a document": (
         {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}, UnsupportedError, "only images",
     ),
-    "a sound as an image": ({"type": "image", "image": AUDIO}, MessageError, "must be an image, got <Audio"),
+    "a sound as an image": ({"type": "image", "image": AUDIO}, MessageError, "must be of the kind image, got <Audio"),
 }  # fmt: skip
 
 
@@ -123,12 +124,14 @@ def test_what_is_no_medium_is_refused_and_its_place_is_named(case: str) -> None:
 def test_conversations_with_media_become_json_and_come_back() -> None:
     array = Image(np.zeros((2, 3, 3), np.uint8))
     tone = Audio(np.zeros(100, np.float32), 8000)
-    messages = check_messages([user(["a", IMAGE, AUDIO, array, tone]), {"role": "assistant", "content": "b"}])
+    video = Video([IMAGE, IMAGE], [0, 2.5])
+    messages = check_messages([user(["a", IMAGE, AUDIO, array, tone, video]), {"role": "assistant", "content": "b"}])
     back = check_messages(json.loads(json.dumps(messages_as_json(messages))))
     assert back[1] == messages[1]
     assert back[0]["content"][:3] == messages[0]["content"][:3]
     assert (back[0]["content"][3]["image"].width, back[0]["content"][3]["image"].height) == (3, 2)
     assert back[0]["content"][4]["audio"].n_samples == 100
+    assert back[0]["content"][5] == messages[0]["content"][5]
 
 
 # -- in templates

@@ -38,12 +38,18 @@ class Reference:
     def __init__(self, ptr: Any) -> None:
         self.ptr = ptr
 
-    def evaluate(self, context: Context, before: str, data: bytes, after: str) -> Evaluated:
-        """Decode a text, a medium and a text in sequence 0, with the logits of the last token."""
+    def evaluate(
+        self, context: Context, before: str, data: bytes, after: str, *, ffmpeg: Path | None = None
+    ) -> Evaluated:
+        """Decode a text, a medium and a text in sequence 0, with the logits of the last token.
+
+        ``ffmpeg`` is the folder of the programs that decode a video.
+        """
         lib = media_lib
-        wrapper = lib.mtmd_helper_bitmap_init_from_buf(
-            self.ptr, media_ffi.from_buffer(data), len(data), False, lib.mtmd_helper_init_opt_default()
-        )
+        options = lib.mtmd_helper_init_opt_default()
+        folder = media_ffi.new("char[]", os.fsencode(ffmpeg or "/dev/null"))
+        options.video_params.ffmpeg_bin_dir = folder
+        wrapper = lib.mtmd_helper_bitmap_init_from_buf(self.ptr, media_ffi.from_buffer(data), len(data), False, options)
         assert wrapper.bitmap
         chunks = lib.mtmd_input_chunks_init()
         try:
@@ -57,6 +63,8 @@ class Reference:
         finally:
             lib.mtmd_input_chunks_free(chunks)
             lib.mtmd_bitmap_free(wrapper.bitmap)
+            if wrapper.video_ctx:
+                lib.mtmd_helper_video_free(wrapper.video_ctx)
 
     def _decode(self, context: Context, chunks: Any) -> Evaluated:
         lib = media_lib

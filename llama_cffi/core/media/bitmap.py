@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from llama_cffi._native import ffi, guard, log, media_ffi, media_lib
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.owned import owned
+from llama_cffi.core.media.video import Video
 from llama_cffi.errors import MediaError
 
 _NO_PROGRAM = b"/dev/null"
@@ -22,19 +24,42 @@ def bitmap_of(context: Any, media: Image | Audio) -> Iterator[Any]:
     Raises :class:`MediaError` with libmtmd's reason for what it cannot decode. Wraps ``mtmd_bitmap_init`` and
     ``mtmd_helper_bitmap_init_from_buf``.
     """
+    if isinstance(media, Image) and media.format == "rgb":
+        pixels = ffi.from_buffer(media.data)
+        with owned("bitmap", "mtmd_bitmap_free", "mtmd_bitmap_init", media.width, media.height, pixels) as bitmap:
+            yield bitmap
+        return
     out = media_ffi.new("struct mtmd_helper_bitmap_wrapper *")
     try:
-        if isinstance(media, Image) and media.format == "rgb":
-            pixels = ffi.from_buffer(media.data)
-            out.bitmap = guard.call_ptr("mtmd_bitmap_init", media.width, media.height, pixels)
-        else:
-            _decode(context, media, out)
+        _decode(context, media, out)
         yield out.bitmap
     finally:
         if out.bitmap != media_ffi.NULL:
             media_lib.mtmd_bitmap_free(out.bitmap)
         if out.video_ctx != media_ffi.NULL:
             media_lib.mtmd_helper_video_free(out.video_ctx)
+
+
+@contextmanager
+def parts_of(context: Any, media: Image | Audio | Video) -> Iterator[Any]:
+    """Decode a medium; yields an array of ``mtmd_input_part *``: a bitmap, and for a Video texts and bitmaps."""
+    keep: list[Any] = []
+    found: list[Any] = []
+    with ExitStack() as stack:
+        for part in media.parts() if isinstance(media, Video) else (media,):
+            if isinstance(part, str):
+                data = part.encode()
+                characters = media_ffi.new("char[]", data)
+                text = media_ffi.new("struct mtmd_input_text *", (characters, len(data), False, True))
+                keep += [characters, text]
+                found.append(media_ffi.new("struct mtmd_input_part *", {"text": text}))
+            else:
+                bitmap = stack.enter_context(bitmap_of(context, part))
+                if isinstance(media, Video):
+                    media_lib.mtmd_bitmap_set_mergeable(bitmap, True)
+                found.append(media_ffi.new("struct mtmd_input_part *", {"bitmap": bitmap}))
+        yield media_ffi.new("struct mtmd_input_part *[]", found)
+    del keep
 
 
 def _decode(context: Any, media: Image | Audio, out: Any) -> None:
@@ -58,4 +83,4 @@ def _decode(context: Any, media: Image | Audio, out: Any) -> None:
         raise MediaError(f"{media!r} is too short: there is no sound in it")
 
 
-__all__ = ["bitmap_of"]
+__all__ = ["bitmap_of", "parts_of"]

@@ -20,11 +20,13 @@ from llama_cffi._util.fork import fork_safe
 from llama_cffi._util.shown import shown
 from llama_cffi.core.context_options import FlashAttention
 from llama_cffi.core.media.audio import Audio
-from llama_cffi.core.media.bitmap import bitmap_of
+from llama_cffi.core.media.bitmap import parts_of
 from llama_cffi.core.media.chunk import MediaChunk
 from llama_cffi.core.media.image import Image
+from llama_cffi.core.media.owned import owned
 from llama_cffi.core.media.projector_file import check_projector_file, projector_id
 from llama_cffi.core.media.projector_params import native_params
+from llama_cffi.core.media.video import Video
 from llama_cffi.core.model import Model, ProgressCallback
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.errors import (
@@ -155,39 +157,39 @@ class Projector(NativeObject):
 
     # -- tokens
 
-    def tokenize(self, media: Image | Audio) -> list[list[int] | MediaChunk]:
+    def tokenize(self, media: Image | Audio | Video) -> list[list[int] | MediaChunk]:
         """Return what stands for a medium in a prompt: tokens of text, and pieces of the medium between them.
 
         The tokens are those that the model wants around it and between pieces, such as the start of an image, as
         libmtmd adds them. No two lists of tokens follow each other, and none is empty. Any thread may call it.
 
+        Each medium is taken for the first one of its prompt. Two kinds of projectors make more of its place: HunyuanVL
+        numbers the images, and DeepSeek-V4 begins them at a multiple of four tokens.
+
         Raises :class:`MediaError` with libmtmd's reason for what cannot be decoded or used, and
         :class:`UnsupportedError` for a kind that this projector does not take. Wraps ``mtmd_tokenize_from_parts``.
         """
-        if not isinstance(media, (Image, Audio)):
-            raise TypeError(f"media must be an Image or Audio, got {shown(media)}")
-        if not (self.vision if isinstance(media, Image) else self.audio):
-            what = "images" if isinstance(media, Image) else "sound"
+        if not isinstance(media, (Image, Audio, Video)):
+            raise TypeError(f"media must be an Image, Audio or Video, got {shown(media)}")
+        if not (self.audio if isinstance(media, Audio) else self.vision):
+            what = "sound" if isinstance(media, Audio) else "images"
             raise UnsupportedError(f"the projector {self.path.name} takes no {what}")
         with self._gate:
             ptr = self._handle.ptr
             try:
-                with bitmap_of(ptr, media) as bitmap:
-                    return self._pieces(ptr, media, bitmap)
+                with parts_of(ptr, media) as parts:
+                    return self._pieces(ptr, media, parts)
             except NativeError as error:
                 raise MediaError(f"{media!r} cannot be used: {error.message}", log=error.log) from error
             finally:
                 log.pump()
 
-    def _pieces(self, ptr: Any, media: Image | Audio, bitmap: Any) -> list[list[int] | MediaChunk]:
+    def _pieces(self, ptr: Any, media: Image | Audio | Video, parts: Any) -> list[list[int] | MediaChunk]:
         lib = media_lib
-        part = media_ffi.new("struct mtmd_input_part *", {"bitmap": bitmap})
-        parts = media_ffi.new("struct mtmd_input_part *[]", [part])
         pieces: list[list[int] | MediaChunk] = []
-        chunks = guard.call_ptr("mtmd_input_chunks_init")
-        try:
+        with owned("chunks", "mtmd_input_chunks_free", "mtmd_input_chunks_init") as chunks:
             mark = log.mark()
-            if guard.call_int("mtmd_tokenize_from_parts", ptr, chunks, parts, 1, False):
+            if guard.call_int("mtmd_tokenize_from_parts", ptr, chunks, parts, len(parts), False):
                 raise MediaError(f"{media!r} cannot be used", log=log.lines_since(mark))
             n_tokens = media_ffi.new("size_t *")
             for i in range(lib.mtmd_input_chunks_size(chunks)):
@@ -205,8 +207,6 @@ class Projector(NativeObject):
                         uses_mrope=self.uses_mrope,
                     )
                     pieces.append(piece)
-        finally:
-            lib.mtmd_input_chunks_free(chunks)
         return [piece for piece in pieces if isinstance(piece, MediaChunk) or piece]
 
     # -- embeddings
@@ -236,11 +236,8 @@ class Projector(NativeObject):
         found: list[NDArray[np.float32]] = []
         with self._encoding(deadline) as ptr:
             while len(found) < len(chunks):
-                batch = guard.call_ptr("mtmd_batch_init", ptr)
-                try:
+                with owned("batch", "mtmd_batch_free", "mtmd_batch_init", ptr) as batch:
                     found += self._encode_batch(batch, chunks[len(found) :])
-                finally:
-                    media_lib.mtmd_batch_free(batch)
         return found
 
     def _encode_batch(self, batch: Any, chunks: Sequence[MediaChunk]) -> list[NDArray[np.float32]]:
@@ -276,7 +273,8 @@ class Projector(NativeObject):
     @contextmanager
     def _encoding(self, deadline: float | None) -> Iterator[Any]:
         """Hold the projector for an encoding on this thread; yields its pointer."""
-        if self._encoder == threading.get_ident():
+        # Only while it is locked: a signal handler may have raised before the last encoder was forgotten.
+        if self._lock.locked() and self._encoder == threading.get_ident():
             raise BusyError("this thread is already inside an encoding of this Projector")
         with self._gate, self._lock:
             ptr = self._handle.ptr
@@ -298,14 +296,14 @@ class Projector(NativeObject):
         exception = flag.take_exception()
         if exception is not None:
             raise exception
-        if shutdown.begun():
-            shutdown.refuse()
-        if flag.is_set or flag.expired:
+        if shutdown.begun() or flag.is_set or flag.expired:
             self._raise_abort()
         if code:
             raise MediaError(f"encoding failed: {name} returned {code}", log=log.lines_since(log.call_mark()))
 
     def _raise_abort(self) -> None:
+        if shutdown.begun():
+            shutdown.refuse()
         expired = self._abort.expired
         self._abort.clear()
         raise AbortedError("the deadline has passed" if expired else "the encoding was aborted")

@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llama_cffi import Audio, Batch, Context, ContextOptions, EmbeddingBatch, Image, MediaChunk, Model, Projector
+from llama_cffi import (
+    Audio,
+    Batch,
+    Context,
+    ContextOptions,
+    EmbeddingBatch,
+    Image,
+    MediaChunk,
+    Model,
+    Projector,
+    Video,
+)
 from llama_cffi.errors import (
     AbortedError,
     BatchError,
@@ -115,13 +126,13 @@ def joined(*parts: list[list[int] | MediaChunk]) -> list[list[int] | MediaChunk]
     return found
 
 
-def compare(seeing: Seeing, media: Image | Audio, data: bytes) -> None:
+def compare(seeing: Seeing, media: Image | Audio | Video, data: bytes, ffmpeg: Path | None = None) -> None:
     """Shapes, tokens, embeddings and positions, and the logits behind a text, the medium and a text."""
     model, projector = seeing.model, seeing.projector
     vocab = model.vocab
     with context_of(model) as ours, context_of(model) as theirs:
         with open_reference(model, seeing.path) as reference:
-            expected = reference.evaluate(theirs, "Look: ", data, " What is it?")
+            expected = reference.evaluate(theirs, "Look: ", data, " What is it?", ffmpeg=ffmpeg)
         before = [int(vocab.bos or 0), *vocab.tokenize("Look: ", add_special=False).tolist()]
         after = vocab.tokenize(" What is it?", add_special=False).tolist()
         pieces = joined([before], projector.tokenize(media), [after])
@@ -166,6 +177,32 @@ SOUNDS = {
 @pytest.mark.parametrize("name", SOUNDS)
 def test_a_sound_is_what_libmtmd_makes_of_it(models: dict[str, Seeing], name: str) -> None:
     compare(models["ultravox"], Audio(SOUNDS[name]), SOUNDS[name])
+
+
+FFPROBE = """#!/bin/sh
+cat > /dev/null
+printf 'width={}\\nheight={}\\nr_frame_rate=30/1\\nnb_frames={}\\nduration=2\\n'
+"""
+
+
+@pytest.mark.parametrize(("kind", "n_frames", "n_pieces"), [("gemma3", 3, 3), ("qwen2vl", 23, 12)])
+def test_a_video_is_what_libmtmd_makes_of_its_frames(
+    models: dict[str, Seeing], kind: str, n_frames: int, n_pieces: int, tmp_path: Path
+) -> None:
+    # libmtmd takes the pixels of a video from programs: these give it ours, four in a second.
+    frames = [np.asarray(scene(40, 24, i)) for i in range(n_frames)]
+    (tmp_path / "raw").write_bytes(b"".join(frame.tobytes() for frame in frames))
+    for name, text in (
+        ("ffprobe", FFPROBE.format(40, 24, len(frames))),
+        ("ffmpeg", f"#!/bin/sh\ncat > /dev/null\ncat '{tmp_path}/raw'\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    video = Video(frames, [i / 4 for i in range(len(frames))])
+    compare(models[kind], video, b"a video", tmp_path)
+    pieces = models[kind].projector.tokenize(video)
+    # Two frames are one piece for Qwen, except where a time is between them.
+    assert sum(isinstance(one, MediaChunk) for one in pieces) == n_pieces
 
 
 def test_arrays_are_what_files_are(models: dict[str, Seeing]) -> None:
@@ -270,7 +307,7 @@ def test_a_kind_that_is_not_taken_is_refused(models: dict[str, Seeing]) -> None:
         models["gemma3"].projector.tokenize(Audio(tone(), 16000))
     with pytest.raises(UnsupportedError, match="takes no images"):
         models["ultravox"].projector.tokenize(Image(pictures()["gray"]))
-    with pytest.raises(TypeError, match="must be an Image or Audio"):
+    with pytest.raises(TypeError, match="must be an Image, Audio or Video"):
         models["gemma3"].projector.tokenize(b"x")  # type: ignore[arg-type]
 
 

@@ -1,0 +1,218 @@
+"""Models over RPC servers, which are away, are of another version, or die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from llama_cffi import Llama, ModelOptions
+from llama_cffi.cli.app import app
+from llama_cffi.core import backend
+from llama_cffi.errors import EngineCrashed, RpcError
+from tests.support.children import run_child
+
+PROMPT = "Once upon a time"
+OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_seq_max": 2}
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 30
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Server:
+    """An ``llama-cffi rpc-server``."""
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "llama_cffi", "rpc-server", "--port", str(self.port), "--threads", "1"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def wait(self) -> Server:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return self
+        pytest.fail(f"the server does not come: {self.said()}")
+
+    def said(self) -> str:
+        self.process.kill()
+        return self.process.communicate()[0].decode()
+
+    def end(self) -> None:
+        self.process.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process.wait(SECONDS)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[Server]]:
+    if not backend.supports().rpc:
+        pytest.skip("this libllama has no RPC backend")
+    found = [Server(), Server()]
+    for one in found:
+        one.wait()
+    yield found  # a test may replace them
+    for one in found:
+        one.end()
+
+
+def test_a_model_over_two_servers_and_what_happens_when_one_dies(servers: list[Server]) -> None:
+    with Llama.demo(**OPTIONS) as here:
+        expected = here.generate(PROMPT, max_tokens=12, temperature=0).tokens
+    names = [one.endpoint for one in servers]
+    with Llama.demo(rpc=names, **OPTIONS) as llm:
+        assert llm._runtime.pid is not None  # type: ignore[attr-defined]
+        assert llm.model.placement.n_gpu_layers == llm.model.placement.n_layers > 0
+        used = [one for one, size in llm.model.placement.buffers.items() if size and one.startswith("RPC")]
+        assert len(used) == 2
+        assert llm.generate(PROMPT, max_tokens=12, temperature=0).tokens == expected
+        stream = llm.stream(PROMPT, max_tokens=200, seed=1)
+        next(stream)
+        servers[1].process.kill()
+        began = time.monotonic()
+        with pytest.raises(EngineCrashed, match="RPC server crashed"):
+            list(stream)
+        assert time.monotonic() - began < SECONDS
+        servers[1].end()
+        with pytest.raises(RpcError, match=f"{servers[1].endpoint} cannot be reached"):
+            llm.generate(PROMPT, max_tokens=1)
+        servers[1] = Server(servers[1].port).wait()
+        assert llm.generate(PROMPT, max_tokens=12, temperature=0).tokens == expected
+
+
+@pytest.mark.conformance
+def test_a_server_that_stops_answering(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi.isolation import supervisor
+
+    monkeypatch.setattr(supervisor, "STALLED_SECONDS", 1.0)
+    with Llama.demo(rpc=[servers[0].endpoint], **OPTIONS) as llm:
+        stream = llm.stream(PROMPT, max_tokens=200, seed=1)
+        next(stream)
+        os.kill(servers[0].process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(EngineCrashed, match="an RPC server does not answer"):
+                list(stream)
+        finally:
+            os.kill(servers[0].process.pid, signal.SIGCONT)
+        assert llm.generate(PROMPT, max_tokens=2, temperature=0).tokens
+
+
+@pytest.mark.conformance
+def test_without_a_process_of_its_own(servers: list[Server]) -> None:
+    program = f"""
+        from llama_cffi import Llama, ModelOptions
+        rpc = ["{servers[0].endpoint}"]
+        for options in ({{"rpc": rpc}}, {{"model_options": ModelOptions(rpc=rpc)}}):
+            with Llama.demo(isolate=False, n_ctx=256, n_threads=1, **options) as llm:
+                assert llm.model.placement.gpu_bytes
+                print(llm.generate("Once upon a time", max_tokens=8, temperature=0).text)
+    """
+    with Llama.demo(**OPTIONS) as here:
+        expected = here.generate(PROMPT, max_tokens=8, temperature=0).text
+    assert run_child(program).splitlines() == [expected] * 2
+
+
+@pytest.mark.conformance
+def test_the_command_line(servers: list[Server]) -> None:
+    arguments = ["--ctx-size", "256", "--threads", "1", "--temp", "0", "-n", "6"]
+    found = [
+        CliRunner().invoke(app, ["generate", PROMPT, *arguments, *more])
+        for more in ([], ["--rpc", servers[0].endpoint], ["--isolate"])
+    ]
+    assert [one.exit_code for one in found] == [0, 0, 0]
+    assert len({one.stdout for one in found}) == 1
+    wrong = CliRunner().invoke(app, ["generate", PROMPT, "--rpc", "nowhere"])
+    assert wrong.exit_code == 2
+    assert "host:port" in wrong.stderr
+    # The port is taken, and the address is not that of this machine alone.
+    taken = CliRunner().invoke(app, ["rpc-server", "--host", "0.0.0.0", "--port", str(servers[0].port)])
+    assert taken.exit_code == 1
+    assert "warning: 0.0.0.0 can be reached from other machines" in taken.stderr
+    assert "cannot listen on" in taken.stderr
+
+
+@pytest.mark.conformance
+def test_what_is_no_server() -> None:
+    if not backend.supports().rpc:
+        pytest.skip("this libllama has no RPC backend")
+    port = free_port()
+    with pytest.raises(RpcError, match="cannot be reached"):
+        Llama.demo(rpc=[f"127.0.0.1:{port}"])
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            for _ in range(2):
+                client, _ = other.accept()
+                with client:
+                    client.settimeout(SECONDS)
+                    with suppress(ConnectionError):
+                        if client.recv(100):
+                            # As one of another version: a hello of the right size, from a major version of 99.
+                            client.sendall((27).to_bytes(8, "little") + bytes([99]) + bytes(26))
+                            client.recv(1)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises((RpcError, EngineCrashed)) as caught:
+            Llama.demo(rpc=[f"127.0.0.1:{other.getsockname()[1]}"])
+        thread.join(SECONDS)
+        assert "RPC" in str(caught.value)
+
+
+@pytest.mark.conformance
+def test_a_server_that_says_nothing() -> None:
+    if not backend.supports().rpc:
+        pytest.skip("this libllama has no RPC backend")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        program = f"""
+            from llama_cffi.core import rpc
+            rpc.ANSWER_SECONDS = 0.3
+            try:
+                rpc.add_servers(["{endpoint}"])
+            except Exception as error:
+                print(type(error).__name__, error)
+        """
+        assert "RpcError" in (said := run_child(program))
+        assert "has not answered in 0.3 seconds" in said
+
+
+def test_addresses_are_checked() -> None:
+    for wrong in ("localhost", ":5", "host:", "host:0", "host:70000", "host:x"):
+        with pytest.raises(ValueError, match='servers as "host:port"'):
+            ModelOptions(rpc=[wrong])
+        with pytest.raises(ValueError, match='servers as "host:port"'):
+            Llama.demo(rpc=[wrong])
+    for kind in ("host:50052", 3):
+        with pytest.raises(TypeError):
+            ModelOptions(rpc=kind)  # type: ignore[arg-type]
+    assert ModelOptions(rpc=["h:050"]).rpc == ("h:50",)
+    with Llama.demo(**OPTIONS) as llm, pytest.raises(ValueError, match="rpc: the model is already loaded"):
+        Llama(llm.model, rpc=["h:1"], isolate=False)
