@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.media.video import Video
     from llama_cffi.core.memory import Memory
+    from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.memory_estimate import MemoryEstimate, estimate_memory
     from llama_cffi.core.model import Model
     from llama_cffi.core.model_options import ModelOptions
@@ -92,6 +93,7 @@ _HOME = {
     "LoraAdapter": "core.adapter",
     "MediaChunk": "core.media.chunk",
     "Memory": "core.memory",
+    "MemoryBreakdown": "core.memory_breakdown",
     "MemoryEstimate": "core.memory_estimate",
     "Model": "core.model",
     "ModelOptions": "core.model_options",
@@ -161,6 +163,7 @@ __all__ = [
     "LoraAdapter",
     "MediaChunk",
     "Memory",
+    "MemoryBreakdown",
     "MemoryEstimate",
     "Model",
     "ModelOptions",

@@ -18,6 +18,7 @@ from llama_cffi._util.shown import shown
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.context import Context
 from llama_cffi.core.model import Model
+from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.isolation import open_runtime
 from llama_cffi.prepare import generation
 from llama_cffi.runtime import demo_path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.media.video import Video
+    from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
     from llama_cffi.engine.snapshot import SlotSnapshot
@@ -633,6 +635,21 @@ class Llama(Closing, ProcessBound):
     def n_ctx(self) -> int:
         """The maximum number of tokens of one text, its prompt included. All texts share ``context.n_ctx`` cells."""
         return self.context.n_ctx_seq
+
+    @property
+    def default_sampling(self) -> SamplingParams:
+        """The sampling parameters of a call that gives none: the author's where the model's file has some, else
+        llama.cpp's."""
+        return SamplingParams(**self._runtime.defaults.sampling)
+
+    @property
+    def memory(self) -> MemoryBreakdown:
+        """The bytes of the weights, of the context's memory and for computing, on each device.
+
+        Draft models and the contexts that embed or score are not counted. Raises :class:`UnsupportedError` when the
+        library does not tell.
+        """
+        return self.context.memory_breakdown()
 
     @property
     def context(self) -> Context:

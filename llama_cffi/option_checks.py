@@ -12,13 +12,14 @@ from llama_cffi._util import arguments as args
 from llama_cffi._util.scalars import check_int
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.media.projector import Projector
-from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.core.model_options import ModelOptions, check_device_memory, check_gpu_layers
 from llama_cffi.core.rpc import check_endpoint
 from llama_cffi.engine.request import MAX_PRIORITY
 
 _SWITCHES = (
     *("echo", "heal", "truncate", "parallel_tool_calls", "add_generation_prompt", "offline", "require_gpu"),
     "post_sampling_logprobs",
+    "model_sampling",
     "reuse",
     "reproducible",
     "isolate",
@@ -67,6 +68,10 @@ def _check_priority(name: str, value: Any) -> int:
     return check_int(name, value, -MAX_PRIORITY, MAX_PRIORITY)
 
 
+def _check_n_ctx(name: str, value: Any) -> Any:
+    return value if isinstance(value, str) and value == "auto" else args.whole_number(name, value)
+
+
 def _check_rpc(name: str, value: Any) -> tuple[str, ...]:
     return tuple(check_endpoint(name, one) for one in args.check_sequence(name, value, 'servers as "host:port"'))
 
@@ -86,7 +91,9 @@ CHECKS: Mapping[str, args.Check] = {
     "media_bytes": args.whole_number,
     "n_cells": args.whole_number,
     "max_compile_seconds": args.positive_number,
-    "n_ctx": args.whole_number,
+    "n_ctx": _check_n_ctx,
+    "n_gpu_layers": check_gpu_layers,
+    "max_device_memory": check_device_memory,
     "on_event": args.check_callable,
     "pooling": args.check_text,
     "priority": _check_priority,

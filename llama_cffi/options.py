@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llama_cffi._util import arguments as args
 from llama_cffi.core.context_options import ContextOptions
-from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.core.model_options import GpuLayers, ModelOptions
 from llama_cffi.engine.sampling_params import SamplingKwargs
 from llama_cffi.option_checks import CHECKS, OTHER_NAMES
 
@@ -49,9 +49,9 @@ OnUnsupported = Literal["error", "annotate"]
 class LlamaOptions(TypedDict, total=False):
     """The options of :class:`~llama_cffi.Llama`."""
 
-    n_ctx: int | None
+    n_ctx: int | Literal["auto"] | None
     """The most tokens of one text, its prompt included; by default the smaller of 4096 and the context length that the
-    model was trained with; 0 for that context length."""
+    model was trained with; 0 for that context length; ``"auto"`` for as much of it as fits the memory."""
     n_cells: int | None
     """Memory cells that all texts share, at least ``n_ctx``. Each token of a text takes one cell, and texts with the
     same beginning share the cells of that beginning. When there is no room, texts that are kept for reuse are evicted
@@ -68,8 +68,12 @@ class LlamaOptions(TypedDict, total=False):
     """Threads of a decode of one token; by default the number of physical cores available to this process."""
     n_threads_batch: int | None
     """Threads of a decode of several tokens; by default ``n_threads``."""
-    n_gpu_layers: int | None
-    """The number of layers on a GPU; by default all if the library can use a GPU."""
+    n_gpu_layers: GpuLayers | None
+    """The number of layers on GPUs. ``"auto"`` (default) puts as many there as fit beside the context, and fewer when
+    an allocation fails; ``"all"`` puts all there or fails. ``model.placement`` tells what was done."""
+    max_device_memory: int | Mapping[str, int] | None
+    """The most bytes that ``n_gpu_layers="auto"`` plans for each GPU, or for each one by its name; by default what is
+    free, except a margin."""
     require_gpu: bool | None
     """Whether to raise :class:`UnsupportedError` instead of computing on the CPU; by default the CPU computes."""
     max_step_seconds: float | None
@@ -104,6 +108,9 @@ class LlamaOptions(TypedDict, total=False):
     """The draft source of speculative decoding: ``"lookup"`` for drafts from the prompt, or a GGUF file or
     :class:`Model` with the same vocabulary; :class:`PromptLookup` and :class:`DraftModel` have options. By default
     there are no drafts."""
+    model_sampling: bool | None
+    """Whether the sampling parameters that the author of the model recommends in its file are the defaults of calls
+    (default); otherwise the defaults are llama.cpp's. ``default_sampling`` shows them."""
     mmproj: str | os.PathLike[str] | Projector | None
     """The projector file with which the model takes images or sound, or an open :class:`Projector`; ``"auto"`` takes
     the one beside the model's file. By default prompts are text only."""
@@ -124,7 +131,7 @@ class LlamaOptions(TypedDict, total=False):
     """Whether a request is repeated once after a crash if nothing of it was given to the caller; False by default,
     and True needs ``isolate=True``."""
     model_options: ModelOptions | None
-    """All options of loading the model, instead of ``n_gpu_layers`` and ``require_gpu``."""
+    """All options of loading the model, instead of ``n_gpu_layers``, ``require_gpu`` and ``max_device_memory``."""
     context_options: ContextOptions | None
     """All other options of the context; the options here override it. Its ``n_ctx`` is the number of cells of all
     texts, like ``n_cells`` here."""

@@ -7,18 +7,18 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.fork import made_elsewhere
-from llama_cffi._util.scalars import is_int
-from llama_cffi._util.shown import shown
 from llama_cffi.core.adapter import LoraAdapter
-from llama_cffi.core.cell_size import shared_cells
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context, ContextOptions
+from llama_cffi.core.fitting import Fitting
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.shared_model import ModelShare
+from llama_cffi.engine.context_choice import DEFAULT_N_CTX, choose_context, choose_contexts, fewer_cells
 from llama_cffi.engine.draft_source import OpenDraft
 from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
@@ -45,14 +45,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.slots import Slot
 
-DEFAULT_N_CTX = 4096
-"""Context length unless one is given; less when the model was trained for less."""
-
-DEFAULT_N_SEQ_MAX = 8
-
-DEFAULT_N_TEXTS = 4
-"""Texts of full length for which there is memory unless the number of cells is given."""
-
+_MODEL_FIELDS = ("n_gpu_layers", "require_gpu", "max_device_memory")
 _ENGINE_FIELDS = (
     "driver",
     "host_bytes",
@@ -63,7 +56,6 @@ _ENGINE_FIELDS = (
     "on_event",
     "reproducible",
 )
-_CONTEXT_FIELDS = ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
 
 
 class Runtime:
@@ -92,6 +84,8 @@ class Runtime:
         self._media = media
         self._prompt_cache = prompt_cache
         self.draft: OpenDraft | None = None
+        self.model_sampling = True
+        """Whether the author's sampling parameters are the defaults of calls."""
         self.context = Context(model, options)
         # An encoder generates nothing, but it embeds.
         self._engine: Engine | None = None
@@ -112,21 +106,33 @@ class Runtime:
         overflow = given.get("overflow", "stop")
         chosen = {"host_bytes": usual_bytes()} | {name: given[name] for name in _ENGINE_FIELDS if name in given}
         engine_options = EngineOptions(**chosen)
-        loaded, share = _load(model, given)
+        loaded, share, fitting = _load(model, given)
         media: OpenMedia | None = None
         try:
-            options = _context_options(loaded, given)
-            media = open_media(loaded, given, options)
-            formats = ModelFormats(loaded, media.projector if media is not None else None)
-            rest = overflow, given.get("prompt_cache"), engine_options, PLAIN, media
-            try:
-                runtime = cls(loaded, share, formats, options, *rest)
-            except ContextError:
-                fewer = options.n_ctx_seq
-                if "n_cells" in given or not options.kv_unified or fewer is None or fewer >= options.n_ctx:
-                    raise
-                # The number of cells was a guess: one text at a time is what was asked for.
-                runtime = cls(loaded, share, formats, replace(options, n_ctx=fewer), *rest)
+            while True:
+                options = fitting.context if fitting is not None else None
+                options = options if options is not None else choose_context(loaded, given)
+                if media is None:
+                    media = open_media(loaded, given, options)
+                projector = media.projector if media is not None else None
+                rest = overflow, given.get("prompt_cache"), engine_options, PLAIN, media
+                try:
+                    runtime = cls(loaded, share, ModelFormats(loaded, projector), options, *rest)
+                    break
+                except ContextError as error:
+                    fewer = fewer_cells(options, given) if fitting is None else None
+                    if fewer is not None:
+                        # The number of cells was a guess: one text at a time is what was asked for.
+                        given = {**given, "n_cells": fewer.n_ctx}
+                    elif fitting is None or not fitting.lessen(error):
+                        raise
+                if share is not None and fitting is not None:
+                    if media is not None:
+                        media.close()
+                        media = None
+                    share.close()
+                    loaded, share = _load_fitted(model, fitting, given)
+            runtime.model_sampling = given.get("model_sampling", True)
             draft = given.get("draft")
             if draft is not None:
                 runtime.draft = OpenDraft(draft, runtime.context, n_gpu_layers=given.get("n_gpu_layers"))
@@ -146,7 +152,8 @@ class Runtime:
     def defaults(self) -> Defaults:
         """The defaults of calls."""
         drafts = self.draft.source if self.draft is not None else None
-        return Defaults(self.overflow, self.conditioning, drafts)
+        author = self.formats.author_sampling if self.model_sampling else {}
+        return Defaults(self.overflow, self.conditioning, drafts, author)
 
     @property
     def generates(self) -> bool:
@@ -226,6 +233,7 @@ class Runtime:
                     part.close()
             raise
         try:
+            twin.model_sampling = self.model_sampling
             if self.draft is not None:
                 twin.draft = self.draft.fork(twin.context)
             if twin._engine is not None and any(slot.held for slot in slots):
@@ -277,24 +285,41 @@ def demo_path() -> str:
     return str(path)
 
 
-def _load(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> tuple[Model, ModelShare | None]:
-    options, layers, gpu = given.get("model_options"), given.get("n_gpu_layers"), given.get("require_gpu", False)
+def _load(
+    model: str | os.PathLike[str] | Model, given: Mapping[str, Any]
+) -> tuple[Model, ModelShare | None, Fitting | None]:
+    options = given.get("model_options")
+    fields = {name: given[name] for name in _MODEL_FIELDS if given.get(name) is not None and given[name] is not False}
     if isinstance(model, Model):
-        if options is not None or layers is not None or gpu or given.get("progress") is not None or given.get("rpc"):
-            names = ("model_options", "n_gpu_layers", "require_gpu", "progress", "rpc")
-            named = [name for name in names if name in given]
+        if options is not None or fields or given.get("progress") is not None or given.get("rpc"):
+            named = [name for name in ("model_options", *_MODEL_FIELDS, "progress", "rpc") if name in given]
             raise ValueError(f"{', '.join(named)}: the model is already loaded; give these options to Model(...)")
-        return model, None
+        return model, None, _fitted_context(model, given)
     check_model_path(model)
-    if layers is not None or gpu:
+    if fields:
         if options is not None:
-            raise ValueError("give n_gpu_layers and require_gpu, or model_options, not both")
-        options = ModelOptions(n_gpu_layers=layers, require_gpu=gpu)
+            raise ValueError(f"give {' and '.join(fields)}, or model_options, not both")
+        options = ModelOptions(**fields)
+    options = options if options is not None else ModelOptions()
     if given.get("rpc"):
-        options = replace(options or ModelOptions(), rpc=given["rpc"])
-    with naming_the_hub(model):
-        loaded = Model(model, options, progress=given.get("progress"))
+        options = replace(options, rpc=given["rpc"])
+    fitting = None
+    if Fitting.is_needed(options) or given.get("n_ctx") == "auto":
+        fitting = Fitting(model, options, partial(choose_contexts, given=given))
+    if fitting is not None:
+        return (*_load_fitted(model, fitting, given), fitting)
+    loaded = _open(model, options, given, None)
+    return loaded, ModelShare(loaded), None
+
+
+def _load_fitted(model: Any, fitting: Fitting, given: Mapping[str, Any]) -> tuple[Model, ModelShare]:
+    loaded = _open(model, None, given, fitting)
     return loaded, ModelShare(loaded)
+
+
+def _open(path: Any, options: ModelOptions | None, given: Mapping[str, Any], fitting: Fitting | None) -> Model:
+    with naming_the_hub(path):
+        return Model(path, options, progress=given.get("progress"), context=fitting)
 
 
 @contextmanager
@@ -309,6 +334,15 @@ def naming_the_hub(model: str | os.PathLike[str]) -> Iterator[None]:
         raise ModelNotFoundError(
             f"{error.message}; to fetch a model from the Hugging Face hub: Llama.from_hub({name!r})"
         ) from None
+
+
+def _fitted_context(model: Model, given: Mapping[str, Any]) -> Fitting | None:
+    """What finds the longest context beside a model that the caller loaded; None for a context of a given length."""
+    if given.get("n_ctx") != "auto":
+        return None
+    fitting = Fitting(model.parts, model.options, partial(choose_contexts, given=given), loaded=True)
+    fitting.plan()
+    return fitting
 
 
 def check_model_path(model: object) -> None:
@@ -327,35 +361,6 @@ def _names_a_repository(path: str) -> bool:
         return not HubName.parse(path).repo.lower().endswith(".gguf") and not path.lower().endswith(".gguf")
     except HubNameError:
         return False
-
-
-def _context_options(model: Model, given: Mapping[str, Any]) -> ContextOptions:
-    base = given.get("context_options")
-    fields = {name: given[name] for name in _CONTEXT_FIELDS if name in given}
-    options = replace(base or ContextOptions(), **{"n_seq_max": DEFAULT_N_SEQ_MAX, **fields})
-    n_cells = given.get("n_cells")
-    if n_cells is not None and not is_int(n_cells, 1):
-        raise ValueError(f"n_cells must be a positive int, got {shown(n_cells)}")
-    if base is not None and "n_ctx" not in given:
-        return options if n_cells is None else replace(options, n_ctx=n_cells)
-    n_ctx = _text_limit(model, given.get("n_ctx"))
-    n_seq_max = options.n_seq_max if is_int(options.n_seq_max, 1) else 1  # what is wrong the context says
-    n_texts = 1 if options.kv_unified else n_seq_max
-    if n_cells is None:
-        n_cells = n_ctx * n_texts
-        if options.kv_unified:
-            n_cells = shared_cells(model, options, n_ctx, min(n_seq_max, DEFAULT_N_TEXTS))
-    elif n_cells < n_ctx * n_texts:
-        least = f"n_ctx={n_ctx}" if n_texts == 1 else f"n_ctx={n_ctx} for each of {n_texts} texts"
-        raise ValueError(f"n_cells must be at least {least}, got {shown(n_cells)}")
-    return replace(options, n_ctx=n_cells, n_ctx_seq=n_ctx)
-
-
-def _text_limit(model: Model, n_ctx: int | None) -> int:
-    if n_ctx is not None and not is_int(n_ctx, 0):
-        raise ValueError(f"n_ctx must be an int of at least 0, got {shown(n_ctx)}")
-    trained = model.n_ctx_train if model.n_ctx_train > 0 else DEFAULT_N_CTX
-    return n_ctx or (trained if n_ctx == 0 else min(DEFAULT_N_CTX, trained))
 
 
 __all__ = ["DEFAULT_N_CTX", "Runtime", "check_model_path", "demo_path", "naming_the_hub"]

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_addoption(parser: pytest.Parser) -> None:
     help_text = "how libllama is bound: by the compiled extension, or by declarations of its binary interface"
     parser.addoption("--binding", choices=("api", "abi"), default="api", help=help_text)
+    help_text = "the devices of the tests in tests/gpu: RPC servers that they start, or those of a Vulkan library"
+    parser.addoption("--gpu", choices=("rpc", "vulkan"), default="rpc", help=help_text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -44,6 +44,7 @@ PUBLIC = [
     "LoraAdapter",
     "MediaChunk",
     "Memory",
+    "MemoryBreakdown",
     "MemoryEstimate",
     "Model",
     "ModelOptions",

@@ -64,7 +64,8 @@ from llama_cffi import (
     Usage,
     Video,
 )
-from llama_cffi.core.memory_estimate import DeviceEstimate, MemoryEstimate
+from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown
+from llama_cffi.core.memory_estimate import MemoryEstimate
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.sampler import Greedy, TopK
 from llama_cffi.engine.fake import FakeRunner
@@ -119,7 +120,8 @@ VALUES: dict[str, Any] = {
     "Lark": Lark('start: "a"'),
     "Lazy": Lazy(Regex("[0-9]+"), trigger="<", end=">"),
     "LlamaCffiError": LlamaCffiError("wrong", log=["a line"]),
-    "MemoryEstimate": MemoryEstimate((DeviceEstimate("CPU", 1, 2, 3, 4),), 0, 2),
+    "MemoryBreakdown": MemoryBreakdown((DeviceMemory("CPU", 1, 2, 3, 4),)),
+    "MemoryEstimate": MemoryEstimate((DeviceMemory("CPU", 1, 2, 3, 4),), 0, 2),
     "ModelOptions": ModelOptions(n_gpu_layers=1, tensor_split=(1, 2), kv_overrides={"a": 1}),
     "Perplexity": Perplexity(2.0, 0.1, 0.7, 10, 1),
     "PromptLookup": PromptLookup(n_draft=3),

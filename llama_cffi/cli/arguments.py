@@ -8,13 +8,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 import llama_cffi
 
 if TYPE_CHECKING:
+    from llama_cffi.core.model_options import GpuLayers
     from llama_cffi.engine.sampling_params import SamplerName
 
 _BIAS = re.compile(r"\s*(\d+)\s*([+-])\s*(\S+)\s*")
@@ -89,14 +90,56 @@ def _value(kind: str, text: str) -> bool | int | float | str:
     return float(text) if kind == "float" else text
 
 
-def gpu_layers(text: str) -> int | None:
-    """``auto`` (the library decides), ``all``, or a number of layers."""
+def gpu_layers(text: str) -> GpuLayers:
+    """``auto`` (what fits), ``all``, or a number of layers."""
     if text in ("auto", "all"):
-        return None if text == "auto" else -1
+        return "auto" if text == "auto" else "all"
     try:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a number, auto or all", param_hint="--n-gpu-layers") from None
+
+
+def ctx_size(text: str) -> int | Literal["auto"]:
+    """``auto`` (what fits), or a number of tokens."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not a number of tokens, nor auto")
+    return int(text)
+
+
+def device_memory(text: str | None) -> int | dict[str, int] | None:
+    """A number of MiB, or ``NAME=MIB`` texts separated by commas, in bytes."""
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return _mib(text)
+        return {name.strip(): _mib(size) for name, _, size in (part.partition("=") for part in text.split(","))}
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number of MiB, nor NAME=MIB separated by commas", param_hint="--max-device-memory"
+        ) from None
+
+
+def _mib(text: str) -> int:
+    size = float(text)
+    if not 0 <= size < 2**40:
+        raise ValueError
+    return int(size * 2**20)
+
+
+def tensor_overrides(texts: Sequence[str]) -> dict[str, str]:
+    """``REGEX=DEVICE`` texts, also several in one separated by commas."""
+    result: dict[str, str] = {}
+    for text in texts:
+        for part in text.split(","):
+            pattern, equals, device = part.rpartition("=")
+            if not (pattern and equals and device):
+                raise typer.BadParameter(f"{part!r} is not REGEX=DEVICE", param_hint="--override-tensor")
+            result.setdefault(pattern, device)
+    return result
 
 
 def positive(count: int | None) -> int | None:

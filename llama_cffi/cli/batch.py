@@ -14,7 +14,9 @@ import llama_cffi
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli import serve_options as opt
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, model_file
+from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
     from llama_cffi.server.batch import Counts
@@ -24,6 +26,7 @@ _SECONDS = 86_400.0
 
 
 @console.command
+@takes(Placement, ContextMemory)
 def batch(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Requests, one JSON object on each line.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Answers; those that it has are not asked for again.")],
@@ -38,14 +41,10 @@ def batch(
     n_predict: opt.NPredict = -1,
     max_n: opt.MaxN = 16,
     verbose: options.Verbose = False,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
+    placement: Placement = PLACEMENT,
+    context: ContextMemory = CONTEXT_MEMORY,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
-    split_mode: options.Split = None,
-    tensor_split: options.TensorSplit = None,
-    main_gpu: options.MainGpu = None,
-    load_mode: options.Load = "auto",
     model_draft: options.ModelDraft = None,
     spec_type: options.SpecType = None,
     batch_size: options.BatchSize = 2048,
@@ -88,15 +87,9 @@ def batch(
         "draft": draft_source(model_draft, spec_type),
         "rpc": arguments.rpc(rpc),
         "isolate": isolate,
-        "model_options": llama_cffi.ModelOptions(
-            n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
-            devices=arguments.devices(device),
-            split_mode=split_mode,
-            tensor_split=arguments.tensor_split(tensor_split),
-            main_gpu=main_gpu,
-            load_mode=options.LOAD_MODES[load_mode],
-        ),
+        "model_options": placement.options(),
     }
+    context.add_to(given, file)
     if cache_ram is not None:
         given["host_bytes"] = cache_ram << 20 if cache_ram >= 0 else sys.maxsize
     settings = Settings(

@@ -16,7 +16,9 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, model_file
+from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
     from llama_cffi import AsyncLlama
@@ -40,6 +42,7 @@ class Result:
 
 
 @console.command
+@takes(Placement, ContextMemory)
 def bench(
     model: options.Model = None,
     n_prompt: Annotated[
@@ -56,12 +59,8 @@ def bench(
     ] = 3,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
-    split_mode: options.Split = None,
-    tensor_split: options.TensorSplit = None,
-    main_gpu: options.MainGpu = None,
-    load_mode: options.Load = "auto",
+    placement: Placement = PLACEMENT,
+    context: ContextMemory = CONTEXT_MEMORY,
     model_draft: options.ModelDraft = None,
     spec_type: options.SpecType = None,
     batch_size: options.BatchSize = 2048,
@@ -87,15 +86,9 @@ def bench(
         "n_threads": n_threads,
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "draft": draft_source(model_draft, spec_type),
-        "model_options": llama_cffi.ModelOptions(
-            n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
-            devices=arguments.devices(device),
-            split_mode=split_mode,
-            tensor_split=arguments.tensor_split(tensor_split),
-            main_gpu=main_gpu,
-            load_mode=options.LOAD_MODES[load_mode],
-        ),
+        "model_options": placement.options(),
     }
+    context.add_to(given, file)
     facts, results = asyncio.run(_measure(file, given, n_prompt, n_gen, numbers, repetitions))
     if as_json:
         console.print_json({**facts, "results": [asdict(one) for one in results]})
@@ -115,6 +108,7 @@ async def _measure(
             "description": loaded.desc,
             "parameters": loaded.n_params,
             "threads": context.n_threads,
+            "placement": str(loaded.placement),
             "prompt_tokens": n_prompt,
             "generated_tokens": n_gen,
             "repetitions": repetitions,

@@ -13,8 +13,10 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.generate import report, without_end
+from llama_cffi.cli.generate import given_sampling, report, without_end
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, load, projector_source, read_media
+from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.wording import describe, flags_of
 from llama_cffi.errors import IncompleteOutput
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 
 @console.command
+@takes(Placement, ContextMemory)
 def chat(
     message: Annotated[str | None, typer.Argument(metavar="MESSAGE", help="Answer this message and exit.")] = None,
     system: Annotated[
@@ -80,14 +83,13 @@ def chat(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
+    placement: Placement = PLACEMENT,
+    context: ContextMemory = CONTEXT_MEMORY,
     mmproj: options.Mmproj = None,
     image: options.Images = None,
     audio: options.Sounds = None,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
-    load_mode: options.Load = "auto",
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -98,15 +100,16 @@ def chat(
     ubatch_size: options.UbatchSize = 512,
     threads: options.Threads = None,
     threads_batch: options.ThreadsBatch = None,
-    temperature: options.Temperature = 0.8,
-    top_k: options.TopK = 40,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.05,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
     seed: options.Seed = -1,
-    repeat_last_n: options.RepeatLastN = 64,
-    repeat_penalty: options.RepeatPenalty = 1.0,
+    repeat_last_n: options.RepeatLastN = None,
+    repeat_penalty: options.RepeatPenalty = None,
     presence_penalty: options.PresencePenalty = 0.0,
     frequency_penalty: options.FrequencyPenalty = 0.0,
+    model_sampling: options.ModelSampling = True,
     ignore_eos: options.IgnoreEos = False,
     grammar: options.Grammar = None,
     grammar_file: options.GrammarFile = None,
@@ -130,8 +133,8 @@ def chat(
     # Before loading, which may take minutes: wrong values must not wait for it.
     wanted = None if schema is None else _read_schema(schema)
     callable_tools = () if tools is None else _load_tools(tools)
-    sampling = llama_cffi.SamplingParams(
-        temperature=max(temperature, 0.0),
+    sampling = given_sampling(
+        temperature=None if temperature is None else max(temperature, 0.0),
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
@@ -157,11 +160,9 @@ def chat(
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
         rpc=arguments.rpc(rpc),
         isolate=isolate,
-        model_options=llama_cffi.ModelOptions(
-            n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
-            devices=arguments.devices(device),
-            load_mode=options.LOAD_MODES[load_mode],
-        ),
+        model_sampling=model_sampling,
+        model_options=placement.options(),
+        context=context,
     )
     with llm:
         added.apply(llm)
@@ -174,7 +175,7 @@ def chat(
             reasoning_budget=reasoning_budget if reasoning_budget >= 0 else None,
             max_tokens=n_predict if n_predict >= 0 else None,
             schema=wanted if grammar is None else llama_cffi.GBNF(grammar),
-            sampling=sampling,
+            **sampling,
         )
         if load_from is not None:
             session.load(load_from)

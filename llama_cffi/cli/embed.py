@@ -9,7 +9,9 @@ import typer
 
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load_embedder
+from llama_cffi.cli.placement import PLACEMENT, Placement
 
 if TYPE_CHECKING:
     from llama_cffi import Embeddings, Llama
@@ -18,6 +20,7 @@ Pooling = Literal["none", "mean", "cls", "last"]
 
 
 @console.command
+@takes(Placement)
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The texts to embed.")] = None,
     file: Annotated[
@@ -47,8 +50,7 @@ def embed(
     verbose: options.Verbose = False,
     model: options.Model = None,
     lora: options.Lora = None,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
+    placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
     ctx_size: options.CtxSize = None,
@@ -64,8 +66,7 @@ def embed(
     llm = load_embedder(
         model,
         lora=lora,
-        n_gpu_layers=n_gpu_layers,
-        device=device,
+        placement=placement,
         rpc=rpc,
         isolate=isolate,
         n_ctx=ctx_size,

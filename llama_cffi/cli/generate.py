@@ -12,13 +12,16 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, load, projector_source, read_media
+from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
-    from llama_cffi import Audio, Completion, Image, Llama, SamplingParams
+    from llama_cffi import Audio, Completion, Image, Llama
 
 
 @console.command
+@takes(Placement, ContextMemory)
 def generate(
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="The text to continue.")] = None,
     prompt_option: Annotated[
@@ -68,19 +71,13 @@ def generate(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
+    placement: Placement = PLACEMENT,
+    context: ContextMemory = CONTEXT_MEMORY,
     mmproj: options.Mmproj = None,
     image: options.Images = None,
     audio: options.Sounds = None,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
-    split_mode: options.Split = None,
-    tensor_split: options.TensorSplit = None,
-    main_gpu: options.MainGpu = None,
-    load_mode: options.Load = "auto",
-    check_tensors: options.CheckTensors = False,
-    override_kv: options.OverrideKv = None,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -92,24 +89,24 @@ def generate(
     threads: options.Threads = None,
     threads_batch: options.ThreadsBatch = None,
     context_shift: options.ContextShift = False,
-    temperature: options.Temperature = 0.8,
-    top_k: options.TopK = 40,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.05,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
     seed: options.Seed = -1,
-    repeat_last_n: options.RepeatLastN = 64,
-    repeat_penalty: options.RepeatPenalty = 1.0,
+    repeat_last_n: options.RepeatLastN = None,
+    repeat_penalty: options.RepeatPenalty = None,
     presence_penalty: options.PresencePenalty = 0.0,
     frequency_penalty: options.FrequencyPenalty = 0.0,
     top_n_sigma: options.TopNSigma = -1.0,
-    xtc_probability: options.XtcProbability = 0.0,
-    xtc_threshold: options.XtcThreshold = 0.1,
+    xtc_probability: options.XtcProbability = None,
+    xtc_threshold: options.XtcThreshold = None,
     typical: options.Typical = 1.0,
     dynatemp_range: options.DynatempRange = 0.0,
     dynatemp_exp: options.DynatempExp = 1.0,
-    mirostat: options.Mirostat = 0,
-    mirostat_lr: options.MirostatLr = 0.1,
-    mirostat_ent: options.MirostatEnt = 5.0,
+    mirostat: options.Mirostat = None,
+    mirostat_lr: options.MirostatLr = None,
+    mirostat_ent: options.MirostatEnt = None,
     dry_multiplier: options.DryMultiplier = 0.0,
     dry_base: options.DryBase = 1.75,
     dry_allowed_length: options.DryAllowedLength = 2,
@@ -118,6 +115,7 @@ def generate(
     adaptive_target: options.AdaptiveTarget = -1.0,
     adaptive_decay: options.AdaptiveDecay = 0.9,
     samplers: options.Samplers = None,
+    model_sampling: options.ModelSampling = True,
     logit_bias: options.LogitBias = None,
     ignore_eos: options.IgnoreEos = False,
     grammar: options.Grammar = None,
@@ -132,16 +130,14 @@ def generate(
     """
     if grammar is not None and grammar_file is not None:
         raise typer.BadParameter("give either --grammar or --grammar-file")
-    overrides = arguments.kv_overrides(override_kv or ())
-    layers = arguments.gpu_layers(n_gpu_layers)
-    shares = arguments.tensor_split(tensor_split)
+    placement.options()
     stops = [arguments.unescape(text) if escape else text for text in stop or ()]
     text = arguments.prompt_text(prompt, prompt_option, file, escape=escape, more=True)
     if grammar_file is not None:
         grammar = arguments.read_text(grammar_file)
     # Before loading, which may take minutes: wrong values must not wait for it.
-    sampling = llama_cffi.SamplingParams(
-        temperature=max(temperature, 0.0),
+    sampling = given_sampling(
+        temperature=None if temperature is None else max(temperature, 0.0),
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
@@ -166,7 +162,7 @@ def generate(
         dry_sequence_breakers=arguments.breakers(dry_sequence_breaker),
         adaptive_target=adaptive_target,
         adaptive_decay=adaptive_decay,
-        sampler_order=arguments.sampler_order(samplers),
+        sampler_order=None if samplers is None else arguments.sampler_order(samplers),
         logit_bias=arguments.logit_bias(logit_bias or ()),
         grammar=grammar,
     )
@@ -186,16 +182,9 @@ def generate(
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
         rpc=arguments.rpc(rpc),
         isolate=isolate,
-        model_options=llama_cffi.ModelOptions(
-            n_gpu_layers=layers,
-            devices=arguments.devices(device),
-            split_mode=split_mode,
-            tensor_split=shares,
-            main_gpu=main_gpu,
-            load_mode=options.LOAD_MODES[load_mode],
-            check_tensors=check_tensors,
-            kv_overrides=overrides,
-        ),
+        model_sampling=model_sampling,
+        model_options=placement.options(),
+        context=context,
     )
     with llm:
         added.apply(llm)
@@ -205,7 +194,7 @@ def generate(
             "max_tokens": n_predict if n_predict >= 0 else None,
             "stop": stops,
             "overflow": "shift" if context_shift and n_predict != -2 else "stop",
-            "sampling": sampling,
+            **sampling,
         }
         if as_json:
             completion = llm.generate([*media, text] if media else text, **request)
@@ -217,10 +206,17 @@ def generate(
             console.note(summary(completion))
 
 
-def without_end(sampling: SamplingParams, llm: Llama) -> SamplingParams:
+def given_sampling(**fields: Any) -> dict[str, Any]:
+    """The sampling parameters that were given; raises :class:`SamplerError` for wrong ones."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    llama_cffi.SamplingParams(**given)
+    return given
+
+
+def without_end(sampling: dict[str, Any], llm: Llama) -> dict[str, Any]:
     """The same, but no token is chosen that ends a generation."""
     ends = dict.fromkeys(llm.model.vocab.eog_tokens, float("-inf"))
-    return dataclasses.replace(sampling, logit_bias={**sampling.logit_bias, **ends})
+    return {**sampling, "logit_bias": {**sampling.get("logit_bias", {}), **ends}}
 
 
 def _stream(

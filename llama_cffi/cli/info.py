@@ -77,6 +77,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("experts", f"{summary.experts}, {summary.experts_used} used" if summary.experts else None),
         ("vocabulary", _vocabulary(summary)),
         ("chat template", "yes" if summary.chat_template else "no"),
+        ("sampling", ", ".join(f"{name} {_short(value)}" for name, value in summary.sampling.items()) or None),
+        ("suppressed", f"{summary.suppressed_tokens} tokens are never sampled" if summary.suppressed_tokens else None),
         ("license", summary.license or "not given"),
         ("metadata", f"{summary.metadata_keys} keys"),
     ]
@@ -134,10 +136,15 @@ def _extent(value: Any) -> str | None:
 
 def _value(value: Any) -> str:
     """A metadata value on one line."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         shown = ", ".join(_value(item) for item in value[:_SHOWN])
         return f"[{shown}, ... {len(value):,} in all]" if len(value) > _SHOWN else f"[{shown}]"
     return console.one_line(value) if isinstance(value, str) else str(value)
+
+
+def _short(value: Any) -> str:
+    """A value as its author wrote it, before a file kept it with 32 bits."""
+    return f"{value:g}" if isinstance(value, float) else _value(value)
 
 
 def _report(summary: Summary, opened: list[tuple[Path, GGUFFile]], *, metadata: bool, tensors: bool) -> dict[str, Any]:

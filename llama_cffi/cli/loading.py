@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ import llama_cffi
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
+from llama_cffi.cli.placement import ContextMemory, Placement
 
 HUB = "hf:"
 """How the name of a model on the hub begins where a file could stand."""
@@ -22,12 +23,14 @@ _PATIENCE = 0.5
 """Seconds of loading after which the percentage appears."""
 
 
-def load(path: Path | None, **settings: Any) -> llama_cffi.Llama:
+def load(path: Path | None, *, context: ContextMemory | None = None, **settings: Any) -> llama_cffi.Llama:
     """Open the model, which may be named as hf:owner/repo:Q4_K_M, or the demo model with a line that says so.
 
     `settings` are those of `Llama`.
     """
     file = model_file(path)
+    if context is not None:
+        context.add_to(settings, file)
     progress = Percentage() if sys.stderr.isatty() else None
     try:
         return llama_cffi.Llama(file, progress=progress, **settings)
@@ -88,11 +91,10 @@ def load_embedder(
     path: Path | None,
     *,
     lora: Sequence[str] | None,
-    n_gpu_layers: str,
-    device: str | None,
+    placement: Placement,
     rpc: str | None,
     isolate: bool | None,
-    n_ctx: int | None,
+    n_ctx: int | Literal["auto"] | None,
     n_batch: int,
     n_ubatch: int,
     n_threads: int | None,
@@ -100,7 +102,6 @@ def load_embedder(
     """Open the model of a command that embeds, with its adapters; the arguments are options as they were given."""
     added = additions(lora, None, None)
     threads = arguments.positive(n_threads)
-    layers = arguments.gpu_layers(n_gpu_layers)
     llm = load(
         path,
         n_ctx=n_ctx,
@@ -110,7 +111,7 @@ def load_embedder(
         n_threads_batch=threads,
         rpc=arguments.rpc(rpc),
         isolate=isolate,
-        model_options=llama_cffi.ModelOptions(n_gpu_layers=layers, devices=arguments.devices(device)),
+        model_options=placement.options(),
     )
     try:
         added.apply(llm)

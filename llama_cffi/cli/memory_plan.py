@@ -26,7 +26,7 @@ def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
     short. Raises the errors of :func:`estimate_memory`.
     """
     n_ctx = options.get("n_ctx")
-    if not n_ctx:
+    if not n_ctx or n_ctx == "auto":
         n_ctx = usual_context(file) if n_ctx is None else _trained(file)
     context = options.get("context_options") or llama_cffi.ContextOptions()
     n_texts = options["n_seq_max"]

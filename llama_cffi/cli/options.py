@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llama_cffi.cli.arguments import ctx_size
+
 if TYPE_CHECKING:
     from llama_cffi.core.model_options import LoadMode as ModelLoadMode
 
@@ -161,10 +163,10 @@ SpecType = Annotated[
 ]  # fmt: skip
 
 CtxSize = Annotated[
-    int | None,
+    Any,
     option(
-        "-c", "--ctx-size", metavar="N", min=0, env="CTX_SIZE",
-        help="Context length in tokens; 0 for the length that the model was trained with.",
+        "-c", "--ctx-size", metavar="N", env="CTX_SIZE", parser=ctx_size,
+        help="Context length in tokens; 0 for the length that the model was trained with, auto for what fits.",
     ),
 ]  # fmt: skip
 BatchSize = Annotated[
@@ -194,24 +196,26 @@ ContextShift = Annotated[
 ]  # fmt: skip
 
 Temperature = Annotated[
-    float,
-    option("--temp", "--temperature", metavar="N", env="TEMPERATURE", help="0 always takes the most likely token."),
-]
+    float | None,
+    option("--temp", "--temperature", metavar="N", show_default="the model's, or 0.8", env="TEMPERATURE",
+           help="0 always takes the most likely token."),
+]  # fmt: skip
 TopK = Annotated[
-    int,
-    option("--top-k", metavar="N", env="TOP_K", help="Sample from the N most likely tokens; 0 is off."),
-]
+    int | None,
+    option("--top-k", metavar="N", show_default="the model's, or 40", env="TOP_K",
+           help="Sample from the N most likely tokens; 0 is off."),
+]  # fmt: skip
 TopP = Annotated[
-    float,
+    float | None,
     option(
-        "--top-p", metavar="N", env="TOP_P",
+        "--top-p", metavar="N", show_default="the model's, or 0.95", env="TOP_P",
         help="Sample from the most likely tokens whose probability reaches this value; 1 is off.",
     ),
 ]  # fmt: skip
 MinP = Annotated[
-    float,
+    float | None,
     option(
-        "--min-p", metavar="N", env="MIN_P",
+        "--min-p", metavar="N", show_default="the model's, or 0.05", env="MIN_P",
         help="Remove tokens with less than this fraction of the largest probability; 0 is off.",
     ),
 ]  # fmt: skip
@@ -223,18 +227,17 @@ Seed = Annotated[
     ),
 ]  # fmt: skip
 RepeatLastN = Annotated[
-    int,
-    option("--repeat-last-n", metavar="N", min=0, help="The number of last tokens that the penalties apply to."),
-]
+    int | None,
+    option("--repeat-last-n", metavar="N", show_default="the model's, or 64", min=0,
+           help="The number of last tokens that the penalties apply to."),
+]  # fmt: skip
 RepeatPenalty = Annotated[
-    float,
+    float | None,
     option(
-        "--repeat-penalty",
-        metavar="N",
-        env="REPEAT_PENALTY",
+        "--repeat-penalty", metavar="N", show_default="the model's, or 1.0", env="REPEAT_PENALTY",
         help="Make repeated tokens less likely; 1 is off.",
     ),
-]
+]  # fmt: skip
 PresencePenalty = Annotated[
     float,
     option(
@@ -257,16 +260,16 @@ TopNSigma = Annotated[
     ),
 ]  # fmt: skip
 XtcProbability = Annotated[
-    float,
+    float | None,
     option(
-        "--xtc-probability", metavar="N",
+        "--xtc-probability", metavar="N", show_default="the model's, or 0.0",
         help="The probability of removing the most likely tokens (XTC); 0 is off.",
     ),
 ]  # fmt: skip
 XtcThreshold = Annotated[
-    float,
+    float | None,
     option(
-        "--xtc-threshold", metavar="N",
+        "--xtc-threshold", metavar="N", show_default="the model's, or 0.1",
         help="XTC keeps only the least likely of the tokens with this probability; above 0.5 is off.",
     ),
 ]  # fmt: skip
@@ -292,23 +295,23 @@ DynatempExp = Annotated[
     ),
 ]  # fmt: skip
 Mirostat = Annotated[
-    int,
+    int | None,
     option(
-        "--mirostat", metavar="N", min=0, max=2,
+        "--mirostat", metavar="N", show_default="the model's, or 0", min=0, max=2,
         help="Mirostat, version 1 or 2, instead of the other samplers; 0 is off.",
     ),
 ]  # fmt: skip
 MirostatLr = Annotated[
-    float,
+    float | None,
     option(
-        "--mirostat-lr", metavar="N",
+        "--mirostat-lr", metavar="N", show_default="the model's, or 0.1",
         help="The learning rate of Mirostat (eta).",
     ),
 ]  # fmt: skip
 MirostatEnt = Annotated[
-    float,
+    float | None,
     option(
-        "--mirostat-ent", metavar="N",
+        "--mirostat-ent", metavar="N", show_default="the model's, or 5.0",
         help="The target surprise of Mirostat, in bits per token (tau).",
     ),
 ]  # fmt: skip
@@ -359,6 +362,13 @@ AdaptiveDecay = Annotated[
     option(
         "--adaptive-decay", metavar="N",
         help="The weight of past tokens for adaptive-p, 0 to 0.99.",
+    ),
+]  # fmt: skip
+ModelSampling = Annotated[
+    bool,
+    option(
+        "--model-sampling/--no-model-sampling",
+        help="Take the sampling parameters that the author recommends in the model's file, where no option is given.",
     ),
 ]  # fmt: skip
 Samplers = Annotated[

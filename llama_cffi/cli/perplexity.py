@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-import llama_cffi
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load
+from llama_cffi.cli.placement import PLACEMENT, Placement
 
 
 @console.command
+@takes(Placement)
 def perplexity(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one.")] = None,
     file: Annotated[
@@ -40,11 +42,9 @@ def perplexity(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
     model: options.Model = None,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
+    placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
-    override_kv: options.OverrideKv = None,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -57,8 +57,7 @@ def perplexity(
 
     The number is that of llama.cpp's llama-perplexity: the lower, the better the prediction.
     """
-    overrides = arguments.kv_overrides(override_kv or ())
-    layers = arguments.gpu_layers(n_gpu_layers)
+    model_options = placement.options()
     given = arguments.prompt_text(text, None, file, what="text")
     added = additions(lora, control_vector, control_vector_layer_range)
     n_threads = arguments.positive(threads)
@@ -73,9 +72,7 @@ def perplexity(
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
         rpc=arguments.rpc(rpc),
         isolate=isolate,
-        model_options=llama_cffi.ModelOptions(
-            n_gpu_layers=layers, devices=arguments.devices(device), kv_overrides=overrides
-        ),
+        model_options=model_options,
     )
     with llm, Bar("scoring") as bar:
         added.apply(llm)

@@ -10,13 +10,16 @@ import typer
 
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load_embedder
+from llama_cffi.cli.placement import PLACEMENT, Placement
 
 if TYPE_CHECKING:
     from llama_cffi import Ranked
 
 
 @console.command
+@takes(Placement)
 def rerank(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT", help="The documents to rank.")] = None,
@@ -39,8 +42,7 @@ def rerank(
     verbose: options.Verbose = False,
     model: options.Model = None,
     lora: options.Lora = None,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
+    placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
     ctx_size: options.CtxSize = None,
@@ -58,8 +60,7 @@ def rerank(
     llm = load_embedder(
         model,
         lora=lora,
-        n_gpu_layers=n_gpu_layers,
-        device=device,
+        placement=placement,
         rpc=rpc,
         isolate=isolate,
         n_ctx=ctx_size,

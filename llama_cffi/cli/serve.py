@@ -15,8 +15,10 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options, server_log
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import Additions, additions
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import HUB, draft_source, model_file, projector_source
-from llama_cffi.cli.memory_plan import planned_bytes, usual_context
+from llama_cffi.cli.memory_plan import planned_bytes
+from llama_cffi.cli.placement import CONTEXT_MEMORY, DEFAULT_N_CTX, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.serve_models import Several, check_together, make_pool
 from llama_cffi.cli.serve_parts import LOOPBACK, bind_all, keys_of, listed, mode_of, prefix_of, remove_files
 from llama_cffi.cli.server_arguments import taken_by
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
 
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread gives Python's lock away: the one that computes must not wait long for the other."""
-_FLASH: dict[str, Any] = {"on": "enabled", "off": "disabled", "auto": "auto"}
 
 
 @console.command
+@takes(Placement, ContextMemory)
 def serve(
     ctx: opt.Context,
     model: options.Model = None,
@@ -99,18 +101,9 @@ def serve(
     log_file: opt.LogFile = None,
     log_jsonl: opt.LogJsonl = False,
     verbose: opt.Verbose = False,
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
+    placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
-    split_mode: options.Split = None,
-    tensor_split: options.TensorSplit = None,
-    main_gpu: options.MainGpu = None,
-    load_mode: options.Load = "auto",
-    check_tensors: options.CheckTensors = False,
-    override_kv: options.OverrideKv = None,
-    repack: opt.Repack = True,
-    no_host: opt.NoHost = False,
     lora: options.Lora = None,
     control_vector: options.ControlVector = None,
     control_vector_layer_range: options.LayerRange = None,
@@ -124,15 +117,8 @@ def serve(
     threads_batch: options.ThreadsBatch = None,
     context_shift: options.ContextShift = False,
     kv_unified: opt.KvUnified = True,
-    cache_type_k: opt.CacheTypeK = "f16",
-    cache_type_v: opt.CacheTypeV = "f16",
-    flash_attn: opt.FlashAttn = "auto",
-    kv_offload: opt.KvOffload = True,
-    op_offload: opt.OpOffload = True,
-    rope_scaling: opt.RopeScaling = None,
-    rope_scale: opt.RopeScale = None,
-    rope_freq_base: opt.RopeFreqBase = None,
-    rope_freq_scale: opt.RopeFreqScale = None,
+    context: ContextMemory = CONTEXT_MEMORY,
+    model_sampling: options.ModelSampling = True,
     models_dir: opt.ModelsDir = None,
     models_preset: opt.ModelsPreset = None,
     models_hub: opt.ModelsHub = False,
@@ -221,7 +207,8 @@ def serve(
         ssl_key_file=None if ssl_key_file is None else str(ssl_key_file),
         ssl_cert_file=None if ssl_cert_file is None else str(ssl_cert_file),
     )
-    _check_fields(settings, ctx_size or 4096, slots)
+    n_ctx = ctx_size if isinstance(ctx_size, int) and ctx_size else DEFAULT_N_CTX
+    _check_fields(settings, n_ctx, slots)
     link: Link | None = ctx.obj
 
     def answer(service: Serving, what: str, on_ready: Callable[[], object] | None, guard: Guard | None = None) -> None:
@@ -258,7 +245,7 @@ def serve(
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "overflow": "shift" if context_shift else "stop",
         "max_waiting": max_queue or 4 * slots + 64,
-        "max_waiting_tokens": max_queue_tokens or 4 * (ctx_size or 4096),
+        "max_waiting_tokens": max_queue_tokens or 4 * n_ctx,
         "max_waiting_seconds": queue_timeout,
         "max_compile_seconds": compile_timeout,
         "mmproj": projector,
@@ -267,38 +254,14 @@ def serve(
         "draft": _draft(draft_source(model_draft, spec_type), draft_max, draft_p_min),
         "rpc": arguments.rpc(rpc),
         "isolate": isolate,
-        "model_options": llama_cffi.ModelOptions(
-            n_gpu_layers=arguments.gpu_layers(n_gpu_layers),
-            devices=arguments.devices(device),
-            split_mode=split_mode,
-            tensor_split=arguments.tensor_split(tensor_split),
-            main_gpu=main_gpu,
-            load_mode=options.LOAD_MODES[load_mode],
-            check_tensors=check_tensors,
-            kv_overrides=arguments.kv_overrides(override_kv or ()),
-            use_extra_bufts=repack,
-            no_host=no_host,
-        ),
+        "model_options": placement.options(),
+        "model_sampling": model_sampling,
     }
-    changed = _changed(
-        kv_unified=kv_unified,
-        type_k=cache_type_k,
-        type_v=cache_type_v,
-        flash_attn=_FLASH[flash_attn],
-        offload_kqv=kv_offload,
-        op_offload=op_offload,
-        rope_scaling=rope_scaling,
-        rope_freq_base=rope_freq_base,
-        rope_freq_scale=1 / rope_scale if rope_scale else rope_freq_scale,
-    )
-    if changed:
-        llama_options["context_options"] = llama_cffi.ContextOptions(**changed)
     if cache_ram is not None:
         llama_options["host_bytes"] = cache_ram << 20 if cache_ram >= 0 else sys.maxsize
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no model file {file}")
-    if changed and ctx_size is None:
-        llama_options["n_ctx"] = usual_context(file)
+    context.add_to(llama_options, file, kv_unified=kv_unified)
 
     service = _service(file, llama_options, settings, link, added, apply=not lora_init_without_apply)
     if link is None:

@@ -137,47 +137,6 @@ KvUnified = Annotated[
     option("-kvu/-no-kvu", "--kv-unified/--no-kv-unified", env="KV_UNIFIED",
            help="One memory for all requests, or a part of it for each."),
 ]  # fmt: skip
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
-CacheTypeK = Annotated[
-    CacheType, option("-ctk", "--cache-type-k", metavar="TYPE", env="CACHE_TYPE_K", help="Type of the K cache.")
-]
-CacheTypeV = Annotated[
-    CacheType, option("-ctv", "--cache-type-v", metavar="TYPE", env="CACHE_TYPE_V", help="Type of the V cache.")
-]
-FlashAttn = Annotated[
-    Literal["on", "off", "auto"],
-    option("-fa", "--flash-attn", metavar="WHEN", env="FLASH_ATTN", help="Fused attention: on, off or auto."),
-]
-KvOffload = Annotated[
-    bool,
-    option("-kvo/-nkvo", "--kv-offload/--no-kv-offload", env="KV_OFFLOAD", help="Keep the memory on the GPU."),
-]
-OpOffload = Annotated[
-    bool, option("--op-offload/--no-op-offload", help="Compute large operations of the host on the GPU.")
-]
-Repack = Annotated[
-    bool, option("--repack/--no-repack", " /-nr", env="REPACK", help="Let weights be repacked for this CPU.")
-]
-NoHost = Annotated[bool, option("--no-host", env="NO_HOST", help="Bypass the host buffer of a GPU.")]
-RopeScaling = Annotated[
-    Literal["none", "linear", "yarn"] | None,
-    option("--rope-scaling", metavar="TYPE", env="ROPE_SCALING_TYPE", show_default="the model's",
-           help="Scaling of positions: none, linear or yarn."),
-]  # fmt: skip
-RopeScale = Annotated[
-    float | None,
-    option("--rope-scale", metavar="N", env="ROPE_SCALE", help="Factor by which the context grows: 1 / frequency."),
-]
-RopeFreqBase = Annotated[
-    float | None,
-    option("--rope-freq-base", metavar="N", env="ROPE_FREQ_BASE", show_default="the model's",
-           help="Base frequency of positions."),
-]  # fmt: skip
-RopeFreqScale = Annotated[
-    float | None,
-    option("--rope-freq-scale", metavar="N", env="ROPE_FREQ_SCALE", show_default="the model's",
-           help="Scale of the frequency of positions."),
-]  # fmt: skip
 
 # -- limits
 

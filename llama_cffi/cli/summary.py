@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi.engine.author_sampling import author_sampling
+
 if TYPE_CHECKING:
     from llama_cffi.core.gguf import GGUFFile, TensorInfo
 
@@ -50,6 +52,8 @@ class Summary:
     vocab_type: str | None
     vocab_size: int | None
     chat_template: bool
+    sampling: Mapping[str, Any]
+    suppressed_tokens: int
     license: str | None
     metadata_keys: int
     tensors: int
@@ -108,6 +112,8 @@ def summarise(first: GGUFFile, path: Path, files: Iterable[tuple[Path, GGUFFile]
         vocab_type=metadata.get("tokenizer.ggml.model"),
         vocab_size=len(tokens) if tokens is not None else hyper("vocab_size"),
         chat_template="tokenizer.chat_template" in metadata,
+        sampling=author_sampling(metadata),
+        suppressed_tokens=len(metadata.get("tokenizer.ggml.suppress_tokens", ())),
         license=metadata.get("general.license"),
         metadata_keys=len(metadata),
         tensors=len(tensors),

@@ -10,13 +10,16 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load, projector_source
+from llama_cffi.cli.placement import PLACEMENT, Placement
 
 if TYPE_CHECKING:
     from llama_cffi import Completion
 
 
 @console.command
+@takes(Placement)
 def transcribe(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files with sound: WAV, MP3 or FLAC.")],
     prompt: Annotated[
@@ -40,11 +43,14 @@ def transcribe(
     verbose: options.Verbose = False,
     model: options.Model = None,
     mmproj: options.Mmproj = "auto",
-    n_gpu_layers: options.GpuLayers = "auto",
-    device: options.Device = None,
+    placement: Placement = PLACEMENT,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
-    temperature: options.Temperature = 0.0,
+    temperature: Annotated[
+        float,
+        options.option("--temp", "--temperature", metavar="N", env="TEMPERATURE",
+                       help="0 always takes the most likely token."),
+    ] = 0.0,
     seed: options.Seed = -1,
 ) -> None:  # fmt: skip
     """Write down what is said in files: on each line the text of one file, with --json an object with its numbers.
@@ -60,9 +66,7 @@ def transcribe(
         mmproj=projector_source(model, mmproj),
         n_ctx=ctx_size,
         n_threads=arguments.positive(threads),
-        model_options=llama_cffi.ModelOptions(
-            n_gpu_layers=arguments.gpu_layers(n_gpu_layers), devices=arguments.devices(device)
-        ),
+        model_options=placement.options(),
     )
     with llm:
         source = arguments.read_text(template) if template is not None else llm.model.chat_template()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import ContextOptions
-from llama_cffi.core.model import Model
+from llama_cffi.core.host_memory import available
+from llama_cffi.core.model_base import ModelBase
 
 _BITS = {
     "f32": 32.0,
@@ -27,7 +25,7 @@ _MOST = 16_384
 """Cells beyond those of one text are no more than this makes: a long context is often meant for one text."""
 
 
-def cell_bytes(model: Model, options: ContextOptions) -> int:
+def cell_bytes(model: ModelBase, options: ContextOptions) -> int:
     """Return how many bytes a cell takes, as if all layers had attention with the same number of heads.
 
     That is exact for most models and too much for those that keep less in some layers. :func:`estimate_memory` asks
@@ -38,7 +36,7 @@ def cell_bytes(model: Model, options: ContextOptions) -> int:
     return int(model.n_layer * model.n_head_kv * bits) // 8
 
 
-def shared_cells(model: Model, options: ContextOptions, n_ctx: int, n_texts: int) -> int:
+def shared_cells(model: ModelBase, options: ContextOptions, n_ctx: int, n_texts: int) -> int:
     """Return how many cells texts of up to ``n_ctx`` tokens share by default, at least those of one text.
 
     ``n_ctx`` for each of ``n_texts``, as far as that makes no more than 16,384 and takes no more than a quarter of the
@@ -53,28 +51,19 @@ def shared_cells(model: Model, options: ContextOptions, n_ctx: int, n_texts: int
     return max(n_ctx, min(n_ctx * (1 + more), _MOST))
 
 
-def _head_size(model: Model, name: str) -> int:
+def _head_size(model: ModelBase, name: str) -> int:
     found = model.metadata.get(f"{model.architecture}.attention.{name}", "")
     return int(found) if found.isdecimal() else model.n_embd // max(1, model.n_head)
 
 
-def _free(model: Model, options: ContextOptions) -> int:
+def _free(model: ModelBase, options: ContextOptions) -> int:
     """Bytes that are free where the cells go."""
     present = devices()
     gpus = [one for one in present if one.type in ("gpu", "igpu") and one.name in model.placement.devices]
     if gpus and options.offload_kqv and all(gpu.memory_free for gpu in gpus):
         return sum(gpu.memory_free for gpu in gpus)
     host = next((one.memory_free for one in present if one.type == "cpu"), 0)
-    return min(host, _available()) if _available() else host
-
-
-def _available() -> int:
-    """Bytes of main memory that programs can have, where the system says so; ggml takes all memory for free."""
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0
+    return min(host, available()) if available() else host
 
 
 __all__ = ["cell_bytes", "shared_cells"]

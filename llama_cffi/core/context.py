@@ -18,7 +18,7 @@ from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.core.context_limits import read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
-from llama_cffi.core.context_perf import ContextPerf
+from llama_cffi.core.context_reports import ContextReports
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.decode_errors import ABORTED, raise_decode_error
@@ -26,8 +26,8 @@ from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
 from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
 from llama_cffi.core.memory import Memory
+from llama_cffi.core.memory_breakdown import output_row_bytes
 from llama_cffi.core.model import Model
-from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.outputs import Outputs
 from llama_cffi.core.selection import TokenSelector
 from llama_cffi.core.state import State
@@ -37,7 +37,7 @@ from llama_cffi.errors import AbortedError, BatchError, ContextError, NativeErro
 Stepper = Callable[[int, int, int], int]
 
 
-class Context(NativeObject):
+class Context(ContextReports):
     """A context that decodes batches with a :class:`~llama_cffi.core.model.Model` and keeps their sequences in memory.
 
     One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`. With
@@ -81,6 +81,7 @@ class Context(NativeObject):
                 log.pump()
                 if ptr == ffi.NULL:
                     raise ContextError("cannot create a context", log=log.lines_since(mark))
+                self._output_rows = output_row_bytes(mark)
                 self._resources.attach_pools(ptr, n_threads, n_threads_batch)
                 self._limits = limits = read_limits(ptr, options)
                 self._decodes = limits.has_memory and model.has_decoder
@@ -366,7 +367,7 @@ class Context(NativeObject):
         self.memory  # noqa: B018 - raises when closed, or when there is none
         return self._state
 
-    # -- threads and timings
+    # -- threads
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
@@ -376,16 +377,6 @@ class Context(NativeObject):
             self._resources.attach_pools(self.ptr, n_threads, n_threads_batch)
             lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
             self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
-
-    @property
-    def perf(self) -> ContextPerf:
-        """Timings since the last reset; all zero with ``no_perf``. Wraps ``llama_perf_context``."""
-        data = lib.llama_perf_context(self.ptr)
-        return ContextPerf(data.t_load_ms, data.t_p_eval_ms, data.t_eval_ms, data.n_p_eval, data.n_eval, data.n_reused)
-
-    def perf_reset(self) -> None:
-        """Start the timings again. Wraps ``llama_perf_context_reset``."""
-        lib.llama_perf_context_reset(self.ptr)
 
 
 def _check_classifier(model: Model) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from llama_cffi._native import binding, lib
 from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.ranges import FLT_MAX
-from llama_cffi._util.scalars import INT_MAX, as_float, as_int, is_int
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.embeddings import ATTENTION_NAMES, POOLING_NAMES, Attention, PoolingType
 from llama_cffi.core.options import choice, constant
@@ -80,6 +80,16 @@ class ContextOptions:
     """RoPE base frequency; None is the model's."""
     rope_freq_scale: float | None = None
     """RoPE frequency scale; None is the model's."""
+    yarn_orig_ctx: int | None = None
+    """YaRN: context length that the model was trained with before the scaling; None is the model's."""
+    yarn_ext_factor: float | None = None
+    """YaRN: how much is extrapolated rather than interpolated, 0 for only interpolation; None is the model's."""
+    yarn_attn_factor: float | None = None
+    """YaRN: scale of the attention; None is the model's."""
+    yarn_beta_fast: float | None = None
+    """YaRN: low correction dimension; None is the model's."""
+    yarn_beta_slow: float | None = None
+    """YaRN: high correction dimension; None is the model's."""
     embeddings: bool = False
     """Compute embeddings as well as logits; every token of a batch is then an output row."""
     pooling: PoolingType | None = None
@@ -117,6 +127,15 @@ def native_params(options: ContextOptions) -> Any:
             if number is None or not 0 < number <= FLT_MAX:
                 raise ValueError(f"{name} must be positive, got {shown(frequency)}")
             setattr(params, name, number)
+    for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+        factor = getattr(options, name)
+        if factor is not None:
+            number = as_float(factor)
+            if number is None or not 0 <= number <= FLT_MAX:
+                raise ValueError(f"{name} must be 0 or more, got {shown(factor)}; None is the model's value")
+            setattr(params, name, number)
+    if options.yarn_orig_ctx is not None:
+        params.yarn_orig_ctx = check_int("yarn_orig_ctx", options.yarn_orig_ctx, 1, INT_MAX)
     params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
     params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload
     if options.embeddings and n_seq_max > min(n_ubatch, n_batch):

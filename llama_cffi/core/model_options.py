@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from llama_cffi._native import binding, ffi, lib
-from llama_cffi._util.arguments import check_flag, check_names, check_sequence, check_text
+from llama_cffi._util.arguments import (
+    check_flag,
+    check_names,
+    check_sequence,
+    check_text,
+    check_texts_by_name,
+    count,
+)
 from llama_cffi._util.ranges import FLT_MAX
-from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int
+from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.core.rpc import add_servers, check_endpoint
+from llama_cffi.core.tensor_overrides import override_list, set_tensor_overrides
 from llama_cffi.errors import UnsupportedError
 
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
 SplitMode = Literal["none", "layer", "row", "tensor"]
+LazyMode = Literal["off", "auto", "on"]
+GpuLayers = int | Literal["auto", "all"]
 
 _LOAD_MODES: dict[str, tuple[str, frozenset[str]]] = {
     "auto": ("LLAMA_LOAD_MODE_AUTO", frozenset()),
@@ -33,6 +43,11 @@ _SPLIT_MODES: dict[str, str] = {
     "row": "LLAMA_SPLIT_MODE_ROW",
     "tensor": "LLAMA_SPLIT_MODE_TENSOR",
 }
+_LAZY_MODES: dict[str, str] = {
+    "off": "LLAMA_LAZY_MODE_OFF",
+    "auto": "LLAMA_LAZY_MODE_AUTO",
+    "on": "LLAMA_LAZY_MODE_ON",
+}
 _KEY_BYTES = 127
 """Longest key or string value of an override: llama.h gives both 128 bytes, the last one a NUL."""
 
@@ -41,8 +56,15 @@ _KEY_BYTES = 127
 class ModelOptions:
     """The options of loading a model (``llama_model_params``); ``None`` keeps llama.cpp's default."""
 
-    n_gpu_layers: int | None = None
-    """The number of layers on GPUs; negative means all. None means all when the library found a GPU."""
+    n_gpu_layers: GpuLayers | None = None
+    """The number of layers on GPUs. ``"auto"``, as None, puts there what fits beside the context, and less when an
+    allocation fails; ``"all"``, as a negative number, puts all there or fails."""
+    max_device_memory: int | Mapping[str, int] | None = None
+    """The most bytes that ``n_gpu_layers="auto"`` plans for each GPU, or for each one by its name; by default what is
+    free. One that is named with 0 is not used."""
+    device_margin: int | None = None
+    """Bytes of each GPU that ``n_gpu_layers="auto"`` leaves free; by default a sixteenth of what is free, at most
+    1 GiB."""
     require_gpu: bool = False
     """Raise :class:`UnsupportedError` when no weights are on a GPU, instead of computing on the CPU."""
     split_mode: SplitMode | None = None
@@ -56,8 +78,18 @@ class ModelOptions:
     rpc: Sequence[str] = ()
     """RPC servers, as ``"host:port"``, whose devices count as GPUs of this machine. llama.cpp ends the process when a
     server dies; ``Llama(rpc=...)`` computes in a process of its own."""
+    tensor_overrides: Mapping[str, str] = field(default_factory=dict)
+    """Devices of tensors: a regular expression that is searched in the names of tensors, and the name of a device, such
+    as ``{r"ffn_.*_exps": "CPU"}``. The first expression that matches decides."""
+    cpu_moe: bool = False
+    """Keep the weights of all experts in main memory, and the rest of their layers where it belongs."""
+    n_cpu_moe: int | None = None
+    """The number of layers, from the first on, whose experts stay in main memory."""
     load_mode: LoadMode = "auto"
     """How the file is read: memory-mapped, locked in RAM, or plain reads."""
+    lazy_mode: LazyMode | None = None
+    """Whether the rows of certain tensors, such as embeddings for each layer, are read from the file when they are
+    needed (with memory-mapped files); None is llama.cpp's default: only for tensors of more than 4 GiB."""
     kv_overrides: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Metadata values to replace while loading."""
     vocab_only: bool = False
@@ -70,7 +102,7 @@ class ModelOptions:
     """Bypass the host buffer of a GPU backend."""
 
     def __post_init__(self) -> None:
-        for name in ("require_gpu", "vocab_only", "check_tensors", "use_extra_bufts", "no_host"):
+        for name in ("require_gpu", "vocab_only", "check_tensors", "use_extra_bufts", "no_host", "cpu_moe"):
             object.__setattr__(self, name, check_flag(name, getattr(self, name)))
         object.__setattr__(self, "tensor_split", check_sequence("tensor_split", self.tensor_split, "numbers"))
         if self.devices is not None:
@@ -79,6 +111,41 @@ class ModelOptions:
         servers = check_sequence("rpc", self.rpc, 'servers as "host:port"')
         object.__setattr__(self, "rpc", tuple(check_endpoint("rpc", one) for one in servers))
         check_names("kv_overrides", self.kv_overrides)
+        check_texts_by_name("tensor_overrides", self.tensor_overrides)
+        check_gpu_layers("n_gpu_layers", self.n_gpu_layers)
+        if self.device_margin is not None:
+            object.__setattr__(self, "device_margin", count("device_margin", self.device_margin))
+        if self.max_device_memory is not None:
+            object.__setattr__(
+                self, "max_device_memory", check_device_memory("max_device_memory", self.max_device_memory)
+            )
+        if self.n_cpu_moe is not None:
+            object.__setattr__(self, "n_cpu_moe", count("n_cpu_moe", self.n_cpu_moe))
+            if self.cpu_moe:
+                raise ValueError(
+                    "cpu_moe keeps the experts of all layers in main memory: give it or n_cpu_moe, not both"
+                )
+
+    @property
+    def fits_layers(self) -> bool:
+        """Whether the number of layers on GPUs is to be found."""
+        return self.n_gpu_layers in (None, "auto") and not self.vocab_only
+
+
+def check_gpu_layers(name: str, value: object) -> GpuLayers | None:
+    """Return a number of layers on GPUs; ``ValueError`` for anything but a whole number, "auto", "all" and None."""
+    if value is None or (isinstance(value, str) and value in ("auto", "all")):
+        return cast(GpuLayers | None, value)
+    if not is_int(value, -INT_MAX):
+        raise ValueError(f'{name} must be a whole number of layers, "auto" or "all", got {shown(value)}')
+    return int(cast(int, value))
+
+
+def check_device_memory(name: str, value: Any) -> int | dict[str, int]:
+    """Return bytes for each device, or by the name of a device; TypeError and ``ValueError`` for anything else."""
+    if isinstance(value, Mapping):
+        return {key: count(f"{name}[{shown(key)}]", size) for key, size in check_names(name, value).items()}
+    return count(name, value)
 
 
 def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
@@ -90,7 +157,8 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     keep: list[Any] = []
     add_servers(options.rpc)
     if options.n_gpu_layers is not None:
-        params.n_gpu_layers = check_int("n_gpu_layers", options.n_gpu_layers, -INT_MAX, INT_MAX)
+        # Negative numbers are llama.cpp's word for all.
+        params.n_gpu_layers = options.n_gpu_layers if isinstance(options.n_gpu_layers, int) else -1
     if options.split_mode is not None:
         params.split_mode = constant("split_mode", options.split_mode, _SPLIT_MODES)
     _set_load_mode(params, options.load_mode)
@@ -124,6 +192,11 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
             fill_override(slot, key, value)
         keep.append(overrides)
         params.kv_overrides = overrides
+    if overrides := override_list(options.tensor_overrides, cpu_moe=options.cpu_moe, n_cpu_moe=options.n_cpu_moe or 0):
+        set_tensor_overrides(params, overrides, keep)
+    if options.lazy_mode is not None:
+        lazy = constant("lazy_mode", options.lazy_mode, _LAZY_MODES)
+        set_field(params, "lazy_mode", lazy, option=f"lazy_mode={options.lazy_mode!r}", lacking=None)
     params.vocab_only = options.vocab_only
     params.check_tensors = options.check_tensors
     params.use_extra_bufts = options.use_extra_bufts
@@ -165,4 +238,14 @@ def fill_override(slot: Any, key: str, value: bool | int | float | str) -> None:
         raise TypeError(f"kv_overrides[{shown(key)}] must be bool, int, float or str, not {type(value).__name__}")
 
 
-__all__ = ["LoadMode", "ModelOptions", "SplitMode", "fill_override", "native_params"]
+__all__ = [
+    "GpuLayers",
+    "LazyMode",
+    "LoadMode",
+    "ModelOptions",
+    "SplitMode",
+    "check_device_memory",
+    "check_gpu_layers",
+    "fill_override",
+    "native_params",
+]

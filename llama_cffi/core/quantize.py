@@ -22,7 +22,7 @@ from llama_cffi._util.files import replacement
 from llama_cffi._util.scalars import check_int
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.imatrix import read_imatrix
-from llama_cffi.core.model import ProgressCallback
+from llama_cffi.core.model_base import ProgressCallback
 from llama_cffi.core.model_options import fill_override
 from llama_cffi.core.options import constant, set_field
 from llama_cffi.core.strings import to_text

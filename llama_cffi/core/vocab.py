@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_cffi._native import ffi, guard, lib
+from llama_cffi._native import binding, ffi, guard, lib
 from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.scalars import as_int
@@ -357,6 +357,11 @@ class Vocab(ProcessBound):
         n = ffi.new("int32_t *")
         tokens = lib.llama_vocab_get_suppress_tokens(self.ptr, n)
         return tuple(ffi.unpack(tokens, n[0])) if tokens != ffi.NULL and n[0] > 0 else ()
+
+    @property
+    def known_suppress_tokens(self) -> tuple[int, ...]:
+        """The same as ``suppress_tokens``, and empty for a library that does not read them."""
+        return self.suppress_tokens if binding.has("llama_vocab_get_suppress_tokens") else ()
 
     def _check(self, token: int) -> None:
         number = as_int(token)

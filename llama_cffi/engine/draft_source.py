@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from llama_cffi._util.shown import shown
 from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.model_options import GpuLayers
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
 from llama_cffi.engine.drafters import DraftSource, PromptLookup
@@ -29,7 +30,7 @@ class OpenDraft:
     Raises what loading the draft model raises, and :class:`DraftError` when it does not fit.
     """
 
-    def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: int | None = None) -> None:
+    def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: GpuLayers | None = None) -> None:
         self._drafts: ModelDrafts | None = None
         self._owned: ModelShare | None = None
         self._draft: DraftModel | DraftSource

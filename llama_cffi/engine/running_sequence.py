@@ -383,6 +383,7 @@ class RunningSequence:
             timings=self.timings,
             seed=self.seed,
             prompt=self.request.prompt,
+            sampling={**self.request.sampling.as_dict(), "seed": self.seed},
             slot=self.seq_id,
             context_full=reason is FinishReason.LENGTH and len(self.output) != self._max_tokens,
             prompt_logprobs=tuple(self.prompt_logprobs) if self.prompt_logprobs is not None else None,

@@ -32,6 +32,9 @@ SAMPLER_ORDER: tuple[SamplerName, ...] = (
 """The order of the samplers in llama.cpp."""
 
 SAMPLER_NAMES: tuple[SamplerName, ...] = (*SAMPLER_ORDER, "infill")
+MIROSTAT_REPLACES = ("repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "top_n_sigma",
+                     "typical_p", "xtc_probability", "dynatemp_range", "adaptive_target", "sampler_order")  # fmt: skip
+"""Fields that have no effect beside Mirostat."""
 Bias = Mapping[int, float] | Mapping[str, float | Literal["never"]] | Mapping[int | str, float | Literal["never"]]
 """Values that are added to the logits of tokens, which are given by id or by text; "never" forbids a token."""
 
@@ -177,9 +180,7 @@ class SamplingParams:
             raise SamplerError(f"sampler_order names a sampler twice: {', '.join(order)}")
 
     def _check_mirostat(self) -> None:
-        others = ("repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "top_n_sigma",
-                  "typical_p", "xtc_probability", "dynatemp_range", "adaptive_target", "sampler_order")  # fmt: skip
-        given = [name for name in others if getattr(self, name) != getattr(SamplingParams, name)]
+        given = [name for name in MIROSTAT_REPLACES if getattr(self, name) != getattr(SamplingParams, name)]
         if given:
             raise SamplerError(
                 f"mirostat replaces the other samplers: {', '.join(given)} would have no effect beside it"
@@ -192,6 +193,11 @@ class SamplingParams:
         given = [one.name for one in fields(self) if one.name not in beside and getattr(self, one.name) != one.default]
         if given:
             raise SamplerError(f"samplers is the whole chain: {', '.join(given)} would have no effect beside it")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields that are set, by name."""
+        values = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return {name: value for name, value in values if value is not None}
 
     @property
     def has_penalties(self) -> bool:
@@ -244,4 +250,12 @@ _CHECKS: tuple[tuple[Callable[[str, Any], float], tuple[str, ...]], ...] = (
 )
 
 
-__all__ = ["SAMPLER_NAMES", "SAMPLER_ORDER", "Bias", "SamplerName", "SamplingKwargs", "SamplingParams"]
+__all__ = [
+    "MIROSTAT_REPLACES",
+    "SAMPLER_NAMES",
+    "SAMPLER_ORDER",
+    "Bias",
+    "SamplerName",
+    "SamplingKwargs",
+    "SamplingParams",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -49,7 +50,7 @@ def make_sampler(context: Context, request: Request, seed: int) -> SequenceSampl
     base: SelectorSampler | ChainSampler
     if request.post_sampling_logprobs:
         base = ReportingSampler(context, request, seed)
-    elif sampling.needs_chain:
+    elif sampling.needs_chain or suppressed_tokens(context):
         base = ChainSampler(context, request, seed)
     else:
         base = SelectorSampler(context, request, seed)
@@ -118,7 +119,9 @@ class ChainSampler(_ContextSampler):
 
     def __init__(self, context: Context, request: Request, seed: int) -> None:
         super().__init__(context)
-        self._chain = SamplerChain(chain_samplers(request.sampling, seed), context.model.vocab)
+        self._chain = SamplerChain(
+            chain_samplers(request.sampling, seed, suppressed_tokens(context)), context.model.vocab
+        )
         # A sampler written in Python may come from an earlier request.
         self._chain.reset()
         self._chain.accept_prompt(request.prompt.tokens)
@@ -240,9 +243,15 @@ class ConstrainedSampler(_ContextSampler):
         self._matcher.close()
 
 
-def chain_samplers(sampling: SamplingParams, seed: int) -> list[Sampler]:
+def suppressed_tokens(context: Context) -> tuple[int, ...]:
+    """Tokens that are never sampled, whatever a request says, because the author of the model excludes them."""
+    return context.model.vocab.known_suppress_tokens
+
+
+def chain_samplers(sampling: SamplingParams, seed: int, suppressed: Sequence[int] = ()) -> list[Sampler]:
     """The parameters as samplers of a chain, in the order that SamplingParams documents, grammar excepted."""
-    bias: list[Sampler] = [LogitBias(dict(sampling.logit_bias))] if sampling.logit_bias else []
+    forbidden = {**sampling.logit_bias, **dict.fromkeys(suppressed, -np.inf)}
+    bias: list[Sampler] = [LogitBias(forbidden)] if forbidden else []
     if sampling.samplers is not None:
         return [*bias, *map(_own, sampling.samplers)]
     if sampling.mirostat:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.seed import MAX_SEED, draw_seed
 from llama_cffi._util.shown import shown
 from llama_cffi.core.prompt import Media, Prompt
+from llama_cffi.engine.author_sampling import with_author
 from llama_cffi.engine.draft_source import request_source
 from llama_cffi.engine.request import Overflow, Request, Stop
 from llama_cffi.engine.sampling_params import SamplingKwargs, SamplingParams
@@ -267,7 +268,7 @@ def make_request(
     given: dict[str, Any] = dict(options)
     return Request(
         prompt=prompt,
-        sampling=_sampling(given, formats),
+        sampling=_sampling(given, formats, defaults),
         max_tokens=given.get("max_tokens"),
         max_seconds=given.get("max_seconds"),
         stop=_stops(given.get("stop", ()), formats.vocab),
@@ -290,13 +291,13 @@ def _usual_overflow(prompt: Prompt, defaults: Defaults) -> Overflow:
     return "stop" if prompt.media and defaults.overflow == "shift" else defaults.overflow
 
 
-def _sampling(given: dict[str, Any], formats: ModelFormats) -> SamplingParams:
+def _sampling(given: dict[str, Any], formats: ModelFormats, defaults: Defaults) -> SamplingParams:
     fields = {name: given[name] for name in SamplingKwargs.__annotations__ if name in given}
     if "logit_bias" in fields:
         fields["logit_bias"] = token_bias(fields["logit_bias"], formats.vocab, lambda: formats.pieces)
     sampling = given.get("sampling")
     if sampling is None:
-        return SamplingParams(**fields)
+        return SamplingParams(**with_author(fields, defaults.sampling))
     if fields:
         raise TypeError(f"give sampling= or its fields, not both: {', '.join(fields)}")
     if not isinstance(sampling, SamplingParams):

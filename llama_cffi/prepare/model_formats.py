@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama_cffi.core.media.projector import Projector
@@ -51,6 +52,13 @@ class ModelFormats:
         from llama_cffi.prompt.pairs import PairFormat
 
         return PairFormat(self.vocab, self.model.chat_template("rerank"))
+
+    @cached_property
+    def author_sampling(self) -> Mapping[str, Any]:
+        """The fields of sampling parameters that the author of the model recommends."""
+        from llama_cffi.engine.author_sampling import author_sampling
+
+        return author_sampling(self.model.metadata)
 
     @cached_property
     def pieces(self) -> PieceIndex:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.errors import PromptError, TokenError, TokenizeError
@@ -55,6 +55,8 @@ class Defaults:
     overflow: Overflow = "stop"
     conditioning: Conditioning = PLAIN
     drafts: DraftSource | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of SamplingParams that the author of the model recommends."""
 
 
 __all__ = ["Defaults", "Prepared", "placed"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -151,6 +151,9 @@ class Completion(Generic[P]):
     ``on_incomplete="return"``."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """One entry for each token of the prompt, None for the first, which follows nothing; if requested."""
+    sampling: Mapping[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    """The sampling parameters that the text was generated with, by name, with its seed: those of the call, and for the
+    others the defaults of the model's author or of llama.cpp."""
     slot: int | None = field(default=None, kw_only=True)
     """The slot that holds the text in memory; None if it ended before it had one."""
 

@@ -14,10 +14,11 @@ async def props(call: Call) -> Answer:
     llm, card, settings = call.service.llm, call.service.card, call.service.settings
     model, vocab = llm.llama.model, llm.llama.model.vocab
     stats, projector = call.service.stats, llm.llama.projector
+    given = {"max_tokens": settings.default_max_tokens}
     return json_answer(
         {
             "default_generation_settings": {
-                "params": {**parameters({"max_tokens": settings.default_max_tokens}), **settings.defaults},
+                "params": {**parameters(given, defaults=llm.llama.default_sampling), **settings.defaults},
                 "n_ctx": card.n_ctx,
             },
             "total_slots": card.slots,
@@ -37,6 +38,7 @@ async def props(call: Call) -> Answer:
             "ui_settings": {},
             "chat_template": settings.chat_template or model.chat_template() or "",
             "chat_template_caps": {},
+            "suppress_tokens": list(vocab.known_suppress_tokens),
             "bos_token": "" if vocab.bos is None else vocab.text(vocab.bos),
             "eos_token": "" if vocab.eos is None else vocab.text(vocab.eos),
             "build_info": card.fingerprint,

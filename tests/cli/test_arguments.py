@@ -6,18 +6,27 @@ import dataclasses
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_cffi import SamplingParams
+from llama_cffi import ContextOptions, ModelOptions, SamplingParams
 from llama_cffi.cli import arguments, console, loading, wording
+from llama_cffi.cli.batch import batch
+from llama_cffi.cli.bench import bench
 from llama_cffi.cli.chat import chat as chat_command
+from llama_cffi.cli.embed import embed
 from llama_cffi.cli.generate import generate as generate_command
+from llama_cffi.cli.perplexity import perplexity
+from llama_cffi.cli.placement import ContextMemory, Placement
+from llama_cffi.cli.rerank import rerank
+from llama_cffi.cli.serve import serve
 from llama_cffi.engine.sampling_params import SAMPLER_ORDER
 from llama_cffi.errors import LlamaCffiError
+from llama_cffi.runtime import demo_path
 
 
 def test_logit_bias() -> None:
@@ -58,15 +67,72 @@ def test_bad_kv_overrides_are_usage_errors(text: str) -> None:
 
 
 def test_gpu_options() -> None:
-    assert [arguments.gpu_layers(text) for text in ("auto", "all", "0", "12")] == [None, -1, 0, 12]
+    assert [arguments.gpu_layers(text) for text in ("auto", "all", "0", "12")] == ["auto", "all", 0, 12]
     assert arguments.devices(None) is None
     assert arguments.devices("none") == ()
     assert arguments.devices("CUDA0, CUDA1") == ("CUDA0", "CUDA1")
     assert arguments.tensor_split("3,1/2") == (3.0, 1.0, 2.0)
     assert arguments.tensor_split(None) == ()
-    for call in (lambda: arguments.gpu_layers("many"), lambda: arguments.tensor_split("a,b")):
+    assert [arguments.ctx_size(text) for text in ("auto", "0", "4096")] == ["auto", 0, 4096]
+    assert arguments.device_memory(None) is None
+    assert arguments.device_memory("512") == 512 << 20
+    assert arguments.device_memory("CUDA0=1.5, CUDA1=0") == {"CUDA0": 3 << 19, "CUDA1": 0}
+    overrides = arguments.tensor_overrides([r"blk\.1\.ffn=CPU,attn=CUDA0", "x=y=CUDA1", "attn=CPU"])
+    assert overrides == {r"blk\.1\.ffn": "CPU", "attn": "CUDA0", "x=y": "CUDA1"}
+    for call in (
+        lambda: arguments.gpu_layers("many"),
+        lambda: arguments.tensor_split("a,b"),
+        lambda: arguments.ctx_size("-1"),
+        lambda: arguments.ctx_size("long"),
+        lambda: arguments.device_memory("a lot"),
+        lambda: arguments.device_memory("-1"),
+        lambda: arguments.device_memory("CUDA0=1,CUDA1"),
+        lambda: arguments.tensor_overrides(["ffn"]),
+        lambda: arguments.tensor_overrides(["=CPU"]),
+    ):
         with pytest.raises(typer.BadParameter):
             call()
+
+
+def test_every_command_that_loads_a_model_places_it() -> None:
+    commands = [generate_command, chat_command, serve, bench, batch, embed, rerank, perplexity]
+    for command in commands:
+        flags = wording.flags_of(command)
+        assert {one.name for one in dataclasses.fields(Placement)} <= flags.keys(), command
+        assert (flags["override_tensor"], flags["n_cpu_moe"]) == ("--override-tensor", "--n-cpu-moe")
+    for command in commands[:5]:
+        assert {one.name for one in dataclasses.fields(ContextMemory)} <= wording.flags_of(command).keys(), command
+
+
+def test_placement_flags_are_options() -> None:
+    assert Placement().options() == ModelOptions(n_gpu_layers="auto")
+    assert Placement(fit="off").options().n_gpu_layers == "all"
+    given = Placement(
+        n_gpu_layers="7", fit_target=100, max_device_memory="200", device="CPU", override_tensor=["a=CPU"], n_cpu_moe=2,
+        lazy_mode="off", load_mode="mmap+mlock", override_kv=["a=int:1"], repack=False, no_host=True,
+    )  # fmt: skip
+    assert given.options() == ModelOptions(
+        n_gpu_layers=7, device_margin=100 << 20, max_device_memory=200 << 20, devices=("CPU",),
+        tensor_overrides={"a": "CPU"}, n_cpu_moe=2, lazy_mode="off", load_mode="mmap_mlock", kv_overrides={"a": 1},
+        use_extra_bufts=False, no_host=True,
+    )  # fmt: skip
+    assert Placement(cpu_moe=True).options().cpu_moe
+
+
+def test_context_flags_are_options() -> None:
+    assert ContextMemory().changed() == {}
+    given = ContextMemory(
+        cache_type_k="q8_0", flash_attn="on", kv_offload=False, rope_scale=4.0, yarn_orig_ctx=0, yarn_ext_factor=-1.0,
+        yarn_beta_fast=32.0,
+    )  # fmt: skip
+    assert given.changed() == {
+        "type_k": "q8_0", "flash_attn": "enabled", "offload_kqv": False, "rope_freq_scale": 0.25, "yarn_beta_fast": 32.0
+    }  # fmt: skip
+    settings: dict[str, Any] = {"n_ctx": None}
+    given.add_to(settings, demo_path())
+    assert settings == {"n_ctx": 1024, "context_options": ContextOptions(**given.changed())}
+    with pytest.raises(typer.BadParameter, match="not above 0"):
+        ContextMemory(rope_scale=0.0).changed()
 
 
 @pytest.mark.parametrize(

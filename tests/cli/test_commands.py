@@ -123,11 +123,17 @@ def test_the_defaults_are_those_of_the_library() -> None:
         "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
         "repeat_last_n": "repeat_last_n", "repeat_penalty": "repeat_penalty",
         "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty",
+        "xtc_probability": "xtc_probability", "xtc_threshold": "xtc_threshold", "mirostat": "mirostat",
+        "mirostat_lr": "mirostat_eta", "mirostat_ent": "mirostat_tau",
     }  # fmt: skip
     sampling = llama_cffi.SamplingParams()
     context = llama_cffi.ContextOptions()
     for option, field in names.items():
-        assert parameters[option].default == getattr(sampling, field), option
+        usual, (settings,) = getattr(sampling, field), parameters[option].annotation.__metadata__
+        if parameters[option].default is None:  # the model's author may recommend another one
+            assert settings.show_default == f"the model's, or {usual}", option
+        else:
+            assert parameters[option].default == usual, option
     assert parameters["batch_size"].default == context.n_batch
     assert parameters["ubatch_size"].default == context.n_ubatch
 

@@ -1,4 +1,4 @@
-"""Estimated memory against what llama.cpp then takes, and layers on devices that are not here."""
+"""Estimated memory against what llama.cpp then takes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import psutil
 import pytest
 
 from llama_cffi import Context, ContextOptions, Model, ModelOptions
-from llama_cffi._native import binding, log
-from llama_cffi.core.backend import Device, devices
-from llama_cffi.core.gguf import GGUFFile
-from llama_cffi.core.memory_estimate import LayerSizes, assign, divide, estimate_memory, layer_sizes, read_context
+from llama_cffi._native import log
+from llama_cffi.core.backend import devices
+from llama_cffi.core.layer_search import fits_room, in_words, most
+from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown, can_measure
+from llama_cffi.core.memory_estimate import estimate_memory
 from llama_cffi.errors import ContextError, ModelFileError, ModelNotFoundError, UnsupportedError
 from llama_cffi.runtime import demo_path
 from tests.support.other_memories import write_recurrent_model, write_windowed_model
 from tests.support.random_model import Shape, write_random_model
 
-pytestmark = pytest.mark.skipif(not binding.has("llama_model_params.no_alloc"), reason="this libllama has no no_alloc")
+pytestmark = pytest.mark.skipif(not can_measure(), reason="this libllama does not tell what a model takes")
 
 MIB = 2**20
 GQA = Shape(n_layer=4, n_embd=256, n_head=8, n_head_kv=2, n_ff=512, n_vocab=2000)
@@ -70,6 +71,8 @@ def test_the_estimate_is_what_is_taken(path: Path, options: dict[str, Any]) -> N
     assert estimate.weights == pytest.approx(weights, rel=0.01, abs=0.01 * MIB)
     assert estimate.kv == pytest.approx(kv, rel=0.01)
     assert estimate.compute == pytest.approx(compute, rel=0.01, abs=0.02 * MIB)
+    with Model(path) as model, Context(model, context) as made:
+        assert replace(made.memory_breakdown().devices[0], free=0) == replace(estimate.devices[0], free=0)
 
 
 def test_memories_of_other_kinds(tmp_path: Path) -> None:
@@ -126,67 +129,32 @@ def test_what_cannot_be_estimated(tmp_path: Path) -> None:
         estimate_memory(demo_path(), ModelOptions(vocab_only=True))
 
 
-# -- devices that are not here
+@pytest.mark.parametrize("room", range(8))
+@pytest.mark.parametrize("high", range(6))
+def test_the_most_that_fits(high: int, room: int) -> None:
+    tried: list[int] = []
+
+    def fits(count: int) -> bool:
+        tried.append(count)
+        return count < room
+
+    assert most(high, fits) == max(0, min(high, room - 1))
+    assert len(tried) == len(set(tried))
+    assert 0 not in tried
 
 
-def device(name: str, free: int, kind: Any = "gpu") -> Device:
-    return Device(name, name, kind, free, free, "backend")
+def test_room_is_for_each_device() -> None:
+    use = MemoryBreakdown((DeviceMemory("G", 10, 5, 1, 0), DeviceMemory("CPU", 1000, 0, 0, 0)))
+    assert use.total == 1016
+    assert fits_room(use, {"G": 16})
+    assert not fits_room(use, {"G": 15})
+    assert fits_room(use, {"H": 0})
+    assert in_words(use, {"G": 2**20, "H": 0}) == "0.0 of 1.0 MiB on G, 0.0 of 0.0 MiB on H"
 
 
-def test_layers_go_to_the_gpus_from_the_last() -> None:
-    assert assign(5, 0, ["G"], [1], "CPU") == ["CPU"] * 5
-    assert assign(5, 2, ["G"], [1], "CPU") == ["CPU"] * 3 + ["G"] * 2
-    assert assign(5, 99, ["G"], [1], "CPU") == ["G"] * 5
-    assert assign(5, 99, [], [], "CPU") == ["CPU"] * 5
-    assert assign(5, 4, ["G", "H"], [3, 1], "CPU") == ["CPU", "G", "G", "G", "H"]
-    assert assign(4, 4, ["G", "H"], [0, 1], "CPU") == ["H"] * 4
-
-
-def test_the_parts_of_the_devices() -> None:
-    sizes = LayerSizes(host=1000, blocks=(100, 100, 100, 100), output=10, tied=900)
-    present = [device("G", 2000), device("CPU", 9000, "cpu"), device("H", 5)]
-    places = ["CPU", "CPU", "G", "G", "G"]
-    on_gpu, host = divide(sizes, 400, {"G": 50, "CPU": 60}, places, places, present)
-    assert (on_gpu.name, on_gpu.weights, on_gpu.kv, on_gpu.compute) == ("G", 1110, 200, 50)
-    assert (host.name, host.weights, host.kv, host.compute) == ("CPU", 1200, 200, 60)
-    assert (on_gpu.total, on_gpu.fits, host.fits) == (1360, True, True)
-    (on_gpu, host) = divide(sizes, 4000, {"G": 50}, places, places, present)
-    assert (on_gpu.fits, host.fits) == (False, True)
-    (on_gpu, host) = divide(sizes, 4000, {"G": 50}, places, ["CPU"] * 5, present)
-    assert (on_gpu.kv, host.kv) == (0, 4000)
-
-
-def test_a_tied_embedding_is_there_twice_on_a_gpu() -> None:
-    tensors = GGUFFile(demo_path()).tensors
-    sizes = layer_sizes(tensors)
-    assert sizes.host + sum(sizes.blocks) + sizes.output == sum(tensor.nbytes for tensor in tensors)
-    has_own = any(tensor.name == "output.weight" for tensor in tensors)
-    assert (sizes.tied == 0) == has_own
-
-
-def test_the_most_layers_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library has no GPU here; one is made up beside its CPU, of several sizes."""
-    if any(one.type != "cpu" for one in devices()):
-        pytest.skip("this library found other devices")
-    found = []
-    for free in (0.001, 6, 7, 100):
-        there = [device("G", int(free * MIB)), *devices()]
-        monkeypatch.setattr("llama_cffi.core.memory_estimate.devices", lambda there=there: there)
-        estimate = estimate_memory(demo_path(), ModelOptions(n_gpu_layers=0))
-        assert [one.name for one in estimate.devices] == ["CPU"]
-        found.append(estimate.n_gpu_layers)
-    assert found == sorted(found)
-    assert (found[0], found[-1]) == (0, estimate.n_layers)
-
-
-def test_the_log_of_a_context() -> None:
-    lines = [
-        "llama_context:  CUDA_Host  output buffer size =     0.50 MiB",
-        "llama_kv_cache: size =    8.00 MiB (  4096 cells,   5 layers,  1/1 seqs), K (f16):    4.00 MiB, V (f16): 4.00",
-        "llama_memory_recurrent: size =    1.00 MiB (     1 cells,   3 layers,  1 seqs), R (f32):    1.00 MiB",
-        "sched_reserve:      CUDA0 compute buffer size =    64.25 MiB",
-        "sched_reserve:  CUDA_Host compute buffer size =     2.00 MiB",
-    ]
-    memory, compute = read_context(lines, [device("CUDA0", 1), device("CPU", 1, "cpu")])
-    assert memory == 9 * MIB
-    assert compute == {"CPU": int(2.5 * MIB), "CUDA0": int(64.25 * MIB)}
+def test_without_a_gpu_no_layers_are_placed() -> None:
+    if any(one.type in ("gpu", "igpu") for one in devices()):
+        pytest.skip("this library found a GPU")
+    estimate = estimate_memory(demo_path(), ModelOptions(n_gpu_layers=0))
+    assert [one.name for one in estimate.devices] == ["CPU"]
+    assert (estimate.n_gpu_layers, estimate.n_layers) == (0, 5)

@@ -51,6 +51,8 @@ class Shape:
     n_ff: int = 128
     n_vocab: int = 512
     n_ctx_train: int = 2048
+    n_expert: int = 0
+    """Experts of every layer, of which two are used; 0 for layers without."""
 
     @property
     def n_params(self) -> int:
@@ -71,7 +73,7 @@ def write_random_model(
     weights: WeightType = "q8_0",
     seed: int = 0,
     vocab: str | os.PathLike[str] | None = None,
-    metadata: Mapping[str, str | int | float | bool] | None = None,
+    metadata: Mapping[str, str | int | float | bool | list[int]] | None = None,
     attention: float = 1.0,
     faint: tuple[int, float] | None = None,
 ) -> Path:
@@ -184,6 +186,9 @@ def _add_shape(writer: Any, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.n_vocab)
+    if shape.n_expert:
+        writer.add_expert_count(shape.n_expert)
+        writer.add_expert_used_count(2)
 
 
 def add_synthetic_vocab(writer: Any, n_vocab: int) -> None:
@@ -218,8 +223,10 @@ def _control_tokens(tokenizer: dict[str, Any]) -> list[int]:
     return [i for i, kind in enumerate(types.contents()) if kind not in normal] if types is not None else []
 
 
-def _add_value(writer: Any, key: str, value: str | int | float | bool) -> None:
-    if isinstance(value, bool):
+def _add_value(writer: Any, key: str, value: str | int | float | bool | list[int]) -> None:
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_int32(key, value)
@@ -243,6 +250,12 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...], float]]:
         yield f"blk.{i}.attn_v.weight", (n_kv, n_embd), wide
         yield f"blk.{i}.attn_output.weight", (n_embd, n_embd), wide
         yield f"blk.{i}.ffn_norm.weight", (n_embd,), 0.0
+        if shape.n_expert:
+            yield f"blk.{i}.ffn_gate_inp.weight", (shape.n_expert, n_embd), wide
+            yield f"blk.{i}.ffn_gate_exps.weight", (shape.n_expert, n_ff, n_embd), wide
+            yield f"blk.{i}.ffn_up_exps.weight", (shape.n_expert, n_ff, n_embd), wide
+            yield f"blk.{i}.ffn_down_exps.weight", (shape.n_expert, n_embd, n_ff), long
+            continue
         yield f"blk.{i}.ffn_gate.weight", (n_ff, n_embd), wide
         yield f"blk.{i}.ffn_up.weight", (n_ff, n_embd), wide
         yield f"blk.{i}.ffn_down.weight", (n_embd, n_ff), long

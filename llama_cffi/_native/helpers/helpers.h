@@ -130,6 +130,11 @@ typedef struct {
 /* A token, or one of lch_select_error, lch_door_entry, lch_step_error, LCH_FAILED. */
 int64_t lch_step_run(lch_step *step, lch_selector *selector, int32_t token, int32_t pos, int32_t seq_id);
 
+/* ---- extras.cpp: what llama.cpp tells in C++ alone; how many there are, of which at most `room` are written ---- */
+
+int64_t lch_buffers(void *fn, void *ctx, uint64_t *out, int64_t room);  /* buffer type, bytes of model, context, compute */
+int64_t lch_tensors(void *fn, void *model, uint64_t *out, int64_t room);        /* ggml_tensor pointers */
+
 /* ---- gguf.cpp: where count strings of a GGUF file end that begin at a place of its bytes; 0: beyond the bytes ---- */
 
 uint64_t lch_skip_strings(const void *data, uint64_t size, uint64_t at, uint64_t count);

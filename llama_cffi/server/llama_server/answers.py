@@ -57,7 +57,7 @@ class Text:
         """Return the answer for a finished text; one that was ``streamed`` does not say its text again."""
         form = self._form
         kind, word = _stop(completion, self._vocab)
-        settings = parameters({**form.settings, "seed": completion.seed}, form.adapters)
+        settings = parameters({**completion.sampling, **form.settings, "seed": completion.seed}, form.adapters)
         found = {
             "index": self._index,
             "content": "" if streamed else completion.text,

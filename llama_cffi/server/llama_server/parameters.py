@@ -38,12 +38,14 @@ _CONSTANT: Mapping[str, Any] = {
 """What these fields are for every text: clients send some of them back."""
 
 
-def parameters(given: Mapping[str, Any], adapters: Sequence[LoraAdapter] = ()) -> dict[str, Any]:
+def parameters(
+    given: Mapping[str, Any], adapters: Sequence[LoraAdapter] = (), defaults: SamplingParams | None = None
+) -> dict[str, Any]:
     """Return the parameters of a text that was asked for with these options; those not given have their defaults.
 
-    ``adapters`` are those of the server, in the order of their ids.
+    ``adapters`` are those of the server, in the order of their ids. ``defaults`` are those of the model.
     """
-    defaults = SamplingParams()
+    defaults = defaults if defaults is not None else SamplingParams()
     n_predict = given.get("max_tokens")
     n_predict = -1 if n_predict is None else n_predict
     seed = given.get("seed")

@@ -118,7 +118,7 @@ def read_response_request(call: Call) -> ResponseRequest:
         "tools": flat,
         "top_logprobs": top or 0,
         "truncation": "disabled",
-        **_numbers(asked),
+        **_numbers(asked, call.service.llm.llama.default_sampling),
     }
     user = asked.take("user")
     if user is not None:
@@ -140,9 +140,8 @@ def _earlier(call: Call, name: str) -> list[Any]:
         raise wrong("previous_response_id", problem.message, code="previous_response_not_found") from None
 
 
-def _numbers(asked: Asked) -> dict[str, Any]:
+def _numbers(asked: Asked, defaults: SamplingParams) -> dict[str, Any]:
     """Return the options that were taken, the defaults included."""
-    defaults = SamplingParams()
     return {
         "temperature": asked.options.get("temperature", defaults.temperature),
         "top_p": asked.options.get("top_p", defaults.top_p),

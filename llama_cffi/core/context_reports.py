@@ -1,0 +1,50 @@
+"""What a context reports of itself: timings, and the memory that it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llama_cffi._native import lib
+from llama_cffi._native.gate import ExclusiveGate
+from llama_cffi.core.memory_breakdown import MemoryBreakdown, read_breakdown
+from llama_cffi.core.native_object import NativeObject
+
+
+@dataclass(frozen=True)
+class ContextPerf:
+    """Timings that llama.cpp measured (``llama_perf_context_data``), times in milliseconds."""
+
+    load_ms: float
+    prefill_ms: float
+    decode_ms: float
+    n_prefill: int
+    n_decode: int
+    n_reused: int
+
+
+class ContextReports(NativeObject):
+    """The part of a context that reports and changes nothing but its timings."""
+
+    _gate: ExclusiveGate
+    _output_rows: int
+
+    @property
+    def perf(self) -> ContextPerf:
+        """Timings since the last reset; all zero with ``no_perf``. Wraps ``llama_perf_context``."""
+        data = lib.llama_perf_context(self.ptr)
+        return ContextPerf(data.t_load_ms, data.t_p_eval_ms, data.t_eval_ms, data.n_p_eval, data.n_eval, data.n_reused)
+
+    def perf_reset(self) -> None:
+        """Start the timings again. Wraps ``llama_perf_context_reset``."""
+        lib.llama_perf_context_reset(self.ptr)
+
+    def memory_breakdown(self) -> MemoryBreakdown:
+        """Return the bytes of this context and of its model on each device.
+
+        Raises :class:`UnsupportedError` when the library does not tell. Wraps ``llama_get_memory_breakdown``.
+        """
+        with self._gate.inside():
+            return read_breakdown(self.ptr, self._output_rows)
+
+
+__all__ = ["ContextPerf", "ContextReports"]
