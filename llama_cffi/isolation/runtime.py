@@ -46,6 +46,7 @@ class IsolatedRuntime:
         check_model_path(model)
         options = dict(given)
         self.overflow = options.get("overflow", "stop")
+        self._model_sampling = bool(options.get("model_sampling", True))
         self.conditioning = PLAIN
         self.draft = self.projector = None
         _check(options)
@@ -77,7 +78,8 @@ class IsolatedRuntime:
     @property
     def defaults(self) -> Defaults:
         """As :attr:`Runtime.defaults`."""
-        return Defaults(self.overflow, self.conditioning, self._draft)
+        author = self.formats.author_sampling if self._model_sampling else {}
+        return Defaults(self.overflow, self.conditioning, self._draft, author)
 
     @property
     def generates(self) -> bool:

@@ -133,6 +133,12 @@ def test_a_server_has_them_too(path: Path) -> None:
         assert (settings["top_k"], settings["top_p"], settings["repeat_last_n"]) == (17, 0.75, 99)
 
 
+def test_a_model_in_another_process_has_them(path: Path) -> None:
+    with Llama(path, n_ctx=128, n_seq_max=1, n_threads=1, isolate=True) as llm:
+        assert llm.default_sampling == SamplingParams(**FIELDS)
+        assert llm.generate("a", max_tokens=2).sampling["top_k"] == 17
+
+
 # -- reading
 
 
