@@ -71,7 +71,7 @@ def outcome(n: int, first: int) -> bool:
 
 
 def test_an_interrupt_at_some_places() -> None:
-    for n in range(1, 4000, 61):
+    for n in range(1, 8000, 61):
         if not outcome(n, 9):
             return
     raise AssertionError("the work does not come to its end")

@@ -222,9 +222,9 @@ def test_options(model: Model, model_path: Path) -> None:
         ModelOptions(n_gpu_layers=I16(0), main_gpu=I16(0), tensor_split=(F32(1),), kv_overrides=overrides),
     ) as other:
         assert other.n_ctx_train == 99
-    for name in ("n_gpu_layers", "main_gpu"):
+    for name, wanted in (("n_gpu_layers", "a whole number of layers"), ("main_gpu", "an int from")):
         for bad in NO_INTEGERS[:-2]:
-            with pytest.raises(ValueError, match=rf"^{name} must be an int from"):
+            with pytest.raises(ValueError, match=rf"^{name} must be {wanted}"):
                 Model(model_path, ModelOptions(**{name: bad}))
     with pytest.raises(ValueError, match="tensor_split takes at most"):
         Model(model_path, ModelOptions(tensor_split=("1",)))  # type: ignore[arg-type]

@@ -282,6 +282,7 @@ def test_hybrid_models_where_the_library_does_not_say(
     older: AbiBinding, assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llama_cffi.core import model as module
+    from llama_cffi.core import model_base
 
     path = assets / "models" / "stories260K.gguf"
     for metadata, hybrid in (
@@ -292,7 +293,7 @@ def test_hybrid_models_where_the_library_does_not_say(
     ):
         with module.Model(path, module.ModelOptions(vocab_only=True)) as model, monkeypatch.context() as patch:
             patch.setitem(vars(model), "metadata", metadata)
-            patch.setattr(module, "binding", older)
+            patch.setattr(model_base, "binding", older)
             assert model.is_hybrid is hybrid
 
 
