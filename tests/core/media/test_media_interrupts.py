@@ -43,7 +43,8 @@ for name, stride in zip(sys.argv[4::2], map(int, sys.argv[5::2])):
             break
         assert isinstance(result, Interrupted), (name, position, result)
         result = None
-        if len(handle._owners) != owners:
+        # Frames that the exception keeps, in a cycle, hold what they have until they are collected.
+        if len(handle._owners) != owners or projector._lock.locked():
             gc.collect()
         assert len(handle._owners) == owners, (name, position, handle._owners)
         assert not projector._gate._inside and not projector._lock.locked(), (name, position)
