@@ -245,7 +245,7 @@ def serve(
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "overflow": "shift" if context_shift else "stop",
         "max_waiting": max_queue or 4 * slots + 64,
-        "max_waiting_tokens": max_queue_tokens or 4 * n_ctx,
+        "max_waiting_tokens": max_queue_tokens or 4 * (kv_cells or 4 * n_ctx),
         "max_waiting_seconds": queue_timeout,
         "max_compile_seconds": compile_timeout,
         "mmproj": projector,

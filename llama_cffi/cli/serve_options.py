@@ -152,7 +152,9 @@ MaxQueue = Annotated[
 ]  # fmt: skip
 MaxQueueTokens = Annotated[
     int | None,
-    option("--max-queue-tokens", metavar="N", min=1, show_default="4 contexts", help="Prompt tokens that may wait."),
+    option(
+        "--max-queue-tokens", metavar="N", min=1, show_default="4 times the cells", help="Prompt tokens that may wait."
+    ),
 ]
 QueueTimeout = Annotated[
     float, option("--queue-timeout", metavar="S", min=0.01, help="Seconds that a text may wait for its turn.")
