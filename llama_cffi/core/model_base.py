@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from llama_cffi._native.handle import Handle
 from llama_cffi._util.shown import shown
 from llama_cffi.core.backend import devices
 from llama_cffi.core.embeddings import PoolingType, pooling_of
+from llama_cffi.core.file_load import ProgressCallback, load_file
 from llama_cffi.core.fingerprint import Fingerprint, file_pieces, metadata_hash
 from llama_cffi.core.gguf import GGUFFile, check_gguf_file
 from llama_cffi.core.model_check import check_model_file, check_rope
@@ -24,9 +25,7 @@ from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.placement import Placement, read_placement, tensor_placement
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
-from llama_cffi.errors import ModelFileError, ModelLoadCancelled, NativeError, UnsupportedError
-
-ProgressCallback = Callable[[float], object]
+from llama_cffi.errors import ModelFileError, UnsupportedError
 
 
 class ModelBase(NativeObject):
@@ -75,31 +74,22 @@ class ModelBase(NativeObject):
                 raise
 
     def _load(self, paths: list[Path], single: bool, progress: ProgressCallback | None) -> Any:
-        with callbacks.Progress(progress) as reporter:
-            params, keep = native_params(self.options)
-            self._adjust(params)
+        params, keep = native_params(self.options)
+        self._adjust(params)
+        cell = self._handle.cell
+
+        def load(reporter: callbacks.Progress) -> Any:
             # The model keeps its params struct; the callback in it is only called while loading.
             params.progress_callback = reporter.callback
             params.progress_callback_user_data = reporter.data
-            mark = log.mark()
-            cell = self._handle.cell
-            try:
-                if single:
-                    ptr = guard.model_load_from_file(os.fsencode(paths[0]), params, cell)
-                else:
-                    ptr = guard.model_load_from_splits([os.fsencode(part) for part in paths], params, cell)
-            except NativeError as error:
-                raise ModelFileError(f"cannot load {self.path}: {error.message}", log=error.log) from error
-            finally:
-                log.pump()
-            reporter.reraise()
-            if ptr == ffi.NULL:
-                if reporter.cancelled:
-                    raise ModelLoadCancelled(f"loading {self.path} was cancelled by the progress callback")
-                raise ModelFileError(f"cannot load {self.path}", log=log.lines_since(mark))
-            self._keep = keep
-            self.placement: Placement = self._placed(ptr, mark)
-            """Where the weights are: bytes by buffer and device, layers on GPUs, and why."""
+            if single:
+                return guard.model_load_from_file(os.fsencode(paths[0]), params, cell)
+            return guard.model_load_from_splits([os.fsencode(part) for part in paths], params, cell)
+
+        ptr, mark = load_file(self.path, progress, load)
+        self._keep = keep
+        self.placement: Placement = self._placed(ptr, mark)
+        """Where the weights are: bytes by buffer and device, layers on GPUs, and why."""
         return ptr
 
     def _placed(self, ptr: Any, mark: int) -> Placement:

@@ -19,6 +19,7 @@ from llama_cffi._native.handle import Handle
 from llama_cffi._util.fork import fork_safe
 from llama_cffi._util.shown import shown
 from llama_cffi.core.context_options import FlashAttention
+from llama_cffi.core.file_load import load_file
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.bitmap import parts_of
 from llama_cffi.core.media.chunk import MediaChunk
@@ -33,8 +34,6 @@ from llama_cffi.errors import (
     AbortedError,
     BusyError,
     MediaError,
-    ModelFileError,
-    ModelLoadCancelled,
     NativeError,
     UnsupportedError,
 )
@@ -113,22 +112,12 @@ class Projector(NativeObject):
                 raise
 
     def _load(self, params: Any, progress: ProgressCallback | None) -> Any:
-        with callbacks.Progress(progress) as reporter:
+        def load(reporter: callbacks.Progress) -> Any:
             params.progress_callback = media_ffi.cast("mtmd_progress_callback", reporter.callback)
             params.progress_callback_user_data = media_ffi.cast("void *", reporter.data)
-            mark = log.mark()
-            try:
-                ptr = guard.media_init(os.fsencode(self.path), self.model.ptr, params, self._handle.cell)
-            except NativeError as error:
-                raise ModelFileError(f"cannot load {self.path}: {error.message}", log=error.log) from error
-            finally:
-                log.pump()
-            reporter.reraise()
-            if ptr == media_ffi.NULL:
-                if reporter.cancelled:
-                    raise ModelLoadCancelled(f"loading {self.path} was cancelled by the progress callback")
-                raise ModelFileError(f"cannot load the projector {self.path}", log=log.lines_since(mark))
-        return ptr
+            return guard.media_init(os.fsencode(self.path), self.model.ptr, params, self._handle.cell)
+
+        return load_file(self.path, progress, load, what="the projector ")[0]
 
     def _read(self, ptr: Any) -> None:
         self.vision: bool = bool(media_lib.mtmd_support_vision(ptr))
