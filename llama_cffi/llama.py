@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
+    from llama_cffi.core.context_threads import ThreadUse
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.image import Image
@@ -650,6 +651,12 @@ class Llama(Closing, ProcessBound):
         library does not tell.
         """
         return self.context.memory_breakdown()
+
+    @property
+    def threads(self) -> ThreadUse:
+        """The threads that compute now, with the reason for their number. They are fewer for a while when other work
+        keeps CPUs busy; see ``docs/threads.md``."""
+        return self.context.threads
 
     @property
     def context(self) -> Context:

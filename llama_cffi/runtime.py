@@ -215,12 +215,11 @@ class Runtime:
         share = self._share.share() if self._share is not None else None
         media = self._media.share() if self._media is not None else None
         try:
-            options = replace(context.options, n_threads=context.n_threads, n_threads_batch=context.n_threads_batch)
             twin = Runtime(
                 self.model,
                 share,
                 self.formats,
-                options,
+                context.options,
                 self.overflow,
                 self._prompt_cache,
                 self._engine_options,

@@ -66,6 +66,7 @@ PUBLIC = [
     "Score",
     "Speculation",
     "State",
+    "ThreadUse",
     "Timings",
     "TokenLogprob",
     "Tool",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import NoneType
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
+from llama_cffi._native.turn import NESTED, STOPPED, refuse_nested
 from llama_cffi._util.shown import shown
 from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
@@ -20,6 +22,7 @@ from llama_cffi.core.context_limits import read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_reports import ContextReports
 from llama_cffi.core.context_resources import ContextResources
+from llama_cffi.core.context_threads import ContextThreads, place
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.decode_errors import ABORTED, raise_decode_error
 from llama_cffi.core.embedding_batch import EmbeddingBatch
@@ -31,7 +34,6 @@ from llama_cffi.core.model import Model
 from llama_cffi.core.outputs import Outputs
 from llama_cffi.core.selection import TokenSelector
 from llama_cffi.core.state import State
-from llama_cffi.core.threads import thread_count
 from llama_cffi.errors import AbortedError, BatchError, ContextError, NativeError, UnsupportedError
 
 Stepper = Callable[[int, int, int], int]
@@ -40,17 +42,23 @@ Stepper = Callable[[int, int, int], int]
 class Context(ContextReports):
     """A context that decodes batches with a :class:`~llama_cffi.core.model.Model` and keeps their sequences in memory.
 
-    One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`. With
-    ``threads_of`` it computes with the threads of another context, which closes it: threads of two contexts that take
-    turns would wait busily for each other. The caller holds the other one's :meth:`lock` around every decode. Raises
-    :class:`ContextError` with llama.cpp's reason when the context cannot be created. Wraps ``llama_init_from_model``.
+    One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`.
+    Contexts with threads for more than half of the CPUs compute in turns, with the same threads; one with
+    ``own_threads`` does not. With ``threads_of`` it computes with the threads of another context, which closes it; the
+    caller holds the other one's :meth:`lock` around every decode. Raises :class:`ContextError` with llama.cpp's reason
+    when the context cannot be created. Wraps ``llama_init_from_model``.
     """
 
     _instead_of_pickling = "open the model and a Context in each process; SavedState carries what one remembers"
     _instead_of_copying = "create another Context(model, options); a SavedState has the memory of one"
 
     def __init__(
-        self, model: Model, options: ContextOptions | None = None, *, threads_of: Context | None = None
+        self,
+        model: Model,
+        options: ContextOptions | None = None,
+        *,
+        threads_of: Context | None = None,
+        own_threads: bool = False,
     ) -> None:
         if not isinstance(model, Model):
             raise TypeError(f"model must be a Model, got {shown(model)}")
@@ -66,10 +74,11 @@ class Context(ContextReports):
         params = native_params(options)
         params.abort_callback = ffi.cast("ggml_abort_callback", self._abort.callback)
         params.abort_callback_data = self._abort.data
-        n_threads, n_threads_batch = params.n_threads, params.n_threads_batch
+        lender = threads_of._threads if threads_of is not None else None
+        self._threads = threads = ContextThreads(model, options, lender, own=own_threads)
+        self.n_threads, self.n_threads_batch = params.n_threads, params.n_threads_batch = threads.n
         self._gate = gate = ExclusiveGate("Context", self._abort.set)
-        lender = threads_of._resources if threads_of is not None else None
-        self._resources: ContextResources = ContextResources(gate, lender)
+        self._resources: ContextResources = ContextResources(gate, threads)
         parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
         self._notices_changes = notices_changes()
         with model.gate, gate:
@@ -82,7 +91,7 @@ class Context(ContextReports):
                 if ptr == ffi.NULL:
                     raise ContextError("cannot create a context", log=log.lines_since(mark))
                 self._output_rows = output_row_bytes(mark)
-                self._resources.attach_pools(ptr, n_threads, n_threads_batch)
+                threads.attach(ptr)
                 self._limits = limits = read_limits(ptr, options)
                 self._decodes = limits.has_memory and model.has_decoder
                 self._causal_attn = read_causal_attn(ptr, model, options)
@@ -110,11 +119,9 @@ class Context(ContextReports):
         self.n_ubatch: int = limits.n_ubatch
         self.n_seq_max: int = limits.n_seq_max
         self.n_vocab: int = model.vocab.n_tokens
-        self.n_threads: int = n_threads
-        self.n_threads_batch: int = n_threads_batch
         self._single = Batch(1)
         self._single.single(0, 0, 0)
-        self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab)
+        self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab, threads.turn)
 
     def _make_views(self, pooling: PoolingType) -> None:
         # None of them refers to this object, which is therefore freed as soon as it is dropped.
@@ -194,14 +201,14 @@ class Context(ContextReports):
         """
         if not self._decodes:
             raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
-        return self._step.bind(selector.native)
+        return place(self._step.bind(selector.native), self._threads.placed(batch=False))
 
     def step_failed(self, result: int) -> NoReturn:
         """Raise what a negative result of a :meth:`stepper` means."""
         if result == SHUT:
             self._access.raise_unusable()
-        if result == STATUS:
-            self._fail(self._step.status, self._single)
+        if result in (STATUS, STOPPED):
+            self._fail(self._step.status if result == STATUS else STOPPED, self._single)
         try:
             self._step.fail(result)
         except NativeError as error:
@@ -219,7 +226,7 @@ class Context(ContextReports):
         batch.check() if isinstance(batch, Batch) else batch.check_model(self.model)
         if self._n_positions:
             batch.check_positions(self._n_positions)
-        door, flag, outputs = self._door, self._abort, self.outputs
+        door, flag, outputs, threads = self._door, self._abort, self.outputs, self._threads
         with self.lock():
             if door.shut:
                 self._access.raise_unusable()
@@ -229,7 +236,7 @@ class Context(ContextReports):
             flag.arm()
             door.computing = 1
             try:
-                code = function(self._handle.ptr, batch.ptr)
+                code = place(function, threads.placed(batch=n > 1))(self._handle.ptr, batch.ptr, threads.turn, flag)
             except NativeError as error:
                 self._access.note_damage(error)
                 raise
@@ -240,6 +247,8 @@ class Context(ContextReports):
             outputs.last_batch = (door.n_computed, n)
 
     def _fail(self, code: int, batch: Batch | EmbeddingBatch) -> NoReturn:
+        if code == NESTED:
+            refuse_nested()
         flag = self._abort
         exception = flag.take_exception()
         if exception is not None:
@@ -248,7 +257,7 @@ class Context(ContextReports):
             shutdown.refuse()
         lines = log.lines_since(log.call_mark())
         log.pump()
-        if code == ABORTED:
+        if code in (ABORTED, STOPPED):
             expired = flag.expired
             flag.clear()
             raise AbortedError("the deadline has passed" if expired else "the decode was aborted")
@@ -371,12 +380,15 @@ class Context(ContextReports):
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
-        n_threads = thread_count("n_threads", n_threads)
-        n_threads_batch = thread_count("n_threads_batch", n_threads_batch, n_threads)
         with self.lock():
-            self._resources.attach_pools(self.ptr, n_threads, n_threads_batch)
-            lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
-            self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+            self._threads.set(self.ptr, n_threads, n_threads_batch)
+            self.n_threads, self.n_threads_batch = self._threads.n
+            self.options = replace(self.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
+
+    def lower_threads(self, limit: int | None, why: str | None = None) -> None:
+        """Compute with at most ``limit`` threads for a while, because of ``why``; None ends that."""
+        with self.lock():
+            self._threads.lower(self.ptr, limit, None if limit is None else why)
 
 
 def _check_classifier(model: Model) -> None:
