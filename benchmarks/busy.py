@@ -5,9 +5,9 @@
 Each peer decodes alone and beside the busy process, in turns; a ratio is that of one such pair. The peers are this
 package, this package with a fixed number of threads (``reproducible=True``), llama-bench from the same build with its
 default settings, and other builds of llama-bench that are named: one with OpenMP, as llama.cpp is built by default,
-comes from ``scripts/build_libllama.py --tool llama-bench --prefix DIR --cmake-arg=-DGGML_OPENMP=ON``. The last row is the package
-against itself with a fixed number of threads while nothing else runs: what the watching costs. Only ratios of one run
-mean anything, and those of a machine with other work say little.
+comes from ``scripts/build_libllama.py --tool llama-bench --prefix DIR --cmake-arg=-DGGML_OPENMP=ON``. The last row is
+the package against itself with a fixed number of threads while nothing else runs: what the watching costs. Only ratios
+of one run mean anything, and those of a machine with other work say little.
 """
 
 from __future__ import annotations

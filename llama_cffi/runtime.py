@@ -215,11 +215,13 @@ class Runtime:
         share = self._share.share() if self._share is not None else None
         media = self._media.share() if self._media is not None else None
         try:
+            n_threads, n_threads_batch = context.threads_asked
+            options = replace(context.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
             twin = Runtime(
                 self.model,
                 share,
                 self.formats,
-                context.options,
+                options,
                 self.overflow,
                 self._prompt_cache,
                 self._engine_options,

@@ -62,8 +62,8 @@ class Step:
         return int(self._self.status)
 
     def fail(self, result: int) -> NoReturn:
-        """Raise what any other negative result means than :data:`STATUS`, :data:`SHUT` and :data:`~.turn.STOPPED`, which
-        the caller knows.
+        """Raise what a negative result means, except :data:`STATUS`, :data:`SHUT` and :data:`~.turn.STOPPED`, which the
+        caller knows.
 
         :class:`NativeError` from the guard, :class:`BusyError`, :class:`ClosedError` or :class:`ContextError` from the
         gate, :class:`BusyError` from the turn, and :class:`SamplerError` as :meth:`Selector.select` does.

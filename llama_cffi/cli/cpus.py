@@ -26,7 +26,9 @@ CpuRange = Annotated[
 ]
 CpuStrict = Annotated[
     int,
-    option("--cpu-strict", metavar="<0|1>", min=0, max=1, help="Give each thread one of these CPUs for itself: 0 or 1."),
+    option(
+        "--cpu-strict", metavar="<0|1>", min=0, max=1, help="Give each thread one of these CPUs for itself: 0 or 1."
+    ),
 ]
 Prio = Annotated[
     int,

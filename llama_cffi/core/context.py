@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from types import NoneType
 from typing import Any, NoReturn
 
@@ -383,7 +382,6 @@ class Context(ContextReports):
         with self.lock():
             self._threads.set(self.ptr, n_threads, n_threads_batch)
             self.n_threads, self.n_threads_batch = self._threads.n
-            self.options = replace(self.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
 
     def lower_threads(self, limit: int | None, why: str | None = None) -> None:
         """Compute with at most ``limit`` threads for a while, because of ``why``; None ends that."""

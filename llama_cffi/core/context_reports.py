@@ -36,6 +36,11 @@ class ContextReports(NativeObject):
         return self._threads.use
 
     @property
+    def threads_asked(self) -> tuple[int | None, int | None]:
+        """``n_threads`` and ``n_threads_batch`` as the caller gave them last."""
+        return self._threads.asked
+
+    @property
     def thread_limit(self) -> int | None:
         """Most threads that are computed with for a while; see :meth:`Context.lower_threads`."""
         return self._threads.limit

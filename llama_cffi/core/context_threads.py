@@ -55,7 +55,18 @@ class ContextThreads:
     independently. ``lender`` is what another context has, whose pools and turns are used.
     """
 
-    __slots__ = ("_group", "_lowered", "_options", "_options_batch", "_pools", "choice", "choice_batch", "limit", "turn")
+    __slots__ = (
+        "_given",
+        "_group",
+        "_lowered",
+        "_options",
+        "_options_batch",
+        "_pools",
+        "choice",
+        "choice_batch",
+        "limit",
+        "turn",
+    )
 
     def __init__(
         self, model: Model, options: ContextOptions, lender: ContextThreads | None = None, *, own: bool = False
@@ -87,13 +98,20 @@ class ContextThreads:
             )
 
     def _choose(self, n_threads: int | None, n_threads_batch: int | None) -> None:
+        self._given = (n_threads, n_threads_batch)
         cpus, cpus_batch = self._options.cpus, self._options_batch.cpus
         if not cpus:
             cpus = cpus_batch = numa_cpus(read_topology())
-        self.choice: ThreadChoice = thread_choice("n_threads", n_threads, mask=cpus, stacklevel=7)
+        self.choice: ThreadChoice = thread_choice("n_threads", n_threads, mask=cpus)
         default = self.choice if cpus == cpus_batch else choose_threads(read_topology(), cpus_batch)
-        self.choice_batch: ThreadChoice = thread_choice(
-            "n_threads_batch", n_threads_batch, default, mask=cpus_batch, stacklevel=7
+        self.choice_batch: ThreadChoice = thread_choice("n_threads_batch", n_threads_batch, default, mask=cpus_batch)
+
+    @property
+    def asked(self) -> tuple[int | None, int | None]:
+        """The numbers that were given, as far as they are computed with; None for what was left to this package."""
+        return (
+            None if self._given[0] is None else self.choice.n,
+            None if self._given[1] is None else self.choice_batch.n,
         )
 
     @property

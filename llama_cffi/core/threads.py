@@ -77,7 +77,6 @@ def thread_choice(
     default: ThreadChoice | None = None,
     *,
     mask: Sequence[int] = (),
-    stacklevel: int = 5,
 ) -> ThreadChoice:
     """Return the threads that a context computes with when it is asked for ``value``; None is ``default``, or what
     :func:`choose_threads` says.
@@ -98,7 +97,7 @@ def thread_choice(
             f"{name}={count} is more than the {limit} threads that are useful on the CPUs of this process; "
             f"computing with {limit}",
             RuntimeWarning,
-            stacklevel=stacklevel,
+            stacklevel=5,
         )
         return ThreadChoice(limit, f"{name}={count} was given, which is too many for {_count(n_cpus, 'CPU')}")
     return ThreadChoice(count, f"{name}={count} was given")
@@ -107,7 +106,7 @@ def thread_choice(
 def thread_count(name: str, value: int | None, default: int | None = None) -> int:
     """Return the number of :func:`thread_choice`."""
     fallback = None if default is None else ThreadChoice(default, "")
-    return thread_choice(name, value, fallback, stacklevel=6).n
+    return thread_choice(name, value, fallback).n
 
 
 def _count(n: int, noun: str) -> str:

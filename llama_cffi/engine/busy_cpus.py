@@ -40,7 +40,19 @@ class BusyCpus:
     them for None, from the next step on. Times are those of :func:`time.perf_counter`.
     """
 
-    __slots__ = ("_apply", "_began", "_count", "_lacked", "_measure", "_retry", "_stepped", "_trial", "_use", "_wait", "n")
+    __slots__ = (
+        "_apply",
+        "_began",
+        "_count",
+        "_lacked",
+        "_measure",
+        "_retry",
+        "_stepped",
+        "_trial",
+        "_use",
+        "_wait",
+        "n",
+    )
 
     def __init__(
         self,

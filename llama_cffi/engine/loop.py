@@ -311,14 +311,13 @@ class GenerationLoop:
 
     # -- tokens
 
-    def _propose(
-        self, sequence: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0
-    ) -> list[int]:
+    def _propose(self, one: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0) -> list[int]:
         """A draft that fits the context, and what may still be generated: one token always comes after it."""
-        cells, seq_id = sequence.cells, sequence.seq_id
-        n_max = min(n_max, self._n_ctx - len(cells), sequence.n_left - 1)
-        fits = n_max >= 1 and seq_id is not None
-        return drafting.propose(cells, n_max, seq_id=seq_id, n_others=n_others) if fits else []
+        cells, seq_id = one.cells, one.seq_id
+        n_max = min(n_max, self._n_ctx - len(cells), one.n_left - 1)
+        if n_max < 1 or seq_id is None:
+            return []
+        return drafting.propose(cells, n_max, seq_id=seq_id, n_others=n_others)
 
     def _advance(self, sequence: RunningSequence, row: int, draft: SequenceOf[int]) -> None:
         """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""

@@ -284,7 +284,7 @@ def test_cpu_flags_are_options() -> None:
         ("--cpu-range-batch", {"cpu_range_batch": "1,2"}),
     ],
 )
-def test_bad_cpus_are_usage_errors(flag: str, given: dict[str, str]) -> None:
+def test_bad_cpus_are_usage_errors(flag: str, given: Any) -> None:
     with pytest.raises(typer.BadParameter) as caught:
         ContextMemory(**given).changed()
     assert caught.value.param_hint == flag

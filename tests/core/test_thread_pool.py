@@ -91,7 +91,8 @@ def test_contexts_with_all_threads_share_a_pool(model: Model) -> None:
         assert len(mine) == ALL - 1
         with Context(model, options()) as other:
             assert tasks() - before == mine
-            assert one.threads.shared and other.threads.shared
+            assert one.threads.shared
+            assert other.threads.shared
             for context in (one, other, one):
                 compute(context)
         compute(one)
@@ -119,7 +120,7 @@ def test_a_draft_computes_with_the_threads_of_its_target(model: Model) -> None:
 @needs_linux
 def test_many_models_opened_and_closed_leave_no_threads(model: Model) -> None:
     before = tasks()
-    for i in range(20):
+    for i in range(6):
         llm = Llama(model, n_ctx=64)
         if i % 2:
             llm.context.set_threads(1 + i % 3)
@@ -263,7 +264,8 @@ def test_closing_ends_the_wait(taken: Any) -> None:
     assert eventually(lambda: context._threads.turn.n_waiting == 1)
     context.close()
     thread.join(30)
-    assert len(failed) == 1 and not thread.is_alive()
+    assert len(failed) == 1
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("call", [step, compute])
@@ -344,9 +346,14 @@ def test_a_strict_mask_gives_each_thread_its_cpu(model: Model) -> None:
 def test_the_calling_thread_is_placed_while_it_computes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[tuple[int, ...]] = []
     real = thread_options._place
-    monkeypatch.setattr(thread_options, "_place", lambda cpus, priority: (places.append(cpus), real(cpus, priority)))
+
+    def place(cpus: tuple[int, ...], priority: Any) -> None:
+        places.append(cpus)
+        real(cpus, priority)
+
+    monkeypatch.setattr(thread_options, "_place", place)
     with Context(model, options(cpu_mask=[CPUS[0]], n_threads=1)) as context:
-        assert places == 2 * [(CPUS[0],)] or places == [(CPUS[0],)]
+        assert places == [(CPUS[0],)]
         places.clear()
         compute(context, 3)
         step(context)
@@ -398,7 +405,9 @@ def test_a_priority_that_is_allowed_is_set(model: Model) -> None:
 @needs_linux
 def test_a_cpu_that_is_not_there_is_refused(model: Model) -> None:
     mine = os.sched_getaffinity(0)
-    with pytest.raises(UnsupportedError, match=r"cpu_mask: the system has no CPU 510, 511 for this process; it may use"):
+    with pytest.raises(
+        UnsupportedError, match=r"cpu_mask: the system has no CPU 510, 511 for this process; it may use"
+    ):
         Context(model, options(cpu_mask="510-511"))
     with pytest.raises(UnsupportedError, match="has no CPU 511"):
         Context(model, options(cpu_mask=[CPUS[0], 511]))
@@ -433,7 +442,8 @@ def test_masks(value: Any, cpus: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "0x", "0xg", "3-", "-3", "a", "1,,2", "5-1", "0x0", [], [-1], [512], "512", [0.5], [True], "0-99999", ["1"]]
+    "value",
+    ["", "0x", "0xg", "3-", "-3", "a", "1,,2", "5-1", "0x0", [], [-1], [512], "512", [0.5], [True], "0-99999", ["1"]],
 )
 def test_bad_masks(value: Any) -> None:
     with pytest.raises(ValueError, match="cpu_mask"):
@@ -538,7 +548,8 @@ def test_an_isolated_process_has_the_threads_of_its_node(tmp_path: Path, no_stra
 @needs_linux
 def test_one_node_needs_no_strategy(tmp_path: Path, no_strategy: list[int], model_path: str) -> None:
     numa.use_numa("distribute", nodes(tmp_path, "0-1"))
-    assert not no_strategy and not numa.numa_places_threads()
+    assert not no_strategy
+    assert not numa.numa_places_threads()
     Model(model_path, ModelOptions(numa="distribute")).close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -52,18 +53,26 @@ class Machine:
 def test_one_busy_process_on_two_cpus() -> None:
     machine = Machine(2, lambda now: 1)
     machine.run(0.3)
-    assert machine.applied == [(pytest.approx(0.25, abs=0.05), 1)]
+    [(lowered, limit)] = machine.applied
+    assert limit == 1
+    assert 0.18 < lowered < 0.3
     machine.run(30)
     # All threads are tried again for a moment, ever more rarely.
     assert machine.n == 1
     trials = [now for now, limit in machine.applied if limit is None]
     assert 10 < len(trials) < 20
-    assert all(later - earlier > 1.9 for earlier, later in zip(trials[4:], trials[5:], strict=False))
-    tried = sum(back - now for (now, limit), (back, _) in zip(machine.applied, machine.applied[1:], strict=False) if limit is None)
+    assert all(later - earlier > 1.9 for earlier, later in itertools.pairwise(trials[4:]))
+    tried = sum(
+        back - now
+        for (now, limit), (back, _) in zip(machine.applied, machine.applied[1:], strict=False)
+        if limit is None
+    )
     assert tried < 0.03 * 30
 
 
-@pytest.mark.parametrize(("n_cpus", "n_others", "n"), [(2, 1, 1), (4, 1, 3), (8, 1, 7), (8, 3, 5), (16, 4, 12), (4, 9, 1)])
+@pytest.mark.parametrize(
+    ("n_cpus", "n_others", "n"), [(2, 1, 1), (4, 1, 3), (8, 1, 7), (8, 3, 5), (16, 4, 12), (4, 9, 1)]
+)
 def test_as_many_threads_as_cpus_are_free(n_cpus: int, n_others: int, n: int) -> None:
     machine = Machine(n_cpus, lambda now: n_others)
     machine.run(1.5)
@@ -186,7 +195,9 @@ def test_the_use_of_this_process() -> None:
     total = 0
     while (used := cpu_use()) is not None and used.seconds - before.seconds < 0.02:
         total += 1
-    assert total and used is not None and used.preempted >= before.preempted
+    assert total
+    assert used is not None
+    assert used.preempted >= before.preempted
 
 
 def test_steps_are_watched() -> None:
@@ -207,6 +218,8 @@ def test_an_engine_watches_unless_it_is_reproducible() -> None:
     runner = FakeRunner()
     assert watch(runner, EngineOptions(reproducible=True)) is None
     look = watch(runner, EngineOptions())
-    assert look is not None and look(1.0, 1.0) > 1.0
+    assert look is not None
+    assert look(1.0, 1.0) > 1.0
     engine = Engine(runner, EngineOptions())
-    assert engine.idle and runner.limit is None
+    assert engine.idle
+    assert runner.limit is None
