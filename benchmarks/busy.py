@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure decoding beside a busy process.")
     parser.add_argument("--quick", action="store_true", help="2 rounds on the small model: does it run at all?")
     parser.add_argument("--rounds", type=int, default=8, help="pairs of each peer (default: 8)")
+    parser.add_argument("--tokens", type=int, help="tokens of a stream (default: about three seconds of them)")
     parser.add_argument("--busy", type=int, default=1, help="busy processes (default: 1)")
     parser.add_argument("--model", choices=tuple(SHAPES), action="append", help="default: all; repeatable")
     parser.add_argument("--llama-bench", metavar="NAME=PROGRAM", action="append", default=[], help="repeatable")
@@ -80,7 +81,7 @@ def bench(program: Path, model: Path, n: int) -> float:
 
 def measure(name: str, path: Path, options: argparse.Namespace, rounds: int) -> dict[str, Any]:
     """Measure one model, and print what was found."""
-    n = N_TOKENS[name]
+    n = options.tokens or N_TOKENS[name]
     others = {"llama-bench": llama_bench()._program} | {
         label: Path(program) for label, _, program in (one.partition("=") for one in options.llama_bench)
     }

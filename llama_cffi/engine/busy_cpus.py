@@ -15,12 +15,17 @@ WINDOW_SECONDS = 0.06
 """How long CPU time is added up before it is looked at."""
 PATIENCE_SECONDS = 0.18
 """How long CPUs must be lacking until there are fewer threads: a short job of another process is over by then."""
-LACKING = 0.25
-"""CPUs that must be lacking. Another busy process takes 0.5 to 0.7; what a system does beside takes less than 0.1."""
+LACKING = 0.4
+"""CPUs that must be lacking on average. Another busy process takes 0.5 to 0.7. When 0.4 of two CPUs are lacking, one
+thread is about as fast as two."""
+_NOTICED = 0.2
+"""CPUs that must be lacking in each window."""
 LEAST_WAIT, MOST_WAIT = 0.25, 2.0
 """How long there are fewer threads until all of them are tried again: first, and after trials in vain."""
-TRIAL_SECONDS = 0.03
-"""How long they are tried: at least a step."""
+TRIAL_SECONDS = 0.06
+"""How long they are tried: at least a step, after a first one in which they wake up."""
+_TRYING = 0.03
+"""The part of the time that trials in vain may take at last."""
 _LEAST_STEPPING = 0.9
 """The part of a window that must be steps, for its CPU time to say something."""
 
@@ -45,12 +50,14 @@ class BusyCpus:
         "_began",
         "_count",
         "_lacked",
+        "_lacked_for",
         "_measure",
         "_retry",
         "_stepped",
         "_trial",
         "_use",
         "_wait",
+        "_waking",
         "n",
     )
 
@@ -62,9 +69,9 @@ class BusyCpus:
     ) -> None:
         self._count, self._apply, self._measure = count, apply, measure
         self._use: CpuUse | None = None
-        self._began = self._stepped = self._lacked = self._retry = 0.0
+        self._began = self._stepped = self._lacked = self._lacked_for = self._retry = 0.0
         self._wait = LEAST_WAIT
-        self._trial = False
+        self._trial = self._waking = False
         self.n: int = count()
         """The threads that are computed with."""
 
@@ -79,12 +86,15 @@ class BusyCpus:
         n_threads = self._count()
         if use is None:
             return float("inf")  # the system does not tell
+        if self._waking:
+            self._waking = False
+            return now + TRIAL_SECONDS
         if before is not None and n_threads > 1:
             self._judge(now, elapsed, in_steps, before, use)
         if self.n < n_threads and now >= self._retry and not self._trial:
-            self._trial = True
+            self._trial = self._waking = True
             self._set(n_threads, None)
-            return now + TRIAL_SECONDS
+            return now
         if n_threads <= 1 or (not self._trial and self.n > n_threads):
             self.n = n_threads  # the caller has set another number
         return now + WINDOW_SECONDS
@@ -93,22 +103,26 @@ class BusyCpus:
         # Where the time between steps was idle, no CPU was lacking in it.
         lacking = self.n * in_steps / elapsed - (use.seconds - before.seconds) / elapsed
         told = in_steps >= _LEAST_STEPPING * elapsed and use.faults == before.faults
-        lacks = told and lacking > LACKING and use.preempted > before.preempted
+        if not told or lacking <= _NOTICED or use.preempted == before.preempted:
+            self._lacked = self._lacked_for = 0.0
+        else:
+            self._lacked += lacking * elapsed
+            self._lacked_for += elapsed
+        lacks = self._lacked > LACKING * self._lacked_for
         if self._trial:
             self._trial = False
-            self._wait = min(2 * self._wait, MOST_WAIT) if lacks else LEAST_WAIT
-        elif lacks:
-            self._lacked += elapsed
-            lacks = self._lacked >= PATIENCE_SECONDS
-        else:
-            self._lacked = 0.0
+            # A step of a large model takes longer than a trial is meant to.
+            most = max(MOST_WAIT, elapsed / _TRYING)
+            self._wait = min(2 * self._wait, most) if lacks else LEAST_WAIT
+        elif self._lacked_for < PATIENCE_SECONDS:
+            lacks = False
         if lacks and self.n > 1:
-            self._lacked = 0.0
             self._retry = now + self._wait
-            n = max(1, self.n - max(1, round(lacking)))
+            n = max(1, self.n - max(1, round(self._lacked / self._lacked_for)))
             self._set(n, n)
 
     def _set(self, n: int, limit: int | None) -> None:
+        self._lacked = self._lacked_for = 0.0
         self.n = n
         self._apply(limit)
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_cffi._util.cpu_use import CpuUse, cpu_use
@@ -67,7 +67,7 @@ def test_one_busy_process_on_two_cpus() -> None:
         for (now, limit), (back, _) in zip(machine.applied, machine.applied[1:], strict=False)
         if limit is None
     )
-    assert tried < 0.03 * 30
+    assert tried < 0.04 * 30
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,14 @@ def test_as_many_threads_as_cpus_are_free(n_cpus: int, n_others: int, n: int) ->
     assert min(lowered) >= n - (n_others > 1)
     machine.run(10)
     assert min(limit for _, limit in machine.applied if limit is not None) in (n, max(1, n - 1), n + 1)
+
+
+def test_slow_steps_are_tried_more_rarely() -> None:
+    machine = Machine(2, lambda now: 1, step=0.4)
+    machine.run(200)
+    trials = [now for now, limit in machine.applied if limit is None]
+    assert 10 < trials[-1] - trials[-2] < 20
+    assert len(trials) < 25
 
 
 def test_all_threads_come_back_when_the_other_process_ends() -> None:
@@ -99,9 +107,10 @@ def test_a_short_job_changes_nothing() -> None:
     assert not machine.applied
 
 
+@settings(max_examples=40)
 @given(
     n_cpus=st.integers(1, 64),
-    step=st.floats(0.0005, 0.5),
+    step=st.floats(0.002, 0.5),
     gap=st.floats(0.0, 0.1),
     idle=st.booleans(),
 )
@@ -115,10 +124,11 @@ def test_nothing_is_tried_on_a_quiet_machine(n_cpus: int, step: float, gap: floa
     assert not machine.applied
 
 
+@settings(max_examples=40)
 @given(
     n_cpus=st.integers(1, 16),
     jobs=st.lists(st.tuples(st.integers(0, 16), st.floats(0.05, 3.0)), max_size=8),
-    step=st.floats(0.001, 0.3),
+    step=st.floats(0.004, 0.3),
 )
 def test_whatever_else_runs(n_cpus: int, jobs: list[tuple[int, float]], step: float) -> None:
     """The number stays between 1 and all, changes at most so often, and comes back."""
@@ -127,7 +137,7 @@ def test_whatever_else_runs(n_cpus: int, jobs: list[tuple[int, float]], step: fl
         ends.append(((ends[-1][0] if ends else 0.0) + seconds, n))
     machine = Machine(n_cpus, lambda now: next((n for end, n in ends if now < end), 0), step)
     machine.run(ends[-1][0] if ends else 0.1)
-    machine.run(3.0 + 3 * step)
+    machine.run(3.0 + 80 * step)
     assert machine.n == n_cpus
     assert all(limit is None or 1 <= limit < n_cpus for _, limit in machine.applied)
     times = [now for now, _ in machine.applied]
