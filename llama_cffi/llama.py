@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Messages = str | Sequence[Message]
     Texts = list[str] | tuple[str, ...]
     Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
+    Given = str | Tokens
     AnyPrompt = str | NDArray[np.int32] | Sequence[str | int | Image | Audio | Video]
 
 
@@ -57,14 +58,9 @@ class Llama(OpenModel):
     # -- text
 
     @overload
-    def generate(  # type: ignore[overload-overlap]
-        self, prompt: Prompts, *, progress: Progress | None = None, **options: Unpack[opt.GenerateOptions[P]]
-    ) -> list[Completion[P]]: ...
-
-    @overload
     def generate(
         self,
-        prompt: AnyPrompt,
+        prompt: Given,
         *,
         n: None = None,
         best_of: int | None = None,
@@ -75,13 +71,21 @@ class Llama(OpenModel):
     @overload
     def generate(
         self,
-        prompt: AnyPrompt,
+        prompt: Given,
         *,
         n: int,
         best_of: int | None = None,
         progress: Progress | None = None,
         **options: Unpack[opt.GenerateOptions[P]],
     ) -> list[Completion[P]]: ...
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompts, *, progress: Progress | None = None, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> list[Completion[P]]: ...
+
+    @overload
+    def generate(self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]) -> Completion[P]: ...
 
     @takes_options(opt.GenerateOptions)
     def generate(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llama_cffi.aio.session import AsyncChatSession
     from llama_cffi.core.model import Model
     from llama_cffi.engine.snapshot import EngineSnapshot
-    from llama_cffi.llama import AnyPrompt, Messages, Prompts, Texts, Tokens
+    from llama_cffi.llama import AnyPrompt, Given, Messages, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -101,24 +101,22 @@ class AsyncLlama(ProcessBound):
     # -- text
 
     @overload
+    async def generate(
+        self, prompt: Given, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> Completion[P]: ...
+
+    @overload
+    async def generate(
+        self, prompt: Given, *, n: int, best_of: int | None = None, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> list[Completion[P]]: ...
+
+    @overload
     async def generate(  # type: ignore[overload-overlap]
         self, prompt: Prompts, **options: Unpack[opt.GenerateOptions[P]]
     ) -> list[Completion[P]]: ...
 
     @overload
-    async def generate(
-        self,
-        prompt: AnyPrompt,
-        *,
-        n: None = None,
-        best_of: int | None = None,
-        **options: Unpack[opt.GenerateOptions[P]],
-    ) -> Completion[P]: ...
-
-    @overload
-    async def generate(
-        self, prompt: AnyPrompt, *, n: int, best_of: int | None = None, **options: Unpack[opt.GenerateOptions[P]]
-    ) -> list[Completion[P]]: ...
+    async def generate(self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]) -> Completion[P]: ...
 
     @takes_options(opt.GenerateOptions)
     async def generate(

@@ -490,10 +490,10 @@ def test_closing_ends_what_waits_for_room() -> None:
     async def close() -> None:
         llm = await AsyncLlama.demo(n_ctx=256, n_seq_max=1, n_threads=1, max_waiting=1, when_full="wait")
         tasks = [asyncio.ensure_future(llm.generate(prompt, **ENDLESS)) for prompt in PROMPTS]
-        await until(lambda: len(llm._calls._running) == 4 and llm.stats().waiting == 1)
+        await until(lambda: kinds(llm) == ["RunningSequence"] * 2 + ["_InLine"] * 2)
         tasks[3].cancel()
         await asyncio.gather(tasks[3], return_exceptions=True)
-        assert len(llm._calls._running) == 3
+        await until(lambda: len(llm._calls._running) == 3)
         llm.llama.close()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in found] == [ClosedError] * 3 + [asyncio.CancelledError]
