@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_cffi._native import lib
 from llama_cffi._native.turn import Turn
-from llama_cffi.core.cpu_topology import read_topology
+from llama_cffi.core.cpu_topology import read_topology, usable_cpus
 from llama_cffi.core.numa import numa_cpus, numa_places_threads
 from llama_cffi.core.thread_options import ThreadOptions, own_affinity
 from llama_cffi.core.thread_pool import PoolGroup, ThreadPool, has_pools, open_pool, own_group, shared_group, turn_of
@@ -83,7 +83,7 @@ class ContextThreads:
 
     def _new_group(self, model: Model, own: bool) -> PoolGroup:
         cpus = tuple(sorted({*self._options.cpus, *self._options_batch.cpus}))
-        n_cpus = len(cpus) or len(read_topology().cpus)
+        n_cpus = len(cpus) or usable_cpus()
         shares = not own and not model.placement.gpu_bytes and 2 * max(self.n) > n_cpus
         return shared_group(cpus) if shares else own_group(cpus)
 
@@ -101,7 +101,7 @@ class ContextThreads:
         self._given = (n_threads, n_threads_batch)
         cpus, cpus_batch = self._options.cpus, self._options_batch.cpus
         if not cpus:
-            cpus = cpus_batch = numa_cpus(read_topology())
+            cpus = cpus_batch = numa_cpus()
         self.choice: ThreadChoice = thread_choice("n_threads", n_threads, mask=cpus)
         default = self.choice if cpus == cpus_batch else choose_threads(read_topology(), cpus_batch)
         self.choice_batch: ThreadChoice = thread_choice("n_threads_batch", n_threads_batch, default, mask=cpus_batch)

@@ -7,7 +7,7 @@ import ctypes.util
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 _SMALL = 0.5
@@ -27,8 +27,6 @@ class CpuTopology:
     cores: Mapping[int, str]
     performance: frozenset[int] | None = None
     quota: float | None = None
-    node_cpus: Mapping[int, frozenset[int]] = field(default_factory=dict)
-    """CPUs by their NUMA node."""
 
     @property
     def cpus(self) -> frozenset[int]:
@@ -53,7 +51,6 @@ def read_topology(root: str = "/", allowed: frozenset[int] | None = None) -> Cpu
         cores={cpu: _physical_core(cpus / f"cpu{cpu}" / "topology", cpu) for cpu in sorted(allowed)},
         performance=_performance(Path(root), allowed),
         quota=cgroup_cpu_limit(*_cgroup_files(root)),
-        node_cpus=_nodes(Path(root)),
     )
 
 
@@ -63,6 +60,11 @@ def affinity() -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset()
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs that this thread may use."""
+    return len(affinity()) or os.cpu_count() or 1
 
 
 def cpu_list(text: str) -> frozenset[int]:
@@ -107,9 +109,10 @@ def _performance(root: Path, allowed: frozenset[int]) -> frozenset[int] | None:
     return fast if fast and slow else None
 
 
-def _nodes(root: Path) -> dict[int, frozenset[int]]:
+def numa_nodes(root: str = "/") -> dict[int, frozenset[int]]:
+    """Return the CPUs of each NUMA node that has some, by its number; empty where the system does not tell."""
     found: dict[int, frozenset[int]] = {}
-    for folder in sorted((root / "sys/devices/system/node").glob("node[0-9]*")):
+    for folder in sorted(Path(root, "sys/devices/system/node").glob("node[0-9]*")):
         try:
             cpus = cpu_list((folder / "cpulist").read_text())
         except (OSError, ValueError):
@@ -178,4 +181,4 @@ def _read_limit(folder: Path, *, version1: bool) -> float | None:
         return None
 
 
-__all__ = ["CpuTopology", "affinity", "cgroup_cpu_limit", "cpu_list", "read_topology"]
+__all__ = ["CpuTopology", "affinity", "cgroup_cpu_limit", "cpu_list", "numa_nodes", "read_topology", "usable_cpus"]

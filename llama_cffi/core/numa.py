@@ -9,7 +9,7 @@ from typing import Literal
 
 from llama_cffi._native import lib
 from llama_cffi._util.fork import fork_safe
-from llama_cffi.core.cpu_topology import CpuTopology, affinity, read_topology
+from llama_cffi.core.cpu_topology import affinity, numa_nodes
 from llama_cffi.core.options import constant
 from llama_cffi.errors import UnsupportedError
 
@@ -53,7 +53,7 @@ def use_numa(strategy: NumaStrategy | None, root: str = "/") -> None:
                 f"numa={strategy!r}: this process computes with numa={_numa.strategy!r}, and ggml takes one strategy "
                 "for a process"
             )
-        nodes = read_topology(root).node_cpus
+        nodes = numa_nodes(root)
         if len(nodes) > 1:
             home = _current_cpu(root)
             _numa.cpus = next((cpus for cpus in nodes.values() if home in cpus), frozenset())
@@ -66,11 +66,11 @@ def numa_places_threads() -> bool:
     return bool(_numa.cpus)
 
 
-def numa_cpus(topology: CpuTopology) -> tuple[int, ...]:
+def numa_cpus() -> tuple[int, ...]:
     """Return the CPUs that the strategy leaves for threads; none when it leaves all of the process."""
     if _numa.strategy != "isolate" or not _numa.cpus:
         return ()
-    return tuple(sorted(_numa.cpus & topology.cpus))
+    return tuple(sorted(_numa.cpus & affinity()))
 
 
 def _current_cpu(root: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llama_cffi._util.scalars import is_int
 from llama_cffi._util.shown import shown
-from llama_cffi.core.cpu_topology import CpuTopology, read_topology
+from llama_cffi.core.cpu_topology import CpuTopology, read_topology, usable_cpus
 
 MAX_THREADS = 512
 """``GGML_MAX_N_THREADS``; ggml asserts above it."""
@@ -90,7 +90,7 @@ def thread_choice(
     if not is_int(value, 1, MAX_THREADS):
         raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {shown(value)}")
     count = int(value)
-    n_cpus = len(mask) or len(read_topology().cpus)
+    n_cpus = len(mask) or usable_cpus()
     limit = max(n_cpus, _ALWAYS_ALLOWED)
     if count > limit:
         warnings.warn(

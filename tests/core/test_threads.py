@@ -10,7 +10,7 @@ import pytest
 
 from llama_cffi import Context, ContextOptions, Model
 from llama_cffi.core import cpu_topology, threads
-from llama_cffi.core.cpu_topology import CpuTopology, cgroup_cpu_limit, cpu_list, read_topology
+from llama_cffi.core.cpu_topology import CpuTopology, cgroup_cpu_limit, cpu_list, numa_nodes, read_topology
 from llama_cffi.core.threads import ThreadChoice, choose_threads, default_thread_count, thread_choice, thread_count
 
 pytest_plugins = ["tests.support.models"]
@@ -238,7 +238,7 @@ def test_a_machine_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     found = read_topology(str(tmp_path), frozenset(range(3)))
     assert choose_threads(found) == ThreadChoice(3, "3 CPUs")
-    assert not found.node_cpus
+    assert not numa_nodes(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["x", "1-", "1-2-3", "a-b"])
@@ -248,6 +248,7 @@ def test_a_damaged_list_of_cpus_is_as_none(tmp_path: Path, monkeypatch: pytest.M
     machine.write(tmp_path / "sys/devices/cpu_atom/cpus", "0")
     machine.write(tmp_path / "sys/devices/system/node/node0/cpulist", text)
     assert machine.choice(monkeypatch) == ThreadChoice(4, "4 CPUs")
+    assert not numa_nodes(str(tmp_path))
 
 
 def test_numa_nodes(tmp_path: Path) -> None:
@@ -255,11 +256,12 @@ def test_numa_nodes(tmp_path: Path) -> None:
     machine.write(tmp_path / "sys/devices/system/node/node0/cpulist", "0-1")
     machine.write(tmp_path / "sys/devices/system/node/node1/cpulist", "2,3")
     machine.write(tmp_path / "sys/devices/system/node/node2/cpulist", "")  # memory without CPUs
-    assert read_topology(str(tmp_path), frozenset(range(4))).node_cpus == {0: {0, 1}, 1: {2, 3}}
+    assert numa_nodes(str(tmp_path)) == {0: {0, 1}, 1: {2, 3}}
 
 
 def test_what_the_caller_gives_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "read_topology", lambda: topology(8, 8))
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 8)
     assert thread_choice("n_threads", 3) == ThreadChoice(3, "n_threads=3 was given")
     first = thread_choice("n_threads", None)
     assert first == ThreadChoice(8, "8 CPUs")
@@ -273,7 +275,7 @@ def test_what_the_caller_gives_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_more_threads_than_cpus_are_lowered_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, asked, given in ((2, 512, 4), (2, 4, 4), (64, 64, 64), (64, 65, 64), (64, 512, 64)):
-        monkeypatch.setattr(threads, "read_topology", lambda cpus=cpus: topology(cpus, cpus))
+        monkeypatch.setattr(threads, "usable_cpus", lambda cpus=cpus: cpus)
         if asked == given:
             assert thread_count("n_threads", asked) == given
         else:
@@ -282,7 +284,7 @@ def test_more_threads_than_cpus_are_lowered_with_a_warning(monkeypatch: pytest.M
 
 
 def test_a_context_reports_the_threads_that_it_computes_with(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "read_topology", lambda: topology(2, 2))
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 2)
     with pytest.warns(RuntimeWarning, match="n_threads=512"):
         context = Context(model, ContextOptions(n_ctx=32, n_threads=512))
     with context:
