@@ -21,7 +21,7 @@ from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_reports import ContextReports
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
-from llama_cffi.core.decode_errors import ABORTED, raise_decode_error
+from llama_cffi.core.decode_errors import ABORTED, NO_MEMORY, no_memory, raise_decode_error
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
 from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
@@ -83,7 +83,7 @@ class Context(ContextReports):
                     raise ContextError("cannot create a context", log=log.lines_since(mark))
                 self._output_rows = output_row_bytes(mark)
                 self._resources.attach_pools(ptr, n_threads, n_threads_batch)
-                self._limits = limits = read_limits(ptr, options)
+                self._limits = limits = read_limits(ptr, options, mark)
                 self._decodes = limits.has_memory and model.has_decoder
                 self._causal_attn = read_causal_attn(ptr, model, options)
                 pooling = POOLING_TYPES[max(0, lib.llama_pooling_type(ptr))]
@@ -98,6 +98,7 @@ class Context(ContextReports):
             self._make_views(pooling)
         self._door = gate.native
         self._adapters: AdapterSet = ()
+        self._control_vector: tuple[ControlVector | None, range | None] = None, None
         self.has_control_vector = False
         """Whether :meth:`set_control_vector` has set one."""
         self.has_memory = limits.has_memory
@@ -130,7 +131,7 @@ class Context(ContextReports):
         )
         """Logits and embeddings of the last decode or encode."""
         if self._limits.has_memory:
-            self._memory = Memory(access, kv_unified=self.options.kv_unified)
+            self._memory = Memory(access, self._limits)
             self._state = State(access, model, self._memory)
 
     # -- lifetime
@@ -205,8 +206,7 @@ class Context(ContextReports):
         try:
             self._step.fail(result)
         except NativeError as error:
-            self._access.note_damage(error)
-            raise
+            self._fail_native(error)
 
     def _compute(self, function: Any, batch: Batch | EmbeddingBatch, deadline: float | None) -> None:
         if not isinstance(batch, (Batch, EmbeddingBatch)):
@@ -231,8 +231,7 @@ class Context(ContextReports):
             try:
                 code = function(self._handle.ptr, batch.ptr)
             except NativeError as error:
-                self._access.note_damage(error)
-                raise
+                self._fail_native(error)
             finally:
                 door.computing = 0
             if code != 0:
@@ -241,8 +240,7 @@ class Context(ContextReports):
 
     def _fail(self, code: int, batch: Batch | EmbeddingBatch) -> NoReturn:
         flag = self._abort
-        exception = flag.take_exception()
-        if exception is not None:
+        if (exception := flag.take_exception()) is not None:
             raise exception
         if shutdown.begun():
             shutdown.refuse()
@@ -252,8 +250,21 @@ class Context(ContextReports):
             expired = flag.expired
             flag.clear()
             raise AbortedError("the deadline has passed" if expired else "the decode was aborted")
-        vocab = self.model.vocab
-        raise_decode_error(code, batch, vocab, n_ctx=self.n_ctx, n_seq_max=self.n_seq_max, lines=lines)
+        if code == NO_MEMORY:
+            self._reserve_anew()
+        raise_decode_error(code, batch, self.model.vocab, n_ctx=self.n_ctx, n_seq_max=self.n_seq_max, lines=lines)
+
+    def _fail_native(self, error: NativeError) -> NoReturn:
+        """Raise what a native call that was cut off means."""
+        self._access.note_damage(error)
+        lacking = None if self._door.shut else no_memory(error.message, error.log)
+        if lacking is not None:
+            self._reserve_anew()
+        raise lacking or error
+
+    def _reserve_anew(self) -> None:
+        # The next decode is to allocate what it computes with, or to fail: llama.cpp believes to have it.
+        apply_control_vector(self.ptr, self.model, *self._control_vector)
 
     def abort(self) -> None:
         """Stop the running decode, or the next one when none runs. Any thread may call it."""
@@ -299,6 +310,7 @@ class Context(ContextReports):
             self._check_change(vector is not None or self.has_control_vector)
             apply_control_vector(self.ptr, self.model, vector, layers)
             after_control_vector(self.ptr, self._causal_attn)
+            self._control_vector = vector, layers
             self.has_control_vector = vector is not None
 
     def _check_change(self, changes: bool) -> None:
