@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import setuptools
 
 import build_backend
 
@@ -264,6 +263,7 @@ def test_the_source_distribution_builds_without_tools(checkout: Path, no_tools: 
 
 
 def test_an_in_place_build_is_not_where_wheels_are_made(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import setuptools
     import setuptools.command.build_ext
 
     given: dict[str, Any] = {}
