@@ -14,6 +14,7 @@ from llama_cffi.core.memory_breakdown import MemoryBreakdown
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.sketch import Sketch
 from llama_cffi.engine.draft_model import DraftModel, draft_context
+from llama_cffi.engine.draft_source import NAMED_SOURCES
 from llama_cffi.engine.open_media import projector_bytes
 from llama_cffi.errors import ContextError
 
@@ -31,7 +32,9 @@ class BesideModel:
         self._given = given
         draft = given.get("draft")
         source = draft.model if isinstance(draft, DraftModel) else draft
-        is_model = isinstance(source, (str, os.PathLike, Model)) and source != "lookup"
+        # A name of a source, such as "lookup", is not the path of a model.
+        named = isinstance(source, str) and source in NAMED_SOURCES
+        is_model = isinstance(source, (str, os.PathLike, Model)) and not named
         self._draft: str | os.PathLike[str] | Model | None = source if is_model else None
         self._sketch: Sketch | None = None
         self._projector: Mapping[str, int] | None = None

@@ -19,6 +19,9 @@ Draft = Literal["lookup"] | str | os.PathLike[str] | Model | DraftModel | DraftS
 """``"lookup"`` (a :class:`PromptLookup` with its defaults), a draft model as a file or loaded, a :class:`DraftModel`
 with options, or anything else that drafts. A file that is named lookup is ``Path("lookup")``."""
 
+NAMED_SOURCES = ("lookup",)
+"""The texts that are not the path of a draft model."""
+
 Speculative = bool | Literal["lookup"] | DraftSource
 """True for the draft source of the Llama, False for no drafts, or a draft source for this one text."""
 
@@ -98,4 +101,4 @@ def check_source(source: object, name: str) -> DraftSource:
     return source  # type: ignore[return-value]
 
 
-__all__ = ["Draft", "OpenDraft", "Speculative", "check_source", "request_source"]
+__all__ = ["NAMED_SOURCES", "Draft", "OpenDraft", "Speculative", "check_source", "request_source"]

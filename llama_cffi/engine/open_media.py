@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.shown import shown
 from llama_cffi.core.media.projector import Projector
-from llama_cffi.core.media.projector_memory import projector_memory
+from llama_cffi.core.media.projector_devices import projector_memory
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.media_content import content_of
 from llama_cffi.engine.media_encoder import MediaEncoder

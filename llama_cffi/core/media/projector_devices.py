@@ -1,4 +1,4 @@
-"""The memory that a projector would take, as libmtmd counts it."""
+"""The memory that a projector would take of the devices of this process, as libmtmd counts it."""
 
 from __future__ import annotations
 
