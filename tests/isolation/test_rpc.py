@@ -22,6 +22,7 @@ from llama_cffi.cli.app import app
 from llama_cffi.core import backend
 from llama_cffi.errors import EngineCrashed, RpcError
 from tests.support.children import run_child
+from tests.support.media_kinds import open_llama, write_kind
 
 PROMPT = "Once upon a time"
 OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_seq_max": 2}
@@ -157,6 +158,17 @@ def test_without_a_process_of_its_own(servers: list[Server]) -> None:
     with Llama.demo(**OPTIONS) as here:
         expected = here.generate(PROMPT, max_tokens=8, temperature=0).text
     assert run_child(program).splitlines() == [expected] * 2
+
+
+@pytest.mark.conformance
+def test_images_over_rpc(servers: list[Server], tmp_path: Path, assets: Path) -> None:
+    kind = write_kind(tmp_path, "qwen2vl", assets)
+    prompt = ["What is ", next(iter(kind.media.values())), "?"]
+    with open_llama(kind) as here, open_llama(kind, rpc=[servers[0].endpoint]) as llm:
+        assert llm.model.placement.gpu_bytes
+        expected, found = (one.generate(prompt, temperature=0, max_tokens=4) for one in (here, llm))
+    assert found.prompt == expected.prompt
+    assert found.tokens == expected.tokens
 
 
 @pytest.mark.conformance
