@@ -19,6 +19,7 @@ from llama_cffi import (
     AsyncLlama,
     Completion,
     Context,
+    ContextOptions,
     ControlVector,
     DraftModel,
     Llama,
@@ -47,6 +48,8 @@ from llama_cffi.runtime import demo_path
 from tests.support.lora import random_pairs, write_lora
 
 OPTIONS: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 4, "n_threads": 1, "reproducible": True}
+# What is computed together depends on when requests arrive in the other process: in half precision, texts would too.
+OPTIONS["context_options"] = ContextOptions(type_k="f32", type_v="f32", flash_attn="disabled")
 PROMPT = "Once upon a time"
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
