@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from types import NoneType
 from typing import Any, NoReturn
 
-from llama_cffi._native import ffi, guard, lib, log, shutdown
+from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
@@ -16,12 +16,11 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
+from llama_cffi.core.context_failures import ContextFailures
 from llama_cffi.core.context_limits import read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
-from llama_cffi.core.context_reports import ContextReports
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
-from llama_cffi.core.decode_errors import ABORTED, NO_MEMORY, no_memory, raise_decode_error
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
 from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
@@ -32,12 +31,12 @@ from llama_cffi.core.outputs import Outputs
 from llama_cffi.core.selection import TokenSelector
 from llama_cffi.core.state import State
 from llama_cffi.core.threads import thread_count
-from llama_cffi.errors import AbortedError, BatchError, ContextError, NativeError, UnsupportedError
+from llama_cffi.errors import BatchError, ContextError, NativeError, UnsupportedError
 
 Stepper = Callable[[int, int, int], int]
 
 
-class Context(ContextReports):
+class Context(ContextFailures):
     """A context that decodes batches with a :class:`~llama_cffi.core.model.Model` and keeps their sequences in memory.
 
     One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`. With
@@ -98,7 +97,7 @@ class Context(ContextReports):
             self._make_views(pooling)
         self._door = gate.native
         self._adapters: AdapterSet = ()
-        self._control_vector: tuple[ControlVector | None, range | None] = None, None
+        self._control_vector = None, None
         self.has_control_vector = False
         """Whether :meth:`set_control_vector` has set one."""
         self.has_memory = limits.has_memory
@@ -237,34 +236,6 @@ class Context(ContextReports):
             if code != 0:
                 self._fail(code, batch)
             outputs.last_batch = (door.n_computed, n)
-
-    def _fail(self, code: int, batch: Batch | EmbeddingBatch) -> NoReturn:
-        flag = self._abort
-        if (exception := flag.take_exception()) is not None:
-            raise exception
-        if shutdown.begun():
-            shutdown.refuse()
-        lines = log.lines_since(log.call_mark())
-        log.pump()
-        if code == ABORTED:
-            expired = flag.expired
-            flag.clear()
-            raise AbortedError("the deadline has passed" if expired else "the decode was aborted")
-        if code == NO_MEMORY:
-            self._reserve_anew()
-        raise_decode_error(code, batch, self.model.vocab, n_ctx=self.n_ctx, n_seq_max=self.n_seq_max, lines=lines)
-
-    def _fail_native(self, error: NativeError) -> NoReturn:
-        """Raise what a native call that was cut off means."""
-        self._access.note_damage(error)
-        lacking = None if self._door.shut else no_memory(error.message, error.log)
-        if lacking is not None:
-            self._reserve_anew()
-        raise lacking or error
-
-    def _reserve_anew(self) -> None:
-        # The next decode is to allocate what it computes with, or to fail: llama.cpp believes to have it.
-        apply_control_vector(self.ptr, self.model, *self._control_vector)
 
     def abort(self) -> None:
         """Stop the running decode, or the next one when none runs. Any thread may call it."""
