@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, overload
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from llama_cffi.core.model import Model
 from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.isolation import open_runtime
 from llama_cffi.prepare import generation
+from llama_cffi.reopening import portable, reference
 from llama_cffi.runtime import demo_path
 from llama_cffi.stream import Stream, run
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
+    from llama_cffi.core.archive import ArchiveMember
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.image import Image
@@ -59,23 +61,34 @@ T = TypeVar("T")
 class Llama(Closing, ProcessBound):
     """A model ready to generate and to embed.
 
-    ``model`` is the path of a GGUF file, or a :class:`Model`, which may be shared: closing this object closes the model
-    only if this object loaded it. The options are those of :class:`~llama_cffi.options.LlamaOptions`; in this and every
+    ``model`` is what :class:`Model` takes (the path of a GGUF file, its bytes, an open file, an
+    :class:`ArchiveMember`), or a :class:`Model`, which may be shared: closing this object closes the model only if this
+    object loaded it. The options are those of :class:`~llama_cffi.options.LlamaOptions`; in this and every
     other call None means "not given". All layers go to a GPU when the library can use one; ``model.placement`` shows
     the bytes on each device.
 
     Any thread may call any method: concurrent calls are computed together, in one batch. :meth:`fork` returns a second
     ``Llama`` over the same weights, which computes independently of this one.
 
+    It pickles as a reference: another process opens the same file, unless it has changed, with the same options.
+    Texts in memory are not part of that, and what exists in this process only raises ``TypeError``: a model that was
+    given as bytes or as an open file, adapters that are set, options that cannot be pickled.
+
     Raises :class:`ModelFileError` and :class:`ContextError` with the reason that llama.cpp logged.
     """
 
-    _instead_of_pickling = "open the model in each process"
     _instead_of_copying = "use fork(), which gives a second one over the same weights"
 
     @takes_options(opt.LlamaOptions)
-    def __init__(self, model: str | PathLike[str] | Model, **options: Unpack[opt.LlamaOptions]) -> None:
-        self._runtime = open_runtime(model, opt.check_options(opt.LlamaOptions, options))
+    def __init__(
+        self, model: str | PathLike[str] | Model | ArchiveMember | BinaryIO | bytes, **options: Unpack[opt.LlamaOptions]
+    ) -> None:
+        given = opt.check_options(opt.LlamaOptions, options)
+        self._given, self._shares_model = portable(given), isinstance(model, Model)
+        self._runtime = open_runtime(model, given)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return reference(type(self), self._runtime, self._given, shared=self._shares_model)
 
     @classmethod
     @takes_options(opt.LlamaOptions)
@@ -685,7 +698,7 @@ class Llama(Closing, ProcessBound):
         self._runtime.close()
 
     def __repr__(self) -> str:
-        name = f"{type(self).__name__} {self.model.path.name!r}"
+        name = f"{type(self).__name__} {self.model.name!r}"
         if self.closed:
             return f"<{name}: closed>"
         context = self.context

@@ -86,6 +86,8 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
 
 def projector_beside(model: Model) -> Path:
     """Return the projector in the folder of a model's file; raises :class:`ModelNotFoundError` without one."""
+    if model.path.name != model.name:
+        raise ModelNotFoundError(f'mmproj="auto": {model.name} has no folder to look in: give the projector\'s path')
     folder = model.path.parent
     names = [path.name for path in folder.glob("*.gguf")] if folder.is_dir() else []
     found = choose_projector(model.path.name, names)
