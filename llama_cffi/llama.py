@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
-    from llama_cffi.core.archive import ArchiveMember
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.media.video import Video
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
+    from llama_cffi.core.model_paths import ModelGiven
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
     from llama_cffi.engine.snapshot import SlotSnapshot
@@ -80,9 +80,7 @@ class Llama(Closing, ProcessBound):
     _instead_of_copying = "use fork(), which gives a second one over the same weights"
 
     @takes_options(opt.LlamaOptions)
-    def __init__(
-        self, model: str | PathLike[str] | Model | ArchiveMember | BinaryIO | bytes, **options: Unpack[opt.LlamaOptions]
-    ) -> None:
+    def __init__(self, model: ModelGiven | Model, **options: Unpack[opt.LlamaOptions]) -> None:
         given = opt.check_options(opt.LlamaOptions, options)
         self._given, self._shares_model = portable(given), isinstance(model, Model)
         self._runtime = open_runtime(model, given)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from llama_cffi._native import atomic, binding, ffi, guard, lib
 from llama_cffi._native.atomic import Cell
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
-from llama_cffi.core.archive import ArchiveMember
+from llama_cffi.core.model_paths import ModelGiven
 from llama_cffi.core.opening import opened_header
 from llama_cffi.core.source import MAGIC, Source
 from llama_cffi.core.strings import to_text
@@ -67,7 +67,7 @@ class GGUFFile:
     metadata: dict[str, MetadataValue]
     tensors: list[TensorInfo]
 
-    def __init__(self, path: str | os.PathLike[str] | ArchiveMember | BinaryIO | bytes) -> None:
+    def __init__(self, path: ModelGiven) -> None:
         with opened_header(path) as found:
             if not isinstance(found, (str, os.PathLike)) or not isinstance(os.fspath(found), str):
                 raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any
 
-from llama_cffi.core.archive import ArchiveMember
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.layer_search import LayerSearch, fits_room
 from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown
 from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.core.model_paths import ModelGiven
 from llama_cffi.core.opening import opened_header
 from llama_cffi.core.sketch import Sketch
 from llama_cffi.errors import UnsupportedError
@@ -40,7 +40,7 @@ class MemoryEstimate(MemoryBreakdown):
 
 
 def estimate_memory(
-    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ArchiveMember | BinaryIO | bytes,
+    path: ModelGiven | Sequence[str | os.PathLike[str]],
     options: ModelOptions | None = None,
     context: ContextOptions | None = None,
 ) -> MemoryEstimate:

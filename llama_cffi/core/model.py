@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, BinaryIO
+from typing import Any
 
 from llama_cffi._util.shown import shown
-from llama_cffi.core.archive import ArchiveMember
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.fitting import Contexts, Fitting
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.model_base import ModelBase, ProgressCallback
 from llama_cffi.core.model_options import ModelOptions
-from llama_cffi.core.model_paths import all_parts
+from llama_cffi.core.model_paths import ModelGiven, all_parts
 from llama_cffi.core.model_reference import ModelReference, reopen
 from llama_cffi.core.model_save import save_model
 from llama_cffi.core.opening import local
@@ -48,7 +47,7 @@ class Model(ModelBase):
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ArchiveMember | BinaryIO | bytes,
+        path: ModelGiven | Sequence[str | os.PathLike[str]],
         options: ModelOptions | None = None,
         *,
         progress: ProgressCallback | None = None,

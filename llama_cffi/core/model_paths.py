@@ -6,10 +6,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llama_cffi._util.shown import shown
+from llama_cffi.core.archive import ArchiveMember
 from llama_cffi.errors import ModelFileError
+
+ModelGiven = str | os.PathLike[str] | ArchiveMember | BinaryIO | bytes
+"""What one file of a model may be given as: a path, an address, a member of an archive, an open file, bytes."""
 
 
 def all_paths(path: object) -> list[Path]:
@@ -39,4 +43,4 @@ def _parts(path: Path) -> list[Path]:
     return [path.with_name(f"{match[1]}-{i:05}-of-{match[2]}.gguf") for i in range(1, int(match[2]) + 1)]
 
 
-__all__ = ["all_parts", "all_paths"]
+__all__ = ["ModelGiven", "all_parts", "all_paths"]

@@ -62,7 +62,7 @@ def list_files(name: HubName, revision: str | None) -> Listing:
 def web_file(name: HubName, file: str, listing: Listing) -> WebFile:
     """Return a file of a repository as it is fetched over HTTP."""
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     url = hf_hub_url(name.repo, file, revision=listing.commit)
     headers = {key.title(): value for key, value in build_hf_headers().items()}

@@ -244,17 +244,30 @@ def _only_one(path: Path, waited: Callable[[], object]) -> Iterator[None]:
     except ImportError:  # a system without flock
         yield
         return
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
-        while True:
+    while True:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError:
                 waited()
                 time.sleep(_LOCK_POLL)
+                continue
             except OSError:  # a file system without locks
-                break
-        yield
+                pass
+            if not _is_at(file, path):
+                continue  # the one that had it is done, and has deleted it
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 __all__ = ["MAGIC", "Report", "Transfer", "Version", "facts_of", "read_version"]
