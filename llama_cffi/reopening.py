@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.shown import shown
 from llama_cffi.core.model import Model
 from llama_cffi.core.model_reference import ModelReference
+from llama_cffi.core.opening import absolute_path
 from llama_cffi.engine.draft_model import DraftModel
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ def portable(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, word in (("mmproj", "auto"), ("draft", "lookup")):
         value = found.get(name)
         if isinstance(value, (str, os.PathLike)) and value != word:
-            found[name] = os.path.abspath(value)
+            found[name] = absolute_path(value)
         elif isinstance(value, DraftModel) and isinstance(value.model, (str, os.PathLike)):
-            found[name] = replace(value, model=os.path.abspath(value.model))
+            found[name] = replace(value, model=absolute_path(value.model))
     return found
 
 

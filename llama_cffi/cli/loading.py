@@ -149,6 +149,17 @@ def _file(name: str) -> str:
         return str(pull(name.removeprefix(HUB), progress=bar))
 
 
+def file_on_disk(model: str) -> Path:
+    """Return the file of a model: itself, or the archive that a path leads into. Raises FileNotFoundError."""
+    from llama_cffi.core.archive import ArchiveMember
+
+    member = None if Path(model).is_file() else ArchiveMember.of_path(model)
+    file = Path(model if member is None else member.archive)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no model file {model}")
+    return file
+
+
 def remote_model(name: str) -> list[WebFile] | None:
     """Return the remote files of a model that is named as on the hub or by an address; None for one on this machine.
 

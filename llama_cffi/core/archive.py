@@ -15,6 +15,8 @@ _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7-Zip",
     b"Rar!": "RAR",
 }  # fmt: skip
+_DAMAGE = (ValueError, LookupError, ArithmeticError, EOFError, NotImplementedError, RuntimeError, struct.error)
+"""What Python's modules raise for archives that they did not expect."""
 _ENCRYPTED = 1
 _STORED = 0
 _METHODS = {8: "deflate", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard"}
@@ -90,7 +92,7 @@ class ArchiveMember:
         try:
             with zipfile.ZipFile(self.archive) as archive:
                 files = {one.filename: one for one in archive.infolist() if not one.is_dir()}
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, *_DAMAGE) as error:
             raise ModelFileError(f"{self.archive} is a damaged zip archive: {error}") from error
         info = files[self._chosen(list(files))]
         check_stored(f"{self.archive}/{info.filename}", info.compress_type, encrypted=bool(info.flag_bits & _ENCRYPTED))
@@ -108,7 +110,7 @@ class ArchiveMember:
         try:
             with tarfile.open(self.archive, "r:") as archive:
                 files = {one.name: one for one in archive if not one.isdir()}
-        except tarfile.TarError as error:
+        except (tarfile.TarError, *_DAMAGE) as error:
             raise ModelFileError(f"{self.archive} is not a zip or tar archive, or a damaged one: {error}") from error
         member = files[self._chosen(list(files))]
         if not member.isreg() or member.issparse():

@@ -35,6 +35,11 @@ def local(model: Any) -> Any:
     return model
 
 
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """Return what another process, with another current folder, understands; an address stays as it is."""
+    return str(path) if _is_address(path) else os.path.abspath(path)
+
+
 @contextmanager
 def opened(model: Any) -> Iterator[Any]:
     """Yield the open source of a model until the block ends, or the model itself where it is named by paths."""
@@ -114,4 +119,4 @@ class _Kept:
         return data
 
 
-__all__ = ["local", "opened", "opened_header", "remote_headers"]
+__all__ = ["absolute_path", "local", "opened", "opened_header", "remote_headers"]

@@ -117,9 +117,9 @@ class Transfer:
         have = _size(part) if self.version.can_resume else 0
         size = self.version.size
         if have and size is not None and have >= size:
-            if have == size:
+            if have == size and self.version.sha256 is not None:
                 return True
-            have = 0
+            have = have if have == size else 0
         headers = {}
         if have:
             headers["Range"] = f"bytes={have}-"
@@ -143,8 +143,10 @@ class Transfer:
                 have = 0
                 part.truncate(0)
                 self._begin(answer)
+            elif answer.status == 416 and have == size and (answer.etag or self.version.etag) == self.version.etag:
+                return True
             elif have:
-                return self._begin_again(part)  # 416: the file is shorter now
+                return self._begin_again(part)  # the file is shorter now
             else:
                 raise HubConnectionError(f"the server of {self._file.label} answers HTTP {answer.status}")
             part.seek(have)

@@ -10,6 +10,7 @@ import pytest
 
 from llama_cffi import GGUFFile, Model, ModelOptions
 from llama_cffi.errors import UnsupportedError
+from tests.core.test_damaged_models import MADE, run
 from tests.core.test_source import logits
 from tests.support.random_model import Shape, write_random_model
 
@@ -42,6 +43,22 @@ def test_a_saved_model_computes_the_same(shape: Shape, tmp_path: Path) -> None:
         with Model(model.save(tmp_path / "bare.gguf"), PLAIN) as again:
             np.testing.assert_array_equal(logits(again), logits(model))
             assert "general.license" not in again.metadata
+
+
+@pytest.mark.conformance
+def test_models_of_many_architectures(tmp_path: Path) -> None:
+    """What llama.cpp makes of hyperparameters, saved twice."""
+    made = run("tests.support.architectures", tmp_path, *MADE)
+    compared = 0
+    for name in made:
+        with Model(tmp_path / f"{name}.gguf", PLAIN) as model:
+            if not model.has_decoder:
+                continue
+            with Model(model.save(tmp_path / "saved.gguf", overwrite=True), PLAIN) as again:
+                np.testing.assert_array_equal(logits(again), logits(model), name)
+                compared += 1
+    print(f"{compared} architectures are equal")
+    assert compared > 15
 
 
 def test_what_is_not_saved(tmp_path: Path) -> None:

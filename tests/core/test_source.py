@@ -351,6 +351,20 @@ def test_a_truncated_member_does_not_read_its_neighbor(kind: str, data: bytes, t
         Model(ArchiveMember(cut))
 
 
+def test_a_member_without_a_name(data: bytes, tmp_path: Path) -> None:
+    """Python's module looks at the last letter of each name."""
+    path = archive(tmp_path / "m.zip", data)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\1\2")
+    assert content[at + 28 : at + 30] == b"\6\0"  # "readme"
+    content[at + 28 : at + 30] = bytes(2)
+    content[at + 30 : at + 32] = b"\6\0"  # its letters are an extra field now
+    content[at + 46 : at + 52] = b"\0\0\2\0ab"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="is a damaged zip archive"):
+        Model(ArchiveMember(path))
+
+
 def test_damaged_archives_raise(data: bytes, tmp_path: Path) -> None:
     """Any bytes of an archive are changed: the result is the model, another one, or an error of this package."""
     small = data[:6000]

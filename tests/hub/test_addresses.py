@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,12 @@ def test_a_part_that_is_as_long_or_longer(server: FileServer) -> None:
         part.write_bytes(content)
         part.with_name(part.name + ".json").write_bytes(facts.read_bytes())
         assert pull_address(url(server)).read_bytes() == CONTENT
+    path.unlink()
+    part.write_bytes(CONTENT)
+    part.with_name(part.name + ".json").write_bytes(facts.read_bytes())
+    server.files["/m/tiny.gguf"] = changed = b"GGUF changed"
+    assert pull_address(url(server)).read_bytes() == changed  # complete, but not what the server has
+    server.files["/m/tiny.gguf"] = CONTENT
     for noted in (b"", b"[]", b'{"size": "x"}', b'{"odd": 1}', b"\xff"):
         path.unlink()
         part.write_bytes(b"GGUF wrong")
@@ -339,6 +346,45 @@ def test_odd_names_stay_in_the_cache(server: FileServer) -> None:
         path = pull_address(url(server, name))
         assert path.is_relative_to(folder())
         assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.fuzz
+def test_random_servers_interruptions_and_changes(server: FileServer) -> None:
+    """Whatever happens on the way, a call that returns has what the server has, or had before it was gone."""
+    seconds = float(os.environ.get("LLAMA_CFFI_FUZZ_SECONDS", "30"))
+    seed, end = random.SystemRandom().randrange(2**31), time.monotonic() + seconds
+    counts: Counter[str] = Counter()
+    while time.monotonic() < end:
+        print(f"seed {seed}")
+        rng = random.Random(seed)
+        seed += 1
+        path = f"/f/{seed}.gguf"
+        vars(server).update(
+            etags=rng.random() < 0.8, ranges=rng.random() < 0.8, conditions=rng.random() < 0.8, status=None, requests=[]
+        )
+        server.files[path] = content = b"GGUF" + rng.randbytes(rng.choice([0, 1, 1000, 200_000]))
+        done = False
+        for _ in range(rng.randrange(1, 6)):
+            event = rng.choice(["break", "cancel", "change", "away", "kill", "nothing"])
+            counts[event] += 1
+            server.breaks[path] = [rng.randrange(len(content) + 1) for _ in range(rng.randrange(3))]
+            server.status = 503 if event == "away" else None
+            stop_at = rng.random() if event == "cancel" else 2.0
+            if event == "change":
+                server.files[path] = content = b"GGUF" + rng.randbytes(rng.choice([1, 1000, 100_000]))
+            if event == "kill":  # what a power failure may leave of the notes
+                for part in folder().rglob(f"{seed}.gguf.part*"):
+                    rng.choice([part.unlink, lambda part=part: part.write_bytes(b"")])()
+            try:
+                found = pull_address(url(server, path), progress=lambda part, at=stop_at: part < at).read_bytes()
+            except (errors.HubCancelled, errors.HubConnectionError) as error:
+                counts[type(error).__name__] += 1
+                continue
+            assert found == content or (event == "away" and done), f"seed {seed - 1}: {event}"
+            done = True
+            counts["returned"] += 1
+    print(dict(counts))
+    assert counts["returned"] > 5
 
 
 # -- models

@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start, end = int(first), min(len(data), int(last) + 1 if last else len(data))
         if start >= len(data):
-            self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            self._send(416, b"", headers | {"Content-Range": f"bytes */{len(data)}"})
             return
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         self._send(206, data[start:end], headers, cut)
