@@ -373,7 +373,7 @@ def test_damaged_archives_raise(data: bytes, tmp_path: Path) -> None:
         whole = path.read_bytes()
         edges = [*range(600), *range(len(whole) - 600, len(whole))]
         outcomes = set()
-        for seed in range(60):
+        for seed in range(40):
             rng = random.Random(seed)
             changed = bytearray(whole)
             for _ in range(rng.choice([1, 1, 3])):
@@ -395,7 +395,7 @@ def test_damaged_archives_raise(data: bytes, tmp_path: Path) -> None:
 def test_damaged_bytes_fail_as_damaged_files_do(data: bytes, tmp_path: Path) -> None:
     path, packed = tmp_path / "m.gguf", tmp_path / "m.tar"
     counts = {"loaded": 0, "failed": 0}
-    for seed in range(40):
+    for seed in range(24):
         rng = random.Random(seed)
         changed = bytearray(data)
         for _ in range(rng.choice([1, 1, 2, 10])):
@@ -415,7 +415,7 @@ def test_damaged_bytes_fail_as_damaged_files_do(data: bytes, tmp_path: Path) -> 
                 given.close()
         assert len(set(outcomes)) == 1, (seed, outcomes)
         counts[outcomes[0]] += 1
-    assert min(counts.values()) > 5, counts
+    assert min(counts.values()) > 3, counts
 
 
 def descriptors() -> int:

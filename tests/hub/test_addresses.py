@@ -413,9 +413,9 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose header has several MiB."""
+    """A model whose header has more than the first block that is read."""
     folder = tmp_path_factory.mktemp("models")
-    return write_random_model(folder / "wordy.gguf", Shape(n_layer=1, n_embd=32, n_ff=32, n_vocab=120_000))
+    return write_random_model(folder / "wordy.gguf", Shape(n_layer=1, n_embd=32, n_ff=32, n_vocab=60_000))
 
 
 def test_a_header_is_read_without_the_rest(server: FileServer, heavy: Path) -> None:

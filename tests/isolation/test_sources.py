@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llama_cffi import ArchiveMember, Llama
+from llama_cffi.core.source import open_source
 from llama_cffi.errors import EngineCrashed, ModelFileError
 from tests.support.random_model import write_random_model
 
@@ -47,16 +48,19 @@ def test_bytes_outlive_a_crash(path: Path, expected: str) -> None:
 
 
 def test_parts_of_files(path: Path, expected: str, tmp_path: Path) -> None:
-    packed = tmp_path / "m.tar"
-    with tarfile.open(packed, "w") as archive:
-        archive.add(path, "m.gguf")
-    with Llama(ArchiveMember(packed), isolate=True, **OPTIONS) as llama:
-        assert answer(llama) == expected
     shifted = tmp_path / "shifted"
     shifted.write_bytes(b"." * 33 + path.read_bytes())
     with open(shifted, "rb") as file:
         file.seek(33)
         with Llama(file, isolate=True, **OPTIONS) as llama:
             assert answer(llama) == expected
+    packed = tmp_path / "m.tar"
+    with tarfile.open(packed, "w") as archive:
+        archive.add(path, "m.gguf")
+    source = open_source(ArchiveMember(packed))
+    assert source is not None
+    assert source.passed() == ArchiveMember(packed, "m.gguf")  # opened by its path
+    assert source.descriptors == ()
+    source.close()
     with pytest.raises(ModelFileError, match="bytes in memory"):
         Llama(path.read_bytes()[:9000], isolate=True, **OPTIONS)
