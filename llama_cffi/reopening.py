@@ -13,6 +13,7 @@ from llama_cffi.core.model import Model
 from llama_cffi.core.model_reference import ModelReference
 from llama_cffi.core.opening import absolute_path
 from llama_cffi.engine.draft_model import DraftModel
+from llama_cffi.engine.draft_source import NAMED_SOURCES
 
 if TYPE_CHECKING:
     from llama_cffi.runtime import Runtime
@@ -24,9 +25,9 @@ _ONCE = ("progress",)
 def portable(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a Llama as another process, with another current folder, understands them."""
     found = {name: value for name, value in options.items() if name not in _ONCE}
-    for name, word in (("mmproj", "auto"), ("draft", "lookup")):
+    for name, words in (("mmproj", ("auto",)), ("draft", NAMED_SOURCES)):
         value = found.get(name)
-        if isinstance(value, (str, os.PathLike)) and value != word:
+        if isinstance(value, (str, os.PathLike)) and value not in words:
             found[name] = absolute_path(value)
         elif isinstance(value, DraftModel) and isinstance(value.model, (str, os.PathLike)):
             found[name] = replace(value, model=absolute_path(value.model))

@@ -23,6 +23,11 @@ def descriptor_path(descriptor: int) -> str | None:
     return path if sys.platform == "linux" and os.path.exists(path) else None
 
 
+def has_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is one of a file in a folder, and not of a descriptor."""
+    return not os.fspath(path).startswith("/proc/self/fd/")
+
+
 class MemoryFile:
     """A new, empty file: ``descriptor`` writes it, and ``path`` opens it as long as it is not closed."""
 
@@ -93,4 +98,4 @@ class Shared:
             thing.close()
 
 
-__all__ = ["MemoryFile", "Shared", "descriptor_path"]
+__all__ = ["MemoryFile", "Shared", "descriptor_path", "has_folder"]

@@ -27,6 +27,7 @@ from llama_cffi import (
     Context,
     ContextOptions,
     GGUFFile,
+    Llama,
     LlamaCffiError,
     Model,
     ModelOptions,
@@ -482,3 +483,8 @@ def test_without_memory_files_there_are_temporary_ones(
                 assert set(tmp_path.iterdir()) > kept
                 np.testing.assert_array_equal(logits(loaded), expected)
             assert set(tmp_path.iterdir()) == kept
+
+
+def test_a_model_without_a_path_has_no_projector_beside_it(data: bytes) -> None:
+    with pytest.raises(ModelNotFoundError, match="has no folder to look in"):
+        Llama(data, mmproj="auto", n_ctx=64, n_threads=1)
