@@ -63,7 +63,7 @@ def _tensors(model: ModelBase) -> dict[str, tuple[str, int]]:
         kind = lib.ggml_backend_buffer_get_type(tensor.buffer)
         device = lib.ggml_backend_buft_get_device(kind)
         on_gpu = device and lib.ggml_backend_dev_type(device) != lib.GGML_BACKEND_DEVICE_TYPE_CPU
-        if not on_gpu and not lib.ggml_backend_buffer_is_host(tensor.buffer):
+        if not on_gpu and not lib.ggml_backend_buft_is_host(kind):
             raise UnsupportedError(
                 f"weights were rearranged for this CPU ({to_text(lib.ggml_backend_buft_name(kind))}), and llama.cpp "
                 "cannot put them back in order: load the model with ModelOptions(use_extra_bufts=False) to save it"
