@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
-from llama_cffi import answers, spec
+from llama_cffi import answers, spec, speech
 from llama_cffi import options as opt
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llama_cffi.reply.reply import Reply, ReplyChunk
     from llama_cffi.reply.scores import Perplexity, Score
     from llama_cffi.reply.vectors import Embeddings, Label, Ranked
+    from llama_cffi.speech import SpeechStream
     from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
 
     Tokens = Sequence[int] | NDArray[np.int32]
@@ -506,6 +507,30 @@ class Llama(Closing, ProcessBound):
         :class:`ContextOverflowError`.
         """
         return answers.score(spec.ScoreSpec(prefix, continuations, options), self._runtime, progress)
+
+    # -- speech
+
+    @takes_options(opt.SpeechOptions)
+    def speak(self, text: str, **options: Unpack[opt.SpeechOptions]) -> Audio:
+        """Read a text aloud, with a model that speaks, and return the sound: float32 samples with their rate.
+
+        Nothing in the text is read as a control token. Raises, before anything is computed,
+        :class:`UnsupportedError` for a model that does not speak, or does not imitate the ``voice``,
+        :class:`PromptError` for an empty text and :class:`ContextOverflowError` for one that is too long, and
+        :class:`MediaError` for a voice that is not a sound or is too long; while computing, :class:`MediaError` with
+        libmtmd's reason, for example for an unknown language, and :class:`AbortedError` where ``max_seconds`` have
+        passed before the first sound. :meth:`stream_speech` tells how the sound ended.
+        """
+        with self.stream_speech(text, **options) as stream:
+            return stream.result()
+
+    @takes_options(opt.SpeechOptions)
+    def stream_speech(self, text: str, **options: Unpack[opt.SpeechOptions]) -> SpeechStream:
+        """Read a text aloud as an iterator of pieces of sound, which come as soon as they are computed.
+
+        The errors that :meth:`speak` raises before computing are raised by this call. Closing the stream ends it.
+        """
+        return speech.speak(spec.SpeakSpec(text, options), self._runtime)
 
     # -- states; these methods need an idle model, and check a state completely before they replace anything
 

@@ -31,6 +31,7 @@ LAYERS = (
     "isolation",
     "stream",
     "answers",
+    "speech",
     "tool_loop",
     "chat_session",
     "llama",

@@ -105,6 +105,9 @@ class Calls:
         self._preparing = ThreadPool(N_PREPARING)
         self._compiling = ThreadPool(N_COMPILING)
         self._computing = ThreadPool(N_COMPUTING)
+        # One speech is computed at a time: those that wait for it need no threads.
+        self._speaking = ThreadPool(1)
+        self._stops: dict[Future[None], Callable[[], object]] = {}
         self._deliveries: dict[int, Delivery] = {}
         self._sequences: set[RunningSequence] = set()
         self._n_kept = _KEPT
@@ -120,7 +123,7 @@ class Calls:
     def _refuse(self) -> None:
         # The threads did not survive the fork, and one of them may have held the lock.
         self._forked, self._lock = True, threading.Lock()
-        self._sequences, self._jobs = set(), set()
+        self._sequences, self._jobs, self._stops = set(), set(), {}
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
@@ -193,6 +196,20 @@ class Calls:
         if self.closed:
             raise ClosedError("this AsyncLlama is closed")
         return call()
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes."""
+        return self._runtime
+
+    def speak(self, call: Callable[[], None], stop: Callable[[], object]) -> None:
+        """Make a call on the thread for speech, after those before it; ``stop`` ends it early."""
+        self._check_open()
+        job = self._speaking.submit(partial(copy_context().run, call))
+        self._stops[job] = stop
+        self._jobs.add(job)
+        for done in (self._jobs.discard, partial(_forget, self._stops)):
+            job.add_done_callback(done)
 
     # -- requests
 
@@ -337,10 +354,17 @@ class Calls:
             running = tuple(self._sequences)
         for sequence in running:
             self._abandon(sequence)
+        for stop in tuple(self._stops.values()):
+            stop()
         if not self._forked:
+            self._speaking.shutdown()
             self._preparing.shutdown()
             self._compiling.shutdown()
             self._computing.shutdown()
+
+
+def _forget(stops: dict[Future[None], Callable[[], object]], job: Future[None]) -> None:
+    stops.pop(job, None)
 
 
 def _same(value: T) -> T:
