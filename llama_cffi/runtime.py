@@ -205,7 +205,7 @@ class Runtime:
         if self._speaker is None:
             name = self.model.path.name
             if self.projector is None:
-                raise UnsupportedError(f"{name} does not speak: it needs a projector with a generator of speech (mmproj=)")
+                raise UnsupportedError(f"{name} does not speak: that needs a projector which makes speech (mmproj=)")
             raise UnsupportedError(f"{name} does not speak: its projector {self.projector.path.name} makes no speech")
         return self._speaker
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ class SpeechRequest:
     seed: int
     voice: Audio | None = None
     language: str | None = None
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     max_frames: int | None = None
     max_seconds: float | None = None
     conditioning: Conditioning = PLAIN

@@ -23,7 +23,9 @@ MAX_VOICE_SECONDS = 60.0
 """Of the sound of a voice. Some models use half of it, and others need memory for all of it at once."""
 
 
-def prepare_speech(spec: SpeakSpec, vocab: Vocab, n_ctx: int, projector: Projector, defaults: Defaults) -> SpeechRequest:
+def prepare_speech(
+    spec: SpeakSpec, vocab: Vocab, n_ctx: int, projector: Projector, defaults: Defaults
+) -> SpeechRequest:
     """Return the request for a text; raises the errors of :meth:`Llama.speak` before anything is computed."""
     given: dict[str, Any] = dict(spec.options)
     text = without_control(spec.text, vocab)
@@ -59,9 +61,7 @@ def _voice(given: Any, projector: Projector) -> Audio | None:
         raise UnsupportedError(f"voice: the projector {projector.path.name} cannot imitate a voice")
     voice = given if isinstance(given, Audio) else Audio(given)
     if voice.seconds > MAX_VOICE_SECONDS:
-        raise MediaError(
-            f"voice: {voice!r} is too long; allowed are {MAX_VOICE_SECONDS:g} seconds, and ten are enough"
-        )
+        raise MediaError(f"voice: {voice!r} is too long; allowed are {MAX_VOICE_SECONDS:g} seconds, and ten are enough")
     return voice
 
 

@@ -31,7 +31,9 @@ async def props(call: Call) -> Answer:
                 "audio": projector is not None and projector.audio,
                 "video": False,
             },
-            "speech": None if projector is None or projector.speech is None else {
+            "speech": None
+            if projector is None or projector.speech is None
+            else {
                 "sample_rate": projector.speech_rate,
                 "voices": list(dict.fromkeys((*settings.voices, DEFAULT_VOICE))),
                 "imitates_voices": projector.voices,

@@ -172,9 +172,7 @@ def test_openai_hears(server: Served, expected: Audio) -> None:
         ) as client:
             given: dict[str, Any] = {"model": "served", "input": "Hello there"}
             extra = {"seed": 3, "max_frames": 20}
-            whole = await client.audio.speech.create(
-                **given, voice="default", response_format="wav", extra_body=extra
-            )
+            whole = await client.audio.speech.create(**given, voice="default", response_format="wav", extra_body=extra)
             assert whole.content == expected.wav()
             async with client.audio.speech.with_streaming_response.create(
                 **given, voice="default", response_format="pcm", extra_body=extra

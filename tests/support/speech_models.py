@@ -42,8 +42,8 @@ class SpeakingModel:
     projector: Path
 
 
-def write_speaking_model(folder: Path, name: SpeechName, *, ends: float = 0.0, seed: int = 0) -> SpeakingModel:
-    """Write a backbone and its generator; ``ends`` above 0 makes the end of the speech likelier."""
+def write_speaking_model(folder: Path, name: SpeechName, *, ends: bool = False, seed: int = 0) -> SpeakingModel:
+    """Write a backbone and its generator; with ``ends`` the model ends its speech after a while, otherwise never."""
     write = {"qwen3tts": (_write_qwen, _write_qwen_generator), "pockettts": (_write_pocket, _write_pocket_generator)}
     backbone, generator = write[name]
     model, projector = folder / f"{name}.gguf", folder / f"mmproj-{name}.gguf"
@@ -52,7 +52,7 @@ def write_speaking_model(folder: Path, name: SpeechName, *, ends: float = 0.0, s
     return SpeakingModel(name, model, projector)
 
 
-def _write_qwen(path: Path, ends: float, seed: int) -> None:
+def _write_qwen(path: Path, ends: bool, seed: int) -> None:
     shape, head = _SHAPE, _SHAPE.n_embd // _SHAPE.n_head
     codes = [f"<|codec_{i}|>" for i in range(_N_CODES)]
     codes[_N_SAMPLED : _N_SAMPLED + len(_STEERING)] = [f"<|{name}|>" for name in _STEERING]
@@ -73,7 +73,7 @@ def _write_qwen(path: Path, ends: float, seed: int) -> None:
         _add(writer, "token_embd.weight", (n_vocab, shape.n_embd), 0.5, rng)
         _add(writer, "output_norm.weight", (shape.n_embd,), 0.1, rng)
         output = rng.standard_normal((_N_CODES, shape.n_embd), dtype=np.float32) * np.float32(0.4)
-        output[eos - shape.n_vocab] *= np.float32(ends)
+        output[eos - shape.n_vocab] *= np.float32(-5.5 if ends else 0)
         writer.add_tensor("output.weight", output)
         for i in range(shape.n_layer):
             for one in _layer(f"blk.{i}", shape.n_embd, shape.n_ff, names="text"):
@@ -82,7 +82,7 @@ def _write_qwen(path: Path, ends: float, seed: int) -> None:
                 _add(writer, f"blk.{i}.attn_{part}_norm.weight", (head,), 0.1, rng)
 
 
-def _write_pocket(path: Path, ends: float, seed: int) -> None:
+def _write_pocket(path: Path, ends: bool, seed: int) -> None:
     shape = _SHAPE
     with new_gguf(path, "pockettts") as writer:
         add_sizes(writer, shape)
@@ -103,7 +103,8 @@ def _layer(prefix: str, n: int, n_ff: int, *, names: str, gate: bool = True, inn
     """The weights of a transformer layer, as the text models name them or the projectors; ``inner`` is the width of
     its attention."""
     inner = inner or n
-    output, first, second = {"text": ("attn_output", "attn_norm", "ffn_norm"), "clip": ("attn_out", "ln1", "ln2")}[names]
+    kinds = {"text": ("attn_output", "attn_norm", "ffn_norm"), "clip": ("attn_out", "ln1", "ln2")}
+    output, first, second = kinds[names]
     for part in ("q", "k", "v"):
         yield f"{prefix}.attn_{part}.weight", (inner, n), n**-0.5
     # What is read must matter to what is said.
@@ -118,7 +119,7 @@ def _layer(prefix: str, n: int, n_ff: int, *, names: str, gate: bool = True, inn
 # -- Qwen3-TTS: codes of a few codebooks, and a decoder of windows
 
 
-def _write_qwen_generator(path: Path, ends: float, seed: int) -> None:
+def _write_qwen_generator(path: Path, ends: bool, seed: int) -> None:
     n_mel = 8
     keys = {
         "clip.has_audio_encoder": True, "clip.audio.projector_type": "qwen3tts_spkenc",
@@ -213,7 +214,7 @@ def _snake(prefix: str, n: int) -> Iterator[_Tensor]:
 # -- Pocket-TTS: features by a flow, and a decoder that goes on where it was
 
 
-def _write_pocket_generator(path: Path, ends: float, seed: int) -> None:
+def _write_pocket_generator(path: Path, ends: bool, seed: int) -> None:
     n, n_ff, n_layer, n_head = 16, 24, 1, 2
     keys = {
         "clip.has_audio_encoder": True, "clip.audio.projector_type": "pockettts_spkenc",
@@ -247,7 +248,7 @@ def _mimi(prefix: str, n: int, n_ff: int) -> Iterator[_Tensor]:
         yield f"{prefix}.blk.0.{scale}.weight", (n,), 0.3
 
 
-def _pocket_flow(ends: float) -> Iterator[_Tensor]:
+def _pocket_flow(ends: bool) -> Iterator[_Tensor]:
     n, n_text, n_latent, n_frequencies, p = 16, _SHAPE.n_embd, 4, 4, "a.gen.flow"
     for name, size in (("input_proj", n_latent), ("cond_embd", n_text)):
         yield f"{p}.{name}.weight", (n, size), size**-0.5
@@ -268,7 +269,7 @@ def _pocket_flow(ends: float) -> Iterator[_Tensor]:
     yield f"{p}.final.ada.bias", (2 * n,), 0.1
     yield f"{p}.final.proj.weight", (n_latent, n), 0.3
     yield f"{p}.final.proj.bias", (n_latent,), 0.1
-    yield "a.gen.out_eos.weight", (1, n_text), ends * 0.2
+    yield "a.gen.out_eos.weight", (1, n_text), 0.2 if ends else 0.0
     yield "a.gen.out_eos.bias", (1,), 0.0
     yield "a.gen.input_linear.weight", (n_text, n_latent), 0.5
     yield "a.gen.emb_mean", (n_latent,), 0.1

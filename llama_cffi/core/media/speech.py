@@ -83,9 +83,7 @@ class SpeechGenerator(NativeObject):
         )
         with access.lock():
             try:
-                handle.open(
-                    guard.call_ptr("mtmd_helper_gen_audio_init", context.ptr, projector.ptr, cell=handle.cell)
-                )
+                handle.open(guard.call_ptr("mtmd_helper_gen_audio_init", context.ptr, projector.ptr, cell=handle.cell))
             except BaseException:
                 handle.release()
                 raise
@@ -214,7 +212,8 @@ class SpeechGenerator(NativeObject):
         """Return a copy of the samples from an index on, float32 from -1 to 1 of shape ``(n,)``.
 
         Between two steps only where it is :attr:`settled`: otherwise what follows sounds different. What stops it in
-        the middle leaves noise in the samples. Raises the errors of :meth:`step`. Wraps ``mtmd_helper_gen_audio_get_output``.
+        the middle leaves noise in the samples. Raises the errors of :meth:`step`.
+        Wraps ``mtmd_helper_gen_audio_get_output``.
         """
         if not self._begun:
             raise BatchError("there are no samples: call start() first")
