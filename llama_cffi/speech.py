@@ -10,17 +10,20 @@ import numpy as np
 
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.engine.speaker import SpeechJob
 from llama_cffi.errors import AbortedError, MediaError
+from llama_cffi.options import SpeechOptions
 from llama_cffi.prepare.speech import prepare_speech
 from llama_cffi.reply.completion import FinishReason
+from llama_cffi.spec import SpeakSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from llama_cffi.runtime import Runtime
-    from llama_cffi.spec import SpeakSpec
 
 
 class SpeechStream(Closing, ProcessBound, Iterator["NDArray[np.float32]"]):
@@ -89,11 +92,39 @@ def joined(pieces: list[NDArray[np.float32]], stream: SpeechStream) -> Audio:
     return Audio(np.concatenate(pieces), stream.sample_rate)
 
 
-def speak(spec: SpeakSpec, runtime: Runtime) -> SpeechStream:
+def speak(asked: SpeakSpec, runtime: Runtime) -> SpeechStream:
     """Return the stream of a text; raises the errors of :meth:`Llama.speak` before computing."""
     speaker = runtime.speaker
-    request = prepare_speech(spec, runtime.model.vocab, speaker.n_ctx, speaker.projector, runtime.defaults)
+    request = prepare_speech(asked, runtime.model.vocab, speaker.n_ctx, speaker.projector, runtime.defaults)
     return SpeechStream(SpeechJob(speaker, request))
 
 
-__all__ = ["SpeechStream", "joined", "speak"]
+class Speaking:
+    """The methods of a :class:`~llama_cffi.Llama` that speak."""
+
+    _runtime: Runtime
+
+    @takes_options(SpeechOptions)
+    def speak(self, text: str, **options: Unpack[SpeechOptions]) -> Audio:
+        """Read a text aloud, with a model that speaks, and return the sound: float32 samples with their rate.
+
+        Nothing in the text is read as a control token. Raises, before anything is computed,
+        :class:`UnsupportedError` for a model that does not speak, or does not imitate the ``voice``,
+        :class:`PromptError` for an empty text and :class:`ContextOverflowError` for one that is too long, and
+        :class:`MediaError` for a voice that is not a sound or is too long; while computing, :class:`MediaError` with
+        libmtmd's reason, for example for an unknown language, and :class:`AbortedError` where ``max_seconds`` have
+        passed before the first sound. :meth:`stream_speech` tells how the sound ended.
+        """
+        with self.stream_speech(text, **options) as stream:
+            return stream.result()
+
+    @takes_options(SpeechOptions)
+    def stream_speech(self, text: str, **options: Unpack[SpeechOptions]) -> SpeechStream:
+        """Read a text aloud as an iterator of pieces of sound, which come as soon as they are computed.
+
+        The errors that :meth:`speak` raises before computing are raised by this call. Closing the stream ends it.
+        """
+        return speak(SpeakSpec(text, options), self._runtime)
+
+
+__all__ = ["Speaking", "SpeechStream", "joined", "speak"]
