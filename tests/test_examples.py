@@ -62,7 +62,7 @@ def test_an_example_that_speaks(tmp_path: Path) -> None:
     from llama_cffi import Audio
     from tests.support.speech_models import write_speaking_model
 
-    made = write_speaking_model(tmp_path, "qwen3tts", ends=True)
+    made = write_speaking_model(tmp_path, "pockettts", ends=True)
     command: list[str | Path] = [sys.executable, ROOT / "examples" / "speech.py", made.model, made.projector]
     done = subprocess.run(
         [*command, tmp_path / "out.wav", "Good morning!"],
