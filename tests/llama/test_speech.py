@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -232,6 +233,26 @@ def test_a_speech_is_cancelled(pocket: Llama) -> None:
     reader.join(30)
     assert not reader.is_alive()
     assert stream.finish_reason is FinishReason.CANCELLED
+    assert pocket.speak(TEXT, max_frames=2).n_samples
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+def test_a_signal_handler_ends_a_speech(pocket: Llama) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def endless() -> None:
+        while True:
+            pocket.speak("word " * 100)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.15)
+        with pytest.raises(KeyboardInterrupt):
+            endless()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     assert pocket.speak(TEXT, max_frames=2).n_samples
 
 
