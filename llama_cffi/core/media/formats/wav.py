@@ -78,7 +78,8 @@ def wav_file(tag: int, channels: int, rate: int, bits: int, samples: bytes) -> b
 
 def pcm16(samples: NDArray[np.float32]) -> bytes:
     """Return float samples as 16-bit integers, as libmtmd writes them: cut to -1 to 1, and truncated."""
-    return (np.clip(samples, -1, 1) * np.float32(32767)).astype("<i2").tobytes()
+    integers: NDArray[np.int16] = (np.clip(samples, -1, 1) * np.float32(32767)).astype("<i2")
+    return integers.tobytes()
 
 
 def pcm16_file(rate: int, samples: NDArray[np.float32]) -> bytes:
