@@ -102,9 +102,15 @@ class SpeechJob:
         """Frames that were generated."""
         self.n_prompt = 0
         """Positions that text and voice have taken."""
+        self.ended = False
+        """Whether there is nothing more of it."""
+        self.thread = 0
+        """The thread that has read last."""
         self._n_samples = 0
-        self._ended = self._cancelled = self._has_turn = False
-        self._reading = threading.Lock()
+        self._cancelled = False
+        # Reentrant: a signal handler may cancel in the middle.
+        self._lock = fork_safe(threading.RLock())
+        self._reader: object = None
         self._parts: tuple[SideContext, SpeechGenerator, SamplerChain] | None = None
 
     def next_piece(self) -> NDArray[np.float32] | None:
@@ -113,17 +119,28 @@ class SpeechJob:
         Raises the errors of :meth:`SpeechGenerator.start` and :meth:`SpeechGenerator.step`, and :class:`BusyError`
         while another thread is reading, and where this thread has begun another speech that has not ended.
         """
-        if not self._reading.acquire(blocking=False):
-            raise BusyError("another thread is reading this speech")
+        me = object()
         try:
-            return None if self._ended else self._advance()
-        except BaseException:
-            self._end(None)
-            raise
+            if not self._claim(me):
+                raise BusyError("another thread is reading this speech")
+            try:
+                return None if self.ended else self._advance()
+            except BaseException:
+                self._end(None)
+                raise
         finally:
-            self._reading.release()
+            # No calls: a signal handler would run after them.
+            if self._reader is me:
+                self._reader = None
             if self._cancelled:
                 self._end_if_idle()
+
+    def _claim(self, reader: object) -> bool:
+        """Let a reader be the only one; False where there is one."""
+        with self._lock:
+            if self._reader is None:
+                self._reader = reader
+            return self._reader is reader
 
     def cancel(self) -> None:
         """End it, within a frame if it is being computed. Any thread may call it; idempotent."""
@@ -134,19 +151,21 @@ class SpeechJob:
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
-        if not self._ended and self._reading.acquire(blocking=False):
-            try:
+        me = object()
+        try:
+            if not self.ended and self._claim(me):
                 self._end(FinishReason.CANCELLED)
-            finally:
-                self._reading.release()
+        finally:
+            if self._reader is me:
+                self._reader = None
 
     def _advance(self) -> NDArray[np.float32] | None:
+        self.thread = threading.get_ident()
         try:
             if self._parts is None:
                 reason = self._begin()
                 if reason is not None:
                     return self._last(reason)
-            self._turn.move()
             return self._generate()
         except AbortedError:
             if self._cancelled:
@@ -158,9 +177,8 @@ class SpeechJob:
     def _begin(self) -> FinishReason | None:
         """Take the turn and read the text; returns why nothing can be spoken."""
         request = self._request
-        if not self._turn.take(lambda: self._cancelled, self._deadline):
+        if not self._turn.take(self, lambda: self._cancelled, self._deadline):
             return FinishReason.CANCELLED if self._cancelled else FinishReason.DEADLINE
-        self._has_turn = True
         side, generator = self._speaker.open()
         context, sampling = side.context, request.sampling
         samplers = chain_samplers(sampling, request.seed, suppressed_tokens(context))
@@ -229,17 +247,14 @@ class SpeechJob:
         return piece
 
     def _end(self, reason: FinishReason | None) -> None:
-        if self._ended:
+        if self.ended:
             return
-        self._ended, self.finish_reason = True, reason
+        # From here on the next one may begin.
+        self.finish_reason, self.ended = reason, True
         parts, self._parts = self._parts, None
-        try:
-            if parts is not None:
-                parts[2].close()
-        finally:
-            if self._has_turn:
-                self._has_turn = False
-                self._turn.give_back()
+        self._turn.forget(self)
+        if parts is not None:
+            parts[2].close()
 
 
 __all__ = ["Speaker", "SpeechJob", "SpeechRequest"]

@@ -132,15 +132,16 @@ class SpeechGenerator(NativeObject):
     def _start_over(self) -> None:
         """Have libmtmd begin its random numbers anew, which it does where a seed is another one than that before."""
         turn, projector = self.projector.speech_turn, self.projector
-        if turn.seed != self._seed:
+        if turn.seed not in (self._seed, None):
             return
         native, out = media_ffi.new("struct mtmd_gen_inp *"), media_ffi.new("struct mtmd_gen_out *")
         native[0] = media_lib.mtmd_gen_inp_default(projector.ptr)
         state = np.zeros(self.context.model.n_embd, dtype=np.float32)
         native.embd = media_ffi.cast("float *", media_ffi.from_buffer(state))
-        native.seed = turn.seed = self._seed ^ 1
+        native.seed, turn.seed = self._seed ^ 1, None
         code = guard.call_int("mtmd_gen_audio_process", projector.ptr, native, out)
         self._finish("the generator cannot be reset", code)
+        turn.seed = native.seed
 
     def read(self, n_tokens: int, *, deadline: float | None = None) -> bool:
         """Compute at most ``n_tokens`` of the prompt; returns whether there are more.
@@ -190,12 +191,13 @@ class SpeechGenerator(NativeObject):
             raise BatchError("there is no prompt, or it was not read to its end")
         # After a failure nothing can follow.
         state, self._state = self._state, None
-        self.projector.speech_turn.seed = self._seed
         before = self.n_past
+        self.projector.speech_turn.seed = None
         following, ended = media_ffi.new("float **"), media_ffi.new("bool *")
         with self._computing(deadline) as ptr:
             code = guard.call_int("mtmd_helper_gen_audio_step_gen", ptr, token, state, following, ended)
             self._finish("no frame was generated", code)
+        self.projector.speech_turn.seed = self._seed
         if following[0] != media_ffi.NULL and not ended[0]:
             self._state = following[0]
         # Where positions go back, a part of a long text has ended, and was decoded.
