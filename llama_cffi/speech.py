@@ -40,7 +40,8 @@ class SpeechStream(Closing, ProcessBound, Iterator["NDArray[np.float32]"]):
     def __init__(self, job: SpeechJob) -> None:
         self._job = job
         # A stream that is not read any more must not keep others waiting.
-        weakref.finalize(self, job.cancel).atexit = False
+        self._dropped = weakref.finalize(self, job.cancel)
+        self._dropped.atexit = False
 
     @property
     def sample_rate(self) -> int:
@@ -81,6 +82,8 @@ class SpeechStream(Closing, ProcessBound, Iterator["NDArray[np.float32]"]):
     def close(self) -> None:
         """End it, if it has not ended. Any thread may call it."""
         self._job.cancel()
+        # What a signal handler raises in a finalizer is lost: none is left where there is nothing to do.
+        self._dropped.detach()
 
 
 def joined(pieces: list[NDArray[np.float32]], stream: SpeechStream) -> Audio:
