@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import threading
 import time
@@ -64,6 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "voice": {"temperature": 0.8, "seed": 3, "voice": True},
     "long": {"temperature": 0.0, "text": LONG},
 }
+N_RANDOM = 15
 SLOW = ("greedy", "long")
 
 
@@ -87,6 +89,30 @@ def test_llama_cpp_says_the_same(speaking: SpeakingModel, llm: Llama, judge: Pat
     assert ours.shape == theirs.samples.shape
     assert np.array_equal(ours, theirs.samples)
     assert len(pieces) > 1
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("name", NAMES)
+def test_random_speeches_are_llama_cpps(name: SpeechName, judge: Path, tmp_path: Path) -> None:
+    rng = random.Random(f"speech {name}")
+    (tmp_path / "voice.wav").write_bytes(tone(500, 1.3))
+    for case in range(N_RANDOM):
+        made = write_speaking_model(tmp_path, name, ends=rng.random() < 0.3, seed=rng.randrange(1000))
+        words = ["ba", "Lo", "mi.", "su!", "é", "32", ",", ";", "\n", "?", " ", "tree"]
+        text = "".join(rng.choice(words) + rng.choice(["", " "]) for _ in range(rng.choice([3, 20, 150]))) + "a"
+        options: dict[str, Any] = {
+            "seed": rng.randrange(2**32 - 1),
+            "temperature": rng.choice([0.0, 0.8, 1.5]),
+            "language": rng.choice(["", "english", "de"]),
+            "voice": rng.choice([None, tmp_path / "voice.wav"]),
+        }
+        frames = rng.randrange(1, 3 * WINDOW[name])
+        theirs = judged(judge, made, text, frames=frames, **options)
+        with open_speaking(made) as llm:
+            stream = llm.stream_speech(text, max_frames=frames, **{**options, "language": options["language"] or None})
+            pieces = list(stream)
+        assert (stream.n_frames, str(stream.finish_reason)) == (theirs.frames, theirs.reason), (case, options)
+        assert np.array_equal(np.concatenate([*pieces, np.empty(0, np.float32)]), theirs.samples), (case, options)
 
 
 def test_the_model_ends_its_speech(speaking: SpeakingModel, judge: Path, tmp_path: Path) -> None:
