@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llama_cffi.cli import console, options
+from llama_cffi.cli.projector_summary import PROJECTOR, summarise_projector
 from llama_cffi.cli.summary import Summary, parts, summarise
 
 if TYPE_CHECKING:
@@ -39,10 +40,12 @@ def info(
     opened = [(path, given if path == file else GGUFFile(path)) for path in present]
     first = opened[0][1]
     summary = summarise(first, file, opened, missing)
+    projector = summarise_projector(first, file) if summary.architecture == PROJECTOR else None
     if as_json:
-        console.print_json(_report(summary, opened, metadata=metadata, tensors=tensors))
+        report = _report(summary, opened, metadata=metadata, tensors=tensors)
+        console.print_json(report | ({} if projector is None else {"projector": dataclasses.asdict(projector)}))
         return
-    console.rows(_rows(summary))
+    console.rows([*_rows(summary), *(projector.rows() if projector is not None else [])])
     if metadata:
         print()
         for key, value in first.metadata.items():

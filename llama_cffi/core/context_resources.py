@@ -8,7 +8,7 @@ from llama_cffi._native import guard, lib
 from llama_cffi._native.atomic import Cell
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi.core.adapter import Attached
-from llama_cffi.core.threads import free_pool, make_pool
+from llama_cffi.core.threads import free_pool, make_pool, pause_pool
 
 
 class ContextResources:
@@ -28,6 +28,11 @@ class ContextResources:
             make_pool(count, self._pools.setdefault(count, []))
         # Pools no longer used stay (asleep) until the context goes: the CPU backend pauses the one it had before.
         lib.llama_attach_threadpool(ptr, self._pools[n_threads][0], self._pools[n_threads_batch][0])
+
+    def pause_pools(self) -> None:
+        """Let all threads sleep until the next computation."""
+        for pool in self._pools.values():
+            pause_pool(pool)
 
     def free(self, cell: Cell) -> None:
         """Free the context in the cell, and then what it used; an interrupted call may be repeated."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import atomic, ffi, lib
+from llama_cffi._native import atomic, extras, ffi, lib
 from llama_cffi._native.atomic import Cell
 from llama_cffi._util.scalars import is_int
 from llama_cffi._util.shown import shown
@@ -143,6 +143,16 @@ def make_pool(n_threads: int, cell: Cell) -> None:
     if cell[0] == ffi.NULL:
         cell.clear()
         raise ContextError(f"could not start {n_threads} threads")
+
+
+def pause_pool(cell: Cell) -> None:
+    """Let the threads of a pool sleep until its next computation, where the library offers that.
+
+    They wait busily for it otherwise, for 0.15 seconds. No computation may begin meanwhile.
+    """
+    pause = extras.exported("ggml_threadpool_pause")
+    if cell and pause is not None:
+        ffi.cast("void (*)(ggml_threadpool_t)", pause)(cell[0])
 
 
 def free_pool(cell: Cell) -> None:
