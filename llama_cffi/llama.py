@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     Texts = list[str] | tuple[str, ...]
     Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
     Mixed = Sequence[str | Image | Audio | Video]
+    Embeddable = str | Image | Audio | Video | Sequence[str | Prompt | Image | Audio | Video | Mixed]
     Given = str | Tokens
 
 T = TypeVar("T")
@@ -383,6 +384,13 @@ class Llama(Closing, ProcessBound):
 
         return tokenize_chat(spec.RenderSpec(messages, options), self._runtime.formats)
 
+    def make_prompt(self, prompt: str | Tokens | Mixed) -> Prompt:
+        """Return a prompt as :meth:`generate` computes it: its tokens, and the cells of its images and sounds.
+
+        Raises the errors of :meth:`generate` for prompts and media.
+        """
+        return generation.as_prompt(spec.any_prompt(prompt), self._runtime.formats)
+
     @takes_options(opt.InfillLayout)
     def tokenize_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillLayout]) -> NDArray[np.int32]:
         """Return the token ids of the prompt of :meth:`infill`, int32 of shape ``(n,)``."""
@@ -400,14 +408,16 @@ class Llama(Closing, ProcessBound):
     @takes_options(opt.EmbedOptions)
     def embed(
         self,
-        texts: str | Sequence[str],
+        texts: Embeddable,
         *,
         progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],
     ) -> Embeddings:
         """Return the embeddings of texts: one vector for a text, an array of shape ``(n, dim)`` for a list.
 
-        A list may also hold :class:`Prompt` values, whose tokens are computed unchanged.
+        A list may also hold :class:`Prompt` values, whose tokens are computed unchanged. With a projector and
+        ``pooling="last"``, ``texts`` may be an :class:`Image`, and a list may hold images and lists of the parts of
+        one prompt: ``[image, ["Find: ", image]]`` are two.
 
         The texts are computed together in separate contexts, which the first call creates: over the same weights, with
         the adapters of :meth:`set_adapters` and the control vector. The most tokens of a text are ``n_batch`` for

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llama_cffi.aio.session import AsyncChatSession
     from llama_cffi.core.model import Model
     from llama_cffi.engine.snapshot import EngineSnapshot
-    from llama_cffi.llama import Given, Messages, Mixed, Prompts, Texts, Tokens
+    from llama_cffi.llama import Embeddable, Given, Messages, Mixed, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -293,7 +293,7 @@ class AsyncLlama(ProcessBound):
     @takes_options(opt.EmbedOptions)
     async def embed(
         self,
-        texts: str | Sequence[str],
+        texts: Embeddable,
         *,
         progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],

@@ -20,7 +20,16 @@ from llama_cffi.cli.loading import HUB, draft_source, model_file, projector_sour
 from llama_cffi.cli.memory_plan import planned_bytes
 from llama_cffi.cli.placement import CONTEXT_MEMORY, DEFAULT_N_CTX, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.serve_models import Several, check_together, make_pool
-from llama_cffi.cli.serve_parts import LOOPBACK, bind_all, keys_of, listed, mode_of, prefix_of, remove_files
+from llama_cffi.cli.serve_parts import (
+    LOOPBACK,
+    bind_all,
+    keys_of,
+    listed,
+    media_hosts_of,
+    mode_of,
+    prefix_of,
+    remove_files,
+)
 from llama_cffi.cli.server_arguments import taken_by
 from llama_cffi.cli.server_flags import FLAGS
 
@@ -60,6 +69,7 @@ def serve(
     ssl_cert_file: opt.SslCertFile = None,
     cors_origins: opt.CorsOrigins = None,
     allowed_hosts: opt.AllowedHosts = None,
+    media_hosts: opt.MediaHosts = None,
     alias: opt.Alias = None,
     tags: opt.Tags = None,
     chat_template: opt.ChatTemplate = None,
@@ -177,6 +187,7 @@ def serve(
         cors_origins=tuple(one for one in listed(cors_origins) if one != "none"),
         local_pages=cors_origins != "none",
         allowed_hosts=listed(allowed_hosts),
+        media_hosts=media_hosts_of(media_hosts),
         check_host=all(one in LOOPBACK for one in hosts),
         ui=ui,
         static_path=path if ui else None,
