@@ -24,10 +24,12 @@ _SECONDS = 60.0
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What became of it. ``crash`` says how the child ended, "" when it did not crash. ``devices`` has the bytes by
-    device, None where this library does not tell them."""
+    device, None where this library does not tell them; it is empty where libmtmd refuses the file, for the ``reason``.
+    """
 
     crash: str
     devices: dict[str, int] | None
+    reason: str
 
 
 def library_files() -> list[Path]:
@@ -64,10 +66,10 @@ def lay_out(path: Path, params: Any, fields: Sequence[str]) -> Layout | None:
     }
     code, found, words = probe.ask_child(_CHILD, request, _SECONDS)
     if found is not None:
-        return Layout("", found["devices"] or None)
+        return Layout("", found["devices"], probe.tail(words))
     if code is None or 0 <= code < 1 << 30:  # it took too long, or could not do what it was to do
         return None
-    return Layout(f"{probe.ending(code)}{probe.tail(words)}", None)
+    return Layout(probe.ending(code), None, probe.tail(words))
 
 
 __all__ = ["Layout", "lay_out", "library_files"]

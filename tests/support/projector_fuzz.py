@@ -37,7 +37,7 @@ _TYPES = (
 _NUMBERS = (0, 1, 2, 3, 7, 16, 31, 32, 64, 100, 1000, 4096, 1 << 16, (1 << 31) - 1)
 
 
-class _File:
+class ProjectorFile:
     """The metadata and tensors of a projector, to be changed and written."""
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ def _add(writer: Any, name: str, value: Any) -> None:
         writer.add_array(name, value)
 
 
-def change(file: _File, rng: random.Random) -> None:
+def change(file: ProjectorFile, rng: random.Random) -> None:
     """Change one thing."""
     tensors, kind = file.tensors, rng.randrange(11)
     i = rng.randrange(len(tensors))
@@ -127,7 +127,7 @@ def main(folder: str, first: int, count: int) -> None:
     for seed in range(first, first + count):
         rng = random.Random(seed)
         kind = rng.choice(KINDS)
-        file = _File(Path(folder, f"mmproj-{kind}.gguf"))
+        file = ProjectorFile(Path(folder, f"mmproj-{kind}.gguf"))
         for _ in range(rng.choice((1, 1, 1, 2, 4))):
             change(file, rng)
         path = Path(folder, "changed.gguf")

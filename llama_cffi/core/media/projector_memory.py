@@ -37,10 +37,9 @@ def check_layout(path: Path, identifier: bytes, params: Any) -> None:
         return
     # On the CPU: a child that takes a GPU takes seconds, and the graph is the same.
     found = media_sketch.lay_out(path, _copy(params, use_gpu=False, warmup=True, print_timings=False), _USED)
-    if found is None:
+    if found is None or found.devices == {}:  # loading it says why it cannot be used
         return
-    if found.crash:
-        raise ModelFileError(f"{path} is damaged: libmtmd crashes when it lays out the projector ({found.crash})")
+    _check_crash(path, found)
     cache.write(kept, {"key": key})
 
 
@@ -74,11 +73,20 @@ def estimate_projector(
         warmup=True,
     )
     found = media_sketch.lay_out(path, params, _USED)
-    if found is not None and found.crash:
-        raise ModelFileError(f"{path} is damaged: libmtmd crashes when it lays out the projector ({found.crash})")
+    if found is not None:
+        _check_crash(path, found)
     if found is None or found.devices is None:
         raise UnsupportedError(f"this libmtmd does not tell how much memory the projector {path.name} takes")
+    if not found.devices:
+        raise ModelFileError(f"{path} cannot be used as a projector{found.reason}")
     return MemoryBreakdown(tuple(_parts(found.devices, sum(tensor.nbytes for tensor in file.tensors))))
+
+
+def _check_crash(path: Path, found: media_sketch.Layout) -> None:
+    if found.crash:
+        raise ModelFileError(
+            f"{path} is damaged: libmtmd crashes when it lays out the projector ({found.crash}){found.reason}"
+        )
 
 
 def _parts(found: dict[str, int], n_weights: int) -> Sequence[DeviceMemory]:
