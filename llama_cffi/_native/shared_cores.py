@@ -42,6 +42,11 @@ class SharedCores:
         """Whether encodings and decodes take turns."""
         return bool(self._native.shared)
 
+    @property
+    def n_waiting(self) -> int:
+        """How many decodes wait for their turn."""
+        return int(self._native.n_waiting)
+
     def begin(self) -> None:
         """Wait for the turn of an encoding, which begins."""
         lib.lch_cores_begin(self._native)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -60,16 +61,34 @@ def test_nothing_waits_for_turns_that_are_not_shared() -> None:
     assert not encoding.pause()
 
 
-def test_pieces_are_of_some_nodes() -> None:
+def test_pieces_become_shorter_where_a_decode_has_waited_long() -> None:
     encoding = Encoding()
-    encoding.turns.begin()
-    asked = [encoding.asks_to_pause() for _ in range(8)]
-    assert asked == [False] * 7 + [True]
-    # Nodes that take no time make larger pieces, but not without an end.
-    for _ in range(5):
-        encoding.pause()
-    asked = [encoding.asks_to_pause() for _ in range(40)]
-    assert asked.index(True) == 15
+    turns = encoding.turns
+    turns.share()
+    turns.begin()
+
+    def size() -> int:
+        n = 1
+        while not encoding.asks_to_pause():
+            n += 1
+        return n
+
+    assert size() == 8
+    time.sleep(0.02)
+    assert encoding.pause()
+    assert size() == 8  # nothing has waited
+    waiting = start(turns.take)
+    while not turns.n_waiting:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    pausing = start(encoding.pause)
+    join(waiting)
+    turns.give()
+    join(pausing)
+    assert size() == 4
+    assert encoding.pause()
+    assert size() == 8
+    turns.end()
 
 
 def test_a_decode_waits_for_a_piece_and_the_encoding_for_the_decode() -> None:
@@ -94,14 +113,12 @@ def test_a_decode_waits_for_a_piece_and_the_encoding_for_the_decode() -> None:
     decoding = start(decode)
     assert asked.wait(PATIENCE)
     order.append("piece ends")
-    # The decode waits by now, or else the pause is over at once, and the next one lets it go first.
+    while not turns.n_waiting:
+        time.sleep(0.001)
+    pausing = start(pause)
     while len(order) < 2:
-        pausing = start(pause)
-        pausing.join(0.05)
-        if "decode begins" in order:
-            break
-        join(pausing)
-        order[:] = ["piece ends"]
+        assert pausing.is_alive()
+        time.sleep(0.001)
     assert order == ["piece ends", "decode begins"]
     may_end.set()
     join(decoding)
@@ -169,13 +186,12 @@ def test_what_waits_for_a_decode_can_be_stopped() -> None:
     turns.share()
     turns.begin()
     waiting = start(turns.take)
-    while waiting.is_alive():
-        assert encoding.pause() or True
-        waiting.join(0.001)
-        if not waiting.is_alive():
-            break
+    while not turns.n_waiting:
+        time.sleep(0.001)
+    pausing = start(encoding.pause)
+    join(waiting)
     # The decode has its turn and never gives it back.
     encoding.flag.set()
-    join(start(turns.begin))
+    join(pausing)
     assert not encoding.pause()
     turns.end()
