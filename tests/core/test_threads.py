@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_cffi import Context, ContextOptions, Model
+from llama_cffi import Batch, Context, ContextOptions, Model
+from llama_cffi._native import extras
 from llama_cffi.core import threads
 from llama_cffi.core.threads import cgroup_cpu_limit, default_thread_count, thread_count
 
@@ -140,3 +141,23 @@ def test_a_context_reports_the_threads_that_it_computes_with(model: Model, monke
         context = Context(model, ContextOptions(n_ctx=32, n_threads=512))
     with context:
         assert (context.n_threads, context.n_threads_batch) == (4, 4)
+
+
+def test_threads_that_were_paused_compute_again(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        Model(model_path) as model,
+        Context(model, ContextOptions(n_ctx=64, n_threads=2, n_threads_batch=1)) as context,
+    ):
+        found = []
+        for exported in (extras.exported, lambda name: None):
+            monkeypatch.setattr(extras, "exported", exported)
+            for _ in range(3):
+                context.pause_threads()
+                context.pause_threads()
+                context.memory.clear()
+                for pos in range(2):
+                    batch = Batch(1)
+                    batch.add(1 + pos, pos, 0, output=True)
+                    context.decode(batch)
+                found.append(context.outputs.logits(0).tolist())
+        assert found == found[:1] * 6

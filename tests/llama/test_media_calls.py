@@ -273,7 +273,7 @@ def test_options_that_media_do_not_allow(llm: Llama) -> None:
         with pytest.raises(TypeError, match="must be a text or a sequence of tokens"):
             call()
     with pytest.raises(UnsupportedError, match="text 1 has media"):
-        llm.embed(["a", llm.generate([CAT], **GREEDY).prompt])  # type: ignore[list-item]
+        llm.embed(["a", llm.generate([CAT], **GREEDY).prompt])
     with pytest.raises(TypeError, match=r"prompt\[0\] must be a text, a token, an Image, Audio or Video"):
         llm.generate([None, CAT])  # type: ignore[list-item]
 
