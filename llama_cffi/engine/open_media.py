@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.shown import shown
 from llama_cffi.core.media.projector import Projector
+from llama_cffi.core.media.projector_devices import projector_memory
 from llama_cffi.core.placement import gpu_names
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.core.threads import default_thread_count
@@ -69,7 +70,7 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
     mmproj, max_bytes = given.get("mmproj"), given.get("media_bytes", DEFAULT_MEDIA_BYTES)
     if max_bytes < 0:
         raise ValueError(f"media_bytes must be at least 0, got {shown(max_bytes)}")
-    sizes = {name: given[name] for name in ("image_min_tokens", "image_max_tokens") if name in given}
+    sizes = _sizes(given)
     if mmproj is None or isinstance(mmproj, Projector):
         if sizes:
             raise ValueError(f"{', '.join(sizes)}: give mmproj=, a file, which is opened with these options")
@@ -99,6 +100,23 @@ def _share_cores(projector: Projector, model: Model, options: ContextOptions) ->
         projector.cores.share()
 
 
+def projector_bytes(model: Path, given: Mapping[str, Any], options: ContextOptions) -> Mapping[str, int]:
+    """Return what the projector that :func:`open_media` would open takes on each device; {} for one that is open.
+
+    ``model`` is the file of the model. Raises as :func:`open_media`.
+    """
+    mmproj = given.get("mmproj")
+    if mmproj is None or isinstance(mmproj, Projector):
+        return {}
+    return projector_memory(
+        projector_beside(model) if mmproj == "auto" else mmproj, flash_attn=options.flash_attn, **_sizes(given)
+    )
+
+
+def _sizes(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in ("image_min_tokens", "image_max_tokens") if name in given}
+
+
 def projector_beside(model: Path) -> Path:
     """Return the projector in the folder of a model's file; raises :class:`ModelNotFoundError` without one."""
     folder = model.parent
@@ -111,4 +129,4 @@ def projector_beside(model: Path) -> Path:
     return folder / found
 
 
-__all__ = ["DEFAULT_MEDIA_BYTES", "OpenMedia", "open_media", "projector_beside"]
+__all__ = ["DEFAULT_MEDIA_BYTES", "OpenMedia", "open_media", "projector_beside", "projector_bytes"]
