@@ -182,7 +182,8 @@ class EmbedSpec(Spec):
     def inputs(self) -> Any:
         """The texts as they were given; of a list, and of a medium alone, those with media are mixed prompts."""
         given = [self.texts] if isinstance(self.texts, VALUES) else self.texts
-        return [any_prompt(one) if has_media(one) else one for one in given] if isinstance(given, list) else given
+        sequence = isinstance(given, (list, tuple))
+        return [any_prompt(one) if has_media(one) else one for one in given] if sequence else given
 
     @property
     def norm(self) -> Norm | None:
