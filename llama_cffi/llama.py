@@ -257,10 +257,6 @@ class Llama(OpenModel):
 
         return tokenize_chat(spec.RenderSpec(messages, options), self._runtime.formats)
 
-    def make_prompt(self, prompt: AnyPrompt) -> Prompt:
-        """Return the tokens of a prompt and the cells of its media; raises the errors of :meth:`generate`."""
-        return generation.as_prompt(spec.any_prompt(prompt), self._runtime.formats)
-
     @takes_options(opt.InfillLayout)
     def tokenize_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillLayout]) -> NDArray[np.int32]:
         """Return the token ids of the prompt of :meth:`infill`, int32 of shape ``(n,)``."""
@@ -285,9 +281,8 @@ class Llama(OpenModel):
     ) -> Embeddings:
         """Return the embeddings of texts: one vector for a text, an array of shape ``(n, dim)`` for a list.
 
-        A list may also hold :class:`Prompt` values, whose tokens are computed unchanged. With a projector and
-        ``pooling="last"``, ``texts`` may be an :class:`Image`, and a list may hold images and lists of the parts of
-        one prompt: ``[image, ["Find: ", image]]`` are two.
+        A list may also hold :class:`Prompt` values, which are computed unchanged. With a projector and
+        ``pooling="last"`` it may be an :class:`Image`, or hold images, and lists of the parts of one prompt.
 
         The texts are computed together in separate contexts, which the first call creates: over the same weights, with
         the adapters of :meth:`set_adapters` and the control vector. The most tokens of a text are ``n_batch`` for
