@@ -100,6 +100,9 @@ class Runner(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
+    def pause_threads(self) -> None:
+        """Let the threads sleep until the next computation."""
+
     def use(self, conditioning: Conditioning) -> None:
         """Compute under this conditioning from now on."""
 
@@ -185,7 +188,7 @@ class ContextRunner:
         self.n_seq_max = context.n_seq_max
         self.n_vocab = context.n_vocab
         self.clock = perf_counter
-        self.lock = context.lock
+        self.lock, self.pause_threads = context.lock, context.pause_threads
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
@@ -248,9 +251,15 @@ class ContextRunner:
             raise RuntimeError("a decode begins inside of a medium, or before its embeddings are there")
         embeddings = sequence.encodings[span.start].result()
         content, context = content_of(span.media.content), self.context
-        positions = content.positions(sequence.position(span.start))
-        batch = EmbeddingBatch(context.model, embeddings, positions, sequence.seq_id, output_last=work.output)
-        batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
+        positions, n = content.positions(sequence.position(span.start)), len(embeddings)
+        # Cells that attend to each other fit one micro-batch, and so one batch: this was checked.
+        for start in range(0, n, self.n_batch):
+            part = slice(start, min(start + self.n_batch, n))
+            last = work.output and part.stop == n
+            batch = EmbeddingBatch(
+                context.model, embeddings[part], positions[..., part], sequence.seq_id, output_last=last
+            )
+            batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
         return [batch.n_tokens - 1]
 
     def _fill(self, plan: StepPlan) -> list[int]:
