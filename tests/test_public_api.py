@@ -27,6 +27,7 @@ PUBLIC = [
     "Context",
     "ContextOptions",
     "ControlVector",
+    "DraftHeads",
     "DraftModel",
     "EmbeddingBatch",
     "Embeddings",

@@ -7,13 +7,9 @@ containers are those of the helpers. Elsewhere, every function here returns None
 
 from __future__ import annotations
 
-import os
-from functools import cache
 from typing import Any
 
-import _cffi_backend
-
-from llama_cffi._native import bound, guard
+from llama_cffi._native import bound, exports, guard
 from llama_cffi._native.helpers import ffi, lib
 
 _BUFFERS = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -24,17 +20,10 @@ _DEVICE = "_Z22llama_model_get_devicePK11llama_modeli"
 _FAILED = int(lib.LCH_FAILED)
 
 
-@cache
 def _function(name: str) -> Any:
     """The address of an exported function, or None."""
-    from llama_cffi._native.library import opened_file
-
-    opened: Any = _cffi_backend.load_library(os.fspath(opened_file()), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
-    try:
-        found = opened.load_function(_cffi_backend.FFI().typeof("void(*)(void)"), name)
-    except AttributeError:
-        return None
-    return ffi.cast("void *", int(bound.ffi.cast("uintptr_t", found)))
+    found = exports.address(name)
+    return None if found is None else ffi.cast("void *", found)
 
 
 def _usable(name: str) -> Any:

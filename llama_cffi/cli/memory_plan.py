@@ -39,7 +39,7 @@ def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
     needed = estimate.weights + estimate.kv + estimate.compute
     draft = options.get("draft")
     path = draft if isinstance(draft, Path) else getattr(draft, "model", None)
-    if isinstance(path, (str, Path)) and path != "lookup":
+    if isinstance(path, (str, Path)) and path not in ("lookup", "mtp"):
         small = llama_cffi.estimate_memory(path, None, replace(context, n_ctx=n_ctx))
         needed += small.weights + small.kv + small.compute
     return needed

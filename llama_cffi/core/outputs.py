@@ -85,6 +85,11 @@ class Outputs(ProcessBound):
         """The owner of the native context."""
         return self._access.handle
 
+    @property
+    def access(self) -> ContextAccess:
+        """The native context, for other views of it."""
+        return self._access
+
     # -- logits
 
     def logits(self, i: int = -1) -> NDArray[np.float32]:

@@ -7,18 +7,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from llama_cffi._util.shown import shown
+from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.model_options import GpuLayers
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
 from llama_cffi.engine.drafters import DraftSource, PromptLookup
+from llama_cffi.engine.head_drafts import DraftHeads, HeadDrafts
+from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
 
-Draft = Literal["lookup"] | str | os.PathLike[str] | Model | DraftModel | DraftSource
-"""``"lookup"`` (a :class:`PromptLookup` with its defaults), a draft model as a file or loaded, a :class:`DraftModel`
-with options, or anything else that drafts. A file that is named lookup is ``Path("lookup")``."""
+Draft = Literal["lookup", "mtp"] | str | os.PathLike[str] | Model | DraftModel | DraftHeads | DraftSource
+"""``"lookup"`` (a :class:`PromptLookup` with its defaults), ``"mtp"`` (:class:`DraftHeads`, the same), a draft model as
+a file or loaded, a :class:`DraftModel` or :class:`DraftHeads` with options, or anything else that drafts. A file that
+is named lookup is ``Path("lookup")``."""
 
 Speculative = bool | Literal["lookup"] | DraftSource
 """True for the draft source of the Llama, False for no drafts, or a draft source for this one text."""
@@ -31,24 +35,27 @@ class OpenDraft:
     """
 
     def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: GpuLayers | None = None) -> None:
-        self._drafts: ModelDrafts | None = None
+        self._drafts: ModelDrafts | HeadDrafts | None = None
         self._owned: ModelShare | None = None
-        self._draft: DraftModel | DraftSource
+        self._draft: DraftModel | DraftHeads | DraftSource
         self.source: DraftSource
         if isinstance(draft, str) and draft == "lookup":
             draft = PromptLookup()
+        elif isinstance(draft, str) and draft == "mtp":
+            draft = DraftHeads()
         elif isinstance(draft, (str, os.PathLike, Model)):
             draft = DraftModel(model=draft)
-        if not isinstance(draft, DraftModel):
+        if not isinstance(draft, (DraftModel, DraftHeads)):
             self._draft = self.source = check_source(draft, "draft")
             return
-        model = draft.model
+        model = draft.model if draft.model is not None else target.model
         if not isinstance(model, Model):
-            model = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers))
+            load_mtp = isinstance(draft, DraftHeads) or _holds_heads_only(model)
+            model = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers, load_mtp=load_mtp))
             self._owned = ModelShare(model)
         self._draft = draft = replace(draft, model=model)
         try:
-            self._drafts = self.source = ModelDrafts(target, model, draft)
+            self._drafts = self.source = _open(draft, target, model)
         except BaseException:
             self.close()
             raise
@@ -77,6 +84,34 @@ class OpenDraft:
             self._owned.close()
 
 
+def drafts_by_heads(draft: Draft | None) -> bool:
+    """Return whether these drafts need the layers of the model that predict further tokens."""
+    return (isinstance(draft, str) and draft == "mtp") or (isinstance(draft, DraftHeads) and draft.model is None)
+
+
+def _open(draft: DraftModel | DraftHeads, target: Context, model: Model) -> ModelDrafts | HeadDrafts:
+    """Return the drafts of a model, by what kind it is of."""
+    if model.architecture in _OTHER_HEADS:
+        raise UnsupportedError(f"drafts by {model.architecture} models are not supported: {_OTHER_HEADS[model.architecture]}")
+    if model.architecture == "eagle3":
+        return HeadDrafts(target, model, draft, "eagle3")
+    if isinstance(draft, DraftHeads) or (model is not target.model and _holds_heads_only(model.path)):
+        return HeadDrafts(target, model, draft, "mtp")
+    return ModelDrafts(target, model, draft)
+
+
+_OTHER_HEADS = {
+    "dflash": "they draft blocks of masked tokens",
+    "gemma4-assistant": "they compute with the memory of their target",
+}
+
+
+def _holds_heads_only(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has the layers that predict further tokens, and not those before them."""
+    names = {tensor.name for tensor in GGUFFile(path).tensors}
+    return "blk.0.attn_norm.weight" not in names and any(".nextn." in name for name in names)
+
+
 def request_source(speculative: Speculative | None, default: DraftSource | None) -> DraftSource | None:
     """Return the source of one request's drafts; ValueError for True where there is none by default."""
     if speculative is None or speculative is True:
@@ -92,11 +127,11 @@ def request_source(speculative: Speculative | None, default: DraftSource | None)
 
 def check_source(source: object, name: str) -> DraftSource:
     """Return the same object as a draft source; TypeError when it is not one."""
-    if isinstance(source, (str, os.PathLike, Model, DraftModel)):
+    if isinstance(source, (str, os.PathLike, Model, DraftModel, DraftHeads)):
         raise TypeError(f"{name}={source!r}: a draft model is given to Llama(draft=...), which opens it once")
     if isinstance(source, type) or not callable(getattr(source, "start", None)):
         raise TypeError(f"{name} must be a draft source, not {shown(source)}")
     return source  # type: ignore[return-value]
 
 
-__all__ = ["Draft", "OpenDraft", "Speculative", "check_source", "request_source"]
+__all__ = ["Draft", "OpenDraft", "Speculative", "check_source", "drafts_by_heads", "request_source"]

@@ -13,6 +13,7 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.engine.draft_model import DraftModel
+from llama_cffi.engine.head_drafts import DraftHeads
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.isolation.engine import RemoteEngine
 from llama_cffi.isolation.objects import IsolatedAdapter, IsolatedContext, IsolatedModel, LlamasDraft
@@ -250,7 +251,7 @@ def _check(options: Mapping[str, Any]) -> None:
     if options.get("mmproj") is not None:
         raise UnsupportedError("isolate=True: images and sound need their projector in this process: use isolate=False")
     draft = options.get("draft")
-    if isinstance(draft, Model) or (isinstance(draft, DraftModel) and isinstance(draft.model, Model)):
+    if isinstance(draft, Model) or (isinstance(draft, (DraftModel, DraftHeads)) and isinstance(draft.model, Model)):
         raise UnsupportedError("isolate=True: a draft Model is in this process: give its path")
     for name, value in options.items():
         if name in ("progress", "on_event"):
