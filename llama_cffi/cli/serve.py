@@ -318,7 +318,8 @@ def _changed(**values: Any) -> dict[str, Any]:
 
 
 def _draft(source: str | Path | llama_cffi.DraftHeads | None, n_max: int | None, p_min: float | None) -> Any:
-    given = {name: one for name, one in (("n_draft", n_max), ("p_min", p_min)) if one is not None}
+    values = {"n_draft": n_max, "p_min": p_min}
+    given: dict[str, Any] = {name: one for name, one in values.items() if one is not None}
     if isinstance(source, llama_cffi.DraftHeads):
         return dataclasses.replace(source, **given)
     return llama_cffi.DraftModel(model=source, **given) if given and isinstance(source, Path) else source

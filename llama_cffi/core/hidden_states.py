@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEADED = frozenset(
-    "bailingmoe3 cohere2moe deepseek2 deepseek32 deepseek4 glm-dsa glm4moe glm5-next hy_v3 mimo2 nemotron_h_moe "
-    "qwen35 qwen35moe qwen3next step35".split()
-)
+    [
+        "bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "deepseek4", "glm-dsa", "glm4moe", "glm5-next", "hy_v3",
+        "mimo2", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next", "step35",
+    ]
+)  # fmt: skip
 """Architectures whose heads for further tokens llama.cpp computes. For the others it would compute their layers."""
 
 TAPPED = frozenset(
-    "bailingmoe3 deepseek4 gemma4 gpt-oss hunyuan_vl lfm2 llama mimo2 minimax-01 minimax-m2 muse-glimmer nanbeige "
-    "nemotron_h qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen4exp".split()
-)
+    [
+        "bailingmoe3", "deepseek4", "gemma4", "gpt-oss", "hunyuan_vl", "lfm2", "llama", "mimo2", "minimax-01",
+        "minimax-m2", "muse-glimmer", "nanbeige", "nemotron_h", "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next",
+        "qwen4exp",
+    ]
+)  # fmt: skip
 """Architectures that give the inputs of their layers. For the others llama.cpp fails with an assertion."""
 
 _GIVES_LAST = HEADED | {"gemma4", "gpt-oss", "nemotron_h"}
@@ -91,7 +96,7 @@ class HiddenStates:
     def row(self, i: int) -> NDArray[np.float32]:
         """Return a copy of the row of batch row ``i``, float32 of shape ``(width,)``; not for ``layers``."""
         pointer = hidden_states.function("llama_get_embeddings_nextn_ith")(self._access.ptr, i)
-        return _copied(pointer, 1, self._n_embd)[0]
+        return _copied(pointer, 1, self._n_embd).reshape(self._n_embd)
 
 
 def n_heads(model: Model) -> int:

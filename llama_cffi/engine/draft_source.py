@@ -92,7 +92,9 @@ def drafts_by_heads(draft: Draft | None) -> bool:
 def _open(draft: DraftModel | DraftHeads, target: Context, model: Model) -> ModelDrafts | HeadDrafts:
     """Return the drafts of a model, by what kind it is of."""
     if model.architecture in _OTHER_HEADS:
-        raise UnsupportedError(f"drafts by {model.architecture} models are not supported: {_OTHER_HEADS[model.architecture]}")
+        raise UnsupportedError(
+            f"drafts by {model.architecture} models are not supported: {_OTHER_HEADS[model.architecture]}"
+        )
     if model.architecture == "eagle3":
         return HeadDrafts(target, model, draft, "eagle3")
     if isinstance(draft, DraftHeads) or (model is not target.model and _holds_heads_only(model.path)):

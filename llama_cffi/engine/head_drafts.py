@@ -24,6 +24,10 @@ from llama_cffi.engine.drafters import Drafter
 from llama_cffi.engine.state_trail import StateTrail
 from llama_cffi.errors import DraftError, MemoryFullError
 
+_TOGETHER = 16
+"""So many pairs are computed with that of the newest token, in one decode; more than that are computed before, because
+logits are computed for all of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DraftHeads:
@@ -47,14 +51,14 @@ class HeadDrafts:
     """Draft heads at work beside the Context of their target, with a context and memory of their own.
 
     A head takes pairs: a token, and the target's hidden state of the token before it. So each decode of the target is
-    watched, and the pairs of its tokens are computed when a draft is wanted, or when there are as many as a batch holds.
+    watched, and the pairs of its tokens are computed when a draft is wanted, or when they fill a batch.
     In a draft, the state is the head's own.
 
     An EAGLE-3 model takes the inputs of three layers of the target, which it encodes first, and has the pair of a token
     at the position before it.
 
-    Raises :class:`DraftError` for another vocabulary or width, and :class:`UnsupportedError` where llama.cpp has no such
-    heads or gives no hidden states. Not for two threads at once.
+    Raises :class:`DraftError` for another vocabulary or width, and :class:`UnsupportedError` where llama.cpp has no
+    such heads or gives no hidden states. Not for two threads at once.
     """
 
     def __init__(self, target: Context, model: Model, options: DraftHeads | DraftModel, kind: HeadKind) -> None:
@@ -139,7 +143,7 @@ class HeadDrafts:
             if trail.end - trail.n_held >= self._batch.capacity:
                 with self.context.lock():
                     try:
-                        self._catch_up(seq_id)
+                        self._catch_up(seq_id, trail.end)
                     except MemoryFullError:
                         self._clear()
             first = end
@@ -167,8 +171,7 @@ class HeadDrafts:
     def _draft(self, seq_id: int, token: int, n_max: int) -> list[int]:
         """Draft with the one head, which goes on from its own state."""
         trail, batch = self._trails[seq_id], self._batch
-        self._catch_up(seq_id, token)
-        row, position = batch.n_tokens - 1, trail.end - self._shift
+        row, position = self._begin(seq_id, token), trail.end - self._shift
         draft: list[int] = []
         with self._cut_afterwards(seq_id, position + 1):
             while self._take(row, draft) and len(draft) < n_max:
@@ -183,7 +186,7 @@ class HeadDrafts:
     def _chained(self, seq_id: int, token: int, n_max: int) -> list[int]:
         """Draft each token with the next head. A head has a memory of its own, where what was drafted is missing."""
         trail, batch, context = self._trails[seq_id], self._batch, self.context
-        self._catch_up(seq_id)
+        self._catch_up(seq_id, trail.end)
         position = trail.end
         pairs = [(token, trail.state(position - 1))]
         draft: list[int] = []
@@ -192,7 +195,7 @@ class HeadDrafts:
                 self._memory.seq_rm(seq_id, position)
                 batch.clear()
                 for i, (one, state) in enumerate(pairs):
-                    row = batch.add(one, position + i, seq_id, output=i == len(pairs) - 1)
+                    row = batch.add(one, position + i, seq_id, output=True)
                     batch.states[row] = state if state is not None else 0
                 with context.using_head(head):
                     context.decode(batch)
@@ -215,36 +218,49 @@ class HeadDrafts:
 
     # -- memory
 
-    def _catch_up(self, seq_id: int, token: int | None = None) -> None:
-        """Compute the pairs of a trail that are not in memory, and with ``token`` the pair of what comes behind it, the
-        last one of the batch and with logits."""
-        trail, batch, shift = self._trails[seq_id], self._batch, self._shift
+    def _begin(self, seq_id: int, token: int) -> int:
+        """Compute the pair of what comes behind a trail, with logits, and return its row in the batch."""
+        trail, batch = self._trails[seq_id], self._batch
+        few = trail.end - trail.n_held < _TOGETHER
+        self._catch_up(seq_id, trail.n_held if few else trail.end)
+        # Some graphs give the state of the first rows for that of the rows with logits: all rows have them here.
+        self._fill(seq_id, trail.end + 1, token, output=True)
+        self.context.decode(batch)
+        trail.began_with(token)
+        return batch.n_tokens - 1
+
+    def _catch_up(self, seq_id: int, stop: int) -> None:
+        """Compute the pairs of a trail up to a position that are not in memory."""
+        trail, shift = self._trails[seq_id], self._shift
         start = trail.start + 1 - shift
         if start != self._starts[seq_id]:
             self._memory.seq_rm(seq_id, 0, start)
             self._starts[seq_id] = start
         self._memory.seq_rm(seq_id, trail.n_held - shift)
         self._encode(trail)
-        known, end = trail.end, trail.end + (token is not None)
-        while trail.n_held < end:
-            first, stop = trail.n_held, min(end, trail.n_held + batch.capacity)
-            tokens = trail.tokens[first - trail.start : stop - trail.start]
-            if stop > known and token is not None:
-                tokens.append(token)
-            batch.clear()
-            batch.extend(tokens, first - shift, seq_id, output_last=stop > known)
-            for row, cell in enumerate(range(first - 1, stop - 1)):
-                state = trail.state(cell)
-                batch.states[row] = state if state is not None else 0
+        while trail.n_held < stop:
+            first, end = trail.n_held, min(stop, trail.n_held + self._batch.capacity)
+            self._fill(seq_id, end)
             for head in range(self._n_heads):
                 if head:
                     self._memory.seq_rm(seq_id, first - shift)
                 with self.context.using_head(head):
-                    self.context.decode(batch)
-            trail.n_held = stop
-        if token is not None:
-            trail.began_with(token)
+                    self.context.decode(self._batch)
+            trail.n_held = end
         trail.let_go()
+
+    def _fill(self, seq_id: int, end: int, last: int | None = None, *, output: bool = False) -> None:
+        """Put the pairs of a trail into the batch, from the first that is not in memory; ``last`` is the token behind
+        the trail."""
+        trail, batch = self._trails[seq_id], self._batch
+        first = trail.n_held
+        tokens = trail.tokens[first - trail.start : end - trail.start]
+        batch.clear()
+        batch.extend(tokens if last is None else [*tokens, last], first - self._shift, seq_id)
+        batch.output[: end - first] = output
+        for row, position in enumerate(range(first - 1, end - 1)):
+            state = trail.state(position)
+            batch.states[row] = state if state is not None else 0
 
     def _encode(self, trail: StateTrail) -> None:
         """Turn the inputs of the target's layers into the states that an EAGLE-3 model takes."""

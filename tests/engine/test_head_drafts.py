@@ -16,20 +16,30 @@ from llama_cffi._native import hidden_states
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.hidden_states import HEADED, TAPPED
 from llama_cffi.core.paired_batch import PairedBatch
+from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.head_drafts import HeadDrafts
 from llama_cffi.errors import BatchError, ClosedError, DraftError, MemoryFullError, UnsupportedError
 from tests.support.headed_models import Headed, write_eagle3_model, write_headed_model
 from tests.support.random_model import Shape, write_random_model
 
-pytest_plugins = ["tests.support.models", "tests.support.steady_clock"]
+pytest_plugins = ["tests.support.models"]
 pytestmark = [
-    pytest.mark.usefixtures("steady_clock"),
+    pytest.mark.usefixtures("eager"),
     pytest.mark.skipif(hidden_states.lacking() is not None, reason="this libllama exports no hidden states"),
 ]
 
 PROMPTS = ["tana nese", "mi ro", "ka ka ka", "tore", "sula mene"]
+THREE = PROMPTS[:3]
 LOAD = ModelOptions(load_mtp=True)
-EXACT = {"type_k": "f32", "type_v": "f32", "flash_attn": "disabled"}
+EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "disabled"}
+
+
+@pytest.fixture(scope="module")
+def eager() -> Iterator[None]:
+    """Drafts are as long as they may be, however many are wrong."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DraftController, "_best", lambda self, n_max, n_plain: n_max)
+        yield
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
         pair.model.close()
 
 
-KINDS = ["glm4moe", "step35", "step35-3", "eagle3"]
+KINDS = ["glm4moe", "step35-3", "eagle3"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -94,7 +104,7 @@ def both(pair: Pair) -> Iterator[tuple[Llama, Llama]]:
 
 
 def greedy(llm: Llama, prompt: Any, **options: Any) -> Completion:
-    completion = llm.generate(prompt, **{"temperature": 0, "max_tokens": 60} | options)
+    completion = llm.generate(prompt, **{"temperature": 0, "max_tokens": 30} | options)
     assert isinstance(completion, Completion)
     return completion
 
@@ -126,7 +136,7 @@ def recorded(drafts: HeadDrafts, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
 def test_the_same_texts(both: tuple[Llama, Llama]) -> None:
     plain, drafting = both
     n_accepted = n_drafted = 0
-    for prompt in PROMPTS:
+    for prompt in THREE:
         alone, drafted = greedy(plain, prompt), greedy(drafting, prompt)
         assert drafted.tokens == alone.tokens
         speculation = drafted.speculation
@@ -140,8 +150,8 @@ def test_the_same_texts(both: tuple[Llama, Llama]) -> None:
 def test_many_at_once(both: tuple[Llama, Llama]) -> None:
     """Five texts on four sequences."""
     plain, drafting = both
-    together = drafting.generate(PROMPTS, temperature=0, max_tokens=40)
-    assert [done.tokens for done in together] == [greedy(plain, one, max_tokens=40).tokens for one in PROMPTS]
+    together = drafting.generate(PROMPTS, temperature=0, max_tokens=15)
+    assert [done.tokens for done in together] == [greedy(plain, one, max_tokens=15).tokens for one in PROMPTS]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def test_many_at_once(both: tuple[Llama, Llama]) -> None:
     [
         {"repeat_penalty": 1.3},
         {"grammar": 'root ::= " " [a-z]+ (" " [a-z]+)* "."'},
-        {"schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
+        {"schema": {"enum": ["tana nese", "mi ro tore", "nesetana"]}},
         {"stop": ["ta", "ne"]},
         {"logprobs": 2},
         {"seed": 3, "temperature": 1.2},
@@ -164,7 +174,6 @@ def test_with_everything_that_chooses(both: tuple[Llama, Llama], options: dict[s
 
 
 def test_a_conversation_and_texts_that_begin_alike(both: tuple[Llama, Llama]) -> None:
-    plain, drafting = both
     texts = []
     for llm in both:
         prompt = llm.tokenize("tana nese mi ro ka").tolist()
@@ -197,13 +206,16 @@ def test_small_batches(pair: Pair) -> None:
 
 
 def test_a_shift_of_the_context(pair: Pair) -> None:
-    options: dict[str, Any] = {"max_tokens": 300, "overflow": "shift"}
+    if pair.model.n_swa:
+        pytest.skip("the memory of this model cannot shift positions")
+    options: dict[str, Any] = {"max_tokens": 70, "overflow": "shift"}
+    prompt = [1, *range(260, 470)]
     small = {"n_ctx": 256, "n_seq_max": 1}
     with pair.open(context=small) as plain, pair.drafting(context=small) as drafting:
-        alone, drafted = greedy(plain, "tana", **options), greedy(drafting, "tana", **options)
-    assert len(drafted.tokens) == 300
+        alone, drafted = greedy(plain, prompt, **options), greedy(drafting, prompt, **options)
+    assert len(drafted.tokens) == 70
     # After a shift rounding differs with the batch size; until then nothing does.
-    assert drafted.tokens[:200] == alone.tokens[:200]
+    assert drafted.tokens[:40] == alone.tokens[:40]
 
 
 # -- what the heads are given
@@ -217,9 +229,9 @@ def test_a_head_is_given_the_state_before_the_token(
     pair = make_pair(kind, "state")
     with pair.open() as plain, pair.drafting() as drafting:
         found = recorded(drafts_of(drafting), monkeypatch)
-        together = drafting.generate(PROMPTS, temperature=0, max_tokens=30)
-        assert [one.tokens for one in together] == [greedy(plain, one, max_tokens=30).tokens for one in PROMPTS]
-    assert sum(map(bool, (draft for _, draft in found))) > 50
+        together = drafting.generate(THREE, temperature=0, max_tokens=15)
+        assert [one.tokens for one in together] == [greedy(plain, one, max_tokens=15).tokens for one in THREE]
+    assert sum(len(draft) for _, draft in found) > 30
     for text, draft in found:
         assert set(draft) <= {text[-1]}
 
@@ -231,8 +243,14 @@ def test_what_was_computed_piece_by_piece_is_what_one_computation_gives(
     pair = make_pair(kind)
     with pair.drafting() as drafting, pair.drafting() as other:
         found = recorded(drafts_of(drafting), monkeypatch)
-        drafting.generate(PROMPTS, temperature=0, max_tokens=20)
-        found = [one for one in found if one[1]][::5]
+        texts = drafting.generate(PROMPTS, temperature=0, max_tokens=12)
+        # Goes on with what is in memory, and goes back in a text.
+        again = [
+            [*drafting.tokenize(one).tolist(), *done.tokens, 333] for one, done in zip(PROMPTS, texts, strict=True)
+        ]
+        greedy(drafting, again[0], max_tokens=8)
+        greedy(drafting, again[1][:-6], max_tokens=8)
+        found = [one for one in found if one[1]][::4]
         assert len(found) >= 8
         equal = 0
         for text, draft in found:
@@ -250,34 +268,23 @@ def test_what_was_computed_piece_by_piece_is_what_one_computation_gives(
 def test_a_head_that_is_right(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair("glm4moe", "right")
     with pair.open() as plain, pair.drafting() as drafting:
-        for prompt in PROMPTS:
-            alone, drafted = greedy(plain, prompt, max_tokens=90), greedy(drafting, prompt, max_tokens=90)
+        for prompt in THREE:
+            alone, drafted = greedy(plain, prompt, max_tokens=60), greedy(drafting, prompt, max_tokens=60)
             assert drafted.tokens == alone.tokens
             assert drafted.speculation is not None
             assert drafted.speculation.acceptance > 0.95
             assert drafted.speculation.target_decodes < 0.3 * len(drafted.tokens)
-        together = drafting.generate(PROMPTS, temperature=0, max_tokens=40)
-        assert min(one.speculation.acceptance for one in together) > 0.95  # type: ignore[union-attr]
-
-
-def test_heads_see_what_the_target_has_computed_before(make_pair: Callable[..., Pair]) -> None:
-    """The second text begins like the first: what is reused in memory is what the heads have computed."""
-    pair = make_pair("glm4moe", "right")
-    with pair.drafting() as llm:
-        first = greedy(llm, "tana nese mi ro", max_tokens=30)
-        prompt = [*llm.tokenize("tana nese mi ro").tolist(), *first.tokens, 333]
-        done = greedy(llm, prompt, max_tokens=30)
-    assert done.usage.cached_tokens >= 30
-    assert done.speculation is not None
-    assert done.speculation.acceptance > 0.95
+        together = drafting.generate(THREE, temperature=0, max_tokens=20)
+        assert all(one.speculation is not None and one.speculation.acceptance > 0.95 for one in together)
 
 
 def test_a_draft_ends_where_the_heads_are_unsure(make_pair: Callable[..., Pair]) -> None:
     model, rates = make_pair("glm4moe").model, []
     for p_min in (0.0, 0.3, 0.9):
         with Pair(model, DraftHeads(p_min=p_min)).drafting() as llm:
-            done = [greedy(llm, prompt, seed=1, temperature=0.8).speculation for prompt in PROMPTS]
-        rates.append(sum(one.drafted_tokens for one in done))  # type: ignore[union-attr]
+            speculation = greedy(llm, "tana nese", seed=1, temperature=0.8).speculation
+        assert speculation is not None
+        rates.append(speculation.drafted_tokens)
     assert rates[0] > rates[1] > rates[2]
 
 
@@ -296,9 +303,9 @@ def test_heads_in_a_file_of_their_own(tmp_path: Path) -> None:
     shape = Headed(head="right", n_layer=1)
     whole = write_headed_model(tmp_path / "whole.gguf", shape)
     heads = write_headed_model(tmp_path / "heads.gguf", shape, trunk=False)
-    with Llama(whole, draft="mtp", n_ctx=256, n_threads=1) as llm:
+    with Llama(whole, draft=any_head(), n_ctx=256, n_threads=1) as llm:
         expected = greedy(llm, "tana nese")
-    for draft in (heads, DraftHeads(model=heads)):
+    for draft in (DraftModel(model=heads, p_min=0.0), any_head(model=heads)):
         with Llama(whole, draft=draft, n_ctx=256, n_threads=1) as llm:
             assert not llm.model.options.load_mtp
             done = greedy(llm, "tana nese")
@@ -385,7 +392,7 @@ def test_a_request_without_drafts(both: tuple[Llama, Llama]) -> None:
 
 
 def test_models_without_heads(model: Model, make_pair: Callable[..., Pair], tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="does not compute heads .* of llama models"):
+    with pytest.raises(UnsupportedError, match=r"does not compute heads .* of llama models"):
         Llama(model, draft="mtp", n_ctx=256, n_threads=1)
     path = write_headed_model(tmp_path / "headed.gguf", Headed())
     with Model(path) as loaded, pytest.raises(UnsupportedError, match="load_mtp=True"):
@@ -413,7 +420,7 @@ def test_arguments(model: Model) -> None:
         with pytest.raises(ValueError, match=next(iter(bad))):
             DraftHeads(**bad)
     with pytest.raises(TypeError, match="opens it once"):
-        Llama(model, n_ctx=256, n_threads=1).generate("a", speculative=DraftHeads())  # type: ignore[arg-type]
+        Llama(model, n_ctx=256, n_threads=1).generate("a", speculative=DraftHeads())  # type: ignore[call-overload]
 
 
 def test_batches_of_another_context(make_pair: Callable[..., Pair]) -> None:

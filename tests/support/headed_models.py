@@ -1,11 +1,11 @@
 """Tiny random models with draft heads: layers that predict further tokens (MTP), and EAGLE-3 models.
 
-A head has weights of its own by default, and then it is rarely right. Two kinds of heads are known to be right or wrong:
+A head has weights of its own by default, and then it is rarely right. Of two other kinds it is known what they draft:
 
-- ``right``: a model of one layer whose head has the same weights and sees only the token. It computes what the model
-  computes for that token, so every draft is right.
-- ``state``: a head that passes on the hidden state it is given. The state before a token is that from which the token was
-  chosen, so a greedy draft is the last token again and again, if the state is the one that belongs to it.
+- ``right``: a model of one layer without attention, whose head has the same weights and sees only the token. It
+  computes what the model computes for that token, so every draft is right.
+- ``state``: a head that passes on the hidden state it is given. The state before a token is that from which the token
+  was chosen, so a greedy draft is the last token again and again, if the state is the one that belongs to it.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def write_headed_model(path: Path, model: Headed, *, trunk: bool = True, heads: 
         tensors = {"token_embd.weight": _embedding(rng), "output_norm.weight": _ones()}
         tensors["output.weight"] = _output(tensors["token_embd.weight"], rng)
         blocks = [_BLOCKS[kind](rng, i, model) for i in range(model.n_layer)]
+        if model.head == "right":
+            # A head has nothing of the first token, to which the model would attend.
+            blocks[0]["attn_output.weight"] *= 0.0
         for i in range(n_all):
             is_head = i >= model.n_layer
             if is_head:
@@ -68,7 +71,12 @@ def write_headed_model(path: Path, model: Headed, *, trunk: bool = True, heads: 
 
 
 def write_eagle3_model(
-    path: Path, target: Path, layers: tuple[int, int, int], *, head: Literal["random", "state"] = "random", seed: int = 7
+    path: Path,
+    target: Path,
+    layers: tuple[int, int, int],
+    *,
+    head: Literal["random", "state"] = "random",
+    seed: int = 7,
 ) -> Path:
     """Write an EAGLE-3 model for a target of the same width, with the embedding and the output of the target."""
     import gguf
@@ -233,8 +241,9 @@ def _passes(name: str) -> float:
 
 
 def _embedding(rng: np.random.Generator) -> NDArray[Any]:
-    rows = rng.standard_normal((N_VOCAB, N_EMBD))
-    return _RMS * rows / np.sqrt((rows**2).mean(axis=1, keepdims=True))
+    rows: NDArray[Any] = rng.standard_normal((N_VOCAB, N_EMBD))
+    rows *= _RMS / np.sqrt((rows**2).mean(axis=1, keepdims=True))
+    return rows
 
 
 def _output(embedding: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -244,7 +253,9 @@ def _output(embedding: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _normal(rng: np.random.Generator, *size: int) -> NDArray[Any]:
-    return rng.standard_normal(size) * size[-1] ** -0.5
+    array: NDArray[Any] = rng.standard_normal(size)
+    array *= size[-1] ** -0.5
+    return array
 
 
 def _ones(n: int = N_EMBD) -> NDArray[Any]:
