@@ -19,8 +19,8 @@ class StateTrail:
     """The tokens of one sequence from position ``start`` on, and the hidden states of the last of them.
 
     Heads compute pairs: a token beside the state of the token before it. ``n_held`` is the position of the first token
-    whose pair they do not have in memory. It is ``end + 1`` after a draft, which begins with a token that the target has
-    not computed yet.
+    whose pair they do not have in memory. It is ``end + 1`` after a draft, which begins with a token that the target
+    has not computed yet.
     """
 
     __slots__ = ("_ahead", "_compared", "_first", "_states", "n_encoded", "n_held", "offset", "start", "tokens")
