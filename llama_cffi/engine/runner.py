@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
+from llama_cffi.core.device_candidates import DeviceCandidates
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
@@ -18,7 +19,7 @@ from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.plan import StepPlan, Work
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
-from llama_cffi.engine.sequence_samplers import make_sampler
+from llama_cffi.engine.sequence_samplers import DeviceSampler, make_sampler
 from llama_cffi.errors import MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -191,6 +192,10 @@ class ContextRunner:
         self.can_cut_saved = self.can_cut and not self._n_swa
         # What a window has let go for padding would be missing when the padding is taken out.
         self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
+        self._device = DeviceCandidates(context) if context.options.backend_sampling else None
+        if self._device is not None:
+            # Each sequence has room for one row with logits.
+            self.can_pad = False
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
         self.n_cells: int | None = context.n_ctx if shares_cells else None
         self._batch = Batch(context.n_batch)
@@ -203,6 +208,8 @@ class ContextRunner:
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
+        if self._device is not None:
+            self._choose_device(self._device, plan)
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
             self.context.decode(self._batch, deadline=deadline)
@@ -222,6 +229,13 @@ class ContextRunner:
             return rows
         self._memory.seq_rm(seq_id, end)
         return rows
+
+    def _choose_device(self, device: DeviceCandidates, plan: StepPlan) -> None:
+        """Let the device find the candidates of the sequences that choose from these."""
+        with self.lock():
+            for work in plan:
+                if work.sequence.seq_id is not None:
+                    device.switch(work.sequence.seq_id, isinstance(work.sequence.sampler, DeviceSampler))
 
     def _decode_medium(self, work: Work, deadline: float | None) -> list[int]:
         """Compute a plan of one medium: its embeddings are not tokens, which llama.cpp takes in other decodes."""
@@ -267,7 +281,7 @@ class ContextRunner:
             check_media(request.prompt, self.encoder.projector, self.n_ubatch)
         if request.conditioning.adapters:
             adapter_set(dict(request.conditioning.adapters), self.context.model)
-        return make_sampler(self.context, request, seed)
+        return make_sampler(self.context, request, seed, self._device)
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self._memory
