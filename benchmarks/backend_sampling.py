@@ -1,6 +1,6 @@
 """What choosing tokens from candidates that the device finds takes, beside choosing from all logits.
 
-    python benchmarks/backend_sampling.py [--file MODEL.gguf] [--rpc HOST:PORT] [--n-gpu-layers N] [--tokens N]
+    python benchmarks/backend_sampling.py [--file MODEL.gguf] [--rpc HOST:PORT] [--n-gpu-layers N] [--tokens N] [--threads N]
 
 Both ways take turns, text by text, with the sampling of the package's defaults and greedily. The time of each token is
 taken; of a machine that does other things too, the tenth percentile says more than the median. Both must choose the
@@ -44,10 +44,12 @@ def timed(llm: Llama, n: int, **options: Any) -> tuple[list[int], list[float]]:
     return tokens, times
 
 
-def measure(model: Model, n: int) -> None:
+def measure(model: Model, n: int, n_threads: int | None) -> None:
     """Print a line for each way."""
     ways = {
-        name: Llama(model, context_options=ContextOptions(n_ctx=1024, backend_sampling=on), n_seq_max=1)
+        name: Llama(
+            model, context_options=ContextOptions(n_ctx=1024, n_threads=n_threads, backend_sampling=on), n_seq_max=1
+        )
         for name, on in (("all logits", False), ("candidates", True))
     }
     print(model.placement)
@@ -73,12 +75,13 @@ def main() -> None:
     parser.add_argument("--rpc", metavar="HOST:PORT")
     parser.add_argument("--n-gpu-layers", type=int)
     parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--threads", type=int, help="default: what the package would take")
     given = parser.parse_args()
     options = ModelOptions(rpc=[given.rpc] if given.rpc else (), n_gpu_layers=given.n_gpu_layers)
     with tempfile.TemporaryDirectory() as folder:
         file = given.file or write_random_model(Path(folder) / "random.gguf", SHAPE)
         with Model(file, options) as model:
-            measure(model, given.tokens)
+            measure(model, given.tokens, given.threads)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ N_CANDIDATES = 64
 class DeviceCandidates:
     """Lets a context with ``backend_sampling`` find candidates on its device, sequence by sequence.
 
-    Of a row of such a sequence, the 64 largest logits reach this machine's memory and no others. Switching a sequence on
-    or off lets llama.cpp plan its computations anew. Raises :class:`UnsupportedError` for a library that cannot do this,
-    and a vocabulary that is not larger. Wraps ``llama_set_sampler``.
+    Of a row of such a sequence, the 64 largest logits reach this machine's memory and no others. Switching a sequence
+    on or off lets llama.cpp plan its computations anew. Raises :class:`UnsupportedError` for a library that cannot do
+    this, and for a vocabulary that is not larger. Wraps ``llama_set_sampler``.
     """
 
     def __init__(self, context: Context) -> None:
@@ -68,9 +68,7 @@ class DeviceCandidates:
             # llama.cpp marks a sampler that its device can compute.
             name = to_text(lib.llama_sampler_name(lib.llama_sampler_chain_get(chain, 0)))
             if not attached or not name.startswith("+"):
-                raise UnsupportedError(
-                    "backend_sampling: the device of the model's output cannot find the largest logits"
-                )
+                raise UnsupportedError("backend_sampling: the device of the output cannot find the largest logits")
             handle.open(chain)
         except BaseException:
             guard.free("llama_sampler_free", cell)
