@@ -65,7 +65,8 @@ class Engine(ProcessBound):
         """Queue a request; :meth:`next_chunk` returns its chunks.
 
         ``listener`` is called with a list of the sequences that have new chunks, on the thread that computes, after
-        each step, and must neither wait nor raise.
+        each step, and must neither wait nor raise. After :class:`QueueFullError` it is called once, with an empty list,
+        when fewer requests wait.
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
@@ -73,7 +74,7 @@ class Engine(ProcessBound):
         errors of sampling parameters and adapters.
         """
         request.check_fits(self._runner)
-        self._inbox.check_room(request)
+        self._inbox.check_room(request, listener)
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
         drafting = None
         if request.speculative is not None:
