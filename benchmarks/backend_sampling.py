@@ -1,6 +1,7 @@
 """What choosing tokens from candidates that the device finds takes, beside choosing from all logits.
 
-    python benchmarks/backend_sampling.py [--file MODEL.gguf] [--rpc HOST:PORT] [--n-gpu-layers N] [--tokens N] [--threads N]
+    python benchmarks/backend_sampling.py [--file MODEL.gguf] [--rpc HOST:PORT] [--n-gpu-layers N] [--tokens N]
+        [--threads N]
 
 Both ways take turns, text by text, with the sampling of the package's defaults and greedily. The time of each token is
 taken; of a machine that does other things too, the tenth percentile says more than the median. Both must choose the
