@@ -218,6 +218,17 @@ def test_a_shift_of_the_context(pair: Pair) -> None:
     assert drafted.tokens[:40] == alone.tokens[:40]
 
 
+def test_a_model_with_recurrent_layers(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair("qwen35")
+    with pair.open() as plain, pair.drafting() as drafting:
+        try:
+            drafted = [greedy(drafting, prompt) for prompt in THREE]
+        except UnsupportedError as error:
+            pytest.skip(str(error))
+        assert [one.tokens for one in drafted] == [greedy(plain, prompt).tokens for prompt in THREE]
+        assert sum(one.speculation.drafted_tokens for one in drafted if one.speculation is not None) > 0
+
+
 # -- what the heads are given
 
 
