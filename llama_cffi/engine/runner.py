@@ -19,7 +19,7 @@ from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.plan import StepPlan, Work
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
-from llama_cffi.engine.sequence_samplers import DeviceSampler, make_sampler
+from llama_cffi.engine.sequence_samplers import make_sampler, switch_devices
 from llama_cffi.errors import MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -190,12 +190,10 @@ class ContextRunner:
         # With M-RoPE all cells of an image are at its first position, so that memory may end before it does.
         self._ends_early = context.model.n_pos_per_embd > 1
         self.can_cut_saved = self.can_cut and not self._n_swa
-        # What a window has let go for padding would be missing when the padding is taken out.
-        self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
         self._device = DeviceCandidates(context) if context.options.backend_sampling else None
-        if self._device is not None:
-            # Each sequence has room for one row with logits.
-            self.can_pad = False
+        # What a window has let go for padding would be missing when the padding is taken out, and for candidates of a
+        # device a sequence has room for one row.
+        self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full) and self._device is None
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
         self.n_cells: int | None = context.n_ctx if shares_cells else None
         self._batch = Batch(context.n_batch)
@@ -209,7 +207,7 @@ class ContextRunner:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
         if self._device is not None:
-            self._choose_device(self._device, plan)
+            switch_devices(self._device, (work.sequence for work in plan))
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
             self.context.decode(self._batch, deadline=deadline)
@@ -229,13 +227,6 @@ class ContextRunner:
             return rows
         self._memory.seq_rm(seq_id, end)
         return rows
-
-    def _choose_device(self, device: DeviceCandidates, plan: StepPlan) -> None:
-        """Let the device find the candidates of the sequences that choose from these."""
-        with self.lock():
-            for work in plan:
-                if work.sequence.seq_id is not None:
-                    device.switch(work.sequence.seq_id, isinstance(work.sequence.sampler, DeviceSampler))
 
     def _decode_medium(self, work: Work, deadline: float | None) -> list[int]:
         """Compute a plan of one medium: its embeddings are not tokens, which llama.cpp takes in other decodes."""

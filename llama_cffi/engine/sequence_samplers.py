@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -32,7 +32,7 @@ from llama_cffi.core.sampler import (
 )
 from llama_cffi.core.selection import TokenSelector, mask_logits, mask_row, row_logprobs
 from llama_cffi.engine.request import Request
-from llama_cffi.engine.running_sequence import SequenceSampler
+from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
 from llama_cffi.engine.sampling_params import SamplerName, SamplingParams
 from llama_cffi.errors import GrammarError, SamplerError
 from llama_cffi.grammar.native import NativeMatcher, grammar_chain
@@ -126,6 +126,13 @@ class DeviceSampler(_ContextSampler):
 
     def close(self) -> None:
         pass
+
+
+def switch_devices(device: DeviceCandidates, sequences: Iterable[RunningSequence]) -> None:
+    """Let a device find the candidates of those sequences that choose from these; the caller holds the context."""
+    for sequence in sequences:
+        if sequence.seq_id is not None:
+            device.switch(sequence.seq_id, isinstance(sequence.sampler, DeviceSampler))
 
 
 class ChainSampler(_ContextSampler):

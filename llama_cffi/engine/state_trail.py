@@ -65,6 +65,10 @@ class StateTrail:
         del self.tokens[position - self.start :]
         del self._states[max(0, position - self._first) :]
         self._first = min(self._first, position)
+        if self._first + len(self._states) != position:
+            # An interrupt came between the tokens and their states.
+            self._states.clear()
+            self._first = position
         self.n_encoded = min(self.n_encoded, position)
 
     def begin(self) -> None:

@@ -154,6 +154,17 @@ def test_many_at_once(both: tuple[Llama, Llama]) -> None:
     assert [done.tokens for done in together] == [greedy(plain, one, max_tokens=15).tokens for one in PROMPTS]
 
 
+def test_memory_in_parts(make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several sequences are computed in another order than that of the batch."""
+    pair, parts = make_pair("glm4moe", "state"), {"kv_unified": False, "n_ctx": 1024}
+    with pair.open(context=parts) as plain, pair.drafting(context=parts) as drafting:
+        found = recorded(drafts_of(drafting), monkeypatch)
+        together = drafting.generate(THREE, temperature=0, max_tokens=12)
+        assert [one.tokens for one in together] == [greedy(plain, one, max_tokens=12).tokens for one in THREE]
+    assert sum(len(draft) for _, draft in found) > 20
+    assert all(set(draft) <= {text[-1]} for text, draft in found)
+
+
 @pytest.mark.parametrize(
     "options",
     [

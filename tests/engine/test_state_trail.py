@@ -139,6 +139,17 @@ def test_a_text_that_was_shifted_is_not_known() -> None:
     assert trail.align([1, 2, 5, 6]) is False
 
 
+def test_an_interrupt_between_tokens_and_states() -> None:
+    trail = StateTrail()
+    trail.add(0, [1, 2], states([1, 2]))
+    trail.tokens.append(3)
+    assert not trail.align([1, 2, 3, 4])
+    trail.add(3, [4], states([1, 2, 3, 4])[3:])
+    assert trail.align([1, 2, 3, 4, 5])
+    state: Any = trail.state(3)
+    assert state.text == [1, 2, 3, 4]
+
+
 def test_states_stay_known_for_a_while() -> None:
     trail = StateTrail()
     tokens = list(range(500))
