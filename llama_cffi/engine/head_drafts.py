@@ -22,7 +22,7 @@ from llama_cffi.core.selection import TokenSelector, row_logprobs
 from llama_cffi.engine.draft_model import DraftModel, check_limits, check_vocabulary
 from llama_cffi.engine.drafters import Drafter
 from llama_cffi.engine.state_trail import StateTrail
-from llama_cffi.errors import DraftError, MemoryFullError
+from llama_cffi.errors import DecodeError, DraftError, MemoryFullError, NativeError, UnsupportedError
 
 _TOGETHER = 16
 """So many pairs are computed with that of the newest token, in one decode; more than that are computed before, because
@@ -103,6 +103,7 @@ class HeadDrafts:
         self._n_draft = min(options.n_draft, self._n_heads) if self._n_heads > 1 else options.n_draft
         self._least_logprob = math.log(options.p_min) if options.p_min > 0 else None
         self._n_vocab = min(target.n_vocab, context.n_vocab)
+        self._check()
         self._trails = [StateTrail() for _ in range(target.n_seq_max)]
         self._starts = [0] * target.n_seq_max
         """The position before which nothing of a sequence is in memory."""
@@ -115,6 +116,19 @@ class HeadDrafts:
                 observer(batch)
 
         target.watch = watch
+
+    def _check(self) -> None:
+        """Compute a pair: another release of llama.cpp may have the heads of other architectures."""
+        try:
+            with self._target.lock(), self.context.lock():
+                self._batch.single(0, 0, 0)
+                self.context.decode(self._batch)
+                self._memory.clear()
+        except (NativeError, DecodeError) as error:
+            self.close()
+            raise UnsupportedError(
+                f"this libllama does not compute the heads of {self.context.model.architecture} models: {error.message}"
+            ) from error
 
     def start(self) -> Drafter:
         """The drafter of a text."""

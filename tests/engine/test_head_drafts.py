@@ -14,11 +14,12 @@ import pytest
 from llama_cffi import Completion, ContextOptions, DraftHeads, DraftModel, FinishReason, Llama, Model, ModelOptions
 from llama_cffi._native import hidden_states
 from llama_cffi.core.batch import Batch
+from llama_cffi.core.head_context import HeadContext
 from llama_cffi.core.hidden_states import HEADED, TAPPED
 from llama_cffi.core.paired_batch import PairedBatch
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.head_drafts import HeadDrafts
-from llama_cffi.errors import BatchError, ClosedError, DraftError, MemoryFullError, UnsupportedError
+from llama_cffi.errors import BatchError, ClosedError, DraftError, MemoryFullError, NativeError, UnsupportedError
 from tests.support.headed_models import Headed, write_eagle3_model, write_headed_model
 from tests.support.random_model import Shape, write_random_model
 
@@ -420,6 +421,17 @@ def test_models_without_heads(model: Model, make_pair: Callable[..., Pair], tmp_
     with Model(path) as loaded, pytest.raises(UnsupportedError, match="load_mtp=True"):
         Llama(loaded, draft="mtp", n_ctx=256, n_threads=1)
     assert model is not None
+
+
+def test_a_library_that_does_not_compute_these_heads(
+    make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise NativeError("llama_decode: no such graph")
+
+    monkeypatch.setattr(HeadContext, "decode", fail)
+    with pytest.raises(UnsupportedError, match="does not compute the heads of glm4moe models: llama_decode"):
+        make_pair("glm4moe").drafting()
 
 
 def test_an_eagle3_model_for_another_target(make_pair: Callable[..., Pair], tmp_path: Path) -> None:
