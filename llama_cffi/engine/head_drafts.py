@@ -174,6 +174,9 @@ class HeadDrafts:
             return []
         draft = self._chained if self._n_heads > 1 else self._draft
         with self._target.lock(), self.context.lock():
+            if trail.is_new:
+                self._share(seq_id, tokens)
+                trail.is_new = False
             for _ in range(2):
                 try:
                     return draft(seq_id, tokens[-1], n_max)
@@ -231,6 +234,19 @@ class HeadDrafts:
         return not self._target.model.vocab.is_eog(following)
 
     # -- memory
+
+    def _share(self, seq_id: int, text: Tokens[int]) -> None:
+        """Share the pairs of a text's beginning with the sequence from which the target has the beginning, too."""
+        trail, shift = self._trails[seq_id], self._shift
+        for source, other in enumerate(self._trails):
+            if trail.shares_with(other, text):
+                n = trail.start - shift
+                self._memory.seq_rm(seq_id, 0, n + 1)
+                self._memory.seq_rm(seq_id, trail.n_held - shift)
+                self._starts[seq_id] = other.start + 1 - shift
+                self._memory.seq_cp(source, seq_id, self._starts[seq_id], n)
+                trail.adopt(other)
+                return
 
     def _begin(self, seq_id: int, token: int) -> int:
         """Compute the pair of what comes behind a trail, with logits, and return its row in the batch."""

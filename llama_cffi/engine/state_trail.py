@@ -23,7 +23,9 @@ class StateTrail:
     has not computed yet.
     """
 
-    __slots__ = ("_ahead", "_compared", "_first", "_states", "n_encoded", "n_held", "offset", "start", "tokens")
+    __slots__ = (
+        "_ahead", "_compared", "_first", "_states", "is_new", "n_encoded", "n_held", "offset", "start", "tokens"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -43,6 +45,8 @@ class StateTrail:
         self._compared = False
         self.offset: int | None = None
         """How much the position of a token is above its index in the text; None until that is known."""
+        self.is_new = True
+        """Whether no draft of the text was begun."""
 
     @property
     def end(self) -> int:
@@ -73,7 +77,7 @@ class StateTrail:
 
     def begin(self) -> None:
         """Say that another text than before follows in this sequence."""
-        self._compared, self.offset = False, None
+        self._compared, self.offset, self.is_new = False, None, True
 
     def align(self, text: Tokens[int]) -> bool:
         """Cut the trail to a text of which the target has computed all but the last token.
@@ -99,7 +103,9 @@ class StateTrail:
             n_equal = next(i for i in range(n_compared) if known[-1 - i] != end[-1 - i])
             self.forget(position - n_equal)
         self._compared = True
-        return bool(self.tokens) and self.state(position - 1) is not None
+        if not self.tokens:
+            self.offset = None
+        return self.state(position - 1) is not None
 
     def began_with(self, token: int) -> None:
         """Record that the heads have the pair of the token behind the last known one."""
@@ -115,6 +121,20 @@ class StateTrail:
         self.start, self._first = position, max(self._first, position)
         self.n_held = max(self.n_held, position + 1)
         self.n_encoded = max(self.n_encoded, position)
+
+    def shares_with(self, other: StateTrail, text: Tokens[int]) -> bool:
+        """Return whether the heads have all of a text before this trail in the memory of another one."""
+        n = self.start - other.start
+        if self is other or n <= 0 or self.offset != 0 or other.n_held < self.start or other.end < self.start:
+            return False
+        return other.tokens[:n] == text[other.start : self.start]
+
+    def adopt(self, other: StateTrail) -> None:
+        """Put what :meth:`shares_with` has found before this trail. Of its first token's pair, the state is unknown."""
+        if self.n_held == self.start + 1:
+            self.n_held = self.start
+        self.tokens[:0] = other.tokens[: self.start - other.start]
+        self.start = other.start
 
     def drop(self) -> None:
         """Say that the heads have nothing in memory any more: they can compute again what is behind a known state."""

@@ -311,6 +311,26 @@ def test_a_draft_ends_where_the_heads_are_unsure(make_pair: Callable[..., Pair])
     assert rates[0] > rates[1] > rates[2]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_share_what_the_target_shares(kind: str, make_pair: Callable[..., Pair]) -> None:
+    """Texts that begin alike, side by side: each has the pairs of the whole text."""
+    beginning = [1, *range(300, 330)]
+    prompts = [[*beginning, token] for token in (331, 332, 333)]
+    with make_pair(kind).open() as plain, make_pair(kind).drafting() as llm:
+        greedy(llm, prompts[0], max_tokens=4)
+        found = llm.generate(prompts, temperature=0, max_tokens=8)
+        assert [one.tokens for one in found] == [greedy(plain, prompt, max_tokens=8).tokens for prompt in prompts]
+        assert min(one.usage.cached_tokens for one in found) >= len(beginning) - 1
+        drafts, memory = drafts_of(llm), drafts_of(llm).context.memory
+        first = 1 - drafts._shift
+        held = [seq_id for seq_id in range(4) if memory.seq_pos_max(seq_id) is not None]
+        assert len(held) == 3
+        for seq_id in held:
+            assert drafts._trails[seq_id].start == 0
+            assert memory.seq_pos_min(seq_id) == first
+            assert drafts._trails[seq_id].tokens[: len(beginning)] == beginning
+
+
 def test_as_many_tokens_as_there_are_heads(make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, n in (("step35-3", 3), ("step35", 8)):
         with make_pair(kind).drafting() as llm:

@@ -139,6 +139,23 @@ def test_a_text_that_was_shifted_is_not_known() -> None:
     assert trail.align([1, 2, 5, 6]) is False
 
 
+def test_a_beginning_that_another_sequence_has() -> None:
+    text, other, trail = [1, 2, 3, 4, 5], StateTrail(), StateTrail()
+    other.add(0, [1, 2, 3, 9], states([1, 2, 3, 9]))
+    other.n_held = 3
+    trail.add(3, [4], states([1, 2, 3, 4])[3:])
+    assert trail.align(text)
+    assert trail.shares_with(other, text)
+    assert not trail.shares_with(other, [1, 2, 2, 4, 5])
+    other.n_held = 2
+    assert not trail.shares_with(other, text)
+    other.n_held = 4
+    trail.adopt(other)
+    assert (trail.start, trail.end, trail.n_held, trail.tokens) == (0, 4, 3, [1, 2, 3, 4])
+    assert trail.state(2) is None
+    assert trail.align(text)
+
+
 def test_an_interrupt_between_tokens_and_states() -> None:
     trail = StateTrail()
     trail.add(0, [1, 2], states([1, 2]))
