@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 PROMPTS = ["tana nese", "mi ro", "ka ka ka", "tore", "sula mene"]
-THREE = PROMPTS[:3]
+FEW = PROMPTS[:2]
 LOAD = ModelOptions(load_mtp=True)
 EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "disabled"}
 
@@ -105,7 +105,7 @@ def both(pair: Pair) -> Iterator[tuple[Llama, Llama]]:
 
 
 def greedy(llm: Llama, prompt: Any, **options: Any) -> Completion:
-    completion = llm.generate(prompt, **{"temperature": 0, "max_tokens": 30} | options)
+    completion = llm.generate(prompt, **{"temperature": 0, "max_tokens": 20} | options)
     assert isinstance(completion, Completion)
     return completion
 
@@ -137,7 +137,7 @@ def recorded(drafts: HeadDrafts, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
 def test_the_same_texts(both: tuple[Llama, Llama]) -> None:
     plain, drafting = both
     n_accepted = n_drafted = 0
-    for prompt in THREE:
+    for prompt in FEW:
         alone, drafted = greedy(plain, prompt), greedy(drafting, prompt)
         assert drafted.tokens == alone.tokens
         speculation = drafted.speculation
@@ -160,8 +160,8 @@ def test_memory_in_parts(make_pair: Callable[..., Pair], monkeypatch: pytest.Mon
     pair, parts = make_pair("glm4moe", "state"), {"kv_unified": False, "n_ctx": 1024}
     with pair.open(context=parts) as plain, pair.drafting(context=parts) as drafting:
         found = recorded(drafts_of(drafting), monkeypatch)
-        together = drafting.generate(THREE, temperature=0, max_tokens=12)
-        assert [one.tokens for one in together] == [greedy(plain, one, max_tokens=12).tokens for one in THREE]
+        together = drafting.generate(FEW, temperature=0, max_tokens=12)
+        assert [one.tokens for one in together] == [greedy(plain, one, max_tokens=12).tokens for one in FEW]
     assert sum(len(draft) for _, draft in found) > 20
     assert all(set(draft) <= {text[-1]} for text, draft in found)
 
@@ -190,7 +190,7 @@ def test_a_conversation_and_texts_that_begin_alike(both: tuple[Llama, Llama]) ->
     for llm in both:
         prompt = llm.tokenize("tana nese mi ro ka").tolist()
         found = []
-        for n in (20, 30, 10):
+        for n in (12, 16, 8):
             done = greedy(llm, prompt, max_tokens=n)
             found.append(done.tokens)
             prompt += [*done.tokens, 300 + n]
@@ -217,9 +217,8 @@ def test_small_batches(pair: Pair) -> None:
         assert greedy(drafting, prompt).tokens == greedy(plain, prompt).tokens
 
 
-def test_a_shift_of_the_context(pair: Pair) -> None:
-    if pair.model.n_swa:
-        pytest.skip("the memory of this model cannot shift positions")
+def test_a_shift_of_the_context(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair("glm4moe")
     options: dict[str, Any] = {"max_tokens": 70, "overflow": "shift"}
     prompt = [1, *range(260, 470)]
     small = {"n_ctx": 256, "n_seq_max": 1}
@@ -234,10 +233,10 @@ def test_a_model_with_recurrent_layers(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair("qwen35")
     with pair.open() as plain, pair.drafting() as drafting:
         try:
-            drafted = [greedy(drafting, prompt) for prompt in THREE]
+            drafted = [greedy(drafting, prompt) for prompt in FEW]
         except UnsupportedError as error:
             pytest.skip(str(error))
-        assert [one.tokens for one in drafted] == [greedy(plain, prompt).tokens for prompt in THREE]
+        assert [one.tokens for one in drafted] == [greedy(plain, prompt).tokens for prompt in FEW]
         assert sum(one.speculation.drafted_tokens for one in drafted if one.speculation is not None) > 0
 
 
@@ -252,9 +251,9 @@ def test_a_head_is_given_the_state_before_the_token(
     pair = make_pair(kind, "state")
     with pair.open() as plain, pair.drafting() as drafting:
         found = recorded(drafts_of(drafting), monkeypatch)
-        together = drafting.generate(THREE, temperature=0, max_tokens=15)
-        assert [one.tokens for one in together] == [greedy(plain, one, max_tokens=15).tokens for one in THREE]
-    assert sum(len(draft) for _, draft in found) > 30
+        together = drafting.generate(FEW, temperature=0, max_tokens=15)
+        assert [one.tokens for one in together] == [greedy(plain, one, max_tokens=15).tokens for one in FEW]
+    assert sum(len(draft) for _, draft in found) > 20
     for text, draft in found:
         assert set(draft) <= {text[-1]}
 
@@ -274,7 +273,7 @@ def test_what_was_computed_piece_by_piece_is_what_one_computation_gives(
         greedy(drafting, again[0], max_tokens=8)
         greedy(drafting, again[1][:-6], max_tokens=8)
         found = [one for one in found if one[1]][::4]
-        assert len(found) >= 8
+        assert len(found) >= 5
         equal = 0
         for text, draft in found:
             context, fresh = other.context, drafts_of(other)
@@ -291,13 +290,13 @@ def test_what_was_computed_piece_by_piece_is_what_one_computation_gives(
 def test_a_head_that_is_right(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair("glm4moe", "right")
     with pair.open() as plain, pair.drafting() as drafting:
-        for prompt in THREE:
+        for prompt in FEW:
             alone, drafted = greedy(plain, prompt, max_tokens=60), greedy(drafting, prompt, max_tokens=60)
             assert drafted.tokens == alone.tokens
             assert drafted.speculation is not None
             assert drafted.speculation.acceptance > 0.95
             assert drafted.speculation.target_decodes < 0.3 * len(drafted.tokens)
-        together = drafting.generate(THREE, temperature=0, max_tokens=20)
+        together = drafting.generate(FEW, temperature=0, max_tokens=20)
         assert all(one.speculation is not None and one.speculation.acceptance > 0.95 for one in together)
 
 
