@@ -2,8 +2,8 @@
 
 A head has weights of its own by default, and then it is rarely right. Of two other kinds it is known what they draft:
 
-- ``right``: a model of one layer without attention, whose head has the same weights and sees only the token. It
-  computes what the model computes for that token, so every draft is right.
+- ``right``: a model whose layers add nothing but for the first, which is without attention; the head has the weights of
+  that one and sees only the token. It computes what the model computes for that token, so every draft is right.
 - ``state``: a head that passes on the hidden state it is given. The state before a token is that from which the token
   was chosen, so a greedy draft is the last token again and again, if the state is the one that belongs to it.
 """
@@ -54,6 +54,7 @@ def write_headed_model(path: Path, model: Headed, *, trunk: bool = True, heads: 
         if model.head == "right":
             # A head has nothing of the first token, to which the model would attend.
             blocks[0]["attn_output.weight"] *= 0.0
+            blocks[1:] = [{name: array * _passes(name) for name, array in block.items()} for block in blocks[1:]]
         for i in range(n_all):
             is_head = i >= model.n_layer
             if is_head:
