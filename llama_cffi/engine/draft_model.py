@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from llama_cffi._util.scalars import as_float, is_int
 from llama_cffi.core.batch import Batch
-from llama_cffi.core.context import Context
+from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.model import Model
 from llama_cffi.core.prompt import common_prefix
 from llama_cffi.core.selection import TokenSelector, row_logprobs
@@ -40,6 +40,14 @@ class DraftModel:
         check_limits(self.n_draft, self.p_min)
 
 
+def draft_context(target: ContextOptions, n_ctx: int) -> ContextOptions:
+    """Return the options of a draft model's context, with as much room as the ``n_ctx`` cells of its target's.
+
+    That holds whatever shape the target's memory has.
+    """
+    return replace(target, n_ctx=n_ctx, kv_unified=True, swa_full=True)
+
+
 class ModelDrafts:
     """A draft model at work beside the Context of its target, with a context and memory of its own.
 
@@ -55,9 +63,7 @@ class ModelDrafts:
         check_vocabulary(target.model.vocab, model.vocab)
         if model.is_recurrent or model.is_hybrid:
             raise UnsupportedError("this model cannot be a draft model: its memory cannot remove tokens")
-        # As much room as the target has, whatever shape the target's memory has.
-        wanted = replace(target.options, n_ctx=target.n_ctx, kv_unified=True, swa_full=True)
-        self._side = SideContext(model, wanted, threads_of=target)
+        self._side = SideContext(model, draft_context(target.options, target.n_ctx), threads_of=target)
         self.context = self._side.context
         self._target = target
         self._n_draft = options.n_draft

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from llama_cffi._util.shown import shown
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.model import Model, ModelOptions
-from llama_cffi.core.model_options import GpuLayers
 from llama_cffi.core.shared_model import ModelShare
-from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
+from llama_cffi.engine.draft_model import DraftModel, ModelDrafts, draft_context
 from llama_cffi.engine.drafters import DraftSource, PromptLookup
 from llama_cffi.engine.head_drafts import DraftHeads, HeadDrafts
 from llama_cffi.errors import UnsupportedError
@@ -24,17 +23,20 @@ Draft = Literal["lookup", "mtp"] | str | os.PathLike[str] | Model | DraftModel |
 a file or loaded, a :class:`DraftModel` or :class:`DraftHeads` with options, or anything else that drafts. A file that
 is named lookup is ``Path("lookup")``."""
 
+NAMED_SOURCES = ("lookup", "mtp")
+"""The texts that are not the path of a draft model."""
+
 Speculative = bool | Literal["lookup"] | DraftSource
 """True for the draft source of the Llama, False for no drafts, or a draft source for this one text."""
 
 
 class OpenDraft:
-    """A source of drafts beside a Context, and what was opened for it.
+    """A source of drafts beside a Context, and what was opened for it. ``options`` are those of loading a draft model.
 
     Raises what loading the draft model raises, and :class:`DraftError` when it does not fit.
     """
 
-    def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: GpuLayers | None = None) -> None:
+    def __init__(self, draft: Draft, target: Context, options: ModelOptions | None = None) -> None:
         self._drafts: ModelDrafts | HeadDrafts | None = None
         self._owned: ModelShare | None = None
         self._draft: DraftModel | DraftHeads | DraftSource
@@ -50,8 +52,12 @@ class OpenDraft:
             return
         model = draft.model if draft.model is not None else target.model
         if not isinstance(model, Model):
-            load_mtp = isinstance(draft, DraftHeads) or _holds_heads_only(model)
-            model = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers, load_mtp=load_mtp))
+            options = options if options is not None else ModelOptions()
+            if isinstance(draft, DraftHeads) or drafts_from_states(model):
+                # llama.cpp plans no context for heads alone: they are small, and go to the devices as a whole.
+                n_gpu_layers = "all" if options.fits_layers else options.n_gpu_layers
+                options = replace(options, load_mtp=True, n_gpu_layers=n_gpu_layers)
+            model = Model(model, options, context=draft_context(target.options, target.n_ctx))
             self._owned = ModelShare(model)
         self._draft = draft = replace(draft, model=model)
         try:
@@ -108,6 +114,11 @@ _OTHER_HEADS = {
 }
 
 
+def drafts_from_states(path: str | os.PathLike[str]) -> bool:
+    """Return whether the model in a file drafts from the hidden states of another one, and computes nothing alone."""
+    return GGUFFile(path).architecture == "eagle3" or _holds_heads_only(path)
+
+
 def _holds_heads_only(path: str | os.PathLike[str]) -> bool:
     """Whether a file has the layers that predict further tokens, and not those before them."""
     names = {tensor.name for tensor in GGUFFile(path).tensors}
@@ -136,4 +147,13 @@ def check_source(source: object, name: str) -> DraftSource:
     return source  # type: ignore[return-value]
 
 
-__all__ = ["Draft", "OpenDraft", "Speculative", "check_source", "drafts_by_heads", "request_source"]
+__all__ = [
+    "NAMED_SOURCES",
+    "Draft",
+    "OpenDraft",
+    "Speculative",
+    "check_source",
+    "drafts_by_heads",
+    "drafts_from_states",
+    "request_source",
+]

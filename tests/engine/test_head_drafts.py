@@ -17,6 +17,7 @@ from llama_cffi.core.batch import Batch
 from llama_cffi.core.head_context import HeadContext
 from llama_cffi.core.hidden_states import HEADED, TAPPED
 from llama_cffi.core.paired_batch import PairedBatch
+from llama_cffi.engine.beside import BesideModel
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.head_drafts import HeadDrafts
 from llama_cffi.errors import BatchError, ClosedError, DraftError, MemoryFullError, NativeError, UnsupportedError
@@ -348,6 +349,8 @@ def test_heads_in_a_file_of_their_own(tmp_path: Path) -> None:
     with Llama(whole, draft=any_head(), n_ctx=256, n_threads=1) as llm:
         expected = greedy(llm, "tana nese")
     for draft in (DraftModel(model=heads, p_min=0.0), any_head(model=heads)):
+        beside = BesideModel(whole, {"draft": draft})
+        assert beside.bytes_on(ContextOptions(n_ctx=256)) == {}
         with Llama(whole, draft=draft, n_ctx=256, n_threads=1) as llm:
             assert not llm.model.options.load_mtp
             done = greedy(llm, "tana nese")
