@@ -122,7 +122,8 @@ class Context(ContextFailures):
         self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab)
 
     def _amend(self, params: Any) -> None:
-        """Nothing to change in the ``llama_context_params`` of the options."""
+        """Change nothing in the ``llama_context_params`` of the options."""
+        self.model.check_trunk()
 
     def _make_views(self, pooling: PoolingType) -> None:
         # None of them refers to this object, which is therefore freed as soon as it is dropped.

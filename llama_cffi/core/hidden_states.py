@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llama_cffi._native import binding, ffi, hidden_states, lib, log
+from llama_cffi._native import ffi, hidden_states, log
 from llama_cffi.core.model import Model
 from llama_cffi.core.outputs import Outputs
 from llama_cffi.errors import BatchError, UnsupportedError
@@ -99,17 +99,12 @@ class HiddenStates:
         return _copied(pointer, 1, self._n_embd).reshape(self._n_embd)
 
 
-def n_heads(model: Model) -> int:
-    """Return how many layers of a model predict further tokens. Wraps ``llama_model_n_layer_nextn``."""
-    return int(lib.llama_model_n_layer_nextn(model.ptr)) if binding.has("llama_model_n_layer_nextn") else 0
-
-
 def check_headed(target: Model, model: Model) -> None:
     """Raise :class:`UnsupportedError` unless llama.cpp computes the heads of ``model``, for this target."""
     for one in {target, model}:
         if one.architecture not in HEADED:
             raise UnsupportedError(f"llama.cpp does not compute heads for further tokens of {one.architecture} models")
-    if not n_heads(model):
+    if not model.n_heads_next:
         raise UnsupportedError(f"{model.path.name} has no heads for further tokens (nextn_predict_layers)")
     if not model.options.load_mtp:
         raise UnsupportedError(
@@ -146,4 +141,4 @@ def _copied(row: Any, n: int, width: int) -> NDArray[np.float32]:
     return copy.reshape(n, width)
 
 
-__all__ = ["HEADED", "TAPPED", "HiddenStates", "check_headed", "check_layers", "n_heads", "target_layers"]
+__all__ = ["HEADED", "TAPPED", "HiddenStates", "check_headed", "check_layers", "target_layers"]

@@ -25,7 +25,7 @@ from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.placement import Placement, read_placement, tensor_placement
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
-from llama_cffi.errors import ModelFileError, UnsupportedError
+from llama_cffi.errors import ContextError, ModelFileError, UnsupportedError
 
 
 class ModelBase(NativeObject):
@@ -308,6 +308,20 @@ class ModelBase(NativeObject):
         """Whether there is a classifier head, which rank pooling needs; the first access reads the tensor list."""
         names = ("cls.weight", "cls.output.weight")
         return any(tensor.name in names for part in self._parts for tensor in GGUFFile(part).tensors)
+
+    @cached_property
+    def n_heads_next(self) -> int:
+        """Number of layers that predict further tokens (MTP). Wraps ``llama_model_n_layer_nextn``."""
+        return int(lib.llama_model_n_layer_nextn(self.ptr)) if binding.has("llama_model_n_layer_nextn") else 0
+
+    def check_trunk(self) -> None:
+        """Raise :class:`ContextError` for a file with such layers alone: llama.cpp would follow null pointers."""
+        if self.n_heads_next and not self.options.vocab_only:
+            names = {tensor.name for part in self._parts for tensor in GGUFFile(part).tensors}
+            if "blk.0.attn_norm.weight" not in names:
+                raise ContextError(
+                    f"{self.path.name} has only layers that predict further tokens: it drafts for a model"
+                )
 
     def _hint(self, name: str) -> str | None:
         """A value under the architecture's name as llama.cpp saw it: with the overrides of the load."""

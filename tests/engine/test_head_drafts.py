@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from llama_cffi import Completion, ContextOptions, DraftHeads, DraftModel, FinishReason, Llama, Model, ModelOptions
+from llama_cffi import (
+    Completion,
+    Context,
+    ContextOptions,
+    DraftHeads,
+    DraftModel,
+    FinishReason,
+    Llama,
+    Model,
+    ModelOptions,
+)
 from llama_cffi._native import hidden_states
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.head_context import HeadContext
@@ -20,7 +30,15 @@ from llama_cffi.core.paired_batch import PairedBatch
 from llama_cffi.engine.beside import BesideModel
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.head_drafts import HeadDrafts
-from llama_cffi.errors import BatchError, ClosedError, DraftError, MemoryFullError, NativeError, UnsupportedError
+from llama_cffi.errors import (
+    BatchError,
+    ClosedError,
+    ContextError,
+    DraftError,
+    MemoryFullError,
+    NativeError,
+    UnsupportedError,
+)
 from tests.support.headed_models import Headed, write_eagle3_model, write_headed_model
 from tests.support.random_model import Shape, write_random_model
 
@@ -349,6 +367,8 @@ def test_heads_in_a_file_of_their_own(tmp_path: Path) -> None:
     with Llama(whole, draft=any_head(), n_ctx=256, n_threads=1) as llm:
         expected = greedy(llm, "tana nese")
     for draft in (DraftModel(model=heads, p_min=0.0), any_head(model=heads)):
+        with Model(heads, LOAD) as alone, pytest.raises(ContextError, match="only layers that predict further tokens"):
+            Context(alone, ContextOptions(n_ctx=256, n_threads=1))
         beside = BesideModel(whole, {"draft": draft})
         assert beside.bytes_on(ContextOptions(n_ctx=256)) == {}
         with Llama(whole, draft=draft, n_ctx=256, n_threads=1) as llm:
