@@ -123,7 +123,7 @@ class Context(ContextFailures):
 
     def _amend(self, params: Any) -> None:
         """Change nothing in the ``llama_context_params`` of the options."""
-        self.model.check_trunk()
+        self.model.check_alone()
 
     def _make_views(self, pooling: PoolingType) -> None:
         # None of them refers to this object, which is therefore freed as soon as it is dropped.

@@ -27,6 +27,9 @@ from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.errors import ContextError, ModelFileError, UnsupportedError
 
+_DRAFTS_ONLY = ("eagle3", "dflash", "gemma4-assistant")
+"""Architectures that compute with what another model gives."""
+
 
 class ModelBase(NativeObject):
     """A GGUF file, loaded once with the given options. Wraps ``llama_model_load_from_file`` and
@@ -314,8 +317,11 @@ class ModelBase(NativeObject):
         """Number of layers that predict further tokens (MTP). Wraps ``llama_model_n_layer_nextn``."""
         return int(lib.llama_model_n_layer_nextn(self.ptr)) if binding.has("llama_model_n_layer_nextn") else 0
 
-    def check_trunk(self) -> None:
-        """Raise :class:`ContextError` for a file with such layers alone: llama.cpp would follow null pointers."""
+    def check_alone(self) -> None:
+        """Raise :class:`ContextError` for a model that only drafts for another one: alone, llama.cpp would follow null
+        pointers."""
+        if self.architecture in _DRAFTS_ONLY:
+            raise ContextError(f"{self.path.name} ({self.architecture}) drafts for another model: give it as draft=")
         if self.n_heads_next and not self.options.vocab_only:
             names = {tensor.name for part in self._parts for tensor in GGUFFile(part).tensors}
             if "blk.0.attn_norm.weight" not in names:

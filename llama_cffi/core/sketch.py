@@ -38,7 +38,7 @@ class Sketch(ModelBase):
         """
         if self.options.vocab_only:
             raise ContextError(f"{self.path} was loaded with vocab_only: it has no weights to compute with")
-        self.check_trunk()
+        self.check_alone()
         params = native_params(replace(options, n_threads=1, n_threads_batch=1))
         cell: Cell = []
         with self.gate:

@@ -491,6 +491,11 @@ def test_an_eagle3_model_for_another_target(make_pair: Callable[..., Pair], tmp_
         Llama(target, draft=pair.draft.model, n_ctx=256, n_threads=1)
 
 
+def test_what_only_drafts_has_no_context_of_its_own(make_pair: Callable[..., Pair]) -> None:
+    with Model(make_pair("eagle3").draft.model) as alone, pytest.raises(ContextError, match="drafts for another model"):
+        Context(alone, ContextOptions(n_ctx=256, n_threads=1))
+
+
 def test_arguments(model: Model) -> None:
     for bad in ({"n_draft": 0}, {"p_min": 2.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
