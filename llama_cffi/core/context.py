@@ -21,6 +21,7 @@ from llama_cffi.core.context_limits import read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
+from llama_cffi.core.draft_layers import check_alone
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
 from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
@@ -123,7 +124,7 @@ class Context(ContextFailures):
 
     def _amend(self, params: Any) -> None:
         """Change nothing in the ``llama_context_params`` of the options."""
-        self.model.check_alone()
+        check_alone(self.model)
 
     def _make_views(self, pooling: PoolingType) -> None:
         # None of them refers to this object, which is therefore freed as soon as it is dropped.

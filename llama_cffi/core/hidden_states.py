@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llama_cffi._native import ffi, hidden_states, log
+from llama_cffi.core.draft_layers import n_heads
 from llama_cffi.core.model import Model
 from llama_cffi.core.outputs import Outputs
 from llama_cffi.errors import BatchError, UnsupportedError
@@ -104,7 +105,7 @@ def check_headed(target: Model, model: Model) -> None:
     for one in {target, model}:
         if one.architecture not in HEADED:
             raise UnsupportedError(f"llama.cpp does not compute heads for further tokens of {one.architecture} models")
-    if not model.n_heads_next:
+    if not n_heads(model):
         raise UnsupportedError(f"{model.path.name} has no heads for further tokens (nextn_predict_layers)")
     if not model.options.load_mtp:
         raise UnsupportedError(

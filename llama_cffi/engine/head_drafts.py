@@ -14,6 +14,7 @@ import numpy as np
 
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context import Context
+from llama_cffi.core.draft_layers import n_heads
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.head_context import HeadContext, HeadKind
 from llama_cffi.core.hidden_states import HiddenStates, check_headed, target_layers
@@ -68,7 +69,7 @@ class HeadDrafts:
             check_vocabulary(target.model.vocab, model.vocab)
         if kind == "mtp":
             check_headed(target.model, model)
-            self._n_heads = model.n_heads_next
+            self._n_heads = n_heads(model)
             if model.n_embd_out != target.model.n_embd_out:
                 raise DraftError(
                     f"the heads take hidden states of {model.n_embd_out} numbers, not {target.model.n_embd_out}"
