@@ -9,7 +9,6 @@ import pytest
 
 from llama_cffi import ContextOptions, Llama, Model
 from llama_cffi._native import binding
-from llama_cffi.core.device_candidates import DeviceCandidates
 from llama_cffi.engine.sequence_samplers import DeviceSampler
 from llama_cffi.errors import UnsupportedError
 
@@ -128,5 +127,4 @@ def test_closing_in_any_order(stories: Model) -> None:
     with llm.fork() as twin:
         twin.generate("The sun", temperature=0, max_tokens=4)
         llm.close()
-        twin.generate("The moon", temperature=0, max_tokens=4)
-    assert DeviceCandidates is not None
+        assert len(twin.generate("The moon", temperature=0, max_tokens=4).tokens) == 4

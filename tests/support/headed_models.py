@@ -49,7 +49,7 @@ def write_headed_model(path: Path, model: Headed, *, trunk: bool = True, heads: 
         _ADD_KEYS[kind](writer, n_all)
         add_synthetic_vocab(writer, N_VOCAB)
         tensors = {"token_embd.weight": _embedding(rng), "output_norm.weight": _ones()}
-        tensors["output.weight"] = _output(tensors["token_embd.weight"], rng)
+        tensors["output.weight"] = _output(rng)
         blocks = [_BLOCKS[kind](rng, i, model) for i in range(model.n_layer)]
         if model.head == "right":
             # A head has nothing of the first token, to which the model would attend.
@@ -58,7 +58,7 @@ def write_headed_model(path: Path, model: Headed, *, trunk: bool = True, heads: 
         for i in range(n_all):
             is_head = i >= model.n_layer
             if is_head:
-                block = dict(blocks[0]) if model.head == "right" else _HEAD_BLOCKS[kind](rng, i, model)
+                block = dict(blocks[0]) if model.head == "right" else _BLOCKS[kind](rng, i, model)
                 block |= _joint(rng, model.head)
                 if model.head == "state":
                     block = {name: array * _passes(name) for name, array in block.items()}
@@ -208,7 +208,6 @@ def _qwen_block(rng: np.random.Generator, i: int, model: Headed) -> dict[str, ND
 
 
 _BLOCKS = {"glm4moe": _glm_block, "step35": _step_block, "qwen35": _qwen_block}
-_HEAD_BLOCKS = _BLOCKS
 
 
 def _attention(rng: np.random.Generator) -> dict[str, NDArray[Any]]:
@@ -247,7 +246,7 @@ def _embedding(rng: np.random.Generator) -> NDArray[Any]:
     return rows
 
 
-def _output(embedding: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+def _output(rng: np.random.Generator) -> NDArray[Any]:
     rows = _normal(rng, N_VOCAB, N_EMBD) * 2.5
     rows[:N_CONTROL] *= 0.01
     return rows
