@@ -171,8 +171,7 @@ class ContextRunner:
         self, context: Context, prompt_cache: PromptCache | None = None, encoder: MediaEncoder | None = None
     ) -> None:
         self.context = context
-        self._cache = prompt_cache
-        self.encoder = encoder
+        self._cache, self.encoder = prompt_cache, encoder
         self.n_batch = context.n_batch
         self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
@@ -191,14 +190,12 @@ class ContextRunner:
         self._ends_early = context.model.n_pos_per_embd > 1
         self.can_cut_saved = self.can_cut and not self._n_swa
         self._device = DeviceCandidates(context) if context.options.backend_sampling else None
-        # What a window has let go for padding would be missing when the padding is taken out, and for candidates of a
-        # device a sequence has room for one row.
+        # A window would miss what it has let go for padding, and a sequence has one row for candidates of a device.
         self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full) and self._device is None
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
         self.n_cells: int | None = context.n_ctx if shares_cells else None
         self._batch = Batch(context.n_batch)
-        self._conditioner = Conditioner(context)
-        self.use = self._conditioner.use
+        self.use = Conditioner(context).use
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
@@ -214,8 +211,7 @@ class ContextRunner:
             return rows
         sequence, seq_id = padded.sequence, padded.sequence.seq_id
         end = sequence.position(sequence.n_past) + padded.n_tokens + len(padded.draft)
-        n = self._batch.n_tokens
-        token = sequence.cells[sequence.n_past]
+        n, token = self._batch.n_tokens, sequence.cells[sequence.n_past]
         for pos in range(end, end + padded.n_padding):
             self._batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
         try:
