@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context
     from llama_cffi.core.context_options import ContextOptions
+    from llama_cffi.core.context_threads import ThreadUse
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.embedding_batch import EmbeddingBatch
     from llama_cffi.core.gguf import GGUFFile
@@ -119,6 +120,7 @@ _HOME = {
     "Score": "reply.scores",
     "Speculation": "reply.completion",
     "State": "core.state",
+    "ThreadUse": "core.context_threads",
     "Timings": "reply.completion",
     "TokenLogprob": "reply.completion",
     "Tool": "prompt.tools",
@@ -191,6 +193,7 @@ __all__ = [
     "Score",
     "Speculation",
     "State",
+    "ThreadUse",
     "Timings",
     "TokenLogprob",
     "Tool",

@@ -68,7 +68,8 @@ class LlamaOptions(TypedDict, total=False):
     n_seq_max: int | None
     """The most texts that are generated at once; 8 by default."""
     n_threads: int | None
-    """Threads of a decode of one token; by default the number of physical cores available to this process."""
+    """Threads of a decode of one token; by default the number of physical cores available to this process. ``threads``
+    tells their number and the reason for it."""
     n_threads_batch: int | None
     """Threads of a decode of several tokens; by default ``n_threads``."""
     n_gpu_layers: GpuLayers | None

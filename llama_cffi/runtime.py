@@ -225,7 +225,8 @@ class Runtime:
         share = self._share.share() if self._share is not None else None
         media = self._media.share() if self._media is not None else None
         try:
-            options = replace(context.options, n_threads=context.n_threads, n_threads_batch=context.n_threads_batch)
+            n_threads, n_threads_batch = context.threads_asked
+            options = replace(context.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
             twin = Runtime(
                 self.model,
                 share,

@@ -68,6 +68,7 @@ PUBLIC = [
     "Score",
     "Speculation",
     "State",
+    "ThreadUse",
     "Timings",
     "TokenLogprob",
     "Tool",
