@@ -135,7 +135,7 @@ class Context(ContextFailures):
     def _make_views(self, pooling: PoolingType) -> None:
         # None of them refers to this object, which is therefore freed as soon as it is dropped.
         model = self.model
-        self._access = access = ContextAccess(self._handle, self._gate, self._limits.n_seq_max)
+        self._access = access = ContextAccess(self._handle, self._gate, self._limits.n_seq_max, self._abort)
         self.outputs = Outputs(
             access,
             n_vocab=model.vocab.n_tokens,
@@ -166,6 +166,11 @@ class Context(ContextFailures):
         Raises :class:`BusyError` when another thread has it.
         """
         return self._gate.inside()
+
+    @property
+    def access(self) -> ContextAccess:
+        """What native code that decodes with this context goes through."""
+        return self._access
 
     # -- computing
 
