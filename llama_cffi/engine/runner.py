@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
+from llama_cffi.core.device_candidates import DeviceCandidates
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
@@ -18,7 +19,7 @@ from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.plan import StepPlan, Work
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import SequenceSampler
-from llama_cffi.engine.sequence_samplers import make_sampler
+from llama_cffi.engine.sequence_samplers import make_sampler, switch_devices
 from llama_cffi.errors import BusyError, ClosedError, MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -180,8 +181,7 @@ class ContextRunner:
         self, context: Context, prompt_cache: PromptCache | None = None, encoder: MediaEncoder | None = None
     ) -> None:
         self.context = context
-        self._cache = prompt_cache
-        self.encoder = encoder
+        self._cache, self.encoder = prompt_cache, encoder
         self.n_batch = context.n_batch
         self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
@@ -199,13 +199,13 @@ class ContextRunner:
         # With M-RoPE all cells of an image are at its first position, so that memory may end before it does.
         self._ends_early = context.model.n_pos_per_embd > 1
         self.can_cut_saved = self.can_cut and not self._n_swa
-        # What a window has let go for padding would be missing when the padding is taken out.
-        self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
+        self._device = DeviceCandidates(context) if context.options.backend_sampling else None
+        # A window would miss what it has let go for padding, and a sequence has one row for candidates of a device.
+        self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full) and self._device is None
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
         self.n_cells: int | None = context.n_ctx if shares_cells else None
         self._batch = Batch(context.n_batch)
-        self._conditioner = Conditioner(context)
-        self.use = self._conditioner.use
+        self.use = Conditioner(context).use
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
     @property
@@ -224,14 +224,15 @@ class ContextRunner:
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
+        if self._device is not None:
+            switch_devices(self._device, (work.sequence for work in plan))
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
             self.context.decode(self._batch, deadline=deadline)
             return rows
         sequence, seq_id = padded.sequence, padded.sequence.seq_id
         end = sequence.position(sequence.n_past) + padded.n_tokens + len(padded.draft)
-        n = self._batch.n_tokens
-        token = sequence.cells[sequence.n_past]
+        n, token = self._batch.n_tokens, sequence.cells[sequence.n_past]
         for pos in range(end, end + padded.n_padding):
             self._batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
         try:
@@ -294,7 +295,7 @@ class ContextRunner:
             check_media(request.prompt, self.encoder.projector, self.n_ubatch)
         if request.conditioning.adapters:
             adapter_set(dict(request.conditioning.adapters), self.context.model)
-        return make_sampler(self.context, request, seed)
+        return make_sampler(self.context, request, seed, self._device)
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self._memory
