@@ -109,6 +109,8 @@ class Context(ContextReports):
         self.n_batch: int = limits.n_batch
         self.n_ubatch: int = limits.n_ubatch
         self.n_seq_max: int = limits.n_seq_max
+        self.n_rs_seq: int = limits.n_rs_seq
+        """Tokens of the last decode that :meth:`Memory.seq_rm` can remove where layers are recurrent."""
         self.n_vocab: int = model.vocab.n_tokens
         self.n_threads: int = n_threads
         self.n_threads_batch: int = n_threads_batch

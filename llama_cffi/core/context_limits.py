@@ -21,6 +21,7 @@ class ContextLimits:
     n_batch: int
     n_ubatch: int
     n_seq_max: int
+    n_rs_seq: int
     has_memory: bool
     kv_unified: bool
 
@@ -57,6 +58,7 @@ def read_limits(ptr: Any, options: ContextOptions) -> ContextLimits:
         n_batch=lib.llama_n_batch(ptr),
         n_ubatch=lib.llama_n_ubatch(ptr),
         n_seq_max=n_seq_max,
+        n_rs_seq=lib.llama_n_rs_seq(ptr) if binding.has("llama_n_rs_seq") else 0,
         has_memory=lib.llama_get_memory(ptr) != ffi.NULL,
         kv_unified=options.kv_unified,
     )

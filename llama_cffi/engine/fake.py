@@ -55,6 +55,7 @@ class FakeRunner:
         self.can_shift = True
         self.can_copy = True
         self.can_cut = True
+        self.n_rollback: int | None = None
         self.can_pad = True
         self.can_cut_saved = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
@@ -73,6 +74,8 @@ class FakeRunner:
         self.conditioning = PLAIN
         self._rows: dict[int, int] = {}
         self._n_samplers = 0
+        self._before_draft: dict[int, int] = {}
+        """Cells of each sequence of the last decode before its draft, to which :meth:`rewind` can always go back."""
 
     @classmethod
     def cells(cls, tokens: Iterable[int], conditioning: Conditioning) -> list[int]:
@@ -127,6 +130,7 @@ class FakeRunner:
             if used + total + n_padding > self.n_cells:
                 plan[-1], n_padding = plan[-1]._replace(n_padding=0), 0
         rows, self._rows, row = [], {}, -1
+        self._before_draft = {w.sequence.seq_id: w.sequence.n_past for w in plan if w.draft}  # type: ignore[misc]
         decoded: list[tuple[int, int]] = []
         for sequence, count, output, _, draft, _ in plan:
             if sequence.request.conditioning != self.conditioning:
@@ -197,11 +201,24 @@ class FakeRunner:
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory, positions, wanted = self.memory[seq_id], self.positions[seq_id], n
-        if n > (positions[-1] + 1 if positions else 0):
+        end = positions[-1] + 1 if positions else 0
+        if n > end or (n < end and not self.can_cut):
             n = 0
         left = bisect_left(positions, n)
         del memory[left:], positions[left:], self._cells[seq_id][left:]
         return n == wanted
+
+    def rewind(self, sequence: RunningSequence) -> int:
+        seq_id, n = sequence.seq_id, sequence.n_past
+        if seq_id is None:
+            return 0
+        if self.can_cut or len(self.memory[seq_id]) == n:
+            return n if self.keep(seq_id, sequence.position(n)) else 0
+        left = self._before_draft.get(seq_id, n + 1)
+        left = left if left <= min(n, len(self.memory[seq_id])) else 0
+        for kept in (self.memory, self.positions, self._cells):
+            del kept[seq_id][left:]
+        return left
 
     def copy(self, source: int, target: int, n: int) -> bool:
         left = bisect_left(self.positions[source], n)

@@ -270,8 +270,8 @@ class GenerationLoop:
             self._fail(sequence, error)
 
     def _rewind(self, sequence: RunningSequence) -> None:
-        if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.position(sequence.n_past)):
-            sequence.n_past = 0
+        if sequence.seq_id is not None:
+            sequence.n_past = self._runner.rewind(sequence)
 
     def _fail(self, sequence: RunningSequence, error: BaseException) -> None:
         seq_id, done = sequence.seq_id, sequence.done

@@ -42,8 +42,6 @@ class Room(Protocol):
     @property
     def can_shift(self) -> bool: ...
     @property
-    def can_cut(self) -> bool: ...
-    @property
     def n_seq_max(self) -> int: ...
 
 
@@ -144,8 +142,6 @@ class Request:
         largest = max((span.media.n_cells for span in self.prompt.media), default=0)
         if largest > room.n_batch:
             raise ContextOverflowError(f"a piece of media takes {largest} cells; n_batch={room.n_batch} at once")
-        if self.speculative is not None and not room.can_cut:
-            raise UnsupportedError("speculative decoding: the memory of this model cannot remove tokens")
 
 
 __all__ = ["MAX_PRIORITY", "OVERFLOW_POLICIES", "Overflow", "Request", "Stop"]

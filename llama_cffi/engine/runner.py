@@ -12,12 +12,13 @@ from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
+from llama_cffi.core.rollback import Rollback
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.media_content import check_media, content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.plan import StepPlan, Work
 from llama_cffi.engine.request import Request
-from llama_cffi.engine.running_sequence import SequenceSampler
+from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
 from llama_cffi.engine.sequence_samplers import make_sampler
 from llama_cffi.errors import MemoryFullError, UnsupportedError
 
@@ -84,6 +85,10 @@ class Runner(Protocol):
         """Whether that also holds for a memory that was copied out and brought back."""
 
     @property
+    def n_rollback(self) -> int | None:
+        """Most tokens of a draft of which :meth:`rewind` takes back only some; None for any number."""
+
+    @property
     def can_pad(self) -> bool:
         """Whether rows of padding can be computed and taken out of memory again without a loss."""
 
@@ -118,6 +123,12 @@ class Runner(Protocol):
         """Cut the memory of a sequence to its first ``n`` positions.
 
         False when that cannot be done; the memory of the sequence is then empty.
+        """
+
+    def rewind(self, sequence: RunningSequence) -> int:
+        """Cut the memory of a sequence to the cells that it says it has computed; return how many are left.
+
+        Fewer are left where a memory cannot be cut there: after a draft at least those that were there before it.
         """
 
     def copy(self, source: int, target: int, n: int) -> bool:
@@ -183,6 +194,8 @@ class ContextRunner:
         self._memory = context.memory
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
+        self._rollback = Rollback(context) if self._recurrent else None
+        self.n_rollback = context.n_rs_seq if self._recurrent else None
         self.can_copy = context.options.kv_unified and not self._recurrent
         self.can_cut = not self._recurrent
         self._n_swa = context.model.n_swa
@@ -203,6 +216,8 @@ class ContextRunner:
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
+        if self._rollback is not None:
+            self._prepare_rollback(self._rollback, plan)
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
             self.context.decode(self._batch, deadline=deadline)
@@ -234,6 +249,14 @@ class ContextRunner:
         batch = EmbeddingBatch(context.model, embeddings, positions, sequence.seq_id, output_last=work.output)
         batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
         return [batch.n_tokens - 1]
+
+    def _prepare_rollback(self, rollback: Rollback, plan: StepPlan) -> None:
+        rollback.forget()
+        for work in plan:
+            sequence = work.sequence
+            if work.draft and sequence.seq_id is not None:
+                n_tokens = work.n_tokens + len(work.draft)
+                rollback.prepare(sequence.seq_id, sequence.position(sequence.n_past), n_tokens)
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Put a plan into the batch, without its padding; return the row of each item's last token."""
@@ -271,10 +294,25 @@ class ContextRunner:
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self._memory
+        if self._rollback is not None:
+            self._rollback.forget(seq_id)
         if n and self._holds(seq_id, n) and memory.seq_rm(seq_id, n):
             return True
         memory.seq_rm(seq_id)
         return n == 0
+
+    def rewind(self, sequence: RunningSequence) -> int:
+        seq_id, n = sequence.seq_id, sequence.n_past
+        if seq_id is None:
+            return 0
+        position = sequence.position(n)
+        if self._rollback is None:
+            return n if self.keep(seq_id, position) else 0
+        if self._holds(seq_id, position) and self._memory.seq_rm(seq_id, position):
+            return n
+        left = self._rollback.rewind(seq_id, position)
+        # Drafts are tokens: where they were, each cell has a position of its own.
+        return n - (position - left) if left else 0
 
     def _holds(self, seq_id: int, n: int) -> bool:
         """Whether the cells that position ``n`` attends to are all there.
@@ -284,7 +322,9 @@ class ContextRunner:
         first, last = self._memory.seq_pos_min(seq_id), self._memory.seq_pos_max(seq_id)
         if first is None or last is None or (last + 1 < n and not self._ends_early):
             return False
-        return first <= max(0, n - self._n_swa) if self._n_swa else first == 0 or self._recurrent
+        if self._recurrent:
+            return last < n  # what is behind could not be removed
+        return first <= max(0, n - self._n_swa) if self._n_swa else first == 0
 
     def copy(self, source: int, target: int, n: int) -> bool:
         self._memory.seq_rm(target)
@@ -298,6 +338,8 @@ class ContextRunner:
         if not self.can_shift or not memory.seq_rm(seq_id, start, start + count):
             raise UnsupportedError("the memory of this model cannot be shifted")
         memory.seq_add(seq_id, start + count, None, -count)
+        if self._rollback is not None:
+            self._rollback.forget(seq_id)
 
     def save(self, seq_id: int) -> BytesLike:
         return self.context.state.seq_data(seq_id)
@@ -332,4 +374,6 @@ class ContextRunner:
         return self._cache.find(self.context, prompt, held, can_cut=self.can_cut_saved)
 
     def recall(self, seq_id: int, found: SavedMemory) -> str | None:
+        if self._rollback is not None:
+            self._rollback.forget(seq_id)
         return cast("CachedPrompt | HostMemory", found).restore(self.context, seq_id)

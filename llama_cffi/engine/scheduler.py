@@ -16,6 +16,7 @@ from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.engine.cell_budget import CellBudget
 from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.host_cache import MIN_TOKENS
 from llama_cffi.engine.plan import Admission, Prepare, StepPlan, Work, count_tokens, may_be_lone
 from llama_cffi.engine.prefill_budget import PrefillBudget
 from llama_cffi.engine.row_groups import RowGroups
@@ -304,17 +305,20 @@ class Scheduler:
         self.waiting.remove(sequence)
 
     def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
-        """Whether what another sequence's prefill is computing right now can be shared when it is done."""
+        """Whether what another sequence's prefill is computing right now can be shared when it is done: all of it, or
+        up to where its memory will be copied to the host.
+        """
+        if sequence.computes_all:
+            return False
         cells, conditioning = sequence.cells, sequence.request.conditioning
-        return (
-            self._can_copy
-            and not sequence.computes_all
-            and any(
-                min(common_prefix(other.cells, cells), len(cells) - 1) - n_reused >= _WORTH_WAITING
-                for other in self.running
-                if other.n_pending > 1 and other.request.conditioning == conditioning
-            )
-        )
+        for other in self.running:
+            if other.n_pending > 1 and other.request.conditioning == conditioning:
+                n = min(common_prefix(other.cells, cells), len(cells) - 1)
+                if not self._can_copy:
+                    n = max((one for one in other.checkpoints if other.n_past < one <= n), default=0)
+                if n - n_reused >= (_WORTH_WAITING if self._can_copy else MIN_TOKENS):
+                    return True
+        return False
 
     # -- eviction
 

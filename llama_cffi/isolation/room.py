@@ -11,7 +11,6 @@ class Room(NamedTuple):
     n_batch: int
     n_ctx: int
     can_shift: bool
-    can_cut: bool
     n_seq_max: int
 
 
