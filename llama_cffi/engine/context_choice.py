@@ -43,10 +43,14 @@ def choose_context(model: ModelBase, given: Mapping[str, Any]) -> ContextOptions
         n_cells = n_ctx * n_texts
         if options.kv_unified:
             n_seq_max = options.n_seq_max if is_int(options.n_seq_max, 1) else 1  # what is wrong the context says
-            n_cells = shared_cells(model, options, n_ctx, min(n_seq_max, DEFAULT_N_TEXTS))
+            n_texts = 1 if model.has_encoder else min(n_seq_max, DEFAULT_N_TEXTS)
+            n_cells = shared_cells(model, options, n_ctx, n_texts)
     elif n_cells < n_ctx * n_texts:
         least = f"n_ctx={n_ctx}" if n_texts == 1 else f"n_ctx={n_ctx} for each of {n_texts} texts"
         raise ValueError(f"n_cells must be at least {least}, got {shown(n_cells)}")
+    if model.has_encoder and base is None and "n_ubatch" not in given and is_int(options.n_batch, 1):
+        # The encoder reads a prompt at once.
+        options = replace(options, n_ubatch=min(options.n_batch, max(options.n_ubatch, n_ctx)))
     return replace(options, n_ctx=n_cells, n_ctx_seq=n_ctx)
 
 

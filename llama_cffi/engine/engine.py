@@ -72,17 +72,19 @@ class Engine(ProcessBound):
         ``overflow="shift"`` with a memory that cannot shift, :class:`QueueFullError`, and the errors of sampling
         parameters and adapters.
         """
-        request.check_fits(self._runner)
+        runner = self._runner
+        request.check_fits(runner)
         self._inbox.check_room(request)
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
         drafting = None
         if request.speculative is not None:
-            room, loop, drafter = self._runner, self._loop, request.speculative.start()
-            drafting = DraftController(drafter, room.n_vocab, loop.cost, loop.clock, n_rollback=room.n_rollback)
-        found, pieces = self._find_saved(request), self._runner.pieces(request.visible)
-        sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
-        if self._options.host_bytes and request.reuse:
-            sequence.checkpoints = self._runner.checkpoints(request.prompt)
+            loop, drafter = self._loop, request.speculative.start()
+            drafting = DraftController(drafter, runner.n_vocab, loop.cost, loop.clock, n_rollback=runner.n_rollback)
+        found, pieces = self._find_saved(request), runner.pieces(request.visible)
+        sampler, decoder_start = runner.sampler(request, seed), runner.decoder_start
+        sequence = RunningSequence(request, sampler, seed, pieces, drafting, decoder_start)
+        if self._options.host_bytes and sequence.request.reuse:
+            sequence.checkpoints = runner.checkpoints(request.prompt)
         if listener is not None:
             sequence.listeners = (listener,)
         media = self._loop.media

@@ -54,6 +54,7 @@ class FakeRunner:
         self.n_vocab = self.EOG + 1
         self.can_shift = True
         self.can_copy = True
+        self.decoder_start: int | None = None
         self.can_cut = True
         self.n_rollback: int | None = None
         self.can_pad = True

@@ -382,7 +382,7 @@ class GenerationLoop:
             sequence.finish(FinishReason.LENGTH)
             return
         # Keep the beginning of the prompt (BOS, instructions), forget the older half of the rest.
-        n_keep = min(sequence.n_prompt, n_ctx // 4)
+        n_keep = min(sequence.n_start, n_ctx // 4)
         n_drop = max(1, (n_ctx - n_keep) // 2)
         del sequence.cells[n_keep : n_keep + n_drop]
         if sequence.seq_id is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -16,6 +17,7 @@ from llama_cffi.core.rollback import Rollback
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.media_content import check_media, content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
+from llama_cffi.engine.pieces import VocabPieces
 from llama_cffi.engine.plan import StepPlan, Work
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
@@ -24,8 +26,8 @@ from llama_cffi.errors import MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
+    from llama_cffi.core.model import Model
     from llama_cffi.core.state import BytesLike
-    from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
 
 
@@ -63,6 +65,10 @@ class Runner(Protocol):
     @property
     def n_vocab(self) -> int:
         """Number of tokens of the vocabulary."""
+
+    @property
+    def decoder_start(self) -> int | None:
+        """The token that a text begins with where an encoder reads its prompt; None for a model without encoder."""
 
     @property
     def encoder(self) -> MediaEncoder | None:
@@ -156,22 +162,12 @@ class Runner(Protocol):
         """Make a sequence hold what was kept; otherwise say why there is no room, and the sequence is empty."""
 
 
-class _Pieces(dict[int, "str | bytes | None"]):
-    """The pieces looked up so far; a dict finds them again without a Python call."""
-
-    def __init__(self, vocab: Vocab, visible: frozenset[int]) -> None:
-        self._vocab = vocab
-        self._visible = visible
-
-    def __missing__(self, token: int) -> str | bytes | None:
-        vocab = self._vocab
-        piece: str | bytes | None = None
-        if not vocab.is_eog(token):
-            piece = vocab.piece(token, special=token in self._visible)
-            with suppress(UnicodeDecodeError):
-                piece = piece.decode()
-        self[token] = piece
-        return piece
+def _decoder_start(model: Model) -> int | None:
+    if not model.has_encoder:
+        return None
+    start = model.decoder_start_token
+    start = model.vocab.bos if start is None else start
+    return 0 if start is None else start
 
 
 class ContextRunner:
@@ -186,7 +182,11 @@ class ContextRunner:
         self.n_batch = context.n_batch
         self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
-        self.n_seq_max = context.n_seq_max
+        # llama.cpp keeps what the encoder has read last, for all sequences: one text at a time can have read something.
+        self.decoder_start = _decoder_start(context.model)
+        self.n_seq_max = context.n_seq_max if self.decoder_start is None else 1
+        self._encoded: tuple[Prompt, Conditioning] | None = None
+        """What the encoder has read, and under what."""
         self.n_vocab = context.n_vocab
         self.clock = perf_counter
         self.lock = context.lock
@@ -213,6 +213,8 @@ class ContextRunner:
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.use(plan[0].sequence.request.conditioning)
+        if self.decoder_start is not None:
+            self._encode(plan[0].sequence, deadline)
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
@@ -237,6 +239,17 @@ class ContextRunner:
             return rows
         self._memory.seq_rm(seq_id, end)
         return rows
+
+    def _encode(self, sequence: RunningSequence, deadline: float | None) -> None:
+        """Have the encoder read the prompt of a sequence, unless it was the last one that it read."""
+        request = sequence.request
+        if sequence.seq_id is None or self._encoded == (request.prompt, request.conditioning):
+            return
+        self._encoded = None
+        self._batch.clear()
+        self._batch.extend(request.prompt, 0, sequence.seq_id)
+        self.context.encode(self._batch, deadline=deadline)
+        self._encoded = request.prompt, request.conditioning
 
     def _decode_medium(self, work: Work, deadline: float | None) -> list[int]:
         """Compute a plan of one medium: its embeddings are not tokens, which llama.cpp takes in other decodes."""
@@ -280,7 +293,7 @@ class ContextRunner:
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
         if visible not in self._pieces:
-            self._pieces[visible] = _Pieces(self.context.model.vocab, visible)
+            self._pieces[visible] = VocabPieces(self.context.model.vocab, visible)
         return self._pieces[visible]
 
     def sampler(self, request: Request, seed: int) -> SequenceSampler:
@@ -290,6 +303,9 @@ class ContextRunner:
             check_media(request.prompt, self.encoder.projector, self.n_ubatch)
         if request.conditioning.adapters:
             adapter_set(dict(request.conditioning.adapters), self.context.model)
+        if self.decoder_start is not None:
+            # Penalties are for what the decoder has before it.
+            request = replace(request, prompt=Prompt((self.decoder_start,)))
         return make_sampler(self.context, request, seed)
 
     def keep(self, seq_id: int, n: int) -> bool:

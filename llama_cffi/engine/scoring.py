@@ -51,7 +51,7 @@ class Scoring:
                 n_seq_max = max(options.n_seq_max, _SEQUENCES + 1)
                 # The cells that all texts share are not needed twice: one text may take as many as anywhere.
                 n_ctx = self._like.n_ctx_seq if options.kv_unified else self._like.n_ctx
-                options = replace(options, n_ctx=n_ctx, n_seq_max=n_seq_max, kv_unified=True)
+                options = replace(options, n_ctx=n_ctx, n_seq_max=n_seq_max, kv_unified=True, n_rs_seq=0)
                 self._side = SideContext(self._like.model, options)
                 self._scorer = Scorer(self._side.context)
             with self._side.conditioned(conditioning) as same:
