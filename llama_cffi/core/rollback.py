@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_cffi._native import binding
 from llama_cffi.core.placement import gpu_names
+from llama_cffi.core.state import has_partial_states
 from llama_cffi.errors import StateError
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ class Rollback:
         self._kept: dict[int, tuple[int, int]] = {}
         """By sequence, the first and the last number of positions to which the context itself can go back."""
         self._copies: dict[int, _Copy] = {}
-        # Each of the flags is newer than the function that takes it.
-        self._partial = binding.has("LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY")
+        self._partial = has_partial_states()
         on_gpu = not set(gpu_names()).isdisjoint(context.model.placement.devices)
         self._on_device = on_gpu and self._partial and binding.has("LLAMA_STATE_SEQ_FLAGS_ON_DEVICE")
 

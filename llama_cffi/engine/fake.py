@@ -231,9 +231,9 @@ class FakeRunner:
         del self.memory[seq_id][start : start + count], self._cells[seq_id][start : start + count]
         del self.positions[seq_id][-count:]
 
-    def save(self, seq_id: int) -> bytes:
+    def save(self, seq_id: int) -> tuple[bytes, bytes | None]:
         # Four bytes for each cell.
-        return bytes(4 * len(self.memory[seq_id]))
+        return bytes(4 * len(self.memory[seq_id])), None if self.can_cut_saved else bytes(4)
 
     def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
         return () if self.can_cut else tuple(range(64, len(prompt), 64))

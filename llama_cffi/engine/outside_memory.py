@@ -119,7 +119,8 @@ class OutsideMemory:
 
     def _copy(self, seq_id: int, held: Prompt, conditioning: Conditioning) -> None:
         start = perf_counter()
-        self.host.add(HostMemory(held.without_content(), self._runner.save(seq_id), conditioning))
+        data, part = self._runner.save(seq_id)
+        self.host.add(HostMemory(held.without_content(), data, conditioning, part))
         self._copy_seconds = 2 * (perf_counter() - start) / len(held)
 
     def fetch(self, slot: Slot, sequence: RunningSequence, held: int) -> int:
@@ -161,7 +162,7 @@ class OutsideMemory:
 
     def exchange(self, found: SavedMemory, slot: Slot, conditioning: Conditioning) -> str | None:
         """Do as :meth:`bring`; where there is no room, the slot gets back what it held."""
-        before = HostMemory(slot.held, self._runner.save(slot.seq_id), slot.conditioning) if slot.held else None
+        before = HostMemory(slot.held, self._runner.save(slot.seq_id)[0], slot.conditioning) if slot.held else None
         reason = self.bring(found, slot, conditioning)
         if reason is not None and before is not None:
             self.bring(before, slot, before.conditioning)

@@ -14,6 +14,7 @@ from llama_cffi.core.conditioning import Conditioner, Conditioning
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.rollback import Rollback
+from llama_cffi.core.state import has_partial_states
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.media_content import check_media, content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
@@ -143,8 +144,8 @@ class Runner(Protocol):
     def shift(self, seq_id: int, start: int, count: int) -> None:
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
-    def save(self, seq_id: int) -> BytesLike:
-        """Copy the memory of a sequence."""
+    def save(self, seq_id: int) -> tuple[BytesLike, BytesLike | None]:
+        """Copy the memory of a sequence, and what of it cannot be cut: None where that is all of it, or nothing."""
 
     def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
         """Return after how many cells of a prompt its memory is worth a copy, because it cannot be cut back later."""
@@ -202,6 +203,7 @@ class ContextRunner:
         # With M-RoPE all cells of an image are at its first position, so that memory may end before it does.
         self._ends_early = context.model.n_pos_per_embd > 1
         self.can_cut_saved = self.can_cut and not self._n_swa
+        self._has_parts = not self.can_cut_saved and not context.model.is_recurrent and has_partial_states()
         # What a window has let go for padding would be missing when the padding is taken out.
         self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
@@ -357,8 +359,9 @@ class ContextRunner:
         if self._rollback is not None:
             self._rollback.forget(seq_id)
 
-    def save(self, seq_id: int) -> BytesLike:
-        return self.context.state.seq_data(seq_id)
+    def save(self, seq_id: int) -> tuple[BytesLike, BytesLike | None]:
+        state = self.context.state
+        return state.seq_data(seq_id), state.seq_data(seq_id, partial=True) if self._has_parts else None
 
     def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
         if self.can_cut_saved:

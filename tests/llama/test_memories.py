@@ -1,0 +1,99 @@
+"""Memories of every kind that models have: texts that branch, go back, move and are drafted are those of fresh ones."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_cffi import Llama, Model, PromptLookup
+from llama_cffi.engine.draft_model import DraftModel
+from tests.support.memory_models import ARCHITECTURES, write_memory_model
+from tests.support.memory_walk import MemoryWalk
+
+PROMPT = [1, *range(300, 330), *range(300, 310)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Model]]:
+    """Opens a model of an architecture at its first use."""
+    folder = tmp_path_factory.mktemp("memories")
+
+    class Opened(dict[str, Model]):
+        def __missing__(self, name: str) -> Model:
+            path, seed = folder / f"{name}.gguf", 1 if name.endswith("-draft") else 0
+            self[name] = model = Model(write_memory_model(path, name.removesuffix("-draft"), seed=seed))
+            return model
+
+    opened = Opened()
+    yield opened
+    for model in opened.values():
+        model.close()
+
+
+def walk(models: dict[str, Model], name: str, seed: int, n: int, folder: Path, **options: Any) -> MemoryWalk:
+    walk = MemoryWalk(models[name], seed, folder, **options)
+    try:
+        walk.run(n)
+    except BaseException:
+        print(f"{name}, seed {seed}, after {sum(walk.seen[one] for one in walk._steps)} steps: {dict(walk.seen)}")
+        raise
+    finally:
+        walk.close()
+    return walk
+
+
+@pytest.mark.parametrize("name", ["mamba", "rwkv7", "jamba", "qwen35", "gemma3"])
+def test_a_random_walk(models: dict[str, Model], name: str, tmp_path: Path) -> None:
+    found = walk(models, name, 1, 12, tmp_path, draft=models["mamba"])
+    assert found.seen["texts"] > 5
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_long_random_walks(models: dict[str, Model], name: str, tmp_path: Path) -> None:
+    """``LLAMA_CFFI_WALK_SEED`` is the first seed, ``LLAMA_CFFI_WALK_SECONDS`` what each architecture takes."""
+    seed = int(os.environ.get("LLAMA_CFFI_WALK_SEED", "1000"))
+    end = time.monotonic() + float(os.environ.get("LLAMA_CFFI_WALK_SECONDS", "20"))
+    totals = {}
+    while time.monotonic() < end:
+        draft = models[("mamba", "lfm2", "gemma3", name)[seed % 4]]
+        options = ({}, {"n_cells": 400, "n_seq_max": 2}, {"host_bytes": 0}, {"n_ubatch": 16})[seed // 4 % 4]
+        found = walk(models, name, seed, 60, tmp_path, draft=draft, **options)
+        for key, n in found.seen.items():
+            totals[key] = totals.get(key, 0) + n
+        totals["moved"] = max(totals.get("moved", 0), found.moved)
+        seed += 1
+    print(f"{name}: seeds up to {seed - 1}, {totals}")
+    assert totals["texts"] > 0
+
+
+@pytest.mark.parametrize("name", ["mamba2", "rwkv6", "granitehybrid", "lfm2"])
+def test_drafts_by_lookup_and_by_a_model(models: dict[str, Model], name: str) -> None:
+    options: dict[str, Any] = {"n_ctx": 256, "n_seq_max": 2, "n_threads": 1, "reproducible": True}
+    with Llama(models[name], **options) as llm:
+        plain = llm.generate(PROMPT, max_tokens=30, temperature=0)
+        looked_up = llm.generate(PROMPT, max_tokens=30, temperature=0, speculative=PromptLookup(min_ngram=1))
+        assert llm.context.n_rs_seq == 0
+    with Llama(models[name], draft=DraftModel(model=models[name], p_min=0.0, n_draft=5), **options) as llm:
+        same = llm.generate(PROMPT, max_tokens=30, temperature=0)
+        assert llm.context.n_rs_seq == (5 if name == "lfm2" else 0)
+    with Llama(models[name], draft=DraftModel(model=models[f"{name}-draft"], p_min=0.0, n_draft=5), **options) as llm:
+        other = llm.generate(PROMPT, max_tokens=30, temperature=0)
+    assert plain.tokens == looked_up.tokens == same.tokens == other.tokens
+    assert same.speculation is not None and other.speculation is not None and looked_up.speculation is not None
+    assert same.speculation.acceptance > 0.9, "a model drafts for itself"
+    assert 0 < other.speculation.drafted_tokens > other.speculation.accepted_tokens
+    assert looked_up.speculation.drafted_tokens > 0
+
+
+def test_more_states_than_memory_are_not_kept(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi.engine import context_choice
+
+    monkeypatch.setattr(context_choice, "_MOST_STATES", 1000)
+    with Llama(models["lfm2"], draft="lookup", n_ctx=64, n_threads=1) as llm:
+        assert llm.context.n_rs_seq == 0
