@@ -19,7 +19,7 @@ from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.core.context import Context
 from llama_cffi.core.scorer import Scorer
 from llama_cffi.engine.side_context import SideContext
-from llama_cffi.errors import ClosedError
+from llama_cffi.errors import ClosedError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,6 +46,8 @@ class Scoring:
         with self._lock:
             if self._like.closed:
                 raise ClosedError("this Llama is closed")
+            if self._like.model.has_encoder:
+                raise UnsupportedError("scores are of texts that a decoder continues; this model has an encoder")
             if self._side is None or self._scorer is None:
                 options = self._like.options
                 n_seq_max = max(options.n_seq_max, _SEQUENCES + 1)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_several_at_once_take_turns(llm: Llama) -> None:
 
 def test_a_text_that_is_given_up_leaves_nothing(llm: Llama) -> None:
     plain = llm.generate(PROMPTS[0], **GREEDY)
-    with llm.stream(PROMPTS[1], **GREEDY) as stream:
+    with closing(llm.stream(PROMPTS[1], **GREEDY)) as stream:
         next(stream)
         llm.embed("tana")
     assert llm.generate(PROMPTS[0], **GREEDY).tokens == plain.tokens
@@ -121,6 +122,8 @@ def test_what_an_encoder_cannot(llm: Llama, t5_path: Path, tmp_path: Path, model
     for call in (llm.state_bytes, lambda: llm.save_prompt("tana", tmp_path / "prompt"), lambda: llm.save_slot(0, "x")):
         with pytest.raises(UnsupportedError, match="has an encoder"):
             call()
+    with pytest.raises(UnsupportedError, match="this model has an encoder"):
+        llm.score("tana", [" nelu"])
     with pytest.raises(UnsupportedError, match="it has an encoder"):
         Llama(model_path, draft=t5_path, n_threads=1)
 

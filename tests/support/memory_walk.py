@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ class MemoryWalk:
 
     def cancel(self) -> None:
         """A text is given up in the middle."""
-        with self.llm.stream(self._some(), max_tokens=20, **self._drafted()) as stream:
+        with closing(self.llm.stream(self._some(), max_tokens=20, **self._drafted())) as stream:
             for _ in range(self.rng.randint(0, 6)):
                 next(stream, None)
 
