@@ -84,9 +84,7 @@ class Rollback:
         copy = self._copies.get(seq_id)
         if copy is not None and copy.n <= min(n, end):
             try:
-                self._context.state.seq_set_data(
-                    seq_id, copy.data, partial=self._partial, on_device=self._on_device
-                )
+                self._context.state.seq_set_data(seq_id, copy.data, partial=self._partial, on_device=self._on_device)
             except StateError:
                 self.forget(seq_id)
                 return 0

@@ -23,6 +23,8 @@ pytest_plugins = ["tests.support.models"]
 TEXTS = {0: [1, 300, 301, 305, 320, 411, 333, 260], 2: [1, 290, 280, 270, 444]}
 MORE = [310, 311, 312, 313]
 RECURRENT = ("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid", "lfm2", "qwen35")
+EXACT = {"flash_attn": "disabled"}
+"""Flash attention adds in half precision, in the order of the cells."""
 KEEPING = ("lfm2", "qwen35")
 """Those of which llama.cpp keeps earlier states."""
 
@@ -46,7 +48,7 @@ def decode(context: Context, parts: dict[int, list[int]], starts: dict[int, int]
 def test_what_follows_is_as_if_nothing_had_been_taken_back(
     recurrent: Model, make_context: MakeContext, n_rs_seq: int
 ) -> None:
-    context = make_context(recurrent, n_rs_seq=n_rs_seq)
+    context = make_context(recurrent, n_rs_seq=n_rs_seq, **EXACT)
     kept = recurrent.architecture in KEEPING
     assert context.n_rs_seq == (n_rs_seq if kept else 0)
     rollback = Rollback(context)
@@ -64,10 +66,10 @@ def test_what_follows_is_as_if_nothing_had_been_taken_back(
         assert context.memory.seq_pos_max(seq_id) == n - 1
     ways = {seq_id: [*TEXTS[seq_id], *MORE][:n] for seq_id, n in left.items()}
     found = decode(context, {seq_id: [400 + seq_id, 350] for seq_id in ways}, left)
-    fresh = make_context(recurrent)
+    fresh = make_context(recurrent, **EXACT)
     for seq_id, before in ways.items():
         (expected,) = decode(fresh, {seq_id: [*before, 400 + seq_id, 350]}, {seq_id: 0}).values()
-        np.testing.assert_allclose(found[seq_id], expected, atol=2e-3)
+        np.testing.assert_allclose(found[seq_id], expected, atol=1e-4)
 
 
 def test_a_copy_serves_until_it_is_forgotten(recurrent: Model, make_context: MakeContext) -> None:
@@ -79,7 +81,7 @@ def test_a_copy_serves_until_it_is_forgotten(recurrent: Model, make_context: Mak
     for token in (310, 320, 310):
         rows.append(decode(context, {0: [token, 7]}, {0: n})[0])
         assert rollback.rewind(0, n + 1) == n
-    np.testing.assert_allclose(rows[0], rows[2], atol=2e-3)
+    np.testing.assert_allclose(rows[0], rows[2], atol=1e-4)
     assert np.abs(rows[0] - rows[1]).max() > 0.05
     rollback.forget(0)
     decode(context, {0: [310, 7]}, {0: n})

@@ -416,13 +416,12 @@ def test_right_tokens_that_are_computed_again_are_a_cost() -> None:
     def length(n_rollback: int | None) -> int:
         cost = DecodeCost()
         for n in range(1, 20):
-            cost.add(n, 1.0 + 0.25 * (n - 1))
+            cost.add(n, 1.0 + 0.1 * (n - 1))
         drafting = DraftController(Says([1] * 8), 10, cost, lambda: 0.0, n_rollback=n_rollback)
         drafting._known = ([0.7] * 8, [0.7] * 8)
         return len(drafting.propose([0], 8, seq_id=0))
 
     assert length(0) < length(None) == length(8)
-    assert length(2) >= length(0)
 
 
 # -- prompt lookup

@@ -108,9 +108,11 @@ def test_a_beginning_is_kept_beside_what_goes_on_from_it() -> None:
     assert cache.nbytes == 10 + 10 + 110 + 110 + 10
     for n in (100, 120, 150, 200):
         found = cache.find(Prompt(range(n + 1)), PLAIN, 0)
-        assert found is not None and len(found.prompt) == n
+        assert found is not None
+        assert len(found.prompt) == n
         base = found.base or found
-        assert base.data is not None and len(base.prompt) == 200
+        assert base.data is not None
+        assert len(base.prompt) == 200
 
 
 def test_what_is_used_keeps_what_it_is_beside() -> None:

@@ -100,7 +100,8 @@ def test_stops_schemas_drafts_and_limits(llm: Llama) -> None:
     assert drafted.tokens == longer.tokens
     assert llm.generate(PROMPTS[0], max_tokens=0).tokens == ()
     full = llm.generate(PROMPTS[0], temperature=0, max_tokens=None)
-    assert full.context_full and len(full.tokens) == llm.n_ctx
+    assert full.context_full
+    assert len(full.tokens) == llm.n_ctx
     shifted = llm.generate(PROMPTS[0], temperature=0, max_tokens=llm.n_ctx + 20, overflow="shift")
     assert len(shifted.tokens) == llm.n_ctx + 20
     penalized = llm.generate([5, 6, 7], **GREEDY, frequency_penalty=0.0, logit_bias={5: 3.0}).tokens
@@ -165,7 +166,19 @@ def test_a_server(t5_path: Path) -> None:
 
 def test_the_command(t5_path: Path, llm: Llama, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(checkout))
-    command: Sequence[str] = ["generate", "-m", str(t5_path), PROMPTS[0], "--temp", "0", "-n", "12", "--json", "-t", "1"]
+    command: Sequence[str] = [
+        "generate",
+        "-m",
+        str(t5_path),
+        PROMPTS[0],
+        "--temp",
+        "0",
+        "-n",
+        "12",
+        "--json",
+        "-t",
+        "1",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "llama_cffi", *command], capture_output=True, timeout=120, stdin=subprocess.DEVNULL
     )

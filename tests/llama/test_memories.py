@@ -85,7 +85,9 @@ def test_drafts_by_lookup_and_by_a_model(models: dict[str, Model], name: str) ->
     with Llama(models[name], draft=DraftModel(model=models[f"{name}-draft"], p_min=0.0, n_draft=5), **options) as llm:
         other = llm.generate(PROMPT, max_tokens=30, temperature=0)
     assert plain.tokens == looked_up.tokens == same.tokens == other.tokens
-    assert same.speculation is not None and other.speculation is not None and looked_up.speculation is not None
+    assert same.speculation is not None
+    assert other.speculation is not None
+    assert looked_up.speculation is not None
     assert same.speculation.acceptance > 0.9, "a model drafts for itself"
     assert 0 < other.speculation.drafted_tokens > other.speculation.accepted_tokens
     assert looked_up.speculation.drafted_tokens > 0

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
 
 from tests.support.random_model import N_CONTROL, add_synthetic_vocab, new_gguf

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from llama_cffi.reply.completion import Completion
 TOLERANCE = 1e-3
 """Most that a log-probability may differ from that of the fresh computation."""
 N_CTX = 320
+EXACT = ContextOptions(flash_attn="disabled")
+"""Flash attention adds in half precision, in the order of the cells."""
 
 
 class Fresh:
     """Greedy texts and their log-probabilities, each computed from its first token on in an empty context."""
 
     def __init__(self, model: Model) -> None:
-        options = ContextOptions(n_ctx=2 * N_CTX, n_batch=64, n_ubatch=64, n_threads=1)
+        options = replace(EXACT, n_ctx=2 * N_CTX, n_batch=64, n_ubatch=64, n_threads=1)
         self.context = Context(model, options)
         self._known: dict[tuple[int, ...], list[tuple[int, float, float]]] = {}
 
@@ -86,10 +89,17 @@ class MemoryWalk:
         self.rng = random.Random(seed)
         self.fresh = Fresh(model)
         self.model, self.folder = model, folder
-        self._options = {
-            "n_ctx": N_CTX, "n_batch": 64, "n_seq_max": 3, "n_threads": 1, "reproducible": True, "host_bytes": 2**24,
+        self._options: dict[str, Any] = {
+            "context_options": EXACT,
+            "n_ctx": N_CTX,
+            "n_batch": 64,
+            "n_seq_max": 3,
+            "n_threads": 1,
+            "reproducible": True,
+            "host_bytes": 2**24,
             "draft": None if draft is None else DraftModel(model=draft, n_draft=4, p_min=0.0),
-        } | options  # fmt: skip
+            **options,
+        }
         self.llm = Llama(model, **self._options)
         self.plain = Llama(model, **{**self._options, "n_seq_max": 1, "host_bytes": 0, "draft": None})
         self.n_vocab = model.vocab.n_tokens
