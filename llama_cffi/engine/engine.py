@@ -83,7 +83,7 @@ class Engine(ProcessBound):
         found, pieces = self._find_saved(request), runner.pieces(request.visible)
         sampler, decoder_start = runner.sampler(request, seed), runner.decoder_start
         sequence = RunningSequence(request, sampler, seed, pieces, drafting, decoder_start)
-        if self._options.host_bytes and sequence.request.reuse:
+        if self._options.host_bytes and sequence.reuse:
             sequence.checkpoints = runner.checkpoints(request.prompt)
         if listener is not None:
             sequence.listeners = (listener,)

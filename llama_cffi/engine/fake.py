@@ -138,6 +138,8 @@ class FakeRunner:
                 raise AssertionError("sequences with different conditioning were scheduled together")
             if sequence.seq_id is None:
                 raise AssertionError("a sequence without a slot was scheduled")
+            if draft and not output:
+                raise AssertionError("a draft behind a piece of a prompt")
             memory, positions = self.memory[sequence.seq_id], self.positions[sequence.seq_id]
             if memory != self.cells(sequence.cells[: sequence.n_past], self.conditioning):
                 raise AssertionError(f"slot {sequence.seq_id} does not hold what its sequence believes")

@@ -172,14 +172,14 @@ class OutsideMemory:
         """Copy the memory of a sequence that ended and had this seq_id, if it is to be kept."""
         self.clear(sequence, seq_id)
         # What is kept outside is for requests without conditioning.
-        if not sequence.request.conditioning and sequence.request.reuse:
+        if not sequence.request.conditioning and sequence.reuse:
             saved = self._runner.copy_out(seq_id, self._scheduler.slots[seq_id].held)
             if saved is not None:
                 self.unsaved.append(saved)
 
     def clear(self, sequence: RunningSequence, seq_id: int | None) -> None:
         """Empty the memory of a sequence that ended and leaves nothing for others."""
-        if seq_id is not None and not sequence.request.reuse:
+        if seq_id is not None and not sequence.reuse:
             self._runner.keep(seq_id, 0)
 
     def store(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import NoReturn, Protocol, cast
 
@@ -101,6 +100,7 @@ class RunningSequence:
         "priority",
         "prompt_logprobs",
         "request",
+        "reuse",
         "sampler",
         "seed",
         "seq_id",
@@ -120,7 +120,9 @@ class RunningSequence:
         drafting: DraftController | None = None,
         decoder_start: int | None = None,
     ) -> None:
-        self.request = request = request if decoder_start is None else replace(request, reuse=False)
+        self.request = request
+        self.reuse = request.reuse and decoder_start is None
+        """Whether it reuses what others have computed, and leaves what it computes for others."""
         self.sampler = sampler
         self._end_token: int | None = None
         """The token that ended the text and is no part of it."""
@@ -207,7 +209,7 @@ class RunningSequence:
     @property
     def computes_all(self) -> bool:
         """Whether nothing may be found in memory: the prompt's log-probabilities are wanted, or no reuse."""
-        return self.prompt_logprobs is not None or not self.request.reuse
+        return self.prompt_logprobs is not None or not self.reuse
 
     def position(self, cell: int) -> int:
         """Return the position of a cell."""

@@ -197,14 +197,12 @@ class Scheduler:
 
     def _with_room(self, plan: StepPlan, budget: int) -> StepPlan:
         """Share what decode steps and prefill leave of the batch among the sequences that draft."""
-        n_drafting = sum(work.n_tokens == 1 and work.sequence.drafting is not None for work in plan)
+        drafting = [one.n_tokens == 1 and one.output and one.sequence.drafting is not None for one in plan]
+        n_drafting = sum(drafting)
         if not n_drafting or budget < n_drafting:
             return plan
         room = budget // n_drafting
-        return [
-            work._replace(n_draft=room) if work.n_tokens == 1 and work.sequence.drafting is not None else work
-            for work in plan
-        ]
+        return [one._replace(n_draft=room) if drafts else one for one, drafts in zip(plan, drafting, strict=True)]
 
     def _turn(self) -> list[RunningSequence]:
         """The running sequences whose conditioning is next: each conditioning has its turn, in a circle."""
@@ -335,7 +333,7 @@ class Scheduler:
         self._clock += 1
         slot = self.slots[sequence.seq_id]
         slot.last_used = self._clock
-        slot.release(keep=keep and sequence.request.reuse)
+        slot.release(keep=keep and sequence.reuse)
         with suppress(ValueError):  # done before, and interrupted
             self.running.remove(sequence)
         self._full = False
@@ -387,7 +385,7 @@ class Scheduler:
             return None
         sequence = max(reversed(self.running), key=lambda one: (one.priority, one.submitted))
         seq_id = sequence.seq_id
-        if seq_id is not None and sequence.request.reuse:
+        if seq_id is not None and sequence.reuse:
             self.leaving(self.slots[seq_id])
         # First: in between it would be nowhere.
         self.waiting.appendleft(sequence)

@@ -15,6 +15,7 @@ from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController, Drafter, PromptLookup
 from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
@@ -408,6 +409,18 @@ def test_a_memory_that_goes_back_to_where_it_was_before_the_draft() -> None:
     sizes = [n for decode in runner.decoded for _, n in decode]
     assert 4 in sizes, "a token and its draft of three"
     assert sizes[sizes.index(4) + 1] == 4, "the same but for the wrong token, and the one that is right"
+
+
+def test_a_piece_of_a_prompt_has_no_draft() -> None:
+    runner = FakeRunner(n_batch=63, n_ctx=100, n_seq_max=1)
+    runner.can_cut = runner.can_cut_saved = runner.can_copy = runner.can_pad = False
+    engine, prompt = Engine(runner, EngineOptions(host_bytes=10_000)), [*range(60), *prompt_of_length(20), *range(9)]
+    run(engine, prompt_of_length(20), max_tokens=5)  # nothing is drafted before a decode was measured
+    runner.decoded.clear()
+    done = run(engine, prompt, max_tokens=10, speculative=Oracle())
+    assert list(done.tokens) == FakeRunner.expected(prompt, 10, 100)
+    sizes = [n for decode in runner.decoded for _, n in decode]
+    assert sizes[:3] == [63, 1, 6], "there is a checkpoint after 64 cells"
 
 
 def test_right_tokens_that_are_computed_again_are_a_cost() -> None:

@@ -114,7 +114,7 @@ def test_stops_schemas_drafts_and_limits(llm: Llama) -> None:
 
 
 def test_what_an_encoder_cannot(llm: Llama, t5_path: Path, tmp_path: Path, model_path: Path) -> None:
-    with pytest.raises(ContextOverflowError, match="600 tokens; the encoder reads at most n_ubatch=512"):
+    with pytest.raises(ContextOverflowError, match="600 tokens; the encoder reads at most n_ubatch=128"):
         llm.generate([5] * 600)
     with pytest.raises(UnsupportedError, match="prompt_logprobs"):
         llm.generate("tana", prompt_logprobs=1)
