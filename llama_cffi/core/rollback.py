@@ -26,9 +26,9 @@ class Rollback:
     """Takes back the last tokens of sequences in a context over a recurrent or hybrid model.
 
     Recurrent layers keep their last state only. :meth:`prepare` is called before a decode whose tokens may be taken
-    back. Where the context keeps the states of that many tokens itself (:attr:`Context.n_rs_seq`), nothing is done.
-    Otherwise the state is copied, on the device where it is if the library can do that, without the cells of attention
-    layers: these can be cut. The caller holds the context.
+    back. Where the context keeps the states of that many tokens itself (:attr:`Context.n_rs_seq`), and the decode is of
+    this sequence alone, nothing is done. Otherwise the state is copied, on the device where it is if the library can do
+    that, without the cells of attention layers: these can be cut. The caller holds the context.
     """
 
     def __init__(self, context: Context) -> None:
@@ -40,13 +40,15 @@ class Rollback:
         on_gpu = not set(gpu_names()).isdisjoint(context.model.placement.devices)
         self._on_device = on_gpu and self._partial and binding.has("LLAMA_STATE_SEQ_FLAGS_ON_DEVICE")
 
-    def prepare(self, seq_id: int, n: int, n_tokens: int) -> None:
-        """Remember what a sequence of ``n`` positions holds; the next decode computes ``n_tokens`` more of it.
+    def prepare(self, seq_id: int, n: int, n_tokens: int, *, alone: bool) -> None:
+        """Remember what a sequence of ``n`` positions holds; the next decode computes ``n_tokens`` more of it, and
+        nothing else if it is ``alone``.
 
         Raises :class:`StateError` when the state cannot be copied.
         """
         self.forget(seq_id)
-        if n_tokens <= self._context.n_rs_seq + 1:
+        # Computing other sequences may move a last state to another row of llama.cpp's, without the earlier ones.
+        if alone and n_tokens <= self._context.n_rs_seq + 1:
             self._kept[seq_id] = n + 1, n + n_tokens
         else:
             self.copy(seq_id, n)

@@ -41,7 +41,7 @@ class HostMemory:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes itself."""
-        return sum(memoryview(one).nbytes for one in (self.data, self.part) if one is not None)  # type: ignore[arg-type]
+        return _size(self.data) + _size(self.part)
 
     def beside(self, base: HostMemory) -> HostMemory:
         """Return the same memory without what ``base`` has of it."""
@@ -152,6 +152,10 @@ class HostCache:
 def _holds(memory: HostMemory, other: HostMemory) -> bool:
     n = len(other.prompt)
     return other.conditioning == memory.conditioning and common_prefix(memory.prompt, other.prompt) == n
+
+
+def _size(data: BytesLike | None) -> int:
+    return 0 if data is None else memoryview(data).nbytes  # type: ignore[arg-type]
 
 
 def _is_part_of(one: HostMemory, whole: HostMemory) -> bool:

@@ -80,8 +80,13 @@ class OutsideMemory:
             return fetched
         if fetched < n and source is None:
             return 0
+        if source is None and runner.keep(slot.seq_id, slot.held.position(n)):
+            return n
         if source is None:
-            return n if runner.keep(slot.seq_id, slot.held.position(n)) else 0
+            # What was there cannot be cut at this place, as that of a sliding window.
+            slot.shared = ()
+            sequence.n_host = self.fetch(slot, sequence, 0)
+            return sequence.n_host
         return n if runner.copy(source.seq_id, slot.seq_id, source.held.position(n)) else 0
 
     def _explain(self, sequence: RunningSequence, n_reused: int) -> None:

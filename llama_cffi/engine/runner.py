@@ -271,7 +271,8 @@ class ContextRunner:
             sequence = work.sequence
             if work.draft and sequence.seq_id is not None:
                 n_tokens = work.n_tokens + len(work.draft)
-                rollback.prepare(sequence.seq_id, sequence.position(sequence.n_past), n_tokens)
+                position, alone = sequence.position(sequence.n_past), len(plan) == 1
+                rollback.prepare(sequence.seq_id, position, n_tokens, alone=alone)
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Put a plan into the batch, without its padding; return the row of each item's last token."""

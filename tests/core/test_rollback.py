@@ -23,7 +23,7 @@ pytest_plugins = ["tests.support.models"]
 TEXTS = {0: [1, 300, 301, 305, 320, 411, 333, 260], 2: [1, 290, 280, 270, 444]}
 MORE = [310, 311, 312, 313]
 RECURRENT = ("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid", "lfm2", "qwen35")
-EXACT = {"flash_attn": "disabled"}
+EXACT = {"flash_attn": "disabled", "type_k": "f32", "type_v": "f32"}
 """Flash attention adds in half precision, in the order of the cells."""
 KEEPING = ("lfm2", "qwen35")
 """Those of which llama.cpp keeps earlier states."""
@@ -55,13 +55,10 @@ def test_what_follows_is_as_if_nothing_had_been_taken_back(
     ends = {seq_id: len(text) for seq_id, text in TEXTS.items()}
     decode(context, TEXTS, dict.fromkeys(TEXTS, 0))
     for seq_id, end in ends.items():
-        rollback.prepare(seq_id, end, len(MORE))
+        rollback.prepare(seq_id, end, len(MORE), alone=False)
     decode(context, dict.fromkeys(TEXTS, MORE), ends)
     left = {seq_id: rollback.rewind(seq_id, ends[seq_id] + n) for seq_id, n in zip(ends, (1, 3), strict=True)}
-    if context.n_rs_seq:
-        assert left == {0: ends[0] + 1, 2: ends[2] + 3}
-    else:
-        assert left == ends
+    assert left == ends
     for seq_id, n in left.items():
         assert context.memory.seq_pos_max(seq_id) == n - 1
     ways = {seq_id: [*TEXTS[seq_id], *MORE][:n] for seq_id, n in left.items()}
@@ -70,6 +67,28 @@ def test_what_follows_is_as_if_nothing_had_been_taken_back(
     for seq_id, before in ways.items():
         (expected,) = decode(fresh, {seq_id: [*before, 400 + seq_id, 350]}, {seq_id: 0}).values()
         np.testing.assert_allclose(found[seq_id], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.parametrize("n_left", [1, 2, 3])
+def test_kept_states_take_back_wrong_tokens_alone(
+    name: str, n_left: int, make_context: MakeContext, tmp_path: Path
+) -> None:
+    with Model(write_memory_model(tmp_path / "model.gguf", name)) as model:
+        context = make_context(model, n_rs_seq=3, **EXACT)
+        rollback, n = Rollback(context), len(TEXTS[0])
+        decode(context, TEXTS, dict.fromkeys(TEXTS, 0))
+        rollback.prepare(0, n, len(MORE), alone=True)
+        decode(context, {0: MORE}, {0: n})
+        assert rollback.rewind(0, n + n_left) == n + n_left
+        # The other sequence goes on in between, and in the same decode.
+        decode(context, {2: [350]}, {2: len(TEXTS[2])})
+        found = decode(context, {0: [400], 2: [351]}, {0: n + n_left, 2: len(TEXTS[2]) + 1})
+        ways = {0: [*TEXTS[0], *MORE[:n_left], 400], 2: [*TEXTS[2], 350, 351]}
+        for seq_id, way in ways.items():
+            (expected,) = decode(make_context(model, **EXACT), {seq_id: way}, {seq_id: 0}).values()
+            np.testing.assert_allclose(found[seq_id], expected, atol=1e-4)
+        context.close()
 
 
 def test_a_copy_serves_until_it_is_forgotten(recurrent: Model, make_context: MakeContext) -> None:
@@ -97,7 +116,7 @@ def test_states_are_those_of_the_last_decode_alone(name: str, make_context: Make
         context = make_context(model, n_rs_seq=3)
         rollback, n = Rollback(context), len(TEXTS[0])
         decode(context, {0: TEXTS[0]}, {0: 0})
-        rollback.prepare(0, n, 3)
+        rollback.prepare(0, n, 3, alone=True)
         decode(context, {0: [310, 311, 312]}, {0: n})
         decode(context, {0: [313]}, {0: n + 3})
         assert rollback.rewind(0, n + 2) == 0

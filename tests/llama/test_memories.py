@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from llama_cffi import Llama, Model, PromptLookup
 from llama_cffi.engine.draft_model import DraftModel
 from tests.support.memory_models import ARCHITECTURES, write_memory_model
-from tests.support.memory_walk import MemoryWalk
+from tests.support.memory_walk import EXACT, MemoryWalk
 
 PROMPT = [1, *range(300, 330), *range(300, 310)]
 
@@ -49,7 +50,8 @@ def walk(models: dict[str, Model], name: str, seed: int, n: int, folder: Path, *
 
 @pytest.mark.parametrize("name", ["mamba", "rwkv7", "jamba", "qwen35", "gemma3"])
 def test_a_random_walk(models: dict[str, Model], name: str, tmp_path: Path) -> None:
-    found = walk(models, name, 1, 12, tmp_path, draft=models["mamba"])
+    options = {"context_options": replace(EXACT, swa_full=False)}
+    found = walk(models, name, 1, 10, tmp_path, draft=models["mamba"], **options)
     assert found.seen["texts"] > 5
 
 
@@ -59,10 +61,13 @@ def test_long_random_walks(models: dict[str, Model], name: str, tmp_path: Path) 
     """``LLAMA_CFFI_WALK_SEED`` is the first seed, ``LLAMA_CFFI_WALK_SECONDS`` what each architecture takes."""
     seed = int(os.environ.get("LLAMA_CFFI_WALK_SEED", "1000"))
     end = time.monotonic() + float(os.environ.get("LLAMA_CFFI_WALK_SECONDS", "20"))
-    totals = {}
+    totals: dict[str, float] = {}
     while time.monotonic() < end:
         draft = models[("mamba", "lfm2", "gemma3", name)[seed % 4]]
-        options = ({}, {"n_cells": 400, "n_seq_max": 2}, {"host_bytes": 0}, {"n_ubatch": 16})[seed // 4 % 4]
+        options: dict[str, Any] = {}
+        if seed // 4 % 4:
+            options = ({"n_cells": 400, "n_seq_max": 2}, {"host_bytes": 0}, {"n_ubatch": 16})[seed // 4 % 4 - 1]
+        options["context_options"] = replace(EXACT, swa_full=seed % 2 == 0)
         found = walk(models, name, seed, 60, tmp_path, draft=draft, **options)
         for key, n in found.seen.items():
             totals[key] = totals.get(key, 0) + n
@@ -99,3 +104,63 @@ def test_more_states_than_memory_are_not_kept(models: dict[str, Model], monkeypa
     monkeypatch.setattr(context_choice, "_MOST_STATES", 1000)
     with Llama(models["lfm2"], draft="lookup", n_ctx=64, n_threads=1) as llm:
         assert llm.context.n_rs_seq == 0
+
+
+@pytest.mark.parametrize("name", ["jamba", "gemma3"])
+def test_one_copy_of_the_attention_serves_all_checkpoints(models: dict[str, Model], name: str) -> None:
+    """Messages end after 80 and 160 cells, and the prompt after 400."""
+    prompt = [3 + 7 * i % 400 for i in range(400)]
+    prompt[79] = prompt[159] = models[name].vocab.eos or 2
+    options: dict[str, Any] = {"n_ctx": 450, "n_ubatch": 64, "n_seq_max": 1, "n_threads": 1}
+    options["context_options"] = replace(EXACT, swa_full=False)
+    with Llama(models[name], **options) as llm, Llama(models[name], **options, host_bytes=0) as fresh:
+        llm.generate(prompt, max_tokens=3, temperature=0)
+        host = llm._runtime.engine._loop.outside.host
+        assert sorted((len(one.prompt), one.data is None) for one in host._kept) == [
+            (80, True),
+            (160, True),
+            (399, False),
+        ]
+        whole = max(one.nbytes for one in host._kept)
+        assert host.nbytes < 1.7 * whole
+        for n in (80, 160, 80, 399):
+            more = [*prompt[:n], *range(300, 310)]
+            done = llm.generate(more, max_tokens=6, temperature=0, logprobs=0)
+            assert done.usage.host_tokens == n
+            fresh.clear_slot(0)
+            expected = fresh.generate(more, max_tokens=6, temperature=0, logprobs=0)
+            assert expected.usage.cached_tokens == 0
+            assert done.tokens == expected.tokens
+            for one, other in zip(done.logprobs or (), expected.logprobs or (), strict=True):
+                assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
+def test_prompts_that_begin_alike_wait_for_a_checkpoint(models: dict[str, Model]) -> None:
+    prompt = [3 + 7 * i % 400 for i in range(200)]
+    with Llama(models["mamba2"], n_ctx=256, n_seq_max=4, n_threads=1) as llm:
+        one, *others = llm.generate(prompt, n=4, max_tokens=4, temperature=0)
+        assert one.usage.cached_tokens == 0
+        assert [other.usage.host_tokens for other in others] == [199] * 3
+        assert {other.tokens for other in others} == {one.tokens}
+
+
+def test_sessions_branch_and_go_back(models: dict[str, Model]) -> None:
+    common: dict[str, Any] = {"n_ctx": 1024, "n_threads": 1, "context_options": EXACT}
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}a:"
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "chat_template": template}
+    with (
+        Llama(models["qwen35"], draft="lookup", n_seq_max=2, reproducible=True, **common) as llm,
+        Llama(models["qwen35"], n_seq_max=1, host_bytes=0, **common) as fresh,
+    ):
+        assert llm.context.n_rs_seq == 8
+        session = llm.session(**options)
+        session.chat("tana nelu soki " * 8)
+        session.chat("ra mi lo " * 8)
+        branch = session.fork()
+        session.rewind()
+        for conversation, text in ((branch, "so be it"), (session, "lo mi"), (branch, "tana"), (session, "ra")):
+            asked = [*conversation.messages, {"role": "user", "content": text}]
+            reply = conversation.chat(text)
+            fresh.clear_slot(0)
+            assert reply.text == fresh.chat(asked, **options).text
+        assert branch.chat("so", schema=["nelu", "soki"]).parsed in ("nelu", "soki")

@@ -155,7 +155,7 @@ def _weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDA
         return np.zeros(shape, np.float32) if name.endswith(".bias") else np.ones(shape, np.float32)
     if name.endswith((".bias", "ssm_d")) or len(shape) == 1:
         return rng.uniform(0.0, 1.0, shape).astype(np.float32)
-    return found * np.float32(shape[-1] ** -0.5)
+    return np.asarray(found * np.float32(shape[-1] ** -0.5))
 
 
 __all__ = ["ARCHITECTURES", "N_VOCAB", "WINDOW", "write_memory_model"]

@@ -21,7 +21,7 @@ from llama_cffi.reply.completion import Completion
 TOLERANCE = 1e-3
 """Most that a log-probability may differ from that of the fresh computation."""
 N_CTX = 320
-EXACT = ContextOptions(flash_attn="disabled")
+EXACT = ContextOptions(flash_attn="disabled", type_k="f32", type_v="f32")
 """Flash attention adds in half precision, in the order of the cells."""
 
 
@@ -266,4 +266,4 @@ def _gap(top: Sequence[tuple[int, float]]) -> float:
     return top[0][1] - top[1][1] if len(top) > 1 else 1.0
 
 
-__all__ = ["MemoryWalk"]
+__all__ = ["EXACT", "MemoryWalk"]
