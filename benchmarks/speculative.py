@@ -62,7 +62,7 @@ FAINT = (0.0, 0.03, 0.1)
 CHANGED = (0, 8)
 OPENINGS = ("Once upon a time", "The history of the city begins", "To make a good soup", "It was late when she")
 # By so much two tokens may differ in log probability that took turns because of a batch's size.
-NEAR = 0.05
+NEAR = 0.1
 
 Tokens = Sequence[int]
 

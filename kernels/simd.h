@@ -22,6 +22,7 @@
 #else
 #include "simd_avx2.h"
 #endif
+#include "scaled_bytes_x86.h"
 #else
 #define FEW_COLUMNS_SIMD 0
 #define FEW_COLUMNS_X86 0

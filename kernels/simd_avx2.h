@@ -99,21 +99,7 @@ private:
     alignas(32) float each[GROUP];
 };
 
-// Products of weights of at most 6 bits.
-
 constexpr int STEP = 32;
-
-class ScaledBytes {
-public:
-    ScaledBytes(const uint8_t * values, const Scale * scales) : values(load_256(values)), scales(load_256(scales)) {}
-
-    Ints add_dots_to(Ints sum, const char * column) const {
-        return add_products(sum, multiply_bytes(values, load_256(column)), scales);
-    }
-
-private:
-    Ints values, scales;
-};
 
 // Eight interleaved rows. A vector has 8 bytes of four of them; two int32 lanes of a sum belong to one row.
 

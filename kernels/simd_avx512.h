@@ -105,21 +105,7 @@ private:
     const float * columns;
 };
 
-// Products of weights of at most 6 bits.
-
 constexpr int STEP = 64;
-
-class ScaledBytes {
-public:
-    ScaledBytes(const uint8_t * values, const Scale * scales) : values(load_ints(values)), scales(load_ints(scales)) {}
-
-    Ints add_dots_to(Ints sum, const char * column) const {
-        return add_products(sum, multiply_bytes(values, load_ints(column)), scales);
-    }
-
-private:
-    Ints values, scales;
-};
 
 // Eight interleaved rows: a vector has 8 bytes of each; two lanes of a sum belong to one row.
 

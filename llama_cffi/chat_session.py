@@ -6,17 +6,17 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from llama_cffi._util.arguments import check_path, whole_number
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.shown import shown
 from llama_cffi.errors import BusyError, MessageError
-from llama_cffi.options import ChatOptions, ReplyOptions, RunOptions, ToolOptions, check_options
+from llama_cffi.options import ChatOptions, ToolOptions, check_options
 from llama_cffi.prompt.media_parts import messages_as_json
 from llama_cffi.prompt.messages import Content, Message, check_history, check_messages
-from llama_cffi.reply.completion import FinishReason
+from llama_cffi.reply.completion import FinishReason, P
 from llama_cffi.spec import ToolsSpec
 from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
 
@@ -46,7 +46,6 @@ class Chatter(Tokenizer, Protocol):
 
 
 C = TypeVar("C", bound=Tokenizer)
-T = TypeVar("T")
 
 
 class Conversation(ProcessBound, Generic[C]):
@@ -157,15 +156,7 @@ class ChatSession(Conversation[Chatter]):
     may be used by one thread at a time.
     """
 
-    @overload
-    def chat(
-        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
-    ) -> Reply[T]: ...
-
-    @overload
-    def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply: ...
-
-    def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
+    def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions[P]]) -> Reply[P]:
         """Add a message and the reply to it, and return the reply.
 
         The message is a text, or a list of texts, images and sounds. Without one, the reply is to the last message,
@@ -174,19 +165,9 @@ class ChatSession(Conversation[Chatter]):
         """
         return _last(self.stream_chat(text, role=role, **options))
 
-    @overload
     def stream_chat(
-        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
-    ) -> Iterator[ReplyChunk[T]]: ...
-
-    @overload
-    def stream_chat(
-        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
-    ) -> Iterator[ReplyChunk]: ...
-
-    def stream_chat(
-        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
-    ) -> Iterator[ReplyChunk]:
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions[P]]
+    ) -> Iterator[ReplyChunk[P]]:
         """Generate the reply as :meth:`chat` does, as an iterator of chunks; the messages are added with the last
         one."""
         asked = self._asked(text, role)
@@ -197,13 +178,7 @@ class ChatSession(Conversation[Chatter]):
         for chunk in chunks:
             yield self._answered(asked, chunk)
 
-    @overload
-    def run_tools(self, text: Content, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
-
-    @overload
-    def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun: ...
-
-    def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun:
+    def run_tools(self, text: Content, **options: Unpack[ToolOptions[P]]) -> ToolRun[P]:
         """Generate replies and call the tools that they ask for; see :meth:`Llama.run_tools`.
 
         Everything said is added at the end. When anything is raised, the conversation is as before.
@@ -213,7 +188,7 @@ class ChatSession(Conversation[Chatter]):
         self._said(text, run.messages)
         return run
 
-    def stream_tools(self, text: Content, **options: Unpack[ToolOptions]) -> Iterator[ReplyChunk | ToolResult]:
+    def stream_tools(self, text: Content, **options: Unpack[ToolOptions[P]]) -> Iterator[ReplyChunk[P] | ToolResult]:
         """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
         return self._follow_loop(text, self._loop(text, options))
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from llama_cffi._util import arguments as args
+from llama_cffi._util.typed_dict import TypedDict
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.model_options import GpuLayers, ModelOptions
 from llama_cffi.engine.sampling_params import SamplingKwargs
 from llama_cffi.option_checks import CHECKS, OTHER_NAMES
+from llama_cffi.reply.completion import P
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.request import Overflow, Stop
     from llama_cffi.engine.sampling_params import SamplingParams
     from llama_cffi.engine.telemetry import OnEvent
+    from llama_cffi.grammar.values import Schema
     from llama_cffi.prompt.infill import InfillOrder
     from llama_cffi.prompt.tools import Tool
 
@@ -208,16 +211,16 @@ class TextOptions(SamplingKwargs, total=False):
     setting."""
 
 
-class SchemaOption(TypedDict, total=False):
-    """The option ``schema``, separate from the others so that type checkers can infer the type of the result."""
+class SchemaOption(TypedDict, Generic[P], total=False):
+    """The option ``schema``. Its type parameter is what type checkers infer for ``parsed`` of the result."""
 
-    schema: Any
+    schema: Schema[P] | None
     """The required form of the text: a type, a JSON Schema, choices, a regular expression or a grammar; see
     ``docs/structured-output.md``. The ``parsed`` field of the result is an instance of it."""
 
 
-class PromptOptions(TextOptions, total=False):
-    """The options of calls that continue a prompt, except ``schema``."""
+class GenerateOptions(TextOptions, SchemaOption[P], Generic[P], total=False):
+    """The options of calls that continue a prompt."""
 
     prompt_logprobs: int | None
     """Report the log-probabilities of the prompt's tokens with this many alternatives. The whole prompt is then
@@ -230,10 +233,6 @@ class PromptOptions(TextOptions, total=False):
     default); see :mod:`~llama_cffi.grammar.healing`. The result is still the text after the prompt."""
     suffix: str | None
     """The text after the gap: the call then fills in the middle, like :meth:`~llama_cffi.Llama.infill`."""
-
-
-class GenerateOptions(PromptOptions, SchemaOption, total=False):
-    """The options of calls that continue a prompt."""
 
 
 class InfillLayout(TypedDict, total=False):
@@ -249,11 +248,7 @@ class InfillLayout(TypedDict, total=False):
     """The order that the model was trained with: ``"psm"``, prefix, suffix, middle (default), or ``"spm"``."""
 
 
-class GapOptions(TextOptions, InfillLayout, total=False):
-    """The options of calls that fill in the middle, except ``schema``."""
-
-
-class InfillOptions(GapOptions, SchemaOption, total=False):
+class InfillOptions(TextOptions, InfillLayout, SchemaOption[P], Generic[P], total=False):
     """The options of calls that fill in the middle."""
 
 
@@ -280,8 +275,8 @@ class RenderOptions(TemplateOptions, total=False):
     """Whether the prompt ends where a reply begins; True by default."""
 
 
-class ReplyOptions(TextOptions, TemplateOptions, total=False):
-    """The options of conversations, except ``schema``."""
+class ChatOptions(TextOptions, TemplateOptions, SchemaOption[P], Generic[P], total=False):
+    """The options of conversations."""
 
     prefix: str | None
     """The beginning of the reply, which the result does not repeat; by default there is none."""
@@ -297,21 +292,13 @@ class ReplyOptions(TextOptions, TemplateOptions, total=False):
     """Name of the reply format; by default it is detected from the template."""
 
 
-class ChatOptions(ReplyOptions, SchemaOption, total=False):
-    """The options of conversations."""
-
-
-class RunOptions(ReplyOptions, total=False):
-    """The options of calls that run tools, except ``schema``."""
+class ToolOptions(ChatOptions[P], Generic[P], total=False):
+    """The options of calls that run tools."""
 
     max_rounds: int | None
     """The most rounds of tool calls that are answered; 10 by default."""
     on_error: OnError | None
     """Whether an exception of a tool is raised (default) or reported to the model."""
-
-
-class ToolOptions(RunOptions, SchemaOption, total=False):
-    """The options of calls that run tools."""
 
 
 class SimilarityOptions(TypedDict, total=False):
@@ -391,9 +378,8 @@ def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
-    "AsyncLlamaOptions", "ChatOptions", "ChatTemplate", "ClassifyOptions", "EmbedOptions", "GapOptions",
-    "GenerateOptions", "HubOptions", "InfillLayout", "InfillOptions", "LlamaOptions", "Norm", "OnError",
-    "OnIncomplete", "OnUnsupported", "PerplexityOptions", "PromptOptions", "RenderOptions", "ReplyOptions",
-    "RerankOptions", "RunOptions", "SchemaOption", "ScoreOptions", "SimilarityOptions", "TemplateOptions",
-    "TextOptions", "ToolOptions", "WhenFull", "check_options",
+    "AsyncLlamaOptions", "ChatOptions", "ChatTemplate", "ClassifyOptions", "EmbedOptions", "GenerateOptions",
+    "HubOptions", "InfillLayout", "InfillOptions", "LlamaOptions", "Norm", "OnError", "OnIncomplete", "OnUnsupported",
+    "PerplexityOptions", "RenderOptions", "RerankOptions", "SchemaOption", "ScoreOptions", "SimilarityOptions",
+    "TemplateOptions", "TextOptions", "ToolOptions", "WhenFull", "check_options",
 ]  # fmt: skip

@@ -5,18 +5,19 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast, overload
 
 from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.errors import QueueFullError
-from llama_cffi.reply.completion import Chunk, Completion
+from llama_cffi.reply.completion import Chunk, Completion, P
 from llama_cffi.reply.reader import Reading
 
 if TYPE_CHECKING:
     from llama_cffi.engine.engine import Engine
     from llama_cffi.engine.running_sequence import RunningSequence
     from llama_cffi.prepare.prepared import Prepared
+    from llama_cffi.reply.reply import Reply, ReplyChunk
 
 C = TypeVar("C", bound=Chunk)
 
@@ -56,6 +57,12 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
     def close(self) -> None:
         """Cancel the request, if it still runs."""
         self._engine.cancel(self._sequence)
+
+    @overload
+    def result(self: Stream[ReplyChunk[P]]) -> Reply[P]: ...
+
+    @overload
+    def result(self: Stream[Chunk[P]]) -> Completion[P]: ...
 
     def result(self) -> Completion:
         """Read to the end and return the completion."""

@@ -33,6 +33,7 @@ LAYERS = (
     "answers",
     "tool_loop",
     "chat_session",
+    "open_model",
     "llama",
     "aio",
     "server",
@@ -48,8 +49,7 @@ KNOWN_CIRCLES: list[set[str]] = []
 """Modules that still import each other. The list may only become shorter: nothing is added to it."""
 
 MAX_LINES = 400
-KNOWN_LONG = {"llama.py"}
-"""Files that are still longer. The list may only become shorter: a long file is cut by what its parts know."""
+"""A longer file is cut by what its parts know."""
 
 
 def name_of(path: Path) -> str:
@@ -142,9 +142,8 @@ def test_no_file_is_long() -> None:
     # The declarations of the ABI generations are made by the build.
     files = [path for path in PACKAGE.rglob("*") if path.suffix in kinds and not path.match("abi/_[!_]*.py")]
     lines = {path.relative_to(PACKAGE).as_posix(): len(path.read_bytes().splitlines()) for path in files}
-    long = {name for name, n in lines.items() if n > MAX_LINES}
-    assert long <= KNOWN_LONG, f"longer than {MAX_LINES} lines: {sorted(long - KNOWN_LONG)}"
-    assert long == KNOWN_LONG, f"take out of KNOWN_LONG: {sorted(KNOWN_LONG - long)}"
+    assert len(lines) > 300
+    assert {name: n for name, n in lines.items() if n > MAX_LINES} == {}
 
 
 def test_errors_import_nothing_of_the_package() -> None:

@@ -99,13 +99,15 @@ def public_things() -> dict[str, Any]:
 
 
 def functions_of(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The functions behind the methods and properties that a class defines; not those that dataclasses write."""
-    for name, member in vars(kind).items():
+    """The functions behind the methods and properties that a class and its bases define; not those that dataclasses
+    write."""
+    bases = [one for one in reversed(kind.__mro__) if one.__module__.startswith("llama_cffi")]
+    for name, (base, member) in {name: (one, member) for one in bases for name, member in vars(one).items()}.items():
         if isinstance(member, (classmethod, staticmethod)):
             member = member.__func__
         elif isinstance(member, (property, cached_property)):
             member = member.fget if isinstance(member, property) else member.func
-        if inspect.isfunction(member) and member.__code__.co_filename == inspect.getsourcefile(kind):
+        if inspect.isfunction(member) and member.__code__.co_filename == inspect.getsourcefile(base):
             yield name, member
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from llama_cffi._util.fork import after_fork, made_elsewhere
 from llama_cffi._util.progress import Progress, reporting
 from llama_cffi._util.worker import ThreadPool
 from llama_cffi.aio.delivery import Delivery
+from llama_cffi.aio.running import Running
 from llama_cffi.aio.stream import AsyncStream, Started
 from llama_cffi.errors import ClosedError, QueueFullError, SchemaError
 from llama_cffi.reply.completion import Chunk, Completion
@@ -37,10 +37,6 @@ N_COMPILING = 4
 not wait."""
 N_COMPUTING = 4
 """Threads that wait for vectors and scores, which have contexts of their own."""
-
-_POLL_SECONDS = 0.02
-_KEPT = 64
-"""Requests that ended are forgotten when so many are known, and again when twice as many run."""
 
 
 async def on_thread(call: Callable[[], T]) -> T:
@@ -76,6 +72,10 @@ async def _within(seconds: float, job: Future[T], began: list[float]) -> T:
     return future.result()
 
 
+class _InLine:
+    """Stands for a request that waits for room in the queue."""
+
+
 class _Preparation(Generic[T]):
     """Prepares a spec when it is called."""
 
@@ -106,10 +106,8 @@ class Calls:
         self._compiling = ThreadPool(N_COMPILING)
         self._computing = ThreadPool(N_COMPUTING)
         self._deliveries: dict[int, Delivery] = {}
-        self._sequences: set[RunningSequence] = set()
-        self._n_kept = _KEPT
-        self._lock = threading.Lock()
-        self._jobs: set[Future[Any]] = set()
+        self._running = Running()
+        """Requests, jobs of the threads, and what waits for room in the queue."""
         self._draining = False
         self._forked = False
         self.closed = False
@@ -118,9 +116,8 @@ class Calls:
             runtime.engine.start_worker()
 
     def _refuse(self) -> None:
-        # The threads did not survive the fork, and one of them may have held the lock.
-        self._forked, self._lock = True, threading.Lock()
-        self._sequences, self._jobs = set(), set()
+        # The threads did not survive the fork.
+        self._forked, self._running = True, Running()
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
@@ -162,8 +159,11 @@ class Calls:
         finally:
             cancelled = True
 
-    async def _on(self, pool: ThreadPool, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-        self._check_open()
+    async def _on(
+        self, pool: ThreadPool, call: Callable[[], T], undo: Callable[[T], object] | None = None, *, begun: bool = False
+    ) -> T:
+        """Return what a call returns; ``begun`` is whether it is part of one that began before :meth:`drain`."""
+        self._check_open(begun=begun)
         began: list[float] = []
 
         def work() -> T:
@@ -173,10 +173,10 @@ class Calls:
         try:
             job: Future[T] = pool.submit(partial(copy_context().run, work))
         except RuntimeError:
-            self._check_open()  # another loop closed it meanwhile
+            self._check_open(begun=begun)  # another loop closed it meanwhile
             raise
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        self._running.add(job)
+        job.add_done_callback(self._running.remove)
         try:
             if pool is self._compiling and self._max_compile_seconds is not None:
                 return await _within(self._max_compile_seconds, job, began)
@@ -200,12 +200,12 @@ class Calls:
         """Prepare and submit a request; raises what is wrong with it."""
         delivery = self._delivery()
 
-        def work() -> tuple[Prepared[C], RunningSequence | None]:
+        def work() -> tuple[Prepared[C], RunningSequence | _InLine]:
             prepared = prepare()
             return prepared, self._submit(prepared, delivery)
 
-        prepared, sequence = await self._on(self._pool(prepare), work, lambda done: self._abandon(done[1]))
-        return await self._started(prepared, sequence, delivery)
+        prepared, submitted = await self._on(self._pool(prepare), work, lambda done: self._abandon(done[1]))
+        return await self._started(prepared, submitted, delivery)
 
     async def run(self, parts: Sequence[Prepared[Chunk]]) -> list[Completion]:
         """Compute requests together and return their completions, before any reader has judged them.
@@ -214,20 +214,20 @@ class Calls:
         """
         delivery = self._delivery()
         streams: list[AsyncStream[Chunk]] = []
-        submitted: list[RunningSequence | None] = []
+        submitted: list[RunningSequence | _InLine] = []
 
         def work() -> None:
             for one in parts:
                 submitted.append(self._submit(one, delivery))
 
         def undo(_: None = None) -> None:
-            for sequence in submitted:
-                self._abandon(sequence)
+            for sent in submitted:
+                self._abandon(sent)
 
         try:
             await self.call(work, undo)
-            for one, sequence in zip(parts, submitted, strict=True):
-                started = await self._started(one, sequence, delivery)
+            for one, sent in zip(parts, submitted, strict=True):
+                started = await self._started(one, sent, delivery)
                 streams.append(AsyncStream.of(started._replace(reading=Reading(None))))
             return [await stream.result() for stream in streams]
         finally:
@@ -264,7 +264,17 @@ class Calls:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    def _submit(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | None:
+    def _submit(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | _InLine:
+        """Submit a request, or note that it waits for room in the queue."""
+        # What waits already comes first.
+        sequence = None if delivery.line.locked() else self._try(prepared, delivery)
+        if sequence is not None:
+            return sequence
+        waiting = _InLine()
+        self._running.add(waiting)
+        return waiting
+
+    def _try(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | None:
         """Submit a request; None when it is to wait for room in the queue."""
         try:
             sequence = prepared.submit(self._runtime.engine, delivery)
@@ -272,27 +282,41 @@ class Calls:
             if self._wait_when_full:
                 return None
             raise
-        with self._lock:
-            self._sequences.add(sequence)
-            if len(self._sequences) >= self._n_kept:
-                self._forget_ended()
-                self._n_kept = max(_KEPT, 2 * len(self._sequences))
+        self._running.add(sequence)
+        if sequence.done:  # maybe before it was noted
+            self._running.remove(sequence)
         if self.closed:
             self._abandon(sequence)
         return sequence
 
-    def _forget_ended(self) -> None:
-        self._sequences = {sequence for sequence in self._sequences if not sequence.done}
-
-    async def _started(self, prepared: Prepared[C], sequence: RunningSequence | None, delivery: Delivery) -> Started[C]:
-        while sequence is None:
-            await asyncio.sleep(_POLL_SECONDS)
-            sequence = await self.call(partial(self._submit, prepared, delivery), self._abandon)
+    async def _started(
+        self, prepared: Prepared[C], submitted: RunningSequence | _InLine, delivery: Delivery
+    ) -> Started[C]:
+        if isinstance(submitted, _InLine):
+            try:
+                sequence = await self._submit_when_room(prepared, delivery)
+            finally:
+                self._running.remove(submitted)
+        else:
+            sequence = submitted
         return Started(self._runtime.engine, delivery, sequence, Reading(prepared.reader))
 
-    def _abandon(self, sequence: RunningSequence | None) -> None:
-        if sequence is not None and not self._runtime.closed:
-            self._runtime.engine.abandon(sequence)
+    async def _submit_when_room(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence:
+        async with delivery.line:
+            while True:
+                # Before the attempt: room that comes from now on is heard of.
+                delivery.room.clear()
+                attempt = partial(self._try, prepared, delivery)
+                sequence = await self._on(self._preparing, attempt, self._abandon, begun=True)
+                if sequence is not None:
+                    return sequence
+                await delivery.room.wait()
+
+    def _abandon(self, submitted: RunningSequence | _InLine | None) -> None:
+        if isinstance(submitted, _InLine):
+            self._running.remove(submitted)
+        elif submitted is not None and not self._runtime.closed:
+            self._runtime.engine.abandon(submitted)
 
     def _delivery(self) -> Delivery:
         self._check_open()
@@ -302,41 +326,33 @@ class Calls:
             for key, one in tuple(self._deliveries.items()):
                 if one.loop.is_closed():
                     self._deliveries.pop(key, None)
-            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon)
+            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon, self._running.remove)
         return found
 
     # -- the end
 
-    def _check_open(self) -> None:
+    def _check_open(self, *, begun: bool = False) -> None:
         if self.closed:
             raise ClosedError("this AsyncLlama is closed")
-        if self._draining:
+        if self._draining and not begun:
             raise ClosedError("this AsyncLlama takes no more calls: it is draining")
         if self._forked:
             raise made_elsewhere("AsyncLlama")
         self._runtime.check_open()
 
-    def _still_running(self) -> int:
-        with self._lock:
-            self._forget_ended()
-            return len(self._sequences) + len(self._jobs)
-
     async def drain(self, timeout: float | None) -> None:
         """See :meth:`AsyncLlama.drain`."""
         self._draining = True
-        end = None if timeout is None else monotonic() + timeout
-        while n := self._still_running():
-            if end is not None and monotonic() >= end:
-                raise TimeoutError(f"{n} calls still run after {timeout} seconds")
-            await asyncio.sleep(_POLL_SECONDS)
+        await self._running.wait(timeout)
 
     def close(self) -> None:
         """Cancel what runs, and take no more."""
         self.closed = True
-        with self._lock:
-            running = tuple(self._sequences)
-        for sequence in running:
-            self._abandon(sequence)
+        for one in self._running:
+            if not isinstance(one, (Future, _InLine)):
+                self._abandon(cast("RunningSequence", one))
+        for delivery in tuple(self._deliveries.values()):
+            delivery.tell_of_room()  # what waits for it finds this closed
         if not self._forked:
             self._preparing.shutdown()
             self._compiling.shutdown()

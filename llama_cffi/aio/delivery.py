@@ -1,10 +1,11 @@
-"""Delivery of new chunks from the engine's thread to an event loop."""
+"""Delivery of news from the engine's thread to an event loop: new chunks, and room in the queue."""
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Future
+from asyncio import AbstractEventLoop, Event, Future, Lock
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from llama_cffi.engine.running_sequence import RunningSequence
 
@@ -13,18 +14,35 @@ class Delivery:
     """Wakes the coroutines of one event loop, with one call into the loop for each step.
 
     It is a listener of sequences, called on the thread that computes. A slow loop gets the chunks of several steps in
-    one call. When the loop is closed, ``abandon`` ends the sequences that cannot be read any more.
+    one call. When the loop is closed, ``abandon`` ends the sequences that cannot be read any more. ``ended`` is called
+    on the thread that computes with each sequence that has ended.
     """
 
-    def __init__(self, loop: AbstractEventLoop, abandon: Callable[[RunningSequence], object]) -> None:
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        abandon: Callable[[RunningSequence], object],
+        ended: Callable[[RunningSequence], object],
+    ) -> None:
         self.loop = loop
+        self.line = Lock()
+        """Held by the first of the calls that wait for room in the queue; the others wait for it, in their order."""
+        self.room = Event()
+        """Set when there may be room again."""
         self._abandon = abandon
+        self._ended = ended
         self._news: deque[RunningSequence] = deque()
         self._scheduled = False
         self._waiting: dict[RunningSequence, Future[None]] = {}
 
     def __call__(self, sequences: list[RunningSequence]) -> None:
-        """Take the news of a step."""
+        """Take the news of a step; an empty list says that there is room in the queue."""
+        if not sequences:
+            self.tell_of_room()
+            return
+        for sequence in sequences:
+            if sequence.done:
+                self._ended(sequence)
         self._news.extend(sequences)
         if self.loop.is_closed():  # maybe with a call that it will not make any more
             self._abandon_all()
@@ -34,6 +52,11 @@ class Delivery:
                 self.loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # it was closed just now
                 self._abandon_all()
+
+    def tell_of_room(self) -> None:
+        """Wake the call that waits for room. Any thread may call it."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self.room.set)
 
     def _abandon_all(self) -> None:
         while self._news:

@@ -16,6 +16,7 @@ from llama_cffi.aio.stream import AsyncStream
 from llama_cffi.aio.tool_loop import AsyncToolLoop
 from llama_cffi.llama import Llama
 from llama_cffi.prepare import generation
+from llama_cffi.reply.completion import P
 from llama_cffi.runtime import demo_path
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from llama_cffi.aio.session import AsyncChatSession
     from llama_cffi.core.model import Model
     from llama_cffi.engine.snapshot import EngineSnapshot
-    from llama_cffi.llama import Given, Messages, Mixed, Prompts, Texts, Tokens
+    from llama_cffi.llama import AnyPrompt, Given, Messages, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from llama_cffi.tool_loop import ToolResult, ToolRun
 
     C = TypeVar("C", bound=Chunk)
-
-T = TypeVar("T")
 
 
 class AsyncLlama(ProcessBound):
@@ -103,51 +102,31 @@ class AsyncLlama(ProcessBound):
 
     @overload
     async def generate(
-        self,
-        prompt: str | Tokens,
-        *,
-        schema: type[T],
-        n: None = None,
-        best_of: int | None = None,
-        **options: Unpack[opt.PromptOptions],
-    ) -> Completion[T]: ...
+        self, prompt: Given, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> Completion[P]: ...
 
     @overload
     async def generate(
-        self,
-        prompt: str | Tokens,
-        *,
-        schema: type[T],
-        n: int,
-        best_of: int | None = None,
-        **options: Unpack[opt.PromptOptions],
-    ) -> list[Completion[T]]: ...
+        self, prompt: Given, *, n: int, best_of: int | None = None, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> list[Completion[P]]: ...
 
     @overload
-    async def generate(
-        self, prompt: Prompts, *, schema: type[T], **options: Unpack[opt.PromptOptions]
-    ) -> list[Completion[T]]: ...
+    async def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompts, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> list[Completion[P]]: ...
 
     @overload
-    async def generate(
-        self, prompt: Given, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
-    ) -> Completion: ...
-
-    @overload
-    async def generate(
-        self, prompt: str | Tokens, *, n: int, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
-    ) -> list[Completion]: ...
-
-    @overload
-    async def generate(self, prompt: Prompts, **options: Unpack[opt.GenerateOptions]) -> list[Completion]: ...  # type: ignore[overload-overlap]
-
-    @overload
-    async def generate(self, prompt: Mixed, **options: Unpack[opt.GenerateOptions]) -> Completion: ...
+    async def generate(self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]) -> Completion[P]: ...
 
     @takes_options(opt.GenerateOptions)
     async def generate(
-        self, prompt: Any, *, n: int | None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions]
-    ) -> Completion | list[Completion]:
+        self,
+        prompt: Any,
+        *,
+        n: int | None = None,
+        best_of: int | None = None,
+        **options: Unpack[opt.GenerateOptions[P]],
+    ) -> Completion[P] | list[Completion[P]]:
         """Continue a prompt, or several; see :meth:`Llama.generate`."""
         asked = spec.GenerateSpec.of(prompt, options, n=n, best_of=best_of)
         prepared = await self._calls.call(self._calls.prepare(generation.prepare_texts, asked))
@@ -155,8 +134,8 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.GenerateOptions)
     async def map(
-        self, prompts: Iterable[Given | Mixed], **options: Unpack[opt.GenerateOptions]
-    ) -> AsyncIterator[tuple[int, Completion]]:
+        self, prompts: Iterable[AnyPrompt], **options: Unpack[opt.GenerateOptions[P]]
+    ) -> AsyncIterator[tuple[int, Completion[P]]]:
         """Continue each prompt of an iterable; yield its number and its completion when it is done.
 
         See :meth:`Llama.map`.
@@ -166,68 +145,30 @@ class AsyncLlama(ProcessBound):
         async for done in self._calls.as_completed(more, 2 * self._llama.context.n_seq_max):
             yield done
 
-    @overload
-    def stream(
-        self, prompt: Given | Mixed, *, schema: type[T], **options: Unpack[opt.PromptOptions]
-    ) -> AsyncStream[Chunk[T]]: ...
-
-    @overload
-    def stream(self, prompt: Given | Mixed, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]: ...
-
     @takes_options(opt.GenerateOptions)
-    def stream(self, prompt: Given | Mixed, **options: Unpack[opt.GenerateOptions]) -> AsyncStream[Chunk]:
+    def stream(self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]) -> AsyncStream[Chunk[P]]:
         """Continue a prompt as an iterator of chunks; see :meth:`Llama.stream`."""
         return self._stream(generation.prepare_text, spec.GenerateSpec.of(prompt, options))
 
-    @overload
-    async def infill(
-        self, prefix: str, suffix: str, *, schema: type[T], **options: Unpack[opt.GapOptions]
-    ) -> Completion[T]: ...
-
-    @overload
-    async def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion: ...
-
     @takes_options(opt.InfillOptions)
-    async def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> Completion:
+    async def infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions[P]]) -> Completion[P]:
         """Generate the text between two texts; see :meth:`Llama.infill`."""
         return await self.stream_infill(prefix, suffix, **options).result()
 
-    @overload
-    def stream_infill(
-        self, prefix: str, suffix: str, *, schema: type[T], **options: Unpack[opt.GapOptions]
-    ) -> AsyncStream[Chunk[T]]: ...
-
-    @overload
-    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> AsyncStream[Chunk]: ...
-
     @takes_options(opt.InfillOptions)
-    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions]) -> AsyncStream[Chunk]:
+    def stream_infill(self, prefix: str, suffix: str, **options: Unpack[opt.InfillOptions[P]]) -> AsyncStream[Chunk[P]]:
         """Do as :meth:`infill`, as an iterator of chunks."""
         return self._stream(generation.prepare_infill, spec.InfillSpec(prefix, suffix, options))
 
     # -- conversations
 
-    @overload
-    async def chat(self, messages: Messages, *, schema: type[T], **options: Unpack[opt.ReplyOptions]) -> Reply[T]: ...
-
-    @overload
-    async def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply: ...
-
     @takes_options(opt.ChatOptions)
-    async def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> Reply:
+    async def chat(self, messages: Messages, **options: Unpack[opt.ChatOptions[P]]) -> Reply[P]:
         """Generate the reply to a conversation; see :meth:`Llama.chat`."""
-        return cast("Reply", await self.stream_chat(messages, **options).result())
-
-    @overload
-    def stream_chat(
-        self, messages: Messages, *, schema: type[T], **options: Unpack[opt.ReplyOptions]
-    ) -> AsyncStream[ReplyChunk[T]]: ...
-
-    @overload
-    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> AsyncStream[ReplyChunk]: ...
+        return await self.stream_chat(messages, **options).result()
 
     @takes_options(opt.ChatOptions)
-    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions]) -> AsyncStream[ReplyChunk]:
+    def stream_chat(self, messages: Messages, **options: Unpack[opt.ChatOptions[P]]) -> AsyncStream[ReplyChunk[P]]:
         """Do as :meth:`chat`, as an iterator of chunks; see :meth:`Llama.stream_chat`."""
         return self._ask(spec.ChatSpec(messages, options))
 
@@ -236,16 +177,8 @@ class AsyncLlama(ProcessBound):
 
         return self._stream(prepare_chat, asked)
 
-    @overload
-    async def run_tools(
-        self, messages: Messages, *, schema: type[T], **options: Unpack[opt.RunOptions]
-    ) -> ToolRun[T]: ...
-
-    @overload
-    async def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun: ...
-
     @takes_options(opt.ToolOptions)
-    async def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions]) -> ToolRun:
+    async def run_tools(self, messages: Messages, **options: Unpack[opt.ToolOptions[P]]) -> ToolRun[P]:
         """Generate replies and call the tools that they ask for; see :meth:`Llama.run_tools`.
 
         Tools may be ``async def``; others run on another thread. The calls of one reply run at the same time.
@@ -254,8 +187,8 @@ class AsyncLlama(ProcessBound):
 
     @takes_options(opt.ToolOptions)
     def stream_tools(
-        self, messages: Messages, **options: Unpack[opt.ToolOptions]
-    ) -> AsyncIterator[ReplyChunk | ToolResult]:
+        self, messages: Messages, **options: Unpack[opt.ToolOptions[P]]
+    ) -> AsyncIterator[ReplyChunk[P] | ToolResult]:
         """Do as :meth:`run_tools`, as an iterator of the chunks of all replies, and the results of tools in between."""
         return aiter(AsyncToolLoop(self._ask, spec.ToolsSpec(messages, options)))
 
@@ -300,6 +233,17 @@ class AsyncLlama(ProcessBound):
     ) -> Embeddings:
         """Return the embeddings of texts; see :meth:`Llama.embed`."""
         return await self._calls.call_with_progress(self._llama.embed, progress, texts, **options)
+
+    @overload
+    async def similarity(self, a: str, b: str, **options: Unpack[opt.SimilarityOptions]) -> float: ...
+
+    @overload
+    async def similarity(self, a: str, b: Texts, **options: Unpack[opt.SimilarityOptions]) -> NDArray[np.float32]: ...
+
+    @overload
+    async def similarity(
+        self, a: Texts, b: str | Texts, **options: Unpack[opt.SimilarityOptions]
+    ) -> NDArray[np.float32]: ...
 
     @takes_options(opt.SimilarityOptions)
     async def similarity(

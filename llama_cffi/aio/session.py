@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sized
-from typing import TYPE_CHECKING, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Protocol
 
 from llama_cffi.aio.tool_loop import AsyncToolLoop
 from llama_cffi.chat_session import Conversation
+from llama_cffi.reply.completion import P
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from llama_cffi.options import ChatOptions, ReplyOptions, RunOptions, ToolOptions
+    from llama_cffi.options import ChatOptions, ToolOptions
     from llama_cffi.prompt.messages import Content
     from llama_cffi.reply.reply import Reply, ReplyChunk
     from llama_cffi.tool_loop import ToolResult, ToolRun
-
-T = TypeVar("T")
 
 
 class AsyncChatter(Protocol):
@@ -34,17 +33,9 @@ class AsyncChatter(Protocol):
 class AsyncChatSession(Conversation[AsyncChatter]):
     """A conversation with a model, like :class:`~llama_cffi.ChatSession`. One task at a time may use it."""
 
-    @overload
     async def chat(
-        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
-    ) -> Reply[T]: ...
-
-    @overload
-    async def chat(
-        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
-    ) -> Reply: ...
-
-    async def chat(self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]) -> Reply:
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions[P]]
+    ) -> Reply[P]:
         """Add a message and the reply to it, and return the reply; see :meth:`ChatSession.chat`."""
         reply = None
         async for chunk in self.stream_chat(text, role=role, **options):
@@ -53,32 +44,16 @@ class AsyncChatSession(Conversation[AsyncChatter]):
             raise RuntimeError("the reply ended without its last chunk")
         return reply
 
-    @overload
-    def stream_chat(
-        self, text: Content | None = None, *, role: str = "user", schema: type[T], **options: Unpack[ReplyOptions]
-    ) -> AsyncIterator[ReplyChunk[T]]: ...
-
-    @overload
-    def stream_chat(
-        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
-    ) -> AsyncIterator[ReplyChunk]: ...
-
     async def stream_chat(
-        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions]
-    ) -> AsyncIterator[ReplyChunk]:
+        self, text: Content | None = None, *, role: str = "user", **options: Unpack[ChatOptions[P]]
+    ) -> AsyncIterator[ReplyChunk[P]]:
         """Generate the reply as :meth:`chat` does, as an iterator of chunks; the messages are added with the last
         one."""
         asked = self._asked(text, role)
         async for chunk in self._chatter.stream_chat(asked, **{**self._options, **options}):
             yield self._answered(asked, chunk)
 
-    @overload
-    async def run_tools(self, text: Content, *, schema: type[T], **options: Unpack[RunOptions]) -> ToolRun[T]: ...
-
-    @overload
-    async def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun: ...
-
-    async def run_tools(self, text: Content, **options: Unpack[ToolOptions]) -> ToolRun:
+    async def run_tools(self, text: Content, **options: Unpack[ToolOptions[P]]) -> ToolRun[P]:
         """Generate replies and call the tools that they ask for; see :meth:`AsyncLlama.run_tools`."""
         loop = self._loop(text, options)
         run = await loop.run()
@@ -86,8 +61,8 @@ class AsyncChatSession(Conversation[AsyncChatter]):
         return run
 
     async def stream_tools(
-        self, text: Content, **options: Unpack[ToolOptions]
-    ) -> AsyncIterator[ReplyChunk | ToolResult]:
+        self, text: Content, **options: Unpack[ToolOptions[P]]
+    ) -> AsyncIterator[ReplyChunk[P] | ToolResult]:
         """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
         loop = self._loop(text, options)
         async for event in loop:

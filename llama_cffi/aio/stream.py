@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
 from llama_cffi._util.process_bound import ProcessBound
-from llama_cffi.reply.completion import Chunk, Completion, merged
+from llama_cffi.reply.completion import Chunk, Completion, P, merged
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.running_sequence import RunningSequence
     from llama_cffi.reply.completion import TextProgress
     from llama_cffi.reply.reader import Reading
+    from llama_cffi.reply.reply import Reply, ReplyChunk
 
 C = TypeVar("C", bound=Chunk)
 
@@ -134,6 +135,12 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
             except BaseException:
                 engine.cancel(sequence)
                 raise
+
+    @overload
+    async def result(self: AsyncStream[ReplyChunk[P]]) -> Reply[P]: ...
+
+    @overload
+    async def result(self: AsyncStream[Chunk[P]]) -> Completion[P]: ...
 
     async def result(self) -> Completion:
         """Read to the end and return the completion."""

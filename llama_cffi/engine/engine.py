@@ -65,7 +65,8 @@ class Engine(ProcessBound):
         """Queue a request; :meth:`next_chunk` returns its chunks.
 
         ``listener`` is called with a list of the sequences that have new chunks, on the thread that computes, after
-        each step, and must neither wait nor raise.
+        each step, and must neither wait nor raise. After :class:`QueueFullError` it is called once, with an empty list,
+        when fewer requests wait.
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
@@ -74,15 +75,14 @@ class Engine(ProcessBound):
         """
         runner = self._runner
         request.check_fits(runner)
-        self._inbox.check_room(request)
+        self._inbox.check_room(request, listener)
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
         drafting = None
         if request.speculative is not None:
             loop, drafter = self._loop, request.speculative.start()
             drafting = DraftController(drafter, runner.n_vocab, loop.cost, loop.clock, n_rollback=runner.n_rollback)
         found, pieces = self._find_saved(request), runner.pieces(request.visible)
-        sampler, decoder_start = runner.sampler(request, seed), runner.decoder_start
-        sequence = RunningSequence(request, sampler, seed, pieces, drafting, decoder_start)
+        sequence = RunningSequence(request, runner.sampler(request, seed), seed, pieces, drafting, runner.decoder_start)
         if self._options.host_bytes and sequence.reuse:
             sequence.checkpoints = runner.checkpoints(request.prompt)
         if listener is not None:

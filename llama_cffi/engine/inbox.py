@@ -14,7 +14,7 @@ from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.loop import GenerationLoop
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import SavedMemory
-from llama_cffi.engine.running_sequence import RunningSequence
+from llama_cffi.engine.running_sequence import Listener, RunningSequence
 from llama_cffi.errors import LlamaCffiError, QueueFullError
 
 _USUAL_RATE = 200.0
@@ -39,6 +39,8 @@ class Inbox:
         """The error with which new requests are refused."""
         self.door: AbstractContextManager[object] = threading.RLock()
         """Held for as long as it takes to count those that wait, and to add one."""
+        self._refused: dict[Listener, int] = {}
+        """Listeners of requests for which there was no room, and how many had left the queue by then."""
 
     def forked(self) -> None:
         """Make every use in a forked child process an error."""
@@ -58,6 +60,8 @@ class Inbox:
                 self._drop(note)
                 raise
             self._drop(note)
+        if self._refused:
+            self._tell_of_room()
 
     def _drop(self, note: Callable[[], object]) -> None:
         # A signal handler that came in between may have done it and more.
@@ -74,7 +78,7 @@ class Inbox:
         with self.door:
             if self.end is not None:
                 raise copy(self.end) from self.end.__cause__
-            self.check_room(sequence.request)
+            self.check_room(sequence.request, next(iter(sequence.listeners), None))
             self.submitted.append(sequence)
             self.put(partial(self._add, sequence, found))
 
@@ -82,12 +86,29 @@ class Inbox:
         with suppress(ValueError):  # done before, and interrupted
             self.submitted.remove(sequence)
         self._loop.add(sequence, found)
+        if sequence.done:  # it never came to the queue
+            self._loop.scheduler.line.n_left += 1
 
-    def check_room(self, request: Request) -> None:
-        """Raise :class:`QueueFullError` when a request may not wait."""
-        most, most_tokens = self._max_waiting, self._max_waiting_tokens
-        if most is None and most_tokens is None:
+    def check_room(self, request: Request, listener: Listener | None = None) -> None:
+        """Raise :class:`QueueFullError` when a request may not wait; its listener is told when fewer wait."""
+        if self._max_waiting is None and self._max_waiting_tokens is None:
             return
+        error = self._no_room(request)
+        if error is not None and listener is not None:
+            self._refused.setdefault(listener, self._loop.scheduler.line.n_left)
+            error = self._no_room(request)  # one may have begun between the first look and the note
+        if error is not None:
+            raise error
+
+    def _tell_of_room(self) -> None:
+        n_left = self._loop.scheduler.line.n_left
+        for listener, n_before in tuple(self._refused.items()):
+            if n_left != n_before or self.end is not None:
+                self._refused.pop(listener, None)
+                listener([])
+
+    def _no_room(self, request: Request) -> QueueFullError | None:
+        most, most_tokens = self._max_waiting, self._max_waiting_tokens
         waiting = self.waiting
         n_tokens = sum(len(one.cells) for one in waiting)
         if most is not None and len(waiting) >= most:
@@ -96,9 +117,9 @@ class Inbox:
             # A prompt that is longer than that may wait alone.
             full = f"prompts of {n_tokens} tokens are waiting; at most {most_tokens} may wait"
         else:
-            return
+            return None
         seconds = self._seconds_until_room(n_tokens)
-        raise QueueFullError(f"{full}; try again in {seconds:.0f} seconds", retry_after=seconds)
+        return QueueFullError(f"{full}; try again in {seconds:.0f} seconds", retry_after=seconds)
 
     def _seconds_until_room(self, n_waiting_tokens: int) -> float:
         """Guess in how many seconds a request of those that wait begins, 1 to 60: from what was measured."""
@@ -113,6 +134,7 @@ class Inbox:
         """Refuse new requests with an error."""
         with self.door:
             self.end = self._loop.end_error = self.end or error
+        self._tell_of_room()
 
     def reopen(self, error: LlamaCffiError) -> None:
         """Take requests again, if it was this error that ended that."""

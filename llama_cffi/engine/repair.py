@@ -54,7 +54,7 @@ def _finish(scheduler: Scheduler, runner: Runner) -> None:
     for sequence in tuple(waiting):
         sequence.seq_id, sequence.n_past = None, 0
         if sequence.done:
-            waiting.remove(sequence)
+            scheduler.line.leave(sequence)
     for slot in slots:
         owner = slot.sequence
         if owner is not None and (owner.done or owner.seq_id != slot.seq_id):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi._util import ranges
 from llama_cffi._util.seed import check_seed
 from llama_cffi._util.shown import shown
+from llama_cffi._util.typed_dict import TypedDict
 from llama_cffi.errors import SamplerError
 
 if TYPE_CHECKING:

@@ -70,8 +70,8 @@ class Scheduler:
         self._cost = cost
         self._now = clock
         self.slots = [Slot(seq_id) for seq_id in range(n_slots)]
-        self._line = WaitingLine(cost, clock)
-        self.waiting: deque[RunningSequence] = self._line.waiting
+        self.line = WaitingLine(cost, clock)
+        self.waiting: deque[RunningSequence] = self.line.waiting
         self.running: list[RunningSequence] = []
         self._budget = PrefillBudget(n_batch, n_ubatch, cost, max_step_seconds)
         can_pad = can_cut if can_pad is None else can_cut and can_pad
@@ -171,7 +171,7 @@ class Scheduler:
         alone = len(self.running) == 1 and not self.waiting
         budget = left = self._budget.tokens(len(rows), alone=alone)
         enough = self._budget.enough(len(rows))
-        ordered = self._line.in_order(prompts)
+        ordered = self.line.in_order(prompts)
         medium = ordered[0].next_medium
         if medium is not None:
             if rows and self._medium_last:
@@ -223,7 +223,7 @@ class Scheduler:
 
     def _admit(self, prepare: Prepare) -> None:
         while self.waiting and any(slot.sequence is None for slot in self.slots):
-            started = self._startable(self._line.candidates(self._places([slot.held for slot in self.slots])))
+            started = self._startable(self.line.candidates(self._places([slot.held for slot in self.slots])))
             if started is None:
                 self._stuck = not any(len(sequence.cells) - sequence.n_past > 1 for sequence in self.running)
                 return
@@ -267,9 +267,9 @@ class Scheduler:
         n_left = len(sequence.cells) - candidate.n_reused
         room = budget = self._budget.tokens(n_rows)
         now = self._now()
-        for other in self._line.in_order(same):
+        for other in self.line.in_order(same):
             pending = other.n_pending
-            if self._line.rank(other, pending, now) > candidate.rank:
+            if self.line.rank(other, pending, now) > candidate.rank:
                 break
             taken = min(pending, room - room // 2 if n_left < pending > room > 1 else room)
             room -= taken
@@ -300,7 +300,7 @@ class Scheduler:
         sequence.turn = self._turn_number
         self.running.append(sequence)
         # Last: a sequence that waits has not begun, whatever an interrupt has left of its beginning.
-        self.waiting.remove(sequence)
+        self.line.leave(sequence)
 
     def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
         """Whether what another sequence's prefill is computing right now can be shared when it is done: all of it, or
@@ -327,8 +327,7 @@ class Scheduler:
         if sequence.done:
             self._cells.note_end(sequence)
         if sequence.seq_id is None:
-            if sequence in self.waiting:
-                self.waiting.remove(sequence)
+            self.line.leave(sequence)
             return
         self._clock += 1
         slot = self.slots[sequence.seq_id]

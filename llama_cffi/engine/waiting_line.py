@@ -47,6 +47,15 @@ class WaitingLine:
         self._cost = cost
         self._clock = clock
         self.waiting: deque[RunningSequence] = deque()
+        self.n_left = 0
+        """How often a sequence has left the queue: it has begun, or ended."""
+
+    def leave(self, sequence: RunningSequence) -> None:
+        """Take a sequence out of the queue, if it is there."""
+        if sequence in self.waiting:
+            # First: between the two an interrupt may come, and one too many does no harm.
+            self.n_left += 1
+            self.waiting.remove(sequence)
 
     def rank(self, sequence: RunningSequence, n_left: int, now: float) -> Rank:
         """Return what orders a sequence with this many tokens to compute."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_cffi.errors import SchemaError
 from llama_cffi.grammar.equality import json_key
 from llama_cffi.grammar.keywords import as_json
 from llama_cffi.grammar.pattern import Pattern, PatternError
+
+if TYPE_CHECKING:
+    import re
+    from typing import Protocol, TypeAlias
+
+    from typing_extensions import TypeForm, TypeVar
 
 
 @dataclass(frozen=True)
@@ -145,5 +151,32 @@ def _check_text(what: str, text: object) -> None:
     except UnicodeEncodeError as error:
         raise SchemaError(f"the {what} holds a lone surrogate at index {error.start}") from None
 
+
+if TYPE_CHECKING:
+    T = TypeVar("T", default=Any)
+    P = TypeVar("P", default=Any, covariant=True)
+
+    class _Union(Protocol[P]):
+        """What ``int | str`` is, where a type checker does not read it as a type: then T is any type."""
+
+        @property
+        def __args__(self) -> tuple[P, ...]: ...
+
+    Schema: TypeAlias = (
+        type[T]
+        | TypeForm[T]
+        | _Union[T]
+        | Mapping[str, Any]
+        | bool
+        | list[Any]
+        | tuple[Any, ...]
+        | re.Pattern[str]
+        | JsonSchema
+        | Regex
+        | GBNF
+        | Lark
+        | Lazy
+    )
+    """A value of ``schema=``. T is the type of what comes of it if that is known, and any type otherwise."""
 
 __all__ = ["GBNF", "JsonSchema", "Lark", "Lazy", "Regex", "SchemaWarning"]

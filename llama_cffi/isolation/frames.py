@@ -49,6 +49,8 @@ class Kind(enum.IntEnum):
     EVENT = 21
     BEAT = 22
     """The child lives."""
+    ROOM = 23
+    """Fewer requests wait than when one was refused."""
 
 
 class Frame(NamedTuple):

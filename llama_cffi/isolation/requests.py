@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.fork import fork_safe
 from llama_cffi._util.worker import start_daemon
+from llama_cffi.errors import QueueFullError
 from llama_cffi.isolation.frames import Kind
 
 if TYPE_CHECKING:
@@ -38,11 +40,16 @@ class Requests:
         self._replay = replay
         self._slow = slow
         self._sequences: dict[int, RemoteSequence] = {}
+        self._refused: set[Listener] = set()
+        """Listeners of requests for which there was no room."""
+        self._n_rooms = 0
+        """How often the other process has said that fewer requests wait."""
         # Two threads may find out that a process has ended. Reentrant for signal handlers.
         self._losing = fork_safe(threading.RLock())
 
     def submit(self, sequence: RemoteSequence) -> None:
         """Send a request, and return when the other process has taken it; raises what is wrong with it."""
+        n_rooms = self._n_rooms
         self._post(self._alive(), sequence)
         try:
             error = sequence.answer.get()
@@ -52,6 +59,10 @@ class Requests:
             raise
         if error is not None:
             self._sequences.pop(sequence.number, None)
+            if isinstance(error, QueueFullError):
+                self._refused.update(sequence.listeners)
+                if self._n_rooms != n_rooms:  # it was said while the refusal came
+                    self._tell_refused()
             raise error
 
     def _post(self, link: Link, sequence: RemoteSequence) -> None:
@@ -107,6 +118,16 @@ class Requests:
         else:
             self._accepted(sequence)
 
+    def tell_of_room(self) -> None:
+        """Fewer requests wait than when one was refused."""
+        self._n_rooms += 1
+        self._tell_refused()
+
+    def _tell_refused(self) -> None:
+        with suppress(KeyError):
+            while True:
+                self._refused.pop()([])
+
     def told(self, progress: Mapping[int, TextProgress]) -> None:
         """Take how far prompts are."""
         for number, one in progress.items():
@@ -125,6 +146,7 @@ class Requests:
         """End all requests with an error."""
         self._replay = False
         self._fail(list(self._sequences.values()), error)
+        self.tell_of_room()
 
     def lose(self, link: Link) -> None:
         """A process has ended: its requests end with the reason, or are repeated by another one."""
@@ -135,6 +157,7 @@ class Requests:
                 sequence.link = None
                 sequence.restart()
             self._fail([one for one in lost if one.link is link], link.crash)
+        self.tell_of_room()
         if again:
             start_daemon(partial(self._repeat, again))
 

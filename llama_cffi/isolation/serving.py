@@ -265,7 +265,10 @@ class Serving:
             self._forget(number)
 
     def _tell(self, sequences: list[RunningSequence]) -> None:
-        """Send what a step has given to sequences; the engine calls it."""
+        """Send what a step has given to sequences, and that there is room; the engine calls it."""
+        if not sequences:
+            self._outbox.post(plain(Kind.ROOM, 0, None))
+            return
         news: list[Any] = []
         for sequence in sequences:
             number = self._numbers.get(id(sequence.request))

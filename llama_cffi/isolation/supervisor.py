@@ -255,6 +255,8 @@ class Supervisor:
                 call.answers.put((kind, parts))
             else:
                 self.requests.answered(number, error_of(parts) if kind == Kind.ERROR else None)
+        elif kind == Kind.ROOM:
+            self.requests.tell_of_room()
         elif kind == Kind.LOG:
             fields = pickle.loads(parts[0])
             link.lines.append(fields["msg"])

@@ -29,6 +29,7 @@ def page() -> tuple[bytes, Mapping[str, str]]:
         "style-src": _sources(text, "style"),
         "connect-src": "'self'",
         "img-src": "data:",
+        "media-src": "data:",
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import pytest
@@ -251,8 +253,8 @@ def test_cancelling_a_task_ends_the_computation_of_vectors_and_scores(llm: Async
 
     async def cancel(make: Callable[[], Awaitable[Any]]) -> None:
         task = asyncio.ensure_future(make())
-        await until(lambda: bool(llm._calls._jobs))
-        [job] = llm._calls._jobs
+        await until(lambda: bool(llm._calls._running))
+        [job] = [one for one in llm._calls._running if isinstance(one, Future)]
         await until(job.running)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -308,19 +310,21 @@ def test_a_loop_that_is_closed_while_streams_run(llm: AsyncLlama) -> None:
 def test_a_loop_that_is_closed_before_it_took_the_news() -> None:
     loop = asyncio.new_event_loop()
     abandoned: list[Any] = []
-    delivery = Delivery(loop, abandoned.append)
-    first, second = cast("Any", ["first", "second"])
+    ended: list[Any] = []
+    delivery = Delivery(loop, abandoned.append, ended.append)
+    first, second = cast("Any", [SimpleNamespace(done=False), SimpleNamespace(done=True)])
     delivery([first])  # the loop is not running: this call is never made
     loop.close()
     delivery([second])
-    assert abandoned == [first, second]
+    assert (abandoned, ended) == ([first, second], [second])
+    delivery([])  # there is room in the queue, and nothing waits for it
 
 
 def test_requests_that_ended_are_forgotten(llm: AsyncLlama) -> None:
     async def many() -> None:
         for _ in range(100):
             await llm.generate(PROMPTS[0], max_tokens=1)
-            assert len(llm._calls._sequences) <= 64
+            assert len(llm._calls._running) <= 1
 
     run(many)
 
@@ -425,6 +429,76 @@ def test_drain() -> None:
             assert (await task).usage.completion_tokens == 100
 
     run(drain)
+
+
+class Counted(Generic[T]):
+    """Awaits something, and counts how often that is woken."""
+
+    def __init__(self, awaitable: Awaitable[T]) -> None:
+        self._awaitable = awaitable
+        self.n_wakes = 0
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        waiting = self._awaitable.__await__()
+        while True:
+            try:
+                future = next(waiting)
+            except StopIteration as end:
+                return cast("T", end.value)
+            yield future
+            self.n_wakes += 1
+
+
+def kinds(llm: AsyncLlama) -> list[str]:
+    return sorted(type(one).__name__ for one in llm._calls._running)
+
+
+def test_waiting_for_room_and_for_the_last_call_is_sleeping() -> None:
+    async def awaited(counted: Counted[T]) -> T:
+        return await counted
+
+    async def drain() -> None:
+        async with await AsyncLlama.demo(n_ctx=256, n_seq_max=2, n_threads=1, max_waiting=1, when_full="wait") as llm:
+            endless = [asyncio.ensure_future(llm.generate(prompt, **ENDLESS)) for prompt in PROMPTS[:2]]
+            await until(lambda: llm.stats().running == 2)
+            # One of these waits in the queue, the others for room in it.
+            counted = [Counted(llm.generate(prompt, max_tokens=3, **ENDLESS)) for prompt in PROMPTS]
+            others = [asyncio.ensure_future(awaited(one)) for one in counted]
+            await until(lambda: llm.stats().waiting == 1)
+            await until(lambda: kinds(llm) == ["RunningSequence"] * 3 + ["_InLine"] * 3)
+            last = Counted(llm.drain())
+            draining = asyncio.ensure_future(awaited(last))
+            before = sum(one.n_wakes for one in counted)
+            await asyncio.sleep(0.3)
+            assert last.n_wakes == 0
+            assert sum(one.n_wakes for one in counted) <= before + 1
+            with pytest.raises(TimeoutError, match="6 calls still run"):
+                await llm.drain(0)
+            for task in endless:
+                task.cancel()
+            # They began before the draining, and are waited for.
+            assert [one.usage.completion_tokens for one in await asyncio.gather(*others)] == [3] * 4
+            await draining
+            assert last.n_wakes <= 2
+            assert len(llm._calls._running) == 0
+            await llm.drain(0)
+
+    run(drain)
+
+
+def test_closing_ends_what_waits_for_room() -> None:
+    async def close() -> None:
+        llm = await AsyncLlama.demo(n_ctx=256, n_seq_max=1, n_threads=1, max_waiting=1, when_full="wait")
+        tasks = [asyncio.ensure_future(llm.generate(prompt, **ENDLESS)) for prompt in PROMPTS]
+        await until(lambda: kinds(llm) == ["RunningSequence"] * 2 + ["_InLine"] * 2)
+        tasks[3].cancel()
+        await asyncio.gather(tasks[3], return_exceptions=True)
+        await until(lambda: len(llm._calls._running) == 3)
+        llm.llama.close()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in found] == [ClosedError] * 3 + [asyncio.CancelledError]
+
+    run(close)
 
 
 def test_a_full_queue_raises_or_waits() -> None:

@@ -414,6 +414,62 @@ def test_the_queue_has_an_end(driver: str, engines: Callable[..., Engine]) -> No
     text_of(engine, engine.submit(ask(4, max_tokens=1)))
 
 
+def test_a_listener_that_was_refused_hears_of_room_once() -> None:
+    engine = Engine(FakeRunner(n_batch=16, n_ctx=64, n_seq_max=1), EngineOptions(max_waiting=1))
+    told: list[list[RunningSequence]] = []
+
+    def refuse() -> None:
+        with pytest.raises(QueueFullError):
+            engine.submit(ask(9), told.append)
+        with pytest.raises(QueueFullError):
+            engine.submit(ask(9))  # without a listener: nothing to tell
+
+    running = engine.submit(ask(1, max_tokens=30), told.append)
+    engine.step()
+    waiting = engine.submit(ask(2, max_tokens=30), told.append)
+    refuse()
+    refuse()
+    for _ in range(3):
+        engine.step()
+    assert told.count([]) == 0  # the queue is as full as before
+    engine.cancel(running)
+    for _ in range(3):
+        engine.step()
+    assert told.count([]) == 1  # the one that waited has begun
+    last = engine.submit(ask(3, max_tokens=30), told.append)
+    assert told.count([]) == 1
+    refuse()
+    engine.cancel(last)
+    engine.step()
+    assert told.count([]) == 2  # the one that waited has ended
+    engine.submit(ask(4), told.append)
+    refuse()
+    engine.close()
+    assert waiting.done
+    assert told.count([]) == 3
+
+
+def test_room_that_comes_while_a_request_is_refused_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(FakeRunner(n_batch=16, n_ctx=64, n_seq_max=1), EngineOptions(max_waiting=1))
+    inbox, told = engine._inbox, list[list[RunningSequence]]()
+    no_room, begun = inbox._no_room, threading.Event()
+
+    def look(request: Request) -> QueueFullError | None:
+        found = no_room(request)
+        if found is not None and not begun.is_set():
+            begun.set()
+            engine.cancel(running)
+            engine.step()  # the one that waited begins after this look
+        return found
+
+    running = engine.submit(ask(1, max_tokens=30))
+    engine.step()
+    waiting = engine.submit(ask(2, max_tokens=30))
+    monkeypatch.setattr(inbox, "_no_room", look)
+    sequence = engine.submit(ask(3, max_tokens=1), told.append)
+    assert (begun.is_set(), waiting.started > 0, sequence in engine.waiting) == (True, True, True)
+
+
 def test_waiting_has_an_end(driver: str, engines: Callable[..., Engine]) -> None:
     runner = Slow(n_batch=16, n_ctx=64, n_seq_max=1)
     engine = engines(runner, driver=driver, max_waiting_seconds=0.05)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llama_cffi import AsyncLlama, Context, ControlVector, Llama, LoraAdapter, Model, SamplingParams
+from llama_cffi import AsyncLlama, Completion, Context, ControlVector, Llama, LoraAdapter, Model, SamplingParams
 from llama_cffi.core.sampler import Dist, PythonSampler, TopK
 from llama_cffi.errors import (
     AdapterError,
@@ -362,6 +362,15 @@ def test_coroutines(here: Llama, there: Llama) -> None:
     assert np.allclose(vectors, here.embed("a dog").array, atol=1e-4)
 
 
+async def wait_for_room(llm: Llama, **options: Any) -> list[Completion]:
+    calls = AsyncLlama(llm, when_full="wait")
+    found = await asyncio.wait_for(
+        asyncio.gather(*(calls.generate(PROMPT, max_tokens=30, seed=i, **options) for i in range(12))), 60
+    )
+    await calls.drain(60)
+    return list(found)
+
+
 def test_a_draft_source_logs_events_and_limits(caplog: pytest.LogCaptureFixture) -> None:
     events: list[Any] = []
     refused: list[BaseException] = []
@@ -389,6 +398,9 @@ def test_a_draft_source_logs_events_and_limits(caplog: pytest.LogCaptureFixture)
         assert caught.value.retry_after > 0
         for stream in (*streams, waiting):
             stream.close()
+        # A call that waits for room hears of it from the other process.
+        found = asyncio.run(wait_for_room(llm, logit_bias=endless))
+        assert [one.usage.completion_tokens for one in found] == [30] * 12
         llm.close()
     assert {event.kind for event in events} == {"queued", "ended"}
     assert refused

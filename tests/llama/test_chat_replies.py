@@ -259,7 +259,7 @@ def test_a_session_with_tools(demo: Llama) -> None:
     assert session.n_tokens > 0
     n = len(session)
     with pytest.raises(MessageError):
-        session.run_tools(3)  # type: ignore[call-overload]
+        session.run_tools(3)  # type: ignore[arg-type]
     assert len(session) == n
     session.rewind()
     assert len(session) == 0
@@ -311,10 +311,10 @@ def test_a_prefix_is_part_of_what_is_parsed(demo: Llama) -> None:
 def test_options_that_a_reply_cannot_have(demo: Llama) -> None:
     for option in ("echo", "heal"):
         with pytest.raises(ValueError, match="use prefix= for the beginning of a reply"):
-            demo.chat("A pet?", **{option: True})  # type: ignore[call-overload]
+            demo.chat("A pet?", **{option: True})  # type: ignore[arg-type]
     for option in ("n", "suffix", "sing"):
         with pytest.raises((TypeError, ValueError)):
-            demo.chat("A pet?", **{option: 2})  # type: ignore[call-overload]
+            demo.chat("A pet?", **{option: 2})  # type: ignore[arg-type]
 
 
 # -- reasoning

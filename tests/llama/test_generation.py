@@ -265,4 +265,4 @@ def test_a_priority_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_that_do_not_exist(llm: Llama) -> None:
     with pytest.raises(TypeError, match="unknown option: n"):
-        llm.stream("tana", n=2)  # type: ignore[call-overload]
+        llm.stream("tana", n=2)  # type: ignore[call-arg]

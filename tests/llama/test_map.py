@@ -42,7 +42,7 @@ def test_map_takes_any_number_of_prompts_and_gives_each_once(llm: Llama) -> None
 
 def test_short_ones_come_before_long_ones(llm: Llama) -> None:
     ends = [{"stop": ["a"]}, {}]
-    order = [i for i, _ in llm.map(["x", *PROMPTS], max_tokens=60, temperature=0, **ends[1])]  # type: ignore[call-overload]
+    order = [i for i, _ in llm.map(["x", *PROMPTS], max_tokens=60, temperature=0, **ends[1])]  # type: ignore[arg-type]
     assert sorted(order) == list(range(len(PROMPTS) + 1))
 
 
@@ -67,7 +67,7 @@ def test_leaving_and_failing_cancel_what_runs(llm: Llama) -> None:
     with pytest.raises(TypeError):
         list(llm.map([PROMPTS[0], 5], max_tokens=200))  # type: ignore[list-item]
     with pytest.raises(TypeError, match="max_tokns"):
-        llm.map(PROMPTS, max_tokns=3)  # type: ignore[call-overload]
+        llm.map(PROMPTS, max_tokns=3)  # type: ignore[call-arg]
     with llm._runtime.engine.at_rest():
         pass
 

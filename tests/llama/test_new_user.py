@@ -47,7 +47,7 @@ def test_a_function_is_not_a_schema(llm: Llama) -> None:
     called = []
     for wrong in (lambda x: called.append(x), print, llm.generate):
         with pytest.raises(SchemaError, match="a function is not a schema"):
-            llm.generate("a", schema=wrong)
+            llm.generate("a", schema=wrong)  # type: ignore[call-overload]
     assert not called
 
 

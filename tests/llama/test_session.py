@@ -69,7 +69,7 @@ def test_a_turn_that_fails_leaves_no_trace(echo: Echo) -> None:
     next(chunks)
     del chunks
     with pytest.raises(MessageError):
-        session.chat(3)  # type: ignore[call-overload]
+        session.chat(3)  # type: ignore[arg-type]
     assert len(session) == 2
 
 

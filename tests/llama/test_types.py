@@ -7,17 +7,31 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import assert_type
 
-from llama_cffi import AsyncLlama, Chunk, Completion, Llama, Regex, Reply, ReplyChunk, SamplingParams, ToolRun
+from llama_cffi import (
+    AsyncLlama,
+    AsyncStream,
+    Chunk,
+    Completion,
+    Image,
+    JsonSchema,
+    Llama,
+    Regex,
+    Reply,
+    ReplyChunk,
+    SamplingParams,
+    ToolResult,
+    ToolRun,
+)
 from llama_cffi.options import ChatOptions
 from llama_cffi.stream import Stream
 
@@ -28,6 +42,10 @@ TEMPLATE = "{{ messages[-1].content }}"
 @dataclass
 class Pet:
     kind: Literal["cat", "dog"]
+
+
+class Place(TypedDict):
+    city: str
 
 
 class Size(enum.Enum):
@@ -76,37 +94,90 @@ def test_what_is_no_type_gives_anything(demo: Llama) -> None:
     assert_type(demo.generate("A", schema=Regex("[ab]"), seed=1).parsed, Any)
     assert_type(demo.generate("A", schema=["a", "b"], seed=1).parsed, Any)
     assert_type(demo.generate("A", schema={"enum": [1]}, seed=1).parsed, Any)
-    assert_type(demo.generate("A", schema=bool | None, seed=1).parsed, Any)
-    assert_type(demo.generate("A", schema=Literal["a"], seed=1).parsed, Any)
-    assert_type(demo.generate("A", schema=Annotated[int, Field(ge=1, le=3)], seed=1).parsed, Any)
+    # Pyright knows the types of these.
+    union = demo.generate("A", schema=bool | None, seed=1).parsed
+    assert_type(union, Any)  # pyright: ignore[reportAssertTypeFailure]
+    literal = demo.generate("A", schema=Literal["a"], seed=1).parsed
+    assert_type(literal, Any)  # pyright: ignore[reportAssertTypeFailure]
+    annotated = demo.generate("A", schema=Annotated[int, Field(ge=1, le=3)], seed=1).parsed
+    assert_type(annotated, Any)  # pyright: ignore[reportAssertTypeFailure]
 
 
 def only_checked(llm: Llama) -> None:
     """Calls that no test needs to run."""
-    assert_type(llm.stream("A", schema=Pet), Stream[Chunk[Pet]])
-    assert_type(llm.infill("a", "b", schema=Pet), Completion[Pet])
-    assert_type(llm.stream_infill("a", "b", schema=Pet), Stream[Chunk[Pet]])
-    assert_type(llm.run_tools("a", schema=Pet).reply.parsed, Pet)
-    assert_type(llm.run_tools("a"), ToolRun)
+    assert_type(llm.generate("A", schema=Place), Completion[Place])
+    assert_type(llm.generate("A", schema=list[Pet]), Completion[list[Pet]])
+    assert_type(llm.generate("A", schema=None), Completion)  # pyright: ignore[reportAssertTypeFailure]
+    assert_type(llm.generate("A", schema={"type": "object"}), Completion[Any])
+    assert_type(llm.generate("A", schema=JsonSchema({})), Completion[Any])
     assert_type(llm.generate(("a", "b")), list[Completion])
     assert_type(llm.generate([np.array([1], np.int32)]), list[Completion])
     assert_type(llm.generate([1, 2], n=2), list[Completion])
+    assert_type(llm.generate(["a", "b"], schema=Weight), list[Completion[Weight]])
+    assert_type(llm.generate([[1, 2], [3]], schema=Place), list[Completion[Place]])
+    assert_type(llm.generate(["a", "b"], schema={}), list[Completion])
+    assert_type(llm.generate(["a", Image("cat.jpg")], schema=Pet), Completion[Pet])
+    assert_type(llm.generate("a", n=2, progress=True, schema=Pet), list[Completion[Pet]])
+    assert_type(llm.map(["a"], schema=Pet), Iterator[tuple[int, Completion[Pet]]])
+    assert_type(llm.map(["a"]), Iterator[tuple[int, Completion]])
+    assert_type(llm.stream("A", schema=Pet), Stream[Chunk[Pet]])
+    assert_type(llm.stream("A"), Stream[Chunk])
+    assert_type(llm.stream("A", schema=Pet).result(), Completion[Pet])
+    assert_type(llm.infill("a", "b", schema=Pet), Completion[Pet])
+    assert_type(llm.infill("a", "b"), Completion)
+    assert_type(llm.stream_infill("a", "b", schema=Pet), Stream[Chunk[Pet]])
+    assert_type(llm.chat("a", schema=Place), Reply[Place])
+    assert_type(llm.chat("a", schema={"type": "object"}), Reply)
+    assert_type(llm.stream_chat("a", schema=Place), Stream[ReplyChunk[Place]])
+    assert_type(llm.stream_chat("a", schema=Place).result(), Reply[Place])
+    assert_type(llm.run_tools("a", schema=Pet), ToolRun[Pet])
+    assert_type(llm.run_tools("a", schema=Pet).reply.parsed, Pet)
+    assert_type(llm.run_tools("a"), ToolRun)
+    assert_type(llm.stream_tools("a", schema=Pet), Iterator[ReplyChunk[Pet] | ToolResult])
+    session = llm.session()
+    assert_type(session.chat("A", schema=Place), Reply[Place])
+    assert_type(session.chat("A"), Reply)
+    assert_type(session.stream_chat("A", schema=Pet), Iterator[ReplyChunk[Pet]])
+    assert_type(session.run_tools("A", schema=Pet), ToolRun[Pet])
+    assert_type(session.stream_tools("A", schema=Pet), Iterator[ReplyChunk[Pet] | ToolResult])
+    llm.chat("A", schema=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    llm.chat("A", max_tokens="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    llm.chat("A", max_tokns=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def only_checked_of_coroutines(llm: AsyncLlama) -> None:
     """The same for :class:`AsyncLlama`."""
     assert_type(await llm.generate("A", schema=Pet), Completion[Pet])
+    assert_type(await llm.generate("A", schema=Place), Completion[Place])
+    assert_type(await llm.generate("A", schema=Weight, n=3), list[Completion[Weight]])
     assert_type(await llm.generate("A"), Completion)
+    assert_type(await llm.generate("A", schema={"type": "object"}), Completion)
     assert_type(await llm.generate(["A"], schema=Pet), list[Completion[Pet]])
+    assert_type(await llm.generate(["A"]), list[Completion])
+    assert_type(await llm.generate(["a", Image("cat.jpg")], schema=Pet), Completion[Pet])
+    assert_type(llm.map(["a"], schema=Pet), AsyncIterator[tuple[int, Completion[Pet]]])
+    assert_type(llm.map(["a"]), AsyncIterator[tuple[int, Completion]])
+    assert_type(llm.stream("A", schema=Pet), AsyncStream[Chunk[Pet]])
+    assert_type(await llm.stream("A", schema=Pet).result(), Completion[Pet])
+    assert_type(await llm.infill("a", "b", schema=Pet), Completion[Pet])
+    assert_type(llm.stream_infill("a", "b", schema=Pet), AsyncStream[Chunk[Pet]])
     assert_type(await llm.chat("A", schema=Pet), Reply[Pet])
     assert_type(await llm.chat("A"), Reply)
+    assert_type(await llm.chat("A", schema={"type": "object"}), Reply)
+    assert_type(await llm.stream_chat("A", schema=Pet).result(), Reply[Pet])
     async for chunk in llm.stream_chat("A", schema=Pet):
         assert_type(chunk, ReplyChunk[Pet])
     assert_type((await llm.run_tools("a", schema=Pet)).reply.parsed, Pet)
+    assert_type(llm.stream_tools("a", schema=Pet), AsyncIterator[ReplyChunk[Pet] | ToolResult])
     session = llm.session()
     assert_type(await session.chat("A", schema=Pet), Reply[Pet])
+    assert_type(await session.chat("A"), Reply)
     async for one in session.stream_chat("A", schema=Pet):
         assert_type(one, ReplyChunk[Pet])
+    assert_type(await session.run_tools("A", schema=Pet), ToolRun[Pet])
+    assert_type(session.stream_tools("A", schema=Pet), AsyncIterator[ReplyChunk[Pet] | ToolResult])
+    assert_type(await llm.similarity("a", "b"), float)
+    await llm.chat("A", schema=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_options_may_be_lists(demo: Llama) -> None:

@@ -99,7 +99,7 @@ def test_what_is_refused(llm: Llama, model: Model) -> None:
     ):
         plain.infill("a", "b")
     with pytest.raises(ValueError, match="order must be"):
-        llm.infill("a", "b", order="msp")  # type: ignore[call-overload]
+        llm.infill("a", "b", order="msp")  # type: ignore[arg-type]
     options: list[Any] = [{"echo": True}, {"heal": True}]
     for option in options:
         with pytest.raises(ValueError, match="cannot be used with fill-in-the-middle"):

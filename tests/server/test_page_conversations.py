@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llama_cffi.runtime import demo_path
-from tests.support.chat_page import ANSWERS, FILE, IDLE, Visit, ask, fill, go_on, send, set_option
+from tests.support.chat_page import ANSWERS, FILE, IDLE, Visit, ask, fill, go_on, send, set_option, wait_for
 from tests.support.chat_server import ChatServer, delta, ending
 from tests.support.chromium import Page
 from tests.support.llama_server import find_server, running_server
@@ -256,15 +254,6 @@ def test_a_name_can_be_typed_while_an_answer_ends(page: Page, canned: ChatServer
     fill(page, "#title", " ")
     page.press("Enter")
     assert page.evaluate("document.getElementById('title').value") == "Hello"
-
-
-def wait_for(path: Path) -> Any:
-    """The JSON of a file that is being written."""
-    for _ in range(1000):
-        with suppress(OSError, ValueError):
-            return json.loads(path.read_text(encoding="utf-8"))
-        time.sleep(0.01)
-    raise AssertionError(f"there is no {path.name}")
 
 
 def give_file(page: Page, text: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.support.chromium import Page
 
@@ -58,4 +60,13 @@ def go_on(page: Page) -> None:
     page.evaluate("[...document.querySelectorAll('.acts button')].find((one) => one.innerText === 'Continue').click()")
 
 
-__all__ = ["ANSWERS", "FILE", "IDLE", "Visit", "ask", "fill", "focus", "go_on", "send", "set_option"]
+def wait_for(path: Path) -> Any:
+    """The JSON of a file that is being written."""
+    for _ in range(1000):
+        with suppress(OSError, ValueError):
+            return json.loads(path.read_text(encoding="utf-8"))
+        time.sleep(0.01)
+    raise AssertionError(f"there is no {path.name}")
+
+
+__all__ = ["ANSWERS", "FILE", "IDLE", "Visit", "ask", "fill", "focus", "go_on", "send", "set_option", "wait_for"]

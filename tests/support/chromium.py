@@ -25,6 +25,7 @@ _OPTIONS = (
     *("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--no-first-run", "--no-proxy-server"),
     *("--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-breakpad", "--mute-audio"),
+    "--use-fake-device-for-media-stream",  # a microphone that beeps
     *("--hide-scrollbars", "--force-color-profile=srgb", "--lang=en-US"),
 )
 # Chromium reads commands from file 3 and writes to file 4.
@@ -222,6 +223,12 @@ class Page:
         """Say where files go that the page gives out."""
         where = {"behavior": "allow", "downloadPath": str(folder), "browserContextId": self._context}
         self._browser.call("Browser.setDownloadBehavior", **where)
+
+    def choose_files(self, selector: str, *paths: Path) -> None:
+        """Choose files in a field for them."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        files = [str(path) for path in paths]
+        self.call("DOM.setFileInputFiles", files=files, objectId=found["result"]["objectId"])
 
     def resize(self, width: int, height: int) -> None:
         """Give the page a size."""
