@@ -51,7 +51,7 @@ def walk(models: dict[str, Model], name: str, seed: int, n: int, folder: Path, *
 @pytest.mark.parametrize("name", ["mamba", "rwkv7", "jamba", "qwen35", "gemma3"])
 def test_a_random_walk(models: dict[str, Model], name: str, tmp_path: Path) -> None:
     options = {"context_options": replace(EXACT, swa_full=False)}
-    found = walk(models, name, 1, 10, tmp_path, draft=models["mamba"], **options)
+    found = walk(models, name, 1, 8, tmp_path, draft=models["mamba"], **options)
     assert found.seen["texts"] > 5
 
 
@@ -81,14 +81,14 @@ def test_long_random_walks(models: dict[str, Model], name: str, tmp_path: Path) 
 def test_drafts_by_lookup_and_by_a_model(models: dict[str, Model], name: str) -> None:
     options: dict[str, Any] = {"n_ctx": 256, "n_seq_max": 2, "n_threads": 1, "reproducible": True}
     with Llama(models[name], **options) as llm:
-        plain = llm.generate(PROMPT, max_tokens=30, temperature=0)
-        looked_up = llm.generate(PROMPT, max_tokens=30, temperature=0, speculative=PromptLookup(min_ngram=1))
+        plain = llm.generate(PROMPT, max_tokens=20, temperature=0)
+        looked_up = llm.generate(PROMPT, max_tokens=20, temperature=0, speculative=PromptLookup(min_ngram=1))
         assert llm.context.n_rs_seq == 0
     with Llama(models[name], draft=DraftModel(model=models[name], p_min=0.0, n_draft=5), **options) as llm:
-        same = llm.generate(PROMPT, max_tokens=30, temperature=0)
+        same = llm.generate(PROMPT, max_tokens=20, temperature=0)
         assert llm.context.n_rs_seq == (5 if name == "lfm2" else 0)
     with Llama(models[name], draft=DraftModel(model=models[f"{name}-draft"], p_min=0.0, n_draft=5), **options) as llm:
-        other = llm.generate(PROMPT, max_tokens=30, temperature=0)
+        other = llm.generate(PROMPT, max_tokens=20, temperature=0)
     assert plain.tokens == looked_up.tokens == same.tokens == other.tokens
     assert same.speculation is not None
     assert other.speculation is not None
