@@ -91,9 +91,11 @@ def test_kept_states_take_back_wrong_tokens_alone(
         context.close()
 
 
-def test_a_copy_serves_until_it_is_forgotten(recurrent: Model, make_context: MakeContext) -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_copy_serves_until_it_is_forgotten(recurrent: Model, make_context: MakeContext, on_device: bool) -> None:
     context = make_context(recurrent)
     rollback, n = Rollback(context), len(TEXTS[0])
+    rollback._on_device = on_device  # a copy beside the state, which only pays on a GPU
     decode(context, {0: TEXTS[0]}, {0: 0})
     rollback.copy(0, n)
     rows = []
