@@ -85,7 +85,8 @@ class LlamaOptions(TypedDict, total=False):
     reproducible: bool | None
     """Whether the composition of batches depends on the requests alone, and not on measured durations, so that the same
     calls give identical texts, rounding included. It costs speed when several texts are generated, and drafts always
-    have their maximum length. False by default."""
+    have their maximum length. With ``driver="thread"`` or ``isolate=True``, and with calls of several threads, batches
+    also depend on when requests arrive. False by default."""
     overflow: Overflow | None
     """What happens when a text fills the context: ``"stop"`` (default) ends it with the finish reason ``length``,
     ``"error"`` raises :class:`ContextOverflowError`, ``"shift"`` removes the older half from memory and continues."""

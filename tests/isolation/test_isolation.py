@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llama_cffi import AsyncLlama, Completion, Context, ControlVector, Llama, LoraAdapter, Model, SamplingParams
+from llama_cffi import (
+    AsyncLlama,
+    Completion,
+    Context,
+    ContextOptions,
+    ControlVector,
+    Llama,
+    LoraAdapter,
+    Model,
+    SamplingParams,
+)
 from llama_cffi.core.sampler import Dist, PythonSampler, TopK
 from llama_cffi.errors import (
     AdapterError,
@@ -37,6 +47,8 @@ from llama_cffi.runtime import demo_path
 from tests.support.lora import random_pairs, write_lora
 
 OPTIONS: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 4, "n_threads": 1, "reproducible": True}
+# What is computed together depends on when requests arrive in the other process: in half precision, texts would too.
+OPTIONS["context_options"] = ContextOptions(type_k="f32", type_v="f32", flash_attn="disabled")
 PROMPT = "Once upon a time"
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
