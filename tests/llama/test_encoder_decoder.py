@@ -80,6 +80,21 @@ def test_several_at_once_take_turns(llm: Llama) -> None:
     assert len(llm.slots()) == 1
 
 
+def test_completions_of_one_prompt_read_it_once(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    encode = Context.encode
+
+    def counted(self: Context, batch: Batch, **options: Any) -> None:
+        lengths.append(batch.n_tokens)
+        encode(self, batch, **options)
+
+    monkeypatch.setattr(Context, "encode", counted)
+    llm.generate(PROMPTS[1], **GREEDY)
+    llm.generate(PROMPTS[0], n=3, **GREEDY)
+    llm.generate(PROMPTS[1], **GREEDY)
+    assert lengths == [len(llm.tokenize(PROMPTS[i])) for i in (1, 0, 1)]
+
+
 def test_a_text_that_is_given_up_leaves_nothing(llm: Llama) -> None:
     plain = llm.generate(PROMPTS[0], **GREEDY)
     with closing(llm.stream(PROMPTS[1], **GREEDY)) as stream:
