@@ -105,6 +105,8 @@ class Scheduler:
 
     def measured(self, plan: StepPlan, seconds: float) -> None:
         """Record the duration of the decode of a plan."""
+        if any(one.sequence.drafting is not None and one.n_tokens > 1 and len(one.sequence.output) > 1 for one in plan):
+            return  # what is computed again after a draft is neither rows nor a prompt
         n_rows, n_prefill = count_tokens(plan)
         if n_prefill:
             self._cost.add_prefill(n_rows, n_prefill, seconds)

@@ -404,8 +404,13 @@ def test_a_memory_that_goes_back_to_where_it_was_before_the_draft() -> None:
     runner.can_cut = runner.can_cut_saved = runner.can_copy = runner.can_pad = False
     prompt = prompt_of_length(20)
     # Two right tokens and a wrong one, again and again.
-    done = run(Engine(runner), prompt, max_tokens=20, speculative=Oracle((1, 1, 0, 2)))
+    engine = Engine(runner)
+    run(engine, list(range(20)), max_tokens=3)
+    rate = engine._loop.cost.prefill_rate
+    runner.decoded.clear()
+    done = run(engine, prompt, max_tokens=20, speculative=Oracle((1, 1, 0, 2)))
     assert list(done.tokens) == FakeRunner.expected(prompt, 20, 64)
+    assert engine._loop.cost.prefill_rate == rate, "tokens that are computed again are no prompt"
     sizes = [n for decode in runner.decoded for _, n in decode]
     assert 4 in sizes, "a token and its draft of three"
     assert sizes[sizes.index(4) + 1] == 4, "the same but for the wrong token, and the one that is right"
