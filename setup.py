@@ -129,6 +129,9 @@ class BuildExtensions(build_ext):
 
     def run(self) -> None:
         in_place = bool(self.inplace or self.editable_mode)
+        if self.inplace:
+            # Linked to run in this checkout. A wheel would take what it finds in its own folder for its own.
+            self.build_lib = f"{self.build_lib}-in-place"
         prefix = None
         if BUILD == "full":
             prefix = libllama_prefix(editable=in_place)

@@ -16,8 +16,10 @@ from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.fitting import Fitting
+from llama_cffi.core.memory_breakdown import can_measure
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.shared_model import ModelShare
+from llama_cffi.engine.beside import BesideModel, draft_options
 from llama_cffi.engine.context_choice import DEFAULT_N_CTX, choose_context, choose_contexts, fewer_cells
 from llama_cffi.engine.draft_source import OpenDraft
 from llama_cffi.engine.embedder import Embedders
@@ -135,7 +137,9 @@ class Runtime:
             runtime.model_sampling = given.get("model_sampling", True)
             draft = given.get("draft")
             if draft is not None:
-                runtime.draft = OpenDraft(draft, runtime.context, n_gpu_layers=given.get("n_gpu_layers"))
+                # What the model has not taken of the limits is left for the draft model.
+                used = runtime.context.memory_breakdown() if can_measure() else None
+                runtime.draft = OpenDraft(draft, runtime.context, draft_options(given, used))
         except BaseException:
             for part in (media, share):
                 if part is not None:
@@ -304,7 +308,8 @@ def _load(
         options = replace(options, rpc=given["rpc"])
     fitting = None
     if Fitting.is_needed(options) or given.get("n_ctx") == "auto":
-        fitting = Fitting(model, options, partial(choose_contexts, given=given))
+        beside = BesideModel(model, given)
+        fitting = Fitting(model, options, partial(choose_contexts, given=given), beside=beside)
     if fitting is not None:
         return (*_load_fitted(model, fitting, given), fitting)
     loaded = _open(model, options, given, None)
@@ -339,7 +344,8 @@ def _fitted_context(model: Model, given: Mapping[str, Any]) -> Fitting | None:
     """What finds the longest context beside a model that the caller loaded; None for a context of a given length."""
     if given.get("n_ctx") != "auto":
         return None
-    fitting = Fitting(model.parts, model.options, partial(choose_contexts, given=given), loaded=True)
+    beside = BesideModel(model.parts, given)
+    fitting = Fitting(model.parts, model.options, partial(choose_contexts, given=given), beside=beside, loaded=True)
     fitting.plan()
     return fitting
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ import venv
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -258,6 +260,27 @@ def test_the_source_distribution_builds_without_tools(checkout: Path, no_tools: 
     (tree,) = (path for path in tmp_path.iterdir() if path.is_dir())
     wheel = make_wheel(tree, tmp_path, LLAMA_CFFI_BUILD="none", PATH=no_tools)
     assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_an_in_place_build_is_not_where_wheels_are_made(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import setuptools
+    import setuptools.command.build_ext
+
+    given: dict[str, Any] = {}
+    folders: dict[bool, str] = {}
+    monkeypatch.setenv("LLAMA_CFFI_BUILD", "none")
+    with monkeypatch.context() as patch:
+        patch.setattr(setuptools, "setup", lambda **options: given.update(options))
+        runpy.run_path(str(checkout / "setup.py"))
+        patch.setattr(setuptools.command.build_ext.build_ext, "run", lambda self: None)
+        for in_place in (False, True):
+            command = given["cmdclass"]["build_ext"](setuptools.Distribution())
+            command.inplace = in_place
+            command.ensure_finalized()
+            command.run()
+            folders[in_place] = command.build_lib
+    assert Path(folders[True]) != Path(folders[False])
+    assert Path(folders[False]) not in Path(folders[True]).parents
 
 
 def test_an_unknown_build_is_an_error(checkout: Path, tmp_path: Path) -> None:

@@ -38,9 +38,6 @@ CDEF_FILES = (
     "log.h",
     "perf.h",
     "quantize.h",
-    "chat.h",
-    "split.h",
-    "training.h",
     "build.h",
     "callbacks.h",
 )

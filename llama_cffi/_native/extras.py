@@ -1,4 +1,4 @@
-"""What llama.cpp tells in C++ alone: the buffers of a context, the tensors and the devices of a model.
+"""What llama.cpp tells in C++ alone: buffers of a context, tensors and devices of a model, the memory of a projector.
 
 llama.h does not have these functions, but every libllama of the last years exports them. They are used where the name
 of one of them says that the library was compiled with libstdc++ and its present strings (``B5cxx11``): then its
@@ -8,7 +8,8 @@ containers are those of the helpers. Elsewhere, every function here returns None
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import _cffi_backend
@@ -20,16 +21,18 @@ _BUFFERS = "_Z26llama_get_memory_breakdownPK13llama_context"
 _TENSORS = "_Z29llama_internal_get_tensor_mapB5cxx11PK11llama_model"
 _N_DEVICES = "_Z21llama_model_n_devicesPK11llama_model"
 _DEVICE = "_Z22llama_model_get_devicePK11llama_modeli"
+_PROJECTOR = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
 
 _FAILED = int(lib.LCH_FAILED)
 
 
 @cache
-def _function(name: str) -> Any:
-    """The address of an exported function, or None."""
+def _function(name: str, file: Path | None = None) -> Any:
+    """The address of an exported function of libllama, or of another file; None if it has none."""
     from llama_cffi._native.library import opened_file
 
-    opened: Any = _cffi_backend.load_library(os.fspath(opened_file()), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
+    file = opened_file() if file is None else file
+    opened: Any = _cffi_backend.load_library(os.fspath(file), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
     try:
         found = opened.load_function(_cffi_backend.FFI().typeof("void(*)(void)"), name)
     except AttributeError:
@@ -55,7 +58,7 @@ def buffers(ctx: Any) -> list[tuple[Any, int, int, int]] | None:
     function = _usable(_BUFFERS)
     if function is None:
         return None
-    words = _all(lib.lch_buffers, "llama_get_memory_breakdown", function, ctx, 4)
+    words = _all(partial(lib.lch_buffers, function, _pointer(ctx)), "llama_get_memory_breakdown", 4)
     types = (bound.ffi.cast("ggml_backend_buffer_type_t", word) for word in words[::4])
     return list(zip(types, words[1::4], words[2::4], words[3::4], strict=True))
 
@@ -65,7 +68,7 @@ def tensors(model: Any) -> list[Any] | None:
     function = _usable(_TENSORS)
     if function is None:
         return None
-    words = _all(lib.lch_tensors, "llama_internal_get_tensor_map", function, model, 1)
+    words = _all(partial(lib.lch_tensors, function, _pointer(model)), "llama_internal_get_tensor_map", 1)
     return [bound.ffi.cast("struct ggml_tensor *", word) for word in words]
 
 
@@ -80,12 +83,30 @@ def model_devices(model: Any) -> list[Any] | None:
     return [get(model, i) for i in range(n_devices)]
 
 
-def _all(helper: Any, name: str, function: Any, owner: Any, width: int) -> list[int]:
+def projector_bytes(path: bytes, params: Any) -> list[tuple[Any, int]] | None:
+    """Return what a projector takes on each device, without allocating it; [] for a file that is not a projector.
+
+    ``params`` are its ``mtmd_context_params``. Wraps ``mtmd_get_memory_usage``.
+    """
+    from llama_cffi._native import media_library
+
+    file = media_library.status().path
+    if file is None or _function(_TENSORS) is None or (function := _function(_PROJECTOR, file)) is None:
+        return None
+    size = bound.media_ffi.sizeof("struct mtmd_context_params")
+    text = ffi.from_buffer(path + b"\0")
+    given = _pointer(bound.media_ffi.addressof(params))
+    words = _all(partial(lib.lch_projector, function, text, given, size), "mtmd_get_memory_usage", 2)
+    devices = (bound.ffi.cast("ggml_backend_dev_t", word) for word in words[::2])
+    return list(zip(devices, words[1::2], strict=True))
+
+
+def _all(helper: Any, name: str, width: int) -> list[int]:
     """All words that a helper writes, ``width`` for each thing."""
     room = 64
     while True:
         out = ffi.new("uint64_t[]", room * width)
-        n = helper(function, ffi.cast("void *", int(bound.ffi.cast("uintptr_t", owner))), out, room)
+        n = helper(out, room)
         if n == _FAILED:
             guard.fail(name)
         if n <= room:
@@ -93,8 +114,13 @@ def _all(helper: Any, name: str, function: Any, owner: Any, width: int) -> list[
         room = int(n)
 
 
+def _pointer(pointer: Any) -> Any:
+    """A pointer of llama.cpp's types as the helpers take it."""
+    return ffi.cast("void *", int(bound.ffi.cast("uintptr_t", pointer)))
+
+
 def _word(pointer: Any) -> int:
     return int(ffi.cast("uintptr_t", pointer))
 
 
-__all__ = ["buffers", "has_buffers", "model_devices", "tensors"]
+__all__ = ["buffers", "has_buffers", "model_devices", "projector_bytes", "tensors"]

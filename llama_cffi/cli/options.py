@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from llama_cffi.cli.arguments import ctx_size
 
-if TYPE_CHECKING:
-    from llama_cffi.core.model_options import LoadMode as ModelLoadMode
-
-LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
-LOAD_MODES: dict[str, ModelLoadMode] = {
-    "auto": "auto",
-    "none": "none",
-    "mmap": "mmap",
-    "mlock": "mlock",
-    "mmap+mlock": "mmap_mlock",
-    "dio": "direct_io",
-}
-"""The words of llama.cpp's tools, and those of `ModelOptions`."""
-
-SplitMode = Literal["none", "layer", "row", "tensor"]
 DraftType = Literal["none", "ngram-simple", "draft-simple"]
 
 
@@ -63,20 +48,6 @@ ImageMaxTokens = Annotated[
     int | None,
     option("--image-max-tokens", metavar="N", min=1, env="IMAGE_MAX_TOKENS", help="The most tokens of an image."),
 ]
-GpuLayers = Annotated[
-    str,
-    option(
-        "-ngl", "--n-gpu-layers", "--gpu-layers", metavar="N", env="N_GPU_LAYERS",
-        help="The number of layers on the GPU: a number, auto or all.",
-    ),
-]  # fmt: skip
-Device = Annotated[
-    str | None,
-    option(
-        "-dev", "--device", metavar="NAMES", env="DEVICE",
-        help="Devices to offload to, separated by commas, as doctor lists them; none for no offloading.",
-    ),
-]  # fmt: skip
 Rpc = Annotated[
     str | None,
     option(
@@ -91,32 +62,6 @@ Isolate = Annotated[
         help="Compute in a process of its own, which is started again when it crashes.",
     ),
 ]  # fmt: skip
-Split = Annotated[
-    SplitMode | None,
-    option(
-        "-sm", "--split-mode", metavar="MODE", env="SPLIT_MODE",
-        help="How several GPUs share the model: none, layer, row or tensor.",
-    ),
-]  # fmt: skip
-TensorSplit = Annotated[
-    str | None,
-    option(
-        "-ts", "--tensor-split", metavar="SHARES", env="TENSOR_SPLIT",
-        help="Share of the model for each GPU, for example 3,1.",
-    ),
-]  # fmt: skip
-MainGpu = Annotated[
-    int | None,
-    option("-mg", "--main-gpu", metavar="INDEX", env="MAIN_GPU", help="The GPU to use with --split-mode none."),
-]
-Load = Annotated[
-    LoadMode,
-    option(
-        "-lm", "--load-mode", metavar="MODE", env="LOAD_MODE",
-        help="How the file is read: auto, none, mmap, mlock, mmap+mlock or dio.",
-    ),
-]  # fmt: skip
-CheckTensors = Annotated[bool, option("--check-tensors", help="Check the weights for invalid numbers.")]
 OverrideKv = Annotated[
     list[str] | None,
     option(

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments
 from llama_cffi.cli.memory_plan import DEFAULT_N_CTX, usual_context
-from llama_cffi.cli.options import (
-    LOAD_MODES,
-    CheckTensors,
-    Device,
-    GpuLayers,
-    Load,
-    MainGpu,
-    OverrideKv,
-    Split,
-    TensorSplit,
-    option,
-)
+from llama_cffi.cli.options import OverrideKv, option
 
+if TYPE_CHECKING:
+    from llama_cffi.core.model_options import LoadMode as ModelLoadMode
+
+LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
+LOAD_MODES: dict[str, ModelLoadMode] = {
+    "auto": "auto",
+    "none": "none",
+    "mmap": "mmap",
+    "mlock": "mlock",
+    "mmap+mlock": "mmap_mlock",
+    "dio": "direct_io",
+}
+"""The words of llama.cpp's tools, and those of `ModelOptions`."""
+
+SplitMode = Literal["none", "layer", "row", "tensor"]
+
+GpuLayers = Annotated[
+    str,
+    option(
+        "-ngl", "--n-gpu-layers", "--gpu-layers", metavar="N", env="N_GPU_LAYERS",
+        help="The number of layers on the GPU: a number, auto or all.",
+    ),
+]  # fmt: skip
 Fit = Annotated[
     Literal["on", "off"],
     option(
@@ -44,6 +56,31 @@ MaxDeviceMemory = Annotated[
         help="The most memory of each GPU that --fit takes: a number, or NAME=MIB separated by commas.",
     ),
 ]  # fmt: skip
+Device = Annotated[
+    str | None,
+    option(
+        "-dev", "--device", metavar="NAMES", env="DEVICE",
+        help="Devices to offload to, separated by commas, as doctor lists them; none for no offloading.",
+    ),
+]  # fmt: skip
+Split = Annotated[
+    SplitMode | None,
+    option(
+        "-sm", "--split-mode", metavar="MODE", env="SPLIT_MODE",
+        help="How several GPUs share the model: none, layer, row or tensor.",
+    ),
+]  # fmt: skip
+TensorSplit = Annotated[
+    str | None,
+    option(
+        "-ts", "--tensor-split", metavar="SHARES", env="TENSOR_SPLIT",
+        help="Share of the model for each GPU, for example 3,1.",
+    ),
+]  # fmt: skip
+MainGpu = Annotated[
+    int | None,
+    option("-mg", "--main-gpu", metavar="INDEX", env="MAIN_GPU", help="The GPU to use with --split-mode none."),
+]
 OverrideTensor = Annotated[
     list[str] | None,
     option(
@@ -61,6 +98,13 @@ NCpuMoe = Annotated[
         help="Keep the weights of the experts of the first N layers in main memory.",
     ),
 ]  # fmt: skip
+Load = Annotated[
+    LoadMode,
+    option(
+        "-lm", "--load-mode", metavar="MODE", env="LOAD_MODE",
+        help="How the file is read: auto, none, mmap, mlock, mmap+mlock or dio.",
+    ),
+]  # fmt: skip
 Lazy = Annotated[
     Literal["off", "auto", "on"] | None,
     option(
@@ -68,6 +112,7 @@ Lazy = Annotated[
         help="Read rows of certain tensors from the file when they are needed: off, on, or auto for large tensors.",
     ),
 ]  # fmt: skip
+CheckTensors = Annotated[bool, option("--check-tensors", help="Check the weights for invalid numbers.")]
 Repack = Annotated[
     bool, option("--repack/--no-repack", " /-nr", env="REPACK", help="Let weights be repacked for this CPU.")
 ]
@@ -93,8 +138,10 @@ OpOffload = Annotated[
 ]
 RopeScaling = Annotated[
     Literal["none", "linear", "yarn"] | None,
-    option("--rope-scaling", metavar="TYPE", env="ROPE_SCALING_TYPE", show_default="the model's",
-           help="Scaling of positions: none, linear or yarn."),
+    option(
+        "--rope-scaling", metavar="TYPE", env="ROPE_SCALING_TYPE", show_default="the model's",
+        help="Scaling of positions: none, linear or yarn.",
+    ),
 ]  # fmt: skip
 RopeScale = Annotated[
     float | None,
@@ -102,38 +149,52 @@ RopeScale = Annotated[
 ]
 RopeFreqBase = Annotated[
     float | None,
-    option("--rope-freq-base", metavar="N", env="ROPE_FREQ_BASE", show_default="the model's",
-           help="Base frequency of positions."),
+    option(
+        "--rope-freq-base", metavar="N", env="ROPE_FREQ_BASE", show_default="the model's",
+        help="Base frequency of positions.",
+    ),
 ]  # fmt: skip
 RopeFreqScale = Annotated[
     float | None,
-    option("--rope-freq-scale", metavar="N", env="ROPE_FREQ_SCALE", show_default="the model's",
-           help="Scale of the frequency of positions."),
+    option(
+        "--rope-freq-scale", metavar="N", env="ROPE_FREQ_SCALE", show_default="the model's",
+        help="Scale of the frequency of positions.",
+    ),
 ]  # fmt: skip
 YarnOrigCtx = Annotated[
     int | None,
-    option("--yarn-orig-ctx", metavar="N", min=0, env="YARN_ORIG_CTX", show_default="the model's",
-           help="YaRN: context length that the model was trained with before the scaling."),
+    option(
+        "--yarn-orig-ctx", metavar="N", min=0, env="YARN_ORIG_CTX", show_default="the model's",
+        help="YaRN: context length that the model was trained with before the scaling.",
+    ),
 ]  # fmt: skip
 YarnExtFactor = Annotated[
     float | None,
-    option("--yarn-ext-factor", metavar="N", env="YARN_EXT_FACTOR", show_default="the model's",
-           help="YaRN: how much is extrapolated; 0 for only interpolation."),
+    option(
+        "--yarn-ext-factor", metavar="N", env="YARN_EXT_FACTOR", show_default="the model's",
+        help="YaRN: how much is extrapolated; 0 for only interpolation.",
+    ),
 ]  # fmt: skip
 YarnAttnFactor = Annotated[
     float | None,
-    option("--yarn-attn-factor", metavar="N", env="YARN_ATTN_FACTOR", show_default="the model's",
-           help="YaRN: scale of the attention."),
+    option(
+        "--yarn-attn-factor", metavar="N", env="YARN_ATTN_FACTOR", show_default="the model's",
+        help="YaRN: scale of the attention.",
+    ),
 ]  # fmt: skip
 YarnBetaFast = Annotated[
     float | None,
-    option("--yarn-beta-fast", metavar="N", env="YARN_BETA_FAST", show_default="the model's",
-           help="YaRN: low correction dimension."),
+    option(
+        "--yarn-beta-fast", metavar="N", env="YARN_BETA_FAST", show_default="the model's",
+        help="YaRN: low correction dimension.",
+    ),
 ]  # fmt: skip
 YarnBetaSlow = Annotated[
     float | None,
-    option("--yarn-beta-slow", metavar="N", env="YARN_BETA_SLOW", show_default="the model's",
-           help="YaRN: high correction dimension."),
+    option(
+        "--yarn-beta-slow", metavar="N", env="YARN_BETA_SLOW", show_default="the model's",
+        help="YaRN: high correction dimension.",
+    ),
 ]  # fmt: skip
 
 _FLASH: dict[str, Any] = {"on": "enabled", "off": "disabled", "auto": "auto"}

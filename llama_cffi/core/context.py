@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from types import NoneType
 from typing import Any, NoReturn
 
-from llama_cffi._native import ffi, guard, lib, log, shutdown
+from llama_cffi._native import ffi, guard, lib, log
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
@@ -16,12 +16,11 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
+from llama_cffi.core.context_failures import ContextFailures
 from llama_cffi.core.context_limits import read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
-from llama_cffi.core.context_reports import ContextReports
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
-from llama_cffi.core.decode_errors import ABORTED, raise_decode_error
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
 from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
@@ -32,12 +31,12 @@ from llama_cffi.core.outputs import Outputs
 from llama_cffi.core.selection import TokenSelector
 from llama_cffi.core.state import State
 from llama_cffi.core.threads import thread_count
-from llama_cffi.errors import AbortedError, BatchError, ContextError, NativeError, UnsupportedError
+from llama_cffi.errors import BatchError, ContextError, NativeError, UnsupportedError
 
 Stepper = Callable[[int, int, int], int]
 
 
-class Context(ContextReports):
+class Context(ContextFailures):
     """A context that decodes batches with a :class:`~llama_cffi.core.model.Model` and keeps their sequences in memory.
 
     One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`. With
@@ -83,7 +82,7 @@ class Context(ContextReports):
                     raise ContextError("cannot create a context", log=log.lines_since(mark))
                 self._output_rows = output_row_bytes(mark)
                 self._resources.attach_pools(ptr, n_threads, n_threads_batch)
-                self._limits = limits = read_limits(ptr, options)
+                self._limits = limits = read_limits(ptr, options, mark)
                 self._decodes = limits.has_memory and model.has_decoder
                 self._causal_attn = read_causal_attn(ptr, model, options)
                 pooling = POOLING_TYPES[max(0, lib.llama_pooling_type(ptr))]
@@ -98,6 +97,7 @@ class Context(ContextReports):
             self._make_views(pooling)
         self._door = gate.native
         self._adapters: AdapterSet = ()
+        self._control_vector = None, None
         self.has_control_vector = False
         """Whether :meth:`set_control_vector` has set one."""
         self.has_memory = limits.has_memory
@@ -132,7 +132,7 @@ class Context(ContextReports):
         )
         """Logits and embeddings of the last decode or encode."""
         if self._limits.has_memory:
-            self._memory = Memory(access, kv_unified=self.options.kv_unified)
+            self._memory = Memory(access, self._limits)
             self._state = State(access, model, self._memory)
 
     # -- lifetime
@@ -207,8 +207,7 @@ class Context(ContextReports):
         try:
             self._step.fail(result)
         except NativeError as error:
-            self._access.note_damage(error)
-            raise
+            self._fail_native(error)
 
     def _compute(self, function: Any, batch: Batch | EmbeddingBatch, deadline: float | None) -> None:
         if not isinstance(batch, (Batch, EmbeddingBatch)):
@@ -233,29 +232,12 @@ class Context(ContextReports):
             try:
                 code = function(self._handle.ptr, batch.ptr)
             except NativeError as error:
-                self._access.note_damage(error)
-                raise
+                self._fail_native(error)
             finally:
                 door.computing = 0
             if code != 0:
                 self._fail(code, batch)
             outputs.last_batch = (door.n_computed, n)
-
-    def _fail(self, code: int, batch: Batch | EmbeddingBatch) -> NoReturn:
-        flag = self._abort
-        exception = flag.take_exception()
-        if exception is not None:
-            raise exception
-        if shutdown.begun():
-            shutdown.refuse()
-        lines = log.lines_since(log.call_mark())
-        log.pump()
-        if code == ABORTED:
-            expired = flag.expired
-            flag.clear()
-            raise AbortedError("the deadline has passed" if expired else "the decode was aborted")
-        vocab = self.model.vocab
-        raise_decode_error(code, batch, vocab, n_ctx=self.n_ctx, n_seq_max=self.n_seq_max, lines=lines)
 
     def abort(self) -> None:
         """Stop the running decode, or the next one when none runs. Any thread may call it."""
@@ -301,6 +283,7 @@ class Context(ContextReports):
             self._check_change(vector is not None or self.has_control_vector)
             apply_control_vector(self.ptr, self.model, vector, layers)
             after_control_vector(self.ptr, self._causal_attn)
+            self._control_vector = vector, layers
             self.has_control_vector = vector is not None
 
     def _check_change(self, changes: bool) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from llama_cffi._native import binding, ffi, lib
+from llama_cffi._native import binding, ffi, lib, log
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.embeddings import PoolingType
 from llama_cffi.core.model import Model
 from llama_cffi.errors import ContextError
+
+_PLAIN = ("f32", "f16", "bf16")
+_NOT_ROTATED = re.compile(r"\battn_rot_k = 0\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,8 @@ class ContextLimits:
     n_rs_seq: int
     has_memory: bool
     kv_unified: bool
+    shift_ends_process: bool = False
+    """Whether llama.cpp would follow a null pointer to shift the positions of its memory."""
 
     def tokens_at_once(self, pooling: PoolingType, embeddings: bool, *, causal_attn: bool) -> int:
         """Return how many tokens one decode takes: ``n_batch``, or ``n_ubatch`` where all must be seen together.
@@ -43,8 +50,12 @@ class ContextLimits:
         return min(self.n_batch, self.n_ubatch)
 
 
-def read_limits(ptr: Any, options: ContextOptions) -> ContextLimits:
-    """Return the limits of a ``llama_context``; wraps ``llama_n_ctx``, ``llama_n_batch`` and their like."""
+def read_limits(ptr: Any, options: ContextOptions, mark: int | None = None) -> ContextLimits:
+    """Return the limits of a ``llama_context``; wraps ``llama_n_ctx``, ``llama_n_batch`` and their like.
+
+    It was created since ``mark``, a place in the log.
+    """
+    lines = log.lines_since(mark, logging.INFO) if mark is not None else ()
     n_ctx, n_seq_max = lib.llama_n_ctx(ptr), lib.llama_n_seq_max(ptr)
     if binding.has("llama_n_ctx_seq"):
         n_ctx_seq = lib.llama_n_ctx_seq(ptr)
@@ -61,6 +72,9 @@ def read_limits(ptr: Any, options: ContextOptions) -> ContextLimits:
         n_rs_seq=lib.llama_n_rs_seq(ptr) if binding.has("llama_n_rs_seq") else 0,
         has_memory=lib.llama_get_memory(ptr) != ffi.NULL,
         kv_unified=options.kv_unified,
+        # Releases that rotate quantized keys take them for rotated when they shift, also where the size of the heads,
+        # or LLAMA_ATTN_ROT_DISABLE, does not allow it.
+        shift_ends_process=options.type_k not in _PLAIN and any(_NOT_ROTATED.search(line) for line in lines),
     )
 
 

@@ -7,12 +7,13 @@ from typing import NoReturn
 
 import numpy as np
 
+from llama_cffi.core.allocation import allocation_reason
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.errors import BatchError, DecodeError, MemoryFullError, TokenError
 
-NO_ROOM, ABORTED, INVALID = 1, 2, -1
+NO_ROOM, ABORTED, INVALID, NO_MEMORY = 1, 2, -1, -2
 
 
 def raise_decode_error(
@@ -32,6 +33,8 @@ def raise_decode_error(
     if code == NO_ROOM:
         raise MemoryFullError(f"no room for {batch.n_tokens} tokens in a memory of {n_ctx}", code=code, log=lines)
     if code != INVALID:
+        if code == NO_MEMORY and (error := no_memory("", lines)) is not None:
+            raise error
         raise DecodeError(f"llama.cpp failed with code {code}", code=code, log=lines)
     n = batch.n_tokens
     tokens, ids = batch.token[:n], batch.seq_id[:n]
@@ -45,4 +48,12 @@ def raise_decode_error(
     raise BatchError("llama.cpp refuses the batch", log=lines)
 
 
-__all__ = ["ABORTED", "raise_decode_error"]
+def no_memory(message: str, lines: Sequence[str]) -> DecodeError | None:
+    """Return the error for a computation that failed because an allocation did; None for another failure."""
+    reason = allocation_reason((*lines, message))
+    if reason is None:
+        return None
+    return DecodeError(f"a device has no memory left to compute with: {reason}", code=NO_MEMORY, log=lines)
+
+
+__all__ = ["ABORTED", "NO_MEMORY", "no_memory", "raise_decode_error"]

@@ -7,10 +7,11 @@ take. Nothing is computed here but the next distribution to try.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+from llama_cffi.core.allocation import allocation_reason
 from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.gguf import GGUFFile
@@ -33,9 +34,6 @@ _CELLS = 256
 _BLIND_PART = 3 / 4
 """Part of the layers that is tried next with a library that does not tell what they take."""
 
-_ALLOCATION = re.compile(r"alloc|out ?of ?(device|host)? ?memory", re.IGNORECASE)
-"""In the reason of every backend; llama.h has no code for it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
@@ -49,11 +47,21 @@ class Contexts:
     longest: int | None = None
 
 
+class Beside(Protocol):
+    """What is opened beside a model and its context, and takes memory of the same devices."""
+
+    def bytes_on(self, context: ContextOptions) -> Mapping[str, int]:
+        """Return the bytes that it takes on each device beside a context; devices that it does not use are left out."""
+
+    def close(self) -> None:
+        """Free what was opened to find that out; it may be asked again."""
+
+
 class Fitting:
     """Finds ``options`` and a ``context`` for a file with which it fits the devices, and less after a failure.
 
-    ``choose`` gives the contexts for a model. With ``loaded`` the weights are on the devices already, with these
-    options. ``steps`` tells what was found and why.
+    ``choose`` gives the contexts for a model. ``beside`` takes memory of the same devices, which is left free for it.
+    With ``loaded`` the weights are on the devices already, with these options. ``steps`` tells what was found and why.
     """
 
     def __init__(
@@ -62,12 +70,14 @@ class Fitting:
         options: ModelOptions,
         choose: Callable[[ModelBase], Contexts] | None = None,
         *,
+        beside: Beside | None = None,
         loaded: bool = False,
     ) -> None:
         self._path = path
         self.given = options
         """The options to begin with."""
         self._choose = choose if choose is not None else _usual
+        self._beside = beside
         self._loaded = loaded
         self._failed: dict[str, int] = {}  # bytes that a device was found not to have
         self._use: MemoryBreakdown | None = None
@@ -93,10 +103,10 @@ class Fitting:
     def lessen(self, error: LlamaCffiError) -> bool:
         """Find options that take less, after an allocation failed; False if that was not the reason, or nothing is
         left to take off."""
-        reason = next((line for line in (*error.log, error.message) if _ALLOCATION.search(line)), None)
+        reason = allocation_reason((*error.log, error.message))
         if reason is None:
             return False
-        self.steps.append(f"an allocation failed: {reason.strip()}")
+        self.steps.append(f"an allocation failed: {reason}")
         before = self.options, self.context
         if self._use is None:
             return self._less_blindly()
@@ -119,13 +129,17 @@ class Fitting:
                 experts = bool(whole.n_expert) and not (given.cpu_moe or given.n_cpu_moe)
             use = self._whole(given, contexts, room, n_layers)
             if use is not None:
-                self.steps.append(f"all {n_layers} layers would take {in_words(use, room)}")
+                left = self._left(room, contexts.wanted[-1])
+                self.steps.append(f"all {n_layers} layers would take {in_words(use, left)}")
                 self._part(given, contexts, room, n_layers, experts=experts)
+            self._tell(n_layers, room)
         except ContextError as error:
             self.context, self._use, self.options = None, None, given
             self.steps.append(f"nothing is known of what it takes: {error.message}")
             return
-        self._tell(n_layers, room)
+        finally:
+            if self._beside is not None:
+                self._beside.close()
 
     def _whole(
         self, given: ModelOptions, contexts: Contexts, room: dict[str, int], n_layers: int
@@ -133,12 +147,13 @@ class Fitting:
         """Take all layers with the most wanted context that fits beside them; if none does, return what is taken."""
         whole = with_layers(given, n_layers)
         if given.fits_layers and spreads(given, room) and given.max_device_memory is not None:
-            whole = replace(whole, tensor_split=tuple(map(float, room.values())))
+            left = self._left(room, contexts.wanted[0])
+            whole = replace(whole, tensor_split=tuple(map(float, left.values())))
         use = None
         with Sketch(self._path, whole) as sketch:
             for context in contexts.wanted:
                 use = self._still_taken(sketch.measure(context))
-                if fits_room(use, room):
+                if fits_room(use, self._left(room, context)):
                     self.options, self.context = whole, context
                     self._settle(sketch, use, room, contexts.longest)
                     return None
@@ -150,7 +165,8 @@ class Fitting:
         """Take as many layers as fit beside the least wanted context."""
         self.options, self.context = given, contexts.wanted[-1]
         if given.fits_layers:
-            self.options, _ = LayerSearch(self._path, given, self.context, room, n_layers).run(experts=experts)
+            left = self._left(room, self.context)
+            self.options, _ = LayerSearch(self._path, given, self.context, left, n_layers).run(experts=experts)
         with Sketch(self._path, self.options) as sketch:
             use = self._still_taken(sketch.measure(self.context))
             # Beside layers that had to leave, no memory is there for more than was wanted.
@@ -166,7 +182,7 @@ class Fitting:
 
             def fits(steps: int) -> bool:
                 longer = _longer(context, min(longest, context.n_ctx + steps * _CELLS))
-                return fits_room(self._still_taken(sketch.measure(longer)), limits)
+                return fits_room(self._still_taken(sketch.measure(longer)), self._left(limits, longer))
 
             steps = most(-(-(longest - context.n_ctx) // _CELLS), fits)
             n_ctx = min(longest, context.n_ctx + steps * _CELLS)
@@ -181,8 +197,17 @@ class Fitting:
             return use
         return MemoryBreakdown(tuple(replace(device, weights=0) for device in use.devices))
 
+    def _left(self, room: Mapping[str, int], context: ContextOptions | None) -> dict[str, int]:
+        """What of the room is left for the model and a context, beside what else is opened."""
+        taken = self._beside.bytes_on(context) if self._beside is not None and context is not None else {}
+        left = {name: size - taken.get(name, 0) for name, size in room.items()}
+        if any(size < 0 for size in left.values()):
+            # It would not fit without the model either, and takes what it gets.
+            left = dict(room)
+        return {name: min(size, self._failed.get(name, size)) for name, size in left.items()}
+
     def _room(self, gpus: Sequence[Device]) -> dict[str, int]:
-        """Bytes that may be planned on each GPU, in llama.cpp's order."""
+        """Bytes that may be planned on each GPU, in llama.cpp's order, for all that is opened."""
         caps = self.given.max_device_memory
         return {
             gpu.name: self._room_of(gpu, caps.get(gpu.name) if not isinstance(caps, int | None) else caps)
@@ -195,8 +220,7 @@ class Fitting:
             free = available() or next(one.memory_free for one in devices() if one.type == "cpu")
         margin = self.given.device_margin
         room = free - (margin if margin is not None else min(free // _MARGIN_PART, _MOST_MARGIN))
-        limits = (room, cap, self._failed.get(device.name))
-        return max(0, min(limit for limit in limits if limit is not None))
+        return max(0, room if cap is None else min(room, cap))
 
     def _tell(self, n_layers: int, room: dict[str, int]) -> None:
         options = self.options
@@ -207,7 +231,12 @@ class Fitting:
             experts = f", the experts of the first {options.n_cpu_moe} in main memory"
         if self._use is not None and room:
             cells = f" with {self.context.n_ctx} cells" if self.context is not None else ""
-            self.steps.append(f"{count} of {n_layers} layers{experts}{cells} take {in_words(self._use, room)}")
+            left = self._left(room, self.context)
+            self.steps.append(f"{count} of {n_layers} layers{experts}{cells} take {in_words(self._use, left)}")
+            kept = {name: room[name] - size for name, size in left.items() if name not in self._failed}
+            if any(kept.values()):
+                sizes = ", ".join(f"{size / 2**20:.1f} MiB on {name}" for name, size in kept.items() if size)
+                self.steps.append(f"{sizes} are left for the draft model and the projector")
 
     def _less_blindly(self) -> bool:
         count = self.options.n_gpu_layers
@@ -245,4 +274,4 @@ def _block_count(path: Paths) -> int:
     return found if isinstance(found, int) else 0
 
 
-__all__ = ["Contexts", "Fitting", "Paths"]
+__all__ = ["Beside", "Contexts", "Fitting", "Paths"]

@@ -10,6 +10,7 @@ from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.scalars import check_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.context_access import ContextAccess
+from llama_cffi.core.context_limits import ContextLimits
 from llama_cffi.errors import UnsupportedError
 
 _MAX_POS = 2**31 - 1
@@ -26,11 +27,12 @@ class Memory(ProcessBound):
     _instead_of_pickling = "take a SavedState, and restore it in the other process"
     _instead_of_copying = "use seq_cp() within a Context, and a SavedState to copy to another"
 
-    __slots__ = ("_access", "_kv_unified", "_ptr")
+    __slots__ = ("_access", "_kv_unified", "_ptr", "_shift_ends_process")
 
-    def __init__(self, access: ContextAccess, *, kv_unified: bool) -> None:
+    def __init__(self, access: ContextAccess, limits: ContextLimits) -> None:
         self._access = access
-        self._kv_unified = kv_unified
+        self._kv_unified = limits.kv_unified
+        self._shift_ends_process = limits.shift_ends_process
         self._ptr = lib.llama_get_memory(access.ptr)
 
     @property
@@ -95,14 +97,23 @@ class Memory(ProcessBound):
 
     @property
     def can_shift(self) -> bool:
-        """Whether positions can be shifted. Wraps ``llama_memory_can_shift``."""
-        return bool(self._call("llama_memory_can_shift") & 0xFF)
+        """Whether positions can be shifted. Wraps ``llama_memory_can_shift``.
+
+        It is also False where this libllama would end the process: with a quantized ``type_k`` and heads whose size is
+        not a multiple of 64.
+        """
+        return not self._shift_ends_process and bool(self._call("llama_memory_can_shift") & 0xFF)
 
     def _call(self, name: str, *args: Any) -> int:
         with self._access.lock():
             return guard.call_int(name, self.ptr, *args)
 
     def _needs_shift(self) -> None:
+        if self._shift_ends_process:
+            raise UnsupportedError(
+                "this libllama cannot shift quantized keys of this model, whose heads are not multiples of 64: open it "
+                'with type_k="f16"'
+            )
         if not self.can_shift:
             raise UnsupportedError("the memory of this model cannot shift positions")
 

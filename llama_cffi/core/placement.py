@@ -19,6 +19,8 @@ _LAYERS = re.compile(r"load_tensors: offloaded (\d+)/(\d+) layers to GPU")
 
 _HOST = "CPU"
 
+_RPC_BUFFER = re.compile(r"RPC(\d+)\[(.+)\]")
+
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _OUTPUT = ("output.", "output_norm.", "cls.")
 _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")
@@ -139,6 +141,11 @@ def read_placement(lines: Iterable[str], devices: Sequence[Device]) -> Placement
 
 def owner(buffer: str, devices: Sequence[Device]) -> str:
     """Return the name of the device that a buffer of llama.cpp's belongs to, the CPU for one of no device."""
+    if found := _RPC_BUFFER.fullmatch(buffer):
+        # The number counts the devices of one server. Those of all servers are numbered through, and each has the
+        # server's address as its description.
+        own = [device.name for device in devices if device.description == found[2]]
+        return own[int(found[1])] if int(found[1]) < len(own) else _HOST
     names = [device.name for device in devices if re.match(rf"{re.escape(device.name)}(?!\d)", buffer)]
     return max(names, key=len, default=_HOST)
 

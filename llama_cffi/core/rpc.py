@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,8 @@ CONNECT_SECONDS = 5.0
 """How long a connection to a server may take."""
 ANSWER_SECONDS = 20.0
 """How long a server may take to say what devices it has. It serves one client at a time, the others wait."""
+
+_OTHER_VERSION = re.compile(r"version mismatch: (\d+(?:\.\d+)*)")
 
 _added: set[str] = set()
 """The servers whose devices this process has."""
@@ -61,12 +64,21 @@ def _add(add: Any, endpoint: str) -> int:
     try:
         address = guard.call_found("ggml_backend_rpc_add_server", add, endpoint.encode())
     except NativeError as error:
-        raise RpcError(
-            f"the RPC server {endpoint} cannot be used: {error.message}", log=log.lines_since(mark)
-        ) from error
+        lines = log.lines_since(mark)
+        raise RpcError(f"the RPC server {endpoint} cannot be used: {_reason(error, lines)}", log=lines) from error
     if not address:
         raise RpcError(f"the RPC server {endpoint} has no devices", log=log.lines_since(mark))
     return address
+
+
+def _reason(error: NativeError, lines: Sequence[str]) -> str:
+    """Why the greeting failed; llama.cpp's assertion says only that it did."""
+    version = next((found[1] for line in lines if (found := _OTHER_VERSION.search(line))), None)
+    if version is not None:
+        return f"it has version {version} of the RPC protocol, which this libllama does not understand"
+    if "malformed response" in error.message:
+        return "it does not answer as one of this version does, or is not an RPC server"
+    return error.message
 
 
 def _check_reachable(endpoint: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from llama_cffi._util.scalars import as_float, is_int
 from llama_cffi.core.batch import Batch
-from llama_cffi.core.context import Context
+from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.model import Model
 from llama_cffi.core.prompt import common_prefix
 from llama_cffi.core.rollback import Rollback
@@ -43,6 +43,14 @@ class DraftModel:
             raise ValueError(f"p_min must be between 0 and 1, got {self.p_min!r}")
 
 
+def draft_context(target: ContextOptions, n_ctx: int) -> ContextOptions:
+    """Return the options of a draft model's context, with as much room as the ``n_ctx`` cells of its target's.
+
+    That holds whatever shape the target's memory has.
+    """
+    return replace(target, n_ctx=n_ctx, kv_unified=True, swa_full=True, n_rs_seq=0)
+
+
 class ModelDrafts:
     """A draft model at work beside the Context of its target, with a context and memory of its own.
 
@@ -58,9 +66,7 @@ class ModelDrafts:
         check_vocabulary(target.model.vocab, model.vocab)
         if model.has_encoder or not model.has_decoder:
             raise UnsupportedError("this model cannot be a draft model: it has an encoder")
-        # As much room as the target has, whatever shape the target's memory has.
-        wanted = replace(target.options, n_ctx=target.n_ctx, kv_unified=True, swa_full=True, n_rs_seq=0)
-        self._side = SideContext(model, wanted, threads_of=target)
+        self._side = SideContext(model, draft_context(target.options, target.n_ctx), threads_of=target)
         self.context = self._side.context
         self._target = target
         self._n_draft = options.n_draft

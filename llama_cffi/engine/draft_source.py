@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from llama_cffi._util.shown import shown
 from llama_cffi.core.model import Model, ModelOptions
-from llama_cffi.core.model_options import GpuLayers
 from llama_cffi.core.shared_model import ModelShare
-from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
+from llama_cffi.engine.draft_model import DraftModel, ModelDrafts, draft_context
 from llama_cffi.engine.drafters import DraftSource, PromptLookup
 
 if TYPE_CHECKING:
@@ -20,17 +19,20 @@ Draft = Literal["lookup"] | str | os.PathLike[str] | Model | DraftModel | DraftS
 """``"lookup"`` (a :class:`PromptLookup` with its defaults), a draft model as a file or loaded, a :class:`DraftModel`
 with options, or anything else that drafts. A file that is named lookup is ``Path("lookup")``."""
 
+NAMED_SOURCES = ("lookup",)
+"""The texts that are not the path of a draft model."""
+
 Speculative = bool | Literal["lookup"] | DraftSource
 """True for the draft source of the Llama, False for no drafts, or a draft source for this one text."""
 
 
 class OpenDraft:
-    """A source of drafts beside a Context, and what was opened for it.
+    """A source of drafts beside a Context, and what was opened for it. ``options`` are those of loading a draft model.
 
     Raises what loading the draft model raises, and :class:`DraftError` when it does not fit.
     """
 
-    def __init__(self, draft: Draft, target: Context, *, n_gpu_layers: GpuLayers | None = None) -> None:
+    def __init__(self, draft: Draft, target: Context, options: ModelOptions | None = None) -> None:
         self._drafts: ModelDrafts | None = None
         self._owned: ModelShare | None = None
         self._draft: DraftModel | DraftSource
@@ -44,7 +46,7 @@ class OpenDraft:
             return
         model = draft.model
         if not isinstance(model, Model):
-            model = Model(model, ModelOptions(n_gpu_layers=n_gpu_layers))
+            model = Model(model, options, context=draft_context(target.options, target.n_ctx))
             self._owned = ModelShare(model)
         self._draft = draft = replace(draft, model=model)
         try:
@@ -99,4 +101,4 @@ def check_source(source: object, name: str) -> DraftSource:
     return source  # type: ignore[return-value]
 
 
-__all__ = ["Draft", "OpenDraft", "Speculative", "check_source", "request_source"]
+__all__ = ["NAMED_SOURCES", "Draft", "OpenDraft", "Speculative", "check_source", "request_source"]

@@ -64,18 +64,23 @@ class MediaContent:
         """Drop the projector's input."""
         self._chunk = None
 
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What :meth:`of_state` makes an equal one of, without the projector's input."""
+        return self.medium, self.index, self.projector, self.non_causal, self._positions
+
+    @classmethod
+    def of_state(
+        cls, medium: Image | Audio | Video, index: int, projector: bytes, non_causal: bool, positions: _Positions
+    ) -> MediaContent:
+        """Make the content that has a :attr:`state`."""
+        content = object.__new__(cls)
+        content.medium, content.index, content.projector = medium, index, projector
+        content.non_causal, content._positions, content._chunk = non_causal, positions, None
+        return content
+
     def __reduce__(self) -> tuple[Any, ...]:
-        state = (self.medium, self.index, self.projector, self.non_causal, self._positions)
-        return _restore, state
-
-
-def _restore(
-    medium: Image | Audio | Video, index: int, projector: bytes, non_causal: bool, positions: _Positions
-) -> MediaContent:
-    content = object.__new__(MediaContent)
-    content.medium, content.index, content.projector = medium, index, projector
-    content.non_causal, content._positions, content._chunk = non_causal, positions, None
-    return content
+        return MediaContent.of_state, self.state
 
 
 def chunks_of(projector: Projector, medium: Image | Audio | Video) -> list[MediaChunk]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.shown import shown
 from llama_cffi.core.media.projector import Projector
+from llama_cffi.core.media.projector_devices import projector_memory
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.media_content import content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
@@ -67,12 +68,12 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
     mmproj, max_bytes = given.get("mmproj"), given.get("media_bytes", DEFAULT_MEDIA_BYTES)
     if max_bytes < 0:
         raise ValueError(f"media_bytes must be at least 0, got {shown(max_bytes)}")
-    sizes = {name: given[name] for name in ("image_min_tokens", "image_max_tokens") if name in given}
+    sizes = _sizes(given)
     if mmproj is None or isinstance(mmproj, Projector):
         if sizes:
             raise ValueError(f"{', '.join(sizes)}: give mmproj=, a file, which is opened with these options")
         return None if mmproj is None else OpenMedia(mmproj, owned=False, max_bytes=max_bytes)
-    path = projector_beside(model) if mmproj == "auto" else Path(mmproj)
+    path = projector_beside(model.path) if mmproj == "auto" else Path(mmproj)
     projector = Projector(
         model,
         path,
@@ -84,16 +85,33 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
     return OpenMedia(projector, owned=True, max_bytes=max_bytes)
 
 
-def projector_beside(model: Model) -> Path:
+def projector_bytes(model: Path, given: Mapping[str, Any], options: ContextOptions) -> Mapping[str, int]:
+    """Return what the projector that :func:`open_media` would open takes on each device; {} for one that is open.
+
+    ``model`` is the file of the model. Raises as :func:`open_media`.
+    """
+    mmproj = given.get("mmproj")
+    if mmproj is None or isinstance(mmproj, Projector):
+        return {}
+    return projector_memory(
+        projector_beside(model) if mmproj == "auto" else mmproj, flash_attn=options.flash_attn, **_sizes(given)
+    )
+
+
+def _sizes(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in ("image_min_tokens", "image_max_tokens") if name in given}
+
+
+def projector_beside(model: Path) -> Path:
     """Return the projector in the folder of a model's file; raises :class:`ModelNotFoundError` without one."""
-    folder = model.path.parent
+    folder = model.parent
     names = [path.name for path in folder.glob("*.gguf")] if folder.is_dir() else []
-    found = choose_projector(model.path.name, names)
+    found = choose_projector(model.name, names)
     if found is None:
         raise ModelNotFoundError(
-            f'mmproj="auto": no projector (a file with mmproj in its name) of {model.path.name} is in {folder}'
+            f'mmproj="auto": no projector (a file with mmproj in its name) of {model.name} is in {folder}'
         )
     return folder / found
 
 
-__all__ = ["DEFAULT_MEDIA_BYTES", "OpenMedia", "open_media", "projector_beside"]
+__all__ = ["DEFAULT_MEDIA_BYTES", "OpenMedia", "open_media", "projector_beside", "projector_bytes"]

@@ -10,6 +10,7 @@ from typing import Any
 from llama_cffi.core.control_vector import ControlVector
 from llama_cffi.core.sampler import PythonSampler
 from llama_cffi.core.vocab import Vocab
+from llama_cffi.engine.media_content import MediaContent
 from llama_cffi.errors import LlamaCffiError, UnsupportedError
 from llama_cffi.grammar.piece_index import PieceIndex
 
@@ -79,6 +80,8 @@ class _Pickler(pickle.Pickler):
             raise UnsupportedError(
                 "isolate=True: a sampler written in Python needs the model in its own process: use isolate=False"
             )
+        if isinstance(thing, MediaContent):
+            return named, ("media", *thing.state)
         if isinstance(thing, ControlVector):
             # The same one in the other process, each time: setting another one costs.
             return named, ("vector", thing.fingerprint, thing.data, thing.model_hint)

@@ -16,8 +16,12 @@ from llama_cffi.isolation.codec import Named
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from llama_cffi.core.memory_breakdown import MemoryBreakdown
     from llama_cffi.core.model import Model
     from llama_cffi.isolation.supervisor import Supervisor
+
+_OF_A_LOAD = ("fitting", "options", "placement")
+"""What may be otherwise in the process that follows a crash; nothing else of a model changes."""
 
 _numbers = count(1)
 
@@ -58,6 +62,11 @@ class IsolatedContext(_Remote):
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__(supervisor, "context", supervisor.facts["context"])
 
+    def memory_breakdown(self) -> MemoryBreakdown:
+        """As :meth:`Context.memory_breakdown`."""
+        found: MemoryBreakdown = self._supervisor.call(("runtime",), ("context",), ("memory_breakdown", (), {}))
+        return found
+
     def __repr__(self) -> str:
         return f"<Context of another process: n_ctx={self.n_ctx}>"
 
@@ -74,7 +83,8 @@ class IsolatedModel(_Remote):
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)
-        self._known[name] = value  # nothing of it changes
+        if name not in _OF_A_LOAD:
+            self._known[name] = value
         return value
 
     def cls_label(self, i: int) -> str | None:

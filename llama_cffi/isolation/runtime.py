@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from llama_cffi._util.shown import shown
 from llama_cffi.core.conditioning import PLAIN, Conditioning
+from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.engine.draft_model import DraftModel
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.isolation.engine import RemoteEngine
+from llama_cffi.isolation.media import RemoteProjector
 from llama_cffi.isolation.objects import IsolatedAdapter, IsolatedContext, IsolatedModel, LlamasDraft
 from llama_cffi.isolation.supervisor import Supervisor
 from llama_cffi.prepare.model_formats import ModelFormats
@@ -48,7 +50,7 @@ class IsolatedRuntime:
         self.overflow = options.get("overflow", "stop")
         self._model_sampling = bool(options.get("model_sampling", True))
         self.conditioning = PLAIN
-        self.draft = self.projector = None
+        self.draft = None
         _check(options)
         options.pop("driver", None)
         progress, on_event = options.pop("progress", None), options.pop("on_event", None)
@@ -66,7 +68,9 @@ class IsolatedRuntime:
         self._model = IsolatedModel(supervisor, vocabulary)
         self.model = cast("Model", self._model)
         self.context = IsolatedContext(supervisor)
-        self.formats = ModelFormats(self.model)
+        projector = supervisor.facts["projector"]
+        self.projector = None if projector is None else RemoteProjector(supervisor, projector)
+        self.formats = ModelFormats(self.model, cast("Projector | None", self.projector))
         self._engine = RemoteEngine(supervisor)
         self._draft = LlamasDraft() if supervisor.facts["drafts"] else None
 
@@ -247,8 +251,8 @@ class RemoteScoring:
 
 def _check(options: Mapping[str, Any]) -> None:
     """Raise :class:`UnsupportedError` for options whose values cannot leave this process."""
-    if options.get("mmproj") is not None:
-        raise UnsupportedError("isolate=True: images and sound need their projector in this process: use isolate=False")
+    if isinstance(options.get("mmproj"), Projector):
+        raise UnsupportedError("isolate=True: a Projector is in this process: give its path")
     draft = options.get("draft")
     if isinstance(draft, Model) or (isinstance(draft, DraftModel) and isinstance(draft.model, Model)):
         raise UnsupportedError("isolate=True: a draft Model is in this process: give its path")

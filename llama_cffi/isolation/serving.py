@@ -18,16 +18,19 @@ from llama_cffi._native import log
 from llama_cffi._util.worker import ThreadPool, start_daemon
 from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.control_vector import ControlVector
+from llama_cffi.engine.media_content import MediaContent
 from llama_cffi.engine.request import Request
 from llama_cffi.errors import ClosedError, UnsupportedError
 from llama_cffi.isolation.codec import Codec, Name
 from llama_cffi.isolation.frames import Frame, Kind, Receiver, encode, plain
+from llama_cffi.isolation.media import PROJECTOR_FACTS, RemoteChunk, pieces_of
 from llama_cffi.isolation.room import Room
 from llama_cffi.runtime import Runtime
 
 if TYPE_CHECKING:
     from llama_cffi.engine.running_sequence import RunningSequence
     from llama_cffi.engine.telemetry import HistogramName
+    from llama_cffi.prompt.media_parts import Medium
 
 BEAT_SECONDS = 0.5
 _N_CALLS = 16
@@ -157,6 +160,10 @@ class Serving:
             return self.runtime.defaults.drafts
         if kind == "adapter":
             return self._adapters[rest[0]]
+        if kind == "media":
+            medium, index, *_ = rest
+            known = self.runtime.formats.media.content(medium, index)
+            return known if known is not None and known.projector == rest[2] else MediaContent.of_state(*rest)
         fingerprint, data, hint = rest
         found = self._vectors.get(fingerprint)
         if found is None:
@@ -227,14 +234,19 @@ class Serving:
         if events:
             given["on_event"] = lambda event: self._outbox.post(plain(Kind.EVENT, 0, event))
         self.runtime = runtime = Runtime.open(model, given)
-        context = runtime.context
+        context, projector = runtime.context, runtime.projector
         room = runtime.engine.room if runtime.generates else None
         return {
             "room": None if room is None else Room(**{name: getattr(room, name) for name in Room._fields}),
             "generates": runtime.generates,
             "drafts": runtime.draft is not None,
+            "projector": None if projector is None else {name: getattr(projector, name) for name in PROJECTOR_FACTS},
             "context": {name: getattr(context, name) for name in CONTEXT_FACTS},
         }
+
+    def tokenize_medium(self, medium: Medium) -> list[list[int] | RemoteChunk]:
+        """Return what stands for a medium in a prompt, and keep what it is encoded from."""
+        return pieces_of(self.runtime.formats.media.parts(medium))
 
     def load_adapter(self, number: int, path: str) -> None:
         """Load an adapter under a number of the other process's."""

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.fork import made_elsewhere
+from llama_cffi.engine.media_content import MediaContent
 from llama_cffi.errors import BusyError, ClosedError, EngineCrashed
 from llama_cffi.isolation.codec import Codec
 from llama_cffi.isolation.frames import Frame, Kind
@@ -32,8 +33,9 @@ MAX_CRASHES = 5
 """Crashes in a row, with nothing finished in between, after which no process is started any more."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 """Seconds between a second crash in a row and the next start, doubled with each further one."""
-STALLED_SECONDS = 60.0
-"""A step of a model over RPC that takes longer hangs: llama.cpp waits for a server without a limit."""
+STALLED_SECONDS, STALLED_TOKEN_SECONDS = 60.0, 20.0
+"""A step of a model over RPC that takes longer hangs: llama.cpp waits for a server without a limit. The second is for a
+step that computes no prompt, but one token of each text."""
 _EXIT_SECONDS = 5.0
 _LOGGERS = ("llama_cffi", "llama_cffi.native", "llama_cffi.engine", "llama_cffi.prompt_cache")
 
@@ -61,7 +63,7 @@ class Supervisor:
         self._given = dict(given)
         self._on_event = on_event
         over_rpc = given.get("rpc") or getattr(given.get("model_options"), "rpc", ())
-        self._limit = STALLED_SECONDS if over_rpc else float("inf")
+        self._over_rpc = bool(over_rpc)
         self._cwd = os.getcwd()
         self._process = os.getpid()
         # Reentrant, so that a signal handler that comes in while a process starts does not wait for itself.
@@ -271,7 +273,7 @@ class Supervisor:
         elif kind == Kind.BEAT:
             progress, stalled = pickle.loads(parts[0])
             self.requests.told(progress)
-            if stalled > self._limit:
+            if self._over_rpc and stalled > (STALLED_SECONDS if progress else STALLED_TOKEN_SECONDS):
                 link.kill(f"a step of the model has not ended in {stalled:.0f} seconds: an RPC server does not answer")
 
     def _end(self, link: Link) -> None:
@@ -287,8 +289,10 @@ class Supervisor:
                 call.answers.put((Kind.ERROR, copy(crash)))
         self.requests.lose(link)
 
-    def _find(self, kind: str, number: int) -> Any:
-        return self.requests.find(number) if kind == "request" else None
+    def _find(self, kind: str, *rest: Any) -> Any:
+        if kind == "media":
+            return MediaContent.of_state(*rest)
+        return self.requests.find(rest[0]) if kind == "request" else None
 
 
 def _end_at_exit(processes: list[subprocess.Popen[bytes]], owner: int) -> None:
@@ -299,4 +303,4 @@ def _end_at_exit(processes: list[subprocess.Popen[bytes]], owner: int) -> None:
             process.wait(_EXIT_SECONDS)
 
 
-__all__ = ["MAX_CRASHES", "STALLED_SECONDS", "Step", "Supervisor", "TimedOut"]
+__all__ = ["MAX_CRASHES", "STALLED_SECONDS", "STALLED_TOKEN_SECONDS", "Step", "Supervisor", "TimedOut"]

@@ -54,6 +54,12 @@ class MediaFormat:
             self._forget()
         return found
 
+    def content(self, medium: Medium, index: int) -> MediaContent | None:
+        """Return a chunk of a medium that is remembered, maybe with its input to the projector; else None."""
+        with self._lock:
+            contents = _contents(self._known.get(medium.digest, ()))
+            return next((one for one in contents if one.index == index), None)
+
     def _check(self, medium: Medium, place: str) -> Projector:
         kind, projector = "sound" if isinstance(medium, Audio) else "images", self.projector
         before = f"{place}: " if place else ""

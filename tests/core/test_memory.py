@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llama_cffi import Batch, Context, Memory
+from llama_cffi import Batch, Context, ContextOptions, Llama, Memory, Model
 from llama_cffi.errors import BusyError, ClosedError, UnsupportedError
+from tests.support.random_model import Shape, write_random_model
 
 if TYPE_CHECKING:
     from tests.support.models import MakeContext
@@ -113,6 +115,29 @@ def test_add_shifts(make_context: MakeContext) -> None:
     direct = make_context(**exact)
     feed(direct, TEXT)
     np.testing.assert_allclose(shifted, feed(direct, [5], 8), atol=1e-3)
+
+
+@pytest.mark.parametrize(("n_head", "type_k"), [(2, "q8_0"), (4, "q8_0"), (4, "f16")])
+def test_a_shift_that_would_end_the_process_is_refused(tmp_path: Path, n_head: int, type_k: Any) -> None:
+    """Heads of 64 numbers, and of 32: with these llama.cpp follows a null pointer, if the keys are quantized."""
+    shape = Shape(n_embd=128, n_head=n_head, n_head_kv=n_head, n_layer=1, n_ff=64, n_vocab=512)
+    path = write_random_model(tmp_path / "model.gguf", shape, weights="f16")
+    options = ContextOptions(n_ctx=256, n_batch=64, n_threads=1, type_k=type_k)
+    with Model(path) as model, Context(model, options) as context:
+        feed(context, [300, 301, 302, 303])
+        memory = context.memory
+        memory.seq_rm(0, 0, 2)
+        if n_head == 4 and type_k == "q8_0":
+            assert not memory.can_shift
+            with pytest.raises(UnsupportedError, match=r'cannot shift quantized keys .* type_k="f16"'):
+                memory.seq_add(0, 2, None, -2)
+            with Llama(model, context_options=options) as llm, pytest.raises(UnsupportedError, match="cannot shift"):
+                llm.generate([300], overflow="shift", max_tokens=2)
+            return
+        assert memory.can_shift
+        memory.seq_add(0, 2, None, -2)
+        feed(context, [304], 2)
+        assert positions(memory) == (0, 2)
 
 
 def test_add_moves_a_range_only(context: Context) -> None:

@@ -47,6 +47,14 @@ def test_two_gpus_and_the_rest_on_the_host() -> None:
     assert str(placement).endswith("21 of 33 layers on GPUs")
 
 
+def test_the_devices_of_two_servers_are_told_apart() -> None:
+    """llama.cpp numbers the buffers of each server from 0, and the devices of all servers through."""
+    found = [Device(f"RPC{i}", server, "gpu", 0, 0, "RPC") for i, server in enumerate(["a:1", "a:1", "b:2"])]
+    lines = [buffer("RPC0[a:1]", 1), buffer("RPC1[a:1]", 2), buffer("RPC0[b:2]", 4), buffer("RPC1[b:2]", 8)]
+    placement = read_placement(lines, [CPU, *found])
+    assert placement.devices == {"RPC0": 2**20, "RPC1": 2**21, "RPC2": 2**22, "CPU": 2**23}
+
+
 def test_several_buffers_of_one_name_add_up() -> None:
     placement = read_placement([buffer("Vulkan0", 1), buffer("Vulkan0", 2)], [device("Vulkan0"), CPU])
     assert placement.buffers == placement.devices == {"Vulkan0": 3 * 2**20}

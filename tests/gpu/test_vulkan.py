@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gpu
 
 VERSION = "3.22.1"
 LIBRARY = "libllama.vulkan.v0.5.0.so"
-TESTS = ("test_placement.py", "test_texts.py", "test_out_of_memory.py")
+TESTS = ("test_placement.py", "test_texts.py", "test_out_of_memory.py", "test_beside.py")
 
 
 def test_the_same_on_vulkan(request: pytest.FixtureRequest, checkout: Path) -> None:

@@ -157,6 +157,20 @@ def test_a_process_that_is_stopped_hangs(llm: Llama, monkeypatch: pytest.MonkeyP
     assert llm.generate(PROMPT, max_tokens=2).tokens
 
 
+@pytest.mark.conformance
+def test_a_process_that_is_stopped_for_30_seconds(llm: Llama) -> None:
+    expected = llm.generate(PROMPT, max_tokens=6, temperature=0).tokens
+    stream = llm.stream(PROMPT, max_tokens=500, seed=1)
+    next(stream)
+    began = time.monotonic()
+    pid = crash(llm, signal.SIGSTOP)
+    with pytest.raises(EngineCrashed, match="hung: it said nothing for 10 seconds"):
+        list(stream)
+    assert link.SILENT_SECONDS <= time.monotonic() - began < 30
+    wait_until_gone(pid)
+    assert llm.generate(PROMPT, max_tokens=6, temperature=0).tokens == expected
+
+
 def test_ctrl_c_ends_the_call_and_not_the_process(llm: Llama) -> None:
     endless = dict.fromkeys(llm.model.vocab.eog_tokens, float("-inf"))
     running = llm._runtime.engine.snapshot

@@ -21,6 +21,7 @@ from llama_cffi import (
     Context,
     ContextOptions,
     ControlVector,
+    DraftModel,
     Llama,
     LoraAdapter,
     Model,
@@ -242,6 +243,11 @@ def test_values_of_native_objects_can_be_read_and_the_objects_not_used(here: Lla
     assert model.path == here.model.path
     assert (context.n_ctx, context.n_ctx_seq, context.n_batch) == (here.context.n_ctx, 512, here.context.n_batch)
     assert there.n_ctx == 512
+    for part in there.memory.devices:
+        same = here.memory.on(part.name)
+        assert same is not None
+        assert (part.weights, part.kv, part.compute) == (same.weights, same.kv, same.compute)
+    assert there.memory.weights > 0
     assert there.detokenize(there.tokenize("a dog")) == here.detokenize(here.tokenize("a dog"))
     assert "demo.gguf" in repr(there)
     for use in (lambda: model.handle, lambda: model.ptr, lambda: context.memory, lambda: context.decode):
@@ -257,7 +263,7 @@ def test_values_of_native_objects_can_be_read_and_the_objects_not_used(here: Lla
         model.close()
     with pytest.raises(UnsupportedError, match="cannot be done from another process"):
         there._runtime.slots_of_another_kind  # type: ignore[attr-defined]  # noqa: B018
-    with pytest.raises(UnsupportedError, match="open another Llama"):
+    with pytest.raises(UnsupportedError, match=r"isolate=True: a fork .*: open another Llama"):
         there.fork()
 
 
@@ -272,17 +278,21 @@ def test_what_cannot_leave_this_process_is_refused(here: Llama, there: Llama) ->
         def start(self) -> Any:
             raise AssertionError
 
-    for options in (
-        {"sampling": SamplingParams(samplers=(Mine(),))},
-        {"speculative": Drafts()},
-        {"adapters": {object(): 1.0}},
+    for options, reason in (
+        ({"sampling": SamplingParams(samplers=(Mine(),))}, "a sampler written in Python .*: use isolate=False"),
+        ({"speculative": Drafts()}, "isolate=True: .*Drafts"),
     ):
-        with pytest.raises((UnsupportedError, TypeError)):
+        with pytest.raises(UnsupportedError, match=reason):
             there.generate(PROMPT, **options)
-    with pytest.raises(UnsupportedError, match="a Model is in this process"):
+    with pytest.raises(TypeError):
+        there.generate(PROMPT, adapters={object(): 1.0})  # type: ignore[dict-item]
+    with pytest.raises(UnsupportedError, match="isolate=True: a Model is in this process: give its path"):
         Llama(here.model, isolate=True)
-    with pytest.raises(UnsupportedError, match="a draft Model"):
-        Llama.demo(isolate=True, draft=here.model)
+    for draft in (here.model, DraftModel(model=here.model)):
+        with pytest.raises(UnsupportedError, match="isolate=True: a draft Model is in this process: give its path"):
+            Llama.demo(isolate=True, draft=draft)
+    with pytest.raises(UnsupportedError, match=r"isolate=True: draft=<.*Drafts.*> cannot leave this process"):
+        Llama.demo(isolate=True, draft=Drafts())
     with pytest.raises(ValueError, match="replay=True needs isolate=True"):
         Llama.demo(replay=True)
     with pytest.raises(ModelNotFoundError, match="from_hub"):

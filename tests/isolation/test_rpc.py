@@ -22,6 +22,7 @@ from llama_cffi.cli.app import app
 from llama_cffi.core import backend
 from llama_cffi.errors import EngineCrashed, RpcError
 from tests.support.children import run_child
+from tests.support.media_kinds import open_llama, write_kind
 
 PROMPT = "Once upon a time"
 OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_seq_max": 2}
@@ -111,7 +112,7 @@ def test_a_model_over_two_servers_and_what_happens_when_one_dies(servers: list[S
 def test_a_server_that_stops_answering(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     from llama_cffi.isolation import supervisor
 
-    monkeypatch.setattr(supervisor, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "STALLED_TOKEN_SECONDS", 1.0)
     with Llama.demo(rpc=[servers[0].endpoint], **OPTIONS) as llm:
         stream = llm.stream(PROMPT, max_tokens=200, seed=1)
         next(stream)
@@ -122,6 +123,26 @@ def test_a_server_that_stops_answering(servers: list[Server], monkeypatch: pytes
         finally:
             os.kill(servers[0].process.pid, signal.SIGCONT)
         assert llm.generate(PROMPT, max_tokens=2, temperature=0).tokens
+
+
+@pytest.mark.conformance
+def test_a_server_that_is_stopped_for_30_seconds(servers: list[Server]) -> None:
+    from llama_cffi.isolation import supervisor
+
+    with Llama.demo(rpc=[servers[0].endpoint], **OPTIONS) as llm:
+        expected = llm.generate(PROMPT, max_tokens=4, temperature=0).tokens
+        stream = llm.stream(PROMPT, max_tokens=200, seed=1)
+        next(stream)
+        began = time.monotonic()
+        os.kill(servers[0].process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(EngineCrashed, match="an RPC server does not answer"):
+                list(stream)
+            assert supervisor.STALLED_TOKEN_SECONDS <= time.monotonic() - began < 30
+            time.sleep(max(0.0, began + 30 - time.monotonic()))
+        finally:
+            os.kill(servers[0].process.pid, signal.SIGCONT)
+        assert llm.generate(PROMPT, max_tokens=4, temperature=0).tokens == expected
 
 
 @pytest.mark.conformance
@@ -137,6 +158,17 @@ def test_without_a_process_of_its_own(servers: list[Server]) -> None:
     with Llama.demo(**OPTIONS) as here:
         expected = here.generate(PROMPT, max_tokens=8, temperature=0).text
     assert run_child(program).splitlines() == [expected] * 2
+
+
+@pytest.mark.conformance
+def test_images_over_rpc(servers: list[Server], tmp_path: Path, assets: Path) -> None:
+    kind = write_kind(tmp_path, "qwen2vl", assets)
+    prompt = ["What is ", next(iter(kind.media.values())), "?"]
+    with open_llama(kind) as here, open_llama(kind, rpc=[servers[0].endpoint]) as llm:
+        assert llm.model.placement.gpu_bytes
+        expected, found = (one.generate(prompt, temperature=0, max_tokens=4) for one in (here, llm))
+    assert found.prompt == expected.prompt
+    assert found.tokens == expected.tokens
 
 
 @pytest.mark.conformance
@@ -165,6 +197,18 @@ def test_what_is_no_server() -> None:
     port = free_port()
     with pytest.raises(RpcError, match="cannot be reached"):
         Llama.demo(rpc=[f"127.0.0.1:{port}"])
+    # As one of another version: a hello of the right size, from a major version of 99; and one of an older size.
+    newer = (28).to_bytes(8, "little") + bytes([99, 1, 2]) + bytes(25)
+    older = (3).to_bytes(8, "little") + bytes([3, 6, 1])
+    for hello, reason in (
+        (newer, r"it has version 99\.1\.2 of the RPC protocol, which this libllama does not understand"),
+        (older, "it does not answer as one of this version does, or is not an RPC server"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it does not answer as one of this version does"),
+    ):
+        check_refused(hello, reason)
+
+
+def check_refused(hello: bytes, reason: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def answer() -> None:
@@ -174,16 +218,15 @@ def test_what_is_no_server() -> None:
                     client.settimeout(SECONDS)
                     with suppress(ConnectionError):
                         if client.recv(100):
-                            # As one of another version: a hello of the right size, from a major version of 99.
-                            client.sendall((27).to_bytes(8, "little") + bytes([99]) + bytes(26))
+                            client.sendall(hello)
                             client.recv(1)
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises((RpcError, EngineCrashed)) as caught:
-            Llama.demo(rpc=[f"127.0.0.1:{other.getsockname()[1]}"])
+        endpoint = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(RpcError, match=f"the RPC server {endpoint} cannot be used: {reason}"):
+            Llama.demo(rpc=[endpoint])
         thread.join(SECONDS)
-        assert "RPC" in str(caught.value)
 
 
 @pytest.mark.conformance

@@ -11,26 +11,6 @@ enum ggml_backend_dev_type {
     GGML_BACKEND_DEVICE_TYPE_ACCEL, GGML_BACKEND_DEVICE_TYPE_META, ...
 };
 
-struct ggml_backend_dev_caps {
-    bool async;
-    bool host_buffer;
-    bool buffer_from_host_ptr;
-    bool events;
-    bool mmap_support;
-    ...;
-};
-
-struct ggml_backend_dev_props {
-    const char * name;
-    const char * description;
-    size_t memory_free;
-    size_t memory_total;
-    enum ggml_backend_dev_type type;
-    const char * device_id;
-    struct ggml_backend_dev_caps caps;
-    ...;
-};
-
 struct ggml_backend_feature {
     const char * name;
     const char * value;
@@ -41,47 +21,31 @@ typedef bool (*ggml_backend_sched_eval_callback)(struct ggml_tensor * t, bool as
 
 // What ggml_backend_reg_get_proc_address hands out.
 typedef struct ggml_backend_feature * (*ggml_backend_get_features_t)(ggml_backend_reg_t reg);
-typedef void (*ggml_backend_set_n_threads_t)(ggml_backend_t backend, int n_threads);
-typedef ggml_backend_buffer_type_t * (*ggml_backend_dev_get_extra_bufts_t)(ggml_backend_dev_t device);
 
 const char * ggml_backend_buft_name(ggml_backend_buffer_type_t buft);
-size_t ggml_backend_buft_get_alignment(ggml_backend_buffer_type_t buft);
-size_t ggml_backend_buft_get_max_size(ggml_backend_buffer_type_t buft);
 bool ggml_backend_buft_is_host(ggml_backend_buffer_type_t buft);
 ggml_backend_dev_t ggml_backend_buft_get_device(ggml_backend_buffer_type_t buft);
 
-const char * ggml_backend_buffer_name(ggml_backend_buffer_t buffer);
-bool ggml_backend_buffer_is_host(ggml_backend_buffer_t buffer);
 ggml_backend_buffer_type_t ggml_backend_buffer_get_type(ggml_backend_buffer_t buffer);
 
 void ggml_backend_tensor_set(struct ggml_tensor * tensor, const void * data, size_t offset, size_t size);
-void ggml_backend_tensor_get(const struct ggml_tensor * tensor, void * data, size_t offset, size_t size);
 
 const char * ggml_backend_dev_name(ggml_backend_dev_t device);
 const char * ggml_backend_dev_description(ggml_backend_dev_t device);
 void ggml_backend_dev_memory(ggml_backend_dev_t device, size_t * free, size_t * total);
 enum ggml_backend_dev_type ggml_backend_dev_type(ggml_backend_dev_t device);
-void ggml_backend_dev_get_props(ggml_backend_dev_t device, struct ggml_backend_dev_props * props);
 ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t device);
 ggml_backend_buffer_type_t ggml_backend_dev_buffer_type(ggml_backend_dev_t device);
-ggml_backend_buffer_type_t ggml_backend_dev_host_buffer_type(ggml_backend_dev_t device);
 
 const char * ggml_backend_reg_name(ggml_backend_reg_t reg);
-size_t ggml_backend_reg_dev_count(ggml_backend_reg_t reg);
 ggml_backend_dev_t ggml_backend_reg_dev_get(ggml_backend_reg_t reg, size_t index);
 void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t reg, const char * name);
 
 void ggml_backend_register(ggml_backend_reg_t reg);
-void ggml_backend_device_register(ggml_backend_dev_t device);
-size_t ggml_backend_reg_count(void);
-ggml_backend_reg_t ggml_backend_reg_get(size_t index);
 ggml_backend_reg_t ggml_backend_reg_by_name(const char * name);
 size_t ggml_backend_dev_count(void);
 ggml_backend_dev_t ggml_backend_dev_get(size_t index);
 ggml_backend_dev_t ggml_backend_dev_by_name(const char * name);
 ggml_backend_dev_t ggml_backend_dev_by_type(enum ggml_backend_dev_type type);
 
-ggml_backend_reg_t ggml_backend_load(const char * path);
-void ggml_backend_unload(ggml_backend_reg_t reg);
-void ggml_backend_load_all(void);
 void ggml_backend_load_all_from_path(const char * dir_path);

@@ -12,8 +12,6 @@ typedef struct llama_batch {
 } llama_batch;
 
 struct llama_batch llama_batch_get_one(llama_token * tokens, int32_t n_tokens);
-struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
-void llama_batch_free(struct llama_batch batch);
 int32_t llama_encode(struct llama_context * ctx, struct llama_batch batch);
 int32_t llama_decode(struct llama_context * ctx, struct llama_batch batch);
 

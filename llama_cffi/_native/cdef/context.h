@@ -60,8 +60,6 @@ struct llama_context_params {
     ...;
 };
 
-const char * llama_flash_attn_type_name(enum llama_flash_attn_type flash_attn_type);
-
 struct llama_context_params llama_context_default_params(void);
 struct llama_context * llama_init_from_model(struct llama_model * model, struct llama_context_params params);
 void llama_free(struct llama_context * ctx);
@@ -85,10 +83,8 @@ int32_t llama_n_threads_batch(struct llama_context * ctx);
 void llama_set_embeddings(struct llama_context * ctx, bool embeddings);
 void llama_set_causal_attn(struct llama_context * ctx, bool causal_attn);
 bool llama_get_causal_attn(const struct llama_context * ctx);
-void llama_set_abort_callback(struct llama_context * ctx, ggml_abort_callback abort_callback, void * abort_callback_data);
 void llama_synchronize(struct llama_context * ctx);
 
-float * llama_get_logits(struct llama_context * ctx);
 float * llama_get_logits_ith(struct llama_context * ctx, int32_t i);
 float * llama_get_embeddings(struct llama_context * ctx);
 float * llama_get_embeddings_ith(struct llama_context * ctx, int32_t i);

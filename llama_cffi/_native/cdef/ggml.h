@@ -1,10 +1,7 @@
-// ggml.h: types, status, log levels and the few tensor functions that bindings need.
+// ggml.h: types, log levels and the few tensor functions that bindings need.
 
 #define GGML_MAX_DIMS ...
-#define GGML_MAX_NAME ...
 #define GGML_MAX_N_THREADS ...
-
-enum ggml_status { GGML_STATUS_ALLOC_FAILED, GGML_STATUS_FAILED, GGML_STATUS_SUCCESS, GGML_STATUS_ABORTED, ... };
 
 enum ggml_type {
     GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_F64,
@@ -44,24 +41,10 @@ typedef bool (*ggml_abort_callback)(void * data);
 typedef void (*ggml_log_callback)(enum ggml_log_level level, const char * text, void * user_data);
 
 ggml_abort_callback_t ggml_set_abort_callback(ggml_abort_callback_t callback);
-void ggml_log_get(ggml_log_callback * log_callback, void ** user_data);
-void ggml_log_set(ggml_log_callback log_callback, void * user_data);
-
-const char * ggml_version(void);
-const char * ggml_commit(void);
-const char * ggml_status_to_string(enum ggml_status status);
-int64_t ggml_time_us(void);
 
 const char * ggml_type_name(enum ggml_type type);
-int64_t ggml_blck_size(enum ggml_type type);
 size_t ggml_type_size(enum ggml_type type);
-size_t ggml_row_size(enum ggml_type type, int64_t ne);
-bool ggml_is_quantized(enum ggml_type type);
 
 const char * ggml_get_name(const struct ggml_tensor * tensor);
-const char * ggml_op_desc(const struct ggml_tensor * t);
-int ggml_n_dims(const struct ggml_tensor * tensor);
 int64_t ggml_nelements(const struct ggml_tensor * tensor);
 size_t ggml_nbytes(const struct ggml_tensor * tensor);
-size_t ggml_element_size(const struct ggml_tensor * tensor);
-bool ggml_is_contiguous(const struct ggml_tensor * tensor);

@@ -1,4 +1,3 @@
 // llama.h: the log callback, one for the whole process.
 
-void llama_log_get(ggml_log_callback * log_callback, void ** user_data);
 void llama_log_set(ggml_log_callback log_callback, void * user_data);

@@ -71,9 +71,6 @@ struct llama_model_params {
     ...;
 };
 
-const char * llama_load_mode_name(enum llama_load_mode load_mode);
-enum llama_load_mode llama_load_mode_from_str(const char * str);
-
 struct llama_model_params llama_model_default_params(void);
 struct llama_model * llama_model_init_from_user(struct gguf_context * metadata, llama_model_set_tensor_data_t set_tensor_data, void * set_tensor_data_ud, struct llama_model_params params);
 struct llama_model * llama_model_load_from_file(const char * path_model, struct llama_model_params params);
@@ -104,7 +101,6 @@ int32_t llama_model_meta_key_by_index(const struct llama_model * model, int32_t 
 int32_t llama_model_meta_val_str_by_index(const struct llama_model * model, int32_t i, char * buf, size_t buf_size);
 
 int32_t llama_model_desc(const struct llama_model * model, char * buf, size_t buf_size);
-enum llama_ftype llama_model_ftype(const struct llama_model * model);
 uint64_t llama_model_size(const struct llama_model * model);
 const char * llama_model_chat_template(const struct llama_model * model, const char * name);
 uint64_t llama_model_n_params(const struct llama_model * model);

@@ -1,4 +1,4 @@
-// llama.h: timings that contexts and sampler chains keep.
+// llama.h: timings that contexts keep.
 
 struct llama_perf_context_data {
     double t_start_ms;
@@ -11,15 +11,5 @@ struct llama_perf_context_data {
     ...;
 };
 
-struct llama_perf_sampler_data {
-    double t_sample_ms;
-    int32_t n_sample;
-    ...;
-};
-
 struct llama_perf_context_data llama_perf_context(const struct llama_context * ctx);
-void llama_perf_context_print(const struct llama_context * ctx);
 void llama_perf_context_reset(struct llama_context * ctx);
-struct llama_perf_sampler_data llama_perf_sampler(const struct llama_sampler * chain);
-void llama_perf_sampler_print(const struct llama_sampler * chain);
-void llama_perf_sampler_reset(struct llama_sampler * chain);

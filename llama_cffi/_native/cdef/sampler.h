@@ -6,9 +6,7 @@ void llama_sampler_accept(struct llama_sampler * smpl, llama_token token);
 void llama_sampler_apply(struct llama_sampler * smpl, llama_token_data_array * cur_p);
 void llama_sampler_reset(struct llama_sampler * smpl);
 struct llama_sampler * llama_sampler_clone(const struct llama_sampler * smpl);
-void llama_sampler_copy(const struct llama_sampler * src, struct llama_sampler * dst);
 void llama_sampler_free(struct llama_sampler * smpl);
-uint32_t llama_sampler_get_seed(const struct llama_sampler * smpl);
 llama_token llama_sampler_sample(struct llama_sampler * smpl, struct llama_context * ctx, int32_t idx);
 
 struct llama_sampler_chain_params llama_sampler_chain_default_params(void);
@@ -16,7 +14,6 @@ struct llama_sampler * llama_sampler_chain_init(struct llama_sampler_chain_param
 void llama_sampler_chain_add(struct llama_sampler * chain, struct llama_sampler * smpl);
 struct llama_sampler * llama_sampler_chain_get(struct llama_sampler * chain, int32_t i);
 int32_t llama_sampler_chain_n(const struct llama_sampler * chain);
-struct llama_sampler * llama_sampler_chain_remove(struct llama_sampler * chain, int32_t i);
 
 struct llama_sampler * llama_sampler_init_greedy(void);
 struct llama_sampler * llama_sampler_init_dist(uint32_t seed);

@@ -1,8 +1,5 @@
 // llama.h: opaque objects, scalar types, the enums that several areas share, and library-wide functions.
 
-#define LLAMA_DEFAULT_SEED ...
-#define LLAMA_TOKEN_NULL ...
-
 struct llama_vocab;
 struct llama_model;
 struct llama_context;
@@ -28,13 +25,10 @@ enum llama_ftype {
 };
 
 const char * llama_version(void);
-const char * llama_ftype_name(enum llama_ftype ftype);
 
 void llama_backend_init(void);
-void llama_backend_free(void);
 void llama_numa_init(enum ggml_numa_strategy numa);
 
-int64_t llama_time_us(void);
 size_t llama_max_devices(void);
 size_t llama_max_parallel_sequences(void);
 size_t llama_max_tensor_buft_overrides(void);

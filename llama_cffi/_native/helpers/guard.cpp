@@ -54,6 +54,8 @@ Unguarded::Unguarded() : depth_(depth) { depth = 0; }
 
 Unguarded::~Unguarded() { depth = depth_; }
 
+bool is_guarded() { return depth > 0; }
+
 void remember(const char * message) { std::snprintf(failure, sizeof failure, "%s", message); }
 
 }  // namespace lch

@@ -50,6 +50,9 @@ private:
     int depth_;
 };
 
+// Whether this thread is inside a guarded call, where an exception reaches the guard.
+bool is_guarded();
+
 // Keeps why this thread's guarded call failed.
 void remember(const char * message);
 

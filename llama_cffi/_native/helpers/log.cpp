@@ -14,7 +14,13 @@
 namespace {
 
 constexpr uint64_t kLines = 1024;
-constexpr int kDebug = 1, kInfo = 2, kCont = 5;
+constexpr int kDebug = 1, kInfo = 2, kError = 4, kCont = 5;
+
+// After these llama.cpp goes on and computes with buffers that are not there, which ends the process.
+const char * const kFatal[] = {
+    "failed to allocate compute graph for K-shift",
+    "failed to reserve graph after the memory update",
+};
 
 lch_line ring[kLines];
 std::mutex ring_mutex;
@@ -55,6 +61,18 @@ void flush() {
     line.text[pending.length] = '\0';
     pending.length = 0;
     ring_end.store(seq + 1, std::memory_order_release);
+}
+
+// Ends the guarded call in which one of them is logged, by an exception that unwinds llama.cpp.
+void stop_if_fatal(int level, const char * text) {
+    if (level != kError || !lch::is_guarded()) {
+        return;
+    }
+    for (const char * fatal : kFatal) {
+        if (std::strstr(text, fatal)) {
+            throw std::runtime_error(fatal);
+        }
+    }
 }
 
 // A line longer than a slot goes on in the next one.
@@ -98,6 +116,7 @@ void log_dump_tail(int lines) {
 }  // namespace lch
 
 void lch_log(int level, const char * text, void *) {
+    const char * const begin = text;
     if (level != kCont) {
         flush();
         pending.level = level;
@@ -112,6 +131,7 @@ void lch_log(int level, const char * text, void *) {
         text = newline + 1;
     }
     append(text, std::strlen(text));
+    stop_if_fatal(level, begin);
 }
 
 void lch_log_keep(int min_level) { keep_level.store(min_level < kDebug ? kDebug : min_level); }

@@ -27,20 +27,34 @@ def _address(pointer: Any) -> int:
 
 
 def lch_buffers(fn: Any, ctx: Any, out: Any, room: int) -> int:
-    found = ctypes.CFUNCTYPE(_Map, ctypes.c_void_p)(_address(fn))(_address(ctx))
+    return _write(ctypes.CFUNCTYPE(_Map, ctypes.c_void_p)(_address(fn))(_address(ctx)), 4, out, room)
+
+
+def lch_projector(fn: Any, path: Any, params: Any, size: int, out: Any, room: int) -> int:
+    class Params(ctypes.Structure):
+        _fields_ = (("words", _WORD * (-(-size // 8))),)
+
+    given = Params()
+    ctypes.memmove(ctypes.addressof(given), _address(params), size)
+    call = ctypes.CFUNCTYPE(_Map, ctypes.c_void_p, Params)(_address(fn))
+    return _write(call(_address(path), given), 2, out, room)
+
+
+def _write(found: _Map, width: int, out: Any, room: int) -> int:
+    """Write the entries of a map, ``width`` words for each, and free the map."""
     free = ctypes.CDLL(None).free
     free.argtypes, free.restype = (ctypes.c_void_p,), None
     nodes, waiting = [], [found.words[2]]
     while waiting:
         if place := waiting.pop():
-            # Color, parent, left, right; then the key and the three sizes.
-            node = (_WORD * 8).from_address(place)
-            nodes.append((place, tuple(node[4:8])))
+            # Color, parent, left, right; then the key and what it stands for.
+            node = (_WORD * (4 + width)).from_address(place)
+            nodes.append((place, tuple(node[4 : 4 + width])))
             waiting += (node[2], node[3])
     nodes.sort(key=lambda node: node[1])
     for i, (place, values) in enumerate(nodes):
         if i < room:
-            out[4 * i : 4 * i + 4] = values
+            out[width * i : width * (i + 1)] = values
         free(place)
     return len(nodes)
 

@@ -27,6 +27,8 @@ from llama_cffi import (
     Projector,
     Video,
 )
+from llama_cffi.core.gguf import GGUFFile
+from llama_cffi.core.media.projector_devices import projector_memory
 from llama_cffi.errors import (
     AbortedError,
     BatchError,
@@ -37,6 +39,7 @@ from llama_cffi.errors import (
     ModelNotFoundError,
     UnsupportedError,
 )
+from tests.support.children import run_child
 from tests.support.media_models import (
     GEMMA3_SHAPE,
     HEARING_SHAPE,
@@ -245,6 +248,25 @@ def test_what_a_projector_says(models: dict[str, Seeing]) -> None:
     assert models["qwen2vl"].model.n_pos_per_embd == 4
     assert len({one.projector.fingerprint for one in models.values()}) == 3
     assert "vision" in repr(models["gemma3"].projector)
+
+
+def test_its_memory_is_known_before_it_is_opened(models: dict[str, Seeing], tmp_path: Path) -> None:
+    paths = [str(seeing.projector.path) for seeing in models.values()]
+    plans = [projector_memory(path, use_gpu=False) for path in paths]
+    for path, plan in zip(paths, plans, strict=True):
+        weights = sum(tensor.nbytes for tensor in GGUFFile(path).tensors)
+        assert list(plan) == ["CPU"]
+        assert 0.9 * weights < plan["CPU"] < weights + 256 * 2**20
+    with pytest.raises(ModelNotFoundError):
+        projector_memory(tmp_path / "nowhere.gguf")
+    # The helpers in Python read the same.
+    said = run_child(f"""
+        import os
+        os.environ["LLAMA_CFFI_HELPERS"] = "none"
+        from llama_cffi.core.media.projector_devices import projector_memory
+        print([dict(projector_memory(path, use_gpu=False)) for path in {paths}])
+    """)
+    assert said.strip() == str(plans)
 
 
 def test_tokens_around_and_causality(models: dict[str, Seeing]) -> None:

@@ -20,6 +20,7 @@ struct mtmd_helper_bitmap_wrapper {
 struct mtmd_helper_init_opt mtmd_helper_init_opt_default(void);
 void mtmd_helper_log_set(ggml_log_callback log_callback, void * user_data);
 bool mtmd_helper_support_video(const mtmd_context * ctx);
+void mtmd_helper_video_free(mtmd_helper_video * ctx);
 struct mtmd_helper_bitmap_wrapper mtmd_helper_bitmap_init_from_buf(
     const mtmd_context * ctx, const unsigned char * buf, size_t len, bool placeholder, struct mtmd_helper_init_opt opt);
 void mtmd_helper_image_get_decoder_pos(
@@ -47,19 +48,3 @@ int32_t mtmd_helper_decode_image_chunk(
     mtmd_context * ctx, struct llama_context * lctx, const mtmd_input_chunk * chunk, float * encoded_embd,
     llama_pos n_past, int32_t seq_id, int32_t n_batch, llama_pos * new_n_past,
     mtmd_helper_post_decode_callback callback, void * user_data);
-
-// Video.
-
-struct mtmd_helper_video_info {
-    uint32_t width;
-    uint32_t height;
-    float fps;
-    int32_t n_frames;
-};
-
-struct mtmd_helper_video_init_params mtmd_helper_video_init_params_default(void);
-mtmd_helper_video * mtmd_helper_video_init_from_buf(
-    const mtmd_context * mctx, const unsigned char * buf, size_t len, struct mtmd_helper_video_init_params params);
-void mtmd_helper_video_free(mtmd_helper_video * ctx);
-struct mtmd_helper_video_info mtmd_helper_video_get_info(const mtmd_helper_video * ctx);
-int32_t mtmd_helper_video_read_next(mtmd_helper_video * ctx, mtmd_bitmap ** out_bitmap, char ** out_text);

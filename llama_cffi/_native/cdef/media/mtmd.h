@@ -68,28 +68,13 @@ bool mtmd_decode_use_mrope(const mtmd_context * ctx);
 bool mtmd_support_vision(const mtmd_context * ctx);
 bool mtmd_support_audio(const mtmd_context * ctx);
 int mtmd_get_audio_sample_rate(const mtmd_context * ctx);
-const char * mtmd_get_marker(const mtmd_context * ctx);
-void mtmd_log_set(ggml_log_callback log_callback, void * user_data);
-
-struct mtmd_caps {
-    bool inp_vision;
-    bool inp_audio;
-};
-
-struct mtmd_caps mtmd_get_cap_from_file(const char * mmproj_fname);
 
 // Decoded media.
 
 mtmd_bitmap * mtmd_bitmap_init(uint32_t nx, uint32_t ny, const unsigned char * data);
-mtmd_bitmap * mtmd_bitmap_init_from_audio(size_t n_samples, const float * data);
 uint32_t mtmd_bitmap_get_nx(const mtmd_bitmap * bitmap);
 uint32_t mtmd_bitmap_get_ny(const mtmd_bitmap * bitmap);
-const unsigned char * mtmd_bitmap_get_data(const mtmd_bitmap * bitmap);
-size_t mtmd_bitmap_get_n_bytes(const mtmd_bitmap * bitmap);
-bool mtmd_bitmap_is_audio(const mtmd_bitmap * bitmap);
 void mtmd_bitmap_free(mtmd_bitmap * bitmap);
-const char * mtmd_bitmap_get_id(const mtmd_bitmap * bitmap);
-void mtmd_bitmap_set_id(mtmd_bitmap * bitmap, const char * id);
 void mtmd_bitmap_set_mergeable(mtmd_bitmap * bitmap, bool mergeable);
 
 // Chunks.
@@ -110,7 +95,6 @@ enum mtmd_input_chunk_type mtmd_input_chunk_get_type(const mtmd_input_chunk * ch
 const llama_token * mtmd_input_chunk_get_tokens_text(const mtmd_input_chunk * chunk, size_t * n_tokens_output);
 const mtmd_image_tokens * mtmd_input_chunk_get_tokens_image(const mtmd_input_chunk * chunk);
 size_t mtmd_input_chunk_get_n_tokens(const mtmd_input_chunk * chunk);
-const char * mtmd_input_chunk_get_id(const mtmd_input_chunk * chunk);
 llama_pos mtmd_input_chunk_get_n_pos(const mtmd_input_chunk * chunk);
 mtmd_input_chunk * mtmd_input_chunk_copy(const mtmd_input_chunk * chunk);
 void mtmd_input_chunk_free(mtmd_input_chunk * chunk);
