@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llama_cffi import Llama, ModelOptions, PromptLookup
+from llama_cffi import Llama, ModelOptions
 from llama_cffi.core.rollback import Rollback
 from tests.gpu.conftest import Gpus
 from tests.support.memory_models import write_memory_model
-from tests.support.memory_walk import EXACT
+from tests.support.memory_walk import EXACT, Wrong
 from tests.support.ties import same_but_for_ties
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +31,7 @@ def test_drafts_on_a_device(gpus: Gpus, tmp_path: Path, name: str) -> None:
         assert Rollback(there.context)._on_device
         assert not Rollback(here.context)._on_device
         expected = here.generate(PROMPT, max_tokens=20, temperature=0)
-        drafted = there.generate(PROMPT, max_tokens=20, temperature=0, speculative=PromptLookup(min_ngram=1))
+        drafted = there.generate(PROMPT, max_tokens=20, temperature=0, speculative=Wrong())
         assert drafted.speculation is not None
         assert drafted.speculation.drafted_tokens > drafted.speculation.accepted_tokens
         assert same_but_for_ties(here, here.detokenize(PROMPT), drafted.tokens, expected.tokens)

@@ -14,7 +14,7 @@ import pytest
 from llama_cffi import Llama, Model, PromptLookup
 from llama_cffi.engine.draft_model import DraftModel
 from tests.support.memory_models import ARCHITECTURES, write_memory_model
-from tests.support.memory_walk import EXACT, MemoryWalk
+from tests.support.memory_walk import EXACT, MemoryWalk, Wrong
 
 PROMPT = [1, *range(300, 330), *range(300, 310)]
 
@@ -83,19 +83,20 @@ def test_drafts_by_lookup_and_by_a_model(models: dict[str, Model], name: str) ->
     with Llama(models[name], **options) as llm:
         plain = llm.generate(PROMPT, max_tokens=20, temperature=0)
         looked_up = llm.generate(PROMPT, max_tokens=20, temperature=0, speculative=PromptLookup(min_ngram=1))
+        wrong = llm.generate(PROMPT, max_tokens=20, temperature=0, speculative=Wrong())
         assert llm.context.n_rs_seq == 0
     with Llama(models[name], draft=DraftModel(model=models[name], p_min=0.0, n_draft=5), **options) as llm:
         same = llm.generate(PROMPT, max_tokens=20, temperature=0)
         assert llm.context.n_rs_seq == (5 if name == "lfm2" else 0)
     with Llama(models[name], draft=DraftModel(model=models[f"{name}-draft"], p_min=0.0, n_draft=5), **options) as llm:
         other = llm.generate(PROMPT, max_tokens=20, temperature=0)
-    assert plain.tokens == looked_up.tokens == same.tokens == other.tokens
+    assert plain.tokens == looked_up.tokens == wrong.tokens == same.tokens == other.tokens
     assert same.speculation is not None
     assert other.speculation is not None
-    assert looked_up.speculation is not None
+    assert wrong.speculation is not None
     assert same.speculation.acceptance > 0.9, "a model drafts for itself"
     assert 0 < other.speculation.drafted_tokens > other.speculation.accepted_tokens
-    assert looked_up.speculation.drafted_tokens > 0
+    assert wrong.speculation.drafted_tokens > wrong.speculation.accepted_tokens
 
 
 def test_more_states_than_memory_are_not_kept(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def write_memory_model(path: str | os.PathLike[str], architecture: str, *, seed:
     rng = np.random.default_rng(seed)
     with new_gguf(target, architecture) as writer:
         _add_keys(writer, architecture)
-        for name, shape in tensors.items():
+        for name, shape in sorted(tensors.items()):  # llama.cpp names them in no order
             writer.add_tensor(name, _weights(rng, name, shape))
     return target
 

@@ -82,6 +82,16 @@ class Guesses:
         return draft
 
 
+class Wrong:
+    """Drafts the same tokens each time."""
+
+    def start(self) -> Wrong:
+        return self
+
+    def propose(self, tokens: Sequence[int], n_max: int, *, seq_id: int) -> list[int]:
+        return [5, 6, 7][:n_max]
+
+
 class MemoryWalk:
     """Texts of one model that grow, fork and go back at random."""
 
@@ -266,4 +276,4 @@ def _gap(top: Sequence[tuple[int, float]]) -> float:
     return top[0][1] - top[1][1] if len(top) > 1 else 1.0
 
 
-__all__ = ["EXACT", "MemoryWalk"]
+__all__ = ["EXACT", "MemoryWalk", "Wrong"]
