@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llama_cffi.aio.stream import AsyncStream
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
+    from llama_cffi.core.archive import ArchiveMember
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context
     from llama_cffi.core.context_options import ContextOptions
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "GBNF": "grammar.values",
+    "ArchiveMember": "core.archive",
     "AsyncChatSession": "aio.session",
     "AsyncLlama": "aio.llama",
     "AsyncStream": "aio.stream",
@@ -135,6 +137,7 @@ _MODULES = ("errors", "hub", "otel", "samplers")
 
 __all__ = [
     "GBNF",
+    "ArchiveMember",
     "AsyncChatSession",
     "AsyncLlama",
     "AsyncStream",

@@ -18,7 +18,7 @@
     ├── ModelFileError (ValueError)         the file is not a model that llama.cpp can load
     │   └── ModelNotFoundError (FileNotFoundError)
     ├── ModelLoadCancelled (RuntimeError)   the progress callback returned False
-    ├── HubError (RuntimeError)             a model could not be downloaded from the hub
+    ├── HubError (RuntimeError)             a model could not be fetched from the hub or an address
     │   ├── HubNameError (ValueError)       a name that no repository can have
     │   ├── HubNotFoundError (LookupError)  no such repository, revision or file on the hub or in the cache
     │   ├── HubChoiceError (LookupError)    several models match the name
@@ -197,7 +197,7 @@ class ModelLoadCancelled(LlamaCffiError, RuntimeError):
 
 
 class HubError(LlamaCffiError, RuntimeError):
-    """A model could not be downloaded by its name from the hub; no partial file is left."""
+    """A model could not be fetched by its name from the hub, or from an address; the next download goes on."""
 
 
 class HubNameError(HubError, ValueError):

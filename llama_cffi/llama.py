@@ -44,13 +44,18 @@ if TYPE_CHECKING:
 class Llama(OpenModel):
     """A model ready to generate and to embed.
 
-    ``model`` is the path of a GGUF file, or a :class:`Model`, which may be shared: closing this object closes the model
-    only if this object loaded it. The options are those of :class:`~llama_cffi.options.LlamaOptions`; in this and every
+    ``model`` is what :class:`Model` takes (the path of a GGUF file, its bytes, an open file, an
+    :class:`ArchiveMember`), or a :class:`Model`, which may be shared: closing this object closes the model only if this
+    object loaded it. The options are those of :class:`~llama_cffi.options.LlamaOptions`; in this and every
     other call None means "not given". All layers go to a GPU when the library can use one; ``model.placement`` shows
     the bytes on each device.
 
     Any thread may call any method: concurrent calls are computed together, in one batch. :meth:`fork` returns a second
     ``Llama`` over the same weights, which computes independently of this one.
+
+    It pickles as a reference: another process opens the same file, unless it has changed, with the same options.
+    Texts in memory are not part of that, and what exists in this process only raises ``TypeError``: a model that was
+    given as bytes or as an open file, adapters that are set, options that cannot be pickled.
 
     Raises :class:`ModelFileError` and :class:`ContextError` with the reason that llama.cpp logged.
     """

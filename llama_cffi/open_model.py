@@ -16,6 +16,7 @@ from llama_cffi.core.context import Context
 from llama_cffi.core.model import Model
 from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.isolation import open_runtime
+from llama_cffi.reopening import portable, reference
 from llama_cffi.runtime import demo_path
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
+    from llama_cffi.core.model_paths import ModelGiven
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
     from llama_cffi.engine.snapshot import SlotSnapshot
@@ -36,12 +38,16 @@ class OpenModel(Closing, ProcessBound):
     The base of :class:`~llama_cffi.Llama`, which adds the calls that compute.
     """
 
-    _instead_of_pickling = "open the model in each process"
     _instead_of_copying = "use fork(), which gives a second one over the same weights"
 
     @takes_options(opt.LlamaOptions)
-    def __init__(self, model: str | PathLike[str] | Model, **options: Unpack[opt.LlamaOptions]) -> None:
-        self._runtime = open_runtime(model, opt.check_options(opt.LlamaOptions, options))
+    def __init__(self, model: ModelGiven | Model, **options: Unpack[opt.LlamaOptions]) -> None:
+        given = opt.check_options(opt.LlamaOptions, options)
+        self._given, self._shares_model = portable(given), isinstance(model, Model)
+        self._runtime = open_runtime(model, given)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return reference(type(self), self._runtime, self._given, shared=self._shares_model)
 
     @classmethod
     @takes_options(opt.LlamaOptions)
@@ -233,7 +239,7 @@ class OpenModel(Closing, ProcessBound):
         self._runtime.close()
 
     def __repr__(self) -> str:
-        name = f"{type(self).__name__} {self.model.path.name!r}"
+        name = f"{type(self).__name__} {self.model.name!r}"
         if self.closed:
             return f"<{name}: closed>"
         context = self.context

@@ -18,6 +18,7 @@ from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.fitting import Fitting
 from llama_cffi.core.memory_breakdown import can_measure
 from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.opening import local, opened
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.beside import BesideModel, draft_options
 from llama_cffi.engine.context_choice import DEFAULT_N_CTX, choose_context, choose_contexts, fewer_cells
@@ -103,8 +104,13 @@ class Runtime:
         self._process = os.getpid()
 
     @classmethod
-    def open(cls, model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
+    def open(cls, model: Any, given: Mapping[str, Any]) -> Runtime:
         """Load a model, unless it is one, and make what belongs to it; ``given`` are the options of a Llama."""
+        with opened(local(model)) as found:
+            return cls._open(found, given)
+
+    @classmethod
+    def _open(cls, model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
         overflow = given.get("overflow", "stop")
         chosen = {"host_bytes": usual_bytes()} | {name: given[name] for name in _ENGINE_FIELDS if name in given}
         engine_options = EngineOptions(**chosen)
@@ -169,7 +175,7 @@ class Runtime:
         """The engine; :class:`UnsupportedError` for a model that generates no text, and :class:`ClosedError`."""
         self.check_open()
         if self._engine is None:
-            raise UnsupportedError(f"{self.model.path.name} is an encoder: it generates no text, but embed() works")
+            raise UnsupportedError(f"{self.model.name} is an encoder: it generates no text, but embed() works")
         return self._engine
 
     @property
@@ -178,7 +184,7 @@ class Runtime:
         encoder-decoder model, whose memory is of no use without what its encoder has read.
         """
         if self.model.has_encoder and self.generates:
-            raise UnsupportedError(f"{self.model.path.name} has an encoder, whose results llama.cpp does not save")
+            raise UnsupportedError(f"{self.model.name} has an encoder, whose results llama.cpp does not save")
         return States(self.engine, self.context)
 
     def load_adapter(self, path: str | os.PathLike[str]) -> LoraAdapter:
@@ -353,7 +359,7 @@ def _fitted_context(model: Model, given: Mapping[str, Any]) -> Fitting | None:
 def check_model_path(model: object) -> None:
     """Raise TypeError for what is not a path, and ``ValueError`` for an empty one."""
     if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model must be the path of a GGUF file, or a Model, not {type(model).__name__}")
+        raise TypeError(f"model must be the path of a GGUF file, its content or a Model, not {type(model).__name__}")
     if not os.fspath(model):
         raise ValueError("model is an empty path")
 

@@ -29,6 +29,7 @@ LAYERS = (
     "prepare",
     "runtime",
     "isolation",
+    "reopening",
     "stream",
     "answers",
     "tool_loop",

@@ -16,6 +16,7 @@ from llama_cffi import errors, options, samplers
 
 PUBLIC = [
     "GBNF",
+    "ArchiveMember",
     "AsyncChatSession",
     "AsyncLlama",
     "AsyncStream",

@@ -16,6 +16,7 @@ import pytest
 import llama_cffi
 from llama_cffi import (
     GBNF,
+    ArchiveMember,
     AsyncLlama,
     Audio,
     Batch,
@@ -103,6 +104,7 @@ def add(a: int, b: int = 2) -> int:
 
 PIXELS = Image(np.zeros((2, 3, 3), dtype=np.uint8))
 VALUES: dict[str, Any] = {
+    "ArchiveMember": ArchiveMember("models.zip", "tiny.gguf"),
     "Audio": Audio(np.zeros(9, dtype=np.float32), 16000),
     "Image": PIXELS,
     "Video": Video([PIXELS, PIXELS], [0, 1]),
@@ -160,7 +162,6 @@ BOUND: dict[str, Callable[[Llama, Path], Any]] = {
         llm.model, np.zeros((1, llm.model.n_embd_inp), dtype=np.float32), 0
     ),
     "Engine": lambda llm, folder: Engine(FakeRunner()),
-    "Llama": lambda llm, folder: llm,
     "LoraAdapter": lambda llm, folder: LoraAdapter(
         llm.model, write_lora(folder / "a.gguf", random_pairs(llm.model.path))
     ),
@@ -168,7 +169,6 @@ BOUND: dict[str, Callable[[Llama, Path], Any]] = {
         one for one in projector(folder).tokenize(PIXELS) if isinstance(one, MediaChunk)
     ),
     "Memory": lambda llm, folder: llm.context.memory,
-    "Model": lambda llm, folder: llm.model,
     "Outputs": lambda llm, folder: llm.context.outputs,
     "Projector": lambda llm, folder: projector(folder),
     "SamplerChain": lambda llm, folder: SamplerChain([TopK(3), Greedy()], llm.model.vocab),
@@ -176,6 +176,8 @@ BOUND: dict[str, Callable[[Llama, Path], Any]] = {
     "Vocab": lambda llm, folder: llm.model.vocab,
 }
 """Objects that exist once."""
+REFERENCED: dict[str, Callable[[Llama], Any]] = {"Llama": lambda llm: llm, "Model": lambda llm: llm.model}
+"""Objects that exist once, and that another process opens by the path of their file."""
 FUNCTIONS = {"estimate_memory", "features", "quantize", "use_library"}
 
 
@@ -220,7 +222,7 @@ def contents(value: Any) -> Any:
 
 
 def test_every_public_name_is_a_value_or_bound_to_its_process() -> None:
-    assert sorted({*VALUES, *MADE, *BOUND, *FUNCTIONS}) == sorted(llama_cffi.__all__)
+    assert sorted({*VALUES, *MADE, *BOUND, *REFERENCED, *FUNCTIONS}) == sorted(llama_cffi.__all__)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -249,6 +251,19 @@ def test_what_exists_once_says_what_to_do_instead(name: str, llm: Llama, tmp_pat
     assert type(thing)._instead_of_copying
 
 
+@pytest.mark.parametrize("name", REFERENCED)
+def test_what_has_a_file_pickles_as_a_reference_and_is_not_copied(name: str, llm: Llama) -> None:
+    thing = REFERENCED[name](llm)
+    for way in WAYS.values():
+        if isinstance(way, partial):
+            with way(thing) as twin:
+                assert type(twin) is type(thing)
+                assert getattr(twin, "model", twin).fingerprint == llm.model.fingerprint
+        else:
+            with pytest.raises(TypeError, match=rf"^a {name} cannot be copied: \w.+\w[()]*$"):
+                way(thing)
+
+
 def refused(thing: Any, name: str) -> None:
     assert type(thing).__name__ == name
     article = "an" if name[0] in "AEIOU" else "a"
@@ -275,8 +290,9 @@ def test_what_is_behind_the_public_names_says_so_too(llm: Llama) -> None:
     ]
     for value, name in holders:
         assert copy.copy(value) == value
-        with pytest.raises(TypeError, match=f"^a {name} cannot be pickled: "):
-            pickle.dumps(value)
+        if name not in REFERENCED:
+            with pytest.raises(TypeError, match=f"^a {name} cannot be pickled: "):
+                pickle.dumps(value)
         with pytest.raises(TypeError, match=f"^a {name} cannot be copied: "):
             copy.deepcopy(value)
 

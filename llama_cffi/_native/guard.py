@@ -95,6 +95,11 @@ def model_load_from_file(path: bytes, params: Any, cell: Cell | None = None) -> 
     return _with_params("llama_model_load_from_file", ffi.from_buffer(path + b"\0"), params, cell)
 
 
+def model_load_from_file_ptr(file: Any, params: Any, cell: Cell | None = None) -> Any:
+    """Return the model, or NULL. Wraps ``llama_model_load_from_file_ptr``."""
+    return _with_params("llama_model_load_from_file_ptr", file, params, cell)
+
+
 def model_load_from_splits(paths: Sequence[bytes], params: Any, cell: Cell | None = None) -> Any:
     """Return the model, or NULL. Wraps ``llama_model_load_from_splits``."""
     name = "llama_model_load_from_splits"
@@ -301,6 +306,7 @@ __all__ = [
     "media_decode",
     "media_init",
     "model_load_from_file",
+    "model_load_from_file_ptr",
     "model_load_from_splits",
     "sampler_accept",
     "sampler_apply",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
-from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from llama_cffi import answers, spec
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from llama_cffi._util.progress import Progress
     from llama_cffi.aio.session import AsyncChatSession
     from llama_cffi.core.model import Model
+    from llama_cffi.core.model_paths import ModelGiven
     from llama_cffi.engine.snapshot import EngineSnapshot
     from llama_cffi.llama import AnyPrompt, Given, Messages, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
@@ -60,7 +60,7 @@ class AsyncLlama(ProcessBound):
     _instead_of_copying = "any number of tasks may use one"
 
     @takes_options(opt.AsyncLlamaOptions)
-    def __init__(self, model: str | PathLike[str] | Model | Llama, **options: Unpack[opt.AsyncLlamaOptions]) -> None:
+    def __init__(self, model: ModelGiven | Model | Llama, **options: Unpack[opt.AsyncLlamaOptions]) -> None:
         given = opt.check_options(opt.AsyncLlamaOptions, options)
         own = {name: given.pop(name) for name in ("when_full", "max_compile_seconds") if name in given}
         self._owns = not isinstance(model, Llama)
@@ -74,7 +74,7 @@ class AsyncLlama(ProcessBound):
 
     @classmethod
     @takes_options(opt.AsyncLlamaOptions)
-    async def open(cls, model: str | PathLike[str] | Model, **options: Unpack[opt.AsyncLlamaOptions]) -> Self:
+    async def open(cls, model: ModelGiven | Model, **options: Unpack[opt.AsyncLlamaOptions]) -> Self:
         """Open a model without blocking the event loop; raises the errors of :class:`Llama`."""
         return await on_thread(partial(cls, model, **options))
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llama_cffi.cli import console, options
+from llama_cffi.cli.loading import model_file, remote_model, web_address
 from llama_cffi.cli.summary import Summary, parts, summarise
 
 if TYPE_CHECKING:
     from llama_cffi.core.gguf import GGUFFile
+    from llama_cffi.core.source import Source
 
 _SHOWN = 8
 """How many values of a long array are shown."""
@@ -25,20 +29,67 @@ _VOCAB_TYPES = {
 
 @console.command
 def info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="GGUF file, or one part of a split model.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="GGUF file, or one part of a split model; hf:OWNER/REPO:Q4_K_M and https://... are not downloaded.",
+        ),
+    ],
     metadata: Annotated[bool, typer.Option("--metadata", help="Show all metadata; long arrays are shortened.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Show the metadata of a GGUF file, without loading its weights."""
+    with _opened(file) as (opened, missing, memory):
+        _show(file, opened, missing, memory, metadata=metadata, tensors=tensors, as_json=as_json)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[list[tuple[str, GGUFFile]], list[str], dict[str, int] | None]]:
+    """The parts of a model with their names, those that are missing, and the memory that a remote one would take."""
     from llama_cffi.core.gguf import GGUFFile
 
-    given = GGUFFile(file)
-    present, missing = parts(file, given.metadata)
-    opened = [(path, given if path == file else GGUFFile(path)) for path in present]
+    remote = remote_model(str(file))
+    if remote is None:
+        file = Path(model_file(file))
+        given = GGUFFile(file)
+        present, missing = parts(file, given.metadata)
+        yield [(str(path), given if path == file else GGUFFile(path)) for path in present], [*map(str, missing)], None
+        return
+    from llama_cffi.core.opening import remote_headers
+
+    with remote_headers(remote) as sources:
+        opened = [(source.name, GGUFFile(source)) for source in sources]
+        yield opened, [], _memory(sources)
+
+
+def _memory(sources: list[Source]) -> dict[str, int] | None:
+    """What the model and its usual context would take; None for what is not a model."""
+    from llama_cffi import ContextOptions, LlamaCffiError, estimate_memory
+    from llama_cffi.cli.memory_plan import usual_context
+
+    try:
+        context = ContextOptions(n_ctx=usual_context(sources[0].path))
+        found = estimate_memory([source.path for source in sources], None, context)
+    except LlamaCffiError:
+        return None
+    return {"weights": found.weights, "kv": found.kv, "compute": found.compute, "n_ctx": context.n_ctx}
+
+
+def _show(
+    file: Path,
+    opened: list[tuple[str, GGUFFile]],
+    missing: list[str],
+    memory: dict[str, int] | None,
+    *,
+    metadata: bool,
+    tensors: bool,
+    as_json: bool,
+) -> None:
     first = opened[0][1]
-    summary = summarise(first, file, opened, missing)
+    summary = summarise(first, web_address(file) or str(file), opened, missing, memory)
     if as_json:
         console.print_json(_report(summary, opened, metadata=metadata, tensors=tensors))
         return
@@ -79,10 +130,20 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("chat template", "yes" if summary.chat_template else "no"),
         ("sampling", ", ".join(f"{name} {_short(value)}" for name, value in summary.sampling.items()) or None),
         ("suppressed", f"{summary.suppressed_tokens} tokens are never sampled" if summary.suppressed_tokens else None),
+        ("memory", _memory_text(summary)),
         ("license", summary.license or "not given"),
         ("metadata", f"{summary.metadata_keys} keys"),
     ]
     return [(label, console.one_line(text, 1000)) for label, text in found if text]
+
+
+def _memory_text(summary: Summary) -> str | None:
+    memory = summary.memory
+    if memory is None:
+        return None
+    sizes = {name: console.size_text(size) for name, size in memory.items() if name != "n_ctx"}
+    context = f"{sizes['kv']} for {memory['n_ctx']:,} tokens"
+    return f"{sizes['weights']} for the weights, {context}, {sizes['compute']} to compute"
 
 
 def _missing(summary: Summary) -> str:
@@ -147,7 +208,7 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else _value(value)
 
 
-def _report(summary: Summary, opened: list[tuple[Path, GGUFFile]], *, metadata: bool, tensors: bool) -> dict[str, Any]:
+def _report(summary: Summary, opened: list[tuple[str, GGUFFile]], *, metadata: bool, tensors: bool) -> dict[str, Any]:
     """The same as plain data; long arrays of the metadata as their length and first values."""
     report = dataclasses.asdict(summary)
     report |= {"tensor_bytes": summary.tensor_bytes, "bits_per_weight": summary.bits_per_weight}
@@ -162,7 +223,7 @@ def _report(summary: Summary, opened: list[tuple[Path, GGUFFile]], *, metadata: 
         report["tensor_list"] = [
             {
                 "name": tensor.name, "type": tensor.type.upper(), "shape": list(tensor.shape),
-                "n_params": tensor.n_elements, "nbytes": tensor.nbytes, "file": str(path),
+                "n_params": tensor.n_elements, "nbytes": tensor.nbytes, "file": path,
             }
             for path, part in opened
             for tensor in part.tensors

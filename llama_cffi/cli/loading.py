@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -15,6 +16,9 @@ from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.placement import ContextMemory, Placement
+
+if TYPE_CHECKING:
+    from llama_cffi.hub.web import WebFile
 
 HUB = "hf:"
 """How the name of a model on the hub begins where a file could stand."""
@@ -132,12 +136,52 @@ def model_file(path: Path | None) -> str:
 
 
 def _file(name: str) -> str:
+    if (address := web_address(name)) is not None:
+        from llama_cffi.hub import pull_address
+
+        with Bar("fetching") as bar:
+            return str(pull_address(address, progress=bar))
     if not name.startswith(HUB):
         return name
     from llama_cffi.hub import pull
 
     with Bar("fetching") as bar:
         return str(pull(name.removeprefix(HUB), progress=bar))
+
+
+def file_on_disk(model: str) -> Path:
+    """Return the file of a model: itself, or the archive that a path leads into. Raises FileNotFoundError."""
+    from llama_cffi.core.archive import ArchiveMember
+
+    member = None if Path(model).is_file() else ArchiveMember.of_path(model)
+    file = Path(model if member is None else member.archive)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no model file {model}")
+    return file
+
+
+def remote_model(name: str) -> list[WebFile] | None:
+    """Return the remote files of a model that is named as on the hub or by an address; None for one on this machine.
+
+    A model of the hub is on this machine when only the cache is to be used. Raises the errors of `pull`.
+    """
+    if (address := web_address(name)) is not None:
+        from llama_cffi.hub.headers import files_at
+
+        return files_at(address)
+    if not name.startswith(HUB):
+        return None
+    from llama_cffi.hub.headers import is_offline, remote_files
+
+    if is_offline():
+        return None
+    return remote_files(name.removeprefix(HUB))
+
+
+def web_address(name: str | Path) -> str | None:
+    """Return the address that stands where a file could stand; None for a file. A path has lost one of its slashes."""
+    found = re.fullmatch(r"(https?):/+(.*)", str(name), re.DOTALL | re.IGNORECASE)
+    return f"{found[1]}://{found[2]}" if found else None
 
 
 def _demo() -> str:

@@ -151,7 +151,7 @@ def _of_preset(name: str, settings: Settings, place: str) -> _Found:
         raise typer.BadParameter("is for all models", param_hint=place)
     file = settings.get("model")
     if file is not None:
-        if not file[1].startswith("hf:") and not Path(file[1]).is_file():
+        if not file[1].startswith(("hf:", "https://", "http://")) and not Path(file[1]).is_file():
             raise typer.BadParameter(f"there is no model file {file[1]}", param_hint=place)
         return _Found("preset", {}, _changed(Path(file[1])))
     if "hf_repo" in settings:

@@ -8,7 +8,7 @@ import typer
 
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import console, options
-from llama_cffi.cli.loading import HUB
+from llama_cffi.cli.loading import HUB, web_address
 
 if TYPE_CHECKING:
     from llama_cffi.hub import CachedModel
@@ -18,7 +18,7 @@ _FORMS = "OWNER/REPO, OWNER/REPO:Q4_K_M or OWNER/REPO/FILE.gguf"
 
 @console.command
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{_FORMS}.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{_FORMS}, or https://....")],
     revision: Annotated[
         str | None, options.option("--revision", metavar="NAME", help="A branch, tag or commit.")
     ] = None,
@@ -31,13 +31,26 @@ def pull(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:  # fmt: skip
-    """Download a model from the Hugging Face hub.
+    """Download a model from the Hugging Face hub, or from an address.
 
     Without a quantization it is Q4_K_M, if the repository has that. Files in the cache are not downloaded again.
     """
-    from llama_cffi.hub import cached
+    from llama_cffi.hub import cached, pull_address
     from llama_cffi.hub import pull as fetch
 
+    if web_address(name) is not None:
+        from llama_cffi.hub.web import WebFile
+
+        if revision is not None or recheck:
+            raise typer.BadParameter("is for models of the hub", param_hint="--recheck" if recheck else "--revision")
+        with Bar("fetching") as bar:
+            path = pull_address(name, offline=offline, progress=bar)
+        label, size = WebFile.parse(name).label, path.stat().st_size
+        if as_json:
+            console.print_json({"name": label, "size": size, "path": str(path)})
+        else:
+            console.rows([("name", label), ("size", console.size_text(size)), ("path", str(path))])
+        return
     name = name.removeprefix(HUB)
     with Bar("fetching") as bar:
         path = fetch(name, revision=revision, offline=offline, recheck=recheck, progress=bar)

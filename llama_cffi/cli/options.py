@@ -24,7 +24,7 @@ Model = Annotated[
     Path | None,
     option(
         "-m", "--model", metavar="FILE", env="MODEL",
-        help="GGUF file, or hf:OWNER/REPO:Q4_K_M from the Hugging Face hub; without it, the demo model.",
+        help="GGUF file, hf:OWNER/REPO:Q4_K_M from the Hugging Face hub, or https://...; without it, the demo model.",
     ),
 ]  # fmt: skip
 Mmproj = Annotated[

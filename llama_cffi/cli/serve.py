@@ -16,7 +16,7 @@ from llama_cffi.cli import arguments, console, options, server_log
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import Additions, additions
 from llama_cffi.cli.groups import takes
-from llama_cffi.cli.loading import HUB, draft_source, model_file, projector_source
+from llama_cffi.cli.loading import HUB, draft_source, file_on_disk, model_file, projector_source
 from llama_cffi.cli.memory_plan import planned_bytes
 from llama_cffi.cli.placement import CONTEXT_MEMORY, DEFAULT_N_CTX, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.serve_models import Several, check_together, make_pool
@@ -259,8 +259,7 @@ def serve(
     }
     if cache_ram is not None:
         llama_options["host_bytes"] = cache_ram << 20 if cache_ram >= 0 else sys.maxsize
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"there is no model file {file}")
+    file_on_disk(file)
     context.add_to(llama_options, file, kv_unified=kv_unified)
 
     service = _service(file, llama_options, settings, link, added, apply=not lora_init_without_apply)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llama_cffi.cli import console
+from llama_cffi.cli.loading import file_on_disk
 from llama_cffi.cli.model_arguments import of_command
 from llama_cffi.cli.model_catalog import adapter_names, catalog
 
@@ -132,12 +133,10 @@ def make_pool(ctx: Any, several: Several, settings: Settings, file: str | None) 
 def _only(ctx: Any, file: str, settings: Settings) -> Entry:
     from llama_cffi.server.router.managed import Entry
 
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"there is no model file {file}")
+    created = int(file_on_disk(file).stat().st_mtime)
     far, near = of_command(ctx)
     names = settings.names or (Path(file).stem,)
     given = [text for one in {**far, **near}.values() for text in one]
-    created = int(Path(file).stat().st_mtime)
     adapters = adapter_names(ctx.params["lora"] or ())
     return Entry(names[0], ("--model", file, *given), "command", created, names[1:], settings.tags, adapters)
 

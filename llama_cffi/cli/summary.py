@@ -57,6 +57,8 @@ class Summary:
     license: str | None
     metadata_keys: int
     tensors: int
+    memory: Mapping[str, int] | None = None
+    """Bytes of the weights, of a context with ``n_ctx`` tokens, and to compute; None where it was not asked for."""
 
     @property
     def tensor_bytes(self) -> int:
@@ -79,7 +81,13 @@ def parts(path: Path, metadata: Mapping[str, Any]) -> tuple[list[Path], list[Pat
     return [file for file in files if file.exists()], [file for file in files if not file.exists()]
 
 
-def summarise(first: GGUFFile, path: Path, files: Iterable[tuple[Path, GGUFFile]], missing: list[Path]) -> Summary:
+def summarise(
+    first: GGUFFile,
+    path: str,
+    files: Iterable[tuple[str, GGUFFile]],
+    missing: list[str],
+    memory: Mapping[str, int] | None = None,
+) -> Summary:
     """Put together the parts of a model; `first` holds the metadata that counts."""
     files = list(files)
     metadata: Mapping[str, Any] = first.metadata
@@ -90,10 +98,10 @@ def summarise(first: GGUFFile, path: Path, files: Iterable[tuple[Path, GGUFFile]
         return metadata.get(f"{first.architecture}.{key}")
 
     return Summary(
-        path=str(path),
-        files=tuple(str(file) for file, _ in files),
-        missing_files=tuple(map(str, missing)),
-        file_size=sum(file.stat().st_size for file, _ in files),
+        path=path,
+        files=tuple(file for file, _ in files),
+        missing_files=tuple(missing),
+        file_size=sum(part.file_size for _, part in files),
         gguf_version=first.version,
         type=metadata.get("general.type", "model"),
         architecture=first.architecture,
@@ -117,6 +125,7 @@ def summarise(first: GGUFFile, path: Path, files: Iterable[tuple[Path, GGUFFile]
         license=metadata.get("general.license"),
         metadata_keys=len(metadata),
         tensors=len(tensors),
+        memory=memory,
     )
 
 

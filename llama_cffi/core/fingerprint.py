@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_cffi.core.source import Source
+
 _N_SAMPLES, _SAMPLE_BYTES = 16, 512
 
 
@@ -38,11 +40,11 @@ def metadata_hash(metadata: Mapping[str, str]) -> str:
     return found.hexdigest()
 
 
-def file_pieces(path: Path) -> str:
+def file_pieces(path: Path | Source) -> str:
     """Return a hash of 16 pieces of a file, 512 bytes each; "" where it cannot be read."""
     found = hashlib.blake2b(digest_size=16)
     try:
-        with open(path, "rb", buffering=0) as file:
+        with path.open() if isinstance(path, Source) else open(path, "rb", buffering=0) as file:
             size = file.seek(0, 2)
             for i in range(1, _N_SAMPLES + 1):
                 # The last one is the end of the file: weights are there, metadata at the beginning.

@@ -14,12 +14,13 @@ from llama_cffi._native import atomic, binding, ffi, guard, lib
 from llama_cffi._native.atomic import Cell
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
+from llama_cffi.core.model_paths import ModelGiven
+from llama_cffi.core.opening import opened_header
+from llama_cffi.core.source import MAGIC, Source
 from llama_cffi.core.strings import to_text
 from llama_cffi.errors import ModelFileError, ModelNotFoundError, NativeError
 
 MetadataValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
-
-_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class GGUFFile:
 
     ``metadata`` maps keys to numbers, strings and lists of them, in file order; invalid UTF-8 in a string becomes
     replacement characters, and a string ends at its first NUL byte, as for C readers. ``tensors`` lists the tensors in
-    file order. The file does not stay open.
+    file order. The file does not stay open. ``path`` may also be what :class:`Model` takes in place of one: bytes, a
+    binary file object, an :class:`ArchiveMember`, or an address (``https://...``), of which only the header is read.
 
     Raises ModelNotFoundError if there is no such file, and ModelFileError with the reason if it is not a
     readable, complete GGUF file. Wraps ``gguf_init_from_file`` with ``no_alloc``.
@@ -65,10 +67,16 @@ class GGUFFile:
     metadata: dict[str, MetadataValue]
     tensors: list[TensorInfo]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-            raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
-        self.path = Path(path)
+    def __init__(self, path: ModelGiven) -> None:
+        with opened_header(path) as found:
+            if not isinstance(found, (str, os.PathLike)) or not isinstance(os.fspath(found), str):
+                raise TypeError(f"path must be a str or os.PathLike, not {type(path).__name__}")
+            self.path = Path(found)
+            self._open()
+            if isinstance(found, Source) and not isinstance(path, Source):
+                self.path = Path(found.name)
+
+    def _open(self) -> None:
         self.file_size = check_gguf_file(self.path)
         # An older libllama tells the shapes only to a caller that takes the tensors too.
         tensors = ffi.new("struct ggml_context **") if not binding.has("gguf_get_tensor_ne") else ffi.NULL
@@ -150,11 +158,11 @@ def check_gguf_file(path: Path) -> int:
         raise ModelFileError(f"{path} is empty")
     try:
         with open(path, "rb") as file:
-            magic = file.read(len(_MAGIC))
+            magic = file.read(len(MAGIC))
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
-    if magic != _MAGIC:
-        raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}")
+    if magic != MAGIC:
+        raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
     return status.st_size
 
 

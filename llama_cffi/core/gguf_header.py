@@ -18,6 +18,9 @@ _MAX_DIMS = 4
 _FIRST, _MOST = 1 << 20, 1 << 30
 """Bytes read at first, and at most."""
 
+_USUAL_ALIGNMENT = 32
+"""Bytes, where a file does not say."""
+
 Scalar = bool | int | float | str
 
 
@@ -97,6 +100,16 @@ class Header:
             *shape, kind, _ = self._unpack(f"<{n_dims}QIQ")
             yield TensorEntry(name, tuple(shape), kind)
 
+    @property
+    def at(self) -> int:
+        """How many bytes were read of what was asked for."""
+        return self._at
+
+    @property
+    def data(self) -> bytes:
+        """What was read of the file."""
+        return self._data
+
     def _numbers(self, kind: int, count: int) -> list[Scalar]:
         return list(self._unpack(f"<{count}{self._format(kind)}"))
 
@@ -143,4 +156,29 @@ class Header:
             self._data += more
 
 
-__all__ = ["DamagedHeaderError", "Header", "Scalar", "Strings", "TensorEntry"]
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What comes before the tensors: ``data`` begins with it, ``end`` is where they begin."""
+
+    data: bytes
+    end: int
+    n_split: int
+    """Files of the model."""
+
+
+def read_front(file: BinaryIO) -> Front | None:
+    """Read a file up to its tensors; None for a damaged one. Raises what reading raises."""
+    try:
+        header = Header(file)
+        values = {key: value for key, value in header.values() if key in ("general.alignment", "split.count")}
+        for _ in header.tensors():
+            pass
+    except (DamagedHeaderError, struct.error, OverflowError):
+        return None
+    alignment, n_split = values.get("general.alignment"), values.get("split.count")
+    pad = alignment if isinstance(alignment, int) and alignment > 0 else _USUAL_ALIGNMENT
+    end = -(-header.at // pad) * pad
+    return Front(header.data, end, n_split if isinstance(n_split, int) else 1)
+
+
+__all__ = ["DamagedHeaderError", "Front", "Header", "Scalar", "Strings", "TensorEntry", "read_front"]

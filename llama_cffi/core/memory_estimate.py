@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.layer_search import LayerSearch, fits_room
 from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown
 from llama_cffi.core.model_options import ModelOptions
+from llama_cffi.core.model_paths import ModelGiven
+from llama_cffi.core.opening import opened_header
 from llama_cffi.core.sketch import Sketch
 from llama_cffi.errors import UnsupportedError
 
@@ -37,19 +40,25 @@ class MemoryEstimate(MemoryBreakdown):
 
 
 def estimate_memory(
-    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    path: ModelGiven | Sequence[str | os.PathLike[str]],
     options: ModelOptions | None = None,
     context: ContextOptions | None = None,
 ) -> MemoryEstimate:
     """Return how many bytes a model and one context would take on each device, without allocating them.
 
-    ``estimate.fits`` compares them with the free memory, ``estimate.n_gpu_layers`` is the largest number that fits. The
-    default context is :class:`ContextOptions` (). ``n_gpu_layers="auto"`` counts as ``"all"`` here.
+    ``path`` is what :class:`Model` takes; of a file at an address, only the header is read. ``estimate.fits`` compares
+    the bytes with the free memory, ``estimate.n_gpu_layers`` is the largest number that fits. The default context is
+    :class:`ContextOptions` (). ``n_gpu_layers="auto"`` counts as ``"all"`` here.
 
     Raises the errors of loading, and :class:`UnsupportedError` for a libllama that does not support it, and for
     ``split_mode`` other than ``"layer"``. Wraps ``llama_model_load_from_file`` and ``llama_init_from_model`` with
     ``no_alloc``, and ``llama_get_memory_breakdown``.
     """
+    with opened_header(path) as found:
+        return _estimate(found, options, context)
+
+
+def _estimate(path: Any, options: ModelOptions | None, context: ContextOptions | None) -> MemoryEstimate:
     options = options if options is not None else ModelOptions()
     context = context if context is not None else ContextOptions()
     if options.split_mode not in (None, "layer"):

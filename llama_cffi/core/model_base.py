@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,18 +13,22 @@ from llama_cffi._native import binding, callbacks, ffi, guard, lib, log
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.shown import shown
+from llama_cffi.core.archive import ArchiveMember
 from llama_cffi.core.backend import devices
 from llama_cffi.core.embeddings import PoolingType, pooling_of
 from llama_cffi.core.file_load import ProgressCallback, load_file
-from llama_cffi.core.fingerprint import Fingerprint, file_pieces, metadata_hash
+from llama_cffi.core.fingerprint import Fingerprint, metadata_hash
 from llama_cffi.core.gguf import GGUFFile, check_gguf_file
 from llama_cffi.core.model_check import check_model_file, check_rope
 from llama_cffi.core.model_options import ModelOptions, native_params
+from llama_cffi.core.model_paths import all_parts, all_paths
+from llama_cffi.core.model_reference import absolute, identify
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.placement import Placement, read_placement, tensor_placement
+from llama_cffi.core.source import Source
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
-from llama_cffi.errors import ModelFileError, UnsupportedError
+from llama_cffi.errors import UnsupportedError
 
 
 class ModelBase(NativeObject):
@@ -46,13 +49,19 @@ class ModelBase(NativeObject):
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be a function or None, got {shown(progress)}")
         single = isinstance(path, (str, os.PathLike))
-        paths = _paths(path)
-        self.options = options
+        paths = all_paths(path)
         self.path = paths[0]
+        self._target = absolute(path)
         self._parts = all_parts(path)
+        self._source = path if isinstance(path, Source) else None
+        if self._source is not None:
+            options = self._source.fit(options)
+        self.options = options
         _check_gpu(self.options)
         for part in paths:
             check_gguf_file(part)
+        self.identities = tuple(map(identify, [self._source] if self._source is not None else self._present()))
+        """What tells its files from changed ones, as they were when they were loaded."""
         overrides, vocab_only = self.options.kv_overrides, self.options.vocab_only
         values, learned = check_model_file(self.path, overrides, more=self._parts[1:], vocab_only=vocab_only)
         self.has_learned_positions = learned
@@ -82,6 +91,9 @@ class ModelBase(NativeObject):
             # The model keeps its params struct; the callback in it is only called while loading.
             params.progress_callback = reporter.callback
             params.progress_callback_user_data = reporter.data
+            if self._source is not None and self._source.offset:
+                with self._source.c_file() as file:
+                    return guard.model_load_from_file_ptr(file, params, cell)
             if single:
                 return guard.model_load_from_file(os.fsencode(paths[0]), params, cell)
             return guard.model_load_from_splits([os.fsencode(part) for part in paths], params, cell)
@@ -101,6 +113,39 @@ class ModelBase(NativeObject):
     def _adjust(self, params: Any) -> None:
         """Nothing to change in the ``llama_model_params`` of the options."""
 
+    def _present(self) -> list[Path]:
+        """The files that are there; llama.cpp says which ones are missing."""
+        return [part for part in self._parts if part.is_file()]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its (first) file is there as it was loaded."""
+        if self._source is not None:
+            return True
+        try:
+            return identify(self.path) == self.identities[0]
+        except OSError:
+            return False
+
+    @property
+    def target(self) -> str | tuple[str, ...] | ArchiveMember:
+        """What another process opens the model by.
+
+        Raises ``TypeError`` for a model in memory, and for one that was given as an open file.
+        """
+        if self._source is None:
+            return self._target
+        if self._source.member is None:
+            raise TypeError(
+                f"a Model of {self.name} cannot be pickled: it exists in this process only; load it from a path"
+            )
+        return self._source.member
+
+    @property
+    def name(self) -> str:
+        """The name of its file, or what it was loaded from in place of one."""
+        return self.path.name if self._source is None else self._source.name
+
     @property
     def parts(self) -> tuple[Path, ...]:
         """The files of the model."""
@@ -117,7 +162,7 @@ class ModelBase(NativeObject):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.desc
-        return f"<Model {self.path.name!r}: {state}>"
+        return f"<Model {self.name!r}: {state}>"
 
     # -- metadata
 
@@ -153,7 +198,7 @@ class ModelBase(NativeObject):
             n_layer=self.n_layer,
             n_embd=self.n_embd,
             metadata=metadata_hash(self.metadata),
-            pieces=file_pieces(self.path),
+            pieces=self.identities[0][1],
         )
 
     def chat_template(self, name: str | None = None) -> str | None:
@@ -332,32 +377,6 @@ def _n_offloadable(ptr: Any) -> int:
     return int(lib.llama_model_n_layer(ptr) + more + 1)
 
 
-def _paths(path: object) -> list[Path]:
-    parts: Sequence[Any] = path if isinstance(path, Sequence) and not isinstance(path, (str, bytes)) else [path]
-    for part in parts:
-        if not isinstance(part, (str, os.PathLike)) or isinstance(os.fspath(part), bytes):
-            raise TypeError(f"a model must be the path of a GGUF file, or the list of its parts, got {shown(path)}")
-        if not os.fspath(part):
-            raise ModelFileError("the path of the model is empty")
-    if not parts:
-        raise ModelFileError("no model file was given: the list of parts is empty")
-    return [Path(part) for part in parts]
-
-
-def all_parts(path: object) -> list[Path]:
-    """Return the files of a model that is given by its first, or by all of them."""
-    paths = _paths(path)
-    return paths if len(paths) > 1 else _parts(paths[0])
-
-
-def _parts(path: Path) -> list[Path]:
-    """The files of a model that llama.cpp finds by the name of the first."""
-    match = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", path.name)
-    if match is None:
-        return [path]
-    return [path.with_name(f"{match[1]}-{i:05}-of-{match[2]}.gguf") for i in range(1, int(match[2]) + 1)]
-
-
 def _check_gpu(options: ModelOptions) -> None:
     if not options.require_gpu:
         return
@@ -369,4 +388,4 @@ def _check_gpu(options: ModelOptions) -> None:
         raise UnsupportedError(f"require_gpu: libllama found no GPU here, only {names}; see `llama-cffi doctor`")
 
 
-__all__ = ["ModelBase", "ProgressCallback", "all_parts"]
+__all__ = ["ModelBase", "ProgressCallback"]

@@ -12,6 +12,7 @@ from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.memory_breakdown import MemoryBreakdown
 from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.opening import local
 from llama_cffi.core.sketch import Sketch
 from llama_cffi.engine.draft_model import DraftModel, draft_context
 from llama_cffi.engine.draft_source import NAMED_SOURCES
@@ -34,6 +35,7 @@ class BesideModel:
         source = draft.model if isinstance(draft, DraftModel) else draft
         # A name of a source, such as "lookup", is not the path of a model.
         named = isinstance(source, str) and source in NAMED_SOURCES
+        source = source if named else local(source)
         is_model = isinstance(source, (str, os.PathLike, Model)) and not named
         self._draft: str | os.PathLike[str] | Model | None = source if is_model else None
         self._sketch: Sketch | None = None

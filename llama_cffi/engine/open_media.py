@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cffi._util.shown import shown
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.media.projector_devices import projector_memory
+from llama_cffi.core.memory_file import has_folder
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.media_content import content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
@@ -104,6 +105,10 @@ def _sizes(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def projector_beside(model: Path) -> Path:
     """Return the projector in the folder of a model's file; raises :class:`ModelNotFoundError` without one."""
+    if not has_folder(model):
+        raise ModelNotFoundError(
+            'mmproj="auto": a model without a path has no folder to look in: give the projector\'s'
+        )
     folder = model.parent
     names = [path.name for path in folder.glob("*.gguf")] if folder.is_dir() else []
     found = choose_projector(model.name, names)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.files import PART
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
@@ -77,6 +77,9 @@ class PromptCache:
 
     def __repr__(self) -> str:
         return f"<PromptCache {str(self.folder)!r}: {self.nbytes} of {self.max_bytes} bytes>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _same_folder, (os.path.abspath(self.folder), self.max_bytes, self.min_tokens)
 
     @property
     def nbytes(self) -> int:
@@ -203,6 +206,10 @@ class PromptCache:
         logger.warning("removing a damaged file of the prompt cache: %s", error)
         self._known.pop(path.name, None)
         _remove(path)
+
+
+def _same_folder(folder: str, max_bytes: int, min_tokens: int) -> PromptCache:
+    return PromptCache(folder, max_bytes=max_bytes, min_tokens=min_tokens)
 
 
 def _holder(entries: Mapping[str, Prompt], prompt: Prompt, *, can_cut: bool) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from llama_cffi.errors import HubChecksumError, HubConnectionError, HubError, HubNotFoundError, HubStorageError
@@ -13,7 +14,8 @@ from llama_cffi.hub.choice import choose
 from llama_cffi.hub.meter import Meter
 from llama_cffi.hub.name import HubName
 from llama_cffi.hub.projector import choose_projector
-from llama_cffi.hub.remote import Listing, RemoteFile, list_files, require_package, translated
+from llama_cffi.hub.remote import Listing, RemoteFile, list_files, require_package, translated, web_file
+from llama_cffi.hub.transfer import Transfer
 
 _BLOCK = 1 << 20
 
@@ -33,9 +35,10 @@ def pull(
     cache are not downloaded again. ``revision`` is a branch, tag or commit. ``offline``, or ``HF_HUB_OFFLINE`` in the
     environment, uses only the cache. ``progress`` is called with the downloaded fraction; returning False cancels.
 
-    After a broken connection the download is resumed, several times. The SHA-256 of each downloaded file is compared
-    with the hub's; that of files in the cache, which other programs may have written, only with ``recheck``, which
-    downloads damaged files again. An interrupted call keeps the complete parts and no partial ones. Raises the
+    A download goes on where it ended, after a broken connection, an interrupted call and a crash. Several processes may
+    ask for one file: one of them downloads it. The SHA-256 of each downloaded file is compared with the hub's; that of
+    files in the cache, which other programs may have written, only with ``recheck``, which downloads damaged files
+    again. Raises the
     subclasses of :class:`HubError`, and :class:`UnsupportedError` without huggingface_hub.
     """
     wanted = name if isinstance(name, HubName) else HubName.parse(name)
@@ -99,6 +102,7 @@ def _fetch(name: HubName, file: str, revision: str | None, listing: Listing, met
     from huggingface_hub import hf_hub_download
 
     try:
+        _fetch_content(name, file, listing, meter)
         with translated(name, revision):
             # By the revision's name, not by its commit: so the cache learns what the name means, for offline use.
             path = Path(hf_hub_download(name.repo, file, revision=revision, tqdm_class=meter.counter()))
@@ -112,6 +116,21 @@ def _fetch(name: HubName, file: str, revision: str | None, listing: Listing, met
         raise HubChecksumError(f"{name.repo}/{file} was downloaded damaged and was deleted: {damage}")
     meter.raise_failure()  # a download on threads of its own may go on after its progress bar failed
     return path
+
+
+def _fetch_content(name: HubName, file: str, listing: Listing, meter: Meter) -> None:
+    """Put the content of a file where huggingface_hub finds it: its own downloads begin anew after a restart."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    announced = listing.files[file]
+    if announced.sha256 is None or announced.size is None:
+        return
+    content = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name.repo, repo_type="model"), "blobs")
+    # Access, which needs what only huggingface_hub knows to say, is its business.
+    with suppress(HubNotFoundError):
+        remote = web_file(name, file, listing)
+        Transfer(remote, content / announced.sha256, meter.at, size=announced.size).run()
 
 
 def _damage(path: Path, announced: RemoteFile, *, hashed: bool) -> str:

@@ -14,8 +14,8 @@ class Meter:
     def __init__(self, total: int, progress: Callable[[float], object] | None) -> None:
         self._total = max(total, 1)
         self._progress = progress
-        self._before = 0
-        self._current = 0
+        self._before = 0.0
+        self._current = 0.0
         self._size = 0
         self._failure: BaseException | None = None
 
@@ -34,7 +34,11 @@ class Meter:
     def at(self, n: int) -> None:
         """``n`` bytes of the file are there. Raises HubCancelled once the callback said no or failed."""
         # Two counters may run for one file, of what came over the wire and of what was written: the first one counts.
-        self._current = max(self._current, min(n, self._size))
+        self.at_fraction(min(n, self._size))
+
+    def at_fraction(self, n: float) -> None:
+        """As :meth:`at`, for a part of a file of one."""
+        self._current = max(self._current, n)
         if self._progress is not None and self._failure is None:
             try:
                 if self._progress(min(1.0, (self._before + self._current) / self._total)) is False:
@@ -43,6 +47,10 @@ class Meter:
                 self._failure = error
         if self._failure is not None:
             raise HubCancelled("the download was cancelled by its progress callback")
+
+    def part(self, n: int, size: int | None) -> None:
+        """``n`` bytes of a file are there that counts as one, whatever its size. Raises as :meth:`at`."""
+        self.at_fraction(min(1.0, n / size) if size else 0.0)
 
     def raise_failure(self) -> None:
         """Raise what ended the download: HubCancelled, or the callback's own exception."""

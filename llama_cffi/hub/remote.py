@@ -14,6 +14,7 @@ from llama_cffi.errors import (
     UnsupportedError,
 )
 from llama_cffi.hub.name import HubName
+from llama_cffi.hub.web import WebFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,16 @@ def list_files(name: HubName, revision: str | None) -> Listing:
     if not info.sha:
         raise HubConnectionError(f"{endpoint()} is not a model hub: it did not report the commit of {name.repo}")
     return Listing(info.sha, files)
+
+
+def web_file(name: HubName, file: str, listing: Listing) -> WebFile:
+    """Return a file of a repository as it is fetched over HTTP."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(name.repo, file, revision=listing.commit)
+    headers = {key.title(): value for key, value in build_hf_headers().items()}
+    return WebFile(url, headers, f"{name.repo}/{file}", listing.files[file].sha256)
 
 
 @contextmanager
@@ -102,4 +113,4 @@ def endpoint() -> str:
     return constants.ENDPOINT
 
 
-__all__ = ["Listing", "RemoteFile", "endpoint", "list_files", "require_package", "translated"]
+__all__ = ["Listing", "RemoteFile", "endpoint", "list_files", "require_package", "translated", "web_file"]

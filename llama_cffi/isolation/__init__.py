@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from llama_cffi.runtime import Runtime
 
-if TYPE_CHECKING:
-    from llama_cffi.core.model import Model
 
-
-def open_runtime(model: str | os.PathLike[str] | Model, given: Mapping[str, Any]) -> Runtime:
+def open_runtime(model: Any, given: Mapping[str, Any]) -> Runtime:
     """Open a model in this process, or in one of its own: with ``isolate``, and unless told otherwise over RPC."""
     options = dict(given)
     isolate, replay = options.pop("isolate", None), options.pop("replay", False)

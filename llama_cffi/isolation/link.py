@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,13 @@ class Link:
     however that ends.
     """
 
-    def __init__(self, on_frame: Callable[[Link, Frame], object], on_end: Callable[[Link], object], cwd: str) -> None:
+    def __init__(
+        self,
+        on_frame: Callable[[Link, Frame], object],
+        on_end: Callable[[Link], object],
+        cwd: str,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         if not sys.executable:
             raise EngineCrashed("isolate=True: sys.executable is not set, so no child process can be started")
         self._on_frame = on_frame
@@ -81,6 +87,7 @@ class Link:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     cwd=cwd,
+                    pass_fds=descriptors,
                     # Not a member of the terminal's group: Ctrl-C is for this process.
                     start_new_session=True,
                 )

@@ -78,6 +78,7 @@ class IsolatedModel(_Remote):
         super().__init__(supervisor, "model", {})
         own = vars(self)
         own["vocab"], own["metadata"], own["path"] = vocabulary.vocab, vocabulary.metadata, vocabulary.path
+        own["name"], own["identities"] = vocabulary.name, vocabulary.identities
         own["architecture"], own["chat_template"] = vocabulary.architecture, vocabulary.chat_template
         own["gate"], own["_vocabulary"] = vocabulary.gate, vocabulary
 
@@ -87,13 +88,18 @@ class IsolatedModel(_Remote):
             self._known[name] = value
         return value
 
+    @property
+    def target(self) -> Any:
+        """As :attr:`Model.target`."""
+        return self._vocabulary.target
+
     def cls_label(self, i: int) -> str | None:
         """As :meth:`Model.cls_label`."""
         found: str | None = self._supervisor.call(("runtime",), ("model",), ("cls_label", (i,), {}))
         return found
 
     def __repr__(self) -> str:
-        return f"<Model {self.path.name!r} of another process>"
+        return f"<Model {self.name!r} of another process>"
 
 
 class IsolatedAdapter(LoraAdapter, Named):

@@ -13,6 +13,8 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.opening import local
+from llama_cffi.core.source import open_source
 from llama_cffi.engine.draft_model import DraftModel
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.isolation.engine import RemoteEngine
@@ -42,10 +44,13 @@ class IsolatedRuntime:
     other process, whose engine returns tokens and texts.
     """
 
-    def __init__(self, model: _Path | Model, given: Mapping[str, Any], *, replay: bool) -> None:
+    def __init__(self, model: Any, given: Mapping[str, Any], *, replay: bool) -> None:
         if isinstance(model, Model):
             raise UnsupportedError("isolate=True: a Model is in this process: give its path")
-        check_model_path(model)
+        model = local(model)
+        source = open_source(model)
+        target = model if source is None else source
+        check_model_path(target)
         options = dict(given)
         self.overflow = options.get("overflow", "stop")
         self._model_sampling = bool(options.get("model_sampling", True))
@@ -55,9 +60,17 @@ class IsolatedRuntime:
         options.pop("driver", None)
         progress, on_event = options.pop("progress", None), options.pop("on_event", None)
         chosen: ModelOptions = options.get("model_options") or ModelOptions()
-        with naming_the_hub(model):
-            vocabulary = Model(model, ModelOptions(vocab_only=True, devices=[], kv_overrides=chosen.kv_overrides))
-        self._supervisor = supervisor = Supervisor(os.path.abspath(model), options, replay=replay, on_event=on_event)
+        try:
+            with naming_the_hub(target):
+                vocabulary = Model(target, ModelOptions(vocab_only=True, devices=[], kv_overrides=chosen.kv_overrides))
+        finally:
+            if source is not None:
+                source.close()  # the vocabulary has a part of its own
+        passed: Any = os.path.abspath(target) if source is None else source.passed()
+        descriptors = () if source is None else source.descriptors
+        self._supervisor = supervisor = Supervisor(
+            passed, options, replay=replay, on_event=on_event, descriptors=descriptors
+        )
         self._vocabulary = vocabulary
         try:
             supervisor.open(progress)

@@ -226,7 +226,7 @@ class Serving:
     def _fail(self, number: int, error: BaseException) -> None:
         self._outbox.post(plain(Kind.ERROR, number, _sendable(error)))
 
-    def open(self, model: str, given: dict[str, Any], *, events: bool, progress: Any = None) -> dict[str, Any]:
+    def open(self, model: Any, given: dict[str, Any], *, events: bool, progress: Any = None) -> dict[str, Any]:
         """Load the model, and return what the other process wants to know of it."""
         given = {**given, "driver": "thread"}
         if progress is not None:

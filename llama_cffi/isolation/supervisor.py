@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -58,8 +58,16 @@ class _Call:
 class Supervisor:
     """The process of one model, and everything that waits for it. Any thread may use it."""
 
-    def __init__(self, model: str, given: Mapping[str, Any], *, replay: bool, on_event: OnEvent | None) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: Any,
+        given: Mapping[str, Any],
+        *,
+        replay: bool,
+        on_event: OnEvent | None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        self._model, self._descriptors = model, descriptors
         self._given = dict(given)
         self._on_event = on_event
         over_rpc = given.get("rpc") or getattr(given.get("model_options"), "rpc", ())
@@ -141,7 +149,7 @@ class Supervisor:
         return self._start()
 
     def _start(self, progress: Callable[[float], object] | None = None) -> Link:
-        link = Link(self._take, self._end, self._cwd)
+        link = Link(self._take, self._end, self._cwd, self._descriptors)
         self._processes[:] = [link.process]
         self._starting = True
         try:

@@ -29,7 +29,7 @@ class ModelFormats:
         """Images and sound."""
         from llama_cffi.prepare.media import MediaFormat
 
-        return MediaFormat(self._projector, self.model.path.name)
+        return MediaFormat(self._projector, self.model.name)
 
     @cached_property
     def chat(self) -> ChatFormat:

@@ -39,7 +39,7 @@ def check_ranks(model: Model, method: str, instead: str) -> None:
     if not model.has_classifier:
         kind = "reranker" if method == "rerank" else "classifier"
         raise UnsupportedError(
-            f"{model.path.name} is not a {kind}: it has no classifier head, which {method}() reads. "
+            f"{model.name} is not a {kind}: it has no classifier head, which {method}() reads. "
             f"Load a {kind} model; with this one, {instead}"
         )
 

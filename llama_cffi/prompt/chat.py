@@ -153,7 +153,7 @@ class ChatFormat:
         if source is None:
             which = "no chat template" if template is None else f"no chat template named {template!r}"
             raise TemplateError(
-                f"{self._model.path.name} has {which}: give one with chat_template=, as Jinja text or a path"
+                f"{self._model.name} has {which}: give one with chat_template=, as Jinja text or a path"
             )
         return source
 

@@ -16,6 +16,7 @@ import pytest
 
 from llama_cffi import Llama, errors
 from llama_cffi.hub import HubName, cached, choose_projector, pull, pull_projector, remove
+from llama_cffi.hub import transfer as transfers
 from llama_cffi.hub.choice import candidates, choose
 from llama_cffi.options import HubOptions, LlamaOptions
 from llama_cffi.runtime import demo_path
@@ -61,6 +62,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+        monkeypatch.setattr(transfers, "_BLOCK", 4096)
         close_session()
         server.add(REPO, dict(FILES))
         yield server
@@ -101,6 +103,40 @@ def test_a_projector_comes_from_the_repository_of_its_model(hub: Hub) -> None:
     hub.add("ann/Blind", {"blind-Q4_K_M.gguf": b"GGUF blind"})
     with pytest.raises(errors.HubNotFoundError, match="there is no projector"):
         pull_projector("ann/Blind")
+
+
+# -- headers and unfinished downloads
+
+
+def test_the_next_call_goes_on_where_a_download_ended(hub: Hub) -> None:
+    with pytest.raises(errors.HubCancelled):
+        pull(f"{REPO}:Q8_0", progress=lambda part: part < 0.4)
+    assert cached() == []
+    assert pull(f"{REPO}:Q8_0").read_bytes() == FILES["tale-Q8_0.gguf"]
+    (_, first), (_, second) = hub.downloads()
+    assert first is None
+    assert second is not None
+    assert int(second[6:-1]) > len(FILES["tale-Q8_0.gguf"]) // 3
+    name = "BF16/tale-BF16-00002-of-00002.gguf"
+    with pytest.raises(errors.HubCancelled):
+        pull(f"{REPO}:BF16", progress=lambda part: part < 0.8)
+    before = len(hub.downloads())
+    pull(f"{REPO}:BF16")
+    assert [file for file, _ in hub.downloads()[before:]] == [name]  # the first part is there
+
+
+def test_the_header_of_a_model_on_the_hub_is_read_alone(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    from llama_cffi.cli.app import app
+
+    data = Path(demo_path()).read_bytes()
+    hub.add("ann/demo", {"demo-Q8_0.gguf": data, "demo-Q4_0.gguf": data[: len(data) // 2]})
+    app(["info", "hf:ann/demo:Q8_0", "--json"], standalone_mode=False)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["path"], report["files"]) == ("hf:ann/demo:Q8_0", ["ann/demo/demo-Q8_0.gguf"])
+    assert report["file_size"] == len(data)
+    assert report["memory"]["weights"] == report["tensor_bytes"]
+    assert hub.downloads() == [("demo-Q8_0.gguf", "bytes=0-1048575")]
+    assert cached() == []
 
 
 # -- names and choices

@@ -115,8 +115,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit.id})
             return
         data, start = commit.files[path], 0
+        end = len(data)
         if wanted := self.headers.get("Range"):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(end, int(last) + 1) if last else end
         headers = {
             "ETag": f'"{hashlib.sha1(path.encode()).hexdigest()}"',
             "X-Linked-Etag": f'"{commit.sha256(path)}"',
@@ -124,9 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Repo-Commit": commit.id,
         }
         if wanted:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         breaks = self.hub.breaks.get(path) if self.command == "GET" else None
-        self._send(206 if wanted else 200, data[start:], headers, breaks.pop(0) if breaks else None)
+        self._send(206 if wanted else 200, data[start:end], headers, breaks.pop(0) if breaks else None)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         self.send_response(status)

@@ -12,15 +12,16 @@ ffi: Any = _cffi_backend.FFI()
 _process: Any = _cffi_backend.load_library(None, 0)
 
 
-def _c(signature: str, name: str) -> Any:
+def c_function(signature: str, name: str) -> Any:
+    """Return a function of the C library; ``AttributeError`` where it has none of this name."""
     return _process.load_function(ffi.typeof(signature), name)
 
 
 #: For bytes that begin with NUL or 1 and go on with NUL: a flag as ``bool (*)(void *)``.
-strlen: Any = _c("size_t(*)(const char *)", "strlen")
+strlen: Any = c_function("size_t(*)(const char *)", "strlen")
 
 #: Does nothing with its first argument, an int, and does not look at others.
-nothing: Any = _c("int(*)(int)", "abs")
+nothing: Any = c_function("int(*)(int)", "abs")
 
 
 def float32(x: float) -> float:
@@ -32,15 +33,15 @@ def thread_stack() -> int:
     """Return bytes of stack that this thread was made with; 0 where the system does not say."""
     try:
         if sys.platform == "darwin":
-            itself = _c("void *(*)(void)", "pthread_self")()
-            return int(_c("size_t(*)(void *)", "pthread_get_stacksize_np")(itself))
+            itself = c_function("void *(*)(void)", "pthread_self")()
+            return int(c_function("size_t(*)(void *)", "pthread_get_stacksize_np")(itself))
         attributes = ffi.new("long long[64]")  # larger than the pthread_attr_t of any C library
-        itself = _c("unsigned long(*)(void)", "pthread_self")()
-        if _c("int(*)(unsigned long, void *)", "pthread_getattr_np")(itself, attributes):
+        itself = c_function("unsigned long(*)(void)", "pthread_self")()
+        if c_function("int(*)(unsigned long, void *)", "pthread_getattr_np")(itself, attributes):
             return 0
         size = ffi.new("size_t *")
-        _c("int(*)(void *, size_t *)", "pthread_attr_getstacksize")(attributes, size)
-        _c("int(*)(void *)", "pthread_attr_destroy")(attributes)
+        c_function("int(*)(void *, size_t *)", "pthread_attr_getstacksize")(attributes, size)
+        c_function("int(*)(void *)", "pthread_attr_destroy")(attributes)
     except (AttributeError, OSError):
         return 0
     return int(size[0])
