@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llama_cffi._native.library import use_library
     from llama_cffi.aio.llama import AsyncLlama
     from llama_cffi.aio.session import AsyncChatSession
+    from llama_cffi.aio.speech import AsyncSpeechStream
     from llama_cffi.aio.stream import AsyncStream
     from llama_cffi.chat_session import ChatSession
     from llama_cffi.core.adapter import LoraAdapter
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.batch import Batch
     from llama_cffi.core.context import Context
     from llama_cffi.core.context_options import ContextOptions
+    from llama_cffi.core.context_threads import ThreadUse
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.embedding_batch import EmbeddingBatch
     from llama_cffi.core.gguf import GGUFFile
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.media.chunk import MediaChunk
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
+    from llama_cffi.core.media.speech import SpeechGenerator
     from llama_cffi.core.media.video import Video
     from llama_cffi.core.memory import Memory
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from llama_cffi.reply.reply import Reply, ReplyChunk, ToolCall
     from llama_cffi.reply.scores import Perplexity, Score
     from llama_cffi.reply.vectors import Embeddings, Label, Ranked
+    from llama_cffi.speech import SpeechStream
     from llama_cffi.tool_loop import ToolResult, ToolRun
 
 _HOME = {
@@ -69,6 +73,7 @@ _HOME = {
     "ArchiveMember": "core.archive",
     "AsyncChatSession": "aio.session",
     "AsyncLlama": "aio.llama",
+    "AsyncSpeechStream": "aio.speech",
     "AsyncStream": "aio.stream",
     "Audio": "core.media.audio",
     "Batch": "core.batch",
@@ -116,7 +121,10 @@ _HOME = {
     "SavedState": "core.saved_state",
     "Score": "reply.scores",
     "Speculation": "reply.completion",
+    "SpeechGenerator": "core.media.speech",
+    "SpeechStream": "speech",
     "State": "core.state",
+    "ThreadUse": "core.context_threads",
     "Timings": "reply.completion",
     "TokenLogprob": "reply.completion",
     "Tool": "prompt.tools",
@@ -140,6 +148,7 @@ __all__ = [
     "ArchiveMember",
     "AsyncChatSession",
     "AsyncLlama",
+    "AsyncSpeechStream",
     "AsyncStream",
     "Audio",
     "Batch",
@@ -187,7 +196,10 @@ __all__ = [
     "SavedState",
     "Score",
     "Speculation",
+    "SpeechGenerator",
+    "SpeechStream",
     "State",
+    "ThreadUse",
     "Timings",
     "TokenLogprob",
     "Tool",

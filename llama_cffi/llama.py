@@ -15,6 +15,7 @@ from llama_cffi._util.signatures import takes_options
 from llama_cffi.open_model import OpenModel
 from llama_cffi.prepare import generation
 from llama_cffi.reply.completion import P
+from llama_cffi.speech import Speaking
 from llama_cffi.stream import Stream, run
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     AnyPrompt = str | NDArray[np.int32] | Sequence[str | int | Image | Audio | Video]
 
 
-class Llama(OpenModel):
+class Llama(Speaking, OpenModel):
     """A model ready to generate and to embed.
 
     ``model`` is what :class:`Model` takes (the path of a GGUF file, its bytes, an open file, an

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from llama_cffi.core.adapter import LoraAdapter
+    from llama_cffi.core.context_threads import ThreadUse
     from llama_cffi.core.control_vector import ControlVector
     from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.memory_breakdown import MemoryBreakdown
@@ -204,6 +205,12 @@ class OpenModel(Closing, ProcessBound):
         library does not tell.
         """
         return self.context.memory_breakdown()
+
+    @property
+    def threads(self) -> ThreadUse:
+        """The threads that compute now, with the reason for their number. They are fewer for a while when other work
+        keeps CPUs busy; see ``docs/threads.md``."""
+        return self.context.threads
 
     @property
     def context(self) -> Context:

@@ -1,4 +1,4 @@
-"""The checks of each option that need no model."""
+"""The checks of options that need no model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from llama_cffi._util import arguments as args
 from llama_cffi._util.scalars import check_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.context_options import ContextOptions
+from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.model_options import ModelOptions, check_device_memory, check_gpu_layers
 from llama_cffi.core.rpc import check_endpoint
@@ -36,6 +38,20 @@ def _check_template(name: str, value: Any) -> Any:
 
 def _check_mmproj(name: str, value: Any) -> Any:
     return value if isinstance(value, Projector) else args.check_path(name, value)
+
+
+def _check_voice(name: str, value: Any) -> Any:
+    return value if isinstance(value, Audio) else args.check_path(name, value)
+
+
+def _check_language(name: str, value: Any) -> str:
+    if not args.check_text(name, value).strip() or "\0" in value:
+        raise ValueError(f"{name} must be the code or the name of a language, got {shown(value)}")
+    return value.strip().lower()  # type: ignore[no-any-return]
+
+
+def _check_max_frames(name: str, value: Any) -> int:
+    return check_int(name, value, 1)
 
 
 def _check_tool_choice(name: str, value: Any) -> Any:
@@ -86,6 +102,9 @@ CHECKS: Mapping[str, args.Check] = {
     "logit_bias": args.check_mapping,
     "host_bytes": args.whole_number,
     "mmproj": _check_mmproj,
+    "voice": _check_voice,
+    "language": _check_language,
+    "max_frames": _check_max_frames,
     "image_max_tokens": args.whole_number,
     "image_min_tokens": args.whole_number,
     "media_bytes": args.whole_number,
@@ -141,4 +160,25 @@ OTHER_NAMES: Mapping[str, str] = {
 """Names of options in other libraries, and their names here."""
 
 
-__all__ = ["CHECKS", "OTHER_NAMES"]
+def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are not None, after all checks that need no model.
+
+    Raises ``TypeError`` for a name that the TypedDict ``kind`` does not have, and ``TypeError`` or ``ValueError``,
+    which names the option, for a value that is not allowed.
+    """
+    args.check_names("options", options)
+    unknown = options.keys() - kind.__annotations__.keys()
+    if unknown:
+        from difflib import get_close_matches
+
+        renamed = [OTHER_NAMES[one] for one in sorted(unknown) if one in OTHER_NAMES]
+        near = renamed or [
+            name for one in sorted(unknown) for name in get_close_matches(one, kind.__annotations__, n=1)
+        ]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TypeError(f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}{hint}")
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: CHECKS[name](name, value) if name in CHECKS else value for name, value in given.items()}
+
+
+__all__ = ["CHECKS", "OTHER_NAMES", "check_options"]

@@ -9,17 +9,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from llama_cffi._util import arguments as args
 from llama_cffi._util.typed_dict import TypedDict
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.model_options import GpuLayers, ModelOptions
 from llama_cffi.engine.sampling_params import SamplingKwargs
-from llama_cffi.option_checks import CHECKS, OTHER_NAMES
+from llama_cffi.option_checks import check_options
 from llama_cffi.reply.completion import P
 
 if TYPE_CHECKING:
     from llama_cffi.core.adapter import LoraAdapter
     from llama_cffi.core.embeddings import PoolingType
+    from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.model import ProgressCallback
     from llama_cffi.engine.draft_source import Draft, Speculative
@@ -35,11 +35,8 @@ if TYPE_CHECKING:
 ChatTemplate = str | os.PathLike[str]
 """The name of one of the model's chat templates, the Jinja text of another one, or its file."""
 
-
 Norm = Literal["l1", "l2"]
-
 OnIncomplete = Literal["raise", "return"]
-
 WhenFull = Literal["raise", "wait"]
 
 OnError = Literal["raise", "report"]
@@ -68,7 +65,8 @@ class LlamaOptions(TypedDict, total=False):
     n_seq_max: int | None
     """The most texts that are generated at once; 8 by default."""
     n_threads: int | None
-    """Threads of a decode of one token; by default the number of physical cores available to this process."""
+    """Threads of a decode of one token; by default the number of physical cores available to this process. ``threads``
+    tells their number and the reason for it."""
     n_threads_batch: int | None
     """Threads of a decode of several tokens; by default ``n_threads``."""
     n_gpu_layers: GpuLayers | None
@@ -357,30 +355,35 @@ class PerplexityOptions(ScoreOptions, total=False):
     second half of each is scored."""
 
 
-def check_options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are not None, after all checks that need no model.
+class SpeechOptions(TypedDict, total=False):
+    """The options of reading a text aloud; the sampling parameters are those of :class:`SamplingParams`."""
 
-    Raises ``TypeError`` for a name that the TypedDict ``kind`` does not have, and ``TypeError`` or ``ValueError``,
-    which names the option, for a value that is not allowed.
-    """
-    args.check_names("options", options)
-    unknown = options.keys() - kind.__annotations__.keys()
-    if unknown:
-        from difflib import get_close_matches
-
-        renamed = [OTHER_NAMES[one] for one in sorted(unknown) if one in OTHER_NAMES]
-        near = renamed or [
-            name for one in sorted(unknown) for name in get_close_matches(one, kind.__annotations__, n=1)
-        ]
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise TypeError(f"unknown option{'s' * (len(unknown) > 1)}: {', '.join(sorted(unknown))}{hint}")
-    given = {name: value for name, value in options.items() if value is not None}
-    return {name: CHECKS[name](name, value) if name in CHECKS else value for name, value in given.items()}
+    voice: Audio | str | os.PathLike[str] | None
+    """A sound, or its file, whose voice is imitated: some seconds of one person; by default the model's own voice."""
+    language: str | None
+    """The language of the text (``"de"``, ``"german"``), for models that speak several; English by default."""
+    temperature: float | None
+    """0 takes the likeliest; what noise there is in the sound of some models depends on the seed alone."""
+    top_k: int | None
+    """For the model, and for details of the sound."""
+    top_p: float | None
+    """For the model, and for details of the sound."""
+    min_p: float | None
+    """For the model."""
+    repeat_penalty: float | None
+    """For the model."""
+    seed: int | None
+    """The seed of all random numbers; by default one is drawn."""
+    max_frames: int | None
+    """The most frames, of which today's models have 12.5 a second; by default the model or the context ends it."""
+    max_seconds: float | None
+    """Seconds after which the sound ends as it is, waiting included; by default there is no limit."""
 
 
 __all__ = [
     "AsyncLlamaOptions", "ChatOptions", "ChatTemplate", "ClassifyOptions", "EmbedOptions", "GenerateOptions",
     "HubOptions", "InfillLayout", "InfillOptions", "LlamaOptions", "Norm", "OnError", "OnIncomplete", "OnUnsupported",
     "PerplexityOptions", "RenderOptions", "RerankOptions", "SchemaOption", "ScoreOptions", "SimilarityOptions",
+    "SpeechOptions",
     "TemplateOptions", "TextOptions", "ToolOptions", "WhenFull", "check_options",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.saved_states import States
 from llama_cffi.engine.scoring import Scoring
+from llama_cffi.engine.speaker import Speaker
 from llama_cffi.errors import (
     ClosedError,
     ContextError,
@@ -101,6 +102,8 @@ class Runtime:
         self._engine_options = engine_options
         self._embedders = Embedders(self.context)
         self._scoring = Scoring(self.context)
+        speaks = media is not None and media.projector.speech is not None
+        self._speaker = Speaker(self.context, media.projector) if media is not None and speaks else None
         self._process = os.getpid()
 
     @classmethod
@@ -204,6 +207,17 @@ class Runtime:
         self.check_open()
         return self._scoring
 
+    @property
+    def speaker(self) -> Speaker:
+        """What reads texts aloud; :class:`UnsupportedError` for a model that does not, and :class:`ClosedError`."""
+        self.check_open()
+        if self._speaker is None:
+            name = self.model.path.name
+            if self.projector is None:
+                raise UnsupportedError(f"{name} does not speak: that needs a projector which makes speech (mmproj=)")
+            raise UnsupportedError(f"{name} does not speak: its projector {self.projector.path.name} makes no speech")
+        return self._speaker
+
     def condition(self, conditioning: Conditioning) -> None:
         """Compute under another conditioning, where requests do not name their own; running ones keep theirs."""
         self.conditioning = conditioning
@@ -224,7 +238,8 @@ class Runtime:
         share = self._share.share() if self._share is not None else None
         media = self._media.share() if self._media is not None else None
         try:
-            options = replace(context.options, n_threads=context.n_threads, n_threads_batch=context.n_threads_batch)
+            n_threads, n_threads_batch = context.threads_asked
+            options = replace(context.options, n_threads=n_threads, n_threads_batch=n_threads_batch)
             twin = Runtime(
                 self.model,
                 share,
@@ -273,6 +288,8 @@ class Runtime:
             self.context.close()
         self._embedders.close()
         self._scoring.close()
+        if self._speaker is not None:
+            self._speaker.close()
         if self.draft is not None:
             self.draft.close()
         for part in (self._media, self._share):

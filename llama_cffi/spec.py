@@ -30,6 +30,7 @@ from llama_cffi.options import (
     RenderOptions,
     RerankOptions,
     ScoreOptions,
+    SpeechOptions,
     ToolOptions,
     check_options,
 )
@@ -243,6 +244,18 @@ class ScoreSpec(Spec):
 
 
 @dataclass(frozen=True)
+class SpeakSpec(Spec):
+    """A text to read aloud."""
+
+    text: str
+    options: SpeechOptions = field(default_factory=lambda: SpeechOptions())
+
+    def __post_init__(self) -> None:
+        _freeze(self, SpeechOptions)
+        args.check_text("text", self.text)
+
+
+@dataclass(frozen=True)
 class MixedPrompt:
     """A prompt with media: texts, tokens, images and sounds in their order."""
 
@@ -319,6 +332,7 @@ __all__ = [
     "RenderSpec",
     "RerankSpec",
     "ScoreSpec",
+    "SpeakSpec",
     "Spec",
     "ToolsSpec",
     "any_prompt",

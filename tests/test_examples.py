@@ -58,5 +58,20 @@ def test_an_example_with_media(name: str, kind: str, tmp_path: Path, assets: Pat
     assert ("were in memory" if name == "image" else "seconds") in done.stdout
 
 
+def test_an_example_that_speaks(tmp_path: Path) -> None:
+    from llama_cffi import Audio
+    from tests.support.speech_models import write_speaking_model
+
+    made = write_speaking_model(tmp_path, "pockettts", ends=True)
+    command: list[str | Path] = [sys.executable, ROOT / "examples" / "speech.py", made.model, made.projector]
+    done = subprocess.run(
+        [*command, tmp_path / "out.wav", "Good morning!"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "at 24000 samples" in done.stdout
+    assert Audio(tmp_path / "out.wav").n_samples > 0
+
+
 def test_examples_that_take_a_model() -> None:
     assert len(TAKING_A_MODEL) >= 7

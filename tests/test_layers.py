@@ -32,6 +32,7 @@ LAYERS = (
     "reopening",
     "stream",
     "answers",
+    "speech",
     "tool_loop",
     "chat_session",
     "open_model",

@@ -15,7 +15,7 @@ import re
 import weakref
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llama_cffi._native import atomic, bound, helpers, log
 from llama_cffi._native.atomic import Cell
@@ -23,12 +23,16 @@ from llama_cffi._native.helpers import ffi, lib
 from llama_cffi._native.log import lines_since, mark
 from llama_cffi.errors import NativeError
 
+if TYPE_CHECKING:
+    from llama_cffi._native.abort import AbortFlag
+    from llama_cffi._native.turn import Turn
+
 _FAILED = int(lib.LCH_FAILED)
 _MAX_ARGS = 8
 
 _cast = ffi.cast
 _lch_batch, _lch_sample, _lch_accept, _lch_call = lib.lch_batch, lib.lch_sample, lib.lch_accept, lib.lch_call
-_lch_call_deep = lib.lch_call_deep
+_lch_call_deep, _lch_compute = lib.lch_call_deep, lib.lch_compute
 
 
 def install(llama_ffi: Any, llama_lib: Any) -> None:
@@ -43,16 +47,25 @@ def install(llama_ffi: Any, llama_lib: Any) -> None:
 # -- calls with a fixed shape
 
 
-def decode(ctx: Any, batch: Any) -> int:
-    """Status of ``llama_decode`` for the ``llama_batch`` that ``batch`` points to."""
-    result = _lch_batch(address("llama_decode"), ctx, batch, _size("llama_batch"))
-    return int(result) if result != _FAILED else fail("llama_decode")
+def decode(ctx: Any, batch: Any, turn: Turn | None = None, flag: AbortFlag | None = None) -> int:
+    """Status of ``llama_decode`` for the ``llama_batch`` that ``batch`` points to.
+
+    With a ``turn``, which the ``flag`` stops waiting for: or :data:`~.turn.STOPPED` or :data:`~.turn.NESTED`.
+    """
+    return _compute("llama_decode", ctx, batch, turn, flag)
 
 
-def encode(ctx: Any, batch: Any) -> int:
-    """Status of ``llama_encode`` for the ``llama_batch`` that ``batch`` points to."""
-    result = _lch_batch(address("llama_encode"), ctx, batch, _size("llama_batch"))
-    return int(result) if result != _FAILED else fail("llama_encode")
+def encode(ctx: Any, batch: Any, turn: Turn | None = None, flag: AbortFlag | None = None) -> int:
+    """Status of ``llama_encode``; as :func:`decode`."""
+    return _compute("llama_encode", ctx, batch, turn, flag)
+
+
+def _compute(name: str, ctx: Any, batch: Any, turn: Turn | None, flag: AbortFlag | None) -> int:
+    if turn is None or flag is None:
+        result = _lch_batch(address(name), ctx, batch, _size("llama_batch"))
+    else:
+        result = _lch_compute(turn.native, flag.native, address(name), ctx, batch, _size("llama_batch"))
+    return int(result) if result != _FAILED else fail(name)
 
 
 def sampler_sample(chain: Any, ctx: Any, idx: int) -> int:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from llama_cffi._native import bound, guard, helpers
 from llama_cffi._native.helpers import ffi, lib
 from llama_cffi._native.selector import raise_selection_error
+from llama_cffi._native.turn import NESTED, refuse_nested
 from llama_cffi.errors import NativeError
 
 if TYPE_CHECKING:
     from llama_cffi._native.abort import AbortFlag
     from llama_cffi._native.gate import ExclusiveGate
     from llama_cffi._native.selector import Selector
+    from llama_cffi._native.turn import Turn
 
 STATUS = int(lib.LCH_STEP_STATUS)
 SHUT = int(lib.LCH_STEP_SHUT)
@@ -24,12 +26,15 @@ class Step:
     """``llama_decode`` for a batch of one row, then a :class:`Selector` on its logits: guarded, and inside the gate.
 
     Everything that does not change from token to token is kept in one struct. ``batch`` is a ``llama_batch *`` with
-    one row; it and the context must outlive this object and whatever :meth:`bind` returned.
+    one row; it and the context must outlive this object and whatever :meth:`bind` returned. With a ``turn`` it waits
+    for that before it decodes.
     """
 
     __slots__ = ("_gate", "_keep", "_self")
 
-    def __init__(self, ctx: Any, batch: Any, flag: AbortFlag, gate: ExclusiveGate, n_vocab: int) -> None:
+    def __init__(
+        self, ctx: Any, batch: Any, flag: AbortFlag, gate: ExclusiveGate, n_vocab: int, turn: Turn | None = None
+    ) -> None:
         step = helpers.new("lch_step")
         step.decode = guard.address("llama_decode")
         step.logits = guard.address("llama_get_logits_ith")
@@ -38,9 +43,11 @@ class Step:
             ffi.cast("int32_t *", column) for column in (batch.token, batch.pos, batch.seq_id[0])
         )
         step.abort, step.door, step.n_vocab = flag.native, gate.native, n_vocab
+        if turn is not None:
+            step.turn = turn.native
         self._self = step
         self._gate = gate
-        self._keep = (batch, flag)
+        self._keep = (batch, flag, turn)
 
     def bind(self, selector: Selector) -> Callable[[int, int, int], int]:
         """``(token, pos, seq_id) -> token``, in C all the way where the helpers are.
@@ -55,11 +62,14 @@ class Step:
         return int(self._self.status)
 
     def fail(self, result: int) -> NoReturn:
-        """Raise what any other negative result means than :data:`STATUS` and :data:`SHUT`, which the caller knows.
+        """Raise what a negative result means, except :data:`STATUS`, :data:`SHUT` and :data:`~.turn.STOPPED`, which the
+        caller knows.
 
         :class:`NativeError` from the guard, :class:`BusyError`, :class:`ClosedError` or :class:`ContextError` from the
-        gate, and :class:`SamplerError` as :meth:`Selector.select` does.
+        gate, :class:`BusyError` from the turn, and :class:`SamplerError` as :meth:`Selector.select` does.
         """
+        if result == NESTED:
+            refuse_nested()
         if result == lib.LCH_FAILED:
             guard.fail("llama_decode")
         if result == lib.LCH_STEP_NO_ROW:

@@ -105,6 +105,9 @@ class Calls:
         self._preparing = ThreadPool(N_PREPARING)
         self._compiling = ThreadPool(N_COMPILING)
         self._computing = ThreadPool(N_COMPUTING)
+        # One speech is computed at a time: those that wait for it need no threads.
+        self._speaking = ThreadPool(1)
+        self._stops: dict[Future[None], Callable[[], object]] = {}
         self._deliveries: dict[int, Delivery] = {}
         self._running = Running()
         """Requests, jobs of the threads, and what waits for room in the queue."""
@@ -117,7 +120,7 @@ class Calls:
 
     def _refuse(self) -> None:
         # The threads did not survive the fork.
-        self._forked, self._running = True, Running()
+        self._forked, self._running, self._stops = True, Running(), {}
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
@@ -193,6 +196,24 @@ class Calls:
         if self.closed:
             raise ClosedError("this AsyncLlama is closed")
         return call()
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes."""
+        return self._runtime
+
+    def speak(self, call: Callable[[], None], stop: Callable[[], object]) -> None:
+        """Make a call on the thread for speech, after those before it; ``stop`` ends it early."""
+        self._check_open()
+        try:
+            job = self._speaking.submit(partial(copy_context().run, call))
+        except RuntimeError:
+            self._check_open()  # another loop closed it meanwhile
+            raise
+        self._stops[job] = stop
+        self._running.add(job)
+        for done in (self._running.remove, partial(_forget, self._stops)):
+            job.add_done_callback(done)
 
     # -- requests
 
@@ -353,10 +374,17 @@ class Calls:
                 self._abandon(cast("RunningSequence", one))
         for delivery in tuple(self._deliveries.values()):
             delivery.tell_of_room()  # what waits for it finds this closed
+        for stop in tuple(self._stops.values()):
+            stop()
         if not self._forked:
+            self._speaking.shutdown()
             self._preparing.shutdown()
             self._compiling.shutdown()
             self._computing.shutdown()
+
+
+def _forget(stops: dict[Future[None], Callable[[], object]], job: Future[None]) -> None:
+    stops.pop(job, None)
 
 
 def _same(value: T) -> T:

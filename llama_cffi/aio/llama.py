@@ -11,6 +11,7 @@ from llama_cffi import options as opt
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.aio.calls import Calls, on_thread
+from llama_cffi.aio.speech import AsyncSpeaking
 from llama_cffi.aio.stream import AsyncStream
 from llama_cffi.aio.tool_loop import AsyncToolLoop
 from llama_cffi.llama import Llama
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     C = TypeVar("C", bound=Chunk)
 
 
-class AsyncLlama(ProcessBound):
+class AsyncLlama(AsyncSpeaking, ProcessBound):
     """A :class:`~llama_cffi.Llama` for coroutines: calls that compute are awaited and do not block the event loop.
 
     ``model`` is what :class:`Llama` takes, or a Llama, whose own methods may be called at the same time, from any

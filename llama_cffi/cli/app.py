@@ -21,6 +21,7 @@ from llama_cffi.cli.rerank import rerank
 from llama_cffi.cli.rpc_server import rpc_server
 from llama_cffi.cli.serve import serve
 from llama_cffi.cli.server_arguments import ServeCommand
+from llama_cffi.cli.speak import speak
 from llama_cffi.cli.tokenize import tokenize
 from llama_cffi.cli.transcribe import transcribe
 
@@ -61,6 +62,7 @@ app.command()(quantize)
 app.command()(embed)
 app.command()(rerank)
 app.command()(transcribe)
+app.command()(speak)
 app.command()(tokenize)
 app.command()(pull)
 app.command("list")(list_models)

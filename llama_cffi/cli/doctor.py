@@ -192,11 +192,12 @@ def _decode_rows(decode: dict[str, Any] | None) -> list[tuple[str, str]]:
     if not decode:
         return []
     return [
+        ("threads", decode["threads"]),
         (
             "decode test",
             f"{decode['tokens_per_second']:.0f} tokens per second with the demo model, "
             f"loaded in {decode['load_seconds']:.2f} s{_busy()}",
-        )
+        ),
     ]
 
 

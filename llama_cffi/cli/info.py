@@ -118,6 +118,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("type", summary.type if summary.type != "model" else None),
         ("name", summary.name),
         ("architecture", summary.architecture or "not given: no model that llama.cpp can load"),
+        ("projector", f"for {', '.join(summary.projects)}" if summary.projects else None),
         ("parameters", _parameters(summary)),
         *(("weights" if i == 0 else "", text) for i, text in enumerate(_weights(summary))),
         ("context length", f"{summary.context_length:,} tokens" if summary.context_length else None),

@@ -9,6 +9,7 @@ import typer
 
 import llama_cffi
 from llama_cffi.cli import arguments
+from llama_cffi.cli.cpus import Cpus
 from llama_cffi.cli.memory_plan import DEFAULT_N_CTX, usual_context
 from llama_cffi.cli.options import OverrideKv, option
 
@@ -116,6 +117,13 @@ CheckTensors = Annotated[bool, option("--check-tensors", help="Check the weights
 Repack = Annotated[
     bool, option("--repack/--no-repack", " /-nr", env="REPACK", help="Let weights be repacked for this CPU.")
 ]
+Numa = Annotated[
+    Literal["distribute", "isolate", "numactl"] | None,
+    option(
+        "--numa", metavar="TYPE", env="NUMA",
+        help="Place threads and weights on NUMA nodes: distribute (over all), isolate (on one) or numactl.",
+    ),
+]  # fmt: skip
 NoHost = Annotated[bool, option("--no-host", env="NO_HOST", help="Bypass the host buffer of a GPU.")]
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
@@ -221,6 +229,7 @@ class Placement:
     override_kv: OverrideKv = None
     repack: Repack = True
     no_host: NoHost = False
+    numa: Numa = None
 
     def options(self) -> llama_cffi.ModelOptions:
         """Return what ``Llama`` takes; wrong usage raises ``typer.BadParameter``, other wrong values ValueError."""
@@ -242,12 +251,13 @@ class Placement:
             kv_overrides=arguments.kv_overrides(self.override_kv or ()),
             use_extra_bufts=self.repack,
             no_host=self.no_host,
+            numa=self.numa,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextMemory:
-    """The options of the context's memory and positions that a command takes."""
+class ContextMemory(Cpus):
+    """The options of the context's memory, positions and threads that a command takes."""
 
     cache_type_k: CacheTypeK = "f16"
     cache_type_v: CacheTypeV = "f16"
@@ -283,6 +293,7 @@ class ContextMemory:
             "yarn_attn_factor": _own(self.yarn_attn_factor),
             "yarn_beta_fast": _own(self.yarn_beta_fast),
             "yarn_beta_slow": _own(self.yarn_beta_slow),
+            **self.threads(),
         }
         usual = llama_cffi.ContextOptions()
         return {name: value for name, value in given.items() if value != getattr(usual, name)}

@@ -89,6 +89,7 @@ def decode() -> dict[str, Any]:
             "tokens": tokens,
             "seconds": seconds,
             "load_seconds": loaded - start,
+            "threads": str(llm.threads),
             "text": text,
         }
 

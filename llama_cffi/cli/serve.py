@@ -20,7 +20,16 @@ from llama_cffi.cli.loading import HUB, draft_source, file_on_disk, model_file, 
 from llama_cffi.cli.memory_plan import planned_bytes
 from llama_cffi.cli.placement import CONTEXT_MEMORY, DEFAULT_N_CTX, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.serve_models import Several, check_together, make_pool
-from llama_cffi.cli.serve_parts import LOOPBACK, bind_all, keys_of, listed, mode_of, prefix_of, remove_files
+from llama_cffi.cli.serve_parts import (
+    LOOPBACK,
+    bind_all,
+    keys_of,
+    listed,
+    mode_of,
+    prefix_of,
+    remove_files,
+    voices_of,
+)
 from llama_cffi.cli.server_arguments import taken_by
 from llama_cffi.cli.server_flags import FLAGS
 
@@ -68,6 +77,7 @@ def serve(
     strict_model: opt.StrictModel = False,
     strict_fields: opt.StrictFields = False,
     pooling: opt.Pooling = None,
+    voice: opt.Voices = None,
     parallel: opt.Parallel = None,
     ctx_size: options.CtxSize = None,
     kv_cells: opt.KvCells = None,
@@ -191,6 +201,7 @@ def serve(
         prefill_assistant=prefill_assistant,
         chat_template=chat_template if chat_template_file is None else arguments.read_text(chat_template_file),
         pooling=pooling,
+        voices=voices_of(voice),
         metrics=metrics,
         vllm_metrics=metrics_vllm,
         public_metrics=public_metrics,

@@ -100,6 +100,11 @@ PrefillAssistant = Annotated[
 ]  # fmt: skip
 StrictModel = Annotated[bool, option("--strict-model", help="Refuse requests for another model's name.")]
 StrictFields = Annotated[bool, option("--strict-fields", help="Refuse unknown fields.")]
+Voices = Annotated[
+    list[str] | None,
+    option("--voice", metavar="NAME=FILE",
+           help="A sound of a voice, by the name with which requests for speech ask for it. Repeatable."),
+]  # fmt: skip
 Pooling = Annotated[
     Literal["none", "mean", "cls", "last", "rank"] | None,
     option("--pooling", metavar="TYPE", env="POOLING", show_default="the model's",

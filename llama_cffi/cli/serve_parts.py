@@ -14,6 +14,8 @@ from llama_cffi.cli import console
 if TYPE_CHECKING:
     import socket
 
+    from llama_cffi import Audio
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -64,6 +66,20 @@ def prefix_of(text: str) -> str:
 def listed(text: str | None) -> tuple[str, ...]:
     """Return the parts of a text that commas separate."""
     return tuple(one for part in (text or "").split(",") if (one := part.strip()))
+
+
+def voices_of(given: Sequence[str] | None) -> dict[str, Audio]:
+    """Return the sounds of ``--voice``, by their names; raises :class:`MediaError` and ``typer.BadParameter``."""
+    from llama_cffi import Audio
+
+    found: dict[str, Audio] = {}
+    for one in given or ():
+        name, sign, file = one.partition("=")
+        if not sign or not name or not file or name in found:
+            said = "is there already" if name in found else "is no NAME=FILE"
+            raise typer.BadParameter(f"{one!r} {said}", param_hint="--voice")
+        found[name] = Audio(Path(file))
+    return found
 
 
 def keys_of(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:

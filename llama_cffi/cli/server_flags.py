@@ -91,6 +91,8 @@ _FIELDS = (
 
 _OWN = (
     *_own("-h --help --usage", n=0),
+    *_own("-C --cpu-mask", "-Cr --cpu-range", "--cpu-strict", "--prio", "--poll", "--numa"),
+    *_own("-Cb --cpu-mask-batch", "-Crb --cpu-range-batch", "--cpu-strict-batch", "--prio-batch", "--poll-batch"),
     *_own("-t --threads", "-tb --threads-batch", "-c --ctx-size", "-n --predict --n-predict", "-b --batch-size"),
     *_own("-ub --ubatch-size", "-cram --cache-ram", "-fa --flash-attn", "-ctk --cache-type-k", "-ctv --cache-type-v"),
     *_own("-kvu --kv-unified -no-kvu --no-kv-unified", "--context-shift --no-context-shift", n=0),
@@ -124,12 +126,6 @@ _ALWAYS = "it is always so"
 _DOWNLOADS = "it names a model on the hub: give that with -hf"
 
 _IGNORED = (
-    *_ignored("taskset(1) binds the process to CPUs", "-C --cpu-mask", "-Cr --cpu-range", "--cpu-strict"),
-    *_ignored("taskset(1) binds the process to CPUs", "-Cb --cpu-mask-batch", "-Crb --cpu-range-batch"),
-    *_ignored("taskset(1) binds the process to CPUs", "--cpu-strict-batch"),
-    *_ignored("nice(1) sets the priority of the process", "--prio", "--prio-batch"),
-    *_ignored("threads wait as llama.cpp has it", "--poll", "--poll-batch"),
-    *_ignored("numactl(8) places the process", "--numa"),
     *_ignored("drafts are looked up in the text itself", "-lcs --lookup-cache-static", "-lcd --lookup-cache-dynamic"),
     *_ignored("with --context-shift the older half goes, behind the prompt's first tokens", "--keep"),
     *_ignored(_ALWAYS, "--swa-full", "-cb --cont-batching -nocb --no-cont-batching", n=0),

@@ -13,6 +13,12 @@ from llama_cffi.engine.author_sampling import author_sampling
 if TYPE_CHECKING:
     from llama_cffi.core.gguf import GGUFFile, TensorInfo
 
+_ENCODERS = {
+    "clip.has_vision_encoder": "images",
+    "clip.has_audio_encoder": "sound",
+    "clip.has_gen_audio_encoder": "speech",
+}
+"""Keys of a projector's file, and what each is for."""
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -52,6 +58,8 @@ class Summary:
     vocab_type: str | None
     vocab_size: int | None
     chat_template: bool
+    projects: tuple[str, ...]
+    """What a projector is for: images, sound, speech."""
     sampling: Mapping[str, Any]
     suppressed_tokens: int
     license: str | None
@@ -120,6 +128,7 @@ def summarise(
         vocab_type=metadata.get("tokenizer.ggml.model"),
         vocab_size=len(tokens) if tokens is not None else hyper("vocab_size"),
         chat_template="tokenizer.chat_template" in metadata,
+        projects=tuple(name for key, name in _ENCODERS.items() if metadata.get(key) is True),
         sampling=author_sampling(metadata),
         suppressed_tokens=len(metadata.get("tokenizer.ggml.suppress_tokens", ())),
         license=metadata.get("general.license"),

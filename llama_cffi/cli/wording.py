@@ -27,6 +27,8 @@ _PARAMETERS = {
     "n_threads": "threads",
     "n_threads_batch": "threads_batch",
     "n_ubatch": "ubatch_size",
+    "priority": "prio",
+    "priority_batch": "prio_batch",
     "sampler_order": "samplers",
     "typical_p": "typical",
 }

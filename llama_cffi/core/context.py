@@ -12,6 +12,7 @@ from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
+from llama_cffi._native.turn import STOPPED
 from llama_cffi._util.shown import shown
 from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
@@ -20,6 +21,7 @@ from llama_cffi.core.context_failures import ContextFailures
 from llama_cffi.core.context_limits import read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_resources import ContextResources
+from llama_cffi.core.context_threads import ContextThreads, place
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
@@ -30,7 +32,6 @@ from llama_cffi.core.model import Model
 from llama_cffi.core.outputs import Outputs
 from llama_cffi.core.selection import TokenSelector
 from llama_cffi.core.state import State
-from llama_cffi.core.threads import thread_count
 from llama_cffi.errors import BatchError, ContextError, NativeError, UnsupportedError
 
 Stepper = Callable[[int, int, int], int]
@@ -39,17 +40,23 @@ Stepper = Callable[[int, int, int], int]
 class Context(ContextFailures):
     """A context that decodes batches with a :class:`~llama_cffi.core.model.Model` and keeps their sequences in memory.
 
-    One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`. With
-    ``threads_of`` it computes with the threads of another context, which closes it: threads of two contexts that take
-    turns would wait busily for each other. The caller holds the other one's :meth:`lock` around every decode. Raises
-    :class:`ContextError` with llama.cpp's reason when the context cannot be created. Wraps ``llama_init_from_model``.
+    One thread at a time may use it: in a second one every method except :meth:`abort` raises :class:`BusyError`.
+    Contexts with threads for more than half of the CPUs compute in turns, with the same threads; one with
+    ``own_threads`` does not. With ``threads_of`` it computes with the threads of another context, which closes it; the
+    caller holds the other one's :meth:`lock` around every decode. Raises :class:`ContextError` with llama.cpp's reason
+    when the context cannot be created. Wraps ``llama_init_from_model``.
     """
 
     _instead_of_pickling = "open the model and a Context in each process; SavedState carries what one remembers"
     _instead_of_copying = "create another Context(model, options); a SavedState has the memory of one"
 
     def __init__(
-        self, model: Model, options: ContextOptions | None = None, *, threads_of: Context | None = None
+        self,
+        model: Model,
+        options: ContextOptions | None = None,
+        *,
+        threads_of: Context | None = None,
+        own_threads: bool = False,
     ) -> None:
         if not isinstance(model, Model):
             raise TypeError(f"model must be a Model, got {shown(model)}")
@@ -65,10 +72,11 @@ class Context(ContextFailures):
         params = native_params(options)
         params.abort_callback = ffi.cast("ggml_abort_callback", self._abort.callback)
         params.abort_callback_data = self._abort.data
-        n_threads, n_threads_batch = params.n_threads, params.n_threads_batch
+        lender = threads_of._threads if threads_of is not None else None
+        self._threads = threads = ContextThreads(model, options, lender, own=own_threads)
+        self.n_threads, self.n_threads_batch = params.n_threads, params.n_threads_batch = threads.n
         self._gate = gate = ExclusiveGate("Context", self._abort.set)
-        lender = threads_of._resources if threads_of is not None else None
-        self._resources: ContextResources = ContextResources(gate, lender)
+        self._resources: ContextResources = ContextResources(gate, threads)
         parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
         self._notices_changes = notices_changes()
         with model.gate, gate:
@@ -81,7 +89,7 @@ class Context(ContextFailures):
                 if ptr == ffi.NULL:
                     raise ContextError("cannot create a context", log=log.lines_since(mark))
                 self._output_rows = output_row_bytes(mark)
-                self._resources.attach_pools(ptr, n_threads, n_threads_batch)
+                threads.attach(ptr)
                 self._limits = limits = read_limits(ptr, options, mark)
                 self._decodes = limits.has_memory and model.has_decoder
                 self._causal_attn = read_causal_attn(ptr, model, options)
@@ -112,16 +120,14 @@ class Context(ContextFailures):
         self.n_rs_seq: int = limits.n_rs_seq
         """Tokens of the last decode that :meth:`Memory.seq_rm` can remove where layers are recurrent."""
         self.n_vocab: int = model.vocab.n_tokens
-        self.n_threads: int = n_threads
-        self.n_threads_batch: int = n_threads_batch
         self._single = Batch(1)
         self._single.single(0, 0, 0)
-        self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab)
+        self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab, threads.turn)
 
     def _make_views(self, pooling: PoolingType) -> None:
         # None of them refers to this object, which is therefore freed as soon as it is dropped.
         model = self.model
-        self._access = access = ContextAccess(self._handle, self._gate, self._limits.n_seq_max)
+        self._access = access = ContextAccess(self._handle, self._gate, self._limits.n_seq_max, self._abort)
         self.outputs = Outputs(
             access,
             n_vocab=model.vocab.n_tokens,
@@ -152,6 +158,11 @@ class Context(ContextFailures):
         Raises :class:`BusyError` when another thread has it.
         """
         return self._gate.inside()
+
+    @property
+    def access(self) -> ContextAccess:
+        """What native code that decodes with this context goes through."""
+        return self._access
 
     # -- computing
 
@@ -196,14 +207,14 @@ class Context(ContextFailures):
         """
         if not self._decodes:
             raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
-        return self._step.bind(selector.native)
+        return place(self._step.bind(selector.native), self._threads.placed(batch=False))
 
     def step_failed(self, result: int) -> NoReturn:
         """Raise what a negative result of a :meth:`stepper` means."""
         if result == SHUT:
             self._access.raise_unusable()
-        if result == STATUS:
-            self._fail(self._step.status, self._single)
+        if result in (STATUS, STOPPED):
+            self._fail(self._step.status if result == STATUS else STOPPED, self._single)
         try:
             self._step.fail(result)
         except NativeError as error:
@@ -220,7 +231,7 @@ class Context(ContextFailures):
         batch.check() if isinstance(batch, Batch) else batch.check_model(self.model)
         if self._n_positions:
             batch.check_positions(self._n_positions)
-        door, flag, outputs = self._door, self._abort, self.outputs
+        door, flag, outputs, threads = self._door, self._abort, self.outputs, self._threads
         with self.lock():
             if door.shut:
                 self._access.raise_unusable()
@@ -230,7 +241,7 @@ class Context(ContextFailures):
             flag.arm()
             door.computing = 1
             try:
-                code = function(self._handle.ptr, batch.ptr)
+                code = place(function, threads.placed(batch=n > 1))(self._handle.ptr, batch.ptr, threads.turn, flag)
             except NativeError as error:
                 self._fail_native(error)
             finally:
@@ -356,12 +367,14 @@ class Context(ContextFailures):
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
-        n_threads = thread_count("n_threads", n_threads)
-        n_threads_batch = thread_count("n_threads_batch", n_threads_batch, n_threads)
         with self.lock():
-            self._resources.attach_pools(self.ptr, n_threads, n_threads_batch)
-            lib.llama_set_n_threads(self.ptr, n_threads, n_threads_batch)
-            self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+            self._threads.set(self.ptr, n_threads, n_threads_batch)
+            self.n_threads, self.n_threads_batch = self._threads.n
+
+    def lower_threads(self, limit: int | None, why: str | None = None) -> None:
+        """Compute with at most ``limit`` threads for a while, because of ``why``; None ends that."""
+        with self.lock():
+            self._threads.lower(self.ptr, limit, None if limit is None else why)
 
 
 def _check_classifier(model: Model) -> None:

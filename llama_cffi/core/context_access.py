@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
+from llama_cffi._native import shutdown
+from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.scalars import check_seq_id
-from llama_cffi.errors import ContextError, NativeError
+from llama_cffi.errors import AbortedError, ContextError, NativeError
 
 
 class ContextAccess:
@@ -19,11 +21,12 @@ class ContextAccess:
     the Context can keep them without a reference cycle.
     """
 
-    __slots__ = ("_broken", "door", "gate", "handle", "n_seq_max")
+    __slots__ = ("_abort", "_broken", "door", "gate", "handle", "n_seq_max")
 
-    def __init__(self, handle: Handle, gate: ExclusiveGate, n_seq_max: int) -> None:
+    def __init__(self, handle: Handle, gate: ExclusiveGate, n_seq_max: int, abort: AbortFlag) -> None:
         self.handle = handle
         self.gate = gate
+        self._abort = abort
         self.door: Any = gate.native
         """The ``lch_door``; ``n_computed`` counts computations, ``shut`` says that the context is unusable."""
         self.n_seq_max = n_seq_max
@@ -58,6 +61,35 @@ class ContextAccess:
             except NativeError as error:
                 self.note_damage(error)
                 raise
+
+    @contextmanager
+    def computing(self, deadline: float | None) -> Iterator[Any]:
+        """Hold the context for a native call that decodes with it; yields its pointer.
+
+        Raises as :meth:`using`; afterwards :meth:`check_stopped` says whether something has stopped the call.
+        """
+        with self.using(rewrites=True) as ptr:
+            self._abort.deadline = deadline
+            self._abort.arm()
+            self.door.computing = 1
+            try:
+                yield ptr
+            finally:
+                self.door.computing = 0
+
+    def check_stopped(self) -> None:
+        """Raise what a signal handler has raised during a computation, and :class:`AbortedError` after an abort or
+        the deadline."""
+        flag = self._abort
+        exception = flag.take_exception()
+        if exception is not None:
+            raise exception
+        if shutdown.begun():
+            shutdown.refuse()
+        if flag.is_set or flag.expired:
+            expired = flag.expired
+            flag.clear()
+            raise AbortedError("the deadline has passed" if expired else "the computation was aborted")
 
     def note_damage(self, error: NativeError) -> None:
         """Make the context unusable from now on when an error has left ggml in an unknown state."""

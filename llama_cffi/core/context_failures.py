@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from llama_cffi._native import log, shutdown
 from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.turn import NESTED, STOPPED, refuse_nested
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.core.context_reports import ContextReports
@@ -28,6 +29,8 @@ class ContextFailures(ContextReports):
     _door: Any
 
     def _fail(self, code: int, batch: Batch | EmbeddingBatch) -> NoReturn:
+        if code == NESTED:
+            refuse_nested()
         flag = self._abort
         if (exception := flag.take_exception()) is not None:
             raise exception
@@ -35,7 +38,7 @@ class ContextFailures(ContextReports):
             shutdown.refuse()
         lines = log.lines_since(log.call_mark())
         log.pump()
-        if code == ABORTED:
+        if code in (ABORTED, STOPPED):
             expired = flag.expired
             flag.clear()
             raise AbortedError("the deadline has passed" if expired else "the decode was aborted")

@@ -12,7 +12,15 @@ from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int, is_in
 from llama_cffi._util.shown import shown
 from llama_cffi.core.embeddings import ATTENTION_NAMES, POOLING_NAMES, Attention, PoolingType
 from llama_cffi.core.options import choice, constant
-from llama_cffi.core.threads import thread_count
+from llama_cffi.core.thread_options import (
+    DEFAULT_POLL,
+    CpuMask,
+    Priority,
+    ThreadOptions,
+    check_mask,
+    check_poll,
+    check_priority,
+)
 from llama_cffi.errors import UnsupportedError
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
@@ -65,6 +73,20 @@ class ContextOptions:
     """Threads for single tokens; None for :func:`~llama_cffi.core.threads.default_thread_count`."""
     n_threads_batch: int | None = None
     """Threads for prompts; None for the same number as ``n_threads``."""
+    cpu_mask: CpuMask | None = None
+    """The CPUs that threads run on: numbers, ranges such as ``"0-3,8"``, or a hexadecimal mask such as ``"0xff"``; None
+    for all CPUs of the process. See ``docs/threads.md``, as for the next ones."""
+    cpu_strict: bool = False
+    """Whether each thread has one CPU of the mask for itself."""
+    priority: Priority = "normal"
+    """Scheduling of threads. Those above normal run in real time, before everything else on the machine."""
+    poll: int = DEFAULT_POLL
+    """How long threads wait busily for the next computation before they sleep, 0 (not at all) to 100."""
+    cpu_mask_batch: CpuMask | None = None
+    """The same for the threads for prompts, here and below; None as for single tokens."""
+    cpu_strict_batch: bool | None = None
+    priority_batch: Priority | None = None
+    poll_batch: int | None = None
     type_k: CacheType = "f16"
     """Data type of the K cache."""
     type_v: CacheType = "f16"
@@ -106,20 +128,42 @@ class ContextOptions:
     """Do not measure timings inside llama.cpp."""
 
     def __post_init__(self) -> None:
-        for name in ("kv_unified", "swa_full", "offload_kqv", "op_offload", "embeddings", "no_perf"):
+        for name in ("kv_unified", "swa_full", "offload_kqv", "op_offload", "embeddings", "no_perf", "cpu_strict"):
             object.__setattr__(self, name, check_flag(name, getattr(self, name)))
+        if self.cpu_strict_batch is not None:
+            object.__setattr__(self, "cpu_strict_batch", check_flag("cpu_strict_batch", self.cpu_strict_batch))
+
+    @property
+    def threads(self) -> ThreadOptions:
+        """How the threads for single tokens run. Raises ``ValueError`` for a bad option."""
+        return ThreadOptions(
+            cpus=check_mask("cpu_mask", self.cpu_mask) if self.cpu_mask is not None else (),
+            strict=self.cpu_strict,
+            priority=check_priority("priority", self.priority),
+            poll=check_poll("poll", self.poll),
+        )
+
+    @property
+    def threads_batch(self) -> ThreadOptions:
+        """How the threads for prompts run. Raises ``ValueError`` for a bad option."""
+        single = self.threads
+        mask, strict, priority, poll = self.cpu_mask_batch, self.cpu_strict_batch, self.priority_batch, self.poll_batch
+        return ThreadOptions(
+            cpus=check_mask("cpu_mask_batch", mask) if mask is not None else single.cpus,
+            strict=strict if strict is not None else single.strict,
+            priority=check_priority("priority_batch", priority) if priority is not None else single.priority,
+            poll=check_poll("poll_batch", poll) if poll is not None else single.poll,
+        )
 
 
 def native_params(options: ContextOptions) -> Any:
-    """Return the ``llama_context_params`` of options; the caller sets the callbacks in it.
+    """Return the ``llama_context_params`` of options; the caller sets the threads and the callbacks in it.
 
     Raises ``ValueError`` for a value out of range, and :class:`UnsupportedError` for one that the library lacks.
     """
     params = lib.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = sizes = _sizes(options)
     _, n_batch, n_ubatch, n_seq_max = sizes
-    params.n_threads = thread_count("n_threads", options.n_threads)
-    params.n_threads_batch = thread_count("n_threads_batch", options.n_threads_batch, params.n_threads)
     params.type_k = constant("type_k", options.type_k, _CACHE_TYPES)
     params.type_v = constant("type_v", options.type_v, _CACHE_TYPES)
     _set_flash_attn(params, options.flash_attn)

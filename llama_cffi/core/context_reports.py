@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llama_cffi._native import lib
 from llama_cffi._native.gate import ExclusiveGate
+from llama_cffi.core.context_threads import ContextThreads, ThreadUse
 from llama_cffi.core.memory_breakdown import MemoryBreakdown, read_breakdown
 from llama_cffi.core.native_object import NativeObject
 
@@ -27,6 +28,22 @@ class ContextReports(NativeObject):
 
     _gate: ExclusiveGate
     _output_rows: int
+    _threads: ContextThreads
+
+    @property
+    def threads(self) -> ThreadUse:
+        """The threads that the context computes with now, with the reason for their number."""
+        return self._threads.use
+
+    @property
+    def threads_asked(self) -> tuple[int | None, int | None]:
+        """``n_threads`` and ``n_threads_batch`` as the caller gave them last."""
+        return self._threads.asked
+
+    @property
+    def thread_limit(self) -> int | None:
+        """Most threads that are computed with for a while; see :meth:`Context.lower_threads`."""
+        return self._threads.limit
 
     @property
     def perf(self) -> ContextPerf:

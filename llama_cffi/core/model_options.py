@@ -18,6 +18,7 @@ from llama_cffi._util.arguments import (
 from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int, is_int
 from llama_cffi._util.shown import shown
+from llama_cffi.core.numa import NumaStrategy, use_numa
 from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.core.rpc import add_servers, check_endpoint
 from llama_cffi.core.tensor_overrides import override_list, set_tensor_overrides
@@ -90,6 +91,10 @@ class ModelOptions:
     lazy_mode: LazyMode | None = None
     """Whether the rows of certain tensors, such as embeddings for each layer, are read from the file when they are
     needed (with memory-mapped files); None is llama.cpp's default: only for tensors of more than 4 GiB."""
+    numa: NumaStrategy | None = None
+    """How threads and weights are placed on a machine with several NUMA nodes: ``"distribute"`` over all nodes,
+    ``"isolate"`` on the node that the process is on, ``"numactl"`` as numactl(8) has placed the process. A process has
+    one strategy, from its first model with one on."""
     kv_overrides: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Metadata values to replace while loading."""
     vocab_only: bool = False
@@ -156,6 +161,7 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     params = lib.llama_model_default_params()
     keep: list[Any] = []
     add_servers(options.rpc)
+    use_numa(options.numa)
     if options.n_gpu_layers is not None:
         # Negative numbers are llama.cpp's word for all.
         params.n_gpu_layers = options.n_gpu_layers if isinstance(options.n_gpu_layers, int) else -1

@@ -38,7 +38,8 @@ class Sketch(ModelBase):
         """
         if self.options.vocab_only:
             raise ContextError(f"{self.path} was loaded with vocab_only: it has no weights to compute with")
-        params = native_params(replace(options, n_threads=1, n_threads_batch=1))
+        params = native_params(options)
+        params.n_threads = params.n_threads_batch = 1
         cell: Cell = []
         with self.gate:
             mark = log.mark()

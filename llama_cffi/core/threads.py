@@ -1,51 +1,97 @@
-"""The number of compute threads, and their pool."""
+"""How many threads to compute with, and why."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from llama_cffi._native import atomic, ffi, lib
-from llama_cffi._native.atomic import Cell
 from llama_cffi._util.scalars import is_int
 from llama_cffi._util.shown import shown
-from llama_cffi.errors import ContextError
+from llama_cffi.core.cpu_topology import CpuTopology, read_topology, usable_cpus
 
 MAX_THREADS = 512
 """``GGML_MAX_N_THREADS``; ggml asserts above it."""
 
+_ALWAYS_ALLOWED = 4
+"""Threads that a caller may have on fewer CPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadChoice:
+    """A number of threads, and in words what decided it."""
+
+    n: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.n} ({self.reason})"
+
 
 def default_thread_count() -> int:
-    """Physical cores that this process may really use: affinity, SMT siblings and the cgroup's CPU quota.
+    """Physical cores that this process may really use: affinity, SMT siblings, performance cores and the cgroup's CPU
+    quota.
 
     ``os.cpu_count()`` counts what the machine has; a container with two of its 64 cores would be given 64 threads
     that wait for each other at every layer.
     """
-    allowed = _affinity()
-    cores = len({_physical_core(cpu) for cpu in allowed}) if allowed else (os.cpu_count() or 1)
-    quota = cgroup_cpu_limit()
-    if quota is not None:
-        cores = min(cores, max(1, int(quota)))
-    return max(1, min(cores, MAX_THREADS))
+    return choose_threads(read_topology()).n
 
 
-def thread_count(name: str, value: int | None, default: int | None = None) -> int:
-    """Return the threads that a context computes with when it is asked for ``value``, None being ``default`` or as many
-    as :func:`default_thread_count` says.
+def choose_threads(topology: CpuTopology, mask: Sequence[int] = ()) -> ThreadChoice:
+    """Return the number of threads for these CPUs, or those among them in a mask, with what limited it.
+
+    One thread for each physical core: hardware threads of one core share its arithmetic units. Only performance cores
+    where the CPU has two kinds: threads wait for the slowest one after each operation. Not more than the control group
+    grants: what exceeds it is halted for the rest of each period.
+    """
+    cpus, said = topology.cpus, []
+    if mask:
+        cpus = frozenset(mask)
+        said.append(f"the CPU mask has {_count(len(cpus), 'CPU')} of {topology.n_online}")
+    elif len(cpus) < topology.n_online:
+        said.append(f"the affinity of the process has {_count(len(cpus), 'CPU')} of {topology.n_online}")
+    else:
+        said.append(_count(len(cpus), "CPU"))
+    cores = {topology.cores.get(cpu, f"cpu{cpu}") for cpu in cpus}
+    if len(cores) < len(cpus):
+        said.append(f"SMT: they are {_count(len(cores), 'core')}")
+    fast = cpus & topology.performance if topology.performance is not None else frozenset()
+    n = len(cores)
+    if fast:
+        fast_cores = {topology.cores.get(cpu, f"cpu{cpu}") for cpu in fast}
+        if len(fast_cores) < n:
+            said.append(f"hybrid: {len(fast_cores)} of {n} are performance cores")
+            n = len(fast_cores)
+    if topology.quota is not None and topology.quota < n:
+        said.append(f"the control group's quota is {topology.quota:g} CPUs")
+        n = int(topology.quota)
+    if n > MAX_THREADS:
+        said.append(f"ggml takes at most {MAX_THREADS} threads")
+    return ThreadChoice(max(1, min(n, MAX_THREADS)), "; ".join(said))
+
+
+def thread_choice(
+    name: str,
+    value: int | None,
+    default: ThreadChoice | None = None,
+    *,
+    mask: Sequence[int] = (),
+) -> ThreadChoice:
+    """Return the threads that a context computes with when it is asked for ``value``; None is ``default``, or what
+    :func:`choose_threads` says.
 
     ggml's threads wait for each other busily, several times in each layer: with many more of them than CPUs a token
-    takes minutes. What is above the CPUs that the process may use is lowered to their number, or to 4 when they are
-    fewer, with a ``RuntimeWarning``. Raises ``ValueError`` outside of 1 to :data:`MAX_THREADS`.
+    takes minutes. What is above the CPUs that the process, or the mask, may use is lowered to their number, or to 4
+    when they are fewer, with a ``RuntimeWarning``. Raises ``ValueError`` outside of 1 to :data:`MAX_THREADS`.
     """
     if value is None:
-        return default if default is not None else default_thread_count()
+        return default if default is not None else choose_threads(read_topology(), mask)
     if not is_int(value, 1, MAX_THREADS):
         raise ValueError(f"{name} must be 1 to {MAX_THREADS}, got {shown(value)}")
     count = int(value)
-    limit = max(len(_affinity()) or os.cpu_count() or 1, 4)
+    n_cpus = len(mask) or usable_cpus()
+    limit = max(n_cpus, _ALWAYS_ALLOWED)
     if count > limit:
         warnings.warn(
             f"{name}={count} is more than the {limit} threads that are useful on the CPUs of this process; "
@@ -53,99 +99,18 @@ def thread_count(name: str, value: int | None, default: int | None = None) -> in
             RuntimeWarning,
             stacklevel=5,
         )
-        return limit
-    return count
+        return ThreadChoice(limit, f"{name}={count} was given, which is too many for {_count(n_cpus, 'CPU')}")
+    return ThreadChoice(count, f"{name}={count} was given")
 
 
-def _affinity() -> frozenset[int]:
-    # Linux and some BSDs have it, macOS and Windows do not.
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset()
+def thread_count(name: str, value: int | None, default: int | None = None) -> int:
+    """Return the number of :func:`thread_choice`."""
+    fallback = None if default is None else ThreadChoice(default, "")
+    return thread_choice(name, value, fallback).n
 
 
-def _physical_core(cpu: int) -> tuple[str, ...]:
-    """What two hyperthreads of one core have in common."""
-    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-    try:
-        return tuple((topology / name).read_text().strip() for name in ("physical_package_id", "die_id", "core_id"))
-    except OSError:
-        try:
-            return tuple((topology / name).read_text().strip() for name in ("physical_package_id", "core_id"))
-        except OSError:
-            return (str(cpu),)
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def cgroup_cpu_limit(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float | None:
-    """CPUs that the control group grants (quota / period), None without a limit; versions 1 and 2."""
-    try:
-        lines = Path(membership).read_text().splitlines()
-    except OSError:
-        return None
-    limits = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = Path(root) if not controllers else Path(root) / controllers
-        group = base / path.lstrip("/")
-        # A limit of any ancestor counts. Inside a container the path may be the host's: the root is then ours.
-        for folder in (group, *group.parents):
-            if base not in (folder, *folder.parents):
-                break
-            limit = _read_limit(folder, version1=bool(controllers))
-            if limit is not None:
-                limits.append(limit)
-    return min(limits, default=None)
-
-
-def _read_limit(folder: Path, *, version1: bool) -> float | None:
-    try:
-        if version1:
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
-        else:
-            quota, period = (folder / "cpu.max").read_text().split()
-        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-@lru_cache(maxsize=1)
-def _pool_functions() -> tuple[Any, Any]:
-    """``ggml_threadpool_new`` and ``_free``: in the CPU backend, which may be a plug-in."""
-    device = lib.ggml_backend_dev_by_type(lib.GGML_BACKEND_DEVICE_TYPE_CPU)
-    if device == ffi.NULL:
-        raise ContextError("libllama has no CPU backend")
-    registry = lib.ggml_backend_dev_backend_reg(device)
-    new = lib.ggml_backend_reg_get_proc_address(registry, b"ggml_threadpool_new")
-    free = lib.ggml_backend_reg_get_proc_address(registry, b"ggml_threadpool_free")
-    if new == ffi.NULL or free == ffi.NULL:
-        raise ContextError("the CPU backend has no thread pools")
-    return (
-        ffi.cast("ggml_threadpool_t (*)(struct ggml_threadpool_params *)", new),
-        ffi.cast("void (*)(ggml_threadpool_t)", free),
-    )
-
-
-def make_pool(n_threads: int, cell: Cell) -> None:
-    """Make a ``ggml_threadpool_t`` in a cell, unless there is one, to be freed by :func:`free_pool`.
-
-    Without one, llama.cpp starts and joins its threads for every decode step, which costs a small model several
-    per cent of its speed.
-    """
-    if cell:
-        return
-    new, _ = _pool_functions()
-    params = ffi.new("struct ggml_threadpool_params *")
-    lib.ggml_threadpool_params_init(params, n_threads)
-    atomic.keep(cell, new, params)
-    if cell[0] == ffi.NULL:
-        cell.clear()
-        raise ContextError(f"could not start {n_threads} threads")
-
-
-def free_pool(cell: Cell) -> None:
-    """Stop and join the threads of a pool that no context computes with any more."""
-    if cell:
-        atomic.free(_pool_functions()[1], cell)
+__all__ = ["MAX_THREADS", "ThreadChoice", "choose_threads", "default_thread_count", "thread_choice", "thread_count"]

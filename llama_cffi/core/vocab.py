@@ -101,7 +101,7 @@ class Vocab(ProcessBound):
             raise TokenizeError("this model has no tokenizer; pass token ids")
         if len(data) > _MAX_TEXT:
             raise TokenizeError(f"the text has {len(data)} bytes; llama.cpp takes at most {_MAX_TEXT}")
-        stack = 0 if self.type in _FLAT else stack_to_tokenize(text, self._pre)
+        stack = self.stack_for(text)
         # A token covers at least one byte in nearly every vocabulary, and at most a few specials are added.
         room = len(data) + 8
         for _ in range(2):
@@ -120,6 +120,10 @@ class Vocab(ProcessBound):
                 raise TokenizeError("the text has more than 2**31 - 1 tokens")
             room = -n
         raise TokenizeError(f"llama.cpp could not tokenize the text (needs {room} tokens)")
+
+    def stack_for(self, text: str | bytes) -> int:
+        """Return the bytes of stack that tokenizing a text may take; 0 where it takes no more than any text."""
+        return 0 if self.type in _FLAT else stack_to_tokenize(text, self._pre)
 
     def detokenize(
         self,

@@ -97,6 +97,8 @@ class ModelDrafts:
         if n_max < 1:
             return []
         with self._target.lock(), self.context.lock():
+            if self.context.thread_limit != self._target.thread_limit:
+                self.context.lower_threads(self._target.thread_limit, "as the model that it drafts for")
             try:
                 return self._draft(tokens, n_max, seq_id)
             except MemoryFullError:

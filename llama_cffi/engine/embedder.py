@@ -245,7 +245,8 @@ class Embedders:
 
         def another(n_tokens: int) -> SideContext:
             n_seq_max = min(options.n_seq_max, n_tokens)
-            return SideContext(model, replace(options, n_batch=n_tokens, n_ubatch=n_tokens, n_seq_max=n_seq_max))
+            aside = replace(options, n_batch=n_tokens, n_ubatch=n_tokens, n_seq_max=n_seq_max)
+            return SideContext(model, aside, own_threads=True)
 
         return Embedder(side, another)
 

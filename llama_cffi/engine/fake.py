@@ -52,6 +52,8 @@ class FakeRunner:
         self.n_ctx = n_ctx
         self.n_seq_max = n_seq_max
         self.n_vocab = self.EOG + 1
+        self.n_threads = 1
+        self.limit: int | None = None
         self.can_shift = True
         self.can_copy = True
         self.decoder_start: int | None = None
@@ -113,6 +115,9 @@ class FakeRunner:
 
     def lock(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def lower_threads(self, limit: int | None) -> None:
+        self.limit = limit
 
     def use(self, conditioning: Conditioning) -> None:
         self.conditioning = conditioning

@@ -8,6 +8,7 @@ from itertools import count
 from time import monotonic, perf_counter
 
 from llama_cffi.core.conditioning import Conditioning
+from llama_cffi.engine import busy_cpus
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
@@ -64,7 +65,7 @@ class GenerationLoop:
         self.scheduler.awaits = self.media.waits if self.media is not None else None
         host = HostCache(options.host_bytes, can_cut=runner.can_cut_saved)
         self.outside = OutsideMemory(runner, self.scheduler, host, self.cost)
-        self.telemetry = Telemetry(options.on_event)
+        self.telemetry = Telemetry(options.on_event, busy_cpus.watch(runner, options))
         self.changed: list[RunningSequence] = []
         self.end_error: LlamaCffiError | None = None
         """Why everything ends: a decode that is aborted now ends with this error."""
@@ -310,12 +311,10 @@ class GenerationLoop:
 
     # -- tokens
 
-    def _propose(
-        self, sequence: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0
-    ) -> list[int]:
+    def _propose(self, one: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0) -> list[int]:
         """A draft that fits the context, and what may still be generated: one token always comes after it."""
-        cells, seq_id = sequence.cells, sequence.seq_id
-        n_max = min(n_max, self._n_ctx - len(cells), sequence.n_left - 1)
+        cells, seq_id = one.cells, one.seq_id
+        n_max = min(n_max, self._n_ctx - len(cells), one.n_left - 1)
         if n_max < 1 or seq_id is None:
             return []
         return drafting.propose(cells, n_max, seq_id=seq_id, n_others=n_others)

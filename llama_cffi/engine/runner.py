@@ -23,7 +23,7 @@ from llama_cffi.engine.plan import StepPlan, Work
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
 from llama_cffi.engine.sequence_samplers import make_sampler
-from llama_cffi.errors import MemoryFullError, UnsupportedError
+from llama_cffi.errors import BusyError, ClosedError, MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
@@ -98,6 +98,13 @@ class Runner(Protocol):
     @property
     def can_pad(self) -> bool:
         """Whether rows of padding can be computed and taken out of memory again without a loss."""
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that compute when nothing else runs; 1 where their number is not to be lowered."""
+
+    def lower_threads(self, limit: int | None) -> None:
+        """Compute with at most this many threads until further notice, because of other work; None ends that."""
 
     def clock(self) -> float:
         """Seconds since some moment, by which decodes are measured."""
@@ -212,6 +219,17 @@ class ContextRunner:
         self._conditioner = Conditioner(context)
         self.use = self._conditioner.use
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
+
+    @property
+    def n_threads(self) -> int:
+        # A GPU that computes looks like a CPU that is lacking.
+        context = self.context
+        return 1 if context.model.placement.gpu_bytes else min(context.n_threads, context.n_threads_batch)
+
+    def lower_threads(self, limit: int | None) -> None:
+        # While another thread is inside, or has closed it, that waits for the next time.
+        with suppress(BusyError, ClosedError):
+            self.context.lower_threads(limit, "other work keeps the rest of the CPUs busy")
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.use(plan[0].sequence.request.conditioning)

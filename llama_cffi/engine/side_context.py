@@ -13,13 +13,15 @@ from llama_cffi.core.model import Model
 class SideContext:
     """Opens a context, conditions it for one computation after another, and closes it.
 
-    ``threads_of`` is as in :class:`Context`. Raises the errors of :class:`Context`.
+    ``threads_of`` and ``own_threads`` are as in :class:`Context`. Raises the errors of :class:`Context`.
     """
 
     __slots__ = ("_conditioner", "_held_under", "context")
 
-    def __init__(self, model: Model, options: ContextOptions, *, threads_of: Context | None = None) -> None:
-        self.context = Context(model, options, threads_of=threads_of)
+    def __init__(
+        self, model: Model, options: ContextOptions, *, threads_of: Context | None = None, own_threads: bool = False
+    ) -> None:
+        self.context = Context(model, options, threads_of=threads_of, own_threads=own_threads)
         self._conditioner = Conditioner(self.context)
         self._held_under = PLAIN
 

@@ -95,8 +95,12 @@ OnEvent = Callable[[RequestEvent], object]
 class Telemetry:
     """Written by the thread that computes alone, read by any: plain numbers, no lock."""
 
-    def __init__(self, on_event: OnEvent | None = None) -> None:
+    def __init__(self, on_event: OnEvent | None = None, watch: Callable[[float, float], float] | None = None) -> None:
+        """``watch`` is called with the time and the seconds of all steps so far, after each step that ends after the
+        time that it has returned."""
         self._on_event = on_event
+        self._watch = watch
+        self._due = 0.0 if watch is not None else float("inf")
         self._n_requests = 0
         self.tokens: dict[TokenSource, int] = {"computed": 0, "memory": 0, "host": 0, "disk": 0}
         """Prompt tokens by where they came from."""
@@ -125,6 +129,12 @@ class Telemetry:
             if sequence.last:
                 self.token_gap.add(now - sequence.last)
             sequence.last = now
+        if now >= self._due:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        if self._watch is not None:
+            self._due = self._watch(now, sum(histogram.total for histogram in self.steps.values()))
 
     def stepped_alone(self, began: float, sequence: RunningSequence) -> None:
         """As :meth:`stepped`, of one row: without the calls, which a lone stream would feel at every token."""
@@ -137,6 +147,8 @@ class Telemetry:
             gaps.counts[bisect_left(BOUNDS, gap)] += 1
             gaps.total += gap
         sequence.last = now
+        if now >= self._due:
+            self._look(now)
 
     def ended(self, sequence: RunningSequence) -> None:
         """A request is done."""

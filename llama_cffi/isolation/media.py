@@ -63,6 +63,10 @@ class RemoteProjector(ProcessBound):
     _instead_of_pickling = "open the model in each process"
     _instead_of_copying = "any number of threads may use one"
 
+    speech = speech_rate = None
+    """Speech needs its context, and so the process of the model."""
+    voices = False
+
     def __init__(self, supervisor: Supervisor, facts: Mapping[str, Any]) -> None:
         self._supervisor = supervisor
         vars(self).update(facts)

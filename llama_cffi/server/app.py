@@ -25,6 +25,7 @@ from llama_cffi.server.openai.embeddings import embeddings
 from llama_cffi.server.openai.kept_responses import cancel_response, delete_response, get_response, list_input_items
 from llama_cffi.server.openai.models import get_model, list_models
 from llama_cffi.server.openai.responses import count_input, responses
+from llama_cffi.server.openai.speech import speech
 from llama_cffi.server.openai.transcriptions import transcriptions
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, Whole, problem_answer
@@ -56,6 +57,8 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/v1/responses/{id}/cancel": {"POST": cancel_response},
     "/v1/audio/transcriptions": {"POST": transcriptions},
     "/audio/transcriptions": {"POST": transcriptions},
+    "/v1/audio/speech": {"POST": speech},
+    "/audio/speech": {"POST": speech},
     "/v1/messages": {"POST": messages},
     "/v1/messages/count_tokens": {"POST": count_tokens},
     "/completion": {"POST": completion},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llama_cffi.prompt.media_parts import MARKER
 from llama_cffi.server.exchange import Call
 from llama_cffi.server.llama_server.parameters import parameters
+from llama_cffi.server.openai.speech import DEFAULT_VOICE
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.response import Answer, json_answer
 
@@ -29,6 +30,13 @@ async def props(call: Call) -> Answer:
                 "vision": projector is not None and projector.vision,
                 "audio": projector is not None and projector.audio,
                 "video": False,
+            },
+            "speech": None
+            if projector is None or projector.speech is None
+            else {
+                "sample_rate": projector.speech_rate,
+                "voices": list(dict.fromkeys((*settings.voices, DEFAULT_VOICE))),
+                "imitates_voices": projector.voices,
             },
             "media_marker": "" if projector is None else MARKER,
             "endpoint_slots": settings.slots,

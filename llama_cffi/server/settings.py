@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_cffi.core.media.audio import Audio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class Settings:
     """The name, the text or the file of the template of conversations; by default the model's own."""
     pooling: str | None = None
     """How the vectors of tokens become one; by default as the model says."""
+    voices: Mapping[str, Audio] = field(default_factory=dict)
+    """Sounds of voices, by the names with which requests for speech ask for them."""
     tags: tuple[str, ...] = ()
     """Words about the model, which clients are told."""
     api_prefix: str = ""

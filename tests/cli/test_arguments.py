@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,40 @@ def test_the_percentage_appears_only_after_a_while_and_leaves_no_trace(
         assert slow(fraction)
     slow.clear()
     assert capsys.readouterr().err == "\rloading 10 %\rloading 20 %\r\x1b[K"
+
+
+def test_cpu_flags_are_options() -> None:
+    given = ContextMemory(
+        cpu_mask="0x5", cpu_range="6-7", cpu_strict=1, prio=-1, poll=0, cpu_range_batch="0-1", cpu_strict_batch=0,
+        prio_batch=2, poll_batch=100,
+    )  # fmt: skip
+    assert given.changed() == {
+        "cpu_mask": (0, 2, 6, 7), "cpu_strict": True, "priority": "low", "poll": 0, "cpu_mask_batch": (0, 1),
+        "cpu_strict_batch": False, "priority_batch": "high", "poll_batch": 100,
+    }  # fmt: skip
+    assert ContextMemory(cpu_mask="F").changed() == {"cpu_mask": (0, 1, 2, 3)}
+    n = os.cpu_count() or 1
+    assert ContextMemory(cpu_range="0-").changed() == {"cpu_mask": tuple(range(n))}
+    assert ContextMemory(cpu_range="-1").changed() == {"cpu_mask": (0, 1)}
+    assert Placement(numa="isolate").options().numa == "isolate"
+
+
+@pytest.mark.parametrize(
+    ("flag", "given"),
+    [
+        ("--cpu-mask", {"cpu_mask": "xyz"}),
+        ("--cpu-mask", {"cpu_mask": "0"}),
+        ("--cpu-mask", {"cpu_mask": ""}),
+        ("--cpu-mask", {"cpu_mask": "1" + "0" * 128}),
+        ("--cpu-range", {"cpu_range": "3"}),
+        ("--cpu-range", {"cpu_range": "3-1"}),
+        ("--cpu-range", {"cpu_range": "0-512"}),
+        ("--cpu-range", {"cpu_range": "a-b"}),
+        ("--cpu-mask-batch", {"cpu_mask_batch": "-1"}),
+        ("--cpu-range-batch", {"cpu_range_batch": "1,2"}),
+    ],
+)
+def test_bad_cpus_are_usage_errors(flag: str, given: Any) -> None:
+    with pytest.raises(typer.BadParameter) as caught:
+        ContextMemory(**given).changed()
+    assert caught.value.param_hint == flag

@@ -44,11 +44,14 @@ def make(path):
     chain.sample(context)
     for name, owner in (("model", model), ("context", context), ("chain", chain)):
         names[int(handle_ffi.cast("intptr_t", owner.ptr))] = name
+    for pool in context._threads._pools.values():
+        names[int(handle_ffi.cast("intptr_t", pool.handle.ptr))] = "threads"
     return {"model": model, "context": context, "chain": chain, "batch": batch}
 
 def check():
-    assert sorted(freed) == ["chain", "context", "model"], freed
+    assert sorted(freed) == ["chain", "context", "model", "threads"], freed
     assert freed[-1] == "model", freed
+    assert freed.index("context") < freed.index("threads"), freed
     freed.clear()
     names.clear()
 """
@@ -163,8 +166,10 @@ sys.reporter = Reporter()
         where,
     )
     order = out.split()
-    assert sorted(order) == ["chain", "context", "model"]
-    assert order[-1] == "model"
+    assert sorted(order) == ["chain", "context", "model", "threads"]
+    assert order.index("context") < order.index("model")
+    assert order.index("context") < order.index("threads")
+    assert order.index("chain") < order.index("model")
 
 
 @pytest.mark.parametrize("order", [*itertools.permutations(("model", "context", "chain"))], ids="-".join)

@@ -293,7 +293,7 @@ def test_both_compute_with_the_same_threads(make_llama: MakeLlama, model_path: P
     assert isinstance(llm._runtime.draft.source, ModelDrafts)
     context = llm._runtime.draft.source.context
     assert context.n_threads == 2
-    assert context._resources._pools is llm.context._resources._pools
+    assert context._threads._pools == llm.context._threads._pools
     greedy(llm, "tana")
     llm.context.set_threads(1)
     greedy(llm, "tana")

@@ -193,7 +193,7 @@ def test_drafts_of_a_model(model: Model, model_path: Path, make_llama: MakeLlama
     assert isinstance(one, ModelDrafts)
     assert isinstance(other, ModelDrafts)
     assert one.context.model is other.context.model
-    assert other.context._resources._pools is fork.context._resources._pools
+    assert other.context._threads._pools == fork.context._threads._pools
     first, last = (llm, fork) if original_first else (fork, llm)
     first.close()
     done = run(last, PROMPT)

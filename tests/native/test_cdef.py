@@ -150,17 +150,9 @@ UNDECLARED_MEDIA = {
     # files are read in Python, which checks them
     "mtmd_helper_bitmap_init_from_file",
     "mtmd_helper_video_init",
-    # sound that a model makes: experimental, and bound to the kinds of two models
-    "mtmd_gen_audio_get_info",
-    "mtmd_gen_audio_process",
-    "mtmd_gen_inp_default",
-    "mtmd_helper_gen_audio_free",
-    "mtmd_helper_gen_audio_get_output",
-    "mtmd_helper_gen_audio_init",
+    # setting another input does it, too
     "mtmd_helper_gen_audio_reset",
-    "mtmd_helper_gen_audio_set_input",
-    "mtmd_helper_gen_audio_step_gen",
-    "mtmd_helper_gen_audio_step_prompt",
+    # needs a context; whether a model speaks and has no template is known without one
     "mtmd_helper_model_can_chat",
     # media are decoded, named and kept in Python
     "mtmd_bitmap_get_data",

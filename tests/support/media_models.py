@@ -36,7 +36,7 @@ def write_text_model(path: Path, architecture: str, shape: Shape, *, seed: int =
         writer.add_value_length(head)
         writer.add_rope_dimension_count(head)
         for name, value in keys.items():
-            _add(writer, f"{architecture}.{name}", value)
+            add_key(writer, f"{architecture}.{name}", value)
         _add_vocab(writer, shape.n_vocab, CONTROL_TOKENS[architecture])
         _add_tensors(writer, _text_tensors(architecture, shape), seed)
     return path
@@ -162,7 +162,7 @@ def _encoder(prefix: str, n: int, n_ff: int, n_layer: int, *, key_bias: bool) ->
 def _write_projector(path: Path, keys: Mapping[str, Any], tensors: _Tensors, seed: int) -> Path:
     with new_gguf(path, "clip") as writer:
         for key, value in keys.items():
-            _add(writer, key, value)
+            add_key(writer, key, value)
         _add_tensors(writer, tensors, seed)
     return path
 
@@ -196,7 +196,8 @@ def _add_vocab(writer: Any, n_vocab: int, control: tuple[str, ...]) -> None:
     writer.add_vocab_size(n_vocab)
 
 
-def _add(writer: Any, key: str, value: Any) -> None:
+def add_key(writer: Any, key: str, value: Any) -> None:
+    """Add a key with the type of its value."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

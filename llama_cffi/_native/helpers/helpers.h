@@ -108,6 +108,24 @@ void lch_door_leave(lch_door *door);
 void lch_main_thread(uint64_t ident);                       /* Python's identifier of its main thread */
 int lch_is_main_thread(void);
 
+/* ---- turn.cpp: one computation at a time on threads that contexts share; first come, first served ---- */
+
+enum lch_turn_entry {
+    LCH_TURN_TAKEN = 0,
+    LCH_TURN_STOPPED = -24,                                 /* the flag said so while this thread was waiting */
+    LCH_TURN_NESTED = -25                                   /* this thread has the turn already: a signal handler */
+};
+
+typedef struct lch_turn lch_turn;
+
+lch_turn *lch_turn_new(void);
+void lch_turn_free(lch_turn *turn);
+int lch_turn_take(lch_turn *turn, lch_abort *abort);        /* after lch_abort_arm */
+void lch_turn_give(lch_turn *turn);
+int lch_turn_waiting(lch_turn *turn);                       /* how many threads wait */
+/* lch_batch in turn, which may be NULL for none; its result, or one of lch_turn_entry */
+int64_t lch_compute(lch_turn *turn, lch_abort *abort, void *fn, void *ctx, void *batch, size_t size);
+
 /* ---- step.cpp: one token of one sequence decoded, and the next one selected, in one guarded call ---- */
 
 enum lch_step_error { LCH_STEP_STATUS = -16, LCH_STEP_NO_ROW = -17, LCH_STEP_SHUT = -18 };
@@ -123,11 +141,12 @@ typedef struct {
     int32_t *seq_id;
     lch_abort *abort;
     lch_door *door;
+    lch_turn *turn;                                         /* NULL: the threads are the context's own */
     int32_t n_vocab;
     int32_t status;                                         /* of llama_decode, after LCH_STEP_STATUS */
 } lch_step;
 
-/* A token, or one of lch_select_error, lch_door_entry, lch_step_error, LCH_FAILED. */
+/* A token, or one of lch_select_error, lch_door_entry, lch_turn_entry, lch_step_error, LCH_FAILED. */
 int64_t lch_step_run(lch_step *step, lch_selector *selector, int32_t token, int32_t pos, int32_t seq_id);
 
 /* ---- extras.cpp: what llama.cpp tells in C++ alone; how many there are, of which at most `room` are written ---- */

@@ -75,6 +75,22 @@ int64_t guarded(Call call) {
     return LCH_FAILED;
 }
 
+// Has the turn while it lives, unless `entry` says otherwise. Without a turn there is nothing to wait for.
+class Turn {
+public:
+    Turn(lch_turn * turn, lch_abort * abort) : entry(turn ? lch_turn_take(turn, abort) : LCH_TURN_TAKEN), turn_(turn) {}
+    ~Turn() {
+        if (turn_ && entry == LCH_TURN_TAKEN) {
+            lch_turn_give(turn_);
+        }
+    }
+    Turn(const Turn &) = delete;
+    Turn & operator=(const Turn &) = delete;
+    const int entry;
+private:
+    lch_turn * turn_;
+};
+
 template <class Function>
 Function * as(void * fn) {
     return reinterpret_cast<Function *>(fn);

@@ -7,8 +7,14 @@ namespace {
 
 int64_t decode_and_select(lch_step * step, lch_selector * selector) {
     return lch::guarded([&]() -> int64_t {
-        step->status = lch::as<int32_t(void *, lch::BatchStruct)>(step->decode)(
-            step->ctx, lch::blob_of<lch::BatchStruct>(step->batch, step->batch_size));
+        {
+            const lch::Turn turn(step->turn, step->abort);
+            if (turn.entry != LCH_TURN_TAKEN) {
+                return turn.entry;
+            }
+            step->status = lch::as<int32_t(void *, lch::BatchStruct)>(step->decode)(
+                step->ctx, lch::blob_of<lch::BatchStruct>(step->batch, step->batch_size));
+        }
         if (step->status != 0) {
             return LCH_STEP_STATUS;
         }

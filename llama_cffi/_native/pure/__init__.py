@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llama_cffi._native import bound
-from llama_cffi._native.pure import abort, deep, door, extras, gguf, guard, log, select, step
+from llama_cffi._native.pure import abort, deep, door, extras, gguf, guard, log, select, step, turn
 from llama_cffi._native.pure.process import ffi
 
-_MODULES = (guard, deep, log, abort, door, gguf, extras, select, step)
+_MODULES = (guard, deep, log, abort, door, gguf, extras, select, turn, step)
 
 
 class _Lib:

@@ -57,7 +57,7 @@ def lch_abort_deadline(state: lch_abort, deadline_ns: int) -> None:
 
 def lch_abort_arm(state: lch_abort) -> None:
     _armed.state = state
-    if _expired(state):
+    if is_expired(state):
         state.late = True
         state.stop[0] = b"\1"
     elif state.late:
@@ -71,8 +71,9 @@ def lch_abort_arm(state: lch_abort) -> None:
 def over_time() -> bool:
     """Return whether the computation that this thread has just ended took longer than it was allowed."""
     state, _armed.state = _armed.state, None
-    return state is not None and _expired(state)
+    return state is not None and is_expired(state)
 
 
-def _expired(state: lch_abort) -> bool:
+def is_expired(state: lch_abort) -> bool:
+    """Return whether the deadline has passed."""
     return 0 < state.deadline_ns <= time.monotonic_ns()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_cffi._native.pure import abort, door, guard, select
+from llama_cffi._native.pure import abort, door, select, turn
 
 LCH_STEP_STATUS, LCH_STEP_NO_ROW, LCH_STEP_SHUT = -16, -17, -18
 
@@ -22,6 +22,7 @@ class lch_step:
     seq_id: Any
     abort: abort.lch_abort
     door: door.lch_door
+    turn: turn.lch_turn | None = None
     n_vocab: int
     status: int = 0
 
@@ -47,8 +48,11 @@ def _compute(step: lch_step, selector: select.lch_selector, token: int, pos: int
     step.door.n_computed += 1
     step.door.computing = 1
     try:
-        step.status = guard.lch_batch(step.decode, step.ctx, step.batch, step.batch_size)
-        if step.status != 0:
+        status = turn.lch_compute(step.turn, step.abort, step.decode, step.ctx, step.batch, step.batch_size)
+        if status in (turn.LCH_TURN_STOPPED, turn.LCH_TURN_NESTED):
+            return status
+        step.status = status
+        if status != 0:
             return LCH_STEP_STATUS
         row = step.logits(step.ctx, 0)
         return select.lch_select(selector, row, step.n_vocab) if row else LCH_STEP_NO_ROW

@@ -13,7 +13,7 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.media.formats.checks import check_sound
 from llama_cffi.core.media.formats.sound import SoundFile, SoundFormat
 from llama_cffi.core.media.formats.sound_file import read_sound
-from llama_cffi.core.media.formats.wav import float_file
+from llama_cffi.core.media.formats.wav import float_file, pcm16_file
 from llama_cffi.core.media.image import DIGEST_SIZE
 from llama_cffi.core.media.limits import MAX_AUDIO_BYTES
 from llama_cffi.core.media.source import naming, read_source
@@ -95,6 +95,30 @@ class Audio:
     def seconds(self) -> float:
         """Duration."""
         return self.n_samples / self.sample_rate
+
+    @property
+    def samples(self) -> NDArray[np.float32]:
+        """The samples of a sound that was made of an array, as speech is: float32 from -1 to 1 of shape
+        ``(n_samples,)``, read-only. :class:`MediaError` for a file, which only libmtmd decodes."""
+        if self.format != "pcm":
+            raise MediaError(f"{self!r} is a file: its samples are not decoded here")
+        found: NDArray[np.float32] = np.frombuffer(self.data, dtype=np.float32)
+        return found
+
+    def wav(self) -> bytes:
+        """Return a WAV file of 16-bit integers of a sound that was made of an array; raises as :attr:`samples`."""
+        return pcm16_file(self.sample_rate, self.samples)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the sound to a file, which is replaced: the file that it was made of, or a WAV file of 16-bit integers.
+
+        ``ValueError`` where a WAV file would get the suffix of another format.
+        """
+        suffix = os.path.splitext(os.fspath(path))[1].lower()
+        if self.format == "pcm" and suffix not in ("", ".wav", ".wave"):
+            raise ValueError(f"the sound is written as a WAV file: give a path that ends with .wav, not {suffix}")
+        with open(path, "wb") as file:
+            file.write(self.wav() if self.format == "pcm" else self.data)
 
     def file(self) -> SoundFile:
         """Return the bytes to decode, without what else the file holds; an array as a WAV file."""

@@ -27,6 +27,7 @@ from llama_cffi.core.media.image import Image
 from llama_cffi.core.media.owned import owned
 from llama_cffi.core.media.projector_file import check_projector_file, projector_id
 from llama_cffi.core.media.projector_params import native_params
+from llama_cffi.core.media.speech_turn import SpeechTurn
 from llama_cffi.core.media.video import Video
 from llama_cffi.core.model import Model, ProgressCallback
 from llama_cffi.core.native_object import NativeObject
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TOO_LARGE, _OF_ANOTHER_SHAPE = 2, 3
+_SPEECH = {1: "qwen3tts", 2: "pockettts"}
+"""The values of ``mtmd_gen_audio_type``, without that for none."""
 
 
 class Projector(NativeObject):
@@ -99,7 +102,10 @@ class Projector(NativeObject):
         tokens. Equal for projectors that compute the same."""
         self._lock = fork_safe(threading.Lock())
         self._encoder: int | None = None
-        self._gate = gate = SharedGate(self._abort.set)
+        self.speech_turn = SpeechTurn()
+        """Which speech is computed."""
+        self.gate = gate = SharedGate(self._abort.set)
+        """Keeps :meth:`close` waiting while native code uses the projector."""
         with model.gate, gate:
             free = partial(_free, self._abort)
             self._handle = handle = Handle("Projector", free, (model.handle,), gate)
@@ -120,10 +126,20 @@ class Projector(NativeObject):
         return load_file(self.path, progress, load, what="the projector ")[0]
 
     def _read(self, ptr: Any) -> None:
+        info = media_lib.mtmd_gen_audio_get_info(ptr)
+        self.speech: str | None = _SPEECH.get(int(info.type))
+        """The kind of its generator, with which the model speaks, as libmtmd names it ("qwen3tts"); None without one.
+        See :class:`SpeechGenerator`."""
+        self.speech_rate: int | None = int(info.sample_rate) if self.speech is not None else None
+        """Samples per second of the speech."""
+        hears = bool(media_lib.mtmd_support_audio(ptr))
+        self.voices: bool = hears and self.speech is not None
+        """Whether the speech can imitate a voice, of which a sound is given."""
         self.vision: bool = bool(media_lib.mtmd_support_vision(ptr))
         """Whether it takes images."""
-        self.audio: bool = bool(media_lib.mtmd_support_audio(ptr))
-        """Whether it takes sound."""
+        # A model that only speaks has no template: its encoder of sound is for voices, not for prompts.
+        self.audio: bool = hears and not (self.speech is not None and self.model.chat_template() is None)
+        """Whether it takes sound in a prompt."""
         self.video: bool = bool(media_lib.mtmd_helper_support_video(ptr))
         """Whether libmtmd would decode videos for it, with ffmpeg programs."""
         rate = int(media_lib.mtmd_get_audio_sample_rate(ptr))
@@ -141,7 +157,7 @@ class Projector(NativeObject):
     def __repr__(self) -> str:
         if self.closed:
             return "<Projector: closed>"
-        kinds = [name for name in ("vision", "audio") if getattr(self, name)]
+        kinds = [name for name in ("vision", "audio", "speech") if getattr(self, name)]
         return f"<Projector {self.path.name!r}: {', '.join(kinds)}>"
 
     # -- tokens
@@ -163,7 +179,7 @@ class Projector(NativeObject):
         if not (self.audio if isinstance(media, Audio) else self.vision):
             what = "sound" if isinstance(media, Audio) else "images"
             raise UnsupportedError(f"the projector {self.path.name} takes no {what}")
-        with self._gate:
+        with self.gate:
             ptr = self._handle.ptr
             try:
                 with parts_of(ptr, media) as parts:
@@ -210,7 +226,7 @@ class Projector(NativeObject):
         Without the compiled helpers nothing stops it in the middle. Wraps ``mtmd_encode_chunk``.
         """
         self._check(chunk)
-        with self._encoding(deadline) as ptr:
+        with self.computing(deadline) as ptr:
             self._finish("mtmd_encode_chunk", guard.call_int("mtmd_encode_chunk", ptr, chunk.ptr))
             return self._rows(media_lib.mtmd_get_output_embd(ptr), chunk)
 
@@ -223,7 +239,7 @@ class Projector(NativeObject):
         for chunk in chunks:
             self._check(chunk)
         found: list[NDArray[np.float32]] = []
-        with self._encoding(deadline) as ptr:
+        with self.computing(deadline) as ptr:
             while len(found) < len(chunks):
                 with owned("batch", "mtmd_batch_free", "mtmd_batch_init", ptr) as batch:
                     found += self._encode_batch(batch, chunks[len(found) :])
@@ -260,12 +276,15 @@ class Projector(NativeObject):
             raise ValueError("this MediaChunk was made by another projector, or with other limits for image tokens")
 
     @contextmanager
-    def _encoding(self, deadline: float | None) -> Iterator[Any]:
-        """Hold the projector for an encoding on this thread; yields its pointer."""
+    def computing(self, deadline: float | None) -> Iterator[Any]:
+        """Hold the projector for an encoding, or a step of a speech, on this thread; yields its pointer.
+
+        Waits while another thread holds it. Raises the errors of :meth:`encode`.
+        """
         # Only while it is locked: a signal handler may have raised before the last encoder was forgotten.
         if self._lock.locked() and self._encoder == threading.get_ident():
             raise BusyError("this thread is already inside an encoding of this Projector")
-        with self._gate, self._lock:
+        with self.gate, self._lock:
             ptr = self._handle.ptr
             self._encoder = threading.get_ident()
             try:
@@ -279,14 +298,19 @@ class Projector(NativeObject):
                 self._encoder = None
                 log.pump()
 
-    def _finish(self, name: str, code: int) -> None:
-        """Raise unless a native call has done what it was to do."""
+    def check_stopped(self) -> None:
+        """Raise what a signal handler has raised during a computation, and :class:`AbortedError` after :meth:`abort` or
+        the deadline."""
         flag = self._abort
         exception = flag.take_exception()
         if exception is not None:
             raise exception
         if shutdown.begun() or flag.is_set or flag.expired:
             self._raise_abort()
+
+    def _finish(self, name: str, code: int) -> None:
+        """Raise unless a native call has done what it was to do."""
+        self.check_stopped()
         if code:
             raise MediaError(f"encoding failed: {name} returned {code}", log=log.lines_since(log.call_mark()))
 

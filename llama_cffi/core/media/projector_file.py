@@ -18,6 +18,9 @@ _POSITIVE = (
     "clip.audio.embedding_length",
     "clip.audio.attention.head_count",
     "clip.audio.num_mel_bins",
+    "clip.gen.audio.embedding_length",
+    "clip.gen.audio.attention.head_count",
+    "clip.gen.audio.attention.head_count_kv",
 )
 """libmtmd divides by some of them."""
 _MAX_SIZE = 1 << 20
@@ -34,7 +37,7 @@ def check_projector_file(path: Path) -> GGUFFile:
         value = file.metadata.get(key)
         if value is not None and not (isinstance(value, int) and 0 < value <= _MAX_SIZE):
             raise ModelFileError(f"{path}: {key} must be 1 to {_MAX_SIZE}, got {value!r:.60}")
-    for part in ("vision", "audio"):
+    for part in ("vision", "audio", "gen.audio"):
         width, heads = (_number(file.metadata, f"clip.{part}.{name}") for name in _WIDTHS)
         if width and heads and width % heads:
             raise ModelFileError(f"{path}: {heads} heads do not divide a width of {width} ({part})")

@@ -47,8 +47,8 @@ for name, stride in zip(sys.argv[4::2], map(int, sys.argv[5::2])):
         if len(handle._owners) != owners or projector._lock.locked():
             gc.collect()
         assert len(handle._owners) == owners, (name, position, handle._owners)
-        assert not projector._gate._inside and not projector._lock.locked(), (name, position)
-        assert not projector._gate._lock._is_owned(), (name, position)
+        assert not projector.gate._inside and not projector._lock.locked(), (name, position)
+        assert not projector.gate._lock._is_owned(), (name, position)
         position += stride
     assert np.array_equal(projector.encode(chunk), expected), name
     print(name, position)

@@ -48,3 +48,35 @@ int32_t mtmd_helper_decode_image_chunk(
     mtmd_context * ctx, struct llama_context * lctx, const mtmd_input_chunk * chunk, float * encoded_embd,
     llama_pos n_past, int32_t seq_id, int32_t n_batch, llama_pos * new_n_past,
     mtmd_helper_post_decode_callback callback, void * user_data);
+
+// Speech.
+
+typedef struct mtmd_helper_gen_audio mtmd_helper_gen_audio;
+
+enum mtmd_helper_gen_audio_outtype {
+    MTMD_HELPER_GEN_AUDIO_OUTTYPE_PCM = 0,
+    MTMD_HELPER_GEN_AUDIO_OUTTYPE_WAV = 1,
+};
+
+struct mtmd_helper_gen_audio_inp {
+    int32_t seq_id;
+    const char * prompt;
+    size_t prompt_len;
+    mtmd_bitmap * speaker_ref;
+    const char * lang;
+    int32_t top_k;
+    float top_p;
+    uint32_t seed;
+    enum mtmd_helper_gen_audio_outtype out_type;
+};
+
+mtmd_helper_gen_audio * mtmd_helper_gen_audio_init(struct llama_context * lctx, mtmd_context * mctx);
+void mtmd_helper_gen_audio_free(mtmd_helper_gen_audio * ctx);
+int32_t mtmd_helper_gen_audio_set_input(mtmd_helper_gen_audio * ctx, const struct mtmd_helper_gen_audio_inp * inp);
+int32_t mtmd_helper_gen_audio_step_prompt(mtmd_helper_gen_audio * ctx, int32_t n_batch);
+int32_t mtmd_helper_gen_audio_step_gen(
+    mtmd_helper_gen_audio * ctx, llama_token sampled, const float * h_state_in, const float ** h_state_out,
+    bool * out_stop);
+int32_t mtmd_helper_gen_audio_get_output(
+    mtmd_helper_gen_audio * ctx, int32_t * out_sample_rate, const char ** out_data, size_t * out_data_len,
+    int64_t * out_n_samples);

@@ -137,3 +137,55 @@ void mtmd_batch_free(mtmd_batch * batch);
 int32_t mtmd_batch_add_chunk(mtmd_batch * batch, const mtmd_input_chunk * chunk);
 int32_t mtmd_batch_encode(mtmd_batch * batch);
 float * mtmd_batch_get_output_embd(mtmd_batch * batch, const mtmd_input_chunk * chunk);
+
+// Speech. Experimental, as its header says.
+
+enum mtmd_gen_audio_type {
+    MTMD_GEN_AUDIO_TYPE_NONE = 0,
+    MTMD_GEN_AUDIO_TYPE_QWEN3TTS = 1,
+    MTMD_GEN_AUDIO_TYPE_POCKETTTS = 2,
+};
+
+struct mtmd_gen_audio_info {
+    enum mtmd_gen_audio_type type;
+    int32_t sample_rate;
+    const char * model_variant;
+};
+
+enum mtmd_gen_process_type {
+    MTMD_GEN_PROCESS_TYPE_GEN_CODE = 0,
+    MTMD_GEN_PROCESS_TYPE_GEN_WAV = 1,
+};
+
+struct mtmd_gen_inp {
+    enum mtmd_gen_process_type type;
+    int32_t code0;
+    float * embd;
+    int32_t top_k;
+    float top_p;
+    uint32_t seed;
+    float temp;
+    int32_t * codes;
+    size_t n_codes;
+    const float * feats;
+    size_t n_feats;
+    const char * state_data;
+    size_t state_size;
+};
+
+struct mtmd_gen_out {
+    const int32_t * codes;
+    size_t n_codes;
+    const float * feats;
+    size_t n_feats;
+    const float * embd;
+    bool is_eos;
+    const float * audio;
+    size_t n_samples;
+    const char * state_data;
+    size_t state_size;
+};
+
+struct mtmd_gen_audio_info mtmd_gen_audio_get_info(const mtmd_context * ctx);
+struct mtmd_gen_inp mtmd_gen_inp_default(const mtmd_context * ctx);
+int32_t mtmd_gen_audio_process(mtmd_context * ctx, const struct mtmd_gen_inp * inp, struct mtmd_gen_out * out);

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from llama_cffi.core.media.formats.checks import check_sound, cut, damaged
 from llama_cffi.core.media.formats.sound import SoundFile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _BITS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64), _ALAW: (8,), _MULAW: (8,)}
@@ -70,9 +76,27 @@ def wav_file(tag: int, channels: int, rate: int, bits: int, samples: bytes) -> b
     )
 
 
+def pcm16(samples: NDArray[np.float32]) -> bytes:
+    """Return float samples as 16-bit integers, as libmtmd writes them: cut to -1 to 1, and truncated."""
+    integers: NDArray[np.int16] = (np.clip(samples, -1, 1) * np.float32(32767)).astype("<i2")
+    return integers.tobytes()
+
+
+def pcm16_file(rate: int, samples: NDArray[np.float32]) -> bytes:
+    """Return a WAV file of one channel of 16-bit integers."""
+    return wav_file(_PCM, 1, rate, 16, pcm16(samples))
+
+
+def pcm16_header(rate: int) -> bytes:
+    """Return how a WAV file of one channel of 16-bit integers begins that is written before its length is known."""
+    whole = wav_file(_PCM, 1, rate, 16, b"")
+    unknown = struct.pack("<I", _UNKNOWN[0])
+    return whole[:4] + unknown + whole[8:-4] + unknown
+
+
 def float_file(rate: int, samples: bytes) -> bytes:
     """Return a WAV file of one channel of 32-bit floats."""
     return wav_file(_FLOAT, 1, rate, 32, samples)
 
 
-__all__ = ["float_file", "read", "wav_file"]
+__all__ = ["float_file", "pcm16", "pcm16_file", "pcm16_header", "read", "wav_file"]
