@@ -20,6 +20,7 @@ from llama_cffi.engine.media_content import check_media, content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.pieces import VocabPieces
 from llama_cffi.engine.plan import StepPlan, Work
+from llama_cffi.engine.prompt_encoder import PromptEncoder, decoder_start
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
 from llama_cffi.engine.sequence_samplers import make_sampler
@@ -27,7 +28,6 @@ from llama_cffi.errors import BusyError, ClosedError, MemoryFullError, Unsupport
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
-    from llama_cffi.core.model import Model
     from llama_cffi.core.state import BytesLike
     from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
 
@@ -170,14 +170,6 @@ class Runner(Protocol):
         """Make a sequence hold what was kept; otherwise say why there is no room, and the sequence is empty."""
 
 
-def _decoder_start(model: Model) -> int | None:
-    if not model.has_encoder:
-        return None
-    start = model.decoder_start_token
-    start = model.vocab.bos if start is None else start
-    return 0 if start is None else start
-
-
 class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
@@ -191,10 +183,9 @@ class ContextRunner:
         self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
         # llama.cpp keeps what the encoder has read last, for all sequences: one text at a time can have read something.
-        self.decoder_start = _decoder_start(context.model)
+        self.decoder_start = decoder_start(context.model)
         self.n_seq_max = context.n_seq_max if self.decoder_start is None else 1
-        self._encoded: tuple[Prompt, Conditioning] | None = None
-        """What the encoder has read, and under what."""
+        self._prompts = PromptEncoder(context)
         self.n_vocab = context.n_vocab
         self.clock = perf_counter
         self.lock = context.lock
@@ -234,7 +225,7 @@ class ContextRunner:
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.use(plan[0].sequence.request.conditioning)
         if self.decoder_start is not None:
-            self._encode(plan[0].sequence, deadline)
+            self._prompts.read(plan[0].sequence, deadline)
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
@@ -259,17 +250,6 @@ class ContextRunner:
             return rows
         self._memory.seq_rm(seq_id, end)
         return rows
-
-    def _encode(self, sequence: RunningSequence, deadline: float | None) -> None:
-        """Have the encoder read the prompt of a sequence, unless it was the last one that it read."""
-        request = sequence.request
-        if sequence.seq_id is None or self._encoded == (request.prompt, request.conditioning):
-            return
-        self._encoded = None
-        self._batch.clear()
-        self._batch.extend(request.prompt, 0, sequence.seq_id)
-        self.context.encode(self._batch, deadline=deadline)
-        self._encoded = request.prompt, request.conditioning
 
     def _decode_medium(self, work: Work, deadline: float | None) -> list[int]:
         """Compute a plan of one medium: its embeddings are not tokens, which llama.cpp takes in other decodes."""
