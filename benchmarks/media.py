@@ -5,7 +5,9 @@
 ``llama-cffi serve`` and llama-server on the same library (``python scripts/build_libllama.py --tool llama-server``),
 with the same threads, cells and slots, opened afresh for each round, in turn. Each caller sends a picture of its own
 with a question, and then another question about the same picture, as chat completions: milliseconds to the first token
-of each. The models have random weights, and the sizes of a small one that sees.
+of each. At last a text is streamed while a question about a new picture is asked: its longest pause until the first
+token of the answer, and how many of its tokens came meanwhile. The models have random weights, and the sizes of a small
+one that sees.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,6 +45,8 @@ VISION = VisionShape(n_embd=384, n_ff=1536, n_layer=12, n_head=6, patch=14)
 PIXELS = 448
 """Width and height of the pictures, of which each 28 by 28 pixels are a token: 256 in all."""
 N_TOKENS = 8
+N_STREAMED, N_BEFORE = 700, 20
+"""Tokens of a stream beside a question, and how many of them come before it."""
 QUESTIONS = ("What is in the picture?", "Which colors are there?")
 SERVER, OWN_SERVER = "llama-server", "llama-cffi serve"
 
@@ -83,22 +88,25 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for n_callers in options.callers:
             found: dict[str, list[list[float]]] = {OWN_SERVER: [], SERVER: []}
             for i in range(options.rounds):
-                pictures = [photograph(size, size, seed=100 * i + caller) for caller in range(n_callers)]
+                pictures = [photograph(size, size, seed=100 * i + caller) for caller in range(n_callers + 1)]
                 for name in found if i % 2 == 0 else reversed(found):
                     time.sleep(PAUSE)
                     found[name].append(_measure(opened(name), pictures))
             _show(n_callers, found)
             results[str(n_callers)] = found
-    return {"pixels": size, "threads": threads, "first and second question, ms": results}
+    return {"pixels": size, "threads": threads, "questions and the pause of a stream, ms; its tokens": results}
 
 
 def _measure(opened: AbstractContextManager[LlamaServer], pictures: list[bytes]) -> list[float]:
-    """The medians over the callers: milliseconds to the first token of the first and of the second question."""
+    """The medians over the callers: milliseconds to the first token of the first and of the second question; then the
+    longest pause of a stream, and its tokens, while the last picture is new."""
     try:
         with opened as server:
             # A question without a picture: what is done once is done.
             asyncio.run(_ask(server.port, [{"type": "text", "text": "Hello"}]))
-            return asyncio.run(_together(server.port, pictures))
+            found = asyncio.run(_together(server.port, pictures[:-1]))
+            time.sleep(PAUSE)
+            return [*found, *asyncio.run(_beside(server.port, pictures[-1]))]
     except ServerError as error:
         raise BenchmarkError(str(error)) from error
 
@@ -106,40 +114,66 @@ def _measure(opened: AbstractContextManager[LlamaServer], pictures: list[bytes])
 async def _together(port: int, pictures: list[bytes]) -> list[float]:
     medians = []
     for question in QUESTIONS:
-        asked = []
-        for data in pictures:
-            url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-            picture = {"type": "image_url", "image_url": {"url": url}}
-            asked.append(_ask(port, [picture, {"type": "text", "text": question}]))
+        asked = [_ask(port, _about(data, question)) for data in pictures]
         medians.append(1000 * statistics.median(await asyncio.gather(*asked)))
     return medians
 
 
+def _about(data: bytes, question: str) -> list[Any]:
+    """A content: a picture, and a question."""
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(data).decode()}"}}
+    return [picture, {"type": "text", "text": question}]
+
+
+async def _beside(port: int, picture: bytes) -> list[float]:
+    """Milliseconds of the longest pause of a stream until a question about a picture has its first token, and how many
+    tokens of the stream came meanwhile."""
+    times: list[float] = []
+    stream = asyncio.ensure_future(_read(port, [{"type": "text", "text": "Go on."}], N_STREAMED, times))
+    while len(times) < N_BEFORE:
+        if stream.done():
+            raise BenchmarkError("a stream ended before a picture was asked about")
+        await asyncio.sleep(0.001)
+    start = perf_counter()
+    end = start + await _ask(port, _about(picture, QUESTIONS[0]))
+    stream.cancel()
+    meanwhile = [time for time in times if start <= time <= end]
+    places = [start, *meanwhile, end]
+    return [1000 * max(b - a for a, b in pairwise(places)), float(len(meanwhile))]
+
+
 async def _ask(port: int, content: list[Any]) -> float:
     """Seconds to the first token."""
-    body = {"messages": [{"role": "user", "content": content}], "max_tokens": N_TOKENS, "temperature": 0}
+    start, times = perf_counter(), list[float]()
+    await _read(port, content, N_TOKENS, times)
+    return times[0] - start
+
+
+async def _read(port: int, content: list[Any], n_tokens: int, times: list[float]) -> None:
+    """Note when each piece of an answer came."""
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": n_tokens, "temperature": 0}
     data = json.dumps({**body, "stream": True, "ignore_eos": True}).encode()
-    start = perf_counter()
-    first = 0.0
     async for line in lines_of(port, "/v1/chat/completions", data):
-        if not first and line.startswith(b"data: {"):
+        if line.startswith(b"data: {"):
             choices = json.loads(line[6:]).get("choices")
             # The role comes at once, in a chunk without text.
             if choices and choices[0]["delta"].get("content"):
-                first = perf_counter() - start
-    if not first:
+                times.append(perf_counter())
+    if not times:
         raise BenchmarkError("a stream ended without a token")
-    return first
 
 
 def _show(n_callers: int, found: dict[str, list[list[float]]]) -> None:
     """Print medians, and the ratio to llama-server within a round with its quartiles."""
     print(f"\n{f'{n_callers} callers':<24}{OWN_SERVER:>18}{SERVER:>18}   {OWN_SERVER} by {SERVER}")
-    for i, title in enumerate(("first question, ms", "second question, ms")):
+    for i, title in enumerate(("first question, ms", "second question, ms", "pause of a stream, ms", "its tokens")):
         ours, theirs = ([one[i] for one in found[name]] for name in (OWN_SERVER, SERVER))
+        line = f"{title:<24}{statistics.median(ours):>18.1f}{statistics.median(theirs):>18.1f}"
+        if not all(theirs):
+            print(line)
+            continue
         ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
         low, high = spread(ratios)
-        line = f"{title:<24}{statistics.median(ours):>18.1f}{statistics.median(theirs):>18.1f}"
         print(f"{line}   {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})")
 
 

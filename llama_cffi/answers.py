@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.progress import Progress, reporting
 from llama_cffi.options import EmbedOptions
+from llama_cffi.prepare.generation import as_prompt
 from llama_cffi.prepare.scores import prepare_perplexity, prepare_scores
 from llama_cffi.prepare.vectors import (
     check_ranks,
@@ -16,8 +17,9 @@ from llama_cffi.prepare.vectors import (
     prepare_ranking,
     prepare_vectors,
 )
+from llama_cffi.prompt.media_parts import VALUES
 from llama_cffi.reply import scores, vectors
-from llama_cffi.spec import EmbedSpec
+from llama_cffi.spec import EmbedSpec, MixedPrompt
 from llama_cffi.stream import as_completed
 
 if TYPE_CHECKING:
@@ -38,18 +40,22 @@ def embed(spec: EmbedSpec, runtime: Runtime, progress: Progress | None = None) -
     """Return the vectors of texts; raises the errors of :meth:`Llama.embed`."""
     norm, options = spec.norm, spec.options
     embedder = runtime.embedders.get(choose_pooling(options.get("pooling"), runtime.model))
+    texts = spec.inputs
+    if isinstance(texts, list):
+        texts = [as_prompt(one, runtime.formats) if isinstance(one, MixedPrompt) else one for one in texts]
     tokens, truncated = prepare_vectors(
-        check_texts_or_prompts(spec.texts, "texts"),
+        check_texts_or_prompts(texts, "texts"),
         runtime.formats,
         embedder.limit,
         prefix=options.get("prefix") or "",
         truncate=bool(options.get("truncate")),
+        pooling=embedder.pooling,
     )
     with reporting(progress, "embedding") as report:
-        array = embedder.run(tokens, conditioning=runtime.conditioning, progress=report)
+        array = embedder.run(tokens, conditioning=runtime.conditioning, progress=report, encode=runtime.encode)
     if norm is not None:
         vectors.normalize(array, norm)
-    if isinstance(spec.texts, str) and embedder.pooling != "none":
+    if isinstance(spec.texts, (str, *VALUES)) and embedder.pooling != "none":
         array = array[0]
     return vectors.Embeddings(array, tuple(map(len, tokens)), truncated, embedder.pooling)
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
     Given = str | Tokens
     AnyPrompt = str | NDArray[np.int32] | Sequence[str | int | Image | Audio | Video]
+    Embeddable = str | Image | Audio | Video | Sequence[AnyPrompt | Prompt | Image | Audio | Video]
 
 
 class Llama(Speaking, OpenModel):
@@ -275,14 +276,15 @@ class Llama(Speaking, OpenModel):
     @takes_options(opt.EmbedOptions)
     def embed(
         self,
-        texts: str | Sequence[str],
+        texts: Embeddable,
         *,
         progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],
     ) -> Embeddings:
         """Return the embeddings of texts: one vector for a text, an array of shape ``(n, dim)`` for a list.
 
-        A list may also hold :class:`Prompt` values, whose tokens are computed unchanged.
+        A list may also hold :class:`Prompt` values, which are computed unchanged. With a projector and
+        ``pooling="last"`` it may be an :class:`Image`, or hold images, and lists of the parts of one prompt.
 
         The texts are computed together in separate contexts, which the first call creates: over the same weights, with
         the adapters of :meth:`set_adapters` and the control vector. The most tokens of a text are ``n_batch`` for

@@ -16,8 +16,10 @@ from llama_cffi.core.context import Context
 from llama_cffi.core.model import Model
 from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.isolation import open_runtime
+from llama_cffi.prepare.generation import as_prompt
 from llama_cffi.reopening import portable, reference
 from llama_cffi.runtime import demo_path
+from llama_cffi.spec import any_prompt
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -235,6 +237,13 @@ class OpenModel(Closing, ProcessBound):
         twin = object.__new__(type(self))
         vars(twin).update(vars(self), _runtime=self._runtime.fork())
         return twin
+
+    def make_prompt(self, prompt: Any) -> Prompt:
+        """Return the tokens of a prompt and the cells of its images and sounds.
+
+        Raises the errors of :meth:`Llama.generate` for prompts and media.
+        """
+        return as_prompt(any_prompt(prompt), self._runtime.formats)
 
     @property
     def closed(self) -> bool:

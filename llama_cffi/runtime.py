@@ -45,7 +45,11 @@ from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llama_cffi.core.media.projector import Projector
+    from llama_cffi.core.prompt import Media
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.slots import Slot
 
@@ -160,6 +164,19 @@ class Runtime:
     def projector(self) -> Projector | None:
         """The projector of the model, with which it takes images or sound."""
         return self._media.projector if self._media is not None else None
+
+    def encode(self, media: Media) -> NDArray[np.float32]:
+        """Return the embeddings of a medium, float32 of shape ``(n_cells, n_embd)``, once they are computed.
+
+        Raises the errors of the projector, and :class:`ClosedError`.
+        """
+        if self._media is None:
+            raise UnsupportedError("this model takes no media: it has no projector; give one with mmproj=")
+        encoder = self._media.encoder
+        encoding = encoder.request(media)
+        while not encoding.done:
+            encoder.rest([encoding], 0.1)
+        return encoding.result()
 
     @property
     def defaults(self) -> Defaults:

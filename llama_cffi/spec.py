@@ -172,11 +172,19 @@ class RenderSpec(Spec):
 class EmbedSpec(Spec):
     """Texts to embed."""
 
-    texts: str | Sequence[str]
+    texts: Any
+    """A text or a medium, or a list of texts, media, prompts and lists of the parts of one prompt."""
     options: EmbedOptions = field(default_factory=lambda: EmbedOptions())
 
     def __post_init__(self) -> None:
         _freeze(self, EmbedOptions)
+
+    @property
+    def inputs(self) -> Any:
+        """The texts as they were given; of a list, and of a medium alone, those with media are mixed prompts."""
+        given = [self.texts] if isinstance(self.texts, VALUES) else self.texts
+        sequence = isinstance(given, (list, tuple))
+        return [any_prompt(one) if has_media(one) else one for one in given] if sequence else given
 
     @property
     def norm(self) -> Norm | None:

@@ -45,6 +45,13 @@ def _usable(name: str) -> Any:
     return _function(name) if _function(_TENSORS) is not None else None
 
 
+def exported(name: str) -> Any:
+    """Return the address, as a number, of a function that libllama or a library that it was linked to exports, or
+    None."""
+    found = _function(name)
+    return None if found is None else _word(found)
+
+
 def has_buffers() -> bool:
     """Return whether :func:`buffers` knows the buffers of this library."""
     return _usable(_BUFFERS) is not None
@@ -123,4 +130,4 @@ def _word(pointer: Any) -> int:
     return int(ffi.cast("uintptr_t", pointer))
 
 
-__all__ = ["buffers", "has_buffers", "model_devices", "projector_bytes", "tensors"]
+__all__ = ["buffers", "exported", "has_buffers", "model_devices", "projector_bytes", "tensors"]

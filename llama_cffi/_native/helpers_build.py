@@ -15,7 +15,10 @@ from cffi import FFI
 _HERE = Path(__file__).resolve().parent
 # setuptools wants sources relative to the directory of setup.py.
 _HELPERS = "llama_cffi/_native/helpers"
-_SOURCES = ("guard", "deep", "log", "abort", "door", "gguf", "extras", "select", "rows", "kernels", "turn", "step")
+_SOURCES = (
+    *("guard", "deep", "log", "abort", "cores", "door", "gguf", "extras"),
+    *("select", "rows", "kernels", "turn", "step"),
+)
 _HEADERS = ("helpers.h", "helpers.hpp", "kernels.hpp", "kernels.inc", "random.hpp", "ranking.hpp")
 
 _CDEF = """

@@ -73,25 +73,34 @@ def _checked(path: Path, functions: Collection[str], kind: str) -> list[Path]:
 def _ask(path: Path, request: dict[str, Any], seconds: float) -> dict[str, Any]:
     if not sys.executable:
         raise LibraryError(f"{path} cannot be checked: sys.executable is not set, so no child process can be started")
+    code, found, words = ask_child(_CHILD, request, seconds)
+    if code is None:
+        reason = "it hangs while it is loaded, or its disk is very slow"
+        raise LibraryError(f"{path} was not opened within {seconds:.0f} seconds: {reason}")
+    if found is None:
+        raise LibraryError(f"{path} {_death(code)}{tail(words)}")
+    return found
+
+
+def ask_child(child: Path, request: dict[str, Any], seconds: float) -> tuple[int | None, dict[str, Any] | None, str]:
+    """Run a program of this package on its own and return its exit code, its answer and what it wrote to standard
+    error; None in place of the code after that many seconds, and in place of an answer where there is none.
+    """
     with tempfile.TemporaryDirectory(prefix="llama_cffi-probe-") as folder:
         answer = Path(folder, "answer.json")
         with Path(folder, "stderr").open("w+b") as said:
-            code = _run(json.dumps({**request, "answer": str(answer)}), said.fileno(), seconds)
+            code = _run(child, json.dumps({**request, "answer": str(answer)}), said.fileno(), seconds)
             said.seek(0)
             words = said.read(1 << 16).decode("utf-8", "replace").strip()
-        if code is None:
-            reason = "it hangs while it is loaded, or its disk is very slow"
-            raise LibraryError(f"{path} was not opened within {seconds:.0f} seconds: {reason}")
-        if code or not answer.is_file():
-            raise LibraryError(f"{path} {_death(code)}{_tail(words)}")
-        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-        return found
+        if code == 0 and answer.is_file():
+            return code, json.loads(answer.read_text(encoding="utf-8")), words
+        return code, None, words
 
 
-def _run(request: str, stderr: int, seconds: float) -> int | None:
+def _run(program: Path, request: str, stderr: int, seconds: float) -> int | None:
     """Exit code of the child, None after a timeout; whatever it started goes with it."""
     # -I and -S: nothing of the host's environment or site-packages runs in the child.
-    command = [sys.executable, "-I", "-S", str(_CHILD)]
+    command = [sys.executable, "-I", "-S", str(program)]
     child = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -126,13 +135,19 @@ def _death(code: int) -> str:
     if code == -signal.SIGILL:
         return "uses an instruction that this CPU does not have (SIGILL)"
     if code < 0:
-        return f"crashes while it is opened and its defaults are read ({signal.Signals(-code).name})"
+        return f"crashes while it is opened and its defaults are read ({ending(code)})"
     return f"ends the process while it is opened (exit code {code})"
 
 
-def _tail(words: str) -> str:
+def ending(code: int) -> str:
+    """Return the name of the signal that ended a child, or the code."""
+    return signal.Signals(-code).name if code < 0 else f"exit code {code:#x}"
+
+
+def tail(words: str) -> str:
+    """Return the end of what a child wrote, as the end of a message."""
     lines = words.splitlines()[-5:]
     return "; it said:\n" + "\n".join(f"  {line[:200]}" for line in lines) if lines else ""
 
 
-__all__ = ["SECONDS", "probe"]
+__all__ = ["SECONDS", "ask_child", "ending", "probe", "tail"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from llama_cffi._native.helpers import lib
+from llama_cffi._native import bound
+from llama_cffi._native.helpers import ffi, lib
 from llama_cffi.errors import BusyError
 
 STOPPED = int(lib.LCH_TURN_STOPPED)
@@ -30,6 +31,11 @@ class Turn:
     def n_waiting(self) -> int:
         """How many threads wait for it."""
         return int(lib.lch_turn_waiting(self.native))
+
+    def between(self, function: int, argument: Any) -> None:
+        """Call a native function of one pointer, by its address, unless it is somebody's turn; nobody's begins then."""
+        pointer = ffi.cast("void *", int(bound.ffi.cast("uintptr_t", argument)))
+        lib.lch_turn_between(self.native, ffi.cast("void *", function), pointer)
 
 
 def refuse_nested() -> NoReturn:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.model import Model
     from llama_cffi.core.model_paths import ModelGiven
     from llama_cffi.engine.snapshot import EngineSnapshot
-    from llama_cffi.llama import AnyPrompt, Given, Messages, Prompts, Texts, Tokens
+    from llama_cffi.llama import AnyPrompt, Embeddable, Given, Messages, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -227,7 +227,7 @@ class AsyncLlama(AsyncSpeaking, ProcessBound):
     @takes_options(opt.EmbedOptions)
     async def embed(
         self,
-        texts: str | Sequence[str],
+        texts: Embeddable,
         *,
         progress: Progress | None = None,
         **options: Unpack[opt.EmbedOptions],

@@ -12,6 +12,7 @@ import typer
 
 from llama_cffi.cli import console, options
 from llama_cffi.cli.loading import model_file, remote_model, web_address
+from llama_cffi.cli.projector_summary import PROJECTOR, summarise_projector
 from llama_cffi.cli.summary import Summary, parts, summarise
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ def _show(
 ) -> None:
     first = opened[0][1]
     summary = summarise(first, web_address(file) or str(file), opened, missing, memory)
+    projector = summarise_projector(first, Path(opened[0][0])) if summary.architecture == PROJECTOR else None
     if as_json:
-        console.print_json(_report(summary, opened, metadata=metadata, tensors=tensors))
+        report = _report(summary, opened, metadata=metadata, tensors=tensors)
+        console.print_json(report | ({} if projector is None else {"projector": dataclasses.asdict(projector)}))
         return
-    console.rows(_rows(summary))
+    console.rows([*_rows(summary), *(projector.rows() if projector is not None else [])])
     if metadata:
         print()
         for key, value in first.metadata.items():

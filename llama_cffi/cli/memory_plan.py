@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import llama_cffi
+from llama_cffi.engine.open_media import projector_beside
 
 DEFAULT_N_CTX = 4096
 _TEXTS, _CELLS = 4, 16_384
@@ -20,7 +21,7 @@ def usual_context(file: str) -> int:
 
 
 def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
-    """Return the bytes of a model and its context on all devices together, and those of its draft model.
+    """Return the bytes of a model, its projector and its context on all devices together, and those of its draft model.
 
     ``options`` are those of :class:`Llama`. It is what they take at most: a context is given less where memory is
     short. Raises the errors of :func:`estimate_memory`.
@@ -35,7 +36,10 @@ def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
         least = max(n_ctx, min(n_ctx * min(n_texts, _TEXTS), _CELLS))
         cells = least if context.kv_unified else n_ctx * n_texts
     context = replace(context, n_ctx=cells, n_seq_max=n_texts, n_batch=options["n_batch"], n_ubatch=options["n_ubatch"])
-    estimate = llama_cffi.estimate_memory(file, options["model_options"], context)
+    projector = options.get("mmproj")
+    if projector == "auto":
+        projector = projector_beside(Path(file))
+    estimate = llama_cffi.estimate_memory(file, options["model_options"], context, mmproj=projector)
     needed = estimate.weights + estimate.kv + estimate.compute
     draft = options.get("draft")
     path = draft if isinstance(draft, Path) else getattr(draft, "model", None)

@@ -55,6 +55,13 @@ AllowedHosts = Annotated[
     str | None,
     option("--allowed-hosts", metavar="NAMES", help="Further names of this machine in the Host header."),
 ]
+MediaHosts = Annotated[
+    str | None,
+    option(
+        "--media-hosts", metavar="HOSTS", show_default="none",
+        help="Hosts that images and sounds may be fetched from, separated by commas: NAME, *.NAME, * or ADDRESS:PORT.",
+    ),
+]  # fmt: skip
 
 # -- the model
 

@@ -82,6 +82,18 @@ def voices_of(given: Sequence[str] | None) -> dict[str, Audio]:
     return found
 
 
+def media_hosts_of(text: str | None) -> tuple[str, ...]:
+    """Return the entries of ``--media-hosts``."""
+    from llama_cffi.server.media_hosts import MediaHosts
+
+    found = listed(text)
+    try:
+        MediaHosts(found)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--media-hosts") from None
+    return found
+
+
 def keys_of(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
     """The keys of options, the file and the environment."""
     lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
@@ -96,4 +108,4 @@ def keys_of(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
     return keys
 
 
-__all__ = ["LOOPBACK", "bind_all", "keys_of", "listed", "mode_of", "prefix_of", "remove_files"]
+__all__ = ["LOOPBACK", "bind_all", "keys_of", "listed", "media_hosts_of", "mode_of", "prefix_of", "remove_files"]

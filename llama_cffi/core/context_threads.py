@@ -170,6 +170,14 @@ class ContextThreads:
             return lambda: options.applied(self.use.n_batch if batch else self.use.n)
         return own_affinity if numa_places_threads() else None
 
+    def pause(self) -> None:
+        """Let the threads sleep until the next computation; they wait for it busily otherwise, for 0.15 seconds.
+
+        Threads that another context computes with stay awake. This context must not compute.
+        """
+        for pool in self._pools.values():
+            pool.pause(self.turn)
+
     def release(self) -> None:
         """Let go of the pools, of which those without another user end. The context must be freed."""
         while self._pools:

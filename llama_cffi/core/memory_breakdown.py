@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_cffi._native import binding, extras, log
@@ -80,6 +80,20 @@ class MemoryBreakdown:
         return "; ".join(map(str, self.devices)) or "no memory"
 
 
+def added(first: MemoryBreakdown, second: MemoryBreakdown) -> MemoryBreakdown:
+    """Return what two things take together."""
+    found = {device.name: device for device in first.devices}
+    for device in second.devices:
+        other = found.get(device.name, replace(device, weights=0, kv=0, compute=0))
+        found[device.name] = replace(
+            other,
+            weights=other.weights + device.weights,
+            kv=other.kv + device.kv,
+            compute=other.compute + device.compute,
+        )
+    return MemoryBreakdown(tuple(found.values()))
+
+
 def can_measure() -> bool:
     """Return whether this library tells what a model and a context would take, without allocating it."""
     return binding.has("llama_model_params.no_alloc") and extras.has_buffers()
@@ -119,4 +133,4 @@ def output_row_bytes(mark: int) -> int:
     return sum(round(float(match[1]) * 2**20) for match in found if match)
 
 
-__all__ = ["DeviceMemory", "MemoryBreakdown", "can_measure", "output_row_bytes", "read_breakdown"]
+__all__ = ["DeviceMemory", "MemoryBreakdown", "added", "can_measure", "output_row_bytes", "read_breakdown"]

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
-from llama_cffi._native import atomic, ffi, lib
+from llama_cffi._native import atomic, extras, ffi, lib
 from llama_cffi._native.atomic import Cell
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.turn import Turn
@@ -70,6 +70,19 @@ class ThreadPool:
             handle.release()
             raise ContextError(f"could not start {n_threads} threads")
         handle.open(handle.cell[0])
+
+    def pause(self, turn: Turn | None) -> None:
+        """Let the threads sleep until the next computation, where the library can; nothing is done in another's turn.
+
+        Without a turn, no computation may begin meanwhile.
+        """
+        pause = extras.exported("ggml_threadpool_pause")
+        if pause is None:
+            return
+        if turn is not None:
+            turn.between(pause, self.handle.ptr)
+        else:
+            ffi.cast("void (*)(ggml_threadpool_t)", pause)(self.handle.ptr)
 
 
 class _Key(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from llama_cffi._util.worker import work_off
 from llama_cffi.core.backend import devices
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.embedding_worker import EmbeddingWorker
 from llama_cffi.engine.side_context import SideContext
 from llama_cffi.errors import BusyError, ClosedError, ContextError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.embeddings import PoolingType
     from llama_cffi.core.model import ProgressCallback
+    from llama_cffi.core.prompt import Media
 
 N_SEQ_MAX = 64
 """Texts computed at once, where a sequence costs no memory of its own."""
@@ -92,13 +94,15 @@ class Embedder:
 
     def run(
         self,
-        texts: Sequence[NDArray[np.int32]],
+        texts: Sequence[NDArray[np.int32] | Prompt],
         *,
         conditioning: Conditioning = PLAIN,
         progress: ProgressCallback | None = None,
+        encode: Callable[[Media], NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float32]:
         """One row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
 
+        A :class:`Prompt` has media, whose embeddings ``encode`` returns; the pooling is that of the last token then.
         Without pooling one for each token instead, those of a text after those of the text before. No text may be empty
         or longer than ``limit``. ``progress`` receives the part of the tokens that is done, 0.0 to 1.0; what it raises
         ends the computation. Raises the errors of :meth:`Context.decode` and :meth:`Context.set_adapters`.
@@ -113,7 +117,12 @@ class Embedder:
         done: dict[EmbeddingWorker, int] = {}
 
         def compute(worker: EmbeddingWorker, group: list[int]) -> None:
-            worker.compute([texts[i] for i in group], [int(starts[i]) for i in group], result, conditioning)
+            first = texts[group[0]]
+            if isinstance(first, Prompt) and encode is not None:
+                worker.compute_prompt(first, int(starts[group[0]]), result, conditioning, encode)
+            else:
+                arrays: list[Any] = [texts[i] for i in group]
+                worker.compute(arrays, [int(starts[i]) for i in group], result, conditioning)
             done[worker] = done.get(worker, 0) + sum(lengths[i] for i in group)
             # The first one computes on the caller's thread. The list is made at once, whatever others add meanwhile.
             if progress is not None and worker is self._workers[0] and (n := sum(list(done.values()))) < total:
@@ -121,10 +130,13 @@ class Embedder:
 
         n_workers = self._n_workers
         n_seq_max = min(self.context.n_seq_max, self._n_aside)
-        groups = list(pack(lengths, self._share(total, n_workers), n_seq_max))
+        plain = [i for i, text in enumerate(texts) if not isinstance(text, Prompt)]
+        packed = pack([lengths[i] for i in plain], self._share(total, n_workers), n_seq_max)
+        groups = [[plain[i] for i in group] for group in packed]
         aside = [group for group in groups if n_workers > 1 and sum(lengths[i] for i in group) <= self._n_aside]
         # The longest come first: those that fit no other context, one by one with all threads.
         alone = groups[: len(groups) - len(aside)]
+        alone += [[i] for i, text in enumerate(texts) if isinstance(text, Prompt)]
         for block in [*([group] for group in alone), *_blocks(aside, n_workers * N_BLOCK)]:
             # Other callers come in between.
             with self._turn():

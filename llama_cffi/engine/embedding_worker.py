@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_cffi.core.batch import Batch
+from llama_cffi.core.embedding_batch import EmbeddingBatch
+from llama_cffi.engine.media_content import content_of
 from llama_cffi.engine.side_context import SideContext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from llama_cffi.core.conditioning import Conditioning
+    from llama_cffi.core.prompt import Media, MediaSpan, Prompt
 
 
 class EmbeddingWorker:
@@ -41,6 +46,43 @@ class EmbeddingWorker:
         """Write the rows of texts into the result, those of each from its start on."""
         with self._side.conditioned(conditioning):
             self._compute(texts, starts, result)
+
+    def compute_prompt(
+        self,
+        prompt: Prompt,
+        start: int,
+        result: NDArray[np.float32],
+        conditioning: Conditioning,
+        encode: Callable[[Media], NDArray[np.float32]],
+    ) -> None:
+        """Write the row of a prompt with media, whose embeddings ``encode`` returns; the pooling is that of the last
+        token."""
+        with self._side.conditioned(conditioning):
+            self.context.memory.clear(data=False)
+            place = 0
+            for span in prompt.media:
+                self._decode_tokens(prompt, place, span.start)
+                self._decode_medium(prompt, span, encode(span.media))
+                place = span.end
+            self._decode_tokens(prompt, place, len(prompt))
+            result[start] = self.context.outputs.embeddings_seq_view(0).array
+
+    def _decode_tokens(self, prompt: Prompt, first: int, end: int) -> None:
+        batch = self._batch
+        for start in range(first, end, self._n_piece):
+            tokens = prompt[start : min(start + self._n_piece, end)]
+            n, pos = len(tokens), prompt.position(start)
+            batch.token[:n], batch.pos[:n], batch.seq_id[:n, 0] = tokens, np.arange(pos, pos + n), 0
+            batch.n_tokens = n
+            self.context.decode(batch)
+
+    def _decode_medium(self, prompt: Prompt, span: MediaSpan, rows: NDArray[np.float32]) -> None:
+        content, context = content_of(span.media.content), self.context
+        positions, n = content.positions(prompt.position(span.start)), len(rows)
+        for start in range(0, n, context.n_batch):
+            part = slice(start, min(start + context.n_batch, n))
+            batch = EmbeddingBatch(context.model, rows[part], positions[..., part], output_last=True)
+            batch.decode(context, causal_attn=not content.non_causal)
 
     def close(self) -> None:
         """Stop what is computed and free the context. Idempotent."""

@@ -119,13 +119,18 @@ class FakeRunner:
     def lower_threads(self, limit: int | None) -> None:
         self.limit = limit
 
+    def pause_threads(self) -> None:
+        pass
+
     def use(self, conditioning: Conditioning) -> None:
         self.conditioning = conditioning
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         total = sum(work.n_tokens + len(work.draft) for work in plan)
         n_padding = sum(work.n_padding for work in plan)
-        if not 0 < total <= total + n_padding <= self.n_batch:
+        # A medium of more cells is decoded in several batches.
+        alone = len(plan) == 1 and not n_padding and plan[0].sequence.next_medium is not None
+        if not 0 < total <= total + n_padding or (total + n_padding > self.n_batch and not alone):
             raise AssertionError(f"a plan of {total} and {n_padding} tokens for n_batch={self.n_batch}")
         self.use(plan[0].sequence.request.conditioning)
         used = self.n_used

@@ -61,7 +61,7 @@ class GenerationLoop:
             max_step_seconds=options.max_step_seconds,
             clock=self.clock,
         )
-        self.media = MediaQueue(runner.encoder) if runner.encoder is not None else None
+        self.media = MediaQueue(runner.encoder, runner.pause_threads) if runner.encoder is not None else None
         self.scheduler.awaits = self.media.waits if self.media is not None else None
         host = HostCache(options.host_bytes, can_cut=runner.can_cut_saved)
         self.outside = OutsideMemory(runner, self.scheduler, host, self.cost)
@@ -130,6 +130,8 @@ class GenerationLoop:
         plan: StepPlan = []
         own: RunningSequence | None = None
         try:
+            if self.media is not None:
+                self.media.take_turn()
             if self._timed:
                 self._end_late()
             lone = self.scheduler.lone
@@ -186,6 +188,8 @@ class GenerationLoop:
             raise
         finally:
             self.stepping = False
+            if self.media is not None:
+                self.media.give_turn()
 
     def _compute(self, plan: StepPlan) -> None:
         """Decode a plan and choose its tokens."""
@@ -254,12 +258,11 @@ class GenerationLoop:
                 self._after_error(error, [work.sequence for work in rest], rest)
 
     def _make_room(self, error: MemoryFullError, plan: StepPlan) -> None:
-        drafting = [work.sequence.drafting for work in plan if work.draft]
+        # No sequence has to go for a draft.
+        drafting = [one for work in plan if work.draft and (one := work.sequence.drafting) is not None]
+        for one in drafting:
+            one.pause()
         if drafting:
-            # Nobody has to go for a guess.
-            for one in drafting:
-                if one is not None:
-                    one.pause()
             return
         n_running = len(self.scheduler.running)
         seq_id = self.scheduler.make_room()
@@ -301,13 +304,11 @@ class GenerationLoop:
         self._timed = [one for one in self._timed if not one.done and (one.deadline is not None or not one.started)]
 
     def _deadline(self, sequences: SequenceOf[RunningSequence]) -> float | None:
-        if not self._timed:
-            return None
-        return min((sequence.deadline for sequence in sequences if sequence.deadline is not None), default=None)
+        found = (sequence.deadline for sequence in sequences if sequence.deadline is not None)
+        return min(found, default=None) if self._timed else None
 
     def _is_late(self, sequences: SequenceOf[RunningSequence]) -> bool:
-        deadline = self._deadline(sequences)
-        return deadline is not None and deadline <= monotonic() + _COARSE
+        return (self._deadline(sequences) or float("inf")) <= monotonic() + _COARSE
 
     # -- tokens
 
@@ -355,10 +356,9 @@ class GenerationLoop:
         found, n_top = sequence.prompt_logprobs, sequence.request.prompt_logprobs
         if found is None or n_top is None:
             return
-        for i in range(n):
-            cell = sequence.n_past + i + 1
+        for i, cell in enumerate(range(sequence.n_past + 1, sequence.n_past + 1 + n)):
             # What was computed before, and is computed again for another reason, is there already.
-            if cell == len(found) and cell < sequence.n_prompt:
+            if cell == len(found) < sequence.n_prompt:
                 found.append(sequence.sampler.logprob(first + i, sequence.cells[cell], n_top))
 
     def _settle(self, sequence: RunningSequence) -> None:

@@ -10,7 +10,9 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.media.projector_devices import projector_memory
 from llama_cffi.core.memory_file import has_folder
+from llama_cffi.core.placement import gpu_names
 from llama_cffi.core.shared_model import ModelShare
+from llama_cffi.core.threads import default_thread_count
 from llama_cffi.engine.media_content import content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.errors import ModelNotFoundError
@@ -41,7 +43,7 @@ class OpenMedia:
         def encode(media: Media) -> NDArray[np.float32]:
             return content_of(media.content).encode(projector)
 
-        self.encoder = MediaEncoder(encode, max_bytes, projector=projector.fingerprint)
+        self.encoder = MediaEncoder(encode, max_bytes, projector=projector.fingerprint, cores=projector.cores)
         self._owned = ModelShare(projector) if owned else None
         self._running = ModelShare(self.encoder)
 
@@ -73,7 +75,10 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
     if mmproj is None or isinstance(mmproj, Projector):
         if sizes:
             raise ValueError(f"{', '.join(sizes)}: give mmproj=, a file, which is opened with these options")
-        return None if mmproj is None else OpenMedia(mmproj, owned=False, max_bytes=max_bytes)
+        if mmproj is None:
+            return None
+        _share_cores(mmproj, model, options)
+        return OpenMedia(mmproj, owned=False, max_bytes=max_bytes)
     path = projector_beside(model.path) if mmproj == "auto" else Path(mmproj)
     projector = Projector(
         model,
@@ -83,7 +88,17 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
         flash_attn=options.flash_attn,
         **sizes,
     )
+    _share_cores(projector, model, options)
     return OpenMedia(projector, owned=True, max_bytes=max_bytes)
+
+
+def _share_cores(projector: Projector, model: Model, options: ContextOptions) -> None:
+    """Have encodings and decodes take turns where both compute on the CPU, with more threads than it has cores."""
+    n_cores = default_thread_count()
+    n_threads = n_cores if options.n_threads is None else options.n_threads
+    on_gpu = model.options.n_gpu_layers != 0 and gpu_names()
+    if not on_gpu and projector.n_threads + max(n_threads, options.n_threads_batch or 0) > n_cores:
+        projector.cores.share()
 
 
 def projector_bytes(model: Path, given: Mapping[str, Any], options: ContextOptions) -> Mapping[str, int]:

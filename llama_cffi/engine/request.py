@@ -146,9 +146,6 @@ class Request:
             raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
         if self.overflow == "shift" and self.prompt.media:
             raise UnsupportedError('overflow="shift": the positions of media cannot be shifted')
-        largest = max((span.media.n_cells for span in self.prompt.media), default=0)
-        if largest > room.n_batch:
-            raise ContextOverflowError(f"a piece of media takes {largest} cells; n_batch={room.n_batch} at once")
 
     def _check_encoder(self, most: int) -> None:
         """Raise what is wrong with a request whose prompt an encoder reads."""

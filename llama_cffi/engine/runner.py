@@ -19,7 +19,7 @@ from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.media_content import check_media, content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.pieces import VocabPieces
-from llama_cffi.engine.plan import StepPlan, Work
+from llama_cffi.engine.plan import StepPlan, Work, drafted
 from llama_cffi.engine.prompt_encoder import PromptEncoder, decoder_start
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
@@ -112,6 +112,9 @@ class Runner(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
 
+    def pause_threads(self) -> None:
+        """Let the threads sleep until the next computation."""
+
     def use(self, conditioning: Conditioning) -> None:
         """Compute under this conditioning from now on."""
 
@@ -188,7 +191,7 @@ class ContextRunner:
         self._prompts = PromptEncoder(context)
         self.n_vocab = context.n_vocab
         self.clock = perf_counter
-        self.lock = context.lock
+        self.lock, self.pause_threads = context.lock, context.pause_threads
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
@@ -230,7 +233,9 @@ class ContextRunner:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
         if self._rollback is not None:
-            self._prepare_rollback(self._rollback, plan)
+            self._rollback.forget()
+            for seq_id, position, n_tokens in drafted(plan):
+                self._rollback.prepare(seq_id, position, n_tokens, alone=len(plan) == 1)
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
             self.context.decode(self._batch, deadline=deadline)
@@ -258,19 +263,16 @@ class ContextRunner:
             raise RuntimeError("a decode begins inside of a medium, or before its embeddings are there")
         embeddings = sequence.encodings[span.start].result()
         content, context = content_of(span.media.content), self.context
-        positions = content.positions(sequence.position(span.start))
-        batch = EmbeddingBatch(context.model, embeddings, positions, sequence.seq_id, output_last=work.output)
-        batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
+        positions, n = content.positions(sequence.position(span.start)), len(embeddings)
+        # Cells that attend to each other fit one micro-batch, and so one batch: this was checked.
+        for start in range(0, n, self.n_batch):
+            part = slice(start, min(start + self.n_batch, n))
+            last = work.output and part.stop == n
+            batch = EmbeddingBatch(
+                context.model, embeddings[part], positions[..., part], sequence.seq_id, output_last=last
+            )
+            batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
         return [batch.n_tokens - 1]
-
-    def _prepare_rollback(self, rollback: Rollback, plan: StepPlan) -> None:
-        rollback.forget()
-        for work in plan:
-            sequence = work.sequence
-            if work.draft and sequence.seq_id is not None:
-                n_tokens = work.n_tokens + len(work.draft)
-                position, alone = sequence.position(sequence.n_past), len(plan) == 1
-                rollback.prepare(sequence.seq_id, position, n_tokens, alone=alone)
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Put a plan into the batch, without its padding; return the row of each item's last token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llama_cffi.spec import RerankSpec
 
 Tokens = list["NDArray[np.int32]"]
+Inputs = list["NDArray[np.int32] | Prompt"]
 
 
 def choose_pooling(wanted: PoolingType | None, model: Model) -> PoolingType:
@@ -45,15 +46,29 @@ def check_ranks(model: Model, method: str, instead: str) -> None:
 
 
 def prepare_vectors(
-    texts: Sequence[str | Prompt], formats: ModelFormats, limit: int, *, prefix: str = "", truncate: bool = False
-) -> tuple[Tokens, tuple[bool, ...]]:
-    """Return the tokens of texts, at most ``limit`` each, and which of them lost their end."""
+    texts: Sequence[str | Prompt],
+    formats: ModelFormats,
+    limit: int,
+    *,
+    prefix: str = "",
+    truncate: bool = False,
+    pooling: PoolingType = "mean",
+) -> tuple[Inputs, tuple[bool, ...]]:
+    """Return the tokens of texts, at most ``limit`` each, and which of them lost their end.
+
+    A prompt with media stays one. It cannot be cut, and only the ``pooling`` of the last token is one of all of it.
+    """
     vocab = formats.vocab
-    found: Tokens = []
+    found: Inputs = []
     truncated = []
     for i, text in enumerate(texts):
         if isinstance(text, Prompt) and text.media:
-            raise UnsupportedError(f"text {i} has media, which cannot be embedded")
+            _check_media(i, pooling, formats)
+            vocab.check_tokens(text.tokens)
+            _check_length(text, "text", i, limit)
+            truncated.append(False)
+            found.append(text)
+            continue
         with _naming("text", i):
             # Tokens that were given are computed as they are.
             tokens = vocab.check_tokens(text.tokens) if isinstance(text, Prompt) else vocab.tokenize(prefix + text)
@@ -65,6 +80,17 @@ def prepare_vectors(
         _check_length(tokens, "text", i, limit)
         found.append(tokens)
     return found, tuple(truncated)
+
+
+def _check_media(i: int, pooling: PoolingType, formats: ModelFormats) -> None:
+    model = formats.model
+    if model.has_encoder or not model.has_decoder:
+        raise UnsupportedError(f"text {i} has media, which {model.path.name}, an encoder, does not take")
+    if pooling != "last":
+        raise UnsupportedError(
+            f'text {i} has media: only pooling="last" makes one vector of it, not {pooling!r}. llama.cpp pools the '
+            "tokens of one decode, and media are decoded apart from the text"
+        )
 
 
 def prepare_ranking(spec: RerankSpec, formats: ModelFormats, limit: int) -> Tokens:
@@ -89,7 +115,7 @@ def _naming(what: str, index: int) -> Iterator[None]:
 
 
 def check_texts_or_prompts(texts: str | Sequence[str | Prompt], name: str) -> list[str | Prompt]:
-    """Return texts as :func:`check_texts` does; a list may also have prompts, which are tokens already."""
+    """Return texts as :func:`check_texts` does; a list may also have prompts."""
     if isinstance(texts, (list, tuple)) and any(isinstance(one, Prompt) for one in texts):
         check_texts(["-" if isinstance(one, Prompt) else one for one in texts], name)
         return list(texts)
@@ -111,7 +137,7 @@ def check_texts(texts: str | Sequence[str], name: str) -> list[str]:
     return list(found)
 
 
-def _check_length(tokens: NDArray[np.int32], what: str, i: int, limit: int) -> None:
+def _check_length(tokens: Sized, what: str, i: int, limit: int) -> None:
     if len(tokens) > limit:
         raise TextTooLongError(
             f"{what} {i} has {len(tokens)} tokens; the most with this model and context are {limit}",

@@ -7,6 +7,7 @@ taken for a medium.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ _KINDS = {
     "input_file": ("", ("file_data",)),
 }
 """Types of parts: what they are, and the keys of their data, if it is not given directly."""
+_URL_KEYS = ("url", "data", "file_url", "file_data")
+_REMOTE = re.compile(r"https?://", re.I)
 _INNER = {"input_image": "image_url", "input_file": "file"}
 """Where a part has what it holds, if it is not under the name of its type."""
 
@@ -66,6 +69,34 @@ def read_medium(part: Any, place: str) -> dict[str, Any]:
     """
     medium = part if isinstance(part, VALUES) else _of_mapping(part, place)
     return {"type": kind_of(medium), kind_of(medium): medium}
+
+
+def url_of(part: Mapping[str, Any]) -> str | None:
+    """Return the http or https URL that a part has in place of the data of a medium, in any of the APIs."""
+    name = part.get("type")
+    if not isinstance(name, str) or name not in _KINDS:
+        return None
+    held = part.get(_INNER.get(name, name), part.get("source"))
+    if held is None and name == "input_file":
+        held = part
+    places = [held.get(key) for key in _URL_KEYS] if isinstance(held, Mapping) else [held]
+    return next((one for one in places if isinstance(one, str) and _REMOTE.match(one)), None)
+
+
+def read_fetched(part: Mapping[str, Any], data: bytes, place: str) -> dict[str, Any]:
+    """Return a part whose data was at a URL as :func:`read_medium` does. What the data is, they say themselves."""
+    kind = _KINDS[part["type"]][0]
+    try:
+        if kind != "audio":
+            try:
+                return {"type": "image", "image": Image(data)}
+            except MediaError:
+                if kind:
+                    raise
+        return {"type": "audio", "audio": Audio(data)}
+    except MediaError as error:
+        error.message = f"{place}: {error.message}"
+        raise
 
 
 def kind_of(medium: Medium) -> str:
@@ -223,5 +254,7 @@ __all__ = [
     "medium_of",
     "messages_as_json",
     "place_media",
+    "read_fetched",
     "read_medium",
+    "url_of",
 ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 64
 """Objects and lists inside of each other."""
 
-_LONG = 1 << 16
+LONG = 1 << 16
 """Bytes from which on a body is parsed on another thread, so that streams go on meanwhile."""
 _SECONDS, _BYTES_PER_SECOND = 30.0, 64_000
 """A body may take this long, and as long as its size takes at this speed."""
@@ -77,7 +77,7 @@ async def parse_body(data: bytes, form: BodyForm, headers: dict[str, str]) -> di
     """Return a body as a JSON object; fields that are null are left out: they were not given."""
     if form.form:
         return await asyncio.to_thread(parse_form, data, headers.get("content-type", ""))
-    if len(data) < _LONG:
+    if len(data) < LONG:
         return _parsed(data, form)
     return await asyncio.to_thread(_parsed, data, form)
 
@@ -107,4 +107,4 @@ def _check_depth(value: Any) -> None:
     raise Problem(400, f"the body is nested more than {MAX_DEPTH} deep", code="invalid_json")
 
 
-__all__ = ["MAX_DEPTH", "Disconnected", "parse_body", "read_body"]
+__all__ = ["LONG", "MAX_DEPTH", "Disconnected", "parse_body", "read_body"]

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
 from llama_cffi.server.deadline import within
 from llama_cffi.server.problem import Dialect, Problem, problem_of
+from llama_cffi.server.request_media import RequestMedia
 from llama_cffi.server.response import Answer, Events, Stream, problem_answer
 from llama_cffi.server.service import Service
 from llama_cffi.server.serving import Serving, cut_off
@@ -47,6 +48,9 @@ class Call:
         self.model = serving.id if isinstance(serving, Service) else ""
         """The name of what answers: the model, or an adapter that was asked for as a model."""
         self.created = int(time.time())
+        takes_media = isinstance(serving, Service) and serving.takes_media
+        self.media = RequestMedia() if takes_media else None
+        """What images and sounds are read from; None for a model that takes none."""
         self.ignored: list[str] = []
         """Fields that have no effect; the answer names them in a header."""
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from llama_cffi.errors import LlamaCffiError
-from llama_cffi.prompt.media_parts import is_medium, read_medium
-from llama_cffi.server.problem import Problem, row_of, unsupported, wrong
+from llama_cffi.prompt.media_parts import is_medium
+from llama_cffi.server.problem import Problem, unsupported, wrong
+from llama_cffi.server.request_media import RequestMedia
 from llama_cffi.server.values import items, typed, wrong_type
 
 MAX_MESSAGES, MAX_TOOLS, TOOLS_BYTES = 4096, 128, 256 << 10
@@ -27,7 +27,7 @@ MEDIA = frozenset(
 _KEPT = ("tool_calls", "tool_call_id", "reasoning_content")
 
 
-def read_messages(value: Any, *, media: bool = False) -> list[dict[str, Any]]:
+def read_messages(value: Any, *, media: RequestMedia | None = None) -> list[dict[str, Any]]:
     """Return the messages; :class:`Problem` names the place of what is wrong. ``media`` are refused by default."""
     return [read_message(one, f"messages[{i}]", media=media) for i, one in enumerate(read_turns("messages", value))]
 
@@ -40,7 +40,7 @@ def read_turns(param: str, value: Any) -> list[Any]:
     return found
 
 
-def read_message(value: Any, place: str, *, media: bool = False) -> dict[str, Any]:
+def read_message(value: Any, place: str, *, media: RequestMedia | None = None) -> dict[str, Any]:
     """Return one message."""
     message = {key: one for key, one in typed(place, value, dict).items() if one is not None}
     role = typed(f"{place}.role", message.get("role"), str)
@@ -55,7 +55,7 @@ def read_message(value: Any, place: str, *, media: bool = False) -> dict[str, An
     return found
 
 
-def read_content(value: Any, place: str, joint: str = "", *, media: bool = False) -> str | list[Any]:
+def read_content(value: Any, place: str, joint: str = "", *, media: RequestMedia | None = None) -> str | list[Any]:
     """Return a content that is a text, or text parts between which the ``joint`` is put; parts, where it has media."""
     if isinstance(value, str):
         return value
@@ -92,22 +92,19 @@ def join_parts(parts: Sequence[str | Sequence[Any]], joint: str) -> str | list[A
     return found
 
 
-def read_part(part: dict[str, Any], place: str, *, media: bool) -> dict[str, Any]:
+def read_part(part: dict[str, Any], place: str, *, media: RequestMedia | None) -> dict[str, Any]:
     """Return a part that is an image or a sound; :class:`Problem` where there are ``media`` of no kind, or this one is
     none.
     """
     kind = part["type"]
-    if not media:
+    if media is None:
         raise not_text(place, kind)
     source = part.get("source")
     if kind == "image" and isinstance(source, dict):
         part = {"type": "image_url", "image_url": _source_url(source, f"{place}.source")}
     if not is_medium(part):
         raise not_text(place, kind, "text, images and sound")
-    try:
-        return read_medium(part, place)
-    except LlamaCffiError as error:
-        raise Problem(400, error.message, code=row_of(type(error)).code, param=place) from None
+    return media.read(part, place)
 
 
 def _source_url(source: dict[str, Any], place: str) -> str:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.server.adapters import adapter_named
+from llama_cffi.server.media_fetch import MediaFetcher
+from llama_cffi.server.media_hosts import MediaHosts
 from llama_cffi.server.openai.response_store import ResponseStore
 from llama_cffi.server.problem import Problem, unsupported
 from llama_cffi.server.serving import Serving, not_taken
@@ -50,6 +52,11 @@ class Service(Serving):
         self.adapters: tuple[LoraAdapter, ...] = ()
         """The LoRA adapters that requests may name, in the order of their ids."""
         self.responses = ResponseStore(settings.response_store)
+        hosts = MediaHosts(settings.media_hosts)
+        self.fetcher = (
+            MediaFetcher(hosts, max_bytes=settings.max_body, seconds=settings.media_seconds) if hosts else None
+        )
+        """Fetches media from other hosts; None where none may be asked."""
         self._open = open_model
         self._llm: AsyncLlama | None = None
 

@@ -40,6 +40,10 @@ class Settings:
     """Whether ``/metrics`` needs no key."""
     max_body: int = 16 << 20
     """Bytes."""
+    media_hosts: tuple[str, ...] = ()
+    """Hosts that images and sounds of requests are fetched from: names, ``*.NAME``, ``*``, addresses with a port."""
+    media_seconds: float = 30.0
+    """Seconds that one of them may take."""
     max_connections: int = 1024
     """Requests at once, waiting ones included."""
     max_n: int = 16

@@ -9,6 +9,7 @@ from llama_cffi.server.conversation import TEMPLATE_FIELDS, template_options
 from llama_cffi.server.exchange import Call
 from llama_cffi.server.fields import FIELDS, Field, read_fields
 from llama_cffi.server.llama_server.prompts import MAX_TOKENS, read_parts, tokenize_parts
+from llama_cffi.server.media import read_with_media
 from llama_cffi.server.messages import read_messages, read_tools
 from llama_cffi.server.response import Answer, json_answer
 from llama_cffi.server.values import flag, token_ids, wrong_type
@@ -54,7 +55,7 @@ async def apply_template(call: Call) -> Answer:
     )
     asked = read_fields(call, TEMPLATE_FIELDS, known)
     llama = call.service.llm.llama
-    messages = read_messages(call.body.get("messages", []), media=call.service.takes_media)
+    messages = await read_with_media(call, lambda call: read_messages(call.body.get("messages", []), media=call.media))
     tools, _ = read_tools(call.body.get("tools"), call.body.get("tool_choice"))
     options = template_options(asked.options)
     if call.service.settings.chat_template is not None:

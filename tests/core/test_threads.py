@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llama_cffi import Context, ContextOptions, Model
+from llama_cffi import Batch, Context, ContextOptions, Model
+from llama_cffi._native import extras
 from llama_cffi.core import cpu_topology, threads
 from llama_cffi.core.cpu_topology import CpuTopology, cgroup_cpu_limit, cpu_list, numa_nodes, read_topology
 from llama_cffi.core.threads import ThreadChoice, choose_threads, default_thread_count, thread_choice, thread_count
@@ -290,3 +291,23 @@ def test_a_context_reports_the_threads_that_it_computes_with(model: Model, monke
     with context:
         assert (context.n_threads, context.n_threads_batch) == (4, 4)
         assert context.threads.reason == "n_threads=512 was given, which is too many for 2 CPUs"
+
+
+def test_threads_that_were_paused_compute_again(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        Model(model_path) as model,
+        Context(model, ContextOptions(n_ctx=64, n_threads=2, n_threads_batch=1)) as context,
+    ):
+        found = []
+        for exported in (extras.exported, lambda name: None):
+            monkeypatch.setattr(extras, "exported", exported)
+            for _ in range(3):
+                context.pause_threads()
+                context.pause_threads()
+                context.memory.clear()
+                for pos in range(2):
+                    batch = Batch(1)
+                    batch.add(1 + pos, pos, 0, output=True)
+                    context.decode(batch)
+                found.append(context.outputs.logits(0).tolist())
+        assert found == found[:1] * 6

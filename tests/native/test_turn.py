@@ -160,3 +160,24 @@ def test_the_number_of_codes_is_theirs_alone(kind: ModuleType) -> None:
         *(lib.LCH_DOOR_FORKED, lib.LCH_SELECT_NAN, lib.LCH_SELECT_EMPTY, lib.LCH_SELECT_INF, lib.LCH_SELECT_MEMORY),
     ]
     assert not {STOPPED, NESTED} & set(others)
+
+
+def test_between_turns_a_function_is_called_and_in_a_turn_it_is_not(kind: ModuleType) -> None:
+    turns, called = Turns(kind), []
+    note = kind.ffi.callback("void(void *)", lambda argument: called.append(int(kind.ffi.cast("uintptr_t", argument))))
+
+    def between() -> None:
+        address = kind.ffi.cast("void *", note)
+        turns.lib.lch_turn_between(turns.turn, address, kind.ffi.cast("void *", 7))
+
+    between()
+    assert called == [7]
+    assert turns.take() == TAKEN
+    thread = threading.Thread(target=between)
+    thread.start()
+    thread.join()
+    assert called == [7]
+    turns.give()
+    between()
+    assert called == [7, 7]
+    assert turns.take() == TAKEN

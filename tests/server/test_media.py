@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,79 @@ def test_what_cannot_be_is_refused_with_its_place(server: Served) -> None:
     answer = server.ask("/v1/chat/completions", {"messages": said, **OPTIONS})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
     assert "messages[0].content[0]: the projector of qwen2vl.gguf takes no sound" in answer.json()["error"]["message"]
+
+
+class _Host(BaseHTTPRequestHandler):
+    """A host with one picture and one sound, whatever it is asked for."""
+
+    def do_GET(self) -> None:
+        data = PNG if self.path.endswith(".png") else b"<html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Host) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_images_of_hosts_that_are_allowed_are_fetched_in_every_dialect(llm: Llama, host: str) -> None:
+    from llama_cffi.server.settings import Settings
+
+    url, text = f"http://{host}/a.png", expected(llm, ["What?", CAT])
+    with served(llm, Settings(chat_template=TEMPLATE, media_hosts=(host,), response_store=4)) as server:
+        parts = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
+        body = {"messages": [{"role": "user", "content": parts}], **OPTIONS}
+        answer = server.ask("/v1/chat/completions", body).json()
+        assert answer["choices"][0]["message"]["content"] == text
+        for part in ({"type": "input_image", "image_url": url}, {"type": "input_file", "file_url": url}):
+            said = [{"role": "user", "content": [{"type": "input_text", "text": "What?"}, part]}]
+            asked = {"input": said, "max_output_tokens": 5, "temperature": 0}
+            answer = server.ask("/v1/responses", asked).json()
+            assert answer["output"][-1]["content"][0]["text"] == text
+        # The URL is asked again when the conversation goes on.
+        more = {"input": "And?", "previous_response_id": answer["id"], "max_output_tokens": 5}
+        assert server.ask("/v1/responses", more).json()["status"] in ("completed", "incomplete")
+        image = {"type": "image", "source": {"type": "url", "url": url}}
+        said = [{"role": "user", "content": [{"type": "text", "text": "What?"}, image]}]
+        answer = server.ask("/v1/messages", {"messages": said, **OPTIONS}).json()
+        assert answer["content"][0]["text"] == text
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [image]}
+        call = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"type": "image", "source": image}}
+        said = [
+            {"role": "user", "content": "Look"},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+        assert server.ask("/v1/messages/count_tokens", {"messages": said}).json()["input_tokens"] > 20
+
+
+def test_what_cannot_be_fetched_is_refused_with_its_place(llm: Llama, host: str) -> None:
+    from llama_cffi.server.settings import Settings
+
+    with served(llm, Settings(chat_template=TEMPLATE, media_hosts=(host,))) as server:
+        for url, code, words in (
+            ("http://127.0.0.1:1/a.png", "unsupported_parameter", "not among the hosts"),
+            ("http://user:word@a.example/", "unsupported_parameter", "user name or password"),
+            (f"http://{host}/page.html", "invalid_media", "not an image"),
+        ):
+            part = {"type": "image_url", "image_url": {"url": url}}
+            said = [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}]
+            answer = server.ask("/v1/chat/completions", {"messages": said, **OPTIONS})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, code), error
+            assert "messages[0].content[1]" in error["message"]
+            assert words in error["message"]
 
 
 def test_clients_are_told_what_the_model_takes(server: Served) -> None:

@@ -25,8 +25,11 @@ CONTROL_TOKENS = {
 _Tensors = Iterator[tuple[str, tuple[int, ...], float]]
 
 
-def write_text_model(path: Path, architecture: str, shape: Shape, *, seed: int = 0) -> Path:
-    """Write a text model of one of the architectures of :data:`CONTROL_TOKENS`; returns its path."""
+def write_text_model(
+    path: Path, architecture: str, shape: Shape, *, seed: int = 0, template: str | None = None
+) -> Path:
+    """Write a text model of one of the architectures of :data:`CONTROL_TOKENS`, with a chat template if one is given;
+    returns its path."""
     keys: dict[str, Any] = {"gemma3": _GEMMA3_KEYS, "qwen2vl": _QWEN2VL_KEYS, "llama": {}}[architecture]
     head = shape.n_embd // shape.n_head
     with new_gguf(path, architecture) as writer:
@@ -38,6 +41,8 @@ def write_text_model(path: Path, architecture: str, shape: Shape, *, seed: int =
         for name, value in keys.items():
             add_key(writer, f"{architecture}.{name}", value)
         _add_vocab(writer, shape.n_vocab, CONTROL_TOKENS[architecture])
+        if template is not None:
+            writer.add_chat_template(template)
         _add_tensors(writer, _text_tensors(architecture, shape), seed)
     return path
 

@@ -12,8 +12,6 @@
 namespace {
 
 constexpr int64_t kPollInterval = 50 * 1000 * 1000;
-// Every piece of a graph costs a start of the threads, some 0.1 ms; a layer of an encoder has about 30 nodes.
-constexpr int64_t kNodesPerPiece = 8;
 
 int (*poll_python)(void) = nullptr;
 
@@ -83,12 +81,6 @@ bool lch_abort_check(void * data) {
         }
     }
     return false;
-}
-
-// A scheduler asks for each node whether the computation is to pause behind it, and after a pause whether to go on.
-bool lch_eval_check(void *, bool ask, void * data) {
-    lch_abort * state = static_cast<lch_abort *>(data);
-    return ask ? ++state->n_asked % kNodesPerPiece == 0 : !lch_abort_check(data);
 }
 
 void lch_abort_signals(int (*poll)(void)) { poll_python = poll; }

@@ -51,7 +51,6 @@ typedef struct {
     int poll_signals;
     int64_t deadline_ns;
     int64_t next_poll_ns;
-    int64_t n_asked;
 } lch_abort;
 
 int64_t lch_abort_now(void);
@@ -60,8 +59,28 @@ int lch_abort_isset(lch_abort *state);
 void lch_abort_arm(lch_abort *state);                       /* at the beginning of a computation */
 void lch_abort_deadline(lch_abort *state, int64_t deadline_ns);
 bool lch_abort_check(void *state);                          /* for llama_set_abort_callback */
-bool lch_eval_check(void *tensor, bool ask, void *state);   /* for mtmd_context_params.cb_eval */
 void lch_abort_signals(int (*poll)(void));
+
+/* ---- cores.cpp: an encoding computed in pieces, between which it stops, or lets decodes have the CPU ---- */
+
+typedef struct {
+    lch_abort *abort;                                       /* what stops the encoding */
+    int shared;                                             /* whether both need the same cores, and take turns */
+    int encoding;                                           /* a piece is being computed */
+    int pausing;                                            /* the encoding waits for its next turn */
+    int n_waiting;                                          /* decodes that wait for theirs */
+    int n_granted;                                          /* of these, how many go before the next piece */
+    int n_decoding;
+    int n_nodes;                                            /* of a piece */
+    int n_asked;
+    int64_t began_ns;
+} lch_cores;
+
+bool lch_eval_check(void *tensor, bool ask, void *cores);   /* for mtmd_context_params.cb_eval */
+void lch_cores_begin(lch_cores *cores);                     /* an encoding begins */
+void lch_cores_end(lch_cores *cores);
+void lch_cores_take(lch_cores *cores);                      /* before a decode: waits for the end of a piece */
+void lch_cores_give(lch_cores *cores);                      /* after it */
 
 /* ---- select.cpp: token selection over a row of raw logits ---- */
 
@@ -123,6 +142,8 @@ void lch_turn_free(lch_turn *turn);
 int lch_turn_take(lch_turn *turn, lch_abort *abort);        /* after lch_abort_arm */
 void lch_turn_give(lch_turn *turn);
 int lch_turn_waiting(lch_turn *turn);                       /* how many threads wait */
+/* fn(argument), unless it is somebody's turn; nobody's begins meanwhile */
+void lch_turn_between(lch_turn *turn, void *fn, void *argument);
 /* lch_batch in turn, which may be NULL for none; its result, or one of lch_turn_entry */
 int64_t lch_compute(lch_turn *turn, lch_abort *abort, void *fn, void *ctx, void *batch, size_t size);
 

@@ -81,6 +81,13 @@ int lch_turn_waiting(lch_turn * turn) {
     return static_cast<int>(turn->line.size());
 }
 
+void lch_turn_between(lch_turn * turn, void * fn, void * argument) {
+    const std::lock_guard<std::mutex> lock(turn->mutex);
+    if (!turn->taken) {
+        reinterpret_cast<void (*)(void *)>(fn)(argument);
+    }
+}
+
 int64_t lch_compute(lch_turn * turn, lch_abort * abort, void * fn, void * ctx, void * batch, size_t size) {
     const lch::Turn mine(turn, abort);
     return mine.entry == LCH_TURN_TAKEN ? lch_batch(fn, ctx, batch, size) : mine.entry;

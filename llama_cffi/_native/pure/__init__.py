@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llama_cffi._native import bound
-from llama_cffi._native.pure import abort, deep, door, extras, gguf, guard, log, select, step, turn
+from llama_cffi._native.pure import abort, cores, deep, door, extras, gguf, guard, log, select, step, turn
 from llama_cffi._native.pure.process import ffi
 
-_MODULES = (guard, deep, log, abort, door, gguf, extras, select, turn, step)
+_MODULES = (guard, deep, log, abort, cores, door, gguf, extras, select, turn, step)
 
 
 class _Lib:
@@ -35,7 +35,7 @@ def address(name: str) -> Any:
     return getattr(lib, name)
 
 
-def pointer(struct: abort.lch_abort) -> Any:
+def pointer(struct: abort.lch_abort | cores.lch_cores) -> Any:
     return struct.stop
 
 

@@ -34,8 +34,6 @@ class _Armed(threading.local):
 _armed = _Armed()
 
 lch_abort_check: Any = strlen
-# No function that every process has answers both of a scheduler's questions: its computations are not interrupted.
-lch_eval_check: Any = ffi.NULL
 
 
 def lch_abort_now() -> int:

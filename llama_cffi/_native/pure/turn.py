@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 
 from llama_cffi._native.pure import abort, guard
+from llama_cffi._native.pure.process import ffi
 
 LCH_TURN_TAKEN, LCH_TURN_STOPPED, LCH_TURN_NESTED = 0, -24, -25
 
@@ -61,6 +62,16 @@ def lch_turn_give(turn: lch_turn) -> None:
 
 def lch_turn_waiting(turn: lch_turn) -> int:
     return len(turn.line)
+
+
+def lch_turn_between(turn: lch_turn, fn: Any, argument: Any) -> None:
+    me = _get_ident()
+    if turn.line or turn.holder.setdefault(None, me) != me:
+        return
+    try:
+        ffi.cast("void (*)(void *)", fn)(argument)
+    finally:
+        lch_turn_give(turn)
 
 
 def lch_compute(turn: lch_turn | None, state: abort.lch_abort, fn: Any, ctx: Any, batch: Any, size: int) -> int:

@@ -16,6 +16,7 @@ from llama_cffi._native import callbacks, guard, log, media_ffi, media_lib, shut
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
+from llama_cffi._native.shared_cores import SharedCores
 from llama_cffi._util.fork import fork_safe
 from llama_cffi._util.shown import shown
 from llama_cffi.core.context_options import FlashAttention
@@ -26,6 +27,7 @@ from llama_cffi.core.media.chunk import MediaChunk
 from llama_cffi.core.media.image import Image
 from llama_cffi.core.media.owned import owned
 from llama_cffi.core.media.projector_file import check_projector_file, projector_id
+from llama_cffi.core.media.projector_memory import check_layout
 from llama_cffi.core.media.projector_params import native_params
 from llama_cffi.core.media.speech_turn import SpeechTurn
 from llama_cffi.core.media.video import Video
@@ -82,9 +84,11 @@ class Projector(NativeObject):
             raise TypeError(f"model must be a Model, got {shown(model)}")
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be a function or None, got {shown(progress)}")
-        self._abort = AbortFlag()
+        self._abort = flag = AbortFlag()
+        self.cores = SharedCores(flag)
+        """Those of its encodings and of the decodes that need the same cores."""
         params = native_params(
-            self._abort,
+            self.cores,
             n_threads=n_threads,
             use_gpu=use_gpu,
             image_min_tokens=image_min_tokens,
@@ -100,6 +104,7 @@ class Projector(NativeObject):
         self.fingerprint: bytes = projector_id(file, params.image_min_tokens, params.image_max_tokens)
         """16 bytes: a hash of metadata and list of tensors, of some pieces of the weights, and of the limits for image
         tokens. Equal for projectors that compute the same."""
+        check_layout(self.path, self.fingerprint, params)
         self._lock = fork_safe(threading.Lock())
         self._encoder: int | None = None
         self.speech_turn = SpeechTurn()
@@ -107,7 +112,7 @@ class Projector(NativeObject):
         self.gate = gate = SharedGate(self._abort.set)
         """Keeps :meth:`close` waiting while native code uses the projector."""
         with model.gate, gate:
-            free = partial(_free, self._abort)
+            free = partial(_free, self.cores)
             self._handle = handle = Handle("Projector", free, (model.handle,), gate)
             try:
                 ptr = self._load(params, progress)
@@ -293,8 +298,10 @@ class Projector(NativeObject):
                 if flag.is_set or flag.expired:
                     self._raise_abort()
                 flag.arm()
+                self.cores.begin()
                 yield ptr
             finally:
+                self.cores.end()
                 self._encoder = None
                 log.pump()
 
@@ -329,8 +336,8 @@ class Projector(NativeObject):
         return rows.reshape(chunk.n_tokens, self.n_embd)
 
 
-def _free(keep: AbortFlag, cell: Any) -> None:
-    # Its first argument lives as long as the native object, which has the address of the flag.
+def _free(keep: SharedCores, cell: Any) -> None:
+    # Its first argument lives as long as the native object, which has the address of them and of their flag.
     guard.free("mtmd_free", cell)
 
 

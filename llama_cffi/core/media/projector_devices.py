@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llama_cffi._native import extras, lib, log
 from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.shared_cores import SharedCores
 from llama_cffi.core.allocation import allocation_reason
 from llama_cffi.core.context_options import FlashAttention
-from llama_cffi.core.media.projector_file import check_projector_file
+from llama_cffi.core.media.projector_file import check_projector_file, projector_id
+from llama_cffi.core.media.projector_memory import check_layout
 from llama_cffi.core.media.projector_params import native_params
 from llama_cffi.core.placement import gpu_names
 from llama_cffi.core.strings import to_text
@@ -30,11 +33,13 @@ def projector_memory(
     not tell. No weights are allocated. Raises :class:`ModelNotFoundError`, and :class:`ModelFileError` for a file that
     is not a projector. Wraps ``mtmd_get_memory_usage``.
     """
-    check_projector_file(Path(path))
+    path = Path(path)
+    file = check_projector_file(path)
+    cores = SharedCores(AbortFlag())
 
-    def measure(*, use_gpu: bool) -> dict[str, int]:
-        params = native_params(
-            flag,
+    def options(*, use_gpu: bool) -> Any:
+        return native_params(
+            cores,
             n_threads=1,
             use_gpu=use_gpu,
             image_min_tokens=image_min_tokens,
@@ -43,10 +48,13 @@ def projector_memory(
             flash_attn=flash_attn,
             warmup=True,
         )
-        found = extras.projector_bytes(os.fsencode(path), params) or []
+
+    def measure(*, use_gpu: bool) -> dict[str, int]:
+        found = extras.projector_bytes(os.fsencode(path), options(use_gpu=use_gpu)) or []
         return {to_text(lib.ggml_backend_dev_name(device)): size for device, size in found if size}
 
-    flag = AbortFlag()
+    params = options(use_gpu=False)
+    check_layout(path, projector_id(file, params.image_min_tokens, params.image_max_tokens), params)
     mark = log.mark()
     found = measure(use_gpu=use_gpu)
     gpu = next((name for name in found if name in gpu_names()), None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 
 from llama_cffi.core.fingerprint import file_pieces, metadata_hash
-from llama_cffi.core.gguf import GGUFFile, MetadataValue
+from llama_cffi.core.gguf import GGUFFile, MetadataValue, TensorInfo
 from llama_cffi.errors import ModelFileError
 
 _POSITIVE = (
@@ -41,7 +42,26 @@ def check_projector_file(path: Path) -> GGUFFile:
         width, heads = (_number(file.metadata, f"clip.{part}.{name}") for name in _WIDTHS)
         if width and heads and width % heads:
             raise ModelFileError(f"{path}: {heads} heads do not divide a width of {width} ({part})")
+    for key, value in file.metadata.items():
+        if key.startswith("clip.") and key.endswith("epsilon") and not (isinstance(value, float) and 0 <= value < 1):
+            raise ModelFileError(f"{path}: {key} must be 0 to 1, got {value!r:.60}")
+    for tensor in file.tensors:
+        _check_type(path, tensor)
     return file
+
+
+_NUMBERS = ("i8", "i16", "i32", "i64", "f64")
+
+
+def _check_type(path: Path, tensor: TensorInfo) -> None:
+    """Refuse what ggml fails an assertion for in the middle of a graph, where nothing can be caught: it multiplies no
+    integers, and adds and scales with numbers of 32 bits alone."""
+    is_vector = math.prod(tensor.shape) == max(tensor.shape, default=1)
+    if tensor.type in _NUMBERS or (is_vector and tensor.type != "f32"):
+        allowed = "f32" if is_vector else "floating or quantized"
+        raise ModelFileError(
+            f"{path}: the tensor {tensor.name!r:.100} must be of the type {allowed}, not {tensor.type}"
+        )
 
 
 _WIDTHS = ("embedding_length", "attention.head_count")

@@ -15,6 +15,7 @@ from llama_cffi.server.anthropic.turns import CALL_ID
 from llama_cffi.server.blocks import Block, Step
 from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
+from llama_cffi.server.media import read_with_media
 from llama_cffi.server.numbers import finish_reason
 from llama_cffi.server.reply_stream import ReplyStream
 from llama_cffi.server.response import Answer, json_answer, named_event
@@ -22,7 +23,7 @@ from llama_cffi.server.response import Answer, json_answer, named_event
 
 async def messages(call: Call) -> Answer:
     """Answer a conversation."""
-    asked = read_message_request(call)
+    asked = await read_with_media(call, read_message_request)
     reply = ReplyStream(call, asked.conversation)
     head = {"id": make_id("msg", "_"), "type": "message", "role": "assistant", "model": call.model}
     if asked.conversation.stream:
@@ -36,7 +37,8 @@ async def messages(call: Call) -> Answer:
 
 async def count_tokens(call: Call) -> Answer:
     """Return the number of tokens that the model would be given."""
-    return json_answer({"input_tokens": await count_prompt(call, read_message_request(call).conversation)})
+    asked = await read_with_media(call, read_message_request)
+    return json_answer({"input_tokens": await count_prompt(call, asked.conversation)})
 
 
 async def _events(reply: ReplyStream, head: dict[str, Any], shows_thinking: bool) -> AsyncGenerator[bytes, None]:

@@ -75,7 +75,7 @@ def read_message_request(call: Call) -> MessageRequest:
     """Return what a body asks for; raises :class:`Problem`."""
     body = call.body
     asked = read_fields(call, MESSAGE_FIELDS, _READ)
-    messages = read_conversation(body.get("system"), body.get("messages", []), media=call.service.takes_media)
+    messages = read_conversation(body.get("system"), body.get("messages", []), media=call.media)
     tools = _tools(call, body.get("tools"))
     choice, parallel = _choice(body.get("tool_choice"))
     if not parallel:

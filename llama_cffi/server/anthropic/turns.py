@@ -16,6 +16,7 @@ from llama_cffi.server.messages import (
     read_turns,
 )
 from llama_cffi.server.problem import wrong
+from llama_cffi.server.request_media import RequestMedia
 from llama_cffi.server.values import items, typed
 
 CALL_ID = "toolu_"
@@ -42,7 +43,7 @@ def _without_stamp(text: str) -> str:
     return _STAMP.sub(r"\1fffff", text)
 
 
-def read_conversation(system: Any, messages: Any, *, media: bool = False) -> list[dict[str, Any]]:
+def read_conversation(system: Any, messages: Any, *, media: RequestMedia | None = None) -> list[dict[str, Any]]:
     """Return the messages; :class:`Problem` names the place of what is wrong. Those of one role in a row are joined.
     ``media`` are refused by default.
     """
@@ -67,7 +68,7 @@ def read_conversation(system: Any, messages: Any, *, media: bool = False) -> lis
     return found
 
 
-def _user(role: str, blocks: list[Any], place: str, *, media: bool) -> list[dict[str, Any]]:
+def _user(role: str, blocks: list[Any], place: str, *, media: RequestMedia | None) -> list[dict[str, Any]]:
     """Return the results of calls first: they follow the message with the calls."""
     results: list[dict[str, Any]] = []
     parts: list[str | list[Any]] = []
@@ -85,7 +86,7 @@ def _user(role: str, blocks: list[Any], place: str, *, media: bool) -> list[dict
     return results
 
 
-def _result(block: dict[str, Any], place: str, *, media: bool) -> dict[str, Any]:
+def _result(block: dict[str, Any], place: str, *, media: RequestMedia | None) -> dict[str, Any]:
     content = block.get("content")
     said = "" if content is None else read_content(content, f"{place}.content", _JOINT, media=media)
     failed = block.get("is_error")

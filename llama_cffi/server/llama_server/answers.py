@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason, TextProgress, TokenLogprob
 from llama_cffi.server.llama_server.parameters import parameters
 from llama_cffi.server.logprobs import Aligner, chat_form
@@ -68,7 +69,9 @@ class Text:
             "tokens_predicted": len(completion.tokens),
             "tokens_evaluated": len(self._prompt),
             "generation_settings": settings,
-            "prompt": self._vocab.detokenize(self._prompt).decode("utf-8", "replace") if form.echo_prompt else "",
+            "prompt": self._vocab.detokenize(Prompt(self._prompt).tokens).decode("utf-8", "replace")
+            if form.echo_prompt
+            else "",
             "has_new_line": "\n" in completion.text,
             "truncated": completion.context_full,
             "stop_type": kind,

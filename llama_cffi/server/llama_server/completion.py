@@ -12,7 +12,7 @@ from llama_cffi.reply.completion import Chunk, Completion
 from llama_cffi.server.choices import interleaved, with_seed
 from llama_cffi.server.llama_server.answers import Text
 from llama_cffi.server.llama_server.limits import LimitedStream
-from llama_cffi.server.llama_server.prompts import read_prompts, tokenize_parts
+from llama_cffi.server.llama_server.prompts import make_prompt, read_prompts
 from llama_cffi.server.llama_server.request import NativeRequest, read_native
 from llama_cffi.server.progress import PromptProgress
 from llama_cffi.server.response import Answer, event, json_answer
@@ -27,9 +27,10 @@ async def completion(call: Call) -> Answer:
     asked = read_native(call, frozenset({"prompt"}))
     llama = call.service.llm.llama
 
-    def work() -> list[list[int]]:
-        prompts = read_prompts("prompt", call.body.get("prompt"), call.service.settings.max_prompts)
-        return [tokenize_parts(llama, one, add_special=True, parse_special=True) for one in prompts]
+    def work() -> list[Prompt]:
+        limit, media = call.service.settings.max_prompts, call.media is not None
+        prompts = read_prompts("prompt", call.body.get("prompt"), limit, media=media)
+        return [make_prompt(llama, one, parse_special=True) for one in prompts]
 
     return await answer(call, asked.about(await asyncio.to_thread(work)))
 

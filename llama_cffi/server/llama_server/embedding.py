@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.server.fields import Field, read_fields
-from llama_cffi.server.llama_server.prompts import read_prompts, tokenize_parts
+from llama_cffi.server.llama_server.prompts import make_embeddable, read_prompts
 from llama_cffi.server.problem import wrong
 from llama_cffi.server.response import Answer, json_answer
 from llama_cffi.server.values import flag, integer, one_of, text
@@ -34,8 +34,8 @@ async def embedding(call: Call) -> Answer:
         raise wrong("input", "or content is needed")
 
     def work() -> list[Prompt]:
-        inputs = read_prompts(name, call.body[name], call.service.settings.max_inputs)
-        return [Prompt(tokenize_parts(llama, one, add_special=True, parse_special=False)) for one in inputs]
+        limit, media = call.service.settings.max_inputs, call.media is not None
+        return [make_embeddable(llama, one) for one in read_prompts(name, call.body[name], limit, media=media)]
 
     found = await embed(call, await asyncio.to_thread(work), truncate=bool(asked.take("truncate")))
     norm = -1 if found.pooling == "none" else asked.take("embd_normalize", 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class Form:
 class NativeRequest:
     """Texts that were asked for."""
 
-    prompts: list[list[int]]
+    prompts: Sequence[Sequence[int]]
     options: dict[str, Any]
     """Options of :meth:`AsyncLlama.stream`."""
     n: int
@@ -78,7 +78,7 @@ class Asked:
     limits: Limits
     form: Form
 
-    def about(self, prompts: list[list[int]]) -> NativeRequest:
+    def about(self, prompts: Sequence[Sequence[int]]) -> NativeRequest:
         """Return the request for these prompts."""
         return NativeRequest(prompts, **vars(self))
 

@@ -11,6 +11,7 @@ from llama_cffi.server.blocks import Blocks, Step
 from llama_cffi.server.choices import interleaved, with_seed
 from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
+from llama_cffi.server.media import read_with_media
 from llama_cffi.server.numbers import finish_reason, stop_detail, times_so_far, timings, usage
 from llama_cffi.server.openai.chat_request import ChatRequest, read_chat
 from llama_cffi.server.progress import PromptProgress
@@ -73,7 +74,7 @@ def _added(message: dict[str, Any], delta: dict[str, Any]) -> None:
 async def chat_completions(call: Call) -> Answer:
     """Answer a conversation."""
     llm = call.service.llm
-    request = read_chat(call)
+    request = await read_with_media(call, read_chat)
     asked = request.conversation
     streams = [llm.stream_chat(asked.messages, **with_seed(asked.options, i)) for i in range(asked.n)]
     logprobs = asked.options.get("logprobs") is not None
@@ -93,7 +94,7 @@ async def chat_completions(call: Call) -> Answer:
 
 async def count_chat(call: Call) -> Answer:
     """Return the number of tokens that the model would be given."""
-    n_tokens = await count_prompt(call, read_chat(call).conversation)
+    n_tokens = await count_prompt(call, (await read_with_media(call, read_chat)).conversation)
     return json_answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 

@@ -51,7 +51,7 @@ def read_chat(call: Call) -> ChatRequest:
     """Return what a body asks for; raises :class:`Problem`."""
     body = call.body
     asked = read_fields(call, CHAT_FIELDS, _READ)
-    messages = read_messages(body.get("messages", []), media=call.service.takes_media)
+    messages = read_messages(body.get("messages", []), media=call.media)
     tools, choice = read_tools(body.get("tools"), body.get("tool_choice"))
     if any(one != "text" for one in items("modalities", body.get("modalities", []), 8)):
         raise unsupported("modalities", "only text can be generated")

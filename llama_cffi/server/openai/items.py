@@ -6,6 +6,7 @@ from typing import Any
 
 from llama_cffi.server.messages import MAX_MESSAGES, join_message, read_content, read_message, read_turns
 from llama_cffi.server.problem import unsupported, wrong
+from llama_cffi.server.request_media import RequestMedia
 from llama_cffi.server.values import items, typed, wrong_type
 
 CALL_ID = "call_"
@@ -24,7 +25,7 @@ def read_items(value: Any) -> list[Any]:
 
 
 def read_conversation(
-    instructions: str | None, given: list[Any], earlier: list[Any], *, media: bool = False
+    instructions: str | None, given: list[Any], earlier: list[Any], *, media: RequestMedia | None = None
 ) -> list[dict[str, Any]]:
     """Return items, after those of an ``earlier`` response, as messages; :class:`Problem` names what is wrong.
 
@@ -51,7 +52,7 @@ def read_conversation(
     return found
 
 
-def _message(item: dict[str, Any], place: str, *, media: bool) -> dict[str, Any] | None:
+def _message(item: dict[str, Any], place: str, *, media: RequestMedia | None) -> dict[str, Any] | None:
     kind = item.get("type")
     if kind is None and "role" in item:
         kind = "message"

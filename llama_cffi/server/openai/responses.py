@@ -10,9 +10,10 @@ from llama_cffi.reply.reply import Reply
 from llama_cffi.server.blocks import Block, Blocks, Step
 from llama_cffi.server.conversation import count_prompt
 from llama_cffi.server.exchange import Call, make_id
+from llama_cffi.server.media import read_with_media
 from llama_cffi.server.numbers import finish_reason
 from llama_cffi.server.openai.items import CALL_ID
-from llama_cffi.server.openai.responses_request import ResponseRequest, read_response_request
+from llama_cffi.server.openai.responses_request import ResponseRequest, earlier_items, read_response_request
 from llama_cffi.server.problem import Problem
 from llama_cffi.server.reply_stream import ReplyStream
 from llama_cffi.server.response import Answer, json_answer, named_event
@@ -41,7 +42,7 @@ _FORMS = {
 
 async def responses(call: Call) -> Answer:
     """Answer a conversation of items."""
-    request = read_response_request(call)
+    request = await read_with_media(call, read_response_request, earlier_items(call))
     response = _Response(call, request)
     if request.conversation.stream:
         return call.events(response.events(), response.failed)
@@ -50,7 +51,8 @@ async def responses(call: Call) -> Answer:
 
 async def count_input(call: Call) -> Answer:
     """Return the number of tokens that the model would be given."""
-    n_tokens = await count_prompt(call, read_response_request(call).conversation)
+    request = await read_with_media(call, read_response_request, earlier_items(call))
+    n_tokens = await count_prompt(call, request.conversation)
     return json_answer({"object": "response.input_tokens", "input_tokens": n_tokens})
 
 

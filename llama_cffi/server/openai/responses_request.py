@@ -94,7 +94,7 @@ def read_response_request(call: Call) -> ResponseRequest:
     asked = read_fields(call, RESPONSE_FIELDS, frozenset((*_READ, *_ELSEWHERE)))
     instructions, previous = asked.take("instructions"), asked.take("previous_response_id")
     given, earlier = read_items(body.get("input")), [] if previous is None else _earlier(call, previous)
-    conversation = read_conversation(instructions, given, earlier, media=call.service.takes_media)
+    conversation = read_conversation(instructions, given, earlier, media=call.media)
     kept = asked.take("store", True) and call.service.responses.limit > 0
     flat, tools, choice = _tools(call, body.get("tools"), body.get("tool_choice"))
     reasoning, include, top = asked.take("reasoning", {}), asked.take("include", []), asked.take("top_logprobs")
@@ -127,6 +127,15 @@ def read_response_request(call: Call) -> ResponseRequest:
     if found.n > 1:
         raise unsupported("n", "there is one response to a request")
     return ResponseRequest(found, echoed, [*earlier, *given] if kept else None)
+
+
+def earlier_items(call: Call) -> list[Any]:
+    """Return the items of the conversation that a body goes on with; none where that cannot be."""
+    name = call.body.get("previous_response_id")
+    try:
+        return _earlier(call, name) if isinstance(name, str) else []
+    except Problem:
+        return []  # reading the body says so
 
 
 def _earlier(call: Call, name: str) -> list[Any]:
@@ -180,4 +189,4 @@ def _tools(call: Call, tools: Any, choice: Any) -> tuple[list[Any], list[Any], A
     return flat, found, choice
 
 
-__all__ = ["RESPONSE_FIELDS", "ResponseRequest", "read_response_request"]
+__all__ = ["RESPONSE_FIELDS", "ResponseRequest", "earlier_items", "read_response_request"]

@@ -1,0 +1,75 @@
+"""A projector laid out by libmtmd in a child process: what it would take of memory, and whether libmtmd survives it.
+
+libmtmd trusts the names and shapes of a file's tensors, and follows null pointers where some are missing. It builds the
+whole graph, and reads no weights, to say what a projector takes: a file that ends the child would end this process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_cffi._native import bound, companions, elf, extras, library, probe
+
+FUNCTION = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
+"""In mtmd.h for C++ alone, but exported."""
+_CHILD = Path(__file__).with_name("media_child.py")
+_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What became of it. ``crash`` says how the child ended, "" when it did not crash. ``devices`` has the bytes by
+    device, None where this library does not tell them; it is empty where libmtmd refuses the file, for the ``reason``.
+    """
+
+    crash: str
+    devices: dict[str, int] | None
+    reason: str
+
+
+def library_files() -> list[Path]:
+    """Return libmtmd and what is mapped before it; nothing where it cannot lay a projector out."""
+    main = companions.find_media(library.info().path.parent)
+    if main is None or not sys.executable:
+        return []
+    if sys.platform == "linux" and FUNCTION not in elf.read(main, symbols=True).symbols:
+        return []
+    return [*companions.before(main), main]
+
+
+def lay_out(path: Path, params: Any, fields: Sequence[str]) -> Layout | None:
+    """Lay out the projector of a file with some ``fields`` of a ``mtmd_context_params``; None where nothing is known.
+
+    Wraps ``mtmd_get_memory_usage``.
+    """
+    files = library_files()
+    if not files:
+        return None
+    ffi = bound.media_ffi
+    kind = ffi.typeof("struct mtmd_context_params")
+    data = bytes(ffi.buffer(ffi.new("struct mtmd_context_params *", params)))
+    places = {name: (field.offset, ffi.sizeof(field.type)) for name, field in kind.fields}
+    request = {
+        "paths": [os.fspath(one) for one in files],
+        "plugins": list(dict.fromkeys(os.fspath(one.parent) for one in companions.plugins(files[-1].parent))),
+        "file": os.fspath(path.absolute()),
+        "function": FUNCTION,
+        "size": ffi.sizeof(kind),
+        "fields": [(places[name][0], data[slice(places[name][0], sum(places[name]))].hex()) for name in fields],
+        "reads_map": extras.has_buffers(),
+        "seconds": _SECONDS,
+    }
+    code, found, words = probe.ask_child(_CHILD, request, _SECONDS)
+    if found is not None:
+        return Layout("", found["devices"], probe.tail(words))
+    if code is None or 0 <= code < 1 << 30:  # it took too long, or could not do what it was to do
+        return None
+    return Layout(probe.ending(code), None, probe.tail(words))
+
+
+__all__ = ["Layout", "lay_out", "library_files"]

@@ -1,0 +1,145 @@
+"""Projectors whose tensors or metadata are not what libmtmd expects: an exception or an answer, never the end of the
+process. And what a sound one takes of memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llama_cffi import Model, ModelOptions, Projector, estimate_memory
+from llama_cffi._native import cache, log, media_sketch
+from llama_cffi.cli.projector_summary import summarise_projector
+from llama_cffi.core.gguf import GGUFFile
+from llama_cffi.core.media.projector_memory import estimate_projector
+from llama_cffi.errors import ModelFileError
+from tests.support.children import ROOT
+from tests.support.media_fuzz import write_models
+from tests.support.projector_fuzz import ProjectorFile
+
+_PER_CHILD = 100
+_MANY = 500
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models, and their projectors."""
+    made = tmp_path_factory.mktemp("damaged")
+    write_models(made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def changed(folder: Path, path: Path, **changes: Any) -> Path:
+    """The projector for images with other tensors by their names (None: without it) or metadata."""
+    file = ProjectorFile(folder / "mmproj-seeing.gguf")
+    for name, value in changes.items():
+        if name in file.fields:
+            file.fields[name] = value
+        else:
+            file.tensors = [(one, value if one == name else array) for one, array in file.tensors]
+            file.tensors = [(one, array) for one, array in file.tensors if array is not None]
+    file.write(path)
+    return path
+
+
+def test_a_projector_that_would_end_the_process_is_refused(folder: Path, tmp_path: Path) -> None:
+    with Model(folder / "seeing.gguf") as model:
+        # libmtmd takes this tensor for optional, and follows a null pointer.
+        path = changed(folder, tmp_path / "a.gguf", **{"v.patch_embd.weight.1": None})
+        for _ in range(2):
+            with pytest.raises(ModelFileError, match=r"damaged: libmtmd crashes when .* \(SIG"):
+                Projector(model, path, n_threads=1)
+        with pytest.raises(ModelFileError, match="damaged"):
+            estimate_projector(path)
+        # What libmtmd refuses itself has its own reason.
+        path = changed(folder, tmp_path / "b.gguf", **{"mm.0.weight": None})
+        with pytest.raises(ModelFileError, match=r"mm\.0\.weight"):
+            Projector(model, path, n_threads=1)
+        with pytest.raises(ModelFileError, match="cannot be used as a projector"):
+            estimate_projector(path)
+        for changes, words in (
+            ({"mm.0.bias": np.zeros(256, dtype=np.float16)}, "mm.0.bias"),
+            ({"mm.0.weight": np.zeros((256, 256), dtype=np.int32)}, "mm.0.weight"),
+            ({"clip.vision.attention.layer_norm_epsilon": -1.0}, "epsilon"),
+            ({"clip.vision.attention.layer_norm_epsilon": float("nan")}, "epsilon"),
+        ):
+            with pytest.raises(ModelFileError, match=words):
+                Projector(model, changed(folder, tmp_path / "c.gguf", **changes), n_threads=1)
+
+
+def test_a_projector_is_laid_out_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    lay_out = media_sketch.lay_out
+
+    def counted(path: Path, *args: Any) -> Any:
+        asked.append(path)
+        return lay_out(path, *args)
+
+    monkeypatch.setattr(media_sketch, "lay_out", counted)
+    path = folder / "mmproj-seeing.gguf"
+    with Model(folder / "seeing.gguf") as model:
+        for _ in range(3):
+            Projector(model, path, n_threads=1).close()
+    assert asked == [path]
+    assert len(list((cache.folder() / "projectors").iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["seeing", "hearing"])
+def test_the_memory_is_what_is_allocated(folder: Path, kind: str) -> None:
+    path = folder / f"mmproj-{kind}.gguf"
+    estimate = estimate_projector(path)
+    with Model(folder / f"{kind}.gguf") as model:
+        mark = log.mark()
+        Projector(model, path, n_threads=1).close()
+        lines = [
+            match
+            for line in log.lines_since(mark, 0)
+            if (match := re.search(r"(?:model|buffer) size[:=\s]+([\d.]+) MiB", line))
+        ]
+        assert len(lines) >= 2
+        plain, both = estimate_memory(model.path), estimate_memory(model.path, ModelOptions(), mmproj=path)
+    allocated = sum(float(match[1]) for match in lines) * 2**20
+    assert abs(estimate.total - allocated) < 0.02 * allocated
+    assert both.projector == estimate
+    assert both.total == plain.total + estimate.total
+    assert estimate.weights == sum(tensor.nbytes for tensor in GGUFFile(path).tensors)
+    summary = summarise_projector(GGUFFile(path), path)
+    assert summary.memory == {device.name: device.total for device in estimate.devices}
+    assert summary.rows()[0][0] == "takes"
+
+
+@pytest.mark.fuzz
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the file that a child writes is another one's")
+def test_many_changed_projectors(folder: Path) -> None:
+    start = random.SystemRandom().randrange(1 << 31)
+    print(f"from seed {start}")
+    counts: Counter[str] = Counter()
+    for first in range(start, start + _MANY, _PER_CHILD):
+        result = subprocess.run(
+            [sys.executable, "-m", "tests.support.projector_fuzz", str(folder), str(first), str(_PER_CHILD)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert result.returncode == 0, f"code {result.returncode}\n{result.stderr[-3000:]}"
+        counts.update(json.loads(result.stdout.splitlines()[-1])["counts"])
+    print(dict(counts))
+    assert counts["answers"]
+    assert counts["ModelFileError (would have crashed)"]
