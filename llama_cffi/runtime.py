@@ -95,9 +95,9 @@ class Runtime:
         self.model_sampling = True
         """Whether the author's sampling parameters are the defaults of calls."""
         self.context = Context(model, options)
-        # An encoder generates nothing, but it embeds.
+        # An encoder alone generates nothing, but it embeds.
         self._engine: Engine | None = None
-        if self.context.has_memory and not model.has_encoder:
+        if self.context.has_memory and model.has_decoder:
             encoder = media.encoder if media is not None else None
             self._engine = engine = Engine(ContextRunner(self.context, prompt_cache, encoder), engine_options)
             # The engine's thread keeps the engine alive, and it is not to outlive this object for nothing. Nothing else
@@ -195,17 +195,16 @@ class Runtime:
         """The engine; :class:`UnsupportedError` for a model that generates no text, and :class:`ClosedError`."""
         self.check_open()
         if self._engine is None:
-            name = self.model.name
-            if self.context.has_memory and self.model.has_decoder:
-                raise UnsupportedError(
-                    f"{name} has an encoder before its decoder, use Context.encode and Context.decode"
-                )
-            raise UnsupportedError(f"{name} is an encoder: it generates no text, but embed() works")
+            raise UnsupportedError(f"{self.model.name} is an encoder: it generates no text, but embed() works")
         return self._engine
 
     @property
     def states(self) -> States:
-        """The saved states of the engine; raises the errors of :attr:`engine`."""
+        """The saved states of the engine; raises the errors of :attr:`engine`, and :class:`UnsupportedError` for an
+        encoder-decoder model, whose memory is of no use without what its encoder has read.
+        """
+        if self.model.has_encoder and self.generates:
+            raise UnsupportedError(f"{self.model.name} has an encoder, whose results llama.cpp does not save")
         return States(self.engine, self.context)
 
     def load_adapter(self, path: str | os.PathLike[str]) -> LoraAdapter:

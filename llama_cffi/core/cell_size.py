@@ -51,6 +51,23 @@ def shared_cells(model: ModelBase, options: ContextOptions, n_ctx: int, n_texts:
     return max(n_ctx, min(n_ctx * (1 + more), _MOST))
 
 
+def recurrent_bytes(model: ModelBase) -> int | None:
+    """Return about how many bytes the recurrent state of a sequence takes, as if all layers were recurrent.
+
+    None for a model whose file does not give the sizes under the usual names.
+    """
+    names = ("ssm.state_size", "ssm.inner_size", "ssm.conv_kernel", "ssm.group_count", "shortconv.l_cache")
+    found = (model.metadata.get(f"{model.architecture}.{name}", "") for name in names)
+    state, inner, kernel, groups, shift = (int(one) if one.isdecimal() else 0 for one in found)
+    if shift:
+        size = model.n_embd * (shift - 1)
+    elif state and inner:
+        size = state * inner + (kernel - 1) * (inner + 2 * groups * state)
+    else:
+        return None
+    return 4 * model.n_layer * size
+
+
 def _head_size(model: ModelBase, name: str) -> int:
     found = model.metadata.get(f"{model.architecture}.attention.{name}", "")
     return int(found) if found.isdecimal() else model.n_embd // max(1, model.n_head)
@@ -66,4 +83,4 @@ def _free(model: ModelBase, options: ContextOptions) -> int:
     return min(host, available()) if available() else host
 
 
-__all__ = ["cell_bytes", "shared_cells"]
+__all__ = ["cell_bytes", "recurrent_bytes", "shared_cells"]

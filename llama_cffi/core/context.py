@@ -123,6 +123,8 @@ class Context(ContextFailures):
         self.n_batch: int = limits.n_batch
         self.n_ubatch: int = limits.n_ubatch
         self.n_seq_max: int = limits.n_seq_max
+        self.n_rs_seq: int = limits.n_rs_seq
+        """Tokens of the last decode that :meth:`Memory.seq_rm` can remove where layers are recurrent."""
         self.n_vocab: int = model.vocab.n_tokens
         self._single = Batch(1)
         self._single.single(0, 0, 0)

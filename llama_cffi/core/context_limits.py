@@ -26,6 +26,7 @@ class ContextLimits:
     n_batch: int
     n_ubatch: int
     n_seq_max: int
+    n_rs_seq: int
     has_memory: bool
     kv_unified: bool
     shift_ends_process: bool = False
@@ -68,6 +69,7 @@ def read_limits(ptr: Any, options: ContextOptions, mark: int | None = None) -> C
         n_batch=lib.llama_n_batch(ptr),
         n_ubatch=lib.llama_n_ubatch(ptr),
         n_seq_max=n_seq_max,
+        n_rs_seq=lib.llama_n_rs_seq(ptr) if binding.has("llama_n_rs_seq") else 0,
         has_memory=lib.llama_get_memory(ptr) != ffi.NULL,
         kv_unified=options.kv_unified,
         # Releases that rotate quantized keys take them for rotated when they shift, also where the size of the heads,

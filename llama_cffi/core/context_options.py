@@ -21,6 +21,7 @@ from llama_cffi.core.thread_options import (
     check_poll,
     check_priority,
 )
+from llama_cffi.errors import UnsupportedError
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 FlashAttention = Literal["auto", "disabled", "enabled"]
@@ -64,6 +65,10 @@ class ContextOptions:
     """The most tokens computed at once; an abort takes effect between layers of such a micro-batch."""
     n_seq_max: int = 1
     """Number of sequences: ids 0 to n_seq_max - 1."""
+    n_rs_seq: int = 0
+    """States of recurrent layers that are kept for each sequence beside the last one, so that as many tokens of the
+    last decode can be removed again. Takes effect with some recurrent and hybrid models, see :attr:`Context.n_rs_seq`,
+    and costs the memory of these states."""
     n_threads: int | None = None
     """Threads for single tokens; None for :func:`~llama_cffi.core.threads.default_thread_count`."""
     n_threads_batch: int | None = None
@@ -187,6 +192,7 @@ def native_params(options: ContextOptions) -> Any:
             setattr(params, name, number)
     if options.yarn_orig_ctx is not None:
         params.yarn_orig_ctx = check_int("yarn_orig_ctx", options.yarn_orig_ctx, 1, INT_MAX)
+    _set_rollback(params, options)
     params.kv_unified, params.swa_full = options.kv_unified, options.swa_full
     params.offload_kqv, params.op_offload = options.offload_kqv, options.op_offload
     if options.embeddings and n_seq_max > min(n_ubatch, n_batch):
@@ -231,6 +237,23 @@ def _sizes(options: ContextOptions) -> tuple[int, int, int, int]:
     return n_ctx, n_batch, n_ubatch, n_seq_max
 
 
+def keeps_states() -> bool:
+    """Return whether the library can keep earlier states of recurrent layers (``n_rs_seq``)."""
+    return binding.has("llama_context_params.n_rs_seq")
+
+
+def _set_rollback(params: Any, options: ContextOptions) -> None:
+    n_rs_seq = check_int("n_rs_seq", options.n_rs_seq, 0, INT_MAX)
+    if not n_rs_seq:
+        return
+    if n_rs_seq + 1 >= params.n_ubatch:
+        # llama.cpp computes the last tokens of a decode in one piece, whose states are kept.
+        raise ValueError(f"n_rs_seq must be at most n_ubatch - 2 = {params.n_ubatch - 2}, got {n_rs_seq}")
+    if not keeps_states():
+        raise UnsupportedError("n_rs_seq: this libllama keeps no earlier states of recurrent layers")
+    params.n_rs_seq = n_rs_seq
+
+
 def _set_flash_attn(params: Any, value: FlashAttention) -> None:
     if binding.has("llama_context_params.flash_attn_type"):
         params.flash_attn_type = constant("flash_attn", value, FLASH_ATTENTION)
@@ -239,4 +262,4 @@ def _set_flash_attn(params: Any, value: FlashAttention) -> None:
         params.flash_attn = value == "enabled"
 
 
-__all__ = ["FLASH_ATTENTION", "CacheType", "ContextOptions", "FlashAttention", "native_params"]
+__all__ = ["FLASH_ATTENTION", "CacheType", "ContextOptions", "FlashAttention", "keeps_states", "native_params"]

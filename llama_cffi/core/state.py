@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from llama_cffi._native import ffi, guard, lib, log
+from llama_cffi._native import binding, ffi, guard, lib, log
 from llama_cffi._util.arguments import check_flag, check_path
 from llama_cffi._util.files import replacement
 from llama_cffi._util.process_bound import ProcessBound
@@ -277,6 +277,11 @@ def _flags(partial: bool, on_device: bool) -> tuple[str, tuple[int, ...]]:
     return "_ext", (flags | (int(lib.LLAMA_STATE_SEQ_FLAGS_ON_DEVICE) if on_device else 0),)
 
 
+def has_partial_states() -> bool:
+    """Return whether the library can save states without the cells of full attention."""
+    return binding.has("LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY")
+
+
 def view_of(data: BytesLike) -> memoryview:
     """Return the memory of a buffer; TypeError for anything else."""
     try:
@@ -316,4 +321,4 @@ def _pointer(buffer: NDArray[np.uint8]) -> Any:
     return ffi.from_buffer("uint8_t[]", buffer)
 
 
-__all__ = ["State", "view_of", "write_error"]
+__all__ = ["State", "has_partial_states", "view_of", "write_error"]

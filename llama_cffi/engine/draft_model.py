@@ -12,6 +12,7 @@ from llama_cffi.core.batch import Batch
 from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.model import Model
 from llama_cffi.core.prompt import common_prefix
+from llama_cffi.core.rollback import Rollback
 from llama_cffi.core.selection import TokenSelector, row_logprobs
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.engine.drafters import Drafter
@@ -45,7 +46,7 @@ def draft_context(target: ContextOptions, n_ctx: int) -> ContextOptions:
 
     That holds whatever shape the target's memory has.
     """
-    return replace(target, n_ctx=n_ctx, kv_unified=True, swa_full=True)
+    return replace(target, n_ctx=n_ctx, kv_unified=True, swa_full=True, n_rs_seq=0)
 
 
 class ModelDrafts:
@@ -53,16 +54,16 @@ class ModelDrafts:
 
     Each of the target's sequences has a twin here with the same id. A draft begins with cutting the twin back to what
     it has in common with the text, and computing the rest; so corrections, shifts and whatever else happens to the
-    target need no word of it.
+    target need no word of it. Where layers are recurrent, their state is copied before each draft to go back to.
 
-    Raises :class:`DraftError` for another vocabulary and :class:`UnsupportedError` for a draft model that cannot take
-    back tokens. Not for two threads at once.
+    Raises :class:`DraftError` for another vocabulary, and :class:`UnsupportedError` for a draft model with an encoder.
+    Not for two threads at once.
     """
 
     def __init__(self, target: Context, model: Model, options: DraftModel) -> None:
         check_vocabulary(target.model.vocab, model.vocab)
-        if model.is_recurrent or model.is_hybrid:
-            raise UnsupportedError("this model cannot be a draft model: its memory cannot remove tokens")
+        if model.has_encoder or not model.has_decoder:
+            raise UnsupportedError("this model cannot be a draft model: it has an encoder")
         self._side = SideContext(model, draft_context(target.options, target.n_ctx), threads_of=target)
         self.context = self._side.context
         self._target = target
@@ -70,6 +71,7 @@ class ModelDrafts:
         self._least_logprob = math.log(options.p_min) if options.p_min > 0 else None
         self._n_ctx = self.context.n_ctx_seq
         self._memory = self.context.memory
+        self._rollback = Rollback(self.context) if model.is_recurrent or model.is_hybrid else None
         self._batch = Batch(self.context.n_batch)
         self._selector = TokenSelector(self.context.outputs, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0)
         self._step = self.context.stepper(self._selector)
@@ -120,6 +122,8 @@ class ModelDrafts:
             batch.extend(part, len(held), seq_id)
             self.context.decode(batch)
             held.extend(part)
+        if self._rollback is not None:
+            self._rollback.copy(seq_id, len(held))
         vocab, least = self.context.model.vocab, self._least_logprob
         draft: list[int] = []
         token = tokens[-1]
@@ -140,6 +144,8 @@ class ModelDrafts:
 
     def _cut(self, seq_id: int, n: int) -> None:
         held = self._held[seq_id]
+        if self._rollback is not None:
+            n = self._rollback.rewind(seq_id, min(n, len(held)))
         del held[n:]
         if not self._memory.seq_rm(seq_id, n):
             self._memory.seq_rm(seq_id)

@@ -135,6 +135,7 @@ class DraftController:
         "_known",
         "_length",
         "_missed",
+        "_n_rollback",
         "_n_vocab",
         "_next_pause",
         "_pause",
@@ -146,11 +147,22 @@ class DraftController:
         "n_drafted",
     )  # fmt: skip
 
-    def __init__(self, drafter: Drafter, n_vocab: int, pace: DecodeCost, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        n_vocab: int,
+        pace: DecodeCost,
+        clock: Callable[[], float],
+        *,
+        n_rollback: int | None = None,
+    ) -> None:
         self._drafter = drafter
         self._n_vocab = n_vocab
         self._decode_cost = pace
         self._clock = clock
+        self._n_rollback = n_rollback
+        """The longest draft of which only the wrong tokens are taken back; of a longer one the right ones are computed
+        again in the next decode. None for any length."""
         self._missed = False
         """Whether the last draft had a wrong token."""
         self._known: tuple[list[float], list[float]] = ([], [])
@@ -209,12 +221,18 @@ class DraftController:
         # A place that no draft has reached is as good as the last known one.
         share, right = 1.0, _EXPECTED[self._missed]
         tokens, best, best_rate = float(n_plain), 0, n_plain / pace.seconds(n_plain)
+        again = 0.0
         for length in range(1, most + 1):
             if length <= len(known):
                 right = known[length - 1]
+            # With this token wrong, the next decode holds the accepted ones once more, and its own.
+            again += share * (1 - right) * (pace.seconds(n_plain + length) - pace.seconds(n_plain))
             share *= right
             tokens += share
-            rate = tokens / (pace.seconds(n_plain + length) + length * self._seconds)
+            seconds = pace.seconds(n_plain + length) + length * self._seconds
+            if self._n_rollback is not None and length > self._n_rollback:
+                seconds += again
+            rate = tokens / seconds
             if rate > best_rate:
                 best, best_rate = length, rate
         return n_max if best == most else best

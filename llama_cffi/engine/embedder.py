@@ -239,7 +239,7 @@ class Embedders:
 
     def _make(self, pooling: PoolingType) -> Embedder:
         pattern, model = self._pattern, self._pattern.model
-        options = replace(pattern.options, embeddings=True, pooling=pooling, kv_unified=True)
+        options = replace(pattern.options, embeddings=True, pooling=pooling, kv_unified=True, n_rs_seq=0)
         if options.n_ctx_seq is not None:
             options = replace(options, n_ctx=options.n_ctx_seq)  # texts are computed one batch after the other
         if model.has_encoder or not pattern.has_memory:

@@ -70,21 +70,21 @@ class Engine(ProcessBound):
 
         Raises before anything is computed: :class:`ContextOverflowError` for a prompt longer than the context (with
         ``overflow="error"`` also for a prompt whose ``max_tokens`` cannot fit), :class:`UnsupportedError` for
-        ``overflow="shift"`` and drafts with a memory that does not support them, :class:`QueueFullError`, and the
-        errors of sampling parameters and adapters.
+        ``overflow="shift"`` with a memory that cannot shift, :class:`QueueFullError`, and the errors of sampling
+        parameters and adapters.
         """
-        request.check_fits(self._runner)
+        runner = self._runner
+        request.check_fits(runner)
         self._inbox.check_room(request, listener)
         seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
         drafting = None
         if request.speculative is not None:
-            drafting = DraftController(
-                request.speculative.start(), self._runner.n_vocab, self._loop.cost, self._loop.clock
-            )
-        found, pieces = self._find_saved(request), self._runner.pieces(request.visible)
-        sequence = RunningSequence(request, self._runner.sampler(request, seed), seed, pieces, drafting)
-        if self._options.host_bytes and request.reuse:
-            sequence.checkpoints = self._runner.checkpoints(request.prompt)
+            loop, drafter = self._loop, request.speculative.start()
+            drafting = DraftController(drafter, runner.n_vocab, loop.cost, loop.clock, n_rollback=runner.n_rollback)
+        found, pieces = self._find_saved(request), runner.pieces(request.visible)
+        sequence = RunningSequence(request, runner.sampler(request, seed), seed, pieces, drafting, runner.decoder_start)
+        if self._options.host_bytes and sequence.reuse:
+            sequence.checkpoints = runner.checkpoints(request.prompt)
         if listener is not None:
             sequence.listeners = (listener,)
         media = self._loop.media

@@ -56,7 +56,9 @@ class FakeRunner:
         self.limit: int | None = None
         self.can_shift = True
         self.can_copy = True
+        self.decoder_start: int | None = None
         self.can_cut = True
+        self.n_rollback: int | None = None
         self.can_pad = True
         self.can_cut_saved = True
         self.n_cells = n_cells if n_cells is not None else n_ctx * n_seq_max
@@ -75,6 +77,8 @@ class FakeRunner:
         self.conditioning = PLAIN
         self._rows: dict[int, int] = {}
         self._n_samplers = 0
+        self._before_draft: dict[int, int] = {}
+        """Cells of each sequence of the last decode before its draft, to which :meth:`rewind` can always go back."""
 
     @classmethod
     def cells(cls, tokens: Iterable[int], conditioning: Conditioning) -> list[int]:
@@ -137,12 +141,15 @@ class FakeRunner:
             if used + total + n_padding > self.n_cells:
                 plan[-1], n_padding = plan[-1]._replace(n_padding=0), 0
         rows, self._rows, row = [], {}, -1
+        self._before_draft = {w.sequence.seq_id: w.sequence.n_past for w in plan if w.draft}  # type: ignore[misc]
         decoded: list[tuple[int, int]] = []
         for sequence, count, output, _, draft, _ in plan:
             if sequence.request.conditioning != self.conditioning:
                 raise AssertionError("sequences with different conditioning were scheduled together")
             if sequence.seq_id is None:
                 raise AssertionError("a sequence without a slot was scheduled")
+            if draft and not output:
+                raise AssertionError("a draft behind a piece of a prompt")
             memory, positions = self.memory[sequence.seq_id], self.positions[sequence.seq_id]
             if memory != self.cells(sequence.cells[: sequence.n_past], self.conditioning):
                 raise AssertionError(f"slot {sequence.seq_id} does not hold what its sequence believes")
@@ -207,11 +214,24 @@ class FakeRunner:
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory, positions, wanted = self.memory[seq_id], self.positions[seq_id], n
-        if n > (positions[-1] + 1 if positions else 0):
+        end = positions[-1] + 1 if positions else 0
+        if n > end or (n < end and not self.can_cut):
             n = 0
         left = bisect_left(positions, n)
         del memory[left:], positions[left:], self._cells[seq_id][left:]
         return n == wanted
+
+    def rewind(self, sequence: RunningSequence) -> int:
+        seq_id, n = sequence.seq_id, sequence.n_past
+        if seq_id is None:
+            return 0
+        if self.can_cut or len(self.memory[seq_id]) == n:
+            return n if self.keep(seq_id, sequence.position(n)) else 0
+        left = self._before_draft.get(seq_id, n + 1)
+        left = left if left <= min(n, len(self.memory[seq_id])) else 0
+        for kept in (self.memory, self.positions, self._cells):
+            del kept[seq_id][left:]
+        return left
 
     def copy(self, source: int, target: int, n: int) -> bool:
         left = bisect_left(self.positions[source], n)
@@ -223,9 +243,9 @@ class FakeRunner:
         del self.memory[seq_id][start : start + count], self._cells[seq_id][start : start + count]
         del self.positions[seq_id][-count:]
 
-    def save(self, seq_id: int) -> bytes:
+    def save(self, seq_id: int) -> tuple[bytes, bytes | None]:
         # Four bytes for each cell.
-        return bytes(4 * len(self.memory[seq_id]))
+        return bytes(4 * len(self.memory[seq_id])), None if self.can_cut_saved else bytes(4)
 
     def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
         return () if self.can_cut else tuple(range(64, len(prompt), 64))

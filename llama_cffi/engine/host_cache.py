@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
@@ -22,23 +22,43 @@ _GIB = 2**30
 
 @dataclass(frozen=True, eq=False)
 class HostMemory:
-    """The memory of one sequence, outside the context."""
+    """The memory of one sequence, outside the context: whole, or beside another one that holds more.
+
+    Cells of full attention can be cut: of a memory that has them they are there, and ``part`` is the rest.
+    """
 
     prompt: Prompt
     """What it holds."""
-    data: BytesLike
+    data: BytesLike | None
+    """The whole memory; None where it is in ``base``."""
     conditioning: Conditioning = PLAIN
     """What it was computed under."""
+    part: BytesLike | None = None
+    """What of it cannot be cut; None where that is all, or nothing."""
+    base: HostMemory | None = None
+    """A memory that begins with the same cells."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return memoryview(self.data).nbytes  # type: ignore[arg-type]
+        """Bytes that it takes itself."""
+        return _size(self.data) + _size(self.part)
+
+    def beside(self, base: HostMemory) -> HostMemory:
+        """Return the same memory without what ``base`` has of it."""
+        return replace(self, data=None, base=base)
 
     def restore(self, context: Context, seq_id: int) -> str | None:
         """Put it into a sequence; otherwise say why llama.cpp has no room for it."""
+        data = self.data if self.base is None else self.base.data
+        if data is None:
+            raise ValueError("a memory beside another one, which is itself beside another one")
         try:
-            context.state.seq_set_data(seq_id, self.data)
+            context.state.seq_set_data(seq_id, data)
+            if self.base is not None and self.part is not None:
+                context.state.seq_set_data(seq_id, self.part, partial=True)
+                if not context.memory.seq_rm(seq_id, self.prompt.n_positions):
+                    context.memory.seq_rm(seq_id)
+                    return "the memory cannot be cut"
         except StateError as error:
             return str(error)
         return None
@@ -92,20 +112,33 @@ class HostCache:
         return n - max((held.n_shared(other) for other in others), default=0)
 
     def add(self, memory: HostMemory) -> None:
-        """Keep a memory; those that it holds whole go, if a memory can be cut, and the oldest ones for room."""
-        size = memory.nbytes
-        if size > self.max_bytes:
-            return
-        kept = [one for one in self._kept if not (self.can_cut and _holds(memory, one))]
-        total = sum(one.nbytes for one in kept)
-        while kept and total + size > self.max_bytes:
-            total -= kept.pop(0).nbytes
+        """Keep a memory; those that it holds whole go, if a memory can be cut, and the oldest ones for room.
+
+        If it cannot be cut, of those that are the beginning of another one only the part is kept that cannot.
+        """
+        if self.can_cut:
+            kept = [one for one in self._kept if not _holds(memory, one)]
+        else:
+            kept = list(self._kept)
+            longer = next((one for one in kept if one.base is None and _is_part_of(memory, one)), None)
+            if longer is not None:
+                memory = memory.beside(longer)
+            else:
+                kept = [one.beside(memory) if _is_part_of(one, memory) else one for one in kept]
+        total = memory.nbytes + sum(one.nbytes for one in kept)
+        while total > self.max_bytes:
+            oldest = next((one for one in kept if one is not memory.base), None)
+            if oldest is None:
+                return
+            total -= sum(one.nbytes for one in kept if one is oldest or one.base is oldest)
+            kept = [one for one in kept if one is not oldest and one.base is not oldest]
         self._kept = (*kept, memory)
 
     def used(self, memory: HostMemory) -> None:
         """Note that a memory was of use."""
         if memory in self._kept:
-            self._kept = (*(one for one in self._kept if one is not memory), memory)
+            last = (memory,) if memory.base is None else (memory.base, memory)
+            self._kept = (*(one for one in self._kept if one not in last), *last)
 
     def holds(self, prompt: Prompt, conditioning: Conditioning) -> bool:
         """Whether exactly this is kept."""
@@ -119,6 +152,14 @@ class HostCache:
 def _holds(memory: HostMemory, other: HostMemory) -> bool:
     n = len(other.prompt)
     return other.conditioning == memory.conditioning and common_prefix(memory.prompt, other.prompt) == n
+
+
+def _size(data: BytesLike | None) -> int:
+    return 0 if data is None else memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def _is_part_of(one: HostMemory, whole: HostMemory) -> bool:
+    return one.part is not None and len(one.prompt) < len(whole.prompt) and _holds(whole, one)
 
 
 def usual_bytes() -> int:

@@ -274,8 +274,8 @@ class GenerationLoop:
             self._fail(sequence, error)
 
     def _rewind(self, sequence: RunningSequence) -> None:
-        if sequence.seq_id is not None and not self._runner.keep(sequence.seq_id, sequence.position(sequence.n_past)):
-            sequence.n_past = 0
+        if sequence.seq_id is not None:
+            sequence.n_past = self._runner.rewind(sequence)
 
     def _fail(self, sequence: RunningSequence, error: BaseException) -> None:
         seq_id, done = sequence.seq_id, sequence.done
@@ -381,7 +381,7 @@ class GenerationLoop:
             sequence.finish(FinishReason.LENGTH)
             return
         # Keep the beginning of the prompt (BOS, instructions), forget the older half of the rest.
-        n_keep = min(sequence.n_prompt, n_ctx // 4)
+        n_keep = min(sequence.n_start, n_ctx // 4)
         n_drop = max(1, (n_ctx - n_keep) // 2)
         del sequence.cells[n_keep : n_keep + n_drop]
         if sequence.seq_id is not None:

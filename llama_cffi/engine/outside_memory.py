@@ -80,8 +80,13 @@ class OutsideMemory:
             return fetched
         if fetched < n and source is None:
             return 0
+        if source is None and runner.keep(slot.seq_id, slot.held.position(n)):
+            return n
         if source is None:
-            return n if runner.keep(slot.seq_id, slot.held.position(n)) else 0
+            # What was there cannot be cut at this place, as that of a sliding window.
+            slot.shared = ()
+            sequence.n_host = self.fetch(slot, sequence, 0)
+            return sequence.n_host
         return n if runner.copy(source.seq_id, slot.seq_id, source.held.position(n)) else 0
 
     def _explain(self, sequence: RunningSequence, n_reused: int) -> None:
@@ -119,7 +124,8 @@ class OutsideMemory:
 
     def _copy(self, seq_id: int, held: Prompt, conditioning: Conditioning) -> None:
         start = perf_counter()
-        self.host.add(HostMemory(held.without_content(), self._runner.save(seq_id), conditioning))
+        data, part = self._runner.save(seq_id)
+        self.host.add(HostMemory(held.without_content(), data, conditioning, part))
         self._copy_seconds = 2 * (perf_counter() - start) / len(held)
 
     def fetch(self, slot: Slot, sequence: RunningSequence, held: int) -> int:
@@ -161,7 +167,7 @@ class OutsideMemory:
 
     def exchange(self, found: SavedMemory, slot: Slot, conditioning: Conditioning) -> str | None:
         """Do as :meth:`bring`; where there is no room, the slot gets back what it held."""
-        before = HostMemory(slot.held, self._runner.save(slot.seq_id), slot.conditioning) if slot.held else None
+        before = HostMemory(slot.held, self._runner.save(slot.seq_id)[0], slot.conditioning) if slot.held else None
         reason = self.bring(found, slot, conditioning)
         if reason is not None and before is not None:
             self.bring(before, slot, before.conditioning)
@@ -171,14 +177,14 @@ class OutsideMemory:
         """Copy the memory of a sequence that ended and had this seq_id, if it is to be kept."""
         self.clear(sequence, seq_id)
         # What is kept outside is for requests without conditioning.
-        if not sequence.request.conditioning and sequence.request.reuse:
+        if not sequence.request.conditioning and sequence.reuse:
             saved = self._runner.copy_out(seq_id, self._scheduler.slots[seq_id].held)
             if saved is not None:
                 self.unsaved.append(saved)
 
     def clear(self, sequence: RunningSequence, seq_id: int | None) -> None:
         """Empty the memory of a sequence that ended and leaves nothing for others."""
-        if seq_id is not None and not sequence.request.reuse:
+        if seq_id is not None and not sequence.reuse:
             self._runner.keep(seq_id, 0)
 
     def store(self) -> None:

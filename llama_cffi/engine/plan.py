@@ -54,6 +54,12 @@ def count_tokens(plan: StepPlan) -> tuple[int, int]:
     return n_rows, n_prefill
 
 
+def drafted(plan: StepPlan) -> list[tuple[int, int, int]]:
+    """Return of each sequence with a draft its seq_id, the position of its next token, and how many are computed."""
+    drafts = ((one.sequence, one.n_tokens + len(one.draft)) for one in plan if one.draft)
+    return [(one.seq_id, one.position(one.n_past), n) for one, n in drafts if one.seq_id is not None]
+
+
 def may_be_lone(running: SequenceOf[RunningSequence]) -> bool:
     """Whether the first of some sequences generates, or will when the tokens at the end of its prompt are computed."""
     if not running or running[0].prefills:
@@ -62,4 +68,4 @@ def may_be_lone(running: SequenceOf[RunningSequence]) -> bool:
     return not media or running[0].n_past >= media[-1].end
 
 
-__all__ = ["Admission", "Prepare", "StepPlan", "Work", "count_tokens", "may_be_lone"]
+__all__ = ["Admission", "Prepare", "StepPlan", "Work", "count_tokens", "drafted", "may_be_lone"]

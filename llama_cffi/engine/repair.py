@@ -39,8 +39,7 @@ def repair(
             # Its cells were computed, and the interrupt came before a token was chosen.
             sequence.n_past = sequence.request.prompt.boundary(sequence.n_past - 1)
         # More may be in memory than the sequence knows of.
-        if not runner.keep(sequence.seq_id, sequence.position(sequence.n_past)):
-            sequence.n_past = 0
+        sequence.n_past = runner.rewind(sequence)
     return torn
 
 

@@ -38,13 +38,15 @@ class Room(Protocol):
     @property
     def n_batch(self) -> int: ...
     @property
+    def n_ubatch(self) -> int: ...
+    @property
     def n_ctx(self) -> int: ...
     @property
     def can_shift(self) -> bool: ...
     @property
-    def can_cut(self) -> bool: ...
-    @property
     def n_seq_max(self) -> int: ...
+    @property
+    def decoder_start(self) -> int | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,9 @@ class Request:
     def check_fits(self, room: Room) -> None:
         """Raise :class:`ContextOverflowError` or :class:`UnsupportedError` when a context cannot serve this request."""
         n_ctx, n_prompt = room.n_ctx, len(self.prompt)
+        if room.decoder_start is not None:
+            self._check_encoder(room.n_ubatch)
+            n_prompt = 1
         if n_prompt > n_ctx:
             raise ContextOverflowError(f"the prompt has {n_prompt} tokens; the context has room for {n_ctx}")
         if self.slot is not None and self.slot >= room.n_seq_max:
@@ -141,8 +146,17 @@ class Request:
             raise UnsupportedError('overflow="shift": the memory of this model cannot shift positions')
         if self.overflow == "shift" and self.prompt.media:
             raise UnsupportedError('overflow="shift": the positions of media cannot be shifted')
-        if self.speculative is not None and not room.can_cut:
-            raise UnsupportedError("speculative decoding: the memory of this model cannot remove tokens")
+
+    def _check_encoder(self, most: int) -> None:
+        """Raise what is wrong with a request whose prompt an encoder reads."""
+        if self.prompt_logprobs is not None:
+            raise UnsupportedError("prompt_logprobs: an encoder reads the prompt, and predicts no tokens of it")
+        if self.healed:
+            raise UnsupportedError("heal: an encoder reads the prompt, and the text does not go on from its end")
+        if len(self.prompt) > most:
+            raise ContextOverflowError(
+                f"the prompt has {len(self.prompt)} tokens; the encoder reads at most n_ubatch={most}"
+            )
 
 
 __all__ = ["MAX_PRIORITY", "OVERFLOW_POLICIES", "Overflow", "Request", "Stop"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -13,19 +14,22 @@ from llama_cffi.core.conditioning import Conditioner, Conditioning
 from llama_cffi.core.device_candidates import DeviceCandidates
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
+from llama_cffi.core.rollback import Rollback
+from llama_cffi.core.state import has_partial_states
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
 from llama_cffi.engine.media_content import check_media, content_of
 from llama_cffi.engine.media_encoder import MediaEncoder
-from llama_cffi.engine.plan import StepPlan, Work
+from llama_cffi.engine.pieces import VocabPieces
+from llama_cffi.engine.plan import StepPlan, Work, drafted
+from llama_cffi.engine.prompt_encoder import PromptEncoder, decoder_start
 from llama_cffi.engine.request import Request
-from llama_cffi.engine.running_sequence import SequenceSampler
+from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
 from llama_cffi.engine.sequence_samplers import make_sampler, switch_devices
 from llama_cffi.errors import BusyError, ClosedError, MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
     from llama_cffi.core.context import Context
     from llama_cffi.core.state import BytesLike
-    from llama_cffi.core.vocab import Vocab
     from llama_cffi.engine.prompt_cache import CachedPrompt, PromptCache
 
 
@@ -65,6 +69,10 @@ class Runner(Protocol):
         """Number of tokens of the vocabulary."""
 
     @property
+    def decoder_start(self) -> int | None:
+        """The token that a text begins with where an encoder reads its prompt; None for a model without encoder."""
+
+    @property
     def encoder(self) -> MediaEncoder | None:
         """Computes the embeddings of media; None where no media are taken, or they need none."""
 
@@ -83,6 +91,10 @@ class Runner(Protocol):
     @property
     def can_cut_saved(self) -> bool:
         """Whether that also holds for a memory that was copied out and brought back."""
+
+    @property
+    def n_rollback(self) -> int | None:
+        """Most tokens of a draft of which :meth:`rewind` takes back only some; None for any number."""
 
     @property
     def can_pad(self) -> bool:
@@ -131,14 +143,20 @@ class Runner(Protocol):
         False when that cannot be done; the memory of the sequence is then empty.
         """
 
+    def rewind(self, sequence: RunningSequence) -> int:
+        """Cut the memory of a sequence to the cells that it says it has computed; return how many are left.
+
+        Fewer are left where a memory cannot be cut there: after a draft at least those that were there before it.
+        """
+
     def copy(self, source: int, target: int, n: int) -> bool:
         """Make the empty ``target`` hold the first ``n`` positions of ``source``; False when that cannot be done."""
 
     def shift(self, seq_id: int, start: int, count: int) -> None:
         """Remove ``count`` tokens at ``start`` and move what follows up to their place."""
 
-    def save(self, seq_id: int) -> BytesLike:
-        """Copy the memory of a sequence."""
+    def save(self, seq_id: int) -> tuple[BytesLike, BytesLike | None]:
+        """Copy the memory of a sequence, and what of it cannot be cut: None where that is all of it, or nothing."""
 
     def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
         """Return after how many cells of a prompt its memory is worth a copy, because it cannot be cut back later."""
@@ -156,24 +174,6 @@ class Runner(Protocol):
         """Make a sequence hold what was kept; otherwise say why there is no room, and the sequence is empty."""
 
 
-class _Pieces(dict[int, "str | bytes | None"]):
-    """The pieces looked up so far; a dict finds them again without a Python call."""
-
-    def __init__(self, vocab: Vocab, visible: frozenset[int]) -> None:
-        self._vocab = vocab
-        self._visible = visible
-
-    def __missing__(self, token: int) -> str | bytes | None:
-        vocab = self._vocab
-        piece: str | bytes | None = None
-        if not vocab.is_eog(token):
-            piece = vocab.piece(token, special=token in self._visible)
-            with suppress(UnicodeDecodeError):
-                piece = piece.decode()
-        self[token] = piece
-        return piece
-
-
 class ContextRunner:
     """Runs plans on a :class:`~llama_cffi.core.context.Context`."""
 
@@ -185,7 +185,10 @@ class ContextRunner:
         self.n_batch = context.n_batch
         self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
-        self.n_seq_max = context.n_seq_max
+        # llama.cpp keeps what the encoder has read last, for all sequences: one text at a time can have read something.
+        self.decoder_start = decoder_start(context.model)
+        self.n_seq_max = context.n_seq_max if self.decoder_start is None else 1
+        self._prompts = PromptEncoder(context)
         self.n_vocab = context.n_vocab
         self.clock = perf_counter
         self.lock, self.pause_threads = context.lock, context.pause_threads
@@ -193,6 +196,8 @@ class ContextRunner:
         self._memory = context.memory
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.
         self._recurrent = context.model.is_recurrent or context.model.is_hybrid
+        self._rollback = Rollback(context) if self._recurrent else None
+        self.n_rollback = context.n_rs_seq if self._recurrent else None
         self.can_copy = context.options.kv_unified and not self._recurrent
         self.can_cut = not self._recurrent
         self._n_swa = context.model.n_swa
@@ -200,6 +205,7 @@ class ContextRunner:
         self._ends_early = context.model.n_pos_per_embd > 1
         self.can_cut_saved = self.can_cut and not self._n_swa
         self._device = DeviceCandidates(context) if context.options.backend_sampling else None
+        self._has_parts = not self.can_cut_saved and not context.model.is_recurrent and has_partial_states()
         # A window would miss what it has let go for padding, and a sequence has one row for candidates of a device.
         self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full) and self._device is None
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
@@ -221,11 +227,17 @@ class ContextRunner:
 
     def decode(self, plan: StepPlan, deadline: float | None = None) -> list[int]:
         self.use(plan[0].sequence.request.conditioning)
+        if self.decoder_start is not None:
+            self._prompts.read(plan[0].sequence, deadline)
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
         if self._device is not None:
             switch_devices(self._device, (work.sequence for work in plan))
+        if self._rollback is not None:
+            self._rollback.forget()
+            for seq_id, position, n_tokens in drafted(plan):
+                self._rollback.prepare(seq_id, position, n_tokens, alone=len(plan) == 1)
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
             self.context.decode(self._batch, deadline=deadline)
@@ -285,7 +297,7 @@ class ContextRunner:
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
         if visible not in self._pieces:
-            self._pieces[visible] = _Pieces(self.context.model.vocab, visible)
+            self._pieces[visible] = VocabPieces(self.context.model.vocab, visible)
         return self._pieces[visible]
 
     def sampler(self, request: Request, seed: int) -> SequenceSampler:
@@ -295,14 +307,32 @@ class ContextRunner:
             check_media(request.prompt, self.encoder.projector, self.n_ubatch)
         if request.conditioning.adapters:
             adapter_set(dict(request.conditioning.adapters), self.context.model)
+        if self.decoder_start is not None:
+            # Penalties are for what the decoder has before it.
+            request = replace(request, prompt=Prompt((self.decoder_start,)))
         return make_sampler(self.context, request, seed, self._device)
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self._memory
+        if self._rollback is not None:
+            self._rollback.forget(seq_id)
         if n and self._holds(seq_id, n) and memory.seq_rm(seq_id, n):
             return True
         memory.seq_rm(seq_id)
         return n == 0
+
+    def rewind(self, sequence: RunningSequence) -> int:
+        seq_id, n = sequence.seq_id, sequence.n_past
+        if seq_id is None:
+            return 0
+        position = sequence.position(n)
+        if self._rollback is None:
+            return n if self.keep(seq_id, position) else 0
+        if self._holds(seq_id, position) and self._memory.seq_rm(seq_id, position):
+            return n
+        left = self._rollback.rewind(seq_id, position)
+        # Drafts are tokens: where they were, each cell has a position of its own.
+        return n - (position - left) if left else 0
 
     def _holds(self, seq_id: int, n: int) -> bool:
         """Whether the cells that position ``n`` attends to are all there.
@@ -312,7 +342,9 @@ class ContextRunner:
         first, last = self._memory.seq_pos_min(seq_id), self._memory.seq_pos_max(seq_id)
         if first is None or last is None or (last + 1 < n and not self._ends_early):
             return False
-        return first <= max(0, n - self._n_swa) if self._n_swa else first == 0 or self._recurrent
+        if self._recurrent:
+            return last < n  # what is behind could not be removed
+        return first <= max(0, n - self._n_swa) if self._n_swa else first == 0
 
     def copy(self, source: int, target: int, n: int) -> bool:
         self._memory.seq_rm(target)
@@ -326,9 +358,12 @@ class ContextRunner:
         if not self.can_shift or not memory.seq_rm(seq_id, start, start + count):
             raise UnsupportedError("the memory of this model cannot be shifted")
         memory.seq_add(seq_id, start + count, None, -count)
+        if self._rollback is not None:
+            self._rollback.forget(seq_id)
 
-    def save(self, seq_id: int) -> BytesLike:
-        return self.context.state.seq_data(seq_id)
+    def save(self, seq_id: int) -> tuple[BytesLike, BytesLike | None]:
+        state = self.context.state
+        return state.seq_data(seq_id), state.seq_data(seq_id, partial=True) if self._has_parts else None
 
     def checkpoints(self, prompt: Prompt) -> tuple[int, ...]:
         if self.can_cut_saved:
@@ -360,4 +395,6 @@ class ContextRunner:
         return self._cache.find(self.context, prompt, held, can_cut=self.can_cut_saved)
 
     def recall(self, seq_id: int, found: SavedMemory) -> str | None:
+        if self._rollback is not None:
+            self._rollback.forget(seq_id)
         return cast("CachedPrompt | HostMemory", found).restore(self.context, seq_id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import NoReturn, Protocol, cast
 
 from llama_cffi.core.prompt import MediaSpan, Prompt
 from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.media_encoder import Encoding
+from llama_cffi.engine.pieces import EndingPieces, Pieces
 from llama_cffi.engine.request import Request
 from llama_cffi.errors import AbortedError
 from llama_cffi.reply.completion import Chunk, Completion, FinishReason, TextProgress, Timings, TokenLogprob, Usage
@@ -18,25 +19,10 @@ from llama_cffi.reply.stop_patterns import make_stops
 
 Listener = Callable[[list["RunningSequence"]], object]
 
-Pieces = Mapping[int, "str | bytes | None"]
-"""What each token adds to a text; see :meth:`Runner.pieces`."""
-
 _ALL = 2**63
 _MAX_OUTPUTS = 128
 """Most tokens of a prompt whose logits are wanted at once: each takes as many floats as the vocabulary has tokens."""
 _new = object.__new__
-
-
-class _Ending(dict[int, "str | bytes | None"]):
-    """Pieces, with tokens that end the text as the end of generation does."""
-
-    def __init__(self, pieces: Pieces, tokens: frozenset[int]) -> None:
-        super().__init__(dict.fromkeys(tokens))
-        self._pieces = pieces
-
-    def __missing__(self, token: int) -> str | bytes | None:
-        self[token] = piece = self._pieces[token]
-        return piece
 
 
 class SequenceSampler(Protocol):
@@ -72,6 +58,9 @@ class RunningSequence:
     position of a generated token is above its cell. A context shift removes from ``cells``; ``output`` keeps everything
     that was generated, and ``n_exact`` says how many of the first cells are in memory as they would be without the
     shift.
+
+    With ``decoder_start`` an encoder reads the prompt: the cells begin with that token, and as they depend on what the
+    encoder has read, no other request can use them.
     """
 
     __slots__ = (
@@ -102,6 +91,7 @@ class RunningSequence:
         "n_passed",
         "n_past",
         "n_prompt",
+        "n_start",
         "number",
         "offset",
         "output",
@@ -110,6 +100,7 @@ class RunningSequence:
         "priority",
         "prompt_logprobs",
         "request",
+        "reuse",
         "sampler",
         "seed",
         "seq_id",
@@ -127,17 +118,23 @@ class RunningSequence:
         seed: int,
         pieces: Pieces,
         drafting: DraftController | None = None,
+        decoder_start: int | None = None,
     ) -> None:
         self.request = request
+        self.reuse = request.reuse and decoder_start is None
+        """Whether it reuses what others have computed, and leaves what it computes for others."""
         self.sampler = sampler
         self._end_token: int | None = None
         """The token that ended the text and is no part of it."""
         ending = frozenset(stop for stop in request.stop if isinstance(stop, int))
-        self.pieces = _Ending(pieces, ending) if ending else pieces
+        self.pieces = EndingPieces(pieces, ending) if ending else pieces
         self.drafting = drafting
         self.seed = seed
-        self.cells = list(request.prompt)
-        self.n_prompt = len(self.cells)
+        self.cells = list(request.prompt) if decoder_start is None else [decoder_start]
+        self.n_prompt = len(request.prompt)
+        """Cells of the prompt."""
+        self.n_start = len(self.cells)
+        """Cells before the first generated token: those of the prompt, unless an encoder reads it."""
         self.offset = request.prompt.n_positions - self.n_prompt
         self.n_past = 0
         self.n_exact = _ALL
@@ -212,7 +209,7 @@ class RunningSequence:
     @property
     def computes_all(self) -> bool:
         """Whether nothing may be found in memory: the prompt's log-probabilities are wanted, or no reuse."""
-        return self.prompt_logprobs is not None or not self.request.reuse
+        return self.prompt_logprobs is not None or not self.reuse
 
     def position(self, cell: int) -> int:
         """Return the position of a cell."""
@@ -221,7 +218,7 @@ class RunningSequence:
     @property
     def next_medium(self) -> MediaSpan | None:
         """The medium whose cells are the next ones; None where a token is."""
-        if self.n_past < self.n_prompt and self.cells[self.n_past] < 0:
+        if self.n_past < self.n_start and self.cells[self.n_past] < 0:
             return next((span for span in self.request.prompt.media if span.start == self.n_past), None)
         return None
 
@@ -253,8 +250,12 @@ class RunningSequence:
     @property
     def progress(self) -> TextProgress:
         """How far it is. Any thread may ask."""
-        computed = max(self.n_cached, min(self.n_past, self.n_prompt))
-        return TextProgress(self.n_prompt, self.n_cached, computed, len(self.output), self.timings)
+        return TextProgress(self.n_prompt, self.n_cached, self.n_computed, len(self.output), self.timings)
+
+    @property
+    def n_computed(self) -> int:
+        """Cells of the prompt that are computed, or were found."""
+        return self.n_prompt if self.n_past >= self.n_start else max(self.n_cached, self.n_past)
 
     @property
     def has_new_line(self) -> bool:

@@ -16,6 +16,7 @@ from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.engine.cell_budget import CellBudget
 from llama_cffi.engine.decode_cost import DecodeCost
+from llama_cffi.engine.host_cache import MIN_TOKENS
 from llama_cffi.engine.plan import Admission, Prepare, StepPlan, Work, count_tokens, may_be_lone
 from llama_cffi.engine.prefill_budget import PrefillBudget
 from llama_cffi.engine.row_groups import RowGroups
@@ -104,6 +105,8 @@ class Scheduler:
 
     def measured(self, plan: StepPlan, seconds: float) -> None:
         """Record the duration of the decode of a plan."""
+        if any(one.sequence.drafting is not None and one.n_tokens > 1 and len(one.sequence.output) > 1 for one in plan):
+            return  # what is computed again after a draft is neither rows nor a prompt
         n_rows, n_prefill = count_tokens(plan)
         if n_prefill:
             self._cost.add_prefill(n_rows, n_prefill, seconds)
@@ -196,14 +199,12 @@ class Scheduler:
 
     def _with_room(self, plan: StepPlan, budget: int) -> StepPlan:
         """Share what decode steps and prefill leave of the batch among the sequences that draft."""
-        n_drafting = sum(work.n_tokens == 1 and work.sequence.drafting is not None for work in plan)
+        drafting = [one.n_tokens == 1 and one.output and one.sequence.drafting is not None for one in plan]
+        n_drafting = sum(drafting)
         if not n_drafting or budget < n_drafting:
             return plan
         room = budget // n_drafting
-        return [
-            work._replace(n_draft=room) if work.n_tokens == 1 and work.sequence.drafting is not None else work
-            for work in plan
-        ]
+        return [one._replace(n_draft=room) if drafts else one for one, drafts in zip(plan, drafting, strict=True)]
 
     def _turn(self) -> list[RunningSequence]:
         """The running sequences whose conditioning is next: each conditioning has its turn, in a circle."""
@@ -304,17 +305,20 @@ class Scheduler:
         self.line.leave(sequence)
 
     def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
-        """Whether what another sequence's prefill is computing right now can be shared when it is done."""
+        """Whether what another sequence's prefill is computing right now can be shared when it is done: all of it, or
+        up to where its memory will be copied to the host.
+        """
+        if sequence.computes_all:
+            return False
         cells, conditioning = sequence.cells, sequence.request.conditioning
-        return (
-            self._can_copy
-            and not sequence.computes_all
-            and any(
-                min(common_prefix(other.cells, cells), len(cells) - 1) - n_reused >= _WORTH_WAITING
-                for other in self.running
-                if other.n_pending > 1 and other.request.conditioning == conditioning
-            )
-        )
+        for other in self.running:
+            if other.n_pending > 1 and other.request.conditioning == conditioning:
+                n = min(common_prefix(other.cells, cells), len(cells) - 1)
+                if not self._can_copy:
+                    n = max((one for one in other.checkpoints if other.n_past < one <= n), default=0)
+                if n - n_reused >= (_WORTH_WAITING if self._can_copy else MIN_TOKENS):
+                    return True
+        return False
 
     # -- eviction
 
@@ -330,7 +334,7 @@ class Scheduler:
         self._clock += 1
         slot = self.slots[sequence.seq_id]
         slot.last_used = self._clock
-        slot.release(keep=keep and sequence.request.reuse)
+        slot.release(keep=keep and sequence.reuse)
         with suppress(ValueError):  # done before, and interrupted
             self.running.remove(sequence)
         self._full = False
@@ -382,7 +386,7 @@ class Scheduler:
             return None
         sequence = max(reversed(self.running), key=lambda one: (one.priority, one.submitted))
         seq_id = sequence.seq_id
-        if seq_id is not None and sequence.request.reuse:
+        if seq_id is not None and sequence.reuse:
             self.leaving(self.slots[seq_id])
         # First: in between it would be nowhere.
         self.waiting.appendleft(sequence)

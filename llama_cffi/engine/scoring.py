@@ -19,7 +19,7 @@ from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.core.context import Context
 from llama_cffi.core.scorer import Scorer
 from llama_cffi.engine.side_context import SideContext
-from llama_cffi.errors import ClosedError
+from llama_cffi.errors import ClosedError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,12 +46,14 @@ class Scoring:
         with self._lock:
             if self._like.closed:
                 raise ClosedError("this Llama is closed")
+            if self._like.model.has_encoder:
+                raise UnsupportedError("scores are of texts that a decoder continues; this model has an encoder")
             if self._side is None or self._scorer is None:
                 options = self._like.options
                 n_seq_max = max(options.n_seq_max, _SEQUENCES + 1)
                 # The cells that all texts share are not needed twice: one text may take as many as anywhere.
                 n_ctx = self._like.n_ctx_seq if options.kv_unified else self._like.n_ctx
-                options = replace(options, n_ctx=n_ctx, n_seq_max=n_seq_max, kv_unified=True)
+                options = replace(options, n_ctx=n_ctx, n_seq_max=n_seq_max, kv_unified=True, n_rs_seq=0)
                 self._side = SideContext(self._like.model, options)
                 self._scorer = Scorer(self._side.context)
             with self._side.conditioned(conditioning) as same:

@@ -162,7 +162,7 @@ class Telemetry:
             self.tokens["host"] += n_host
             self.tokens["disk"] += n_disk
             self.tokens["memory"] += sequence.n_cached - n_host - n_disk
-            self.tokens["computed"] += max(0, min(sequence.n_past, sequence.n_prompt) - sequence.n_cached)
+            self.tokens["computed"] += max(0, sequence.n_computed - sequence.n_cached)
         if sequence.drafting is not None:
             self.drafted += sequence.drafting.n_drafted
             self.accepted += sequence.drafting.n_accepted

@@ -9,10 +9,11 @@ class Room(NamedTuple):
     """The limits of the other process's context; see :class:`~llama_cffi.engine.request.Room`."""
 
     n_batch: int
+    n_ubatch: int
     n_ctx: int
     can_shift: bool
-    can_cut: bool
     n_seq_max: int
+    decoder_start: int | None
 
 
 __all__ = ["Room"]

@@ -13,7 +13,7 @@ import pytest
 from llama_cffi import Completion, ContextOptions, FinishReason, Llama, Model, ModelOptions
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts, check_vocabulary
 from llama_cffi.engine.drafters import PromptLookup
-from llama_cffi.errors import ClosedError, DraftError, MemoryFullError, ModelNotFoundError, UnsupportedError
+from llama_cffi.errors import ClosedError, DraftError, MemoryFullError, ModelNotFoundError
 from tests.support.quantized import write_q8_0
 from tests.support.random_model import Shape, write_random_model
 
@@ -252,12 +252,6 @@ def test_padding_at_the_end_of_a_vocabulary(make_llama: MakeLlama, llm: Llama, t
             assert done.tokens == greedy(llm, prompt).tokens
             assert done.speculation is not None
             assert (done.speculation.drafted_tokens == 0) == (n_vocab == 492 and 500 in prompt)
-
-
-def test_a_target_that_cannot_go_back(llm: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm._runtime.engine._runner, "can_cut", False)
-    with pytest.raises(UnsupportedError, match="remove tokens"):
-        llm.generate("tana", speculative="lookup")
 
 
 def test_arguments_that_are_no_draft(llm: Llama, make_llama: MakeLlama, tmp_path: Path, model: Model) -> None:

@@ -15,10 +15,11 @@ from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.drafters import DraftController, Drafter, PromptLookup
 from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.errors import DecodeError, LlamaCffiError, TokenError, UnsupportedError
+from llama_cffi.errors import DecodeError, LlamaCffiError, TokenError
 from llama_cffi.reply.completion import Completion, FinishReason
 
 prompts = st.lists(st.integers(0, 255), min_size=1, max_size=30)
@@ -94,12 +95,14 @@ drafters = st.one_of(
     st.integers(1, 12),
     st.integers(1, 4),
     st.integers(40, 120),
+    st.booleans(),
 )
 def test_any_draft_gives_the_text_that_none_gives(
-    wanted: list[tuple[list[int], int, Any]], n_batch: int, n_slots: int, n_cells: int
+    wanted: list[tuple[list[int], int, Any]], n_batch: int, n_slots: int, n_cells: int, can_cut: bool
 ) -> None:
     # n_cells is often too small for all, and for the drafts before that.
     runner = FakeRunner(n_batch=n_batch, n_ctx=40, n_seq_max=n_slots, n_cells=n_cells)
+    runner.can_cut = runner.can_cut_saved = runner.can_copy = runner.can_pad = can_cut
     engine = Engine(runner)
     sequences = [
         engine.submit(Request(prompt=Prompt(prompt), max_tokens=n, speculative=drafter))
@@ -396,11 +399,47 @@ def test_a_drafter_that_fails_ends_its_own_request(error: LlamaCffiError | None,
     assert engine.idle
 
 
-def test_a_memory_that_cannot_go_back() -> None:
-    runner = FakeRunner()
-    runner.can_cut = False
-    with pytest.raises(UnsupportedError, match="remove tokens"):
-        Engine(runner).submit(Request(prompt=Prompt((1,)), speculative=PromptLookup()))
+def test_a_memory_that_goes_back_to_where_it_was_before_the_draft() -> None:
+    runner = FakeRunner(n_batch=32)
+    runner.can_cut = runner.can_cut_saved = runner.can_copy = runner.can_pad = False
+    prompt = prompt_of_length(20)
+    # Two right tokens and a wrong one, again and again.
+    engine = Engine(runner)
+    run(engine, list(range(20)), max_tokens=3)
+    rate = engine._loop.cost.prefill_rate
+    runner.decoded.clear()
+    done = run(engine, prompt, max_tokens=20, speculative=Oracle((1, 1, 0, 2)))
+    assert list(done.tokens) == FakeRunner.expected(prompt, 20, 64)
+    assert engine._loop.cost.prefill_rate == rate, "tokens that are computed again are no prompt"
+    sizes = [n for decode in runner.decoded for _, n in decode]
+    assert 4 in sizes, "a token and its draft of three"
+    assert sizes[sizes.index(4) + 1] == 4, "the same but for the wrong token, and the one that is right"
+
+
+def test_a_piece_of_a_prompt_has_no_draft() -> None:
+    runner = FakeRunner(n_batch=63, n_ctx=100, n_seq_max=1)
+    runner.can_cut = runner.can_cut_saved = runner.can_copy = runner.can_pad = False
+    engine, prompt = Engine(runner, EngineOptions(host_bytes=10_000)), [*range(60), *prompt_of_length(20), *range(9)]
+    run(engine, prompt_of_length(20), max_tokens=5)  # nothing is drafted before a decode was measured
+    runner.decoded.clear()
+    done = run(engine, prompt, max_tokens=10, speculative=Oracle())
+    assert list(done.tokens) == FakeRunner.expected(prompt, 10, 100)
+    sizes = [n for decode in runner.decoded for _, n in decode]
+    assert sizes[:3] == [63, 1, 6], "there is a checkpoint after 64 cells"
+
+
+def test_right_tokens_that_are_computed_again_are_a_cost() -> None:
+    """Where a draft that is partly wrong makes the next decode longer, fewer drafts pay."""
+
+    def length(n_rollback: int | None) -> int:
+        cost = DecodeCost()
+        for n in range(1, 20):
+            cost.add(n, 1.0 + 0.1 * (n - 1))
+        drafting = DraftController(Says([1] * 8), 10, cost, lambda: 0.0, n_rollback=n_rollback)
+        drafting._known = ([0.7] * 8, [0.7] * 8)
+        return len(drafting.propose([0], 8, seq_id=0))
+
+    assert length(0) < length(None) == length(8)
 
 
 # -- prompt lookup

@@ -92,3 +92,56 @@ def test_what_is_found_is_the_best_there_is(
 
 def test_the_usual_budget() -> None:
     assert 0 < usual_bytes() <= 4 * 2**30
+
+
+def part_of(start: int, n: int, size: int = 100) -> HostMemory:
+    return HostMemory(Prompt(range(start, start + n)), bytes(size), PLAIN, bytes(10))
+
+
+def test_a_beginning_is_kept_beside_what_goes_on_from_it() -> None:
+    cache = HostCache(10_000, can_cut=False)
+    cache.add(part_of(0, 100))
+    cache.add(part_of(0, 150))
+    cache.add(part_of(5000, 80))
+    cache.add(part_of(0, 200))
+    cache.add(part_of(0, 120))
+    assert cache.nbytes == 10 + 10 + 110 + 110 + 10
+    for n in (100, 120, 150, 200):
+        found = cache.find(Prompt(range(n + 1)), PLAIN, 0)
+        assert found is not None
+        assert len(found.prompt) == n
+        base = found.base or found
+        assert base.data is not None
+        assert len(base.prompt) == 200
+
+
+def test_what_is_used_keeps_what_it_is_beside() -> None:
+    cache = HostCache(240, can_cut=False)
+    cache.add(part_of(0, 100))
+    cache.add(part_of(0, 150))
+    cache.add(part_of(5000, 80))
+    beginning = cache.find(Prompt(range(101)), PLAIN, 0)
+    assert beginning is not None
+    cache.used(beginning)
+    cache.add(part_of(9000, 80))  # for which the one at 5000 goes
+    assert cache.find(Prompt(range(101)), PLAIN, 0) is beginning
+    assert cache.find(Prompt(range(5000, 5100)), PLAIN, 0) is None
+    cache.add(part_of(7000, 80))
+    assert cache.find(Prompt(range(101)), PLAIN, 0) is None, "it goes with the one that it was beside"
+    assert len(cache) == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(64, 90), st.integers(1, 60), st.booleans()), max_size=25))
+def test_nothing_is_beside_what_is_not_there(wanted: list[tuple[int, int, int, bool]]) -> None:
+    cache = HostCache(200, can_cut=False)
+    for start, n, size, used in wanted:
+        cache.add(part_of(1000 * start, n, size))
+        found = cache.find(Prompt(range(1000 * start, 1000 * start + n + 1)), PLAIN, 0)
+        if found is not None and used:
+            cache.used(found)
+        assert cache.nbytes <= 200
+        for one in cache._kept:
+            assert (one.base is None) == (one.data is not None)
+            if one.base is not None:
+                assert one.base in cache._kept
+                assert one.base.prompt[: len(one.prompt)] == one.prompt

@@ -233,8 +233,7 @@ def test_the_encoder_of_an_encoder_decoder(t5_path: Path) -> None:
         for row, text in zip(array, texts, strict=True):
             hidden = t5_encode(tensors, TINY_ENCODER, llm.tokenize(text).tolist())
             np.testing.assert_allclose(row, hidden.mean(0), atol=1e-5)
-        with pytest.raises(UnsupportedError, match=r"Context\.encode and Context\.decode"):
-            llm.generate("x")
+        assert len(llm.generate("x", max_tokens=2).tokens) == 2
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
