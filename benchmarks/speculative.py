@@ -1,6 +1,6 @@
 """What drafts gain: tokens per second with and without, beside llama-server on the same library.
 
-    python benchmarks/speculative.py [--quick] [--file MODEL.gguf [--draft DRAFT.gguf]] [--json FILE]
+    python benchmarks/speculative.py [--quick] [--file MODEL.gguf [--draft DRAFT.gguf] [--mtp]] [--json FILE]
 
 All ways take turns, prompt by prompt, greedily: without drafts, with drafts, here and in llama-server; a ratio is taken
 within such a round. Time counts from the first token on. A draft has at most 8 tokens, and prompt lookup looks for the
@@ -21,7 +21,8 @@ The models have random weights, and are made so that drafts are right to a degre
 llama-server gives target and draft model threads of their own, which wait busily for each other where there are no
 cores for both; so it is measured with one thread for the draft model, too.
 
-For real texts name a model, and a smaller one with its vocabulary for the rows "draft model". Where an interpreter
+For real texts name a model, and a smaller one with its vocabulary for the rows "draft model"; ``--mtp`` is for models
+with layers that predict further tokens. Where an interpreter
 has llama-cpp-python (``--peer-python``), its prompt lookup is measured beside its own plain decoding.
 """
 
@@ -51,12 +52,13 @@ from benchmarks.server import PAUSE, generating_server, server_program  # noqa: 
 from llama_cffi import ContextOptions, Llama  # noqa: E402
 from llama_cffi.engine.draft_model import DraftModel  # noqa: E402
 from llama_cffi.engine.drafters import PromptLookup  # noqa: E402
+from llama_cffi.engine.head_drafts import DraftHeads  # noqa: E402
 from tests.support.llama_server import LlamaServer, ServerError  # noqa: E402
 
 N_DRAFT, NGRAM = 8, 2
 FIRST_TEXT_TOKEN = 300
 OURS, SERVER, SERVER_1 = "llama_cffi", "llama-server", "llama-server, 1 thread"
-PLAIN, MODEL, LOOKUP = "none", "draft model", "prompt lookup"
+PLAIN, MODEL, LOOKUP, HEADS = "none", "draft model", "prompt lookup", "its own layers"
 FAINT = (0.0, 0.03, 0.1)
 # Every so manieth token of the text in the prompt is another one; 0 for none.
 CHANGED = (0, 8)
@@ -116,6 +118,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="prompts of each case (default: 12)")
     parser.add_argument("--file", type=Path, metavar="GGUF", help="measure this model instead of the random ones")
     parser.add_argument("--draft", type=Path, metavar="GGUF", help="its draft model")
+    parser.add_argument("--mtp", action="store_true", help="the model has layers that predict further tokens")
     parser.add_argument("--threads", type=int, help="default: what the package would take")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "benchmarks", help="where the models are")
@@ -124,8 +127,8 @@ def parse() -> argparse.Namespace:
     )
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 12)
-    if options.draft is not None and options.file is None:
-        parser.error("--draft needs the --file that it drafts for")
+    if (options.draft is not None or options.mtp) and options.file is None:
+        parser.error("--draft and --mtp need the --file that they draft for")
     if options.rounds < 1 or (options.threads is not None and options.threads < 1):
         parser.error("--rounds and --threads must be at least 1")
     return options
@@ -162,6 +165,8 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
     if options.file is not None:
         if options.draft is not None:
             yield Case(f"{options.file}, draft model {options.draft}", MODEL, options.file, texts, options.draft)
+        if options.mtp:
+            yield Case(f"{options.file}, layers that predict further tokens", HEADS, options.file, texts)
         yield Case(f"{options.file}, prompts with half of their text twice", LOOKUP, options.file, repeated_texts)
         return
     name = "small" if options.quick else "deep"
@@ -224,7 +229,11 @@ def measure(
 ) -> tuple[dict[str, dict[str, Row]], list[list[int]]]:
     """Rows by way and peer, and the prompts. Raises :class:`BenchmarkError` when a text is not the one it should be."""
     n, threads = settings.n_tokens, settings.threads
-    drafts = DraftModel(model=case.draft, n_draft=N_DRAFT, p_min=0.0) if case.draft is not None else None
+    drafts: DraftModel | DraftHeads | None = None
+    if case.draft is not None:
+        drafts = DraftModel(model=case.draft, n_draft=N_DRAFT, p_min=0.0)
+    elif case.way == HEADS:
+        drafts = DraftHeads(n_draft=N_DRAFT, p_min=0.0)
     source: Any = True if drafts is not None else PromptLookup(n_draft=N_DRAFT, min_ngram=NGRAM, max_ngram=NGRAM)
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -312,7 +321,9 @@ def parts(llm: Llama, prompt: list[int], expected: Tokens, found: Tokens, who: s
 def _servers(case: Case) -> dict[tuple[str, str], tuple[object, ...]]:
     """Options of every llama-server, by way and peer."""
     found: dict[tuple[str, str], tuple[object, ...]] = {(PLAIN, SERVER): ()}
-    if case.draft is None:
+    if case.way == HEADS:
+        found[case.way, SERVER] = ("--spec-type", "draft-mtp", "--spec-draft-n-max", N_DRAFT)
+    elif case.draft is None:
         sizes = ("--spec-ngram-simple-size-n", NGRAM, "--spec-ngram-simple-size-m", N_DRAFT)
         found[case.way, SERVER] = ("--spec-type", "ngram-simple", *sizes)
     else:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from llama_cffi.engine.draft_model import DraftModel
     from llama_cffi.engine.drafters import PromptLookup
     from llama_cffi.engine.engine import Engine
+    from llama_cffi.engine.head_drafts import DraftHeads
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.request import Request
     from llama_cffi.engine.sampling_params import SamplingParams
@@ -83,6 +84,7 @@ _HOME = {
     "Context": "core.context",
     "ContextOptions": "core.context_options",
     "ControlVector": "core.control_vector",
+    "DraftHeads": "engine.head_drafts",
     "DraftModel": "engine.draft_model",
     "EmbeddingBatch": "core.embedding_batch",
     "Embeddings": "reply.vectors",
@@ -158,6 +160,7 @@ __all__ = [
     "Context",
     "ContextOptions",
     "ControlVector",
+    "DraftHeads",
     "DraftModel",
     "EmbeddingBatch",
     "Embeddings",

@@ -107,9 +107,10 @@ class LlamaOptions(TypedDict, total=False):
     """Receives a :class:`RequestEvent` when a request arrives and when it ends, on the thread that computes. It must
     not block; an exception in it is logged."""
     draft: Draft | None
-    """The draft source of speculative decoding: ``"lookup"`` for drafts from the prompt, or a GGUF file or
-    :class:`Model` with the same vocabulary; :class:`PromptLookup` and :class:`DraftModel` have options. By default
-    there are no drafts."""
+    """The draft source of speculative decoding: ``"lookup"`` for drafts from the prompt, ``"mtp"`` for the layers of
+    the model that predict further tokens, or a GGUF file or :class:`Model`: a smaller model with the same vocabulary,
+    or an EAGLE-3 model for this one. :class:`PromptLookup`, :class:`DraftHeads` and :class:`DraftModel` have options.
+    By default there are no drafts."""
     model_sampling: bool | None
     """Whether the sampling parameters that the author of the model recommends in its file are the defaults of calls
     (default); otherwise the defaults are llama.cpp's. ``default_sampling`` shows them."""

@@ -22,7 +22,7 @@ from llama_cffi.core.opening import local, opened
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.beside import BesideModel, draft_options
 from llama_cffi.engine.context_choice import DEFAULT_N_CTX, choose_context, choose_contexts, fewer_cells
-from llama_cffi.engine.draft_source import OpenDraft
+from llama_cffi.engine.draft_source import OpenDraft, drafts_by_heads
 from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
@@ -346,6 +346,8 @@ def _load(
     options = options if options is not None else ModelOptions()
     if given.get("rpc"):
         options = replace(options, rpc=given["rpc"])
+    if drafts_by_heads(given.get("draft")):
+        options = replace(options, load_mtp=True)
     fitting = None
     if Fitting.is_needed(options) or given.get("n_ctx") == "auto":
         beside = BesideModel(model, given)

@@ -29,6 +29,7 @@ PUBLIC = [
     "Context",
     "ContextOptions",
     "ControlVector",
+    "DraftHeads",
     "DraftModel",
     "EmbeddingBatch",
     "Embeddings",

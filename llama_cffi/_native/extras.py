@@ -7,14 +7,11 @@ containers are those of the helpers. Elsewhere, every function here returns None
 
 from __future__ import annotations
 
-import os
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import _cffi_backend
-
-from llama_cffi._native import bound, guard
+from llama_cffi._native import bound, exports, guard
 from llama_cffi._native.helpers import ffi, lib
 
 _BUFFERS = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -26,18 +23,10 @@ _PROJECTOR = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
 _FAILED = int(lib.LCH_FAILED)
 
 
-@cache
 def _function(name: str, file: Path | None = None) -> Any:
     """The address of an exported function of libllama, or of another file; None if it has none."""
-    from llama_cffi._native.library import opened_file
-
-    file = opened_file() if file is None else file
-    opened: Any = _cffi_backend.load_library(os.fspath(file), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
-    try:
-        found = opened.load_function(_cffi_backend.FFI().typeof("void(*)(void)"), name)
-    except AttributeError:
-        return None
-    return ffi.cast("void *", int(bound.ffi.cast("uintptr_t", found)))
+    found = exports.address(name, file)
+    return None if found is None else ffi.cast("void *", found)
 
 
 def _usable(name: str) -> Any:

@@ -71,24 +71,28 @@ def read_media(
     ]
 
 
-def draft_source(path: Path | None, kind: options.DraftType | None) -> str | Path | None:
+def draft_source(path: Path | None, kind: options.DraftType | None) -> str | Path | llama_cffi.DraftHeads | None:
     """What `Llama(draft=)` takes for ``--model-draft`` and ``--spec-type``; a file is looked at, but not loaded.
 
     Raises the errors of :class:`GGUFFile`, ``typer.BadParameter`` for wrong usage.
     """
-    if kind is None:
-        kind = "draft-simple" if path is not None else "none"
+    if kind is None and path is None:
+        return None
     if kind == "ngram-simple":
         if path is not None:
             raise typer.BadParameter("the text itself drafts; --model-draft is for draft-simple", param_hint=_SPEC_TYPE)
         return "lookup"
     if kind == "none":
         return None
+    if kind == "draft-mtp" and path is None:
+        return llama_cffi.DraftHeads()
     if path is None:
         raise typer.BadParameter("there is no --model-draft for it", param_hint=_SPEC_TYPE)
     file = Path(_file(str(path)))
-    llama_cffi.GGUFFile(file)
-    return file
+    architecture = llama_cffi.GGUFFile(file).architecture
+    if kind is not None and (kind == "draft-eagle3") != (architecture == "eagle3"):
+        raise typer.BadParameter(f"{file.name} is an {architecture} model", param_hint=_SPEC_TYPE)
+    return llama_cffi.DraftHeads(model=file) if kind == "draft-mtp" else file
 
 
 def load_embedder(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import llama_cffi
+from llama_cffi.engine.draft_source import drafts_from_states
 from llama_cffi.engine.open_media import projector_beside
 
 DEFAULT_N_CTX = 4096
@@ -43,7 +44,7 @@ def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
     needed = estimate.weights + estimate.kv + estimate.compute
     draft = options.get("draft")
     path = draft if isinstance(draft, Path) else getattr(draft, "model", None)
-    if isinstance(path, (str, Path)) and path != "lookup":
+    if isinstance(path, (str, Path)) and path not in ("lookup", "mtp") and not drafts_from_states(path):
         small = llama_cffi.estimate_memory(path, None, replace(context, n_ctx=n_ctx))
         needed += small.weights + small.kv + small.compute
     return needed

@@ -9,7 +9,7 @@ import typer
 
 from llama_cffi.cli.arguments import ctx_size
 
-DraftType = Literal["none", "ngram-simple", "draft-simple"]
+DraftType = Literal["none", "ngram-simple", "draft-simple", "draft-mtp", "draft-eagle3"]
 
 
 def option(*names: str, env: str | None = None, **settings: Any) -> Any:
@@ -95,7 +95,8 @@ ModelDraft = Annotated[
     Path | None,
     option(
         "-md", "--model-draft", "--spec-draft-model", metavar="FILE", env="SPEC_DRAFT_MODEL",
-        help="Draft with this smaller model of the same vocabulary; the text does not change.",
+        help="Draft with this smaller model of the same vocabulary, or with the EAGLE-3 model or the MTP layers in "
+        "this file; the text does not change.",
     ),
 ]  # fmt: skip
 SpecType = Annotated[
@@ -103,7 +104,8 @@ SpecType = Annotated[
     option(
         "--spec-type", metavar="TYPE", env="SPEC_TYPE",
         show_default="draft-simple with --model-draft",
-        help="The draft source: none, ngram-simple (repetitions in the text) or draft-simple (--model-draft).",
+        help="The draft source: none, ngram-simple (repetitions in the text), draft-mtp (layers of the model that "
+        "predict further tokens), draft-simple or draft-eagle3 (--model-draft).",
     ),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -329,11 +330,12 @@ def _changed(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
-def _draft(source: str | Path | None, n_max: int | None, p_min: float | None) -> Any:
-    if (n_max is None and p_min is None) or not isinstance(source, Path):
-        return source
-    given: dict[str, Any] = {"n_draft": n_max, "p_min": p_min}
-    return llama_cffi.DraftModel(model=source, **{name: one for name, one in given.items() if one is not None})
+def _draft(source: str | Path | llama_cffi.DraftHeads | None, n_max: int | None, p_min: float | None) -> Any:
+    values = {"n_draft": n_max, "p_min": p_min}
+    given: dict[str, Any] = {name: one for name, one in values.items() if one is not None}
+    if isinstance(source, llama_cffi.DraftHeads):
+        return dataclasses.replace(source, **given)
+    return llama_cffi.DraftModel(model=source, **given) if given and isinstance(source, Path) else source
 
 
 def _check_fields(settings: Settings, n_ctx: int, slots: int) -> None:

@@ -24,6 +24,9 @@ class Batch:
     number of rows in use. ``llama_batch`` uses them without a copy.
     """
 
+    width = 0
+    """Numbers in a row of hidden states beside each token; 0 without them."""
+
     __slots__ = (
         "_keep",
         "_n_seq_id",
@@ -92,11 +95,14 @@ class Batch:
     def __repr__(self) -> str:
         return f"<Batch {self.n_tokens}/{self.capacity}>"
 
-    def check(self) -> None:
-        """Raise :class:`BatchError` when a row's ``n_seq_id`` is 0 or larger than the number of columns of ``seq_id``.
+    def check(self, width: int = 0) -> None:
+        """Raise :class:`BatchError` when a row's ``n_seq_id`` is 0 or larger than the number of columns of ``seq_id``,
+        and unless its hidden states have this width.
 
         ``Context.decode`` calls it: llama.cpp would read past the row.
         """
+        if width != self.width:
+            raise BatchError(f"the context takes {width} numbers beside each token, and the batch has {self.width}")
         n = self._native.n_tokens
         # One token is the common case, and a cffi read is faster than numpy.
         if n == 1 and 0 < self._n_seq_id[0] <= self.n_seq_max:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import NoneType
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.context_threads import ContextThreads, place
 from llama_cffi.core.control_vector import ControlVector, apply_control_vector
+from llama_cffi.core.draft_layers import check_alone
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
 from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
@@ -32,9 +33,8 @@ from llama_cffi.core.model import Model
 from llama_cffi.core.outputs import Outputs
 from llama_cffi.core.selection import TokenSelector
 from llama_cffi.core.state import State
+from llama_cffi.core.watch import Stepper, Watch, watched
 from llama_cffi.errors import BatchError, ContextError, NativeError, UnsupportedError
-
-Stepper = Callable[[int, int, int], int]
 
 
 class Context(ContextFailures):
@@ -49,6 +49,11 @@ class Context(ContextFailures):
 
     _instead_of_pickling = "open the model and a Context in each process; SavedState carries what one remembers"
     _instead_of_copying = "create another Context(model, options); a SavedState has the memory of one"
+
+    _decode_width = _encode_width = 0  # numbers beside each token of a batch
+
+    watch: Watch | None = None
+    """Called with each batch after its decode, by the thread that holds the context."""
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class Context(ContextFailures):
             _check_classifier(model)
         self._abort = AbortFlag()
         params = native_params(options)
+        self._amend(params)
         params.abort_callback = ffi.cast("ggml_abort_callback", self._abort.callback)
         params.abort_callback_data = self._abort.data
         lender = threads_of._threads if threads_of is not None else None
@@ -123,6 +129,10 @@ class Context(ContextFailures):
         self._single = Batch(1)
         self._single.single(0, 0, 0)
         self._step = Step(ptr, self._single.ptr, self._abort, gate, self.n_vocab, threads.turn)
+
+    def _amend(self, params: Any) -> None:
+        """Change nothing in the ``llama_context_params`` of the options."""
+        check_alone(self.model)
 
     def _make_views(self, pooling: PoolingType) -> None:
         # None of them refers to this object, which is therefore freed as soon as it is dropped.
@@ -180,7 +190,7 @@ class Context(ContextFailures):
         """
         if not self._decodes:
             raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
-        self._compute(guard.decode, batch, deadline)
+        self._compute(guard.decode, batch, deadline, self._decode_width)
 
     def encode(self, batch: Batch, *, deadline: float | None = None) -> None:
         """Compute a batch without the memory, or with the encoder. Wraps ``llama_encode``; raises as decode.
@@ -194,7 +204,7 @@ class Context(ContextFailures):
             raise UnsupportedError("this model has no encoder; use decode()")
         if isinstance(batch, Batch) and batch.n_tokens > self.n_ubatch:
             raise BatchError(f"an encoder takes its {batch.n_tokens} tokens at once; n_ubatch is {self.n_ubatch}")
-        self._compute(guard.encode, batch, deadline)
+        self._compute(guard.encode, batch, deadline, self._encode_width)
 
     def stepper(self, selector: TokenSelector) -> Stepper:
         """Return a function of (token, pos, seq_id): it decodes one token of one sequence and returns the one to follow
@@ -207,7 +217,8 @@ class Context(ContextFailures):
         """
         if not self._decodes:
             raise UnsupportedError("this model has no decoder, or no memory for one; use encode()")
-        return place(self._step.bind(selector.native), self._threads.placed(batch=False))
+        step = place(self._step.bind(selector.native), self._threads.placed(batch=False))
+        return step if self.watch is None else watched(step, self.lock, self.watch, self._single)
 
     def step_failed(self, result: int) -> NoReturn:
         """Raise what a negative result of a :meth:`stepper` means."""
@@ -220,7 +231,7 @@ class Context(ContextFailures):
         except NativeError as error:
             self._fail_native(error)
 
-    def _compute(self, function: Any, batch: Batch | EmbeddingBatch, deadline: float | None) -> None:
+    def _compute(self, function: Any, batch: Batch | EmbeddingBatch, deadline: float | None, width: int) -> None:
         if not isinstance(batch, (Batch, EmbeddingBatch)):
             raise TypeError(f"batch must be a Batch, got {shown(batch)}")
         n = batch.n_tokens
@@ -228,7 +239,7 @@ class Context(ContextFailures):
             if 0 < n <= self.n_batch:
                 raise BatchError(f"attention or pooling needs the {n} tokens at once; n_ubatch is {self.n_ubatch}")
             raise BatchError(f"a batch must hold 1 to n_batch={self.n_batch} tokens, not {n}")
-        batch.check() if isinstance(batch, Batch) else batch.check_model(self.model)
+        batch.check(width) if isinstance(batch, Batch) else batch.check_model(self.model)
         if self._n_positions:
             batch.check_positions(self._n_positions)
         door, flag, outputs, threads = self._door, self._abort, self.outputs, self._threads
@@ -249,6 +260,8 @@ class Context(ContextFailures):
             if code != 0:
                 self._fail(code, batch)
             outputs.last_batch = (door.n_computed, n)
+            if self.watch is not None:
+                self.watch(batch)
 
     def abort(self) -> None:
         """Stop the running decode, or the next one when none runs. Any thread may call it."""

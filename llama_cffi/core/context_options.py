@@ -11,7 +11,7 @@ from llama_cffi._util.ranges import FLT_MAX
 from llama_cffi._util.scalars import INT_MAX, as_float, as_int, check_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.embeddings import ATTENTION_NAMES, POOLING_NAMES, Attention, PoolingType
-from llama_cffi.core.options import choice, constant
+from llama_cffi.core.options import choice, constant, set_field
 from llama_cffi.core.thread_options import (
     DEFAULT_POLL,
     CpuMask,
@@ -126,9 +126,16 @@ class ContextOptions:
     """Whether a token attends only to the tokens before it; None for the model's value."""
     no_perf: bool = True
     """Do not measure timings inside llama.cpp."""
+    backend_sampling: bool = False
+    """Find the largest logits on the device that computes them, and copy only these, for texts without anything that
+    needs all of them: greedy ones, and those with ``top_k`` below 64. The same tokens are chosen. It pays where copying
+    a row takes long, as over a network; see ADR 0035."""
 
     def __post_init__(self) -> None:
-        for name in ("kv_unified", "swa_full", "offload_kqv", "op_offload", "embeddings", "no_perf", "cpu_strict"):
+        for name in (
+            "kv_unified", "swa_full", "offload_kqv", "op_offload", "embeddings", "no_perf", "cpu_strict",
+            "backend_sampling",
+        ):  # fmt: skip
             object.__setattr__(self, name, check_flag(name, getattr(self, name)))
         if self.cpu_strict_batch is not None:
             object.__setattr__(self, "cpu_strict_batch", check_flag("cpu_strict_batch", self.cpu_strict_batch))
@@ -197,6 +204,9 @@ def native_params(options: ContextOptions) -> Any:
     if options.attention is not None:
         params.attention_type = constant("attention", options.attention, ATTENTION_NAMES)
     params.no_perf = options.no_perf
+    if options.backend_sampling:
+        # Otherwise room is planned for as many as a batch holds.
+        set_field(params, "n_outputs_max_per_seq", 1, option="backend_sampling", lacking=0)
     return params
 
 

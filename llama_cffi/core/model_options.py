@@ -105,9 +105,13 @@ class ModelOptions:
     """Allow weights to be repacked for this CPU."""
     no_host: bool = False
     """Bypass the host buffer of a GPU backend."""
+    load_mtp: bool = False
+    """Load the layers that predict further tokens (MTP), for drafts; without them that memory is saved."""
 
     def __post_init__(self) -> None:
-        for name in ("require_gpu", "vocab_only", "check_tensors", "use_extra_bufts", "no_host", "cpu_moe"):
+        for name in (
+            "require_gpu", "vocab_only", "check_tensors", "use_extra_bufts", "no_host", "cpu_moe", "load_mtp"
+        ):  # fmt: skip
             object.__setattr__(self, name, check_flag(name, getattr(self, name)))
         object.__setattr__(self, "tensor_split", check_sequence("tensor_split", self.tensor_split, "numbers"))
         if self.devices is not None:
@@ -207,6 +211,7 @@ def native_params(options: ModelOptions) -> tuple[Any, list[Any]]:
     params.check_tensors = options.check_tensors
     params.use_extra_bufts = options.use_extra_bufts
     set_field(params, "no_host", options.no_host, option="no_host", lacking=False)
+    set_field(params, "load_mtp", options.load_mtp, option="load_mtp", lacking=False)
     return params, keep
 
 

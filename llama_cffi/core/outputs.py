@@ -54,7 +54,9 @@ class Outputs(ProcessBound):
     _instead_of_pickling = "send copies of the arrays that its methods give"
     _instead_of_copying = "it is a view of a Context; its methods copy what it shows"
 
-    __slots__ = ("_access", "embeddings_enabled", "last_batch", "n_embd", "n_embd_seq", "n_vocab", "pooling")
+    __slots__ = (
+        "_access", "embeddings_enabled", "last_batch", "n_embd", "n_embd_seq", "n_vocab", "on_device", "pooling"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -77,6 +79,8 @@ class Outputs(ProcessBound):
         """How the embeddings of a sequence's tokens become one; "none" leaves one for each token."""
         self.embeddings_enabled = embeddings_enabled
         """Whether the next decode or encode leaves embeddings; see :meth:`Context.set_embeddings`."""
+        self.on_device = False
+        """Whether rows of some sequences stay on the device; see :class:`DeviceCandidates`."""
         self.last_batch = (0, 0)
         """The number of the last computation of a batch, and its rows; none of one that failed."""
 
@@ -84,6 +88,11 @@ class Outputs(ProcessBound):
     def handle(self) -> Handle:
         """The owner of the native context."""
         return self._access.handle
+
+    @property
+    def access(self) -> ContextAccess:
+        """The native context, for other views of it."""
+        return self._access
 
     # -- logits
 
@@ -110,6 +119,8 @@ class Outputs(ProcessBound):
             row = lib.llama_get_logits_ith(self._access.handle.ptr, i)
         except (OverflowError, TypeError):
             raise BatchError(f"i must be the number of a row, got {shown(i)}") from None
+        if row and self.on_device and lib.llama_get_sampled_candidates_count_ith(self._access.handle.ptr, i):
+            raise UnsupportedError(f"the logits of row {i} stayed on the device: its sequence has backend_sampling")
         if not row:
             raise BatchError(f"row {i} has no logits: its output was not asked for in the last decode",
                              log=log.lines_since(log.call_mark()))  # fmt: skip

@@ -11,6 +11,7 @@ from llama_cffi._native import extras, ffi, guard, lib, log
 from llama_cffi._native.atomic import Cell
 from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.context_options import ContextOptions, native_params
+from llama_cffi.core.draft_layers import check_alone
 from llama_cffi.core.memory_breakdown import MemoryBreakdown, output_row_bytes, read_breakdown
 from llama_cffi.core.model_base import ModelBase
 from llama_cffi.core.model_options import ModelOptions
@@ -38,6 +39,7 @@ class Sketch(ModelBase):
         """
         if self.options.vocab_only:
             raise ContextError(f"{self.path} was loaded with vocab_only: it has no weights to compute with")
+        check_alone(self)
         params = native_params(options)
         params.n_threads = params.n_threads_batch = 1
         cell: Cell = []

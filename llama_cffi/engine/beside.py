@@ -15,7 +15,8 @@ from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.opening import local
 from llama_cffi.core.sketch import Sketch
 from llama_cffi.engine.draft_model import DraftModel, draft_context
-from llama_cffi.engine.draft_source import NAMED_SOURCES
+from llama_cffi.engine.draft_source import NAMED_SOURCES, drafts_from_states
+from llama_cffi.engine.head_drafts import DraftHeads
 from llama_cffi.engine.open_media import projector_bytes
 from llama_cffi.errors import ContextError
 
@@ -32,7 +33,7 @@ class BesideModel:
         self._path = Path(path if isinstance(path, (str, os.PathLike)) else path[0])
         self._given = given
         draft = given.get("draft")
-        source = draft.model if isinstance(draft, DraftModel) else draft
+        source = draft.model if isinstance(draft, (DraftModel, DraftHeads)) else draft
         # A name of a source, such as "lookup", is not the path of a model.
         named = isinstance(source, str) and source in NAMED_SOURCES
         source = source if named else local(source)
@@ -55,6 +56,8 @@ class BesideModel:
         draft = self._draft
         if draft is None:
             return {}
+        if drafts_from_states(draft.path if isinstance(draft, Model) else draft):
+            return {}  # it is small, and no context of its own can be planned
         if self._sketch is None:
             path: _Paths = draft.parts if isinstance(draft, Model) else draft
             options = draft.options if isinstance(draft, Model) else draft_options(self._given)

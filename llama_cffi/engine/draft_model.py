@@ -27,7 +27,8 @@ _FIRST_COMPARED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class DraftModel:
-    """Drafts by a smaller model: its most likely tokens, while their probability is at least ``p_min``."""
+    """Drafts by a smaller model or an EAGLE-3 model: its most likely tokens, while their probability is at least
+    ``p_min``."""
 
     model: str | os.PathLike[str] | Model
     """A GGUF file, or a loaded model; it must have the target's vocabulary."""
@@ -37,10 +38,7 @@ class DraftModel:
     """A draft ends before a token with a lower probability than this in the draft model."""
 
     def __post_init__(self) -> None:
-        if not is_int(self.n_draft, 1):
-            raise ValueError(f"n_draft must be at least 1, got {self.n_draft!r}")
-        if not 0.0 <= (-1.0 if (p_min := as_float(self.p_min)) is None else p_min) <= 1.0:
-            raise ValueError(f"p_min must be between 0 and 1, got {self.p_min!r}")
+        check_limits(self.n_draft, self.p_min)
 
 
 def draft_context(target: ContextOptions, n_ctx: int) -> ContextOptions:
@@ -154,6 +152,14 @@ class ModelDrafts:
             held.clear()
 
 
+def check_limits(n_draft: object, p_min: object) -> None:
+    """Raise ``ValueError`` unless these are a number of tokens and a probability."""
+    if not is_int(n_draft, 1):
+        raise ValueError(f"n_draft must be at least 1, got {n_draft!r}")
+    if not 0.0 <= (-1.0 if (value := as_float(p_min)) is None else value) <= 1.0:
+        raise ValueError(f"p_min must be between 0 and 1, got {p_min!r}")
+
+
 def check_vocabulary(target: Vocab, draft: Vocab) -> None:
     """Raise :class:`DraftError` unless tokens of one are tokens of the other, as llama.cpp's tools compare them."""
     if target.type is not draft.type:
@@ -176,4 +182,4 @@ def check_vocabulary(target: Vocab, draft: Vocab) -> None:
             )
 
 
-__all__ = ["DraftModel", "ModelDrafts", "check_vocabulary"]
+__all__ = ["DraftModel", "ModelDrafts", "check_limits", "check_vocabulary"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
+from llama_cffi.core.device_candidates import DeviceCandidates
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.rollback import Rollback
@@ -23,7 +24,7 @@ from llama_cffi.engine.plan import StepPlan, Work, drafted
 from llama_cffi.engine.prompt_encoder import PromptEncoder, decoder_start
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
-from llama_cffi.engine.sequence_samplers import make_sampler
+from llama_cffi.engine.sequence_samplers import make_sampler, switch_devices
 from llama_cffi.errors import BusyError, ClosedError, MemoryFullError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -180,8 +181,7 @@ class ContextRunner:
         self, context: Context, prompt_cache: PromptCache | None = None, encoder: MediaEncoder | None = None
     ) -> None:
         self.context = context
-        self._cache = prompt_cache
-        self.encoder = encoder
+        self._cache, self.encoder = prompt_cache, encoder
         self.n_batch = context.n_batch
         self.n_ubatch = context.n_ubatch
         self.n_ctx = context.n_ctx_seq
@@ -204,14 +204,14 @@ class ContextRunner:
         # With M-RoPE all cells of an image are at its first position, so that memory may end before it does.
         self._ends_early = context.model.n_pos_per_embd > 1
         self.can_cut_saved = self.can_cut and not self._n_swa
+        self._device = DeviceCandidates(context) if context.options.backend_sampling else None
         self._has_parts = not self.can_cut_saved and not context.model.is_recurrent and has_partial_states()
-        # What a window has let go for padding would be missing when the padding is taken out.
-        self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full)
+        # A window would miss what it has let go for padding, and a sequence has one row for candidates of a device.
+        self.can_pad = self.can_cut and (not self._n_swa or context.options.swa_full) and self._device is None
         shares_cells = context.options.kv_unified and not context.model.is_recurrent
         self.n_cells: int | None = context.n_ctx if shares_cells else None
         self._batch = Batch(context.n_batch)
-        self._conditioner = Conditioner(context)
-        self.use = self._conditioner.use
+        self.use = Conditioner(context).use
         self._pieces: dict[frozenset[int], Mapping[int, str | bytes | None]] = {}
 
     @property
@@ -232,6 +232,8 @@ class ContextRunner:
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
             return self._decode_medium(plan[0], deadline)
         rows = self._fill(plan)
+        if self._device is not None:
+            switch_devices(self._device, (work.sequence for work in plan))
         if self._rollback is not None:
             self._rollback.forget()
             for seq_id, position, n_tokens in drafted(plan):
@@ -242,8 +244,7 @@ class ContextRunner:
             return rows
         sequence, seq_id = padded.sequence, padded.sequence.seq_id
         end = sequence.position(sequence.n_past) + padded.n_tokens + len(padded.draft)
-        n = self._batch.n_tokens
-        token = sequence.cells[sequence.n_past]
+        n, token = self._batch.n_tokens, sequence.cells[sequence.n_past]
         for pos in range(end, end + padded.n_padding):
             self._batch.add(token, pos, seq_id, output=True)  # type: ignore[arg-type]
         try:
@@ -309,7 +310,7 @@ class ContextRunner:
         if self.decoder_start is not None:
             # Penalties are for what the decoder has before it.
             request = replace(request, prompt=Prompt((self.decoder_start,)))
-        return make_sampler(self.context, request, seed)
+        return make_sampler(self.context, request, seed, self._device)
 
     def keep(self, seq_id: int, n: int) -> bool:
         memory = self._memory

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from llama_cffi.core.device_candidates import N_CANDIDATES, DeviceCandidates
 from llama_cffi.core.sampler import (
     XTC,
     AdaptiveP,
@@ -31,7 +32,7 @@ from llama_cffi.core.sampler import (
 )
 from llama_cffi.core.selection import TokenSelector, mask_logits, mask_row, row_logprobs
 from llama_cffi.engine.request import Request
-from llama_cffi.engine.running_sequence import SequenceSampler
+from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
 from llama_cffi.engine.sampling_params import SamplerName, SamplingParams
 from llama_cffi.errors import GrammarError, SamplerError
 from llama_cffi.grammar.native import NativeMatcher, grammar_chain
@@ -44,10 +45,15 @@ if TYPE_CHECKING:
     from llama_cffi.grammar.matcher import Matcher
 
 
-def make_sampler(context: Context, request: Request, seed: int) -> SequenceSampler:
-    """Return the fastest sampler with the distribution of the parameters."""
+def make_sampler(
+    context: Context, request: Request, seed: int, device: DeviceCandidates | None = None
+) -> SequenceSampler:
+    """Return the fastest sampler with the distribution of the parameters; one that takes candidates from ``device``
+    where these are enough."""
     sampling = request.sampling
     base: SelectorSampler | ChainSampler
+    if device is not None and _needs_few(context, request):
+        return DeviceSampler(context, request, seed, device)
     if request.post_sampling_logprobs:
         base = ReportingSampler(context, request, seed)
     elif sampling.needs_chain or suppressed_tokens(context):
@@ -88,16 +94,8 @@ class SelectorSampler(_ContextSampler):
     __slots__ = ("_selector", "choose", "peek", "peek_row", "step")
 
     def __init__(self, context: Context, request: Request, seed: int) -> None:
-        sampling = request.sampling
         super().__init__(context)
-        self._selector = TokenSelector(
-            context.outputs,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            seed=seed,
-        )
+        self._selector = make_selector(context, request, seed)
         self.step = context.stepper(self._selector) if request.logprobs is None else None
         # A selector remembers nothing of what it chose, so choosing and peeking are the same.
         self.choose = self.peek_row = self._selector.select
@@ -108,6 +106,33 @@ class SelectorSampler(_ContextSampler):
 
     def close(self) -> None:
         pass
+
+
+class DeviceSampler(_ContextSampler):
+    """The same choice from the candidates of a row that its device has found: more than the request's top-k."""
+
+    __slots__ = ("_device", "_selector")
+
+    step = None
+
+    def __init__(self, context: Context, request: Request, seed: int, device: DeviceCandidates) -> None:
+        super().__init__(context)
+        self._device = device
+        self._selector = make_selector(context, request, seed)
+
+    def choose(self, row: int) -> int:
+        tokens, logits = self._device.row(row)
+        return int(tokens[self._selector.select_from(logits)])
+
+    def close(self) -> None:
+        pass
+
+
+def switch_devices(device: DeviceCandidates, sequences: Iterable[RunningSequence]) -> None:
+    """Let a device find the candidates of those sequences that choose from these; the caller holds the context."""
+    for sequence in sequences:
+        if sequence.seq_id is not None:
+            device.switch(sequence.seq_id, isinstance(sequence.sampler, DeviceSampler))
 
 
 class ChainSampler(_ContextSampler):
@@ -241,6 +266,33 @@ class ConstrainedSampler(_ContextSampler):
     def close(self) -> None:
         self._base.close()
         self._matcher.close()
+
+
+def make_selector(context: Context, request: Request, seed: int) -> TokenSelector:
+    """Return the selector of a request's parameters."""
+    sampling = request.sampling
+    return TokenSelector(
+        context.outputs,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        seed=seed,
+    )
+
+
+def _needs_few(context: Context, request: Request) -> bool:
+    """Whether a token can be chosen from the candidates of its row, and nothing else is asked of the row.
+
+    A draft has several rows of one sequence in a decode, for which there is no room.
+    """
+    sampling = request.sampling
+    if sampling.needs_chain or sampling.grammar is not None or suppressed_tokens(context):
+        return False
+    reported = (request.constraint, request.logprobs, request.prompt_logprobs, request.speculative)
+    if request.post_sampling_logprobs or any(one is not None for one in reported):
+        return False
+    return sampling.temperature <= 0 or 0 < sampling.top_k < N_CANDIDATES
 
 
 def suppressed_tokens(context: Context) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.opening import local
 from llama_cffi.core.source import open_source
 from llama_cffi.engine.draft_model import DraftModel
+from llama_cffi.engine.head_drafts import DraftHeads
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.isolation.engine import RemoteEngine
 from llama_cffi.isolation.media import RemoteProjector
@@ -267,7 +268,7 @@ def _check(options: Mapping[str, Any]) -> None:
     if isinstance(options.get("mmproj"), Projector):
         raise UnsupportedError("isolate=True: a Projector is in this process: give its path")
     draft = options.get("draft")
-    if isinstance(draft, Model) or (isinstance(draft, DraftModel) and isinstance(draft.model, Model)):
+    if isinstance(draft, Model) or (isinstance(draft, (DraftModel, DraftHeads)) and isinstance(draft.model, Model)):
         raise UnsupportedError("isolate=True: a draft Model is in this process: give its path")
     for name, value in options.items():
         if name in ("progress", "on_event"):

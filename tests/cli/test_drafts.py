@@ -9,6 +9,7 @@ import pytest
 
 from llama_cffi.runtime import demo_path
 from tests.cli.test_commands import clean_environment, refused, run
+from tests.support.headed_models import Headed, write_headed_model
 from tests.support.random_model import write_random_model
 
 __all__ = ["clean_environment"]  # a fixture of every test here, too
@@ -46,11 +47,25 @@ def test_an_answer_and_its_line() -> None:
     assert " drafted; " in line
 
 
+def test_the_layers_of_the_model(tmp_path: Path) -> None:
+    model = write_headed_model(tmp_path / "model.gguf", Headed(head="right", n_layer=1))
+    heads = write_headed_model(tmp_path / "heads.gguf", Headed(head="right", n_layer=1), trunk=False)
+    greedy = ("generate", "tana nese", "-m", str(model), "--temp", "0", "-n", "6", "--json", "-t", "1")
+    plain = json.loads(run(*greedy).stdout)
+    for options in (("--spec-type", "draft-mtp"), ("-md", str(heads))):
+        drafted = json.loads(run(*greedy, *options).stdout)
+        assert drafted["tokens"] == plain["tokens"]
+        assert drafted["speculation"] is not None
+    assert "does not compute heads" in refused(1, "generate", "Hi", "--spec-type", "draft-mtp")
+
+
 @pytest.mark.parametrize("command", ["generate", "chat"])
 def test_wrong_usage(command: str) -> None:
     assert "there is no --model-draft" in refused(2, command, "Hi", "--spec-type", "draft-simple")
     assert "the text itself drafts" in refused(2, command, "Hi", "--spec-type", "ngram-simple", "-md", demo_path())
     assert "none" in refused(2, command, "Hi", "--spec-type", "eagle")
+    assert "there is no --model-draft" in refused(2, command, "Hi", "--spec-type", "draft-eagle3")
+    assert "is an llama model" in refused(2, command, "Hi", "--spec-type", "draft-eagle3", "-md", demo_path())
 
 
 def test_files_that_cannot_draft(tmp_path: Path) -> None:
