@@ -106,8 +106,7 @@ class Llama(Speaking, OpenModel):
     ) -> Completion[P] | list[Completion[P]]:
         """Continue a prompt and return the completion; a list of prompts gives a list, computed together.
 
-        A list with an image or sound in it is one prompt: ``["What is in ", Image("cat.jpg"), "?"]``. The encoder of an
-        encoder-decoder model reads the prompt, and texts are generated one after the other.
+        A list with an image or sound in it is one prompt: ``["What is in ", Image("cat.jpg"), "?"]``.
         Sampling is set with ``sampling=SamplingParams(...)`` or its fields (``temperature=0`` is greedy). In a list
         every prompt uses the same seed: each result equals that of the prompt alone, apart from rounding differences of
         batched arithmetic. ``n`` generates n completions of one prompt, which is computed once; completion i has the
@@ -350,11 +349,7 @@ class Llama(Speaking, OpenModel):
 
     @takes_options(opt.PerplexityOptions)
     def perplexity(
-        self,
-        text: str | Tokens,
-        *,
-        progress: Progress | None = None,
-        **options: Unpack[opt.PerplexityOptions],
+        self, text: str | Tokens, *, progress: Progress | None = None, **options: Unpack[opt.PerplexityOptions]
     ) -> Perplexity:
         """Return the perplexity of a text, as llama.cpp's ``llama-perplexity`` computes it.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,13 @@ from llama_cffi._util.fork import made_elsewhere
 from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.context import Context, ContextOptions
-from llama_cffi.core.fitting import Fitting
 from llama_cffi.core.memory_breakdown import can_measure
-from llama_cffi.core.model import Model, ModelOptions
+from llama_cffi.core.model import Model
 from llama_cffi.core.opening import local, opened
 from llama_cffi.core.shared_model import ModelShare
-from llama_cffi.engine.beside import BesideModel, draft_options
-from llama_cffi.engine.context_choice import DEFAULT_N_CTX, choose_context, choose_contexts, fewer_cells
-from llama_cffi.engine.draft_source import OpenDraft, drafts_by_heads
+from llama_cffi.engine.beside import draft_options
+from llama_cffi.engine.context_choice import DEFAULT_N_CTX, choose_context, fewer_cells
+from llama_cffi.engine.draft_source import OpenDraft
 from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
@@ -36,11 +34,10 @@ from llama_cffi.engine.speaker import Speaker
 from llama_cffi.errors import (
     ClosedError,
     ContextError,
-    HubNameError,
     ModelFileError,
-    ModelNotFoundError,
     UnsupportedError,
 )
+from llama_cffi.model_load import load_fitted, load_model
 from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
 
@@ -53,7 +50,6 @@ if TYPE_CHECKING:
     from llama_cffi.engine.prompt_cache import PromptCache
     from llama_cffi.engine.slots import Slot
 
-_MODEL_FIELDS = ("n_gpu_layers", "require_gpu", "max_device_memory")
 _ENGINE_FIELDS = (
     "driver",
     "host_bytes",
@@ -121,7 +117,7 @@ class Runtime:
         overflow = given.get("overflow", "stop")
         chosen = {"host_bytes": usual_bytes()} | {name: given[name] for name in _ENGINE_FIELDS if name in given}
         engine_options = EngineOptions(**chosen)
-        loaded, share, fitting = _load(model, given)
+        loaded, share, fitting = load_model(model, given)
         media: OpenMedia | None = None
         try:
             while True:
@@ -146,7 +142,7 @@ class Runtime:
                         media.close()
                         media = None
                     share.close()
-                    loaded, share = _load_fitted(model, fitting, given)
+                    loaded, share = load_fitted(model, fitting, given)
             runtime.model_sampling = given.get("model_sampling", True)
             draft = given.get("draft")
             if draft is not None:
@@ -328,86 +324,4 @@ def demo_path() -> str:
     return str(path)
 
 
-def _load(
-    model: str | os.PathLike[str] | Model, given: Mapping[str, Any]
-) -> tuple[Model, ModelShare | None, Fitting | None]:
-    options = given.get("model_options")
-    fields = {name: given[name] for name in _MODEL_FIELDS if given.get(name) is not None and given[name] is not False}
-    if isinstance(model, Model):
-        if options is not None or fields or given.get("progress") is not None or given.get("rpc"):
-            named = [name for name in ("model_options", *_MODEL_FIELDS, "progress", "rpc") if name in given]
-            raise ValueError(f"{', '.join(named)}: the model is already loaded; give these options to Model(...)")
-        return model, None, _fitted_context(model, given)
-    check_model_path(model)
-    if fields:
-        if options is not None:
-            raise ValueError(f"give {' and '.join(fields)}, or model_options, not both")
-        options = ModelOptions(**fields)
-    options = options if options is not None else ModelOptions()
-    if given.get("rpc"):
-        options = replace(options, rpc=given["rpc"])
-    if drafts_by_heads(given.get("draft")):
-        options = replace(options, load_mtp=True)
-    fitting = None
-    if Fitting.is_needed(options) or given.get("n_ctx") == "auto":
-        beside = BesideModel(model, given)
-        fitting = Fitting(model, options, partial(choose_contexts, given=given), beside=beside)
-    if fitting is not None:
-        return (*_load_fitted(model, fitting, given), fitting)
-    loaded = _open(model, options, given, None)
-    return loaded, ModelShare(loaded), None
-
-
-def _load_fitted(model: Any, fitting: Fitting, given: Mapping[str, Any]) -> tuple[Model, ModelShare]:
-    loaded = _open(model, None, given, fitting)
-    return loaded, ModelShare(loaded)
-
-
-def _open(path: Any, options: ModelOptions | None, given: Mapping[str, Any], fitting: Fitting | None) -> Model:
-    with naming_the_hub(path):
-        return Model(path, options, progress=given.get("progress"), context=fitting)
-
-
-@contextmanager
-def naming_the_hub(model: str | os.PathLike[str]) -> Iterator[None]:
-    """Add how to fetch a model to the error of a missing file whose path is the name of one."""
-    try:
-        yield
-    except ModelNotFoundError as error:
-        name = os.fspath(model).removeprefix("hf:")  # as the command line takes it
-        if not _names_a_repository(name):
-            raise
-        raise ModelNotFoundError(
-            f"{error.message}; to fetch a model from the Hugging Face hub: Llama.from_hub({name!r})"
-        ) from None
-
-
-def _fitted_context(model: Model, given: Mapping[str, Any]) -> Fitting | None:
-    """What finds the longest context beside a model that the caller loaded; None for a context of a given length."""
-    if given.get("n_ctx") != "auto":
-        return None
-    beside = BesideModel(model.parts, given)
-    fitting = Fitting(model.parts, model.options, partial(choose_contexts, given=given), beside=beside, loaded=True)
-    fitting.plan()
-    return fitting
-
-
-def check_model_path(model: object) -> None:
-    """Raise TypeError for what is not a path, and ``ValueError`` for an empty one."""
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model must be the path of a GGUF file, its content or a Model, not {type(model).__name__}")
-    if not os.fspath(model):
-        raise ValueError("model is an empty path")
-
-
-def _names_a_repository(path: str) -> bool:
-    """Whether what was given as a path is a name for :meth:`Llama.from_hub` rather than that of a missing file."""
-    from llama_cffi.hub.name import HubName
-
-    try:
-        return not HubName.parse(path).repo.lower().endswith(".gguf") and not path.lower().endswith(".gguf")
-    except HubNameError:
-        return False
-
-
-__all__ = ["DEFAULT_N_CTX", "Runtime", "check_model_path", "demo_path", "naming_the_hub"]
+__all__ = ["DEFAULT_N_CTX", "Runtime", "demo_path"]

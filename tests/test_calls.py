@@ -23,7 +23,7 @@ OPTIONS = {
     for name in kind.__annotations__
 }
 
-OF_THEIR_OWN = {"overflow", "prefix", "progress", "truncate"}
+OF_THEIR_OWN = {"overflow", "pooling", "prefix", "progress", "truncate"}
 """Names that also say something else: a callback, or the one thing that a helper is told."""
 
 

@@ -27,6 +27,7 @@ LAYERS = (
     "options",
     "spec",
     "prepare",
+    "model_load",
     "runtime",
     "isolation",
     "reopening",

@@ -22,6 +22,7 @@ from llama_cffi import (
     Batch,
     Chunk,
     Completion,
+    Context,
     ContextOptions,
     ControlVector,
     DraftHeads,
@@ -57,6 +58,7 @@ from llama_cffi import (
     SavedState,
     Score,
     Speculation,
+    SpeechGenerator,
     ThreadUse,
     Timings,
     TokenLogprob,
@@ -78,6 +80,7 @@ from llama_cffi.grammar.native import NativeConstraint
 from llama_cffi.prompt.tools import check_tools
 from tests.support.lora import random_pairs, write_lora
 from tests.support.media_kinds import write_kind
+from tests.support.speech_models import write_speaking_model
 
 pytest_plugins = ["tests.support.models"]
 
@@ -159,6 +162,7 @@ MADE: dict[str, Callable[[Llama, Path], Any]] = {
 BOUND: dict[str, Callable[[Llama, Path], Any]] = {
     "AsyncChatSession": lambda llm, folder: AsyncLlama(llm).session(),
     "AsyncLlama": lambda llm, folder: AsyncLlama(llm),
+    "AsyncSpeechStream": lambda llm, folder: AsyncLlama(speaking(folder)).stream_speech("x"),
     "AsyncStream": lambda llm, folder: AsyncLlama(llm).stream("x"),
     "ChatSession": lambda llm, folder: llm.session(),
     "Context": lambda llm, folder: llm.context,
@@ -176,6 +180,8 @@ BOUND: dict[str, Callable[[Llama, Path], Any]] = {
     "Outputs": lambda llm, folder: llm.context.outputs,
     "Projector": lambda llm, folder: projector(folder),
     "SamplerChain": lambda llm, folder: SamplerChain([TopK(3), Greedy()], llm.model.vocab),
+    "SpeechGenerator": lambda llm, folder: generator(folder),
+    "SpeechStream": lambda llm, folder: speaking(folder).stream_speech("x"),
     "State": lambda llm, folder: llm.context.state,
     "Vocab": lambda llm, folder: llm.model.vocab,
 }
@@ -192,6 +198,19 @@ def adapter(model: Model, folder: Path) -> LoraAdapter:
 def projector(folder: Path) -> Projector:
     kind = write_kind(folder, "qwen2vl", folder)
     return Projector(Model(kind.model), kind.projector, n_threads=1, warmup=False)
+
+
+def speaking(folder: Path) -> Llama:
+    made = write_speaking_model(folder, "pockettts")
+    return Llama(made.model, mmproj=made.projector, n_ctx=256, n_threads=1)
+
+
+def generator(folder: Path) -> SpeechGenerator:
+    made = write_speaking_model(folder, "pockettts")
+    context = Context(
+        model := Model(made.model), ContextOptions(n_ctx=256, n_threads=1, embeddings=True, pooling="none")
+    )
+    return SpeechGenerator(context, Projector(model, made.projector, n_threads=1, warmup=False))
 
 
 def filled_batch() -> Batch:

@@ -18,7 +18,7 @@ from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.core.context_failures import ContextFailures
-from llama_cffi.core.context_limits import read_causal_attn, read_limits
+from llama_cffi.core.context_limits import check_classifier, read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.context_threads import ContextThreads, place
@@ -72,7 +72,7 @@ class Context(ContextFailures):
         if model.options.vocab_only:
             raise ContextError(f"{model.path} was loaded with vocab_only: it has no weights to compute with")
         if options.embeddings and (options.pooling or model.pooling) == "rank":
-            _check_classifier(model)
+            check_classifier(model)
         self._abort = AbortFlag()
         params = native_params(options)
         self._amend(params)
@@ -344,7 +344,7 @@ class Context(ContextFailures):
         :class:`UnsupportedError` for rank pooling without a head.
         """
         if value and self.pooling == "rank":
-            _check_classifier(self.model)
+            check_classifier(self.model)
         with self.lock():
             limit = self._limits.tokens_at_once(self.pooling, value, causal_attn=self._causal_attn)
             lib.llama_set_embeddings(self.ptr, value)
@@ -393,12 +393,6 @@ class Context(ContextFailures):
         """Compute with at most ``limit`` threads for a while, because of ``why``; None ends that."""
         with self.lock():
             self._threads.lower(self.ptr, limit, None if limit is None else why)
-
-
-def _check_classifier(model: Model) -> None:
-    # llama.cpp would give numbers of the hidden state as scores.
-    if not model.has_classifier:
-        raise UnsupportedError('pooling="rank": this model has no classifier head')
 
 
 __all__ = ["Context", "ContextOptions", "Stepper"]

@@ -11,7 +11,7 @@ from llama_cffi._native import binding, ffi, lib, log
 from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.embeddings import PoolingType
 from llama_cffi.core.model import Model
-from llama_cffi.errors import ContextError
+from llama_cffi.errors import ContextError, UnsupportedError
 
 _PLAIN = ("f32", "f16", "bf16")
 _NOT_ROTATED = re.compile(r"\battn_rot_k = 0\b")
@@ -85,4 +85,10 @@ def read_causal_attn(ptr: Any, model: Model, options: ContextOptions) -> bool:
     return model.causal_attn if options.attention is None else options.attention == "causal"
 
 
-__all__ = ["ContextLimits", "read_causal_attn", "read_limits"]
+def check_classifier(model: Model) -> None:
+    """Raise :class:`UnsupportedError` for a model that cannot rank: llama.cpp would rank by its hidden state."""
+    if not model.has_classifier:
+        raise UnsupportedError('pooling="rank": this model has no classifier head')
+
+
+__all__ = ["ContextLimits", "check_classifier", "read_causal_attn", "read_limits"]

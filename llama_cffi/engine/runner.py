@@ -236,8 +236,8 @@ class ContextRunner:
             switch_devices(self._device, (work.sequence for work in plan))
         if self._rollback is not None:
             self._rollback.forget()
-            for drafting, position, n_tokens in drafted(plan):
-                self._rollback.prepare(drafting, position, n_tokens, alone=len(plan) == 1)
+            for place, position, n_tokens in drafted(plan):
+                self._rollback.prepare(place, position, n_tokens, alone=len(plan) == 1)
         padded = plan[-1] if plan[-1].n_padding else None
         if padded is None:
             self.context.decode(self._batch, deadline=deadline)

@@ -22,9 +22,9 @@ from llama_cffi.isolation.engine import RemoteEngine
 from llama_cffi.isolation.media import RemoteProjector
 from llama_cffi.isolation.objects import IsolatedAdapter, IsolatedContext, IsolatedModel, LlamasDraft
 from llama_cffi.isolation.supervisor import Supervisor
+from llama_cffi.model_load import check_model_path, naming_the_hub
 from llama_cffi.prepare.model_formats import ModelFormats
 from llama_cffi.prepare.prepared import Defaults
-from llama_cffi.runtime import check_model_path, naming_the_hub
 
 if TYPE_CHECKING:
     import numpy as np
