@@ -60,7 +60,7 @@ class ContextOptions:
     """Most tokens of one sequence, for what looks at :attr:`Context.n_ctx_seq` (generation, saved states, scoring;
     decode does not); None, and more than there is, is what the memory has for one: all cells with ``kv_unified``."""
     n_batch: int = 2048
-    """The most tokens of one decode."""
+    """The most tokens of one decode; at most ``n_ubatch`` for a model with a sliding window."""
     n_ubatch: int = 512
     """The most tokens computed at once; an abort takes effect between layers of such a micro-batch."""
     n_seq_max: int = 1
