@@ -105,6 +105,8 @@ class ContextThreads:
         self.choice: ThreadChoice = thread_choice("n_threads", n_threads, mask=cpus)
         default = self.choice if cpus == cpus_batch else choose_threads(read_topology(), cpus_batch)
         self.choice_batch: ThreadChoice = thread_choice("n_threads_batch", n_threads_batch, default, mask=cpus_batch)
+        self._options.check_number(self.choice.n)
+        self._options_batch.check_number(self.choice_batch.n)
 
     @property
     def asked(self) -> tuple[int | None, int | None]:

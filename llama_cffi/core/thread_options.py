@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from llama_cffi._util.scalars import as_int, check_int
 from llama_cffi._util.shown import shown
-from llama_cffi.core.cpu_topology import cpu_list
+from llama_cffi.core.cpu_topology import cpu_list, usable_cpus
 from llama_cffi.core.options import choice
 from llama_cffi.core.threads import MAX_THREADS
 from llama_cffi.errors import UnsupportedError
@@ -71,6 +71,19 @@ class ThreadOptions:
             raise UnsupportedError(
                 f"cpu_mask: the system has no CPU {', '.join(map(str, missing))} for this process; "
                 f"it may use {ranges(os.sched_getaffinity(0))}"
+            )
+
+    def check_number(self, n_threads: int) -> None:
+        """Raise :class:`UnsupportedError` for so many real-time threads that they leave no CPU to anything else.
+
+        They wait for each other busily, and nothing takes a CPU from them: one that has to share a CPU with another
+        waits for ever.
+        """
+        n_cpus = len(self.cpus) or usable_cpus()
+        if self.priority in _FIFO_PRIORITIES and 1 < n_threads >= n_cpus:
+            raise UnsupportedError(
+                f"priority={self.priority!r}: {n_threads} real-time threads would leave none of {n_cpus} CPUs to "
+                f"anything else; give n_threads={max(1, n_cpus - 1)} or fewer, also as n_threads_batch"
             )
 
     @contextmanager

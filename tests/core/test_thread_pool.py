@@ -396,10 +396,21 @@ def test_a_priority_that_is_allowed_is_set(model: Model) -> None:
         ThreadOptions(priority="medium").check()
     except UnsupportedError:
         pytest.skip("this system allows no real-time scheduling")
-    context, threads = placed_threads(model, priority="medium")
+    n = max(1, min(2, len(CPUS) - 1))
+    context, threads = placed_threads(model, n, priority="medium")
     with context:
-        assert {policy(task) for task in threads} == {(os.SCHED_FIFO, 40)}
+        assert len(threads) == n - 1
+        assert {policy(task) for task in threads} <= {(os.SCHED_FIFO, 40)}
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+@needs_linux
+def test_real_time_threads_leave_a_cpu(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *_: None)
+    for more in ({"n_threads": 2}, {"n_threads": 1, "n_threads_batch": 2, "priority_batch": "high"}):
+        given = {"cpu_mask": CPUS[:2], "cpu_mask_batch": CPUS[:2], "priority": "high", **more}
+        with pytest.raises(UnsupportedError, match=r"priority='high': 2 real-time threads .* of [12] CPUs .*=1"):
+            Context(model, options(**given))
 
 
 @needs_linux
