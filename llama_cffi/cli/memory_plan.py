@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import llama_cffi
-from llama_cffi.engine.draft_source import drafts_from_states
-from llama_cffi.engine.open_media import projector_beside
 
 DEFAULT_N_CTX = 4096
 _TEXTS, _CELLS = 4, 16_384
@@ -39,15 +37,23 @@ def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
     context = replace(context, n_ctx=cells, n_seq_max=n_texts, n_batch=options["n_batch"], n_ubatch=options["n_ubatch"])
     projector = options.get("mmproj")
     if projector == "auto":
+        from llama_cffi.engine.open_media import projector_beside
+
         projector = projector_beside(Path(file))
     estimate = llama_cffi.estimate_memory(file, options["model_options"], context, mmproj=projector)
     needed = estimate.weights + estimate.kv + estimate.compute
     draft = options.get("draft")
     path = draft if isinstance(draft, Path) else getattr(draft, "model", None)
-    if isinstance(path, (str, Path)) and path not in ("lookup", "mtp") and not drafts_from_states(path):
+    if isinstance(path, (str, Path)) and path not in ("lookup", "mtp") and not _drafts_from_states(path):
         small = llama_cffi.estimate_memory(path, None, replace(context, n_ctx=n_ctx))
         needed += small.weights + small.kv + small.compute
     return needed
+
+
+def _drafts_from_states(path: str | Path) -> bool:
+    from llama_cffi.engine.draft_source import drafts_from_states
+
+    return drafts_from_states(path)
 
 
 def _trained(file: str) -> int:

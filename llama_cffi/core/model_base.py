@@ -166,9 +166,14 @@ class ModelBase(NativeObject):
 
     # -- metadata
 
-    @cached_property
+    @property
     def metadata(self) -> dict[str, str]:
         """The file's scalar metadata, values as text. Wraps ``llama_model_meta_*``; arrays are in GGUFFile."""
+        self.ptr  # noqa: B018 - raises when the model is closed
+        return self._metadata
+
+    @cached_property
+    def _metadata(self) -> dict[str, str]:
         result = {}
         for i in range(lib.llama_model_meta_count(self.ptr)):
             key = self._string(lib.llama_model_meta_key_by_index, i)
