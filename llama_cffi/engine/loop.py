@@ -308,7 +308,8 @@ class GenerationLoop:
         return min(found, default=None) if self._timed else None
 
     def _is_late(self, sequences: SequenceOf[RunningSequence]) -> bool:
-        return (self._deadline(sequences) or float("inf")) <= monotonic() + _COARSE
+        deadline = self._deadline(sequences)
+        return deadline is not None and deadline <= monotonic() + _COARSE
 
     # -- tokens
 

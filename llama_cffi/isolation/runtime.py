@@ -14,6 +14,7 @@ from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.opening import local
+from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.source import open_source
 from llama_cffi.engine.draft_model import DraftModel
 from llama_cffi.engine.head_drafts import DraftHeads
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llama_cffi.core.embeddings import PoolingType
-    from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
 
 _Path = str | os.PathLike[str]
@@ -92,6 +92,10 @@ class IsolatedRuntime:
         if name.startswith("_"):
             raise AttributeError(name)
         raise UnsupportedError(f"isolate=True: what needs the {name} of a Runtime cannot be done from another process")
+
+    def encode(self, media: object) -> NoReturn:
+        """Raise :class:`UnsupportedError`: what was encoded stays in the other process."""
+        _refuse_embeddings_of_media()
 
     @property
     def defaults(self) -> Defaults:
@@ -228,12 +232,15 @@ class RemoteEmbedder:
 
     def run(
         self,
-        texts: Sequence[NDArray[np.int32]],
+        texts: Sequence[NDArray[np.int32] | Prompt],
         *,
         conditioning: Conditioning = PLAIN,
         progress: _Report | None = None,
+        encode: object = None,
     ) -> NDArray[np.float32]:
-        """As :meth:`Embedder.run`."""
+        """As :meth:`Embedder.run`, for texts; :class:`UnsupportedError` for images and sound."""
+        if any(isinstance(one, Prompt) for one in texts):
+            _refuse_embeddings_of_media()
         step = ("run", (texts,), {"conditioning": conditioning})
         return cast("NDArray[np.float32]", self._call(step, progress=progress))
 
@@ -277,6 +284,11 @@ def _check(options: Mapping[str, Any]) -> None:
             pickle.dumps(value)
         except Exception as error:
             raise UnsupportedError(f"isolate=True: {name}={shown(value)} cannot leave this process: {error}") from error
+
+
+def _refuse_embeddings_of_media() -> NoReturn:
+    """Raise :class:`UnsupportedError`."""
+    raise UnsupportedError("isolate=True: images and sound are not embedded in another process; open the model here")
 
 
 __all__ = ["IsolatedRuntime"]

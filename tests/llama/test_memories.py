@@ -94,7 +94,7 @@ def test_no_row_of_a_batch_misses_a_part_of_its_window(models: dict[str, Model])
                     held[seq_id] = 0
                     context.memory.seq_rm(seq_id)
                     pieces.memory.seq_rm(seq_id)
-            rows = []
+            rows: list[tuple[int, int, int]] = []
             for seq_id in rng.sample(range(n_seq), 4):
                 for _ in range(min(rng.choice((1, 5, 8, 20)), context.n_batch - len(rows))):
                     rows.append((rng.randrange(3, 400), held[seq_id], seq_id))

@@ -462,9 +462,13 @@ def test_embedding_batches_are_checked(models: dict[str, Seeing]) -> None:
             context.decode(EmbeddingBatch(gemma, rows, 0))
         with pytest.raises(BatchError, match="seq_id 5"):
             context.decode(EmbeddingBatch(qwen, rows[:, :64].copy(), 0, 5))
-    with Context(gemma, ContextOptions(n_ctx=64, n_batch=16, n_ubatch=2, n_threads=1)) as context:
-        with pytest.raises(BatchError, match="n_ubatch is 2"):
-            EmbeddingBatch(gemma, rows, 0).decode(context, causal_attn=False)
+    # With a sliding window, a batch is a micro-batch.
+    with (
+        Context(gemma, ContextOptions(n_ctx=64, n_batch=16, n_ubatch=2, n_threads=1)) as context,
+        pytest.raises(BatchError, match="n_ubatch is 2"),
+    ):
+        EmbeddingBatch(gemma, rows, 0).decode(context, causal_attn=False)
+    with Context(gemma, ContextOptions(n_ctx=64, n_batch=16, n_ubatch=4, n_threads=1)) as context:
         EmbeddingBatch(gemma, rows, 0, output_last=True).decode(context)
         assert np.isfinite(context.outputs.logits()).all()
         assert context.causal_attn
