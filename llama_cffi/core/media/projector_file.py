@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -56,7 +55,8 @@ _NUMBERS = ("i8", "i16", "i32", "i64", "f64")
 def _check_type(path: Path, tensor: TensorInfo) -> None:
     """Refuse what ggml fails an assertion for in the middle of a graph, where nothing can be caught: it multiplies no
     integers, and adds and scales with numbers of 32 bits alone."""
-    is_vector = math.prod(tensor.shape) == max(tensor.shape, default=1)
+    # Other weights of one dimension may be those of a convolution over one channel, which are f16.
+    is_vector = len(tensor.shape) < 2 and any(part in tensor.name for part in ("bias", "norm", ".ln"))
     if tensor.type in _NUMBERS or (is_vector and tensor.type != "f32"):
         allowed = "f32" if is_vector else "floating or quantized"
         raise ModelFileError(
