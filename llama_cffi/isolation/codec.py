@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llama_cffi.core.control_vector import ControlVector
+from llama_cffi.core.model import Model
 from llama_cffi.core.sampler import PythonSampler
 from llama_cffi.core.vocab import Vocab
 from llama_cffi.engine.media_content import MediaContent
@@ -80,6 +81,9 @@ class _Pickler(pickle.Pickler):
             raise UnsupportedError(
                 "isolate=True: a sampler written in Python needs the model in its own process: use isolate=False"
             )
+        if isinstance(thing, Model):
+            # As a reference it would be loaded a second time, without a word.
+            raise UnsupportedError("isolate=True: a Model cannot leave this process; give its path")
         if isinstance(thing, MediaContent):
             return named, ("media", *thing.state)
         if isinstance(thing, ControlVector):
