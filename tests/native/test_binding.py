@@ -292,7 +292,7 @@ def test_hybrid_models_where_the_library_does_not_say(
         ({"general.architecture": "llama", "jamba.ssm.conv_kernel": "4"}, False),
     ):
         with module.Model(path, module.ModelOptions(vocab_only=True)) as model, monkeypatch.context() as patch:
-            patch.setitem(vars(model), "metadata", metadata)
+            patch.setitem(vars(model), "_metadata", metadata)
             patch.setattr(model_base, "binding", older)
             assert model.is_hybrid is hybrid
 
