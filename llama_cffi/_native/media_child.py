@@ -8,7 +8,6 @@ answer is one in the file that the request names.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import sys
 from typing import Any
@@ -58,23 +57,11 @@ def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import probe_child  # type: ignore[import-not-found]
 
-    request = json.load(sys.stdin)
-    if sys.platform != "win32":
-        import resource
-        import signal
-
-        # A crash is expected, and its core is of no use.
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # Should the host be gone: nothing else would end a computation that hangs.
-        signal.alarm(int(request["seconds"]) + 2)
+    request = probe_child.read_request()
     library = probe_child.open_all(request["paths"])
     for folder in request["plugins"]:
         library.ggml_backend_load_all_from_path(os.fsencode(folder))
-    answer = lay_out(request, library, probe_child.hidden_return())
-    with open(request["answer"] + ".part", "w", encoding="utf-8") as file:
-        json.dump(answer, file)
-    os.replace(request["answer"] + ".part", request["answer"])
-    os._exit(0)
+    probe_child.leave(request, lay_out(request, library, probe_child.hidden_return()))
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     return {"version": version, "results": found, "symbols": symbols}
 
 
-def main() -> None:
-    """Answer the request on standard input, and leave without running anything of the library's at exit."""
+def read_request() -> Any:
+    """Return the request on standard input; from now on, a crash leaves no core, and nothing runs for ever."""
     request = json.load(sys.stdin)
     if sys.platform != "win32":
         import resource
@@ -105,12 +105,22 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # Should the host be gone: nothing else would end a library that hangs.
         signal.alarm(int(request["seconds"]) + 2)
-    answer = look(request)
+    return request
+
+
+def leave(request: Any, answer: Any) -> None:
+    """Write the answer, and leave without running anything of the library's at exit."""
     # Opened only now, and whole at once: a library that ends the process leaves no answer.
     with open(request["answer"] + ".part", "w", encoding="utf-8") as file:
         json.dump(answer, file)
     os.replace(request["answer"] + ".part", request["answer"])
     os._exit(0)
+
+
+def main() -> None:
+    """Answer the request on standard input."""
+    request = read_request()
+    leave(request, look(request))
 
 
 if __name__ == "__main__":

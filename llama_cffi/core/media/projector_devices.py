@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from llama_cffi._native import extras, lib, log
 from llama_cffi._native.abort import AbortFlag
@@ -14,7 +14,7 @@ from llama_cffi.core.allocation import allocation_reason
 from llama_cffi.core.context_options import FlashAttention
 from llama_cffi.core.media.projector_file import check_projector_file, projector_id
 from llama_cffi.core.media.projector_memory import check_layout
-from llama_cffi.core.media.projector_params import native_params
+from llama_cffi.core.media.projector_params import measuring_params
 from llama_cffi.core.placement import gpu_names
 from llama_cffi.core.strings import to_text
 
@@ -35,19 +35,13 @@ def projector_memory(
     """
     path = Path(path)
     file = check_projector_file(path)
-    cores = SharedCores(AbortFlag())
-
-    def options(*, use_gpu: bool) -> Any:
-        return native_params(
-            cores,
-            n_threads=1,
-            use_gpu=use_gpu,
-            image_min_tokens=image_min_tokens,
-            image_max_tokens=image_max_tokens,
-            batch_max_tokens=None,
-            flash_attn=flash_attn,
-            warmup=True,
-        )
+    options = partial(
+        measuring_params,
+        SharedCores(AbortFlag()),
+        image_min_tokens=image_min_tokens,
+        image_max_tokens=image_max_tokens,
+        flash_attn=flash_attn,
+    )
 
     def measure(*, use_gpu: bool) -> dict[str, int]:
         found = extras.projector_bytes(os.fsencode(path), options(use_gpu=use_gpu)) or []

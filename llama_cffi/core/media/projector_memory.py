@@ -14,7 +14,7 @@ from llama_cffi._util.files import identity
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import FlashAttention
 from llama_cffi.core.media.projector_file import check_projector_file
-from llama_cffi.core.media.projector_params import native_params
+from llama_cffi.core.media.projector_params import measuring_params
 from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown
 from llama_cffi.errors import ModelFileError, UnsupportedError
 
@@ -62,15 +62,12 @@ def estimate_projector(
     """
     path = Path(path)
     file = check_projector_file(path)
-    params = native_params(
-        SharedCores(AbortFlag()),
-        n_threads=1,
+    params = measuring_params(
+        SharedCores(AbortFlag()),  # the child process gets numbers alone
         use_gpu=use_gpu,
         image_min_tokens=image_min_tokens,
         image_max_tokens=image_max_tokens,
-        batch_max_tokens=None,
         flash_attn=flash_attn,
-        warmup=True,
     )
     found = media_sketch.lay_out(path, params, _USED)
     if found is not None:

@@ -48,4 +48,25 @@ def native_params(
     return params
 
 
-__all__ = ["native_params"]
+def measuring_params(
+    cores: SharedCores,
+    *,
+    use_gpu: bool,
+    image_min_tokens: int | None,
+    image_max_tokens: int | None,
+    flash_attn: FlashAttention,
+) -> Any:
+    """Return the :func:`native_params` to lay a projector out, which encodes nothing; ``cores`` must outlive them."""
+    return native_params(
+        cores,
+        n_threads=1,
+        use_gpu=use_gpu,
+        image_min_tokens=image_min_tokens,
+        image_max_tokens=image_max_tokens,
+        batch_max_tokens=None,
+        flash_attn=flash_attn,
+        warmup=True,
+    )
+
+
+__all__ = ["measuring_params", "native_params"]
