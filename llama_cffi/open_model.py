@@ -103,7 +103,7 @@ class OpenModel(Closing, ProcessBound):
         return self._runtime.states.from_bytes(data, self._runtime.conditioning)
 
     def load_prompt(self, path: str | PathLike[str]) -> Prompt:
-        """Load a file of :meth:`save_prompt` into memory, keep the other texts, and return its prompt.
+        """Load a file of :meth:`Llama.save_prompt` into memory, keep the other texts, and return its prompt.
 
         When every slot is taken, it replaces the least recently used text, and more of them when there is no room.
         """
@@ -125,7 +125,7 @@ class OpenModel(Closing, ProcessBound):
         return self._runtime.states.write_slot(slot, path)
 
     def load_slot(self, slot: int, path: str | PathLike[str]) -> Prompt:
-        """Load a file of :meth:`save_slot`, or of :meth:`save_prompt`, into an idle slot, and return its prompt.
+        """Load a file of :meth:`save_slot`, or of :meth:`Llama.save_prompt`, into an idle slot, and return its prompt.
 
         When there is no room, other idle slots are emptied. Raises :class:`BusyError` for a slot in use, the errors of
         :meth:`load_state`, and :class:`MemoryFullError` without room. After an error the slot holds what it held, if
