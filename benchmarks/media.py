@@ -4,10 +4,10 @@
 
 ``llama-cffi serve`` and llama-server on the same library (``python scripts/build_libllama.py --tool llama-server``),
 with the same threads, cells and slots, opened afresh for each round, in turn. Each caller sends a picture of its own
-with a question, and then another question about the same picture, as chat completions: milliseconds to the first token
-of each. At last a text is streamed while a question about a new picture is asked: its longest pause until the first
-token of the answer, and how many of its tokens came meanwhile. The models have random weights, and the sizes of a small
-one that sees.
+with a question, and then another question about the same picture, as chat completions: milliseconds to the end of each
+answer of one token (the first token of random weights need not be a whole character). At last a text is streamed while
+a question about a new picture is asked: its longest pause until the answer, and how many of its tokens came meanwhile.
+The models have random weights, and the sizes of a small one that sees.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +45,6 @@ TEXT = Shape(n_layer=8, n_embd=512, n_head=8, n_head_kv=4, n_ff=2048, n_vocab=51
 VISION = VisionShape(n_embd=384, n_ff=1536, n_layer=12, n_head=6, patch=14)
 PIXELS = 448
 """Width and height of the pictures, of which each 28 by 28 pixels are a token: 256 in all."""
-N_TOKENS = 8
 N_STREAMED, N_BEFORE = 700, 20
 """Tokens of a stream beside a question, and how many of them come before it."""
 QUESTIONS = ("What is in the picture?", "Which colors are there?")
@@ -143,24 +143,30 @@ async def _beside(port: int, picture: bytes) -> list[float]:
 
 
 async def _ask(port: int, content: list[Any]) -> float:
-    """Seconds to the first token."""
-    start, times = perf_counter(), list[float]()
-    await _read(port, content, N_TOKENS, times)
-    return times[0] - start
+    """Seconds to the end of an answer of one token."""
+    start = perf_counter()
+    ends = [choice async for choice in _choices(port, content, 1) if choice["finish_reason"]]
+    if not ends:
+        raise BenchmarkError("an answer did not end")
+    return perf_counter() - start
 
 
 async def _read(port: int, content: list[Any], n_tokens: int, times: list[float]) -> None:
     """Note when each piece of an answer came."""
+    async for choice in _choices(port, content, n_tokens):
+        # The role comes at once, in a chunk without text.
+        if choice["delta"].get("content"):
+            times.append(perf_counter())
+
+
+async def _choices(port: int, content: list[Any], n_tokens: int) -> AsyncIterator[dict[str, Any]]:
+    """The chunks of a streamed answer."""
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": n_tokens, "temperature": 0}
     data = json.dumps({**body, "stream": True, "ignore_eos": True}).encode()
     async for line in lines_of(port, "/v1/chat/completions", data):
         if line.startswith(b"data: {"):
-            choices = json.loads(line[6:]).get("choices")
-            # The role comes at once, in a chunk without text.
-            if choices and choices[0]["delta"].get("content"):
-                times.append(perf_counter())
-    if not times:
-        raise BenchmarkError("a stream ended without a token")
+            for choice in json.loads(line[6:]).get("choices", ()):
+                yield choice
 
 
 def _show(n_callers: int, found: dict[str, list[list[float]]]) -> None:
