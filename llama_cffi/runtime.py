@@ -91,6 +91,8 @@ class Runtime:
         self.model_sampling = True
         """Whether the author's sampling parameters are the defaults of calls."""
         self.context = Context(model, options)
+        if media is not None:
+            media.compute_beside(self.context)
         # An encoder alone generates nothing, but it embeds.
         self._engine: Engine | None = None
         if self.context.has_memory and model.has_decoder:

@@ -277,11 +277,6 @@ class Context(ContextFailures):
         with self.lock():
             lib.llama_synchronize(self.ptr)
 
-    def pause_threads(self) -> None:
-        """Let the threads sleep until the next computation; they wait for it busily otherwise, for 0.15 seconds."""
-        with self.lock():
-            self._resources.pause_pools()
-
     # -- changes to the weights
 
     @property

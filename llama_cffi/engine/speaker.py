@@ -74,7 +74,7 @@ class Speaker:
                     like.options, n_ctx=like.n_ctx_seq, n_ctx_seq=None, n_batch=like.n_ctx_seq,
                     n_ubatch=min(like.n_ubatch, _UBATCH), n_seq_max=1, kv_unified=True, embeddings=True, pooling="none",
                 )  # fmt: skip
-                self._side = SideContext(like.model, options)
+                self._side = SideContext(like.model, options, own_threads=True)
             if self._generator is None:
                 self._generator = SpeechGenerator(self._side.context, self.projector)
             return self._side, self._generator

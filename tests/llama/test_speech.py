@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from llama_cffi import AsyncLlama, Audio, Context, FinishReason, Llama, errors
+from llama_cffi.core.cpu_topology import usable_cpus
 from llama_cffi.prepare.speech import without_control
 from tests.support.media_kinds import tone
 from tests.support.speech_judge import build_judge, judged
@@ -218,6 +219,18 @@ def test_texts_go_on_while_it_speaks(pocket: Llama) -> None:
         next(stream)
         assert pocket.generate("once", max_tokens=4, temperature=0).usage.completion_tokens <= 4
         next(stream)
+
+
+def test_a_speech_is_decoded_with_threads_of_its_own(pocket: Llama) -> None:
+    """libmtmd decodes when it likes, and a pool of threads computes one graph at a time."""
+    assert pocket.projector is not None
+    files = pocket.model.path, pocket.projector.path
+    with Llama(files[0], mmproj=files[1], n_ctx=64, n_threads=usable_cpus(), n_gpu_layers=0) as llm:
+        assert llm.projector is not None
+        side, _ = llm._runtime.speaker.open()
+        assert (llm.context.threads.shared, side.context.threads.shared) == (True, False)
+        # It is computed in turns with the texts nevertheless.
+        assert set(llm.projector.turns.found) == {llm.context.turn, side.context.turn}
 
 
 def test_one_speech_at_a_time(pocket: Llama) -> None:
