@@ -10,12 +10,9 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llama_cffi.errors import LibraryError
-
-if TYPE_CHECKING:
-    from llama_cffi._native.handle import Handle
 
 Kind = Literal["compiled", "python"]
 
@@ -64,8 +61,8 @@ leave: Callable[[Any], Callable[[], object]] = _chosen.leave
 turns: Callable[[Sequence[Any]], Any] = _chosen.turns
 """An array of ``lch_turn *``."""
 
-pool: Callable[[Handle], Any] = _chosen.pool
-"""A thread pool as ``lch_turn_add`` takes it."""
+pool: Callable[[Any], Any] = _chosen.pool
+"""The :class:`Handle` of a thread pool as ``lch_turn_add`` takes it."""
 
 take_interrupt: Callable[[], BaseException | None] = _chosen.take_interrupt
 """What a signal handler raised in the middle of a computation, once."""
