@@ -25,6 +25,7 @@ from llama_cffi.core.model_paths import all_parts, all_paths
 from llama_cffi.core.model_reference import absolute, identify
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.placement import Placement, read_placement, tensor_placement
+from llama_cffi.core.rpc import may_compute_remotely, note_user
 from llama_cffi.core.source import Source
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
@@ -68,6 +69,8 @@ class ModelBase(NativeObject):
         """Whether a text has as many positions as the model was trained for, and no more."""
         self._gate = SharedGate()
         self._handle = handle = Handle("Model", partial(guard.free, "llama_model_free"), gate=self._gate)
+        if not self.options.vocab_only and may_compute_remotely(self.options.devices):
+            note_user(handle)
         with self._gate:
             try:
                 handle.open(self._load(paths, single, progress))
