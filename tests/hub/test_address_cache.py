@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from llama_cffi import Model, ModelOptions, errors
@@ -137,7 +137,7 @@ def test_commands(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_package(name: object = None) -> list[object]:
         raise errors.UnsupportedError("huggingface_hub is not installed")
 
-    def run(*arguments: str, answer: str | None = None) -> Result:
+    def run(*arguments: str, answer: str | None = None) -> Any:
         return CliRunner().invoke(app, arguments, input=answer)
 
     def no_models(name: object = None) -> list[object]:
