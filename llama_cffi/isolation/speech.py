@@ -99,8 +99,8 @@ class RemoteSpeech(SpeechJob):
     def _next(self) -> NDArray[np.float32] | None:
         link = self._link
         assert link is not None
+        self._supervisor.check_open()
         if link.ended:
-            self._supervisor.check_open()
             raise copy(link.crash)
         piece: Piece | None = self._supervisor.call(("speak_on", (self._number,), {}), link=link)
         if piece is None:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,31 @@ def test_a_file_keeps_its_position_and_a_model_its_file(data: bytes, tmp_path: P
         path.unlink()
         assert loaded.has_classifier is False
         np.testing.assert_array_equal(logits(loaded), expected)
+
+
+@pytest.mark.parametrize("way", ["path", "file", "file behind 32"])
+@pytest.mark.parametrize("change", [-1, -1000, 0, 1000])
+def test_a_file_that_is_changed_while_it_is_loaded(
+    way: str, change: int, data: bytes, tmp_path: Path, closing: ExitStack
+) -> None:
+    path = tmp_path / "place"
+    given = write(path, data) if way == "path" else made(way, data, path, closing)
+    changed: list[float] = []
+
+    def progress(part: float) -> None:
+        if not changed:
+            changed.append(part)
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size + change)
+                file.seek(-600, os.SEEK_END)
+                file.write(bytes(600))
+
+    # Mapped, a file ends with the page in which it ends; otherwise llama.cpp sees that it is shorter.
+    mode: Any = "mmap" if change == -1 else "none"
+    refused = pytest.raises(ModelFileError, match=r"was changed while it was loaded|reached end of file")
+    # Of an open file, what was there when it was given is the model.
+    with nullcontext() if change > 0 and way != "path" else refused:
+        Model(given, ModelOptions(load_mode=mode), progress=progress).close()
 
 
 def test_a_part_of_a_file_is_mapped_where_that_pays(data: bytes, tmp_path: Path) -> None:

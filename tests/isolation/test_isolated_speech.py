@@ -219,3 +219,7 @@ def test_a_speech_that_is_begun_again(pocket: SpeakingModel, here: Llama) -> Non
             with pytest.raises(EngineCrashed, match="SIGKILL"):
                 stopped(llm, lambda: next(begun))
         assert llm.speak(TEXT, max_frames=6, seed=1) == expected
+        left = llm.stream_speech(LONG)
+        next(left)
+    with pytest.raises(ClosedError):
+        next(left)
