@@ -102,7 +102,8 @@ def _in_folder(place: Path) -> list[CachedAddress]:
         names = {_ENDS.sub("", file.name) for file in place.iterdir() if file.is_file()}
     except (FileNotFoundError, NotADirectoryError):
         return []
-    present = {name for name in names if (place / name).is_file() or part_of(place / name).is_file()}
+    # Of a download that has never begun there is an empty part.
+    present = {name for name in names if (place / name).is_file() or _size(part_of(place / name))}
     others = [Candidate((name,)) for name in sorted(present) if not name.lower().endswith(".gguf")]
     return [_model(place, one) for one in (*candidates(present), *others)]
 

@@ -71,7 +71,17 @@ class Transfer:
         """
         with storing(self._target), only_one(self._target, self._waited):
             if not self._target.exists() or not is_current():
-                self._fetch()
+                try:
+                    self._fetch()
+                finally:
+                    self._drop_empty()
+
+    def _drop_empty(self) -> None:
+        """Delete a part of no bytes: nothing has come, and nothing can go on from it."""
+        with suppress(OSError):
+            if not self._part.stat().st_size:
+                self._part.unlink()
+                self._facts.unlink()
 
     def _waited(self) -> None:
         with suppress(OSError):

@@ -161,9 +161,10 @@ def read_by_python(path: Path, name: Any) -> set[bytes]:
 
 def check_open(given: Any, expected: Callable[[Source], set[bytes] | None], *allowed: type[Exception]) -> bool:
     """Whether something was opened, whose content is one of those expected if any are."""
+    refusals: tuple[type[Exception], ...] = (LlamaCffiError, *allowed)
     try:
         source = open_source(given)
-    except (LlamaCffiError, *allowed):
+    except refusals:
         return False
     assert source is not None
     try:

@@ -28,6 +28,8 @@ def left() -> list[Path]:
 
 
 def test_what_was_downloaded_is_listed_and_deleted(server: FileServer) -> None:
+    with pytest.raises(errors.HubNotFoundError):
+        pull_address(url(server, "/m/none.gguf"))
     assert cached_addresses() == []
     secret = url(server) + "?sig=secret"
     first, second = pull_address(url(server)), pull_address(secret)
