@@ -244,6 +244,16 @@ def test_a_server_that_hangs(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Non
     assert pull_address(f"{liar.url}/m.gguf").read_bytes() == CONTENT
 
 
+def test_a_server_that_only_promises_an_answer(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers, "_ATTEMPTS", 1)
+    promise = b"HTTP/1.1 100 Continue\r\n\r\n"
+    liar.answer = lambda request: promise * 3 + message("200 OK", CONTENT, f"Content-Length: {len(CONTENT)}")
+    assert pull_address(f"{liar.url}/m.gguf").read_bytes() == CONTENT
+    liar.answer = lambda request: promise * 100
+    with pytest.raises(errors.HubConnectionError, match="keeps saying that its answer will come"):
+        pull_address(f"{liar.url}/other.gguf")
+
+
 def test_what_comes_with_a_redirection_is_not_read(liar: Liar) -> None:
     """It may have no end; Python's own handler reads all of it."""
     headers = f"HTTP/1.1 302 Found\r\nLocation: {liar.url}/real.gguf\r\nContent-Length: 999999999\r\n\r\n".encode()
