@@ -208,8 +208,8 @@ def check(liar: Liar, seed: int) -> bool:
 
 
 def test_servers_that_lie(liar: Liar) -> None:
-    found = [check(liar, seed) for seed in range(60) if not has_hangs(seed)]
-    assert 10 < sum(found) < len(found)
+    found = [check(liar, seed) for seed in range(40) if not has_hangs(seed)]
+    assert 5 < sum(found) < len(found)
 
 
 def has_hangs(seed: int) -> bool:
