@@ -1,0 +1,139 @@
+"""Pictures with memories of every kind that text models have: what is said of them is what libmtmd computes afresh."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_cffi import Image, Llama, Model
+from tests.support.media_models import write_gemma3_projector, write_vision_projector
+from tests.support.media_walk import MediaWalk
+from tests.support.memory_models import N_EMBD, write_memory_model
+from tests.support.memory_walk import EXACT
+from tests.support.pictures import photograph
+
+KINDS = {
+    "llama": "qwen2vl",
+    "qwen2vl": "qwen2vl",
+    "lfm2": "qwen2vl",
+    "qwen35": "qwen2vl",
+    "granitehybrid": "qwen2vl",
+    "mamba2": "qwen2vl",
+    "gemma3": "gemma3",
+    "gemma3, causal": "qwen2vl",
+}
+"""Text models and their projectors. Those of gemma3 see their pictures at once, which are longer than the window."""
+
+
+class Opened:
+    """Models and projectors, which are written at their first use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._models: dict[str, Model] = {}
+
+    def model(self, kind: str) -> Model:
+        name = kind.partition(",")[0]
+        if name not in self._models:
+            self._models[name] = Model(write_memory_model(self._folder / f"{name}.gguf", name))
+        return self._models[name]
+
+    def projector(self, kind: str) -> Path:
+        name = KINDS[kind]
+        path = self._folder / f"mmproj-{name}.gguf"
+        if not path.exists():
+            write = write_gemma3_projector if name == "gemma3" else write_vision_projector
+            write(path, n_text=N_EMBD)
+        return path
+
+    def close(self) -> None:
+        for model in self._models.values():
+            model.close()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    opened = Opened(tmp_path_factory.mktemp("media-memories"))
+    yield opened
+    opened.close()
+
+
+def walk(opened: Opened, kind: str, seed: int, n: int, folder: Path, **options: Any) -> MediaWalk:
+    walk = MediaWalk(opened.model(kind), opened.projector(kind), seed, folder, **options)
+    try:
+        walk.run(n)
+    except BaseException:
+        print(f"{kind}, seed {seed}, after {sum(walk.seen[one] for one in walk._steps)} steps: {dict(walk.seen)}")
+        raise
+    finally:
+        walk.close()
+    return walk
+
+
+@pytest.mark.parametrize("kind", ["qwen2vl", "qwen35", "lfm2", "gemma3"])
+def test_a_random_walk(opened: Opened, kind: str, tmp_path: Path) -> None:
+    found = walk(opened, kind, 1, 12, tmp_path, context_options=replace(EXACT, swa_full=False))
+    assert found.seen["texts"] > 5
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_random_walks(opened: Opened, kind: str, tmp_path: Path) -> None:
+    """``LLAMA_CFFI_WALK_SEED`` is the first seed, ``LLAMA_CFFI_WALK_SECONDS`` what each kind takes."""
+    seed = int(os.environ.get("LLAMA_CFFI_WALK_SEED", "1000"))
+    end = time.monotonic() + float(os.environ.get("LLAMA_CFFI_WALK_SECONDS", "20"))
+    totals: dict[str, float] = {}
+    while time.monotonic() < end:
+        options = options_of(seed, pieces=KINDS[kind] != "gemma3")
+        found = walk(opened, kind, seed, 60, tmp_path, **options)
+        for key, n in found.seen.items():
+            totals[key] = totals.get(key, 0) + n
+        totals["moved"] = max(totals.get("moved", 0), found.moved)
+        seed += 1
+    print(f"{kind}: seeds up to {seed - 1}, {totals}")
+    assert totals["texts"] > 0
+
+
+def options_of(seed: int, *, pieces: bool) -> dict[str, Any]:
+    """Options of a walk; with ``pieces`` a picture may be computed in several."""
+    every: list[dict[str, Any]] = [{}, {"n_cells": 400, "n_seq_max": 2}, {"host_bytes": 0}, {"media_bytes": 0}]
+    if pieces:
+        every += [{"n_ubatch": 16}, {"n_batch": 12, "n_ubatch": 12, "n_cells": 400}]
+    return every[seed % len(every)] | {"context_options": replace(EXACT, swa_full=seed % 3 == 0)}
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen35", "mamba2"])
+@pytest.mark.parametrize("how", ["state", "prompt", "slot"])
+def test_a_restored_state_goes_back_to_its_picture(opened: Opened, kind: str, how: str, tmp_path: Path) -> None:
+    """Neither a sliding window nor a recurrent layer can be cut there, and the embeddings are in another process."""
+    picture, text = Image(photograph(64, 64, 4)), "tana nelu soki " * 12
+    first, second = ([text, picture, end] for end in ("ra mi lo be so " * 8, "so it be mi " * 4))
+    options: dict[str, Any] = {"mmproj": opened.projector(kind), "n_ctx": 512, "n_threads": 1, "n_seq_max": 2}
+    options["context_options"] = replace(EXACT, swa_full=False)
+    greedy: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logprobs": 0}
+    with Llama(opened.model(kind), **options) as llm:
+        done = llm.generate(first, **greedy)
+        if how == "state":
+            llm.save_state(tmp_path / "saved")
+        elif how == "prompt":
+            llm.save_prompt(first, tmp_path / "saved")
+        else:
+            llm.save_slot(done.slot or 0, tmp_path / "saved")
+    with Llama(opened.model(kind), **options) as llm, Llama(opened.model(kind), **options) as fresh:
+        {"state": llm.load_state, "prompt": llm.load_prompt}.get(how, partial(llm.load_slot, 1))(tmp_path / "saved")
+        for question in (first, second, first):
+            found, expected = llm.generate(question, **greedy), fresh.generate(question, **greedy)
+            assert found.usage.cached_tokens >= found.prompt.media[-1].end
+            assert found.tokens == expected.tokens
+            for one, other in zip(found.logprobs or (), expected.logprobs or (), strict=True):
+                assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+        encoder = llm._runtime.engine._runner.encoder
+        assert encoder is not None
+        assert encoder.n_encoded == 0
