@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +13,12 @@ from typing import Any
 
 import pytest
 
-from llama_cffi import Image, Llama, Model
+from llama_cffi import Audio, Completion, Context, Image, Llama, Model
+from llama_cffi.core.embedding_batch import EmbeddingBatch
+from llama_cffi.errors import AbortedError, LlamaCffiError, MemoryFullError
+from tests.support.llama_server import find_server, running_server
 from tests.support.media_models import write_gemma3_projector, write_vision_projector
+from tests.support.media_server import greedy, of_server, same
 from tests.support.media_walk import MediaWalk
 from tests.support.memory_models import N_EMBD, write_memory_model
 from tests.support.memory_walk import EXACT
@@ -109,12 +114,81 @@ def options_of(seed: int, *, pieces: bool) -> dict[str, Any]:
     return every[seed % len(every)] | {"context_options": replace(EXACT, swa_full=seed % 3 == 0)}
 
 
+class Interrupted:
+    """Has the second piece of the next picture fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: LlamaCffiError | None = None
+        self._n_pieces = 0
+        decode = EmbeddingBatch.decode
+
+        def decode_or_fail(batch: EmbeddingBatch, context: Context, **options: Any) -> None:
+            self._n_pieces += 1
+            if self.error is not None and self._n_pieces == 2:
+                error, self.error = self.error, None
+                raise error
+            decode(batch, context, **options)
+
+        monkeypatch.setattr(EmbeddingBatch, "decode", decode_or_fail)
+
+    def arm(self, error: LlamaCffiError) -> None:
+        self.error, self._n_pieces = error, 0
+
+
+@pytest.mark.parametrize("kind", ["qwen2vl", "lfm2", "qwen35"])
+def test_a_picture_that_is_interrupted_is_computed_once(
+    opened: Opened, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory was full, it was given up in a prefill or in an encoding: what follows is what a fresh one says."""
+    interrupted = Interrupted(monkeypatch)
+    picture, other = (Image(photograph(40, 32, i)) for i in range(2))
+    options: dict[str, Any] = {"mmproj": opened.projector(kind), "n_ctx": 128, "n_threads": 1, "context_options": EXACT}
+    greedy: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logprobs": 0}
+    prompts: list[list[str | Image]] = [
+        ["tana", picture, "nelu"],
+        ["tana", picture, "so"],
+        [other, "be", picture, "it"],
+    ]
+    with (
+        Llama(opened.model(kind), n_batch=8, n_seq_max=2, **options) as llm,
+        Llama(opened.model(kind), **options) as fresh,
+    ):
+        encoder = llm._runtime.engine._runner.encoder
+        assert encoder is not None
+        for prompt in prompts:
+            for slot in llm.slots():
+                if slot.n_held:
+                    llm.clear_slot(slot.id)
+            llm.generate("ra mi lo", max_tokens=1)  # what it holds goes to make room
+            interrupted.arm(MemoryFullError("there is no room"))
+            found, expected = llm.generate(prompt, **greedy), fresh.generate(prompt, **greedy)
+            assert interrupted.error is None
+            close(found, expected)
+            interrupted.arm(AbortedError("given up"))
+            with pytest.raises(AbortedError, match="given up"):
+                llm.generate(prompt, reuse=False, **greedy)
+            close(llm.generate(prompt, **greedy), expected)
+        blocked, encode = threading.Event(), encoder._encode
+        encoder._encode = lambda media: (blocked.wait(20), encode(media))[1]
+        late = ["tana", Image(photograph(32, 40, 7)), "nelu"]
+        assert llm.generate(late, max_seconds=0.05, **greedy).finish_reason == "deadline"
+        blocked.set()
+        close(llm.generate(late, **greedy), fresh.generate(late, **greedy))
+
+
+def close(found: Completion, expected: Completion) -> None:
+    assert found.tokens == expected.tokens
+    for one, other in zip(found.logprobs or (), expected.logprobs or (), strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["gemma3", "qwen35", "mamba2"])
 @pytest.mark.parametrize("how", ["state", "prompt", "slot"])
 def test_a_restored_state_goes_back_to_its_picture(opened: Opened, kind: str, how: str, tmp_path: Path) -> None:
     """Neither a sliding window nor a recurrent layer can be cut there, and the embeddings are in another process."""
     picture, text = Image(photograph(64, 64, 4)), "tana nelu soki " * 12
-    first, second = ([text, picture, end] for end in ("ra mi lo be so " * 8, "so it be mi " * 4))
+    first: list[str | Image] = [text, picture, "ra mi lo be so " * 8]
+    second: list[str | Image] = [text, picture, "so it be mi " * 4]
     options: dict[str, Any] = {"mmproj": opened.projector(kind), "n_ctx": 512, "n_threads": 1, "n_seq_max": 2}
     options["context_options"] = replace(EXACT, swa_full=False)
     greedy: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "logprobs": 0}
@@ -131,9 +205,33 @@ def test_a_restored_state_goes_back_to_its_picture(opened: Opened, kind: str, ho
         for question in (first, second, first):
             found, expected = llm.generate(question, **greedy), fresh.generate(question, **greedy)
             assert found.usage.cached_tokens >= found.prompt.media[-1].end
-            assert found.tokens == expected.tokens
-            for one, other in zip(found.logprobs or (), expected.logprobs or (), strict=True):
-                assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+            close(found, expected)
         encoder = llm._runtime.engine._runner.encoder
         assert encoder is not None
         assert encoder.n_encoded == 0
+
+
+@pytest.mark.conformance
+@pytest.mark.skipif(find_server() is None, reason="no llama-server in build/libllama")
+@pytest.mark.parametrize("kind", ["lfm2", "qwen35", "granitehybrid", "gemma3", "gemma3, causal"])
+def test_pictures_are_answered_as_llama_server_answers_them(opened: Opened, kind: str, tmp_path: Path) -> None:
+    model, projector, program = opened.model(kind), opened.projector(kind), find_server()
+    assert program is not None
+    options = ("-c", 1024, "-np", 1, "-fa", "off", "-ctk", "f32", "-ctv", "f32", "-t", 1, "--no-warmup")
+    media = ("--mmproj", projector, "--mtmd-batch-max-tokens", 1)
+    files = [photograph(width, height, i) for i, (width, height) in enumerate([(40, 30), (64, 64)])]
+    a, b = (Image(one) for one in files)
+    with (
+        running_server(program, model.path, *options, *media, log=tmp_path / "log.txt") as server,
+        Llama(model, mmproj=projector, n_ctx=1024, n_threads=1, context_options=EXACT) as llm,
+    ):
+        cases: list[tuple[list[str | bytes], list[str | Image | Audio]]] = [
+            (["tana ", files[0], " nelu"], ["tana ", a, " nelu"]),
+            (["tana ", files[0], " nelu soki"], ["tana ", a, " nelu soki"]),
+            ([files[1], files[0], " ra ", files[1], "mi lo"], [b, a, " ra ", b, "mi lo"]),
+        ]
+        for given, prompt in cases:
+            expected, n = of_server(server, llm, given)
+            found = llm.generate(prompt, **greedy(llm))
+            same(found, expected)
+            assert found.usage.prompt_tokens == n

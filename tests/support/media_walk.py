@@ -67,7 +67,7 @@ class MediaWalk(MemoryWalk):
     def late(self) -> None:
         """A text with a new place for a picture ends after a moment: in an encoding, a prefill, or a reply."""
         text = [*self._some()[: self.rng.randint(1, 30)], *self._picture(), 7]
-        done = self.llm.generate(Prompt(text), max_tokens=6, max_seconds=self.rng.choice((1e-4, 1e-3, 3e-3, 1e-2)))
+        done = self.llm.generate(Prompt(text), max_tokens=6, max_seconds=self.rng.choice((1e-3, 1e-2, 5e-2, 0.2)))
         self.seen[f"late: {done.finish_reason.value}"] += 1
 
     def talk(self) -> None:
