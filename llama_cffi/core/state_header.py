@@ -242,7 +242,8 @@ def _sequence(data: dict[str, Any]) -> SavedSequence:
     prompt = None if cells is None else _prompt(_typed(cells, list), media)
     if not 1 <= n_past <= _INT32_MAX or (prompt is not None and prompt.n_positions != n_past):
         raise ValueError("a sequence whose tokens are not those in memory")
-    if any(prompt is None or prompt.boundary(one.n_cells) != one.n_cells for one in checkpoints):
+    n_cells = len(prompt or ())
+    if any(one.n_cells > n_cells or (prompt or Prompt()).boundary(one.n_cells) != one.n_cells for one in checkpoints):
         raise ValueError("a checkpoint outside of the tokens, or in the middle of media")
     return SavedSequence(n_past=n_past, prompt=prompt, checkpoints=checkpoints)
 

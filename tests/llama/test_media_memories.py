@@ -170,7 +170,7 @@ def test_a_picture_that_is_interrupted_is_computed_once(
             close(llm.generate(prompt, **greedy), expected)
         blocked, encode = threading.Event(), encoder._encode
         encoder._encode = lambda media: (blocked.wait(20), encode(media))[1]
-        late = ["tana", Image(photograph(32, 40, 7)), "nelu"]
+        late: list[str | Image] = ["tana", Image(photograph(32, 40, 7)), "nelu"]
         assert llm.generate(late, max_seconds=0.05, **greedy).finish_reason == "deadline"
         blocked.set()
         close(llm.generate(late, **greedy), fresh.generate(late, **greedy))
