@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SIDE = 64
 """Width and height of the images that stand for those before a medium."""
 _MAX_ALIGNMENT = 8
+_FILLERS = ("0", " 0", "a", " a", "\n")
+"""Texts of which some repetition has any number of tokens, in most vocabularies: there, each digit is a token."""
 
 
 class Places:
@@ -63,15 +65,22 @@ class Places:
             data = self._filler(n).encode()
             characters = media_ffi.new("char[]", data)
             text = media_ffi.new("struct mtmd_input_text *", (characters, len(data), False, True))
-            self._texts[n] = media_ffi.new("struct mtmd_input_part *", {"text": text}), (characters, text)
+            made = media_ffi.new("struct mtmd_input_part *", {"text": text})
+            # Another thread may have made the same, and be using it.
+            self._texts.setdefault(n, (made, (characters, text)))
         return [self._texts[n][0]]
 
     def _filler(self, n: int) -> str:
-        for text in ("a", " a", "\n", *self._vocab.control_tokens):
+        for text in self._fillers():
             for count in range(1, 2 * n + 1):
                 if len(self._vocab.tokenize(text * count, add_special=False, parse_special=True)) == n:
                     return text * count
         raise UnsupportedError(f"this vocabulary has no text of {n} tokens, behind which libmtmd would align an image")
+
+    def _fillers(self) -> Iterator[str]:
+        yield from _FILLERS
+        # Those of a large vocabulary take a while to find, and are hardly ever needed.
+        yield from self._vocab.control_tokens
 
 
 @contextmanager
