@@ -181,3 +181,14 @@ def test_media_moved_to_another_place_are_refused_where_that_changes_them(opened
             opened.llm.generate(prompt + prompt if opened.name == "hunyuanvl" else moved, max_tokens=1)
     else:
         assert opened.llm.generate(moved + prompt, max_tokens=1).tokens
+
+
+@pytest.mark.conformance
+def test_another_process_places_them_alike(opened: Opened) -> None:
+    a, b = (opened.value(one) for one in opened.files[:2])
+    prompt: list[Any] = ["tana", a, "so", b, a, "be"]
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
+    expected = opened.llm.generate(prompt, **options)
+    with Llama(opened.model.path, mmproj=opened.path, isolate=True, n_ctx=1024, context_options=EXACT) as other:
+        found = other.generate(prompt, **options)
+    assert (found.prompt, found.tokens) == (expected.prompt, expected.tokens)
