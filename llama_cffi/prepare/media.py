@@ -43,8 +43,9 @@ class MediaFormat:
         :class:`MediaError` for what cannot be decoded; ``name`` is that of the medium in their messages.
         """
         projector = self._check(medium, name)
-        place = FIRST_PLACE
-        if not isinstance(medium, Audio):
+        place = FIRST_PLACE if isinstance(medium, Audio) else projector.place(0, 0)
+        if place != FIRST_PLACE:
+            # A long prompt is looked through only where that matters.
             place = projector.place(*_counts(before))
         return self.placed(medium, place, name)
 
