@@ -25,9 +25,9 @@ _FREE = 1 / 64
 _REMEASURED = 64
 """After so many drafts one decode goes without, to see what that takes now."""
 _UNMEASURED = 16
-"""Most rows of a decode with a draft while no more were measured."""
+"""Most tokens of a draft and the one before it, while no more rows were measured."""
 _LONGER = 4
-"""A decode has at most this many times the rows of the largest one that was measured."""
+"""They are at most this many times the rows of the largest decode that was measured."""
 _WORTH = 1.08
 """How many times faster than none a draft must promise to be: the best of several guesses is often too good."""
 _CLOSE = 16
@@ -248,8 +248,8 @@ class DraftController:
         """
         pace = self._decode_cost
         # What a larger decode takes is a guess.
-        n_max = min(n_max, max(_UNMEASURED, _LONGER * pace.sizes[-1]) - n_plain)
-        rates = self._acceptance.rates(n_max) if n_max > 0 else ()
+        n_max = min(n_max, max(_UNMEASURED, _LONGER * pace.sizes[-1]) - 1)
+        rates = self._acceptance.rates(n_max)
         plain = pace.seconds(n_plain)
         share, tokens, best, best_rate = 1.0, float(n_plain), 0, _WORTH * n_plain / plain
         again = 0.0

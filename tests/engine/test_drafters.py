@@ -349,6 +349,19 @@ def test_others_in_the_decode_pay_for_the_weights() -> None:
     assert [propose(0), propose(3)] == [0, 2]
 
 
+@pytest.mark.parametrize("n_others", [0, 40])
+def test_a_draft_is_not_much_longer_than_what_was_measured(n_others: int) -> None:
+    """However many tokens of others, as of a prompt, are in the decode with it."""
+    race = Race(flat, always)
+    cost = race.drafting._decode_cost
+    asked = []
+    for n_measured in (1, 2, 10, 40):
+        cost.add(n_measured, 1.0)
+        race.drafting._acceptance = ByPlace()
+        asked.append(race.drafting._best(500, n_others + 1))
+    assert asked == [15, 15, 39, 159]
+
+
 def test_no_room_in_memory_is_a_pause() -> None:
     race = Race(flat, always)
     race.run(20)
@@ -395,9 +408,9 @@ class Shared:
         return self
 
     def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+        self.n_texts.append(1)
         if tokens[0] in self.fails:
             raise DecodeError("no draft")
-        self.n_texts.append(1)
         return self.oracle.propose(tokens, n_max, seq_id=seq_id)
 
     def propose_all(self, wanted: Tokens[Wanted]) -> list[list[int]]:
@@ -426,12 +439,17 @@ def test_drafts_for_several_texts_at_once(
 
 
 def test_several_texts_are_asked_for_at_once() -> None:
-    engine, source = Engine(FakeRunner(n_batch=64)), Shared((1, 1, 0))
-    sequences = [engine.submit(Request(prompt=Prompt((n,)), max_tokens=30, speculative=source)) for n in (1, 2, 3)]
-    for sequence in sequences:
+    engine, source = Engine(FakeRunner(n_batch=64)), Shared((1, 0, 1))
+    long = [n for n in range(256) if len(FakeRunner.expected([n], 60, 64)) == 60][:3]
+    lengths = dict(zip(long, (20, 40, 60), strict=True))
+    for sequence in [
+        engine.submit(Request(prompt=Prompt((n,)), max_tokens=length, speculative=source))
+        for n, length in lengths.items()
+    ]:
         read(engine, sequence)
     assert source.n_texts.count(3) > 3
-    assert source.n_texts.index(1) > source.n_texts.index(3), "alone when the others have ended"
+    assert source.n_texts == sorted(source.n_texts, reverse=True), "fewer when others have ended"
+    assert set(source.n_texts) == {1, 2, 3}
 
 
 def test_a_text_whose_draft_fails_is_found_among_several() -> None:
