@@ -326,15 +326,6 @@ def test_models_that_do_not_speak(pocket: Llama) -> None:
         silent.speak(TEXT)
 
 
-def test_a_model_in_another_process_does_not_speak(pocket: Llama) -> None:
-    assert pocket.projector is not None
-    with Llama(pocket.model.path, mmproj=pocket.projector.path, n_ctx=64, n_threads=1, isolate=True) as isolated:
-        assert isolated.projector is not None
-        assert (isolated.projector.speech, isolated.projector.voices) == (None, False)
-        with pytest.raises(errors.UnsupportedError, match="isolate"):
-            isolated.speak(TEXT)
-
-
 def test_a_projector_of_another_model(speaking: SpeakingModel, tmp_path: Path) -> None:
     name: SpeechName = NAMES[1 - NAMES.index(speaking.name)]
     other = write_speaking_model(tmp_path, name)
