@@ -8,11 +8,19 @@ answer is one in the file that the request names.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sys
+import time
 from typing import Any
 
 _WORD = ctypes.c_uint64
+_ZEROS = 1 << 20
+"""Numbers of a hidden state, at most; codes and features of frames are fewer."""
+_FRAMES = (1, 8)
+"""How many frames are made to sound: the first one, and several that go on from its state."""
+_PAUSE = 16
+"""Nodes of a graph that are computed together."""
 
 
 class _Map(ctypes.Structure):
@@ -22,21 +30,38 @@ class _Map(ctypes.Structure):
     _fields_ = (("words", _WORD * 6),)
 
 
-def lay_out(request: dict[str, Any], library: Any, call: Any) -> dict[str, Any]:
-    """Call ``mtmd_get_memory_usage``; return bytes by the names of devices, where the map can be read."""
+def _struct(size: int) -> Any:
+    """A C struct of this size, whose fields are found by their places."""
+
+    class Struct(ctypes.Structure):
+        _fields_ = (("words", _WORD * (size // 8)),)
+
+    return Struct
+
+
+def _put(struct: Any, place: tuple[int, int], value: int) -> None:
+    ctypes.memmove(ctypes.addressof(struct) + place[0], value.to_bytes(place[1], sys.byteorder), place[1])
+
+
+def _get(struct: Any, place: tuple[int, int]) -> int:
+    return int.from_bytes(ctypes.string_at(ctypes.addressof(struct) + place[0], place[1]), sys.byteorder)
+
+
+def read_params(request: dict[str, Any], library: Any, call: Any) -> Any:
+    """Return the ``mtmd_context_params`` of a request: the defaults, with some fields changed."""
     defaults = ctypes.cast(library.mtmd_context_params_default, ctypes.c_void_p).value or 0
     buffer = ctypes.create_string_buffer(1 << 12)
     call(ctypes.addressof(buffer), defaults)
     for place, data in request["fields"]:
         part = bytes.fromhex(data)
         ctypes.memmove(ctypes.addressof(buffer) + place, part, len(part))
+    return _struct(request["size"]).from_buffer_copy(buffer.raw[: request["size"]])
 
-    class Params(ctypes.Structure):
-        _fields_ = (("words", _WORD * (request["size"] // 8)),)
 
-    params = Params.from_buffer_copy(buffer.raw[: request["size"]])
+def lay_out(request: dict[str, Any], library: Any, params: Any) -> dict[str, Any]:
+    """Call ``mtmd_get_memory_usage``; return bytes by the names of devices, where the map can be read."""
     function = ctypes.cast(getattr(library, request["function"]), ctypes.c_void_p).value or 0
-    found = ctypes.CFUNCTYPE(_Map, ctypes.c_char_p, Params)(function)(os.fsencode(request["file"]), params)
+    found = ctypes.CFUNCTYPE(_Map, ctypes.c_char_p, type(params))(function)(os.fsencode(request["file"]), params)
     if not request["reads_map"]:
         return {"devices": None}
     library.ggml_backend_dev_name.restype = ctypes.c_char_p
@@ -51,6 +76,55 @@ def lay_out(request: dict[str, Any], library: Any, call: Any) -> dict[str, Any]:
     return {"devices": devices}
 
 
+def speak(request: dict[str, Any], library: Any, params: Any) -> None:
+    """Load a generator of speech and generate a few frames of silence, as far as a time allows.
+
+    libmtmd builds its graphs only when it computes them.
+    """
+    speech = request["speech"]
+    stop = time.monotonic() + speech["seconds"]
+    nodes = itertools.count()
+    # Asked before a node whether to pause behind it, and there whether to go on.
+    watch = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)(
+        lambda _tensor, asks, _data: next(nodes) % _PAUSE == 0 if asks else time.monotonic() < stop
+    )
+    _put(params, speech["watch"], ctypes.cast(watch, ctypes.c_void_p).value or 0)
+    given, made = speech["input"], speech["output"]
+    Given, Made = _struct(given["size"]), _struct(made["size"])
+    load, free = library.mtmd_init_from_file, library.mtmd_free
+    load.restype, load.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_void_p, type(params)]
+    free.restype, free.argtypes = None, [ctypes.c_void_p]
+    defaults, process = library.mtmd_gen_inp_default, library.mtmd_gen_audio_process
+    defaults.restype, defaults.argtypes = Given, [ctypes.c_void_p]
+    process.restype, process.argtypes = ctypes.c_int32, [ctypes.c_void_p] * 3
+    ctx = load(os.fsencode(request["file"]), None, params)
+    if not ctx:
+        return
+    zeros = (ctypes.c_float * _ZEROS)()
+    places, results = given["places"], made["places"]
+
+    def call(kind: int, **fields: int) -> Any:
+        inputs, output = defaults(ctx), Made()
+        for name, value in {"type": kind, "seed": 0, **fields}.items():
+            _put(inputs, places[name], value)
+        process(ctx, ctypes.addressof(inputs), ctypes.addressof(output))
+        return output
+
+    output = call(speech["code"], embd=ctypes.addressof(zeros))
+    numbers = {name: _get(output, results[name]) for name in ("n_codes", "n_feats")}
+    name = "codes" if numbers["n_codes"] else "feats"
+    n, state = numbers[f"n_{name}"], b""
+    for n_frames in _FRAMES if 0 < n <= _ZEROS // max(_FRAMES) else ():
+        kept = ctypes.create_string_buffer(state, len(state))
+        fields = {name: ctypes.addressof(zeros), f"n_{name}": n * n_frames}
+        if state:
+            fields |= {"state_data": ctypes.addressof(kept), "state_size": len(state)}
+        output = call(speech["sound"], **fields)
+        state = ctypes.string_at(_get(output, results["state_data"]), _get(output, results["state_size"]))
+    # What was written beside its place is found when the memory is given back.
+    free(ctx)
+
+
 def main() -> None:
     """Answer the request on standard input, and leave without running anything of the library's at exit."""
     # -I leaves the folder of the program out.
@@ -61,7 +135,11 @@ def main() -> None:
     library = probe_child.open_all(request["paths"])
     for folder in request["plugins"]:
         library.ggml_backend_load_all_from_path(os.fsencode(folder))
-    probe_child.leave(request, lay_out(request, library, probe_child.hidden_return()))
+    params = read_params(request, library, probe_child.hidden_return())
+    answer = lay_out(request, library, params)
+    if request["speech"]:
+        speak(request, library, params)
+    probe_child.leave(request, answer)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A projector laid out by libmtmd in a child process: what it would take of memory, and whether libmtmd survives it.
 
 libmtmd trusts the names and shapes of a file's tensors, and follows null pointers where some are missing. It builds the
-whole graph, and reads no weights, to say what a projector takes: a file that ends the child would end this process.
+whole graph, and reads no weights, to say what a projector takes: a file that ends the child would end this process. The
+graphs of a generator of speech it builds only when it computes them, so that the child generates a few frames.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ FUNCTION = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
 """In mtmd.h for C++ alone, but exported."""
 _CHILD = Path(__file__).with_name("media_child.py")
 _SECONDS = 60.0
+_SPEECH_SECONDS = 4.0
+"""How long the child computes frames, at most: what is left of large generators then is laid out, but not computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +45,27 @@ def library_files() -> list[Path]:
     return [*companions.before(main), main]
 
 
-def lay_out(path: Path, params: Any, fields: Sequence[str]) -> Layout | None:
+def lay_out(path: Path, params: Any, fields: Sequence[str], *, speaks: bool = False) -> Layout | None:
     """Lay out the projector of a file with some ``fields`` of a ``mtmd_context_params``; None where nothing is known.
 
-    Wraps ``mtmd_get_memory_usage``.
+    With ``speaks`` its generator of speech is loaded and tried, too. Wraps ``mtmd_get_memory_usage`` and
+    ``mtmd_gen_audio_process``.
     """
     files = library_files()
     if not files:
         return None
     ffi = bound.media_ffi
-    kind = ffi.typeof("struct mtmd_context_params")
     data = bytes(ffi.buffer(ffi.new("struct mtmd_context_params *", params)))
-    places = {name: (field.offset, ffi.sizeof(field.type)) for name, field in kind.fields}
+    size, places = _places("struct mtmd_context_params")
     request = {
         "paths": [os.fspath(one) for one in files],
         "plugins": list(dict.fromkeys(os.fspath(one.parent) for one in companions.plugins(files[-1].parent))),
         "file": os.fspath(path.absolute()),
         "function": FUNCTION,
-        "size": ffi.sizeof(kind),
+        "size": size,
         "fields": [(places[name][0], data[slice(places[name][0], sum(places[name]))].hex()) for name in fields],
         "reads_map": extras.has_buffers(),
+        "speech": _speech_request(places["cb_eval"]) if speaks else None,
         "seconds": _SECONDS,
     }
     code, found, words = probe.ask_child(_CHILD, request, _SECONDS)
@@ -70,6 +74,24 @@ def lay_out(path: Path, params: Any, fields: Sequence[str]) -> Layout | None:
     if code is None or 0 <= code < 1 << 30:  # it took too long, or could not do what it was to do
         return None
     return Layout(probe.ending(code), None, probe.tail(words))
+
+
+def _places(struct: str) -> tuple[int, dict[str, tuple[int, int]]]:
+    """The bytes of a struct, and place and bytes of each of its fields."""
+    ffi = bound.media_ffi
+    kind = ffi.typeof(struct)
+    return ffi.sizeof(kind), {name: (field.offset, ffi.sizeof(field.type)) for name, field in kind.fields}
+
+
+def _speech_request(watch: tuple[int, int]) -> dict[str, Any]:
+    structs = {name: _places(f"struct mtmd_gen_{kind}") for name, kind in (("input", "inp"), ("output", "out"))}
+    return {
+        "watch": watch,
+        "code": int(bound.media_lib.MTMD_GEN_PROCESS_TYPE_GEN_CODE),
+        "sound": int(bound.media_lib.MTMD_GEN_PROCESS_TYPE_GEN_WAV),
+        "seconds": _SPEECH_SECONDS,
+        **{name: {"size": size, "places": places} for name, (size, places) in structs.items()},
+    }
 
 
 __all__ = ["Layout", "lay_out", "library_files"]

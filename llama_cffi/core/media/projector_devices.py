@@ -48,7 +48,7 @@ def projector_memory(
         return {to_text(lib.ggml_backend_dev_name(device)): size for device, size in found if size}
 
     params = options(use_gpu=False)
-    check_layout(path, projector_id(file, params.image_min_tokens, params.image_max_tokens), params)
+    check_layout(file, projector_id(file, params.image_min_tokens, params.image_max_tokens), params)
     mark = log.mark()
     found = measure(use_gpu=use_gpu)
     gpu = next((name for name in found if name in gpu_names()), None)

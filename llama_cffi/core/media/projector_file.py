@@ -46,7 +46,19 @@ def check_projector_file(path: Path) -> GGUFFile:
             raise ModelFileError(f"{path}: {key} must be 0 to 1, got {value!r:.60}")
     for tensor in file.tensors:
         _check_type(path, tensor)
+    _check_codes(path, {tensor.name: tensor.shape for tensor in file.tensors})
     return file
+
+
+def _check_codes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a generator of codes that draws numbers for which its table has no row: ggml fails an assertion for one in
+    the middle of a graph."""
+    drawn, table = (shapes.get(f"a.gen.code.{name}.weight", ()) for name in ("head", "embd"))
+    if drawn[1:] != table[1:]:
+        raise ModelFileError(
+            f"{path}: 'a.gen.code.head.weight' gives codes of the shape {drawn[1:]}, and 'a.gen.code.embd.weight' has "
+            f"rows for {table[1:]}"
+        )
 
 
 _NUMBERS = ("i8", "i16", "i32", "i64", "f64")

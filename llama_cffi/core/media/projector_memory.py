@@ -13,6 +13,7 @@ from llama_cffi._native.shared_cores import SharedCores
 from llama_cffi._util.files import identity
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import FlashAttention
+from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.media.projector_file import check_projector_file
 from llama_cffi.core.media.projector_params import measuring_params
 from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown
@@ -22,8 +23,8 @@ _SIZES = ("image_min_tokens", "image_max_tokens", "flash_attn_type")
 _USED = (*_SIZES, "n_threads", "use_gpu", "warmup", "print_timings")
 
 
-def check_layout(path: Path, identifier: bytes, params: Any) -> None:
-    """Raise :class:`ModelFileError` for a projector that would end the process when libmtmd builds its graph.
+def check_layout(file: GGUFFile, identifier: bytes, params: Any) -> None:
+    """Raise :class:`ModelFileError` for a projector that would end the process when libmtmd builds its graphs.
 
     A child process tries it, once for each file and library: that it did well is kept in the user's cache.
     """
@@ -31,15 +32,19 @@ def check_layout(path: Path, identifier: bytes, params: Any) -> None:
     if not files:
         return
     kept = cache.folder() / "projectors" / f"{identifier.hex()}.json"
-    key = [[str(one), *identity(one)] for one in files]
+    speaks = file.metadata.get("clip.has_gen_audio_encoder") is True
+    key: list[Any] = [[str(one), *identity(one)] for one in files]
+    if speaks:
+        key.append("speaks")
     known = cache.read(kept)
     if known is not None and known.get("key") == key:
         return
     # On the CPU: a child that takes a GPU takes seconds, and the graph is the same.
-    found = media_sketch.lay_out(path, _copy(params, use_gpu=False, warmup=True, print_timings=False), _USED)
+    on_cpu = _copy(params, use_gpu=False, warmup=True, print_timings=False)
+    found = media_sketch.lay_out(file.path, on_cpu, _USED, speaks=speaks)
     if found is None or found.devices == {}:  # loading it says why it cannot be used
         return
-    _check_crash(path, found)
+    _check_crash(file.path, found)
     cache.write(kept, {"key": key})
 
 
