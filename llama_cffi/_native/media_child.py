@@ -11,7 +11,9 @@ import ctypes
 import itertools
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 _WORD = ctypes.c_uint64
@@ -58,8 +60,35 @@ def read_params(request: dict[str, Any], library: Any, call: Any) -> Any:
     return _struct(request["size"]).from_buffer_copy(buffer.raw[: request["size"]])
 
 
-def lay_out(request: dict[str, Any], library: Any, params: Any) -> dict[str, Any]:
-    """Call ``mtmd_get_memory_usage``; return bytes by the names of devices, where the map can be read."""
+def find_device(device: dict[str, Any], library: Any, give_up: Callable[[], None]) -> int:
+    """Return the address of a device, 0 where this process does not have it; call ``give_up`` when its server does not
+    answer in the seconds that the request allows."""
+    by_name, of_registry = library.ggml_backend_dev_by_name, library.ggml_backend_reg_dev_get
+    registry, address = library.ggml_backend_reg_by_name, library.ggml_backend_reg_get_proc_address
+    for function in (by_name, of_registry, registry, address):
+        function.restype = ctypes.c_void_p
+    by_name.argtypes, registry.argtypes = [ctypes.c_char_p], [ctypes.c_char_p]
+    of_registry.argtypes, address.argtypes = [ctypes.c_void_p, ctypes.c_size_t], [ctypes.c_void_p, ctypes.c_char_p]
+    if device["server"] is None:
+        return by_name(device["name"].encode()) or 0
+    remote = registry(b"RPC")
+    add = address(remote, b"ggml_backend_rpc_add_server") if remote else None
+    if not add:
+        return 0
+    # A server that serves another client, which may be the host of this process, lets this one wait.
+    patience = threading.Timer(device["seconds"], give_up)
+    patience.daemon = True
+    patience.start()
+    server = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(add)(device["server"].encode())
+    patience.cancel()
+    return of_registry(server, device["index"]) if server else 0
+
+
+def lay_out(request: dict[str, Any], library: Any, params: Any, names: dict[int, str]) -> dict[str, Any]:
+    """Call ``mtmd_get_memory_usage``; return bytes by the names of devices, where the map can be read.
+
+    ``names`` are those that the host knows devices by, where they are others here.
+    """
     function = ctypes.cast(getattr(library, request["function"]), ctypes.c_void_p).value or 0
     found = ctypes.CFUNCTYPE(_Map, ctypes.c_char_p, type(params))(function)(os.fsencode(request["file"]), params)
     if not request["reads_map"]:
@@ -72,7 +101,8 @@ def lay_out(request: dict[str, Any], library: Any, params: Any) -> dict[str, Any
             # Color, parent, left, right; then the device and its bytes.
             node = (_WORD * 6).from_address(place)
             waiting += (node[2], node[3])
-            devices[library.ggml_backend_dev_name(node[4]).decode("utf-8", "replace")] = node[5]
+            name = names.get(node[4]) or library.ggml_backend_dev_name(node[4]).decode("utf-8", "replace")
+            devices[name] = node[5]
     return {"devices": devices}
 
 
@@ -88,6 +118,8 @@ def speak(request: dict[str, Any], library: Any, params: Any) -> None:
     watch = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)(
         lambda _tensor, asks, _data: next(nodes) % _PAUSE == 0 if asks else time.monotonic() < stop
     )
+    # Its graphs are the same on a GPU, which it would fill.
+    _put(params, speech["use_gpu"], 0)
     _put(params, speech["watch"], ctypes.cast(watch, ctypes.c_void_p).value or 0)
     given, made = speech["input"], speech["output"]
     Given, Made = _struct(given["size"]), _struct(made["size"])
@@ -136,7 +168,15 @@ def main() -> None:
     for folder in request["plugins"]:
         library.ggml_backend_load_all_from_path(os.fsencode(folder))
     params = read_params(request, library, probe_child.hidden_return())
-    answer = lay_out(request, library, params)
+    names = {}
+    if device := request["device"]:
+        unknown = {"devices": None}
+        found = find_device(device, library, lambda: probe_child.leave(request, unknown))
+        if not found:
+            probe_child.leave(request, unknown)
+        _put(params, device["place"], found)
+        names[found] = device["name"]
+    answer = lay_out(request, library, params, names)
     if request["speech"]:
         speak(request, library, params)
     probe_child.leave(request, answer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.shown import shown
 from llama_cffi.core.media.projector import Projector
-from llama_cffi.core.media.projector_devices import projector_memory
+from llama_cffi.core.media.projector_memory import projector_memory
 from llama_cffi.core.memory_file import has_folder
 from llama_cffi.core.placement import gpu_names
 from llama_cffi.core.shared_model import ModelShare

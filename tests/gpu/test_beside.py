@@ -11,7 +11,7 @@ import pytest
 from llama_cffi import ContextOptions, Llama, Model, ModelOptions, estimate_memory
 from llama_cffi.core.backend import devices
 from llama_cffi.core.media.projector import Projector
-from llama_cffi.core.media.projector_devices import projector_memory
+from llama_cffi.core.media.projector_memory import projector_memory
 from tests.gpu.conftest import DENSE, PLENTY, Gpus
 from tests.support.media_kinds import Kind, write_kind
 from tests.support.random_model import write_random_model
