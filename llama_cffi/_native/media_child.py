@@ -21,6 +21,8 @@ _ZEROS = 1 << 20
 """Numbers of a hidden state, at most; codes and features of frames are fewer."""
 _FRAMES = (1, 8)
 """How many frames are made to sound: the first one, and several that go on from its state."""
+_WEIGHTS = 1
+"""GGML_BACKEND_BUFFER_USAGE_WEIGHTS."""
 _PAUSE = 16
 """Nodes of a graph that are computed together."""
 
@@ -106,18 +108,25 @@ def lay_out(request: dict[str, Any], library: Any, params: Any, names: dict[int,
     return {"devices": devices}
 
 
-def speak(request: dict[str, Any], library: Any, params: Any) -> None:
-    """Load a generator of speech and generate a few frames of silence, as far as a time allows.
+def speak(request: dict[str, Any], library: Any, params: Any) -> int:
+    """Load a generator of speech and generate a few frames of silence, as far as a time allows; return the bytes of the
+    buffers to compute with.
 
     libmtmd builds its graphs only when it computes them.
     """
     speech = request["speech"]
     stop = time.monotonic() + speech["seconds"]
     nodes = itertools.count()
-    # Asked before a node whether to pause behind it, and there whether to go on.
-    watch = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)(
-        lambda _tensor, asks, _data: next(nodes) % _PAUSE == 0 if asks else time.monotonic() < stop
-    )
+    buffers: set[int] = set()
+
+    def watched(tensor: int, asks: bool, _data: object) -> bool:
+        # Asked before a node whether to pause behind it, and there whether to go on.
+        if not asks:
+            return bool(time.monotonic() < stop)
+        buffers.add(_WORD.from_address(tensor + speech["buffer"]).value)
+        return next(nodes) % _PAUSE == 0
+
+    watch = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)(watched)
     # Its graphs are the same on a GPU, which it would fill.
     _put(params, speech["use_gpu"], 0)
     _put(params, speech["watch"], ctypes.cast(watch, ctypes.c_void_p).value or 0)
@@ -131,15 +140,21 @@ def speak(request: dict[str, Any], library: Any, params: Any) -> None:
     process.restype, process.argtypes = ctypes.c_int32, [ctypes.c_void_p] * 3
     ctx = load(os.fsencode(request["file"]), None, params)
     if not ctx:
-        return
+        return 0
+    buffer_size, usage = library.ggml_backend_buffer_get_size, library.ggml_backend_buffer_get_usage
+    buffer_size.restype, buffer_size.argtypes, usage.argtypes = ctypes.c_size_t, [ctypes.c_void_p], [ctypes.c_void_p]
+    n_bytes = 0
     zeros = (ctypes.c_float * _ZEROS)()
     places, results = given["places"], made["places"]
 
     def call(kind: int, **fields: int) -> Any:
+        nonlocal n_bytes
         inputs, output = defaults(ctx), Made()
         for name, value in {"type": kind, "seed": 0, **fields}.items():
             _put(inputs, places[name], value)
+        buffers.clear()
         process(ctx, ctypes.addressof(inputs), ctypes.addressof(output))
+        n_bytes = max(n_bytes, sum(buffer_size(one) for one in buffers if one and usage(one) != _WEIGHTS))
         return output
 
     output = call(speech["code"], embd=ctypes.addressof(zeros))
@@ -155,6 +170,7 @@ def speak(request: dict[str, Any], library: Any, params: Any) -> None:
         state = ctypes.string_at(_get(output, results["state_data"]), _get(output, results["state_size"]))
     # What was written beside its place is found when the memory is given back.
     free(ctx)
+    return n_bytes
 
 
 def main() -> None:
@@ -177,8 +193,7 @@ def main() -> None:
         _put(params, device["place"], found)
         names[found] = device["name"]
     answer = lay_out(request, library, params, names)
-    if request["speech"]:
-        speak(request, library, params)
+    answer["speech"] = speak(request, library, params) if request["speech"] else 0
     probe_child.leave(request, answer)
 
 

@@ -39,11 +39,13 @@ class Target:
 class Layout:
     """What became of it. ``crash`` says how the child ended, "" when it did not crash. ``devices`` has the bytes by
     device, None where this library does not tell them or the child does not have the device; it is empty where libmtmd
-    refuses the file. ``lines`` are what the child has said.
+    refuses the file. ``speech`` are the bytes that a generator of speech computes with, which libmtmd does not count.
+    ``lines`` are what the child has said.
     """
 
     crash: str
     devices: dict[str, int] | None
+    speech: int
     lines: tuple[str, ...]
 
     @property
@@ -85,7 +87,10 @@ def lay_out(
         "file": os.fspath(path.absolute()),
         "function": FUNCTION,
         "size": size,
-        "fields": [(places[name][0], data[slice(places[name][0], sum(places[name]))].hex()) for name in ("use_gpu", "warmup", *fields)],
+        "fields": [
+            (places[name][0], data[slice(places[name][0], sum(places[name]))].hex())
+            for name in ("use_gpu", "warmup", *fields)
+        ],
         "reads_map": extras.has_buffers(),
         "device": {**asdict(device), "place": places["device"], "seconds": _SERVER_SECONDS} if device else None,
         "speech": _speech_request(places) if speaks else None,
@@ -93,10 +98,10 @@ def lay_out(
     }
     code, found, words = probe.ask_child(_CHILD, request, _SECONDS)
     if found is not None:
-        return Layout("", found["devices"], tuple(words.splitlines()))
+        return Layout("", found["devices"], found.get("speech", 0), tuple(words.splitlines()))
     if code is None or 0 <= code < 1 << 30:  # it took too long, or could not do what it was to do
         return None
-    return Layout(probe.ending(code), None, tuple(words.splitlines()))
+    return Layout(probe.ending(code), None, 0, tuple(words.splitlines()))
 
 
 def _places(struct: str) -> tuple[int, dict[str, tuple[int, int]]]:
@@ -110,6 +115,7 @@ def _speech_request(params: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     structs = {name: _places(f"struct mtmd_gen_{kind}") for name, kind in (("input", "inp"), ("output", "out"))}
     return {
         "watch": params["cb_eval"],
+        "buffer": bound.ffi.offsetof("struct ggml_tensor", "buffer"),
         "use_gpu": params["use_gpu"],
         "code": int(bound.media_lib.MTMD_GEN_PROCESS_TYPE_GEN_CODE),
         "sound": int(bound.media_lib.MTMD_GEN_PROCESS_TYPE_GEN_WAV),

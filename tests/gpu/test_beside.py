@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from llama_cffi import ContextOptions, Llama, Model, ModelOptions, estimate_memory
+from llama_cffi import ContextOptions, DraftHeads, Llama, Model, ModelOptions, estimate_memory
 from llama_cffi.core.backend import devices
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.media.projector_memory import projector_memory
+from llama_cffi.engine.beside import BesideModel
 from tests.gpu.conftest import DENSE, PLENTY, Gpus
+from tests.support.headed_models import Headed, write_eagle3_model, write_headed_model
 from tests.support.media_kinds import Kind, write_kind
-from tests.support.random_model import write_random_model
+from tests.support.random_model import Shape, write_random_model
 from tests.support.rpc import RpcServer
 
 pytestmark = pytest.mark.gpu
@@ -121,3 +123,42 @@ def test_a_projector_has_its_room(gpus: Gpus, servers: list[RpcServer], kind: Ki
     with Llama(kind.model, mmproj=kind.projector, **options) as llm:
         assert llm.model.placement.n_gpu_layers < all_layers
         assert servers[0].used <= servers[0].limit < PLENTY
+
+
+def heads_of(kind: str, folder: Path) -> tuple[Path, Any]:
+    """A model, and the value of ``draft=`` for its heads."""
+    if kind == "eagle3":
+        path = write_random_model(folder / "model.gguf", Shape(n_layer=4), weights="f32")
+        return path, write_eagle3_model(folder / "eagle3.gguf", path, (0, 1, 3))
+    shape = Headed(architecture="step35", n_layer=3, n_heads=int(kind[-1]))
+    if kind.startswith("own"):
+        return write_headed_model(folder / "model.gguf", shape), "mtp"
+    whole = write_headed_model(folder / "model.gguf", shape, heads=False)
+    return whole, DraftHeads(model=write_headed_model(folder / "heads.gguf", shape, trunk=False))
+
+
+@pytest.mark.parametrize("kind", ["own 1", "own 3", "alone 1", "eagle3"])
+def test_draft_heads_have_their_room(gpus: Gpus, servers: list[RpcServer], tmp_path: Path, kind: str) -> None:
+    name, server = gpus.names[0], servers[0]
+    path, draft = heads_of(kind, tmp_path)
+    own = ModelOptions(devices=[name], device_margin=0, load_mtp=draft == "mtp")
+    options: dict[str, Any] = {**CONTEXT, "n_ctx": 2048, "n_cells": 8192, "n_seq_max": 2, "model_options": own}
+
+    def use(**more: Any) -> tuple[int, int, Any]:
+        with Llama(path, **options, **more) as llm:
+            llm.generate([300, 301, 302] * 50, max_tokens=8, temperature=0)
+            return server.used, llm.model.placement.n_gpu_layers, llm.context.options
+
+    devices()
+    assert server.used == 0
+    plain, n_layers, context = use()
+    both, n_beside, _ = use(draft=draft)
+    assert n_layers == n_beside
+    beside = BesideModel(path, {"draft": draft, **options}, own)
+    planned = beside.bytes_on(context)[name]
+    beside.close()
+    assert planned == pytest.approx(both - plain, rel=0.02)
+    server.limit = plain + planned // 2
+    used, n_beside, _ = use(draft=draft)
+    assert 0 < n_beside < n_layers
+    assert used <= server.limit

@@ -84,6 +84,11 @@ def _number(metadata: Mapping[str, MetadataValue], key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
+def generates_speech(file: GGUFFile) -> bool:
+    """Return whether a projector has a generator of speech."""
+    return file.metadata.get("clip.has_gen_audio_encoder") is True
+
+
 def projector_id(file: GGUFFile, min_tokens: int, max_tokens: int) -> bytes:
     """Return 16 bytes that identify a projector: a hash of metadata, tensors, pieces of the weights, and limits."""
     found = blake2b(f"projector {min_tokens} {max_tokens}\0".encode(), digest_size=16)
@@ -94,4 +99,4 @@ def projector_id(file: GGUFFile, min_tokens: int, max_tokens: int) -> bytes:
     return found.digest()
 
 
-__all__ = ["check_projector_file", "projector_id"]
+__all__ = ["check_projector_file", "generates_speech", "projector_id"]

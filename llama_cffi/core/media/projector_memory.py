@@ -17,7 +17,7 @@ from llama_cffi.core.allocation import allocation_reason
 from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.context_options import FlashAttention
 from llama_cffi.core.gguf import GGUFFile
-from llama_cffi.core.media.projector_file import check_projector_file, projector_id
+from llama_cffi.core.media.projector_file import check_projector_file, generates_speech, projector_id
 from llama_cffi.core.media.projector_params import measuring_params
 from llama_cffi.core.memory_breakdown import DeviceMemory, MemoryBreakdown
 from llama_cffi.errors import ModelFileError, UnsupportedError
@@ -32,7 +32,7 @@ class _Known:
     def __init__(self, file: GGUFFile, identifier: bytes) -> None:
         self._place = cache.folder() / "projectors" / f"{identifier.hex()}.json"
         self._key: list[Any] = [[str(one), *identity(one)] for one in media_sketch.library_files()]
-        if _speaks(file):
+        if generates_speech(file):
             self._key.append("speaks")
         found = cache.read(self._place) or {}
         self.is_sound: bool = bool(self._key) and found.get("key") == self._key
@@ -129,35 +129,45 @@ def _lay_out(file: GGUFFile, params: Any, gpu: Device | None, known: _Known) -> 
 
     Raises :class:`ModelFileError` for one that libmtmd does not survive.
     """
-    where = "CPU" if gpu is None else f"{gpu.name} {gpu.description} {gpu.memory_total}"
+    where = "host" if gpu is None else f"{gpu.name} {gpu.description} {gpu.memory_total}"
     options = f"{where} {params.flash_attn_type}"
     if (kept := known.bytes_on(options)) is not None:
-        return Layout("", kept, ())
+        return Layout("", kept, 0, ())
     if known.is_sound and not extras.has_buffers():
-        return Layout("", None, ())
-    speaks = _speaks(file) and not known.is_sound
-    found = media_sketch.lay_out(file.path, params, _FIELDS, device=_target(gpu), speaks=speaks)
+        return Layout("", None, 0, ())
+    found = media_sketch.lay_out(file.path, params, _FIELDS, device=_target(gpu), speaks=generates_speech(file))
     if found is None:
-        return Layout("", None, ())
+        return Layout("", None, 0, ())
     if found.crash:
         raise ModelFileError(
             f"{file.path} is damaged: libmtmd crashes when it lays out the projector ({found.crash}){found.reason}"
         )
     if gpu is not None and allocation_reason(found.lines) is not None:
         return replace(found, devices=None)  # what could not be allocated is not among them
+    if found.devices:
+        found = replace(found, devices=_with_generator(found.devices, file, gpu, found.speech))
     if found.devices or (found.devices is None and gpu is None):
         known.keep(options, found.devices)
     return found
 
 
-def _speaks(file: GGUFFile) -> bool:
-    return file.metadata.get("clip.has_gen_audio_encoder") is True
+def _with_generator(found: dict[str, int], file: GGUFFile, gpu: Device | None, computing: int) -> dict[str, int]:
+    """The bytes by device, with those of a generator of speech, which libmtmd leaves out."""
+    if not generates_speech(file):
+        return found
+    name = gpu.name if gpu is not None else _host().name
+    weights = sum(tensor.nbytes for tensor in file.tensors if tensor.name.startswith("a.gen."))
+    return {**found, name: found.get(name, 0) + weights + computing}
 
 
 def _projector_gpu() -> Device | None:
     """The GPU that libmtmd takes: the first one, an integrated one where there is no other."""
     present = devices()
     return next((one for kind in ("gpu", "igpu") for one in present if one.type == kind), None)
+
+
+def _host() -> Device:
+    return next(device for device in devices() if device.type == "cpu")
 
 
 def _target(gpu: Device | None) -> Target | None:
@@ -172,8 +182,7 @@ def _target(gpu: Device | None) -> Target | None:
 
 def _parts(found: Mapping[str, int], n_weights: int) -> Sequence[DeviceMemory]:
     """The bytes by device; the weights are on one of them, the first GPU where one is used."""
-    parts = []
-    host = next(device for device in devices() if device.type == "cpu")
+    parts, host = [], _host()
     for device in devices():
         if not found.get(device.name):
             continue
