@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llama_cffi._native import extras, ffi, guard, lib, log
+from llama_cffi._native import binding, extras, ffi, guard, lib, log
 from llama_cffi._native.atomic import Cell
 from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.context_options import ContextOptions, native_params
@@ -54,6 +54,17 @@ class Sketch(ModelBase):
             heads = head_options(options, n_seq_max=int(lib.llama_n_seq_max(other)), **sizes)
             with self._opened(heads, partial(set_heads, kind=kind, target=other)) as (ptr, output_rows):
                 return read_breakdown(ptr, output_rows)
+
+    def cells(self, options: ContextOptions) -> tuple[int, int]:
+        """Return how many cells a context has, and how many of them one sequence: llama.cpp rounds both up.
+
+        Raises as :meth:`measure`.
+        """
+        with self._opened(options) as (ptr, _):
+            n_ctx = int(lib.llama_n_ctx(ptr))
+            if binding.has("llama_n_ctx_seq"):
+                return n_ctx, int(lib.llama_n_ctx_seq(ptr))
+            return n_ctx, n_ctx if options.kv_unified else n_ctx // options.n_seq_max
 
     @contextmanager
     def _opened(self, options: ContextOptions, amend: Callable[[Any], None] | None = None) -> Iterator[tuple[Any, int]]:

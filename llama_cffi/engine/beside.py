@@ -66,10 +66,10 @@ class BesideModel:
         """Those of the context that speaks."""
         if not projector_speaks(self._path, self._given):
             return {}
-        n_ctx = context.n_ctx_seq or context.n_ctx // (1 if context.kv_unified else context.n_seq_max)
-        wanted = speech_context(context, n_ctx=n_ctx, n_ubatch=min(context.n_ubatch, context.n_batch))
+        sketch = self._sketch("target", self._paths, self._options)
         try:
-            use = self._sketch("target", self._paths, self._options).measure(wanted)
+            n_ctx = context.n_ctx_seq or sketch.cells(context)[1]
+            use = sketch.measure(speech_context(context, n_ctx=n_ctx, n_ubatch=min(context.n_ubatch, context.n_batch)))
         except ContextError:
             return {}  # it cannot be opened, which then says why
         return {one.name: one.total - one.weights for one in use.devices}
@@ -83,7 +83,8 @@ class BesideModel:
             if kind is not None:
                 use = self._heads_use(kind, draft, context)
             elif draft is not None:
-                use = self._sketch_of_draft(draft).measure(draft_context(context, context.n_ctx))
+                sketch = self._sketch_of_draft(draft)
+                use = sketch.measure(draft_context(context, sketch.cells(context)[0]))
             else:
                 return {}
         except (ContextError, UnsupportedError):
