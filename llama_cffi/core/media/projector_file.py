@@ -37,10 +37,15 @@ def check_projector_file(path: Path) -> GGUFFile:
         value = file.metadata.get(key)
         if value is not None and not (isinstance(value, int) and 0 < value <= _MAX_SIZE):
             raise ModelFileError(f"{path}: {key} must be 1 to {_MAX_SIZE}, got {value!r:.60}")
-    for part in ("vision", "audio", "gen.audio"):
+    for part, multiple in (("vision", 4), ("audio", 2), ("gen.audio", 2)):
         width, heads = (_number(file.metadata, f"clip.{part}.{name}") for name in _WIDTHS)
         if width and heads and width % heads:
             raise ModelFileError(f"{path}: {heads} heads do not divide a width of {width} ({part})")
+        if width and heads and width // heads % multiple:
+            # Positions rotate halves of a head, and those of images each half for each direction.
+            raise ModelFileError(
+                f"{path}: the width of a head must be a multiple of {multiple}, got {width // heads} ({part})"
+            )
     for key, value in file.metadata.items():
         if key.startswith("clip.") and key.endswith("epsilon") and not (isinstance(value, float) and 0 <= value < 1):
             raise ModelFileError(f"{path}: {key} must be 0 to 1, got {value!r:.60}")
@@ -68,7 +73,9 @@ def _check_type(path: Path, tensor: TensorInfo) -> None:
     """Refuse what ggml fails an assertion for in the middle of a graph, where nothing can be caught: it multiplies no
     integers, and adds and scales with numbers of 32 bits alone."""
     # Other weights of one dimension may be those of a convolution over one channel, which are f16.
-    is_vector = len(tensor.shape) < 2 and any(part in tensor.name for part in ("bias", "norm", ".ln"))
+    is_vector = tensor.name.endswith(".bias") or (
+        len(tensor.shape) < 2 and any(part in tensor.name for part in ("bias", "norm", ".ln"))
+    )
     if tensor.type in _NUMBERS or (is_vector and tensor.type != "f32"):
         allowed = "f32" if is_vector else "floating or quantized"
         raise ModelFileError(

@@ -77,6 +77,8 @@ def test_a_projector_that_would_end_the_process_is_refused(folder: Path, tmp_pat
         for changes, words in (
             ({"mm.0.bias": np.zeros(256, dtype=np.float16)}, "mm.0.bias"),
             ({"mm.0.weight": np.zeros((256, 256), dtype=np.int32)}, "mm.0.weight"),
+            ({"mm.0.bias": np.zeros((256, 1), dtype=np.float16)}, "mm.0.bias"),
+            ({"clip.vision.attention.head_count": 32}, "multiple of 4"),
             ({"clip.vision.attention.layer_norm_epsilon": -1.0}, "epsilon"),
             ({"clip.vision.attention.layer_norm_epsilon": float("nan")}, "epsilon"),
         ):
