@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llama_cffi import ContextOptions, DraftHeads, Llama, Model, ModelOptions, estimate_memory
+from llama_cffi._native import media_sketch
 from llama_cffi.core.backend import devices
 from llama_cffi.core.media.projector import Projector
 from llama_cffi.core.media.projector_memory import projector_memory
@@ -110,6 +111,34 @@ def test_a_projector_is_planned_as_it_is_allocated(gpus: Gpus, servers: list[Rpc
         before = server.used
         with Projector(model, kind.projector, n_threads=1):
             assert server.used - before == pytest.approx(plan[name], rel=0.02)
+
+
+def test_a_projector_is_measured_once(gpus: Gpus, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked: list[Any] = []
+    lay_out = media_sketch.lay_out
+
+    def counted(*args: Any, **options: Any) -> Any:
+        asked.append(options["device"])
+        return lay_out(*args, **options)
+
+    monkeypatch.setattr(media_sketch, "lay_out", counted)
+    with Llama(kind.model, mmproj=kind.projector, model_options=ModelOptions(devices=gpus.names[:1]), **CONTEXT):
+        pass
+    assert [device.name for device in asked] == gpus.names[:1]
+    projector_memory(kind.projector)
+    assert len(asked) == 1
+
+
+def test_a_server_that_is_busy_with_this_process(
+    gpus: Gpus, servers: list[RpcServer], kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = projector_memory(kind.projector)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(media_sketch, "_SERVER_SECONDS", 0.5)
+    with Model(kind.model, ModelOptions(n_gpu_layers="all", devices=gpus.names[:1])):
+        found = projector_memory(kind.projector)
+    assert found[gpus.names[0]] == pytest.approx(plan[gpus.names[0]], rel=0.02)
 
 
 def test_a_projector_has_its_room(gpus: Gpus, servers: list[RpcServer], kind: Kind) -> None:

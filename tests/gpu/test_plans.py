@@ -22,8 +22,6 @@ from tests.support.random_model import Shape, write_random_model
 from tests.support.rpc import RpcServer
 from tests.support.speech_models import NAMES, write_speaking_model
 
-pytestmark = pytest.mark.gpu
-
 _FEW, _MANY = 4, 80
 _HEADED = ("step35", "glm4moe", "qwen35")
 _MEMORIES = ("mamba2", "rwkv7", "granitehybrid", "qwen35")
@@ -137,6 +135,7 @@ def compare(seed: int, files: Path, gpus: Gpus, server: RpcServer) -> str:
     return f"seed {seed}: {found} bytes are planned and {used} taken by {case.model.stem}: {case.options}"
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(_FEW))
 def test_plans_are_what_is_taken(seed: int, gpus: Gpus, servers: list[RpcServer], files: Path) -> None:
     assert not compare(seed, files, gpus, servers[0])
