@@ -70,8 +70,7 @@ def lay_out(
     """Lay out the projector of a file with some ``fields`` of a ``mtmd_context_params``; None where nothing is known.
 
     Without a ``device`` it is laid out on the CPU. With ``speaks`` its generator of speech is loaded and tried, too,
-    always on the CPU. Wraps ``mtmd_get_memory_usage`` and
-    ``mtmd_gen_audio_process``.
+    always on the CPU. Wraps ``mtmd_get_memory_usage`` and ``mtmd_gen_audio_process``.
     """
     files = library_files()
     if not files:

@@ -138,12 +138,13 @@ def _lay_out(file: GGUFFile, params: Any, gpu: Device | None, known: _Known) -> 
     found = media_sketch.lay_out(file.path, params, _FIELDS, device=_target(gpu), speaks=generates_speech(file))
     if found is None:
         return Layout("", None, 0, ())
+    if gpu is not None and allocation_reason(found.lines) is not None:
+        # What could not be allocated is not counted, and libmtmd fails an assertion where that was the weights.
+        return replace(found, devices=None)
     if found.crash:
         raise ModelFileError(
             f"{file.path} is damaged: libmtmd crashes when it lays out the projector ({found.crash}){found.reason}"
         )
-    if gpu is not None and allocation_reason(found.lines) is not None:
-        return replace(found, devices=None)  # what could not be allocated is not among them
     if found.devices:
         found = replace(found, devices=_with_generator(found.devices, file, gpu, found.speech))
     if found.devices or (found.devices is None and gpu is None):

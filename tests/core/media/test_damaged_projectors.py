@@ -46,7 +46,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def changed(folder: Path, path: Path, kind: str = "seeing", **changes: Any) -> Path:
+def changed(folder: Path, path: Path, kind: str = "seeing", /, **changes: Any) -> Path:
     """The projector of a kind with other tensors by their names (None: without it) or metadata."""
     file = ProjectorFile(folder / f"mmproj-{kind}.gguf")
     for name, value in changes.items():
