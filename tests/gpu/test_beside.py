@@ -115,6 +115,7 @@ def test_a_projector_is_planned_as_it_is_allocated(gpus: Gpus, servers: list[Rpc
             assert server.used - before == pytest.approx(plan[name], rel=0.02)
 
 
+@pytest.mark.usefixtures("servers")
 def test_a_projector_is_measured_once(gpus: Gpus, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     asked: list[Any] = []

@@ -91,6 +91,9 @@ def make_case(rng: random.Random, folder: Path, device: str) -> Case:
     elif model in NAMES:
         drafts = (None,)
     options["draft"] = rng.choice(drafts)
+    if options["draft"] == folder / "eagle3.gguf":
+        # The inputs of the layers that it takes are kept, in buffers that llama.cpp allocates at the first decode.
+        options["context_options"] = replace(context, offload_kqv=True)
     if (folder / f"mmproj-{model}.gguf").exists():
         options["mmproj"] = folder / f"mmproj-{model}.gguf"
     return Case(folder / f"{model}.gguf", options)
