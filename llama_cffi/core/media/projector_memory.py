@@ -10,8 +10,8 @@ from typing import Any
 
 from llama_cffi._native import cache, extras, media_sketch
 from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.encoding_turns import EncodingTurns
 from llama_cffi._native.media_sketch import Layout, Target
-from llama_cffi._native.shared_cores import SharedCores
 from llama_cffi._util.files import identity
 from llama_cffi.core.allocation import allocation_reason
 from llama_cffi.core.backend import Device, devices
@@ -75,7 +75,7 @@ def projector_memory(
     """
     file = check_projector_file(Path(path))
     params = measuring_params(
-        SharedCores(AbortFlag()),  # the child process gets numbers alone
+        EncodingTurns(AbortFlag()),  # the child process gets numbers alone
         use_gpu=use_gpu,
         image_min_tokens=image_min_tokens,
         image_max_tokens=image_max_tokens,
