@@ -171,7 +171,7 @@ def main(folder: str, first: int, count: int, kinds: Sequence[str]) -> None:
 
     def use(projector: Projector, kind: str) -> None:
         if kind in media:
-            for piece in projector.tokenize(media[kind]):
+            for piece in projector.tokenize(media[kind], projector.place(1, 5)):
                 if isinstance(piece, MediaChunk):
                     projector.encode(piece)
             return
