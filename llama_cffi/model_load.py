@@ -47,7 +47,7 @@ def load_model(
         options = replace(options, load_mtp=True)
     fitting = None
     if Fitting.is_needed(options) or given.get("n_ctx") == "auto":
-        beside = BesideModel(model, given)
+        beside = BesideModel(model, given, options)
         fitting = Fitting(model, options, partial(choose_contexts, given=given), beside=beside)
     if fitting is not None:
         return (*load_fitted(model, fitting, given), fitting)
@@ -84,7 +84,7 @@ def _fitted_context(model: Model, given: Mapping[str, Any]) -> Fitting | None:
     """What finds the longest context beside a model that the caller loaded; None for a context of a given length."""
     if given.get("n_ctx") != "auto":
         return None
-    beside = BesideModel(model.parts, given)
+    beside = BesideModel(model.parts, given, model.options)
     fitting = Fitting(model.parts, model.options, partial(choose_contexts, given=given), beside=beside, loaded=True)
     fitting.plan()
     return fitting

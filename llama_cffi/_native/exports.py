@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import _cffi_backend
@@ -13,12 +12,11 @@ from llama_cffi._native import bound
 
 
 @cache
-def address(name: str, file: Path | None = None) -> int | None:
-    """Return the address of a function that libllama exports, or another file; None if there is none of that name."""
+def address(name: str) -> int | None:
+    """Return the address of a function that libllama exports; None if there is none of that name."""
     from llama_cffi._native.library import opened_file
 
-    file = opened_file() if file is None else file
-    opened: Any = _cffi_backend.load_library(os.fspath(file), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
+    opened: Any = _cffi_backend.load_library(os.fspath(opened_file()), os.RTLD_NOW | getattr(os, "RTLD_NODELETE", 0))
     try:
         found = opened.load_function(_cffi_backend.FFI().typeof("void(*)(void)"), name)
     except AttributeError:

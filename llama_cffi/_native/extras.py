@@ -1,4 +1,4 @@
-"""What llama.cpp tells in C++ alone: buffers of a context, tensors and devices of a model, the memory of a projector.
+"""What llama.cpp tells in C++ alone: buffers of a context, tensors and devices of a model.
 
 llama.h does not have these functions, but every libllama of the last years exports them. They are used where the name
 of one of them says that the library was compiled with libstdc++ and its present strings (``B5cxx11``): then its
@@ -8,7 +8,6 @@ containers are those of the helpers. Elsewhere, every function here returns None
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from llama_cffi._native import bound, exports, guard
@@ -18,14 +17,13 @@ _BUFFERS = "_Z26llama_get_memory_breakdownPK13llama_context"
 _TENSORS = "_Z29llama_internal_get_tensor_mapB5cxx11PK11llama_model"
 _N_DEVICES = "_Z21llama_model_n_devicesPK11llama_model"
 _DEVICE = "_Z22llama_model_get_devicePK11llama_modeli"
-_PROJECTOR = "_Z21mtmd_get_memory_usagePKc19mtmd_context_params"
 
 _FAILED = int(lib.LCH_FAILED)
 
 
-def _function(name: str, file: Path | None = None) -> Any:
-    """The address of an exported function of libllama, or of another file; None if it has none."""
-    found = exports.address(name, file)
+def _function(name: str) -> Any:
+    """The address of an exported function of libllama; None if it has none."""
+    found = exports.address(name)
     return None if found is None else ffi.cast("void *", found)
 
 
@@ -79,24 +77,6 @@ def model_devices(model: Any) -> list[Any] | None:
     return [get(model, i) for i in range(n_devices)]
 
 
-def projector_bytes(path: bytes, params: Any) -> list[tuple[Any, int]] | None:
-    """Return what a projector takes on each device, without allocating it; [] for a file that is not a projector.
-
-    ``params`` are its ``mtmd_context_params``. Wraps ``mtmd_get_memory_usage``.
-    """
-    from llama_cffi._native import media_library
-
-    file = media_library.status().path
-    if file is None or _function(_TENSORS) is None or (function := _function(_PROJECTOR, file)) is None:
-        return None
-    size = bound.media_ffi.sizeof("struct mtmd_context_params")
-    text = ffi.from_buffer(path + b"\0")
-    given = _pointer(bound.media_ffi.addressof(params))
-    words = _all(partial(lib.lch_projector, function, text, given, size), "mtmd_get_memory_usage", 2)
-    devices = (bound.ffi.cast("ggml_backend_dev_t", word) for word in words[::2])
-    return list(zip(devices, words[1::2], strict=True))
-
-
 def _all(helper: Any, name: str, width: int) -> list[int]:
     """All words that a helper writes, ``width`` for each thing."""
     room = 64
@@ -119,4 +99,4 @@ def _word(pointer: Any) -> int:
     return int(ffi.cast("uintptr_t", pointer))
 
 
-__all__ = ["buffers", "exported", "has_buffers", "model_devices", "projector_bytes", "tensors"]
+__all__ = ["buffers", "exported", "has_buffers", "model_devices", "tensors"]

@@ -98,6 +98,8 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
 def read_request() -> Any:
     """Return the request on standard input; from now on, a crash leaves no core, and nothing runs for ever."""
     request = json.load(sys.stdin)
+    # ggml would start a debugger to say where it failed.
+    os.environ["GGML_NO_BACKTRACE"] = "1"
     if sys.platform != "win32":
         import resource
 

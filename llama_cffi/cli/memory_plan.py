@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import llama_cffi
@@ -20,11 +19,14 @@ def usual_context(file: str) -> int:
 
 
 def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
-    """Return the bytes of a model, its projector and its context on all devices together, and those of its draft model.
+    """Return the bytes of a model, its projector and its context on all devices together, and those of its drafts.
 
     ``options`` are those of :class:`Llama`. It is what they take at most: a context is given less where memory is
     short. Raises the errors of :func:`estimate_memory`.
     """
+    from llama_cffi.engine.beside import BesideModel
+    from llama_cffi.engine.draft_source import drafts_by_heads
+
     n_ctx = options.get("n_ctx")
     if not n_ctx or n_ctx == "auto":
         n_ctx = usual_context(file) if n_ctx is None else _trained(file)
@@ -35,25 +37,15 @@ def planned_bytes(file: str, options: Mapping[str, Any]) -> int:
         least = max(n_ctx, min(n_ctx * min(n_texts, _TEXTS), _CELLS))
         cells = least if context.kv_unified else n_ctx * n_texts
     context = replace(context, n_ctx=cells, n_seq_max=n_texts, n_batch=options["n_batch"], n_ubatch=options["n_ubatch"])
-    projector = options.get("mmproj")
-    if projector == "auto":
-        from llama_cffi.engine.open_media import projector_beside
-
-        projector = projector_beside(Path(file))
-    estimate = llama_cffi.estimate_memory(file, options["model_options"], context, mmproj=projector)
-    needed = estimate.weights + estimate.kv + estimate.compute
-    draft = options.get("draft")
-    path = draft if isinstance(draft, Path) else getattr(draft, "model", None)
-    if isinstance(path, (str, Path)) and path not in ("lookup", "mtp") and not _drafts_from_states(path):
-        small = llama_cffi.estimate_memory(path, None, replace(context, n_ctx=n_ctx))
-        needed += small.weights + small.kv + small.compute
-    return needed
-
-
-def _drafts_from_states(path: str | Path) -> bool:
-    from llama_cffi.engine.draft_source import drafts_from_states
-
-    return drafts_from_states(path)
+    of_model = options["model_options"]
+    if drafts_by_heads(options.get("draft")):
+        of_model = replace(of_model, load_mtp=True)
+    estimate = llama_cffi.estimate_memory(file, of_model, context)
+    beside = BesideModel(file, options, of_model)
+    try:
+        return estimate.total + sum(beside.bytes_on(context).values())
+    finally:
+        beside.close()
 
 
 def _trained(file: str) -> int:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, Literal
+
 from llama_cffi._native import binding, lib
+from llama_cffi.core.context_options import ContextOptions
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.model_base import ModelBase
 from llama_cffi.errors import ContextError
+
+HeadKind = Literal["mtp", "eagle3"]
+"""Layers of a model that predict further tokens, or an EAGLE-3 model."""
 
 _DRAFTS_ONLY = ("eagle3", "dflash", "gemma4-assistant")
 """Architectures that compute with what another model gives."""
@@ -27,4 +34,28 @@ def check_alone(model: ModelBase) -> None:
             raise ContextError(f"{model.path.name} has only layers that predict further tokens: give it as draft=")
 
 
-__all__ = ["check_alone", "n_heads"]
+def head_options(target: ContextOptions, *, n_ctx: int, n_ubatch: int, n_seq_max: int) -> ContextOptions:
+    """Return the options of the context of draft heads, beside a context with these options and sizes."""
+    n_ubatch = max(n_ubatch, n_seq_max)
+    # As much room as the target has, whatever shape the target's memory has.
+    return replace(
+        target,
+        n_ctx=n_ctx,
+        n_batch=n_ubatch,
+        n_ubatch=n_ubatch,
+        kv_unified=True,
+        swa_full=True,
+        embeddings=False,
+        pooling=None,
+    )
+
+
+def set_heads(params: Any, kind: HeadKind, target: Any) -> None:
+    """Make ``llama_context_params`` those of draft heads, beside a ``llama_context *``."""
+    if kind == "mtp":
+        params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP
+    if binding.has("llama_context_params.ctx_other"):
+        params.ctx_other = target
+
+
+__all__ = ["HeadKind", "check_alone", "head_options", "n_heads", "set_heads"]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
-from llama_cffi._native import binding, hidden_states, lib
+from llama_cffi._native import hidden_states
 from llama_cffi.core.context import Context, ContextOptions
+from llama_cffi.core.draft_layers import HeadKind, set_heads
 from llama_cffi.core.hidden_states import HiddenStates
 from llama_cffi.core.model import Model
 from llama_cffi.core.paired_batch import PairedBatch
-
-HeadKind = Literal["mtp", "eagle3"]
 
 
 class HeadContext(Context):
@@ -37,10 +36,7 @@ class HeadContext(Context):
         """The hidden states of the rows whose output was requested."""
 
     def _amend(self, params: Any) -> None:
-        if self._kind == "mtp":
-            params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP
-        if binding.has("llama_context_params.ctx_other"):
-            params.ctx_other = self._other
+        set_heads(params, self._kind, self._other)
 
     @contextmanager
     def using_head(self, i: int) -> Iterator[None]:
@@ -64,4 +60,4 @@ class HeadContext(Context):
         return PairedBatch(capacity, self._encode_width, tokens=False)
 
 
-__all__ = ["HeadContext", "HeadKind"]
+__all__ = ["HeadContext"]

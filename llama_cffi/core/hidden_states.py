@@ -9,7 +9,7 @@ import numpy as np
 
 from llama_cffi._native import ffi, hidden_states, log
 from llama_cffi.core.draft_layers import n_heads
-from llama_cffi.core.model import Model
+from llama_cffi.core.model_base import ModelBase
 from llama_cffi.core.outputs import Outputs
 from llama_cffi.errors import BatchError, UnsupportedError
 
@@ -52,7 +52,7 @@ class HiddenStates:
     def __init__(
         self,
         outputs: Outputs,
-        model: Model,
+        model: ModelBase,
         *,
         layers: Sequence[int] | None = None,
         outputs_only: bool = False,
@@ -100,7 +100,7 @@ class HiddenStates:
         return _copied(pointer, 1, self._n_embd).reshape(self._n_embd)
 
 
-def check_headed(target: Model, model: Model) -> None:
+def check_headed(target: ModelBase, model: ModelBase) -> None:
     """Raise :class:`UnsupportedError` unless llama.cpp computes the heads of ``model``, for this target."""
     for one in {target, model}:
         if one.architecture not in HEADED:
@@ -114,13 +114,13 @@ def check_headed(target: Model, model: Model) -> None:
         )
 
 
-def target_layers(model: Model) -> tuple[int, ...]:
+def target_layers(model: ModelBase) -> tuple[int, ...]:
     """Return the layers of the target whose inputs an EAGLE-3 model takes. Wraps ``llama_model_target_layer_ids``."""
     n = hidden_states.function("llama_model_target_layer_ids_n")(model.ptr)
     return tuple(hidden_states.function("llama_model_target_layer_ids")(model.ptr)[0:n])
 
 
-def check_layers(model: Model, layers: Sequence[int]) -> None:
+def check_layers(model: ModelBase, layers: Sequence[int]) -> None:
     """Raise :class:`UnsupportedError` unless a model gives the inputs of these layers."""
     name, n = model.architecture, model.n_layer
     if any(not 0 <= layer <= n for layer in layers):

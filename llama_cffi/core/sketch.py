@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from llama_cffi._native import extras, ffi, guard, lib, log
+from llama_cffi._native import binding, extras, ffi, guard, lib, log
 from llama_cffi._native.atomic import Cell
 from llama_cffi.core.backend import Device, devices
 from llama_cffi.core.context_options import ContextOptions, native_params
-from llama_cffi.core.draft_layers import check_alone
+from llama_cffi.core.draft_layers import HeadKind, check_alone, head_options, set_heads
 from llama_cffi.core.memory_breakdown import MemoryBreakdown, output_row_bytes, read_breakdown
 from llama_cffi.core.model_base import ModelBase
 from llama_cffi.core.model_options import ModelOptions
@@ -37,11 +39,42 @@ class Sketch(ModelBase):
 
         Raises :class:`ContextError` when llama.cpp refuses the context. Wraps ``llama_init_from_model``.
         """
+        check_alone(self)
+        with self._opened(options) as (ptr, output_rows):
+            return read_breakdown(ptr, output_rows)
+
+    def measure_heads(self, kind: HeadKind, target: Sketch, options: ContextOptions) -> MemoryBreakdown:
+        """Return what the model and the context of its draft heads would take, beside a context of their target.
+
+        The target may be this model. llama.cpp must compute such heads. Raises as :meth:`measure`.
+        """
+        check_alone(target)
+        with target._opened(options) as (other, _):
+            sizes = {"n_ctx": int(lib.llama_n_ctx(other)), "n_ubatch": int(lib.llama_n_ubatch(other))}
+            heads = head_options(options, n_seq_max=int(lib.llama_n_seq_max(other)), **sizes)
+            with self._opened(heads, partial(set_heads, kind=kind, target=other)) as (ptr, output_rows):
+                return read_breakdown(ptr, output_rows)
+
+    def cells(self, options: ContextOptions) -> tuple[int, int]:
+        """Return how many cells a context has, and how many of them one sequence: llama.cpp rounds both up.
+
+        Raises as :meth:`measure`.
+        """
+        with self._opened(options) as (ptr, _):
+            n_ctx = int(lib.llama_n_ctx(ptr))
+            if binding.has("llama_n_ctx_seq"):
+                return n_ctx, int(lib.llama_n_ctx_seq(ptr))
+            return n_ctx, n_ctx if options.kv_unified else n_ctx // options.n_seq_max
+
+    @contextmanager
+    def _opened(self, options: ContextOptions, amend: Callable[[Any], None] | None = None) -> Iterator[tuple[Any, int]]:
+        """A context without memory, and the bytes of its output rows; ``amend`` changes its parameters."""
         if self.options.vocab_only:
             raise ContextError(f"{self.path} was loaded with vocab_only: it has no weights to compute with")
-        check_alone(self)
         params = native_params(options)
         params.n_threads = params.n_threads_batch = 1
+        if amend is not None:
+            amend(params)
         cell: Cell = []
         with self.gate:
             mark = log.mark()
@@ -50,7 +83,7 @@ class Sketch(ModelBase):
                 log.pump()
                 if ptr == ffi.NULL:
                     raise ContextError("cannot create a context", log=log.lines_since(mark))
-                return read_breakdown(ptr, output_row_bytes(mark))
+                yield ptr, output_row_bytes(mark)
             except NativeError as error:
                 raise ContextError(f"cannot create a context: {error.message}", log=error.log) from error
             finally:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from llama_cffi._util.shown import shown
+from llama_cffi.core.draft_layers import HeadKind
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.shared_model import ModelShare
@@ -54,8 +55,8 @@ class OpenDraft:
         model = draft.model if draft.model is not None else target.model
         if not isinstance(model, Model):
             options = options if options is not None else ModelOptions()
-            if isinstance(draft, DraftHeads) or drafts_from_states(model):
-                # llama.cpp plans no context for heads alone: they are small, and go to the devices as a whole.
+            if isinstance(draft, DraftHeads) or heads_in(model):
+                # They are small, and go to the devices as a whole.
                 n_gpu_layers = "all" if options.fits_layers else options.n_gpu_layers
                 options = replace(options, load_mtp=True, n_gpu_layers=n_gpu_layers)
             model = Model(model, options, context=draft_context(target.options, target.n_ctx))
@@ -115,9 +116,11 @@ _OTHER_HEADS = {
 }
 
 
-def drafts_from_states(path: str | os.PathLike[str]) -> bool:
-    """Return whether the model in a file drafts from the hidden states of another one, and computes nothing alone."""
-    return GGUFFile(path).architecture == "eagle3" or _holds_heads_only(path)
+def heads_in(path: str | os.PathLike[str]) -> HeadKind | None:
+    """Return the kind of heads in a file that has no more than heads; None for one that computes alone."""
+    if GGUFFile(path).architecture == "eagle3":
+        return "eagle3"
+    return "mtp" if _holds_heads_only(path) else None
 
 
 def _holds_heads_only(path: str | os.PathLike[str]) -> bool:
@@ -155,6 +158,6 @@ __all__ = [
     "Speculative",
     "check_source",
     "drafts_by_heads",
-    "drafts_from_states",
+    "heads_in",
     "request_source",
 ]

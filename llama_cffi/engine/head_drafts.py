@@ -7,15 +7,14 @@ import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context import Context
-from llama_cffi.core.draft_layers import n_heads
+from llama_cffi.core.draft_layers import HeadKind, head_options, n_heads
 from llama_cffi.core.embedding_batch import EmbeddingBatch
-from llama_cffi.core.head_context import HeadContext, HeadKind
+from llama_cffi.core.head_context import HeadContext
 from llama_cffi.core.hidden_states import HiddenStates, check_headed, target_layers
 from llama_cffi.core.model import Model
 from llama_cffi.core.selection import TokenSelector, row_logprobs
@@ -60,18 +59,7 @@ class HeadDrafts:
             layers = target_layers(model)
         self._target = target
         self._read = HiddenStates(target.outputs, target.model, layers=layers)
-        n_ubatch = max(target.n_ubatch, target.n_seq_max)
-        # As much room as the target has, whatever shape the target's memory has.
-        wanted = replace(
-            target.options,
-            n_ctx=target.n_ctx,
-            n_batch=n_ubatch,
-            n_ubatch=n_ubatch,
-            kv_unified=True,
-            swa_full=True,
-            embeddings=False,
-            pooling=None,
-        )
+        wanted = head_options(target.options, n_ctx=target.n_ctx, n_ubatch=target.n_ubatch, n_seq_max=target.n_seq_max)
         encoder_width = self._read.width if kind == "eagle3" else 0
         try:
             self.context = context = HeadContext(model, wanted, target=target, kind=kind, encoder_width=encoder_width)

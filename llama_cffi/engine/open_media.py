@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.shown import shown
+from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.media.projector import Projector
-from llama_cffi.core.media.projector_devices import projector_memory
+from llama_cffi.core.media.projector_file import generates_speech
+from llama_cffi.core.media.projector_memory import projector_memory
 from llama_cffi.core.memory_file import has_folder
 from llama_cffi.core.placement import gpu_names
 from llama_cffi.core.shared_model import ModelShare
@@ -102,17 +104,26 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
     return OpenMedia(projector, owned=True, max_bytes=max_bytes)
 
 
-def projector_bytes(model: Path, given: Mapping[str, Any], options: ContextOptions) -> Mapping[str, int]:
+def projector_bytes(
+    model: Path, given: Mapping[str, Any], options: ContextOptions, *, use_gpu: bool
+) -> Mapping[str, int]:
     """Return what the projector that :func:`open_media` would open takes on each device; {} for one that is open.
 
-    ``model`` is the file of the model. Raises as :func:`open_media`.
+    ``model`` is the file of the model, which uses a GPU or not. Raises as :func:`open_media`.
     """
     mmproj = given.get("mmproj")
     if mmproj is None or isinstance(mmproj, Projector):
         return {}
-    return projector_memory(
-        projector_beside(model) if mmproj == "auto" else mmproj, flash_attn=options.flash_attn, **_sizes(given)
-    )
+    path = projector_beside(model) if mmproj == "auto" else mmproj
+    return projector_memory(path, use_gpu=use_gpu, flash_attn=options.flash_attn, **_sizes(given))
+
+
+def projector_speaks(model: Path, given: Mapping[str, Any]) -> bool:
+    """Return whether the projector of a Llama generates speech. ``model`` is the file of the model."""
+    mmproj = given.get("mmproj")
+    if mmproj is None or isinstance(mmproj, Projector):
+        return mmproj is not None and mmproj.speech is not None
+    return generates_speech(GGUFFile(projector_beside(model) if mmproj == "auto" else mmproj))
 
 
 def _sizes(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,4 +146,4 @@ def projector_beside(model: Path) -> Path:
     return folder / found
 
 
-__all__ = ["DEFAULT_MEDIA_BYTES", "OpenMedia", "open_media", "projector_beside", "projector_bytes"]
+__all__ = ["DEFAULT_MEDIA_BYTES", "OpenMedia", "open_media", "projector_beside", "projector_bytes", "projector_speaks"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_cffi._util.fork import fork_safe
 from llama_cffi.core.conditioning import PLAIN, Conditioning
-from llama_cffi.core.context import Context
+from llama_cffi.core.context import Context, ContextOptions
 from llama_cffi.core.media.limits import MAX_SECONDS
 from llama_cffi.core.media.speech import SpeechGenerator
 from llama_cffi.core.sampler.chain import SamplerChain
@@ -47,6 +47,14 @@ class SpeechRequest:
     conditioning: Conditioning = PLAIN
 
 
+def speech_context(like: ContextOptions, *, n_ctx: int, n_ubatch: int) -> ContextOptions:
+    """Return the options of a context that speaks, beside one with these options and sizes."""
+    return replace(
+        like, n_ctx=n_ctx, n_ctx_seq=None, n_batch=n_ctx, n_ubatch=min(n_ubatch, _UBATCH), n_seq_max=1, kv_unified=True,
+        embeddings=True, pooling="none",
+    )  # fmt: skip
+
+
 class Speaker:
     """Speaks with a projector; ``like`` is the pattern of its context, which is made at the first text."""
 
@@ -70,10 +78,7 @@ class Speaker:
                 raise ClosedError("this Llama is closed")
             if self._side is None:
                 like = self._like
-                options = replace(
-                    like.options, n_ctx=like.n_ctx_seq, n_ctx_seq=None, n_batch=like.n_ctx_seq,
-                    n_ubatch=min(like.n_ubatch, _UBATCH), n_seq_max=1, kv_unified=True, embeddings=True, pooling="none",
-                )  # fmt: skip
+                options = speech_context(like.options, n_ctx=like.n_ctx_seq, n_ubatch=like.n_ubatch)
                 self._side = SideContext(like.model, options, own_threads=True)
             if self._generator is None:
                 self._generator = SpeechGenerator(self._side.context, self.projector)

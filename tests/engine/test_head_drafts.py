@@ -391,7 +391,10 @@ def test_heads_in_a_file_of_their_own(tmp_path: Path) -> None:
         with Model(heads, LOAD) as alone, pytest.raises(ContextError, match="only layers that predict further tokens"):
             Context(alone, ContextOptions(n_ctx=256, n_threads=1))
         beside = BesideModel(whole, {"draft": draft})
-        assert beside.bytes_on(ContextOptions(n_ctx=256)) == {}
+        few, many = (beside.bytes_on(ContextOptions(n_ctx=n_ctx, n_ubatch=32)) for n_ctx in (256, 1024))
+        beside.close()
+        assert list(few) == ["CPU"]
+        assert heads.stat().st_size // 2 < few["CPU"] < many["CPU"]
         with Llama(whole, draft=draft, n_ctx=256, n_threads=1) as llm:
             assert not llm.model.options.load_mtp
             done = greedy(llm, "tana nese")

@@ -1,7 +1,7 @@
 """Projectors with other tensors and metadata than libmtmd expects: each is an exception of the package or works.
 
-Run with ``python -m``: a folder with the models of :func:`~tests.support.media_fuzz.write_models`, the first seed, and
-how many. One JSON object is printed: how many answers, and how many exceptions by type.
+Run with ``python -m``: a folder with the models of :func:`write_kinds`, the first seed, how many, and the kinds. One
+JSON object is printed: how many answers, and how many exceptions by type.
 """
 
 from __future__ import annotations
@@ -11,14 +11,24 @@ import json
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 
-KINDS = ("seeing", "hearing")
+from tests.support.gguf_surgery import change as change_bytes
+from tests.support.gguf_surgery import parse
+from tests.support.media_fuzz import write_models
+from tests.support.speech_models import NAMES, write_speaking_model
+
+if TYPE_CHECKING:
+    from llama_cffi import Audio, Projector, SpeechGenerator
+
+KINDS = ("seeing", "hearing", *NAMES)
 _TYPES = (
+    *("qwen3tts_spkenc", "qwen3tts_gen", "pockettts_spkenc", "pockettts_gen"),
     *("mlp", "gemma3", "qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "idefics3", "pixtral", "internvl"),
     *(
         "llama4",
@@ -34,7 +44,16 @@ _TYPES = (
         "adapter",
     ),
 )
+FIRST_CODE = {"qwen3tts": 400}
+"""The token of the first code of a sound, after those of texts."""
 _NUMBERS = (0, 1, 2, 3, 7, 16, 31, 32, 64, 100, 1000, 4096, 1 << 16, (1 << 31) - 1)
+
+
+def write_kinds(folder: Path) -> None:
+    """Write a model and a projector of each kind."""
+    write_models(folder)
+    for name in NAMES:
+        write_speaking_model(folder, name)
 
 
 class ProjectorFile:
@@ -75,7 +94,7 @@ def _add(writer: Any, name: str, value: Any) -> None:
 
 def change(file: ProjectorFile, rng: random.Random) -> None:
     """Change one thing."""
-    tensors, kind = file.tensors, rng.randrange(11)
+    tensors, kind = file.tensors, rng.randrange(12)
     i = rng.randrange(len(tensors))
     name, array = tensors[i]
     if kind == 0:
@@ -95,6 +114,8 @@ def change(file: ProjectorFile, rng: random.Random) -> None:
         tensors[i] = (name, array.reshape(-1) if rng.random() < 0.5 else array[None] if array.ndim < 4 else array[0])
     elif kind == 6:
         tensors[i] = (name, array.astype(rng.choice((np.float16, np.float32, np.int32, np.int8))))
+    elif kind == 8:
+        tensors[i] = (name, np.full_like(array, rng.choice((0, float("nan"), float("inf"), 6e4))))
     elif kind == 7:
         tensors.append((name.replace("0", str(rng.randrange(4))) + rng.choice(("", ".1")), array))
     else:
@@ -113,30 +134,67 @@ def change(file: ProjectorFile, rng: random.Random) -> None:
             file.fields[key] = rng.choice((0.0, -1.0, 1e30, float("nan")))
 
 
-def main(folder: str, first: int, count: int) -> None:
-    from llama_cffi import Audio, Image, LlamaCffiError, MediaChunk, Model, Projector
+def damage(path: Path, rng: random.Random) -> None:
+    """Cut a file, or change its bytes where metadata and names are."""
+    data = path.read_bytes()
+    kind = rng.randrange(3)
+    if kind == 0:
+        path.write_bytes(data[: rng.randrange(len(data))])
+    elif kind == 1:
+        path.write_bytes(data[: len(data) - rng.randrange(1, 4096)])
+    else:
+        path.write_bytes(change_bytes(parse(data), rng.choice(("metadata", "tensors")), rng).bytes())
+
+
+def main(folder: str, first: int, count: int, kinds: Sequence[str]) -> None:
+    from llama_cffi import (
+        Audio,
+        Context,
+        ContextOptions,
+        Image,
+        LlamaCffiError,
+        MediaChunk,
+        Model,
+        Projector,
+        SpeechGenerator,
+    )
     from tests.support.sounds import tone
 
     faulthandler.enable()
-    models = {kind: Model(Path(folder, f"{kind}.gguf")) for kind in KINDS}
+    models = {kind: Model(Path(folder, f"{kind}.gguf")) for kind in kinds}
     media: dict[str, Image | Audio] = {
         "seeing": Image(np.arange(32 * 24 * 3, dtype=np.uint8).reshape(24, 32, 3)),
         "hearing": Audio(tone(0.5, 16000), sample_rate=16000),
     }
+    voice = Audio(tone(0.5, 24000), sample_rate=24000)
+    options = ContextOptions(n_ctx=256, n_ubatch=64, n_threads=1, embeddings=True, pooling="none")
+
+    def use(projector: Projector, kind: str) -> None:
+        if kind in media:
+            for piece in projector.tokenize(media[kind], projector.place(1, 5)):
+                if isinstance(piece, MediaChunk):
+                    projector.encode(piece)
+            return
+        with Context(models[kind], options) as context:
+            speak(SpeechGenerator(context, projector), voice if projector.voices else None)
+
     counts: Counter[str] = Counter()
     for seed in range(first, first + count):
         rng = random.Random(seed)
-        kind = rng.choice(KINDS)
+        kind = rng.choice(kinds)
         file = ProjectorFile(Path(folder, f"mmproj-{kind}.gguf"))
-        for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 4))):
             change(file, rng)
         path = Path(folder, "changed.gguf")
         path.unlink(missing_ok=True)
         print(f"seed {seed}", file=sys.stderr, flush=True)
         names = [name for name, _ in file.tensors]
         if len(set(names)) < len(names):
+            counts["two of a name"] += 1
             continue
         file.write(path)
+        if rng.random() < 0.2:
+            damage(path, rng)
         try:
             projector = Projector(models[kind], path, n_threads=1)
         except LlamaCffiError as error:
@@ -144,9 +202,7 @@ def main(folder: str, first: int, count: int) -> None:
             counts[f"{type(error).__name__}{' (would have crashed)' if crashed else ''}"] += 1
             continue
         try:
-            for piece in projector.tokenize(media[kind], projector.place(1, 5)):
-                if isinstance(piece, MediaChunk):
-                    projector.encode(piece)
+            use(projector, kind)
             counts["answers"] += 1
         except LlamaCffiError as error:
             counts[f"used: {type(error).__name__}"] += 1
@@ -154,5 +210,16 @@ def main(folder: str, first: int, count: int) -> None:
     print(json.dumps({"counts": dict(counts)}))
 
 
+def speak(generator: SpeechGenerator, voice: Audio | None) -> None:
+    """Speak a few frames of a text, and have the sound of them."""
+    generator.start("Hello there", voice=voice, seed=1)
+    while generator.read(64):
+        pass
+    for token in range(9):
+        if not generator.step(FIRST_CODE.get(generator.projector.speech or "", 0) + token):
+            break
+    generator.samples()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -1,5 +1,5 @@
-// What llama.cpp tells in C++ alone: the buffers of a context, the tensors of a model, and the memory of a projector. All
-// are containers of the standard library, so the caller makes sure that llama.cpp was compiled with the one of this file.
+// What llama.cpp tells in C++ alone: the buffers of a context and the tensors of a model. Both are containers of the
+// standard library, so the caller makes sure that llama.cpp was compiled with the one of this file.
 
 #include "helpers.hpp"
 
@@ -9,9 +9,7 @@
 #include <vector>
 
 using lch::as;
-using lch::blob_of;
 using lch::guarded;
-using lch::ParamStruct;
 
 namespace {
 
@@ -25,9 +23,6 @@ using Breakdown = std::map<void *, Sizes>;
 
 // The result of llama_internal_get_tensor_map.
 using Tensors = std::vector<std::pair<std::string, void *>>;
-
-// The result of mtmd_get_memory_usage.
-using Devices = std::map<void *, size_t>;
 
 uint64_t word(const void * pointer) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(pointer)); }
 
@@ -56,20 +51,6 @@ int64_t lch_tensors(void * fn, void * model, uint64_t * out, int64_t room) {
         for (const auto & entry : found) {
             if (n++ < room) {
                 *out++ = word(entry.second);
-            }
-        }
-        return n;
-    });
-}
-
-int64_t lch_projector(void * fn, const void * path, void * params, size_t size, uint64_t * out, int64_t room) {
-    return guarded([&]() -> int64_t {
-        const Devices found = as<Devices(const void *, ParamStruct)>(fn)(path, blob_of<ParamStruct>(params, size));
-        int64_t n = 0;
-        for (const auto & [device, bytes] : found) {
-            if (n++ < room) {
-                *out++ = word(device);
-                *out++ = bytes;
             }
         }
         return n;

@@ -173,8 +173,6 @@ int64_t lch_step_run(lch_step *step, lch_selector *selector, int32_t token, int3
 
 int64_t lch_buffers(void *fn, void *ctx, uint64_t *out, int64_t room);  /* buffer type, bytes of model, context, compute */
 int64_t lch_tensors(void *fn, void *model, uint64_t *out, int64_t room);        /* ggml_tensor pointers */
-/* What a projector takes: device, bytes. */
-int64_t lch_projector(void *fn, const void *path, void *params, size_t size, uint64_t *out, int64_t room);
 
 /* ---- gguf.cpp: where count strings of a GGUF file end that begin at a place of its bytes; 0: beyond the bytes ---- */
 

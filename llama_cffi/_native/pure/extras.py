@@ -30,16 +30,6 @@ def lch_buffers(fn: Any, ctx: Any, out: Any, room: int) -> int:
     return _write(ctypes.CFUNCTYPE(_Map, ctypes.c_void_p)(_address(fn))(_address(ctx)), 4, out, room)
 
 
-def lch_projector(fn: Any, path: Any, params: Any, size: int, out: Any, room: int) -> int:
-    class Params(ctypes.Structure):
-        _fields_ = (("words", _WORD * (-(-size // 8))),)
-
-    given = Params()
-    ctypes.memmove(ctypes.addressof(given), _address(params), size)
-    call = ctypes.CFUNCTYPE(_Map, ctypes.c_void_p, Params)(_address(fn))
-    return _write(call(_address(path), given), 2, out, room)
-
-
 def _write(found: _Map, width: int, out: Any, room: int) -> int:
     """Write the entries of a map, ``width`` words for each, and free the map."""
     free = ctypes.CDLL(None).free

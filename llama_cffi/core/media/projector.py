@@ -106,7 +106,7 @@ class Projector(NativeObject):
         self.fingerprint: bytes = projector_id(file, params.image_min_tokens, params.image_max_tokens)
         """16 bytes: a hash of metadata and list of tensors, of some pieces of the weights, and of the limits for image
         tokens. Equal for projectors that compute the same."""
-        check_layout(self.path, self.fingerprint, params)
+        check_layout(file, self.fingerprint, params)
         self._lock = fork_safe(threading.Lock())
         self._encoder: int | None = None
         self.speech_turn = SpeechTurn()

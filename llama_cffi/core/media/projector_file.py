@@ -37,16 +37,33 @@ def check_projector_file(path: Path) -> GGUFFile:
         value = file.metadata.get(key)
         if value is not None and not (isinstance(value, int) and 0 < value <= _MAX_SIZE):
             raise ModelFileError(f"{path}: {key} must be 1 to {_MAX_SIZE}, got {value!r:.60}")
-    for part in ("vision", "audio", "gen.audio"):
+    for part, multiple in (("vision", 4), ("audio", 2), ("gen.audio", 2)):
         width, heads = (_number(file.metadata, f"clip.{part}.{name}") for name in _WIDTHS)
         if width and heads and width % heads:
             raise ModelFileError(f"{path}: {heads} heads do not divide a width of {width} ({part})")
+        if width and heads and width // heads % multiple:
+            # Positions rotate halves of a head, and those of images each half for each direction.
+            raise ModelFileError(
+                f"{path}: the width of a head must be a multiple of {multiple}, got {width // heads} ({part})"
+            )
     for key, value in file.metadata.items():
         if key.startswith("clip.") and key.endswith("epsilon") and not (isinstance(value, float) and 0 <= value < 1):
             raise ModelFileError(f"{path}: {key} must be 0 to 1, got {value!r:.60}")
     for tensor in file.tensors:
         _check_type(path, tensor)
+    _check_codes(path, {tensor.name: tensor.shape for tensor in file.tensors})
     return file
+
+
+def _check_codes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a generator of codes that draws numbers for which its table has no row: ggml fails an assertion for one in
+    the middle of a graph."""
+    drawn, table = (shapes.get(f"a.gen.code.{name}.weight", ()) for name in ("head", "embd"))
+    if drawn[1:] != table[1:]:
+        raise ModelFileError(
+            f"{path}: 'a.gen.code.head.weight' gives codes of the shape {drawn[1:]}, and 'a.gen.code.embd.weight' has "
+            f"rows for {table[1:]}"
+        )
 
 
 _NUMBERS = ("i8", "i16", "i32", "i64", "f64")
@@ -56,7 +73,9 @@ def _check_type(path: Path, tensor: TensorInfo) -> None:
     """Refuse what ggml fails an assertion for in the middle of a graph, where nothing can be caught: it multiplies no
     integers, and adds and scales with numbers of 32 bits alone."""
     # Other weights of one dimension may be those of a convolution over one channel, which are f16.
-    is_vector = len(tensor.shape) < 2 and any(part in tensor.name for part in ("bias", "norm", ".ln"))
+    is_vector = tensor.name.endswith(".bias") or (
+        len(tensor.shape) < 2 and any(part in tensor.name for part in ("bias", "norm", ".ln"))
+    )
     if tensor.type in _NUMBERS or (is_vector and tensor.type != "f32"):
         allowed = "f32" if is_vector else "floating or quantized"
         raise ModelFileError(
@@ -72,6 +91,11 @@ def _number(metadata: Mapping[str, MetadataValue], key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
+def generates_speech(file: GGUFFile) -> bool:
+    """Return whether a projector has a generator of speech."""
+    return file.metadata.get("clip.has_gen_audio_encoder") is True
+
+
 def projector_id(file: GGUFFile, min_tokens: int, max_tokens: int) -> bytes:
     """Return 16 bytes that identify a projector: a hash of metadata, tensors, pieces of the weights, and limits."""
     found = blake2b(f"projector {min_tokens} {max_tokens}\0".encode(), digest_size=16)
@@ -82,4 +106,4 @@ def projector_id(file: GGUFFile, min_tokens: int, max_tokens: int) -> bytes:
     return found.digest()
 
 
-__all__ = ["check_projector_file", "projector_id"]
+__all__ = ["check_projector_file", "generates_speech", "projector_id"]

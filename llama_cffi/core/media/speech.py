@@ -197,6 +197,9 @@ class SpeechGenerator(NativeObject):
             raise BatchError("there is no prompt, or it was not read to its end")
         # After a failure nothing can follow.
         state, self._state = self._state, None
+        if not np.isfinite(np.frombuffer(ffi.buffer(state, 4 * self.context.model.n_embd), dtype=np.float32)).all():
+            # libmtmd would look for a code that there is not, and ggml would end the process.
+            raise MediaError(f"speech failed: {self.context.model.path.name} gives a hidden state that is not finite")
         before = self.n_past
         self.projector.speech_turn.seed = None
         following, ended = media_ffi.new("float **"), media_ffi.new("bool *")

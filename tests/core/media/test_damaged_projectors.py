@@ -23,18 +23,21 @@ from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.media.projector_memory import estimate_projector
 from llama_cffi.errors import ModelFileError
 from tests.support.children import ROOT
-from tests.support.media_fuzz import write_models
-from tests.support.projector_fuzz import ProjectorFile
+from tests.support.projector_fuzz import ProjectorFile, write_kinds
 
 _PER_CHILD = 100
-_MANY = 500
+_MANY = {
+    "encoders": (("seeing", "hearing"), 500),
+    "qwen3tts": (("qwen3tts",), 300),
+    "pockettts": (("pockettts",), 300),
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models, and their projectors."""
     made = tmp_path_factory.mktemp("damaged")
-    write_models(made)
+    write_kinds(made)
     return made
 
 
@@ -43,9 +46,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def changed(folder: Path, path: Path, **changes: Any) -> Path:
-    """The projector for images with other tensors by their names (None: without it) or metadata."""
-    file = ProjectorFile(folder / "mmproj-seeing.gguf")
+def changed(folder: Path, path: Path, kind: str = "seeing", /, **changes: Any) -> Path:
+    """The projector of a kind with other tensors by their names (None: without it) or metadata."""
+    file = ProjectorFile(folder / f"mmproj-{kind}.gguf")
     for name, value in changes.items():
         if name in file.fields:
             file.fields[name] = value
@@ -74,6 +77,8 @@ def test_a_projector_that_would_end_the_process_is_refused(folder: Path, tmp_pat
         for changes, words in (
             ({"mm.0.bias": np.zeros(256, dtype=np.float16)}, "mm.0.bias"),
             ({"mm.0.weight": np.zeros((256, 256), dtype=np.int32)}, "mm.0.weight"),
+            ({"mm.0.bias": np.zeros((256, 1), dtype=np.float16)}, "mm.0.bias"),
+            ({"clip.vision.attention.head_count": 32}, "multiple of 4"),
             ({"clip.vision.attention.layer_norm_epsilon": -1.0}, "epsilon"),
             ({"clip.vision.attention.layer_norm_epsilon": float("nan")}, "epsilon"),
         ):
@@ -81,13 +86,37 @@ def test_a_projector_that_would_end_the_process_is_refused(folder: Path, tmp_pat
                 Projector(model, changed(folder, tmp_path / "c.gguf", **changes), n_threads=1)
 
 
+def test_a_generator_that_would_end_the_process_is_refused(folder: Path, tmp_path: Path) -> None:
+    file = ProjectorFile(folder / "mmproj-qwen3tts.gguf")
+    found = dict(file.tensors)
+    with Model(folder / "qwen3tts.gguf") as model:
+        # libmtmd takes the weights of its layers for optional.
+        path = changed(folder, tmp_path / "a.gguf", "qwen3tts", **{"a.gen.code.blk.0.attn_q.weight": None})
+        with pytest.raises(ModelFileError, match=r"damaged: libmtmd crashes when .* \(SIG"):
+            Projector(model, path, n_threads=1)
+        # A code is drawn that the table does not have, now and then.
+        table = found["a.gen.code.embd.weight"][:, :-1].copy()
+        path = changed(folder, tmp_path / "b.gguf", "qwen3tts", **{"a.gen.code.embd.weight": table})
+        with pytest.raises(ModelFileError, match=r"a\.gen\.code\.head"):
+            Projector(model, path, n_threads=1)
+    with Model(folder / "pockettts.gguf") as model:
+        path = changed(folder, tmp_path / "c.gguf", "pockettts", **{"a.gen.wav.upsample.weight": None})
+        with pytest.raises(ModelFileError, match=r"a\.gen\.wav\.upsample"):
+            Projector(model, path, n_threads=1)
+        # The last layer of the decoder has other channels than what it is given.
+        wrong = np.zeros((1, 5, 3), dtype=np.float16)
+        path = changed(folder, tmp_path / "d.gguf", "pockettts", **{"a.gen.wav.seanet.conv_out.weight": wrong})
+        with pytest.raises(ModelFileError, match="damaged"):
+            Projector(model, path, n_threads=1)
+
+
 def test_a_projector_is_laid_out_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
     lay_out = media_sketch.lay_out
 
-    def counted(path: Path, *args: Any) -> Any:
+    def counted(path: Path, *args: Any, **options: Any) -> Any:
         asked.append(path)
-        return lay_out(path, *args)
+        return lay_out(path, *args, **options)
 
     monkeypatch.setattr(media_sketch, "lay_out", counted)
     path = folder / "mmproj-seeing.gguf"
@@ -124,13 +153,15 @@ def test_the_memory_is_what_is_allocated(folder: Path, kind: str) -> None:
 
 @pytest.mark.fuzz
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the file that a child writes is another one's")
-def test_many_changed_projectors(folder: Path) -> None:
+@pytest.mark.parametrize("group", _MANY)
+def test_many_changed_projectors(folder: Path, group: str) -> None:
+    kinds, many = _MANY[group]
     start = random.SystemRandom().randrange(1 << 31)
     print(f"from seed {start}")
     counts: Counter[str] = Counter()
-    for first in range(start, start + _MANY, _PER_CHILD):
+    for first in range(start, start + many, _PER_CHILD):
         result = subprocess.run(
-            [sys.executable, "-m", "tests.support.projector_fuzz", str(folder), str(first), str(_PER_CHILD)],
+            [sys.executable, "-m", "tests.support.projector_fuzz", str(folder), str(first), str(_PER_CHILD), *kinds],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,

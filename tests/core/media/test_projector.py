@@ -28,7 +28,7 @@ from llama_cffi import (
     Video,
 )
 from llama_cffi.core.gguf import GGUFFile
-from llama_cffi.core.media.projector_devices import projector_memory
+from llama_cffi.core.media.projector_memory import projector_memory
 from llama_cffi.errors import (
     AbortedError,
     BatchError,
@@ -263,7 +263,7 @@ def test_its_memory_is_known_before_it_is_opened(models: dict[str, Seeing], tmp_
     said = run_child(f"""
         import os
         os.environ["LLAMA_CFFI_HELPERS"] = "none"
-        from llama_cffi.core.media.projector_devices import projector_memory
+        from llama_cffi.core.media.projector_memory import projector_memory
         print([dict(projector_memory(path, use_gpu=False)) for path in {paths}])
     """)
     assert said.strip() == str(plans)
