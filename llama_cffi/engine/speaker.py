@@ -58,7 +58,8 @@ class Speaker:
         """Samples per second."""
         self.n_ctx = like.n_ctx_seq
         """Positions that a text, a voice and the frames may take together."""
-        self._lock = fork_safe(threading.Lock())
+        # Reentrant: a signal handler may close in the middle of an opening.
+        self._lock = fork_safe(threading.RLock())
         self._side: SideContext | None = None
         self._generator: SpeechGenerator | None = None
         self._closed = False
@@ -74,7 +75,11 @@ class Speaker:
                     like.options, n_ctx=like.n_ctx_seq, n_ctx_seq=None, n_batch=like.n_ctx_seq,
                     n_ubatch=min(like.n_ubatch, _UBATCH), n_seq_max=1, kv_unified=True, embeddings=True, pooling="none",
                 )  # fmt: skip
-                self._side = SideContext(like.model, options)
+                side = SideContext(like.model, options)
+                if self._closed:
+                    side.close()
+                    raise ClosedError("this Llama is closed")
+                self._side = side
             if self._generator is None:
                 self._generator = SpeechGenerator(self._side.context, self.projector)
             return self._side, self._generator
