@@ -13,7 +13,7 @@ from llama_cffi.core.context_conditioning import ContextConditioning
 from llama_cffi.core.control_vector import apply_control_vector
 from llama_cffi.core.decode_errors import ABORTED, NO_MEMORY, no_memory, raise_decode_error
 from llama_cffi.core.embedding_batch import EmbeddingBatch
-from llama_cffi.errors import AbortedError, NativeError
+from llama_cffi.errors import NativeError
 
 
 class ContextFailures(ContextConditioning):
@@ -35,9 +35,7 @@ class ContextFailures(ContextConditioning):
         lines = log.lines_since(log.call_mark())
         log.pump()
         if code in (ABORTED, STOPPED):
-            expired = flag.expired
-            flag.clear()
-            raise AbortedError("the deadline has passed" if expired else "the decode was aborted")
+            raise flag.error("the decode")
         if code == NO_MEMORY:
             self._reserve_anew()
         raise_decode_error(code, batch, self.model.vocab, n_ctx=self.n_ctx, n_seq_max=self.n_seq_max, lines=lines)
