@@ -18,8 +18,6 @@ from llama_cffi.server.offline import answer
 if TYPE_CHECKING:
     from llama_cffi.server.service import Service
 
-_Line = dict[str, Any]
-
 
 @dataclass
 class Counts:
