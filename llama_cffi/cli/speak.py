@@ -50,6 +50,8 @@ def speak(
     model: options.Model = None,
     mmproj: options.Mmproj = "auto",
     placement: Placement = PLACEMENT,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     temperature: Annotated[float | None, options.temperature(_USUAL)] = None,
@@ -71,6 +73,8 @@ def speak(
         mmproj=projector_source(model, mmproj),
         n_ctx=ctx_size,
         n_threads=arguments.positive(threads),
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=placement.options(),
     )
     with (

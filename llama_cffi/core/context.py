@@ -23,6 +23,7 @@ from llama_cffi.core.context_threads import ContextThreads, place
 from llama_cffi.core.draft_layers import check_alone
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
+from llama_cffi.core.graph_reuse import reuse_where_safe
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.memory_breakdown import output_row_bytes
 from llama_cffi.core.model import Model
@@ -82,7 +83,7 @@ class Context(ContextFailures):
         self._resources: ContextResources = ContextResources(gate, threads)
         parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
         self._start_plain()
-        with model.gate, gate:
+        with model.gate, gate, reuse_where_safe(model.options.devices):
             # One owner for the context, its thread pools and its abort flag: they go together, in this order.
             self._handle = handle = Handle("Context", self._resources.free, parents, gate)
             mark = log.mark()
@@ -261,11 +262,6 @@ class Context(ContextFailures):
         """Wait for the device. Wraps ``llama_synchronize``."""
         with self.lock():
             lib.llama_synchronize(self.ptr)
-
-    def pause_threads(self) -> None:
-        """Let the threads sleep until the next computation; they wait for it busily otherwise, for 0.15 seconds."""
-        with self.lock():
-            self._resources.pause_pools()
 
     # -- embeddings
 

@@ -98,11 +98,11 @@ class Runner(Protocol):
     def clock(self) -> float:
         """Seconds since some moment, by which decodes are measured."""
 
+    def seconds_waited(self) -> float:
+        """Seconds that decodes have waited for their turn, in all."""
+
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
-
-    def pause_threads(self) -> None:
-        """Let the threads sleep until the next computation."""
 
     def use(self, conditioning: Conditioning) -> None:
         """Compute under this conditioning from now on."""
