@@ -15,10 +15,11 @@ from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.rollback import Rollback
 from llama_cffi.core.state import has_partial_states
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
-from llama_cffi.engine.media_content import check_media, content_of
+from llama_cffi.engine.media_content import check_media
+from llama_cffi.engine.media_decode import decode_medium
 from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.pieces import Pieces, VocabPieces
-from llama_cffi.engine.plan import StepPlan, Work, drafted
+from llama_cffi.engine.plan import StepPlan, drafted
 from llama_cffi.engine.prompt_encoder import PromptEncoder, decoder_start
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import SavedMemory
@@ -88,7 +89,7 @@ class ContextRunner:
         if self.decoder_start is not None:
             self._prompts.read(plan[0].sequence, deadline)
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
-            return self._decode_medium(plan[0], deadline)
+            return [decode_medium(self.context, plan[0], deadline, self.rewind)]
         rows = self._fill(plan)
         if self._device is not None:
             switch_devices(self._device, (work.sequence for work in plan))
@@ -114,15 +115,6 @@ class ContextRunner:
             return rows
         self._memory.seq_rm(seq_id, end)
         return rows
-
-    def _decode_medium(self, work: Work, deadline: float | None) -> list[int]:
-        """Compute a plan of one medium: its embeddings are not tokens, which llama.cpp takes in other decodes."""
-        sequence, span = work.sequence, work.sequence.next_medium
-        if span is None or sequence.seq_id is None or span.start not in sequence.encodings:
-            raise RuntimeError("a decode begins inside of a medium, or before its embeddings are there")
-        rows, pos_0 = sequence.encodings[span.start].result(), sequence.position(span.start)
-        content = content_of(span.media.content)
-        return [content.decode(self.context, rows, pos_0, sequence.seq_id, output=work.output, deadline=deadline)]
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Put a plan into the batch, without its padding; return the row of each item's last token."""
@@ -193,7 +185,7 @@ class ContextRunner:
             return False
         if self._recurrent:
             return last < n  # what is behind could not be removed
-        return first <= max(0, n - self._n_swa) if self._n_swa else first == 0
+        return first <= max(0, n + 1 - self._n_swa) if self._n_swa else first == 0
 
     def copy(self, source: int, target: int, n: int) -> bool:
         self._memory.seq_rm(target)

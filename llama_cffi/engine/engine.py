@@ -44,7 +44,7 @@ class Engine(ProcessBound):
         self._runner = self.room = runner
         options = options if options is not None else EngineOptions()
         self._loop = loop = GenerationLoop(runner, options)
-        self._scheduler = loop.scheduler
+        self._scheduler, self.outside = loop.scheduler, loop.outside
         self._turn = Turn()
         self._inbox = Inbox(loop, options)
         self._intake = Intake(runner, loop)
@@ -265,8 +265,8 @@ class Engine(ProcessBound):
         if self._loop.changed:
             self._tell()
         self._turn.pass_on()
-        if self._loop.outside.unsaved:
-            self._loop.outside.store()
+        if self.outside.unsaved:
+            self.outside.store()
         if not self._threaded and self._inbox.notes:
             self._settle_inbox()
 
@@ -332,7 +332,7 @@ class Engine(ProcessBound):
         """
         with self.at_rest(seq_id) as slots:
             slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))
-            reason = self._loop.outside.exchange(found, slot, conditioning)
+            reason = self.outside.exchange(found, slot, conditioning)
             if reason is not None:
                 raise MemoryFullError(f"no room for {len(found.prompt)} tokens in memory: {reason}")
 

@@ -112,8 +112,9 @@ class Runner(Protocol):
 
         The rows of its draft follow that one. Padding is left out, and taken out of the plan, when there is no room in
         memory for it.
-        Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
-        :func:`time.monotonic` ``deadline`` has passed; some of the tokens may be in memory then.
+        Raises :class:`MemoryFullError` with the memory as it was before (of a medium, maybe with less: its sequence
+        says how much), and :class:`AbortedError` when the :func:`time.monotonic` ``deadline`` has passed; some of the
+        tokens may be in memory then.
         """
 
     def pieces(self, visible: frozenset[int]) -> Pieces:
