@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.models import SHAPES, describe, model_file  # noqa: E402
+from benchmarks.models import SHAPES, describe, measure_models  # noqa: E402
 from benchmarks.peers import llama_bench, run_command  # noqa: E402
 from benchmarks.report import report  # noqa: E402
 from llama_cffi import Llama  # noqa: E402
@@ -112,13 +113,5 @@ def _ratios(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure all models."""
-    names = options.model or (["15M"] if options.quick else list(SHAPES))
-    rounds = 2 if options.quick else options.rounds
-    return {name: measure(name, model_file(name, options.cache), options, rounds) for name in names}
-
-
 if __name__ == "__main__":
-    options = parse()
-    sys.exit(report(run, options))
+    sys.exit(report(partial(measure_models, measure), parse()))

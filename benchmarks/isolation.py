@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.models import SHAPES, describe, model_file  # noqa: E402
+from benchmarks.models import SHAPES, describe, measure_models  # noqa: E402
 from benchmarks.report import report  # noqa: E402
 from llama_cffi import Llama  # noqa: E402
 
@@ -106,13 +107,5 @@ def timed(call: Any, n: int) -> float:
     return statistics.median(seconds)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure all models."""
-    names = options.model or (["15M"] if options.quick else list(SHAPES))
-    rounds = 2 if options.quick else options.rounds
-    return {name: measure(name, model_file(name, options.cache), options, rounds) for name in names}
-
-
 if __name__ == "__main__":
-    options = parse()
-    sys.exit(report(run, options))
+    sys.exit(report(partial(measure_models, measure), parse()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from benchmarks.peers import ROOT, BenchmarkError
 from llama_cffi.core.quantize import quantize
@@ -46,6 +48,18 @@ def model_file(name: str, cache: Path, *, attention: float = 1.0) -> Path:
         cache,
         lambda path: write_random_model(path, shape, attention=attention),
     )
+
+
+def measure_models(
+    measure: Callable[[str, Path, argparse.Namespace, int], dict[str, Any]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure each model of ``options.model``, by default all of :data:`SHAPES`, in ``options.rounds`` rounds.
+
+    ``options.quick`` is the smallest one in two rounds. ``measure`` gets a name, its file, the options and the rounds.
+    """
+    names = options.model or (["15M"] if options.quick else list(SHAPES))
+    rounds = 2 if options.quick else options.rounds
+    return {name: measure(name, model_file(name, options.cache), options, rounds) for name in names}
 
 
 def pair_files(name: str, faint: float, cache: Path) -> tuple[Path, Path]:

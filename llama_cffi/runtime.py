@@ -20,6 +20,7 @@ from llama_cffi.core.opening import local, opened
 from llama_cffi.core.shared_model import ModelShare
 from llama_cffi.engine.beside import draft_options
 from llama_cffi.engine.context_choice import DEFAULT_N_CTX, choose_context, fewer_cells
+from llama_cffi.engine.context_runner import ContextRunner
 from llama_cffi.engine.draft_source import OpenDraft
 from llama_cffi.engine.embedder import Embedders
 from llama_cffi.engine.engine import Engine
@@ -27,7 +28,6 @@ from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.host_cache import usual_bytes
 from llama_cffi.engine.open_media import OpenMedia, open_media
 from llama_cffi.engine.request import Overflow
-from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.saved_states import States
 from llama_cffi.engine.scoring import Scoring
 from llama_cffi.engine.speaker import Speaker, speechless

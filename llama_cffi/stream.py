@@ -42,7 +42,7 @@ class Stream(Closing, ProcessBound, Iterator[C], Generic[C]):
     def __iter__(self) -> Iterator[C]:
         if self._reading.reader is not None:
             return self
-        # A loop calls the engine without a frame of this class in between; see Engine._step.
+        # A loop calls the engine without a frame of this class in between; see GenerationLoop.step.
         following = partial(self._engine.next_chunk, self._sequence)
         following.stream = self  # type: ignore[attr-defined]  # what finalizes it must live as long
         return cast("Iterator[C]", iter(following, None))

@@ -120,6 +120,22 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert [name for name in llama_cffi.__all__ if f"[{name}][" not in index] == []
 
 
+def test_what_public_classes_inherit_is_in_the_reference() -> None:
+    """A page shows the members of bases only where it is told to."""
+    # They have close(), ``with``, and what is not for callers.
+    common = {"NativeObject", "Closing", "AsyncClosing", "ProcessBound", "MediaValue", "Conversation"}
+    text = "\n".join(map(Path.read_text, REFERENCE))
+    shows_all = r"^::: llama_cffi\.(\w+)\n    options:\n      inherited_members: true$"
+    whole = set(re.findall(shows_all, text, re.MULTILINE))
+    missing = []
+    for name in set(llama_cffi.__all__) - whole:
+        kind = getattr(llama_cffi, name)
+        for base in kind.__mro__[1:] if isinstance(kind, type) else ():
+            if base.__module__.startswith("llama_cffi") and base.__name__ not in common:
+                missing += [f"{name}: {base.__name__}.{one}" for one in vars(base) if not one.startswith("_")]
+    assert [one for one in missing if not one.startswith("LlamaCffiError")] == []
+
+
 def test_every_kind_of_options_is_in_the_table_of_options() -> None:
     table = (DOCS / "reference" / "options.md").read_text(encoding="utf-8")
     bases = {"TextOptions", "TemplateOptions"}

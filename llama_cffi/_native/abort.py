@@ -13,8 +13,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llama_cffi._native import helpers
+from llama_cffi._native import helpers, shutdown
 from llama_cffi._native.helpers import lib
+from llama_cffi.errors import AbortedError
 
 _FOREVER = 1e9  # seconds
 
@@ -86,6 +87,25 @@ class AbortFlag:
         self.native.interrupted = 0
         lib.lch_abort_set(self.native, 0)
         return helpers.take_interrupt()
+
+    def check(self, what: str) -> None:
+        """Raise what a signal handler has raised during a computation, and the :meth:`error` of one that was stopped.
+
+        :class:`ClosedError` when the interpreter is ending, whatever has stopped it.
+        """
+        exception = self.take_exception()
+        if exception is not None:
+            raise exception
+        if shutdown.begun():
+            shutdown.refuse()
+        if self.is_set or self.expired:
+            raise self.error(what)
+
+    def error(self, what: str) -> AbortedError:
+        """Return why ``what`` was stopped, by the deadline or by :meth:`set`, which is forgotten."""
+        expired = self.expired
+        self.clear()
+        return AbortedError("the deadline has passed" if expired else f"{what} was aborted")
 
 
 __all__ = ["AbortFlag"]

@@ -95,7 +95,6 @@ _IN_BACKEND = frozenset(
 # Declared, because the tests build models and expected results with them; no feature needs them.
 _OF_TESTS = frozenset(
     (
-        "ggml_backend_reg_dev_get",
         "ggml_backend_tensor_set",
         "ggml_nelements",
         "ggml_type_size",

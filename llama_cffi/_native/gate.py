@@ -71,7 +71,7 @@ class SharedGate(_Section):
         n = inside.count(me)
         try:
             if n:
-                # Who is inside already must not wait for a closer that waits for him.
+                # A thread that is inside already must not wait for a closer that waits for it.
                 inside.append(me)
             else:
                 with self._lock:

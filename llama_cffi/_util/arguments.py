@@ -112,6 +112,14 @@ def positive_number(name: str, value: Any) -> float:
     return number
 
 
+def optional_seconds(name: str, value: Any) -> float | None:
+    """Return a number of seconds above 0 as a ``float``, and None as it is; ``ValueError`` for anything else."""
+    seconds = as_float(value)
+    if value is not None and (seconds is None or not seconds > 0):
+        raise ValueError(f"{name} must be None or above 0, got {shown(value)}")
+    return seconds
+
+
 def count(name: str, value: Any) -> int:
     """Return an integer of 0 or more as an ``int``; ``ValueError`` for anything else."""
     return check_int(name, value, 0, sys.maxsize)
@@ -155,5 +163,7 @@ __all__ = [
     "count",
     "instance_of",
     "one_of",
+    "optional_seconds",
+    "positive_number",
     "whole_number",
 ]

@@ -1,4 +1,4 @@
-"""The base of objects that are used in ``with``, and closed at its end."""
+"""The bases of objects that are used in ``with`` or ``async with``, and closed at its end."""
 
 from __future__ import annotations
 
@@ -27,4 +27,22 @@ class Closing:
         self.close()
 
 
-__all__ = ["Closing"]
+class AsyncClosing:
+    """Base of objects with a coroutine ``aclose()``, which ``async with`` awaits at its end."""
+
+    __slots__ = ()
+
+    async def aclose(self) -> None:
+        """Give back what is held. Idempotent."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+__all__ = ["AsyncClosing", "Closing"]

@@ -1,7 +1,8 @@
-"""Writing files atomically: an incomplete file is never visible."""
+"""Files: written so that an incomplete one is never visible, and what tells whether one has changed."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tempfile
@@ -12,6 +13,9 @@ from typing import BinaryIO
 
 PART = ".part"
 """How the name of a file ends that is still being written, or was when its process ended."""
+
+
+_BLOCK = 1 << 20
 
 
 @contextmanager
@@ -49,6 +53,15 @@ def identity(path: str | os.PathLike[str]) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
+def sha256_of(file: BinaryIO) -> str:
+    """Return the SHA-256 of an open file from its beginning to its end, in hexadecimal. Raises ``OSError``."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def start_writeback(file: BinaryIO | io.FileIO, start: int, length: int) -> None:
     """Let the disk begin with bytes that were just written, instead of waiting for the ``fsync`` at the end.
 
@@ -61,4 +74,4 @@ def start_writeback(file: BinaryIO | io.FileIO, start: int, length: int) -> None
             os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_DONTNEED)
 
 
-__all__ = ["PART", "identity", "replacement", "start_writeback"]
+__all__ = ["PART", "identity", "replacement", "sha256_of", "start_writeback"]

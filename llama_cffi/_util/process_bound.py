@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NoReturn
 
+from llama_cffi._util.shown import with_article
+
 
 class ProcessBound:
     """An object that can be neither pickled nor copied: both raise TypeError, and the message says what to do instead.
@@ -20,18 +22,13 @@ class ProcessBound:
     _instead_of_copying: ClassVar[str] = "share it, or make another one"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{_named(self)} cannot be pickled: {self._instead_of_pickling}")
+        raise TypeError(f"{with_article(self)} cannot be pickled: {self._instead_of_pickling}")
 
     def __copy__(self) -> NoReturn:
-        raise TypeError(f"{_named(self)} cannot be copied: {self._instead_of_copying}")
+        raise TypeError(f"{with_article(self)} cannot be copied: {self._instead_of_copying}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         self.__copy__()
-
-
-def _named(thing: object) -> str:
-    name = type(thing).__name__
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 __all__ = ["ProcessBound"]

@@ -1,4 +1,4 @@
-"""Values as error messages show them."""
+"""Values, and their kinds, as error messages show them."""
 
 from __future__ import annotations
 
@@ -14,4 +14,10 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."
 
 
-__all__ = ["shown"]
+def with_article(thing: object) -> str:
+    """Return the name of an object's class with its article, such as "an Image"."""
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+__all__ = ["shown", "with_article"]

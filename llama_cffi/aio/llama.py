@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from llama_cffi import answers, spec
 from llama_cffi import options as opt
+from llama_cffi._util.closing import AsyncClosing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.aio.calls import Calls, on_thread
@@ -20,8 +21,6 @@ from llama_cffi.reply.completion import P
 from llama_cffi.runtime import demo_path
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Self, Unpack
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class AsyncLlama(AsyncSpeaking, ProcessBound):
+class AsyncLlama(AsyncSpeaking, AsyncClosing, ProcessBound):
     """A :class:`~llama_cffi.Llama` for coroutines: calls that compute are awaited and do not block the event loop.
 
     ``model`` is what :class:`Llama` takes, or a Llama, whose own methods may be called at the same time, from any
@@ -333,14 +332,6 @@ class AsyncLlama(AsyncSpeaking, ProcessBound):
         self._calls.close()
         if self._owns:
             await on_thread(self._llama.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     def _stream(self, prepare: Callable[[Any, Any, Any], Prepared[C]], asked: Any) -> AsyncStream[C]:
         return AsyncStream(partial(self._calls.start, self._calls.prepare(prepare, asked)))

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 
 from llama_cffi import options as opt
 from llama_cffi import spec, speech
+from llama_cffi._util.closing import AsyncClosing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.reply.completion import FinishReason
 from llama_cffi.speech import SpeechStream, joined
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from llama_cffi.aio.calls import Calls
     from llama_cffi.core.media.audio import Audio
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     _Piece = NDArray[np.float32]
 
 
-class AsyncSpeechStream(ProcessBound, AsyncIterator["_Piece"]):
+class AsyncSpeechStream(AsyncClosing, ProcessBound, AsyncIterator["_Piece"]):
     """The sound of a text, as an asynchronous iterator of pieces; see :class:`SpeechStream`.
 
     The text is prepared with the first ``await``, which raises what is wrong with it, and spoken on a thread of its
@@ -106,14 +105,6 @@ class AsyncSpeechStream(ProcessBound, AsyncIterator["_Piece"]):
         self._done = True
         if self._stream is not None:
             self._stream.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 def _read(stream: SpeechStream, post: Callable[[_Piece | BaseException | None], None]) -> None:

@@ -6,12 +6,11 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
+from llama_cffi._util.closing import AsyncClosing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi.reply.completion import Chunk, Completion, P, merged
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
     from llama_cffi.aio.delivery import Delivery
@@ -36,7 +35,7 @@ class Started(NamedTuple, Generic[C]):
     reading: Reading[C]
 
 
-class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
+class AsyncStream(AsyncClosing, ProcessBound, AsyncIterator[C], Generic[C]):
     """The chunks of one request, as an asynchronous iterator; the last chunk has the completion.
 
     The request is prepared and submitted with the first ``await``, which raises what is wrong with it. Cancelling the
@@ -164,14 +163,6 @@ class AsyncStream(ProcessBound, AsyncIterator[C], Generic[C]):
         self._closed = True
         if self._started is not None:
             self._started.engine.cancel(self._started.sequence)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 __all__ = ["AsyncStream", "Started"]

@@ -59,7 +59,7 @@ def additions(
         if not vectors:
             raise typer.BadParameter("there is no --control-vector for it", param_hint=_LAYERS)
         if not 1 <= start <= end:
-            raise typer.BadParameter(f"{start} {end} is no range of layers; the first one is 1", param_hint=_LAYERS)
+            raise typer.BadParameter(f"{start} {end} is not a range of layers; the first one is 1", param_hint=_LAYERS)
         layers = range(start, end + 1)
     for path, _ in loras:
         _look_at(path)
@@ -67,7 +67,7 @@ def additions(
 
 
 def _look_at(path: Path) -> None:
-    """Raise for a path that is no GGUF file."""
+    """Raise for a path that is not a GGUF file."""
     from llama_cffi import GGUFFile
 
     GGUFFile(path)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llama_cffi.server.batch import Counts
 
 _SECONDS = 86_400.0
-"""What one request may take: nobody waits for it."""
+"""What one request may take: a batch has time."""
 
 
 @console.command

@@ -10,7 +10,7 @@ import llama_cffi
 
 DEFAULT_N_CTX = 4096
 _TEXTS, _CELLS = 4, 16_384
-"""The memory of a context by default: for so many texts, as long as that makes no more cells."""
+"""The memory of a context by default: for this many texts, as long as that makes no more cells."""
 
 
 def usual_context(file: str) -> int:

@@ -142,30 +142,43 @@ ContextShift = Annotated[
     ),
 ]  # fmt: skip
 
-Temperature = Annotated[
-    float | None,
-    option("--temp", "--temperature", metavar="N", show_default="the model's, or 0.8", env="TEMPERATURE",
-           help="0 always takes the most likely token."),
-]  # fmt: skip
-TopK = Annotated[
-    int | None,
-    option("--top-k", metavar="N", show_default="the model's, or 40", env="TOP_K",
-           help="Sample from the N most likely tokens; 0 is off."),
-]  # fmt: skip
-TopP = Annotated[
-    float | None,
-    option(
-        "--top-p", metavar="N", show_default="the model's, or 0.95", env="TOP_P",
+
+def temperature(shown: str | bool) -> Any:
+    """The temperature, for a command whose default is ``shown`` so; likewise the next ones."""
+    return option(
+        "--temp", "--temperature", metavar="N", show_default=shown, env="TEMPERATURE",
+        help="0 always takes the most likely token.",
+    )  # fmt: skip
+
+
+def top_k(shown: str) -> Any:
+    """Top-k."""
+    return option(
+        "--top-k", metavar="N", show_default=shown, env="TOP_K",
+        help="Sample from the N most likely tokens; 0 is off.",
+    )  # fmt: skip
+
+
+def top_p(shown: str) -> Any:
+    """Top-p."""
+    return option(
+        "--top-p", metavar="N", show_default=shown, env="TOP_P",
         help="Sample from the most likely tokens whose probability reaches this value; 1 is off.",
-    ),
-]  # fmt: skip
-MinP = Annotated[
-    float | None,
-    option(
-        "--min-p", metavar="N", show_default="the model's, or 0.05", env="MIN_P",
+    )  # fmt: skip
+
+
+def min_p(shown: str) -> Any:
+    """Min-p."""
+    return option(
+        "--min-p", metavar="N", show_default=shown, env="MIN_P",
         help="Remove tokens with less than this fraction of the largest probability; 0 is off.",
-    ),
-]  # fmt: skip
+    )  # fmt: skip
+
+
+Temperature = Annotated[float | None, temperature("the model's, or 0.8")]
+TopK = Annotated[int | None, top_k("the model's, or 40")]
+TopP = Annotated[float | None, top_p("the model's, or 0.95")]
+MinP = Annotated[float | None, min_p("the model's, or 0.05")]
 Seed = Annotated[
     int,
     option(

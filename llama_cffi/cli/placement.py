@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -205,12 +205,14 @@ YarnBetaSlow = Annotated[
     ),
 ]  # fmt: skip
 
+_FACTORS = ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow")
 _FLASH: dict[str, Any] = {"on": "enabled", "off": "disabled", "auto": "auto"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The options of loading a model that a command takes."""
+    """The options of loading a model that a command takes. Those that are given on as they are have the names of
+    :class:`ModelOptions`."""
 
     n_gpu_layers: GpuLayers = "auto"
     fit: Fit = "on"
@@ -227,42 +229,35 @@ class Placement:
     lazy_mode: Lazy = None
     check_tensors: CheckTensors = False
     override_kv: OverrideKv = None
-    repack: Repack = True
+    use_extra_bufts: Repack = True
     no_host: NoHost = False
     numa: Numa = None
 
     def options(self) -> llama_cffi.ModelOptions:
         """Return what ``Llama`` takes; wrong usage raises ``typer.BadParameter``, other wrong values ValueError."""
         layers = arguments.gpu_layers(self.n_gpu_layers)
-        return llama_cffi.ModelOptions(
-            n_gpu_layers="all" if layers == "auto" and self.fit == "off" else layers,
-            device_margin=None if self.fit_target is None else self.fit_target << 20,
-            max_device_memory=arguments.device_memory(self.max_device_memory),
-            devices=arguments.devices(self.device),
-            split_mode=self.split_mode,
-            tensor_split=arguments.tensor_split(self.tensor_split),
-            main_gpu=self.main_gpu,
-            tensor_overrides=arguments.tensor_overrides(self.override_tensor or ()),
-            cpu_moe=self.cpu_moe,
-            n_cpu_moe=self.n_cpu_moe,
-            load_mode=LOAD_MODES[self.load_mode],
-            lazy_mode=self.lazy_mode,
-            check_tensors=self.check_tensors,
-            kv_overrides=arguments.kv_overrides(self.override_kv or ()),
-            use_extra_bufts=self.repack,
-            no_host=self.no_host,
-            numa=self.numa,
-        )
+        read: dict[str, Any] = {
+            "n_gpu_layers": "all" if layers == "auto" and self.fit == "off" else layers,
+            "device_margin": None if self.fit_target is None else self.fit_target << 20,
+            "max_device_memory": arguments.device_memory(self.max_device_memory),
+            "devices": arguments.devices(self.device),
+            "tensor_split": arguments.tensor_split(self.tensor_split),
+            "tensor_overrides": arguments.tensor_overrides(self.override_tensor or ()),
+            "load_mode": LOAD_MODES[self.load_mode],
+            "kv_overrides": arguments.kv_overrides(self.override_kv or ()),
+        }
+        return llama_cffi.ModelOptions(**_of_names(self, llama_cffi.ModelOptions) | read)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextMemory(Cpus):
-    """The options of the context's memory, positions and threads that a command takes."""
+    """The options of the context's memory, positions and threads that a command takes. Those that are given on as they
+    are have the names of :class:`ContextOptions`."""
 
-    cache_type_k: CacheTypeK = "f16"
-    cache_type_v: CacheTypeV = "f16"
+    type_k: CacheTypeK = "f16"
+    type_v: CacheTypeV = "f16"
     flash_attn: FlashAttn = "auto"
-    kv_offload: KvOffload = True
+    offload_kqv: KvOffload = True
     op_offload: OpOffload = True
     rope_scaling: RopeScaling = None
     rope_scale: RopeScale = None
@@ -278,23 +273,14 @@ class ContextMemory(Cpus):
         """Return the options of the context that are not the usual ones."""
         if self.rope_scale is not None and self.rope_scale <= 0:
             raise typer.BadParameter(f"{self.rope_scale} is not above 0", param_hint="--rope-scale")
-        given = {
-            "type_k": self.cache_type_k,
-            "type_v": self.cache_type_v,
+        read: dict[str, Any] = {
             "flash_attn": _FLASH[self.flash_attn],
-            "offload_kqv": self.kv_offload,
-            "op_offload": self.op_offload,
-            "rope_scaling": self.rope_scaling,
-            "rope_freq_base": self.rope_freq_base,
             "rope_freq_scale": 1 / self.rope_scale if self.rope_scale else self.rope_freq_scale,
             "yarn_orig_ctx": self.yarn_orig_ctx or None,
-            # Negative numbers are llama.cpp's word for the model's own.
-            "yarn_ext_factor": _own(self.yarn_ext_factor),
-            "yarn_attn_factor": _own(self.yarn_attn_factor),
-            "yarn_beta_fast": _own(self.yarn_beta_fast),
-            "yarn_beta_slow": _own(self.yarn_beta_slow),
+            **{name: _own(getattr(self, name)) for name in _FACTORS},
             **self.threads(),
         }
+        given = _of_names(self, llama_cffi.ContextOptions) | read
         usual = llama_cffi.ContextOptions()
         return {name: value for name, value in given.items() if value != getattr(usual, name)}
 
@@ -314,7 +300,14 @@ PLACEMENT, CONTEXT_MEMORY = Placement(), ContextMemory()
 
 
 def _own(value: float | None) -> float | None:
+    """None for a negative number, which is llama.cpp's word for the model's own."""
     return None if value is not None and value < 0 else value
+
+
+def _of_names(group: Placement | ContextMemory, options: type) -> dict[str, Any]:
+    """The fields of a group that options of the library have under the same name."""
+    names = {one.name for one in fields(options)}
+    return {one.name: getattr(group, one.name) for one in fields(group) if one.name in names}
 
 
 __all__ = ["CONTEXT_MEMORY", "DEFAULT_N_CTX", "PLACEMENT", "ContextMemory", "Placement"]

@@ -1,4 +1,4 @@
-"""Where ``llama-cffi serve`` listens, who may ask, and how texts of options become lists."""
+"""Where ``llama-cffi serve`` listens, which requests it takes, and how texts of options become lists."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def mode_of(text: str) -> int:
     except ValueError:
         found = -1
     if not 0 <= found <= 0o777:
-        raise typer.BadParameter(f"{text!r} is no mode such as 660", param_hint="--socket-mode")
+        raise typer.BadParameter(f"{text!r} is not a mode such as 660", param_hint="--socket-mode")
     return found
 
 

@@ -17,6 +17,9 @@ from llama_cffi.cli.placement import PLACEMENT, Placement
 if TYPE_CHECKING:
     from llama_cffi import SpeechStream
 
+_USUAL = "the author's"
+"""What a sampling parameter is by default: models that speak differ in it."""
+
 
 @console.command
 @takes(Placement)
@@ -51,14 +54,10 @@ def speak(
     isolate: options.Isolate = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
-    temperature: Annotated[
-        float | None,
-        options.option("--temp", "--temperature", metavar="N", env="TEMPERATURE",
-                       help="0 always takes the most likely token."),
-    ] = None,
-    top_k: Annotated[int | None, options.option("--top-k", metavar="N", env="TOP_K", help="See generate.")] = None,
-    top_p: Annotated[float | None, options.option("--top-p", metavar="P", help="See generate.")] = None,
-    min_p: Annotated[float | None, options.option("--min-p", metavar="P", help="See generate.")] = None,
+    temperature: Annotated[float | None, options.temperature(_USUAL)] = None,
+    top_k: Annotated[int | None, options.top_k(_USUAL)] = None,
+    top_p: Annotated[float | None, options.top_p(_USUAL)] = None,
+    min_p: Annotated[float | None, options.min_p(_USUAL)] = None,
     seed: options.Seed = -1,
 ) -> None:  # fmt: skip
     """Read a text aloud into a WAV file; with --json print an object with its numbers.
@@ -89,7 +88,7 @@ def speak(
             top_p=top_p,
             min_p=min_p,
             seed=None if seed in (-1, 2**32 - 1) else seed,
-            max_frames=n_predict if n_predict > 0 else None,
+            max_frames=n_predict if n_predict >= 0 else None,
         ) as stream,
     ):
         spoken = stream.result()

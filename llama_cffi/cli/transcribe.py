@@ -46,11 +46,7 @@ def transcribe(
     placement: Placement = PLACEMENT,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
-    temperature: Annotated[
-        float,
-        options.option("--temp", "--temperature", metavar="N", env="TEMPERATURE",
-                       help="0 always takes the most likely token."),
-    ] = 0.0,
+    temperature: Annotated[float, options.temperature(True)] = 0.0,
     seed: options.Seed = -1,
 ) -> None:  # fmt: skip
     """Write down what is said in files: on each line the text of one file, with --json an object with its numbers.

@@ -19,6 +19,7 @@ _PARAMETERS = {
     "dry_sequence_breakers": "dry_sequence_breaker",
     "dynatemp_exponent": "dynatemp_exp",
     "kv_overrides": "override_kv",
+    "max_frames": "n_predict",
     "max_tokens": "n_predict",
     "mirostat_eta": "mirostat_lr",
     "mirostat_tau": "mirostat_ent",

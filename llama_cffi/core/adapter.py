@@ -169,7 +169,7 @@ class Attached:
                 handle.detach(self)
 
     def release(self) -> None:
-        """The context is gone."""
+        """Let go of all of them: the context is gone."""
         self._detach(self._handles)
         self._handles = ()
 

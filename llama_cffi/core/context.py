@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from types import NoneType
 from typing import Any, NoReturn
 
@@ -13,8 +11,8 @@ from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._native.step import SHUT, STATUS, Step
 from llama_cffi._native.turn import STOPPED
+from llama_cffi._util.scalars import check_int
 from llama_cffi._util.shown import shown
-from llama_cffi.core.adapter import AdapterSet, LoraAdapter, adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.core.context_failures import ContextFailures
@@ -22,11 +20,10 @@ from llama_cffi.core.context_limits import check_classifier, keep_windows_whole,
 from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.context_threads import ContextThreads, place
-from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.draft_layers import check_alone
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
-from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, reuse_where_safe, unseen_change
+from llama_cffi.core.graph_reuse import reuse_where_safe
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.memory_breakdown import output_row_bytes
 from llama_cffi.core.model import Model
@@ -85,7 +82,7 @@ class Context(ContextFailures):
         self._gate = gate = ExclusiveGate("Context", self._abort.set)
         self._resources: ContextResources = ContextResources(gate, threads)
         parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
-        self._notices_changes = notices_changes()
+        self._start_plain()
         with model.gate, gate, reuse_where_safe(model.options.devices):
             # One owner for the context, its thread pools and its abort flag: they go together, in this order.
             self._handle = handle = Handle("Context", self._resources.free, parents, gate)
@@ -111,10 +108,6 @@ class Context(ContextFailures):
                 raise
             self._make_views(pooling)
         self._door = gate.native
-        self._adapters: AdapterSet = ()
-        self._control_vector = None, None
-        self.has_control_vector = False
-        """Whether :meth:`set_control_vector` has set one."""
         self.has_memory = limits.has_memory
         """Whether the context keeps decoded tokens in memory; the context of an encoder has no memory."""
         self.n_ctx: int = limits.n_ctx
@@ -162,13 +155,6 @@ class Context(ContextFailures):
         if self.closed:
             return "<Context: closed>"
         return f"<Context n_ctx={self.n_ctx} n_seq_max={self.n_seq_max} n_threads={self.n_threads}>"
-
-    def lock(self) -> AbstractContextManager[None]:
-        """``with context.lock():`` holds the context for several calls on this thread.
-
-        Raises :class:`BusyError` when another thread has it.
-        """
-        return self._gate.inside()
 
     @property
     def access(self) -> ContextAccess:
@@ -277,44 +263,6 @@ class Context(ContextFailures):
         with self.lock():
             lib.llama_synchronize(self.ptr)
 
-    # -- changes to the weights
-
-    @property
-    def adapters(self) -> dict[LoraAdapter, float]:
-        """The adapters of the context, with their scales."""
-        return dict(self._adapters)
-
-    def set_adapters(self, adapters: Mapping[LoraAdapter, float]) -> None:
-        """Set the adapters of the context and their scales, instead of earlier ones; ``{}`` removes all.
-
-        What is in memory stays as it was computed. A scale of 0 omits the adapter; a negative scale subtracts it from
-        the weights. Raises :class:`AdapterError` for an adapter of another model, ``ValueError`` for a scale that is
-        not finite, :class:`UnsupportedError` where an old library would not see it (``llama_set_adapters_lora``).
-        """
-        chosen = adapter_set(adapters, self.model)
-        with self.lock():
-            self._check_change(chosen != self._adapters)
-            self._resources.adapters.replace(self.ptr, chosen)
-            self._adapters = chosen
-
-    def set_control_vector(self, vector: ControlVector | None, *, layers: range | None = None) -> None:
-        """Add a control vector to the output of the layers from now on; None removes it.
-
-        ``layers`` are the layers to add it to, all from 1 on by default. What is in memory stays as it was computed.
-        Raises :class:`AdapterError` for a vector of another width or with more layers than the model, ``ValueError``
-        for layers that it does not have, and :class:`UnsupportedError` as above. Wraps ``llama_set_adapter_cvec``.
-        """
-        with self.lock():
-            self._check_change(vector is not None or self.has_control_vector)
-            apply_control_vector(self.ptr, self.model, vector, layers)
-            after_control_vector(self.ptr, self._causal_attn)
-            self._control_vector = vector, layers
-            self.has_control_vector = vector is not None
-
-    def _check_change(self, changes: bool) -> None:
-        if changes and self._door.n_computed and not self._notices_changes:
-            raise unseen_change()
-
     # -- embeddings
 
     @property
@@ -380,13 +328,21 @@ class Context(ContextFailures):
     # -- threads
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
-        """Change the number of threads for single tokens and for prompts. Wraps ``llama_set_n_threads``."""
+        """Change the number of threads for single tokens and for prompts, by default the same for both.
+
+        Raises ``ValueError`` outside of 1 to 512; more threads than there are CPUs are lowered to their number, with a
+        ``RuntimeWarning``. Wraps ``llama_set_n_threads``.
+        """
         with self.lock():
             self._threads.set(self.ptr, n_threads, n_threads_batch)
             self.n_threads, self.n_threads_batch = self._threads.n
 
     def lower_threads(self, limit: int | None, why: str | None = None) -> None:
-        """Compute with at most ``limit`` threads for a while, because of ``why``; None ends that."""
+        """Compute with at most ``limit`` threads for a while, because of ``why``; None ends that.
+
+        Raises ``ValueError`` for a limit below 1.
+        """
+        limit = None if limit is None else check_int("limit", limit, 1)
         with self.lock():
             self._threads.lower(self.ptr, limit, None if limit is None else why)
 

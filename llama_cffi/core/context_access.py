@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
-from llama_cffi._native import shutdown
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
 from llama_cffi._native.handle import Handle
 from llama_cffi._util.scalars import check_seq_id
-from llama_cffi.errors import AbortedError, ContextError, NativeError
+from llama_cffi.errors import ContextError, NativeError
 
 
 class ContextAccess:
@@ -80,16 +79,7 @@ class ContextAccess:
     def check_stopped(self) -> None:
         """Raise what a signal handler has raised during a computation, and :class:`AbortedError` after an abort or
         the deadline."""
-        flag = self._abort
-        exception = flag.take_exception()
-        if exception is not None:
-            raise exception
-        if shutdown.begun():
-            shutdown.refuse()
-        if flag.is_set or flag.expired:
-            expired = flag.expired
-            flag.clear()
-            raise AbortedError("the deadline has passed" if expired else "the computation was aborted")
+        self._abort.check("the computation")
 
     def note_damage(self, error: NativeError) -> None:
         """Make the context unusable from now on when an error has left ggml in an unknown state."""

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from llama_cffi._native import log, shutdown
 from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.turn import NESTED, STOPPED, refuse_nested
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
-from llama_cffi.core.context_reports import ContextReports
-from llama_cffi.core.control_vector import ControlVector, apply_control_vector
+from llama_cffi.core.context_conditioning import ContextConditioning
+from llama_cffi.core.control_vector import apply_control_vector
 from llama_cffi.core.decode_errors import ABORTED, NO_MEMORY, no_memory, raise_decode_error
 from llama_cffi.core.embedding_batch import EmbeddingBatch
-from llama_cffi.core.model import Model
-from llama_cffi.errors import AbortedError, NativeError
+from llama_cffi.errors import NativeError
 
 
-class ContextFailures(ContextReports):
+class ContextFailures(ContextConditioning):
     """The part of a context that knows what a failure means."""
 
-    model: Model
     n_ctx: int
     n_seq_max: int
     _abort: AbortFlag
     _access: ContextAccess
-    _control_vector: tuple[ControlVector | None, range | None]
-    _door: Any
 
     def _fail(self, code: int, batch: Batch | EmbeddingBatch) -> NoReturn:
         if code == NESTED:
@@ -39,9 +35,7 @@ class ContextFailures(ContextReports):
         lines = log.lines_since(log.call_mark())
         log.pump()
         if code in (ABORTED, STOPPED):
-            expired = flag.expired
-            flag.clear()
-            raise AbortedError("the deadline has passed" if expired else "the decode was aborted")
+            raise flag.error("the decode")
         if code == NO_MEMORY:
             self._reserve_anew()
         raise_decode_error(code, batch, self.model.vocab, n_ctx=self.n_ctx, n_seq_max=self.n_seq_max, lines=lines)

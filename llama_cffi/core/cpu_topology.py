@@ -6,7 +6,7 @@ import ctypes
 import ctypes.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,9 +72,23 @@ def cpu_list(text: str) -> frozenset[int]:
     found: set[int] = set()
     for part in text.strip().split(","):
         if part:
-            first, dash, last = part.partition("-")
-            found.update(range(int(first), int(last if dash else first) + 1))
+            begin, dash, end = part.partition("-")
+            first, last = int(begin), int(end if dash else begin)
+            if last < first:
+                raise ValueError(f"{part} ends before it begins")
+            found.update(range(first, last + 1))
     return frozenset(found)
+
+
+def cpu_ranges(cpus: Iterable[int]) -> str:
+    """Return the list of CPUs that :func:`cpu_list` reads: ``0-3,8``."""
+    parts: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if parts and parts[-1][1] == cpu - 1:
+            parts[-1][1] = cpu
+        else:
+            parts.append([cpu, cpu])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
 def _physical_core(topology: Path, cpu: int) -> str:
@@ -181,4 +195,13 @@ def _read_limit(folder: Path, *, version1: bool) -> float | None:
         return None
 
 
-__all__ = ["CpuTopology", "affinity", "cgroup_cpu_limit", "cpu_list", "numa_nodes", "read_topology", "usable_cpus"]
+__all__ = [
+    "CpuTopology",
+    "affinity",
+    "cgroup_cpu_limit",
+    "cpu_list",
+    "cpu_ranges",
+    "numa_nodes",
+    "read_topology",
+    "usable_cpus",
+]

@@ -83,7 +83,7 @@ class Header:
                     yield key, None
 
     def lengths(self, strings: Strings) -> Iterator[int]:
-        """The number of bytes of each string."""
+        """Yield the number of bytes of each string."""
         at = strings.at
         for _ in range(strings.count):
             (length,) = struct.unpack_from("<Q", self._data, at)
@@ -91,7 +91,7 @@ class Header:
             at += 8 + length
 
     def tensors(self) -> Iterator[TensorEntry]:
-        """The entries in file order."""
+        """Yield the entries in file order."""
         for _ in range(self._n_tensors):
             name = self._text()
             (n_dims,) = self._unpack("<I")
@@ -145,7 +145,7 @@ class Header:
         self._at = end
 
     def _need(self, size: int) -> None:
-        """Read on until so many bytes are there."""
+        """Read on until this many bytes are there."""
         missing = self._at + size - len(self._data)
         if size < 0 or self._at + size > _MOST:
             raise DamagedHeaderError

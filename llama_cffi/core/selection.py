@@ -56,13 +56,13 @@ def mask_row(outputs: Outputs, i: int, allowed: NDArray[np.uint32]) -> int:
 
 
 def mask_logits(logits: NDArray[np.float32], allowed: NDArray[np.uint32]) -> int:
-    """The same for a row of one's own, writable float32 of shape ``(n_vocab,)``."""
+    """Forbid tokens in a row of one's own, writable float32 of shape ``(n_vocab,)``."""
     pointer = ffi.from_buffer("float[]", logits, require_writable=True)
     return mask(pointer, len(logits), ffi.from_buffer("uint32_t[]", allowed))
 
 
 def row_logprobs(outputs: Outputs, i: int, token: int, n_top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """Natural log-probability of ``token`` at batch row ``i``, and the ``n_top`` likeliest tokens with theirs.
+    """Return the log-probability of ``token`` at batch row ``i``, and the ``n_top`` likeliest tokens with theirs.
 
     Raises the errors of :meth:`TokenSelector.select`.
     """

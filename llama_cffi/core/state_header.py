@@ -76,7 +76,7 @@ class SavedSequence:
     """Beginnings of the prompt to which its memory can be set back, although it cannot be cut there."""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON's own types: cells, and the media among them."""
+        """Return it as JSON's own types: cells, and the media among them."""
         if self.prompt is None:
             return {"n_past": self.n_past, "cells": None, "media": []}
         more = {"checkpoints": [list(one) for one in self.checkpoints]} if self.checkpoints else {}
@@ -154,7 +154,7 @@ class StateHeader:
     # -- as JSON
 
     def to_json(self) -> bytes:
-        """As UTF-8 JSON."""
+        """Return it as UTF-8 JSON."""
         data = asdict(replace(self, sequences={}))
         data["sequences"] = {str(seq_id): one.to_json() for seq_id, one in self.sequences.items()}
         return json.dumps(data, separators=(",", ":")).encode()

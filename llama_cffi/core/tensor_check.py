@@ -39,7 +39,7 @@ _ENDS = ("weight", "bias", "scale", "scales", "input_scale")
 
 
 def needed_tensors(architecture: str) -> set[str]:
-    """The tensors that llama.cpp takes to be optional for an architecture, and computes with whether or not."""
+    """Return the tensors that llama.cpp takes to be optional for an architecture, and computes with whether or not."""
     sides = {"t5": ("enc", "dec"), "t5encoder": ("enc",)}.get(architecture, ())
     return {f"{side}.blk.0.attn_rel_b.weight" for side in sides}
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from llama_cffi._util.scalars import as_int, check_int
 from llama_cffi._util.shown import shown
-from llama_cffi.core.cpu_topology import cpu_list, usable_cpus
+from llama_cffi.core.cpu_topology import cpu_list, cpu_ranges, usable_cpus
 from llama_cffi.core.options import choice
 from llama_cffi.core.threads import MAX_THREADS
 from llama_cffi.errors import UnsupportedError
@@ -70,11 +70,11 @@ class ThreadOptions:
         if missing:
             raise UnsupportedError(
                 f"cpu_mask: the system has no CPU {', '.join(map(str, missing))} for this process; "
-                f"it may use {ranges(os.sched_getaffinity(0))}"
+                f"it may use {cpu_ranges(os.sched_getaffinity(0))}"
             )
 
     def check_number(self, n_threads: int) -> None:
-        """Raise :class:`UnsupportedError` for so many real-time threads that they leave no CPU to anything else.
+        """Raise :class:`UnsupportedError` for real-time threads that would leave no CPU to anything else.
 
         They wait for each other busily, and nothing takes a CPU from them: one that has to share a CPU with another
         waits for ever.
@@ -145,13 +145,14 @@ def check_mask(name: str, value: Any) -> tuple[int, ...]:
                 f'{name} must be ranges of CPUs such as "0-3,8", a hexadecimal mask such as "0xff", or numbers of '
                 f"CPUs, got {shown(value)}"
             ) from None
-    elif isinstance(value, Iterable) and getattr(value, "shape", None) != ():
+    else:
+        has_items = isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+        if isinstance(value, (bytes, bytearray)) or not has_items:
+            raise TypeError(f"{name} must be a text or numbers of CPUs, not {type(value).__name__}")
         numbers = [as_int(one) for one in value]
         if None in numbers:
             raise ValueError(f"{name} must have the numbers of CPUs, got {shown(value)}")
         cpus = frozenset(cast("list[int]", numbers))
-    else:
-        raise TypeError(f"{name} must be a text or numbers of CPUs, not {type(value).__name__}")
     if not cpus:
         raise ValueError(f"{name} has no CPU, got {shown(value)}")
     if min(cpus) < 0 or max(cpus) >= MAX_THREADS:
@@ -166,17 +167,6 @@ def _from_text(text: str) -> frozenset[int]:
     if not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", text.strip()):
         raise ValueError
     return cpu_list(text)
-
-
-def ranges(cpus: Iterable[int]) -> str:
-    """Return CPUs as the kernel lists them: ``0-3,8``."""
-    parts: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if parts and parts[-1][1] == cpu - 1:
-            parts[-1][1] = cpu
-        else:
-            parts.append([cpu, cpu])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
 def check_priority(name: str, value: Any) -> Priority:
@@ -200,5 +190,4 @@ __all__ = [
     "check_poll",
     "check_priority",
     "own_affinity",
-    "ranges",
 ]

@@ -29,8 +29,8 @@ class ThreadChoice:
 
 
 def default_thread_count() -> int:
-    """Physical cores that this process may really use: affinity, SMT siblings, performance cores and the cgroup's CPU
-    quota.
+    """Return the number of physical cores that this process may really use: affinity, SMT siblings, performance cores
+    and the control group's CPU quota decide.
 
     ``os.cpu_count()`` counts what the machine has; a container with two of its 64 cores would be given 64 threads
     that wait for each other at every layer.

@@ -164,7 +164,7 @@ class Vocab(ProcessBound):
         raise TokenizeError("llama.cpp could not detokenize the tokens")
 
     def check_tokens(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
-        """The same ids as a contiguous int32 array; :class:`TokenError` names the first that is not a token."""
+        """Return the same ids as a contiguous int32 array; :class:`TokenError` names the first that is not a token."""
         if not isinstance(tokens, (Sequence, np.ndarray)) or isinstance(tokens, (str, bytes)):
             raise TypeError(f"tokens must be a sequence of ints, not {type(tokens).__name__}")
         try:

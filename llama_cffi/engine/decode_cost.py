@@ -120,7 +120,7 @@ _LEAST = 1e-9
 
 
 def blend(old: float, new: float) -> float:
-    """A running estimate of seconds: what disturbs a measurement makes it longer, so it falls faster than it rises."""
+    """Return a running estimate of seconds, which falls faster than it rises: a disturbed measurement is longer."""
     return (old + new) / 2 if new < old else old + (min(new, 2 * old) - old) / 8
 
 

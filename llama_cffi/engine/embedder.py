@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_cffi._util.exclusive import Exclusive
 from llama_cffi._util.fork import fork_safe
 from llama_cffi._util.worker import work_off
 from llama_cffi.core.backend import devices
@@ -19,7 +19,7 @@ from llama_cffi.core.context import Context
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.engine.embedding_worker import EmbeddingWorker
 from llama_cffi.engine.side_context import SideContext
-from llama_cffi.errors import BusyError, ClosedError, ContextError
+from llama_cffi.errors import ClosedError, ContextError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ N_BLOCK = 4
 
 
 def pack(lengths: Sequence[int], n_tokens: int, n_seq: int) -> Iterator[list[int]]:
-    """Indices of texts in groups of at most ``n_tokens`` tokens and ``n_seq`` texts, the longest first.
+    """Yield the indices of texts in groups of at most ``n_tokens`` tokens and ``n_seq`` texts, the longest first.
 
     A text longer than ``n_tokens`` is a group of its own.
     """
@@ -65,7 +65,7 @@ def pack(lengths: Sequence[int], n_tokens: int, n_seq: int) -> Iterator[list[int
 class Embedder:
     """Computes the embeddings, or the classifier's scores, of token sequences. Any thread may call it.
 
-    ``limit`` is the most tokens that one sequence may have. ``another`` makes a context like ``context`` for so many
+    ``limit`` is the most tokens that one sequence may have. ``another`` makes a context like ``context`` for this many
     tokens at once, where it pays to have several side by side.
     """
 
@@ -87,9 +87,7 @@ class Embedder:
         self._n_workers = min(N_WORKERS, self._n_threads) if another is not None else 1
         self._n_aside = min(N_ASIDE, context.n_ubatch)
         self._workers = [EmbeddingWorker(side, max(n_piece, 1), encodes=self._encodes)]
-        # Reentrant, so that a signal handler that comes in is refused instead of waiting for what it interrupted.
-        self._lock = fork_safe(threading.RLock())
-        self._running = False
+        self._turn = Exclusive("a signal handler or finalizer cannot embed in the middle of an embedding")
         self._closed = False
 
     def run(
@@ -100,7 +98,7 @@ class Embedder:
         progress: ProgressCallback | None = None,
         encode: Callable[[Media], NDArray[np.float32]] | None = None,
     ) -> NDArray[np.float32]:
-        """One row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
+        """Return one row for each text, float32 of shape ``(len(texts), n_embd_seq)``.
 
         A :class:`Prompt` has media, whose embeddings ``encode`` returns; the pooling is that of the last token then.
         Without pooling one for each token instead, those of a text after those of the text before. No text may be empty
@@ -139,7 +137,7 @@ class Embedder:
         alone += [[i] for i, text in enumerate(texts) if isinstance(text, Prompt)]
         for block in [*([group] for group in alone), *_blocks(aside, n_workers * N_BLOCK)]:
             # Other callers come in between.
-            with self._turn():
+            with self._turn.use():
                 self._work_off(block, compute)
         if progress is not None:
             progress(1.0)
@@ -157,17 +155,6 @@ class Embedder:
             return self._n_group
         share = -(-n_tokens // n_workers)
         return min(self._n_group, max(N_LEAST, -(-share // -(-share // self._n_group))))
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._lock:
-            if self._running:
-                raise BusyError("a signal handler or finalizer cannot embed in the middle of an embedding")
-            self._running = True
-            try:
-                yield
-            finally:
-                self._running = False
 
     def _work_off(self, groups: list[list[int]], compute: Callable[[EmbeddingWorker, list[int]], None]) -> None:
         workers = self._open_workers(min(self._n_workers, len(groups)))
@@ -222,7 +209,7 @@ class Embedders:
         self._closed = False
 
     def get(self, pooling: PoolingType) -> Embedder:
-        """The embedder with this pooling. Raises :class:`ContextError` when there is no room for its context."""
+        """Return the embedder with this pooling. Raises :class:`ContextError` when there is no room for its context."""
         with self._lock:
             if self._closed:
                 raise ClosedError("this Llama is closed")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llama_cffi.core.batch import Batch
-from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.engine.media_content import content_of
 from llama_cffi.engine.side_context import SideContext
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llama_cffi.core.conditioning import Conditioning
-    from llama_cffi.core.prompt import Media, MediaSpan, Prompt
+    from llama_cffi.core.prompt import Media, Prompt
 
 
 class EmbeddingWorker:
@@ -62,7 +61,8 @@ class EmbeddingWorker:
             place = 0
             for span in prompt.media:
                 self._decode_tokens(prompt, place, span.start)
-                self._decode_medium(prompt, span, encode(span.media))
+                content, pos_0 = content_of(span.media.content), prompt.position(span.start)
+                content.decode(self.context, encode(span.media), pos_0, output=True)
                 place = span.end
             self._decode_tokens(prompt, place, len(prompt))
             result[start] = self.context.outputs.embeddings_seq_view(0).array
@@ -75,14 +75,6 @@ class EmbeddingWorker:
             batch.token[:n], batch.pos[:n], batch.seq_id[:n, 0] = tokens, np.arange(pos, pos + n), 0
             batch.n_tokens = n
             self.context.decode(batch)
-
-    def _decode_medium(self, prompt: Prompt, span: MediaSpan, rows: NDArray[np.float32]) -> None:
-        content, context = content_of(span.media.content), self.context
-        positions, n = content.positions(prompt.position(span.start)), len(rows)
-        for start in range(0, n, context.n_batch):
-            part = slice(start, min(start + context.n_batch, n))
-            batch = EmbeddingBatch(context.model, rows[part], positions[..., part], output_last=True)
-            batch.decode(context, causal_attn=not content.non_causal)
 
     def close(self) -> None:
         """Stop what is computed and free the context. Idempotent."""

@@ -10,11 +10,10 @@ from functools import partial
 from llama_cffi._native import shutdown
 from llama_cffi._util.fork import after_fork
 from llama_cffi._util.process_bound import ProcessBound
-from llama_cffi._util.seed import draw_seed
 from llama_cffi.core.conditioning import PLAIN, Conditioning
-from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.inbox import Inbox
+from llama_cffi.engine.intake import Intake
 from llama_cffi.engine.loop import GenerationLoop
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import Runner, SavedMemory
@@ -43,11 +42,12 @@ class Engine(ProcessBound):
 
     def __init__(self, runner: Runner, options: EngineOptions | None = None) -> None:
         self._runner = self.room = runner
-        self._options = options = options if options is not None else EngineOptions()
+        options = options if options is not None else EngineOptions()
         self._loop = loop = GenerationLoop(runner, options)
         self._scheduler, self.outside = loop.scheduler, loop.outside
         self._turn = Turn()
         self._inbox = Inbox(loop, options)
+        self._intake = Intake(runner, loop)
         self._forked = False
         self._threaded = options.driver == "thread"
         self._worker: Worker | None = None
@@ -73,40 +73,19 @@ class Engine(ProcessBound):
         ``overflow="shift"`` with a memory that cannot shift, :class:`QueueFullError`, and the errors of sampling
         parameters and adapters.
         """
-        runner = self._runner
-        request.check_fits(runner)
+        request.check_fits(self._runner)
         self._inbox.check_room(request, listener)
-        seed = request.sampling.seed if request.sampling.seed is not None else draw_seed()
-        drafting = None
-        if request.speculative is not None:
-            loop, drafter = self._loop, request.speculative.start()
-            drafting = DraftController(drafter, runner.n_vocab, loop.cost, loop.clock, n_rollback=runner.n_rollback)
-        found, pieces = self._find_saved(request), runner.pieces(request.visible)
-        sequence = RunningSequence(request, runner.sampler(request, seed), seed, pieces, drafting, runner.decoder_start)
-        if self._options.host_bytes and sequence.reuse:
-            sequence.checkpoints = runner.checkpoints(request.prompt)
-        if listener is not None:
-            sequence.listeners = (listener,)
-        media = self._loop.media
-        if media is not None and request.prompt.media:
-            media.prefetch(sequence, self.outside.prompts(request.conditioning, found))
+        sequence, found = self._intake.make(request, listener)
         try:
             self._inbox.submit(sequence, found)
         except LlamaCffiError:
             sequence.sampler.close()
             raise
-        if media is not None:
-            media.wake()
+        if self._loop.media is not None:
+            self._loop.media.wake()
         if self._threaded:
             self._wake_worker()
         return sequence
-
-    def _find_saved(self, request: Request) -> SavedMemory | None:
-        if request.conditioning or request.prompt_logprobs is not None or not request.reuse:
-            return None
-        # Without the lock, so that it does not wait for a decode: what is found is compared again when it is used.
-        choice = self._scheduler.spare(request.prompt)
-        return None if choice is None else self.outside.find(request.prompt, choice[1])
 
     def poll(self, sequence: RunningSequence) -> Chunk | None:
         """Return the next chunk of a sequence if there is one, without computing or waiting.
@@ -341,7 +320,7 @@ class Engine(ProcessBound):
                 loop.stepping = False
 
     def inherit(self, slots: Iterable[Slot]) -> None:
-        """The memory of this new engine is a copy of another one's: it holds what that one's slots say."""
+        """Take over the slots of another engine, of whose memory that of this new one is a copy."""
         with self._between_steps():
             self._scheduler.inherit(slots)
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_cffi._util.arguments import positive_number
+from llama_cffi._util.arguments import check_flag, optional_seconds
 from llama_cffi._util.scalars import as_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.engine.telemetry import OnEvent
@@ -21,16 +21,15 @@ class EngineOptions:
     driver: DriverName = "inline"
     """Whether the threads that wait for text compute, or one thread of the engine's own does."""
     max_waiting: int | None = None
-    """Most requests that wait; None is no limit."""
+    """Most requests that wait; by default there is no limit."""
     max_waiting_tokens: int | None = None
-    """Most tokens of prompts that wait; None is no limit."""
+    """Most tokens of prompts that wait; by default there is no limit."""
     max_waiting_seconds: float | None = None
-    """How long a request may wait for its turn; None is no limit."""
+    """Seconds that a request may wait for its turn; by default there is no limit."""
     max_step_seconds: float | None = None
-    """How long a decode may last; None is found out. See :class:`PrefillBudget`."""
+    """Seconds that a decode may last; by default :class:`PrefillBudget` decides."""
     reproducible: bool = False
     """Whether decodes are not measured, so that what is computed together depends on the requests alone."""
-
     host_bytes: int = 0
     """Most bytes of the host's memory for what had to leave the context's; 0 keeps nothing there."""
     on_event: OnEvent | None = None
@@ -50,8 +49,8 @@ class EngineOptions:
                 raise ValueError(f"{name} must be None or a whole number of at least 1, got {shown(value)}")
             object.__setattr__(self, name, as_int(value))
         for name in ("max_step_seconds", "max_waiting_seconds"):
-            if (seconds := getattr(self, name)) is not None:
-                object.__setattr__(self, name, positive_number(name, seconds))
+            object.__setattr__(self, name, optional_seconds(name, getattr(self, name)))
+        object.__setattr__(self, "reproducible", check_flag("reproducible", self.reproducible))
         if self.max_step_seconds is not None and self.reproducible:
             raise ValueError("max_step_seconds= cannot be used with reproducible=True, which ignores measured times")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import NamedTuple, NoReturn
@@ -12,6 +12,7 @@ from zlib import crc32
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, reusable
 from llama_cffi.engine.media_encoder import MediaEncoder
+from llama_cffi.engine.pieces import Pieces
 from llama_cffi.engine.plan import StepPlan
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.runner import SavedMemory
@@ -31,9 +32,7 @@ class FakeRunner:
     """
 
     EOG = 256
-    _PIECES: Mapping[int, str | bytes | None] = MappingProxyType(
-        {**{n: chr(n) if n < 128 else bytes([n]) for n in range(256)}, EOG: None}
-    )
+    _PIECES: Pieces = MappingProxyType({**{n: chr(n) if n < 128 else bytes([n]) for n in range(256)}, EOG: None})
 
     def __init__(
         self,
@@ -88,7 +87,7 @@ class FakeRunner:
 
     @classmethod
     def next_token(cls, cells: list[int]) -> int:
-        """The token that follows what :meth:`cells` hold."""
+        """Return the token that follows what :meth:`cells` hold."""
         state = 7
         for cell in cells:
             state = (state * 31 + cell + 1) % 65_521
@@ -98,7 +97,7 @@ class FakeRunner:
     def expected(
         cls, prompt: Iterable[int], max_tokens: int, n_ctx: int, conditioning: Conditioning = PLAIN
     ) -> list[int]:
-        """What a lone, uninterrupted sequence generates."""
+        """Return what a lone, uninterrupted sequence generates."""
         tokens = list(prompt)
         output: list[int] = []
         while len(output) < max_tokens and len(tokens) <= n_ctx:
@@ -110,7 +109,7 @@ class FakeRunner:
         return output
 
     def clock(self) -> float:
-        """The seconds that all decodes have taken."""
+        """Return the seconds that all decodes have taken."""
         return self.now
 
     def lock(self) -> AbstractContextManager[None]:
@@ -204,7 +203,7 @@ class FakeRunner:
         if len(host.cells) + len(plan[-1].draft) + plan[-1].n_padding > self.n_ctx:
             raise AssertionError(f"padding beyond the context of {self.n_ctx}")
 
-    def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
+    def pieces(self, visible: frozenset[int]) -> Pieces:
         return self._PIECES
 
     def sampler(self, request: Request, seed: int) -> FakeSampler:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from itertools import count
-from time import monotonic, perf_counter
+from time import perf_counter
 
 from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.engine import busy_cpus
+from llama_cffi.engine.deadlines import Deadlines
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.host_cache import HostCache
@@ -28,12 +29,8 @@ from llama_cffi.errors import (
     LlamaCffiError,
     MemoryFullError,
     NativeError,
-    QueueTimeoutError,
 )
 from llama_cffi.reply.completion import FinishReason
-
-_COARSE = 0.02
-"""Seconds by which a decode may stop before its deadline: the clock that it looks at has a resolution of its own."""
 
 
 class GenerationLoop:
@@ -71,9 +68,7 @@ class GenerationLoop:
         """Why everything ends: a decode that is aborted now ends with this error."""
         self.stepping = False
         """Whether a step runs, or the memory is in use by something else: no step may begin."""
-        self._timed: list[RunningSequence] = []
-        """Those that a deadline may end, or their patience."""
-        self._patience = options.max_waiting_seconds or float("inf")
+        self.deadlines = Deadlines(options.max_waiting_seconds)
 
     @property
     def idle(self) -> bool:
@@ -93,8 +88,7 @@ class GenerationLoop:
         except LlamaCffiError as error:
             self._fail(sequence, error)
             return
-        if sequence.deadline is not None or self._patience < float("inf"):
-            self._timed.append(sequence)
+        self.deadlines.watch(sequence)
         self.scheduler.submit(sequence)
 
     def end(self, sequence: RunningSequence, reason: FinishReason) -> None:
@@ -130,7 +124,7 @@ class GenerationLoop:
         plan: StepPlan = []
         own: RunningSequence | None = None
         try:
-            if self._timed:
+            if self.deadlines.watched:
                 self._end_late()
             lone = self.scheduler.lone
             if lone is not None and len(lone.cells) - lone.n_past == 1 and (step := lone.sampler.step) is not None:
@@ -160,7 +154,7 @@ class GenerationLoop:
                 for own in draft_all(plan, self._n_ctx, self.clock):
                     affected = (own,)  # what goes wrong now is the one sequence's own
             if not plan:
-                return self.media is not None and self.media.rest(self.scheduler.running, self._deadline(self._timed))
+                return self.media is not None and self.media.rest(self.scheduler.running, self.deadlines.first())
             affected, own = [work.sequence for work in plan], None
             self._compute(plan)
             return True
@@ -187,7 +181,7 @@ class GenerationLoop:
         # Until the tokens are chosen, no other thread may write or free the logits.
         with self._runner.lock():
             start, began = self.clock(), perf_counter()
-            rows = self._runner.decode(plan, self._deadline([work.sequence for work in plan]))
+            rows = self._runner.decode(plan, self.deadlines.first(work.sequence for work in plan))
             for (sequence, n, output, _, found, _), row in zip(plan, rows, strict=True):
                 if sequence.prompt_logprobs is not None:
                     self._report_prompt(sequence, row - n + 1, n)
@@ -216,8 +210,8 @@ class GenerationLoop:
             error = self.end_error
         if isinstance(error, MemoryFullError):
             self._make_room(error, plan)
-        elif isinstance(error, AbortedError) and self._is_late(affected):
-            # Who is not late computes the same tokens again.
+        elif isinstance(error, AbortedError) and self.deadlines.passed(affected):
+            # Sequences that are not late compute the same tokens again.
             for sequence in affected:
                 self._rewind(sequence)
             self._end_late()
@@ -279,28 +273,17 @@ class GenerationLoop:
         if seq_id is not None and not isinstance(error, ClosedError):
             self._runner.keep(seq_id, 0)
 
+    def _end_late(self) -> None:
+        for sequence, error in self.deadlines.late():
+            if error is None:
+                self.end(sequence, FinishReason.DEADLINE)
+            else:
+                self._fail(sequence, error)
+        self.deadlines.let_go()
+
     def _note(self, sequence: RunningSequence) -> None:
         if sequence.listeners:
             self.changed.append(sequence)
-
-    # -- deadlines
-
-    def _end_late(self) -> None:
-        now = monotonic() + _COARSE
-        for sequence in self._timed:
-            if sequence.deadline is not None and sequence.deadline <= now:
-                self.end(sequence, FinishReason.DEADLINE)
-            elif not sequence.started and perf_counter() - sequence.created > self._patience:
-                self._fail(sequence, QueueTimeoutError(f"waited {self._patience:g} seconds for its turn"))
-        self._timed = [one for one in self._timed if not one.done and (one.deadline is not None or not one.started)]
-
-    def _deadline(self, sequences: SequenceOf[RunningSequence]) -> float | None:
-        found = (sequence.deadline for sequence in sequences if sequence.deadline is not None)
-        return min(found, default=None) if self._timed else None
-
-    def _is_late(self, sequences: SequenceOf[RunningSequence]) -> bool:
-        deadline = self._deadline(sequences)
-        return deadline is not None and deadline <= monotonic() + _COARSE
 
     # -- tokens
 

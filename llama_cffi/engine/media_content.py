@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.place import FIRST_PLACE, Place
 from llama_cffi.errors import ContextOverflowError, PromptError
@@ -14,6 +15,7 @@ from llama_cffi.errors import ContextOverflowError, PromptError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llama_cffi.core.context import Context
     from llama_cffi.core.media.chunk import MediaChunk
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
@@ -63,6 +65,29 @@ class MediaContent:
         them.
         """
         return self._positions.at(pos_0)
+
+    def decode(
+        self,
+        context: Context,
+        rows: NDArray[np.float32],
+        pos_0: int,
+        seq_id: int = 0,
+        *,
+        output: bool,
+        deadline: float | None = None,
+    ) -> int:
+        """Decode its embeddings from position ``pos_0`` on; return the row of the last one in its batch.
+
+        With ``output`` that row has logits. Raises the errors of :meth:`Context.decode`.
+        """
+        positions, n, n_batch = self.positions(pos_0), len(rows), context.n_batch
+        # Cells that attend to each other fit one micro-batch, and so one batch: :func:`check_media` has seen to it.
+        for start in range(0, n, n_batch):
+            part = slice(start, min(start + n_batch, n))
+            last = output and part.stop == n
+            batch = EmbeddingBatch(context.model, rows[part], positions[..., part], seq_id, output_last=last)
+            batch.decode(context, causal_attn=not self.non_causal, deadline=deadline)
+        return (n - 1) % n_batch
 
     def encode(self, projector: Projector) -> NDArray[np.float32]:
         """Return its embeddings, float32 of shape ``(n_cells, n_embd)``; raises the errors of the projector."""

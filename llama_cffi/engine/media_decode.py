@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.engine.media_content import content_of
 from llama_cffi.errors import MemoryFullError
 
@@ -25,23 +24,16 @@ def decode_medium(
     sequence, span = work.sequence, work.sequence.next_medium
     if span is None or sequence.seq_id is None or span.start not in sequence.encodings:
         raise RuntimeError("a decode begins inside of a medium, or before its embeddings are there")
-    embeddings = sequence.encodings[span.start].result()
+    rows, pos_0 = sequence.encodings[span.start].result(), sequence.position(span.start)
     content = content_of(span.media.content)
-    positions, n = content.positions(sequence.position(span.start)), len(embeddings)
-    # Cells that attend to each other fit one micro-batch, and so one batch: this was checked.
-    for start in range(0, n, context.n_batch):
-        part = slice(start, min(start + context.n_batch, n))
-        last = work.output and part.stop == n
-        batch = EmbeddingBatch(context.model, embeddings[part], positions[..., part], sequence.seq_id, output_last=last)
-        try:
-            batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
-        except MemoryFullError:
-            if start:
-                # The next decode begins with the medium: its cells would be there twice, and a recurrent state that has
-                # taken some of them in cannot forget them.
-                sequence.n_past = rewind(sequence)
-            raise
-    return batch.n_tokens - 1
+    try:
+        return content.decode(context, rows, pos_0, sequence.seq_id, output=work.output, deadline=deadline)
+    except MemoryFullError:
+        if len(rows) > context.n_batch:
+            # The next decode begins with the medium: the cells of its first batches would be there twice, and a
+            # recurrent state that has taken some of them in cannot forget them.
+            sequence.n_past = rewind(sequence)
+        raise
 
 
 __all__ = ["decode_medium"]

@@ -22,7 +22,7 @@ rows take longer for each."""
 _LITTLE_MORE = 8
 """A prompt that ends within so small a part more than the budget is not cut."""
 _ENOUGH = 4
-"""A decode without rows is worth its reading of the weights when the rest takes so many times as long."""
+"""A decode without rows is worth its reading of the weights when the rest takes this many times as long."""
 
 
 class PrefillBudget:
@@ -104,7 +104,7 @@ class PrefillBudget:
         return max(_LEAST, round(worth * self._n_ubatch / seconds))
 
     def too_long(self, n_rows: int) -> bool:
-        """Whether so many rows and the least of a prompt last too long together, where that can be avoided."""
+        """Whether this many rows and the least of a prompt last too long together, where that can be avoided."""
         if n_rows >= self._n_batch:
             return True
         if self.max_step_seconds is None or not self._cost.sizes:

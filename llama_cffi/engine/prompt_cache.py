@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.files import PART
+from llama_cffi._util.scalars import is_int
+from llama_cffi._util.shown import shown
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
 from llama_cffi.core.saved_state import SavedState, read_header
 from llama_cffi.core.state_header import MemoryKind, library_name
@@ -63,15 +66,16 @@ class PromptCache:
     The files used least recently go first. One that is damaged is removed and a warning logged, and so is a failure to
     write: generating goes on. Several processes may share the folder, and several models: each finds its own files.
     The files hold the texts: a reader of the folder can read them. Requests with adapters, or under a control vector,
-    neither keep nor find anything here.
+    neither keep nor find anything here. Raises ``ValueError`` for numbers below 1.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = 4 * 2**30, min_tokens: int = 64) -> None:
-        if max_bytes < 1 or min_tokens < 1:
-            raise ValueError(f"max_bytes and min_tokens must be at least 1, got {max_bytes} and {min_tokens}")
+        if not (is_int(max_bytes, 1, sys.maxsize) and is_int(min_tokens, 1, sys.maxsize)):
+            raise ValueError(
+                f"max_bytes and min_tokens must be at least 1, got {shown(max_bytes)} and {shown(min_tokens)}"
+            )
         self.folder = Path(folder)
-        self.max_bytes = max_bytes
-        self.min_tokens = min_tokens
+        self.max_bytes, self.min_tokens = int(max_bytes), int(min_tokens)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, Prompt] = {}
 

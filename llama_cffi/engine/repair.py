@@ -1,4 +1,4 @@
-"""What is left of a step when something raises in the middle of it that is no error of the library."""
+"""What is left of a step when something raises in the middle of it that is not an error of the library."""
 
 from __future__ import annotations
 

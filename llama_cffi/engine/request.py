@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from llama_cffi._util.scalars import as_float, as_int, is_int
+from llama_cffi._util.arguments import optional_seconds
+from llama_cffi._util.scalars import as_int, is_int
 from llama_cffi._util.shown import shown
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt
@@ -94,8 +95,7 @@ class Request:
             raise PromptError("the prompt has no tokens, and this model adds no BOS")
         if self.max_tokens is not None and not is_int(self.max_tokens, 0, sys.maxsize):
             raise ValueError(f"max_tokens must be None or a number of tokens, got {shown(self.max_tokens)}")
-        if self.max_seconds is not None and not (as_float(self.max_seconds) or 0) > 0:
-            raise ValueError(f"max_seconds must be None or above 0, got {shown(self.max_seconds)}")
+        object.__setattr__(self, "max_seconds", optional_seconds("max_seconds", self.max_seconds))
         for stop in self.stop:
             if (as_int(stop) is None and not isinstance(stop, (str, re.Pattern))) or stop == "":
                 raise ValueError(f"stop must be non-empty strings, tokens or compiled patterns, got {shown(stop)}")
@@ -116,7 +116,6 @@ class Request:
         if self.slot is not None and not is_int(self.slot, 0):
             raise ValueError(f"slot must be None or the number of a slot, got {shown(self.slot)}")
         # numpy's integers become Python's: some are small, and wrap around when they are added up.
-        object.__setattr__(self, "max_seconds", as_float(self.max_seconds))
         for name in ("max_tokens", "logprobs", "prompt_logprobs", "priority", "slot"):
             object.__setattr__(self, name, as_int(getattr(self, name)))
         stops = tuple(stop if isinstance(stop, (str, re.Pattern)) else int(stop) for stop in self.stop)

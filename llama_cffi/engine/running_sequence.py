@@ -42,10 +42,10 @@ class SequenceSampler(Protocol):
         """Raise what went wrong in :attr:`step`, as the runner's decode and :meth:`choose` would."""
 
     def choose(self, row: int) -> int:
-        """The token chosen from batch row ``row`` of the last decode."""
+        """Return the token chosen from batch row ``row`` of the last decode."""
 
     def logprob(self, row: int, token: int, n_top: int) -> TokenLogprob:
-        """Log-probability of ``token`` at that row with ``n_top`` alternatives."""
+        """Return the log-probability of ``token`` at that row with ``n_top`` alternatives."""
 
     def close(self) -> None:
         """Free native resources."""
@@ -125,7 +125,7 @@ class RunningSequence:
         """Whether it reuses what others have computed, and leaves what it computes for others."""
         self.sampler = sampler
         self._end_token: int | None = None
-        """The token that ended the text and is no part of it."""
+        """The token that ended the text and is not a part of it."""
         ending = frozenset(stop for stop in request.stop if isinstance(stop, int))
         self.pieces = EndingPieces(pieces, ending) if ending else pieces
         self.drafting = drafting
@@ -263,7 +263,7 @@ class RunningSequence:
         return any("\n" in part for part in tuple(self._text))
 
     def start(self, seq_id: int, n_cached: int) -> None:
-        """The scheduler gave the sequence a slot whose memory already holds ``n_cached`` of its cells."""
+        """Begin in the slot that the scheduler gave, whose memory already holds ``n_cached`` of the cells."""
         self.seq_id = seq_id
         self.n_past = n_cached
         self.n_exact = _ALL
@@ -302,7 +302,7 @@ class RunningSequence:
         elif len(self.output) == self._max_tokens:
             self._finish(FinishReason.LENGTH, text + self._flush(), (token,), logprobs)
         else:
-            # Chunk(...) would be one more frame; see Engine._step.
+            # Chunk(...) would be one more frame; see GenerationLoop.step.
             chunk = _new(Chunk)
             chunk.text, chunk.tokens, chunk.logprobs, chunk.completion = text, (token,), logprobs, None
             self.chunks.append(chunk)

@@ -7,27 +7,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as SequenceOf
 from contextlib import suppress
 from operator import attrgetter
 from time import perf_counter
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
-from llama_cffi.core.prompt import Prompt, common_prefix, reusable
+from llama_cffi.core.prompt import Prompt, reusable
+from llama_cffi.engine.admission_policy import AdmissionPolicy
 from llama_cffi.engine.cell_budget import CellBudget
 from llama_cffi.engine.decode_cost import DecodeCost
-from llama_cffi.engine.host_cache import MIN_TOKENS
 from llama_cffi.engine.plan import Admission, Prepare, StepPlan, Work, count_tokens, may_be_lone
 from llama_cffi.engine.prefill_budget import PrefillBudget
 from llama_cffi.engine.row_groups import RowGroups
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.engine.slots import Slot, choose_slot
-from llama_cffi.engine.waiting_line import MAX_PASSED, Candidate, WaitingLine
+from llama_cffi.engine.slots import Slot
+from llama_cffi.engine.waiting_line import Candidate, WaitingLine
 
-_WORTH_WAITING = 8
-"""Cells to share for which a sequence waits until another one's prefill has computed them."""
-_PART_DONE = 2
-"""Most prompts, of one conditioning and as urgent, that are computed in part."""
 _NO_PADDING = 64
 """Decodes without padding after there was no room for it in memory."""
 
@@ -39,10 +34,9 @@ class Scheduler:
 
     Rows are computed in the groups that take the least time for each (:class:`RowGroups`), in turns; with a piece of a
     prompt all of them are in the decode, which is as long as :class:`PrefillBudget` says. A medium has a decode of its
-    own, between which the rows have theirs. Prompts are computed in the order of :class:`WaitingLine`, at most two of
-    them in part; a waiting sequence starts when its prompt is next, a slot is idle and the memory has room
-    (:class:`CellBudget`). One that cannot start yet is passed by at most 8 others of its level. Drafts get what is left
-    of the batch. Sequences with different adapters take turns.
+    own, between which the rows have theirs. Prompts are computed in the order of :class:`WaitingLine`; a waiting
+    sequence starts when a slot is idle and :class:`AdmissionPolicy` chooses it. Drafts get what is left of the batch.
+    Sequences with different adapters take turns.
 
     A sequence that finds no room in memory is put off, the least urgent and among those the newest first: it waits, and
     its tokens are computed again.
@@ -77,6 +71,9 @@ class Scheduler:
         can_pad = can_cut if can_pad is None else can_cut and can_pad
         self._groups = RowGroups(cost, n_batch, can_pad=can_pad, max_seconds=max_step_seconds)
         self._cells = CellBudget(n_cells)
+        self._policy = AdmissionPolicy(
+            self.slots, self.line, self.running, self._budget, self._cells, clock, can_copy=can_copy, can_cut=can_cut
+        )
         self._clock = 0
         self._turn_number = 0
         self._prompts_next = True
@@ -225,67 +222,11 @@ class Scheduler:
 
     def _admit(self, prepare: Prepare) -> None:
         while self.waiting and any(slot.sequence is None for slot in self.slots):
-            started = self._startable(self.line.candidates(self._places([slot.held for slot in self.slots])))
+            started = self._policy.next()
             if started is None:
                 self._stuck = not any(len(sequence.cells) - sequence.n_past > 1 for sequence in self.running)
                 return
             self._start(started, prepare)
-
-    def _places(self, held: SequenceOf[Prompt]) -> Callable[[RunningSequence], tuple[Slot, Slot | None, int] | None]:
-        """Return what finds the place of a sequence while the slots hold this."""
-
-        def choose(sequence: RunningSequence) -> tuple[Slot, Slot | None, int] | None:
-            request = sequence.request
-            return choose_slot(
-                self.slots, sequence.wanted, request.conditioning,
-                can_copy=self._can_copy, can_cut=self._can_cut, held=held, wanted=request.slot,
-            )  # fmt: skip
-
-        return choose
-
-    def _startable(self, candidates: list[Candidate]) -> Candidate | None:
-        """Return the first that may start now; those before it that cannot start yet have been passed once more."""
-        running = self.running
-        n_rows = sum(len(sequence.cells) - sequence.n_past == 1 for sequence in running)
-        prefilling = [one for one in running if len(one.cells) - one.n_past > 1 and not one.waits]
-        passed: list[RunningSequence] = []
-        for candidate in candidates:
-            sequence = candidate.sequence
-            if not self._is_next(candidate, prefilling, n_rows):
-                continue
-            if self._can_start(candidate):
-                for one in passed:
-                    one.n_passed += 1
-                return candidate
-            if sequence.n_passed >= MAX_PASSED:
-                return None
-            passed.append(sequence)
-        return None
-
-    def _is_next(self, candidate: Candidate, prefilling: list[RunningSequence], n_rows: int) -> bool:
-        """Whether the next decode takes something of a prompt: one that waits until then may find more to reuse."""
-        sequence = candidate.sequence
-        same = [one for one in prefilling if one.request.conditioning == sequence.request.conditioning]
-        n_left = len(sequence.cells) - candidate.n_reused
-        room = budget = self._budget.tokens(n_rows)
-        now = self._now()
-        for other in self.line.in_order(same):
-            pending = other.n_pending
-            if self.line.rank(other, pending, now) > candidate.rank:
-                break
-            taken = min(pending, room - room // 2 if n_left < pending > room > 1 else room)
-            room -= taken
-            if room <= 0 or (taken == pending and budget - room >= self._budget.enough(n_rows)):
-                return False
-        if n_left <= room or not same:
-            return True
-        return sum(one.priority <= sequence.priority for one in same) < _PART_DONE
-
-    def _can_start(self, candidate: Candidate) -> bool:
-        _, sequence, slot, source, n = candidate
-        return not self._shares_later(sequence, n) and self._cells.has_room(
-            sequence, self.running, self.slots, source if source is not None else slot, n
-        )
 
     def _start(self, candidate: Candidate, prepare: Prepare) -> None:
         _, sequence, slot, source, n = candidate
@@ -303,22 +244,6 @@ class Scheduler:
         self.running.append(sequence)
         # Last: a sequence that waits has not begun, whatever an interrupt has left of its beginning.
         self.line.leave(sequence)
-
-    def _shares_later(self, sequence: RunningSequence, n_reused: int) -> bool:
-        """Whether what another sequence's prefill is computing right now can be shared when it is done: all of it, or
-        up to where its memory will be copied to the host.
-        """
-        if sequence.computes_all:
-            return False
-        cells, conditioning = sequence.cells, sequence.request.conditioning
-        for other in self.running:
-            if other.n_pending > 1 and other.request.conditioning == conditioning:
-                n = min(common_prefix(other.cells, cells), len(cells) - 1)
-                if not self._can_copy:
-                    n = max((one for one in other.checkpoints if other.n_past < one <= n), default=0)
-                if n - n_reused >= (_WORTH_WAITING if self._can_copy else MIN_TOKENS):
-                    return True
-        return False
 
     # -- eviction
 
@@ -374,7 +299,7 @@ class Scheduler:
         return slot.seq_id
 
     def make_room(self) -> int | None:
-        """The memory is full: the seq_id to clear, None when only one sequence is left and nothing can go.
+        """Return the seq_id to clear when the memory is full; None when one sequence is left and nothing can go.
 
         Tokens kept for reuse go first, the slot unused for longest before the others; then the least urgent sequence,
         the newest of several, goes back to the queue, and none is admitted until another one ends.

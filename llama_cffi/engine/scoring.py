@@ -7,14 +7,13 @@ long as the engine lives.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llama_cffi._util.fork import fork_safe
+from llama_cffi._util.exclusive import Exclusive
 from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.core.context import Context
 from llama_cffi.core.scorer import Scorer
@@ -36,14 +35,17 @@ class Scoring:
 
     def __init__(self, like: Context) -> None:
         self._like = like
-        self._lock = fork_safe(threading.Lock())
+        self._turn = Exclusive("a signal handler or callback cannot score in the middle of a score")
         self._side: SideContext | None = None
         self._scorer: Scorer | None = None
 
     @contextmanager
     def use(self, conditioning: Conditioning) -> Iterator[Scorer]:
-        """Lend the scorer, set up to compute under a conditioning."""
-        with self._lock:
+        """Lend the scorer, set up to compute under a conditioning.
+
+        Raises :class:`BusyError` in the middle of another use on the same thread, and the errors of a Context.
+        """
+        with self._turn.use():
             if self._like.closed:
                 raise ClosedError("this Llama is closed")
             if self._like.model.has_encoder:

@@ -102,7 +102,7 @@ class SelectorSampler(_ContextSampler):
         self.peek = self._selector.select_from
 
     def accept(self, token: int) -> None:
-        """A peeked token was chosen after all."""
+        """Take a peeked token for chosen."""
 
     def close(self) -> None:
         pass
@@ -163,7 +163,7 @@ class ChainSampler(_ContextSampler):
         return self._chain.select(logits)
 
     def accept(self, token: int) -> None:
-        """A peeked token was chosen after all."""
+        """Take a peeked token for chosen."""
         self._chain.accept(token)
 
     def close(self) -> None:
@@ -296,12 +296,12 @@ def _needs_few(context: Context, request: Request) -> bool:
 
 
 def suppressed_tokens(context: Context) -> tuple[int, ...]:
-    """Tokens that are never sampled, whatever a request says, because the author of the model excludes them."""
+    """Return the tokens that are never sampled, because the author of the model excludes them."""
     return context.model.vocab.known_suppress_tokens
 
 
 def chain_samplers(sampling: SamplingParams, seed: int, suppressed: Sequence[int] = ()) -> list[Sampler]:
-    """The parameters as samplers of a chain, in the order that SamplingParams documents, grammar excepted."""
+    """Return the parameters as samplers of a chain, in the order that SamplingParams documents, grammar excepted."""
     forbidden = {**sampling.logit_bias, **dict.fromkeys(suppressed, -np.inf)}
     bias: list[Sampler] = [LogitBias(forbidden)] if forbidden else []
     if sampling.samplers is not None:

@@ -93,7 +93,7 @@ def _first(shared: tuple[SharedCells, ...], n: int) -> tuple[SharedCells, ...]:
 
 
 def cells_used(parts: Iterable[tuple[tuple[SharedCells, ...], int]]) -> int:
-    """Return how many cells hold sequences that have so many each, shared ones counted once.
+    """Return how many cells are held by sequences that have these numbers of them, shared ones counted once.
 
     Each part is what :attr:`Slot.shared` and :attr:`Slot.n_cells` say of a slot.
     """

@@ -66,7 +66,8 @@ class Speaker:
         """Samples per second."""
         self.n_ctx = like.n_ctx_seq
         """Positions that a text, a voice and the frames may take together."""
-        self._lock = fork_safe(threading.Lock())
+        # Reentrant: a signal handler may close in the middle of an opening.
+        self._lock = fork_safe(threading.RLock())
         self._side: SideContext | None = None
         self._generator: SpeechGenerator | None = None
         self._closed = False
@@ -79,7 +80,11 @@ class Speaker:
             if self._side is None:
                 like = self._like
                 options = speech_context(like.options, n_ctx=like.n_ctx_seq, n_ubatch=like.n_ubatch)
-                self._side = SideContext(like.model, options, own_threads=True)
+                side = SideContext(like.model, options, own_threads=True)
+                if self._closed:
+                    side.close()
+                    raise ClosedError("this Llama is closed")
+                self._side = side
             if self._generator is None:
                 self._generator = SpeechGenerator(self._side.context, self.projector)
             return self._side, self._generator

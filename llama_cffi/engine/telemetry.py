@@ -115,14 +115,14 @@ class Telemetry:
         self._alone = self.steps["decode"]
 
     def queued(self, sequence: RunningSequence) -> None:
-        """A request has come."""
+        """Count a request that has come."""
         self._n_requests += 1
         sequence.number = self._n_requests
         if self._on_event is not None:
             self._tell(RequestEvent(kind="queued", number=sequence.number, submitted=sequence.created))
 
     def stepped(self, kind: StepKind, began: float, sequences: Iterable[RunningSequence]) -> None:
-        """A step is over that began at this :func:`time.perf_counter`, and each of these has a token of it."""
+        """Count a step that began at this :func:`time.perf_counter`, and of which each of these has a token."""
         now = perf_counter()
         self.steps[kind].add(now - began)
         for sequence in sequences:
@@ -137,7 +137,7 @@ class Telemetry:
             self._due = self._watch(now, sum(histogram.total for histogram in self.steps.values()))
 
     def stepped_alone(self, began: float, sequence: RunningSequence) -> None:
-        """As :meth:`stepped`, of one row: without the calls, which a lone stream would feel at every token."""
+        """Do as :meth:`stepped` for one row: without the calls, which a lone stream would feel at every token."""
         now, last = perf_counter(), sequence.last
         seconds, steps, gaps = now - began, self._alone, self.token_gap
         steps.counts[bisect_left(BOUNDS, seconds)] += 1
@@ -151,7 +151,7 @@ class Telemetry:
             self._look(now)
 
     def ended(self, sequence: RunningSequence) -> None:
-        """A request is done."""
+        """Count a request that is done."""
         now = perf_counter()
         reason = "error" if sequence.error is not None else str(sequence.finish_reason)
         self.finished[reason] = self.finished.get(reason, 0) + 1

@@ -17,9 +17,9 @@ _get_ident = threading.get_ident
 class Turn:
     """The right to be inside of the loop: for a step, or for something between two steps.
 
-    Who takes a step does ``with turn.lock:`` and sets ``turn.holder`` inside; the engine does that itself, because a
-    call more is felt at every token. A thread that wants something else uses :meth:`between_steps`, and gets in before
-    the next step.
+    A caller that takes a step does ``with turn.lock:`` and sets ``turn.holder`` inside; the engine does that itself,
+    because a call more is felt at every token. A thread that wants something else uses :meth:`between_steps`, and gets
+    in before the next step.
     """
 
     def __init__(self) -> None:

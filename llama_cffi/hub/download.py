@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from llama_cffi._util.files import sha256_of
 from llama_cffi.errors import HubChecksumError, HubConnectionError, HubError, HubNotFoundError, HubStorageError
 from llama_cffi.hub.cache import discard, find, listed
 from llama_cffi.hub.choice import choose
@@ -16,8 +16,6 @@ from llama_cffi.hub.name import HubName
 from llama_cffi.hub.projector import choose_projector
 from llama_cffi.hub.remote import Listing, RemoteFile, list_files, require_package, translated, web_file
 from llama_cffi.hub.transfer import Transfer
-
-_BLOCK = 1 << 20
 
 
 def pull(
@@ -139,18 +137,11 @@ def _damage(path: Path, announced: RemoteFile, *, hashed: bool) -> str:
     if announced.size is not None and size != announced.size:
         return f"{size} bytes instead of {announced.size}"
     if hashed and announced.sha256 is not None:
-        digest = _sha256(path)
+        with open(path, "rb") as file:
+            digest = sha256_of(file)
         if digest != announced.sha256:
             return f"SHA-256 {digest} instead of {announced.sha256}"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_space(name: HubName, needed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from llama_cffi._util.files import sha256_of
 from llama_cffi.errors import HubChecksumError, HubConnectionError, HubNotFoundError, HubStorageError
 from llama_cffi.hub.web import Answer, WebFile, request
 
@@ -205,16 +205,12 @@ class Transfer:
         wanted = self.version.sha256
         if wanted is None:
             return
-        digest = hashlib.sha256()
-        part.seek(0)
-        while data := part.read(_BLOCK):
-            digest.update(data)
-        if digest.hexdigest() != wanted:
+        found = sha256_of(part)
+        if found != wanted:
             self._part.unlink(missing_ok=True)
             self._facts.unlink(missing_ok=True)
             raise HubChecksumError(
-                f"{self._file.label} was downloaded damaged and was deleted: SHA-256 {digest.hexdigest()} instead of "
-                f"{wanted}"
+                f"{self._file.label} was downloaded damaged and was deleted: SHA-256 {found} instead of {wanted}"
             )
 
 

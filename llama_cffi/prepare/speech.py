@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llama_cffi._util.scalars import as_float
+from llama_cffi._util.arguments import optional_seconds
 from llama_cffi._util.seed import draw_seed
-from llama_cffi._util.shown import shown
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.engine.author_sampling import with_author
 from llama_cffi.engine.sampling_params import SamplingKwargs, SamplingParams
@@ -37,9 +36,7 @@ def prepare_speech(
             f"the text has {n_tokens} tokens, and the context has room for {n_ctx} of text, voice and sound together: "
             "give a shorter text, or open the model with a larger n_ctx"
         )
-    seconds = given.get("max_seconds")
-    if seconds is not None and not (as_float(seconds) or 0) > 0:
-        raise ValueError(f"max_seconds must be None or above 0, got {shown(seconds)}")
+    seconds = optional_seconds("max_seconds", given.get("max_seconds"))
     fields = {name: given[name] for name in SamplingKwargs.__annotations__ if name in given}
     sampling = SamplingParams(**with_author(fields, defaults.sampling))
     return SpeechRequest(
@@ -49,7 +46,7 @@ def prepare_speech(
         language=given.get("language"),
         sampling=sampling,
         max_frames=given.get("max_frames"),
-        max_seconds=as_float(seconds),
+        max_seconds=seconds,
         conditioning=defaults.conditioning,
     )
 

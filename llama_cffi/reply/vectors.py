@@ -85,7 +85,7 @@ def normalize(array: NDArray[np.float32], norm: Literal["l1", "l2"]) -> None:
 def ranked(
     scores: NDArray[np.float32], documents: Sequence[str], n_tokens: Sequence[int], top_n: int | None
 ) -> list[Ranked]:
-    """Return documents, for each of which so many tokens were computed, in the order of their scores, best first."""
+    """Return documents, for each of which this many tokens were computed, in the order of their scores, best first."""
     order = np.argsort(-scores, kind="stable")[:top_n]
     return [Ranked(int(i), float(scores[i]), documents[i], n_tokens[i]) for i in order]
 

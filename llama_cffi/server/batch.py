@@ -18,8 +18,6 @@ from llama_cffi.server.offline import answer
 if TYPE_CHECKING:
     from llama_cffi.server.service import Service
 
-_Line = dict[str, Any]
-
 
 @dataclass
 class Counts:
@@ -47,7 +45,7 @@ class Counts:
 
 
 class BatchError(ValueError):
-    """A file that is no batch; the text names the line."""
+    """A file that is not a batch; the text names the line."""
 
 
 def read_ids(path: Path) -> list[str]:
@@ -91,7 +89,7 @@ def read_answered(path: Path) -> set[str]:
                 try:
                     found.add(orjson.loads(data)["custom_id"])
                 except (orjson.JSONDecodeError, KeyError, TypeError):
-                    raise BatchError(f"{path}:{number}: this is no answer of a batch; name another file") from None
+                    raise BatchError(f"{path}:{number}: this is not an answer of a batch; name another file") from None
                 end += len(data)
     except FileNotFoundError:
         return found

@@ -116,8 +116,8 @@ class Connection(HttpToolsProtocol):
         self._close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request of HTTP."""
-        self._refuse(Problem(400, "this is no request of HTTP/1.1", code="invalid_http"))
+        """Answer what is not a request of HTTP."""
+        self._refuse(Problem(400, "this is not a request of HTTP/1.1", code="invalid_http"))
 
     # -- the end
 

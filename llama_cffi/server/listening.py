@@ -49,7 +49,7 @@ def _bind_file(path: str, mode: int) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, "this system has no socket files")
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Nobody else may connect before the rights are as they are to be.
+    # No other user may connect before the rights are as they are to be.
     before = os.umask(0o777 & ~mode)
     try:
         sock.bind(path)
@@ -81,7 +81,7 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise OSError(errno.EEXIST, "there is a file that is no socket", path)
+        raise OSError(errno.EEXIST, "there is a file that is not a socket", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -69,7 +69,7 @@ def parse_url(url: str) -> Target:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
     except ValueError as error:
-        raise HostRefused(f"this is no URL: {error}") from None
+        raise HostRefused(f"this is not a URL: {error}") from None
     scheme = parts.scheme.lower()
     if scheme not in _PORTS:
         raise HostRefused(f"a URL begins with http:// or https://, not {scheme or 'nothing'!r:.20}")
@@ -101,9 +101,9 @@ def _host(text: str) -> tuple[str, Address | None]:
         try:
             name = name.encode("idna").decode("ascii")
         except UnicodeError:
-            raise HostRefused(f"{text!r:.80} is no name of a host") from None
+            raise HostRefused(f"{text!r:.80} is not the name of a host") from None
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise HostRefused(f"{text!r:.80} is no name of a host")
+        raise HostRefused(f"{text!r:.80} is not the name of a host")
     return name, None
 
 
@@ -169,7 +169,7 @@ def _rule(entry: str) -> _Rule:
     text, port = entry.strip(), None
     found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?", text)
     if found is None or (found[2] is not None and not 0 < int(found[2]) < 65536):
-        raise ValueError(f"{entry!r:.100} is no entry for media hosts; allowed are {allowed}")
+        raise ValueError(f"{entry!r:.100} is not an entry for media hosts; allowed are {allowed}")
     port = None if found[2] is None else int(found[2])
     host = found[1].removeprefix("[").removesuffix("]")
     if host == "*":
@@ -177,12 +177,12 @@ def _rule(entry: str) -> _Rule:
     try:
         name, address = _host(host.removeprefix("*."))
     except HostRefused:
-        raise ValueError(f"{entry!r:.100} is no entry for media hosts; allowed are {allowed}") from None
+        raise ValueError(f"{entry!r:.100} is not an entry for media hosts; allowed are {allowed}") from None
     if address is not None and port is None and not is_public(address):
         raise ValueError(f"{entry!r:.100}: an address that is not public needs its port, as in {found[1]}:8080")
     if host.startswith("*."):
         if address is not None:
-            raise ValueError(f"{entry!r:.100} is no entry for media hosts; allowed are {allowed}")
+            raise ValueError(f"{entry!r:.100} is not an entry for media hosts; allowed are {allowed}")
         name = f".{name}"
     return _Rule(name, port, address)
 

@@ -27,13 +27,13 @@ async def answer(service: Service, path: str, body: Any, request_id: str) -> tup
         if not isinstance(body, dict):
             raise Problem(400, "the body must be a JSON object", code="invalid_json")
         if body.get("stream"):
-            raise unsupported("stream", "an answer in a file is no stream")
+            raise unsupported("stream", "an answer in a file is not a stream")
         given = {name: value for name, value in body.items() if value is not None}
         facts = {"request_id": request_id, "headers": {}}
         scope: Any = {"path_params": {}, "query_string": b"", "llama_cffi": facts}
         found = await handler(Call(service, scope, dialect, given))
         if not isinstance(found, Whole):
-            raise unsupported("stream", "an answer in a file is no stream")
+            raise unsupported("stream", "an answer in a file is not a stream")
         return found.status, orjson.loads(found.content)
     except asyncio.CancelledError:
         raise

@@ -21,7 +21,7 @@ SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "
 
 @cache
 def page() -> tuple[bytes, Mapping[str, str]]:
-    """Return the page and its headers: it runs its own script, and asks nobody but the server it came from."""
+    """Return the page and its headers: it runs its own script, and asks only the server it came from."""
     text = (files("llama_cffi.server") / "page.html").read_text(encoding="utf-8")
     policy = {
         "default-src": "'none'",

@@ -91,7 +91,7 @@ class Events:
     dialect: Dialect
     request_id: str
     ping_seconds: float | None
-    """After so many seconds without an event a ping is sent; None sends none."""
+    """After this many seconds without an event a ping is sent; None sends none."""
     ending: Callable[[Problem], bytes] | None = None
     """What returns the events of what went wrong, where the dialect has others than the body of an error."""
     _began: bool = False

@@ -98,7 +98,7 @@ def _range(low: float, high: float) -> str:
 
 
 def text(limit: int = 1 << 20) -> Read:
-    """Return a reader of strings of so many bytes at most."""
+    """Return a reader of strings of at most this many bytes."""
 
     def read(param: str, value: Any, _: Facts) -> str:
         if len(typed(param, value, str).encode()) > limit:
@@ -110,7 +110,7 @@ def text(limit: int = 1 << 20) -> Read:
 
 
 def items(param: str, value: Any, limit: int) -> list[Any]:
-    """Return a list of so many things at most."""
+    """Return a list of at most this many things."""
     found: list[Any] = typed(param, value, list)
     if len(found) > limit:
         raise wrong(param, f"has {len(found)} elements, more than {limit}")
@@ -139,7 +139,7 @@ def token_id(param: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong_type(param, "a token id", value)
     if not 0 <= value < 2**31:
-        raise wrong(param, f"is no token id: {value}")
+        raise wrong(param, f"is not a token id: {value}")
     return value
 
 

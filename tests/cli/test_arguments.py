@@ -110,7 +110,7 @@ def test_placement_flags_are_options() -> None:
     assert Placement(fit="off").options().n_gpu_layers == "all"
     given = Placement(
         n_gpu_layers="7", fit_target=100, max_device_memory="200", device="CPU", override_tensor=["a=CPU"], n_cpu_moe=2,
-        lazy_mode="off", load_mode="mmap+mlock", override_kv=["a=int:1"], repack=False, no_host=True,
+        lazy_mode="off", load_mode="mmap+mlock", override_kv=["a=int:1"], use_extra_bufts=False, no_host=True,
     )  # fmt: skip
     assert given.options() == ModelOptions(
         n_gpu_layers=7, device_margin=100 << 20, max_device_memory=200 << 20, devices=("CPU",),
@@ -123,7 +123,7 @@ def test_placement_flags_are_options() -> None:
 def test_context_flags_are_options() -> None:
     assert ContextMemory().changed() == {}
     given = ContextMemory(
-        cache_type_k="q8_0", flash_attn="on", kv_offload=False, rope_scale=4.0, yarn_orig_ctx=0, yarn_ext_factor=-1.0,
+        type_k="q8_0", flash_attn="on", offload_kqv=False, rope_scale=4.0, yarn_orig_ctx=0, yarn_ext_factor=-1.0,
         yarn_beta_fast=32.0,
     )  # fmt: skip
     assert given.changed() == {

@@ -47,4 +47,6 @@ def test_what_cannot_be_spoken(speaking: SpeakingModel, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     assert "none.wav" in refused(1, "speak", "Hi", "-o", out, "-m", speaking.model, "--voice", "none.wav")
     assert "projector" in refused(1, "speak", "Hi", "-o", out)
+    # Not a speech without an end.
+    assert "--n-predict must be an int from 1" in refused(1, "speak", "Hi", "-o", out, "-m", speaking.model, "-n", "0")
     assert not out.exists()

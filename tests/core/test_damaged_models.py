@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import subprocess
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.children import ROOT
+from tests.support.children import run_module
+from tests.support.damage_search import search
 from tests.support.other_memories import write_recurrent_model, write_windowed_model
 from tests.support.random_encoder import write_random_bert, write_random_t5
 from tests.support.random_model import Shape, write_random_model
 from tests.support.random_reranker import write_random_reranker
 
-SECONDS = float(os.environ.get("LLAMA_CFFI_FUZZ_SECONDS", "30"))
-"""For each model and kind of damage."""
 SMALL = Shape(n_layer=1, n_embd=64, n_head=4, n_head_kv=2, n_ff=96, n_vocab=300)
 
 MODELS: dict[str, Callable[[Path, Path], Path]] = {
@@ -39,43 +31,12 @@ MADE = ("falcon", "gpt2", "gemma3", "gpt-oss", "qwen2", "qwen2moe", "qwen3next",
 """Architectures whose models llama.cpp makes itself."""
 
 
-def run(module: str, *arguments: object) -> list[str]:
-    """The lines that a program prints."""
-    result = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=3_000,
-        check=False,
-    )
-    assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
-    return result.stdout.splitlines()
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Models of many architectures, by name."""
     folder = tmp_path_factory.mktemp("architectures")
-    return {name: folder / f"{name}.gguf" for name in run("tests.support.architectures", folder, *MADE)}
-
-
-def search(path: Path, what: str, target: Path) -> Counter[str]:
-    """Damage a model until the time is over; nothing may come of it but results and exceptions of the package."""
-    seed = random.SystemRandom().randrange(2**31)
-    print(f"{path.name}: {what} from seed {seed}")
-    end = time.monotonic() + SECONDS
-    bad: list[str] = []
-    counts: Counter[str] = Counter()
-    while time.monotonic() < end:
-        *found, last = run("tests.support.damage", path, target, what, seed, 100, 20)
-        bad += found
-        counts.update(json.loads(last)["counts"])
-        seed += 100
-    print(dict(counts))
-    assert not bad, "\n".join(bad[:5])
-    return counts
+    names = run_module("tests.support.architectures", folder, *MADE, timeout=3_000)
+    return {name: folder / f"{name}.gguf" for name in names}
 
 
 @pytest.mark.fuzz
@@ -84,7 +45,7 @@ def search(path: Path, what: str, target: Path) -> Counter[str]:
 def test_random_damage(tmp_path: Path, model: str, what: str) -> None:
     vocab = write_random_model(tmp_path / "vocab.gguf", SMALL)
     path = MODELS[model](tmp_path / "sound.gguf", vocab)
-    search(path, what, tmp_path / "damaged.gguf")
+    search(f"{path.name}: {what}", "tests.support.damage", path, tmp_path / "damaged.gguf", what)
 
 
 @pytest.mark.fuzz
@@ -92,7 +53,7 @@ def test_random_damage(tmp_path: Path, model: str, what: str) -> None:
 def test_random_damage_to_many_architectures(made: dict[str, Path], tmp_path: Path, what: str) -> None:
     assert len(made) > 15
     for path in made.values():
-        search(path, what, tmp_path / "damaged.gguf")
+        search(f"{path.name}: {what}", "tests.support.damage", path, tmp_path / "damaged.gguf", what)
 
 
 pytest_plugins = ["tests.support.models"]

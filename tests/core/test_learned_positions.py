@@ -8,14 +8,14 @@ import pytest
 
 from llama_cffi import Batch, Context, ContextOptions, Llama, Model
 from llama_cffi.errors import BatchError, ContextOverflowError
-from tests.core.test_damaged_models import run
+from tests.support.children import run_module
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 that was trained for 256 positions."""
     folder = tmp_path_factory.mktemp("gpt2")
-    assert run("tests.support.architectures", folder, "gpt2") == ["gpt2"]
+    assert run_module("tests.support.architectures", folder, "gpt2") == ["gpt2"]
     return folder / "gpt2.gguf"
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from llama_cffi import GGUFFile, Model, ModelOptions
 from llama_cffi.errors import UnsupportedError
-from tests.core.test_damaged_models import MADE, run
+from tests.core.test_damaged_models import MADE
 from tests.core.test_source import logits
+from tests.support.children import run_module
 from tests.support.random_model import Shape, write_random_model
 
 pytest_plugins = ("tests.support.models",)
@@ -48,7 +49,7 @@ def test_a_saved_model_computes_the_same(shape: Shape, tmp_path: Path) -> None:
 @pytest.mark.conformance
 def test_models_of_many_architectures(tmp_path: Path) -> None:
     """What llama.cpp makes of hyperparameters, saved twice."""
-    made = run("tests.support.architectures", tmp_path, *MADE)
+    made = run_module("tests.support.architectures", tmp_path, *MADE)
     compared = 0
     for name in made:
         with Model(tmp_path / f"{name}.gguf", PLAIN) as model:

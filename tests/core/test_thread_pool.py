@@ -18,8 +18,8 @@ import pytest
 
 from llama_cffi import Batch, Context, ContextOptions, Llama, Model, ModelOptions
 from llama_cffi.core import numa, thread_options, thread_pool
-from llama_cffi.core.cpu_topology import affinity
-from llama_cffi.core.thread_options import ThreadOptions, check_mask, ranges
+from llama_cffi.core.cpu_topology import affinity, cpu_list, cpu_ranges
+from llama_cffi.core.thread_options import ThreadOptions, check_mask
 from llama_cffi.errors import AbortedError, BusyError, InUseError, UnsupportedError
 
 pytest_plugins = ["tests.support.models"]
@@ -454,11 +454,20 @@ def test_masks(value: Any, cpus: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "0x", "0xg", "3-", "-3", "a", "1,,2", "5-1", "0x0", [], [-1], [512], "512", [0.5], [True], "0-99999", ["1"]],
+    [
+        *("", "0x", "0xg", "3-", "-3", "a", "1,,2", "5-1", "0,5-1", "0x0", "512", "0-99999"),
+        *([], [-1], [512], [0.5], [True], ["1"]),
+    ],
 )
 def test_bad_masks(value: Any) -> None:
     with pytest.raises(ValueError, match="cpu_mask"):
         check_mask("cpu_mask", value)
+
+
+def test_bytes_are_not_the_numbers_of_cpus() -> None:
+    for value in (b"0-3", bytearray(b"3"), 3):
+        with pytest.raises(TypeError, match="cpu_mask must be a text or numbers of CPUs"):
+            check_mask("cpu_mask", value)
 
 
 def test_bad_options(model: Model) -> None:
@@ -474,8 +483,9 @@ def test_bad_options(model: Model) -> None:
 
 
 def test_ranges() -> None:
-    assert ranges([8, 0, 1, 3, 2]) == "0-3,8"
-    assert ranges([]) == ""
+    assert cpu_ranges([8, 0, 1, 3, 2]) == "0-3,8"
+    assert cpu_ranges([]) == ""
+    assert cpu_list(cpu_ranges([8, 0, 1, 3, 2])) == {0, 1, 2, 3, 8}
 
 
 # -- for a while
@@ -494,6 +504,11 @@ def test_threads_are_fewer_for_a_while(model: Model) -> None:
         assert (context.threads.n, context.threads.lowered) == (2, None)
         compute(context)
         assert str(context.threads) == "2 (n_threads=2 was given)"
+        for limit in (0, -1, 0.5, True):
+            with pytest.raises(ValueError, match="limit must be an int from 1"):
+                context.lower_threads(limit)  # type: ignore[arg-type]
+        assert context.thread_limit is None
+        compute(context)
 
 
 def test_a_fork_has_the_reason_too(model: Model) -> None:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Media, Prompt
+from llama_cffi.engine.admission_policy import _WORTH_WAITING
 from llama_cffi.engine.decode_cost import DecodeCost
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.engine.scheduler import _WORTH_WAITING, Scheduler, StepPlan
+from llama_cffi.engine.scheduler import Scheduler, StepPlan
 from llama_cffi.errors import AbortedError, BusyError, ContextOverflowError, DecodeError, SamplerError, UnsupportedError
 from llama_cffi.reply.completion import Completion, FinishReason
 
@@ -550,7 +551,7 @@ def test_a_deadline_ends_its_own(wanted: list[tuple[list[int], bool]], n_batch: 
         else:
             assert list(completion.tokens) == expected
     assert engine.idle
-    assert not engine._loop._timed
+    assert not engine._loop.deadlines.watched
 
 
 def test_a_decode_that_the_deadline_stopped() -> None:

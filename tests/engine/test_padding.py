@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llama_cffi import ContextOptions, Llama
+from llama_cffi.engine.context_runner import ContextRunner
 from llama_cffi.engine.row_groups import RowGroups
-from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.errors import AbortedError, MemoryFullError
 from tests.support.other_memories import write_recurrent_model, write_windowed_model
 

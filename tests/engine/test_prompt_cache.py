@@ -254,7 +254,8 @@ def test_the_folder(tmp_path: Path, cached: MakeCached, folder: Path) -> None:
     cache.clear()
     assert names(folder) == {"notes.txt", new.name}
     assert cache.nbytes == 0
-    for bad in ({"max_bytes": 0}, {"min_tokens": 0}):
+    bad: dict[str, Any]
+    for bad in ({"max_bytes": 0}, {"min_tokens": 0}, {"max_bytes": "1"}, {"min_tokens": 8.5}, {"min_tokens": True}):
         with pytest.raises(ValueError, match="at least 1"):
             PromptCache(folder, **bad)
     with pytest.raises(OSError, match="notes"):

@@ -217,7 +217,7 @@ def test_a_deadline_ends_a_text(llm: Llama) -> None:
 
 def test_a_deadline_that_is_never_reached(llm: Llama) -> None:
     assert greedy(llm, "tana", max_seconds=60).tokens == greedy(llm, "tana").tokens
-    assert not [one for one in llm._runtime.engine._loop._timed if not one.done]
+    assert not [one for one in llm._runtime.engine._loop.deadlines.watched if not one.done]
 
 
 def test_a_deadline_in_a_prefill_leaves_others_alone(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llama_cffi.engine import runner
+from llama_cffi.engine import context_runner
 
 if TYPE_CHECKING:
     from tests.support.models import MakeLlama
@@ -27,7 +27,7 @@ def shapes(make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatch, seed: int, **
 
     found: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "perf_counter", clock)
+        patch.setattr(context_runner, "perf_counter", clock)
         llm = make_llama(n_ctx=256, **options)
         decode = llm.context.decode
 
@@ -53,7 +53,7 @@ def test_otherwise_it_does(make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatc
 def test_a_prompt_alone_never_depends_on_it(make_llama: MakeLlama, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[list[int]] = []
     for seconds in (0.001, 100.0):
-        monkeypatch.setattr(runner, "perf_counter", iter(float(i) * seconds for i in range(10_000)).__next__)
+        monkeypatch.setattr(context_runner, "perf_counter", iter(float(i) * seconds for i in range(10_000)).__next__)
         llm = make_llama(n_ctx=512, n_batch=128, n_ubatch=64, reproducible=False)
         decode = llm.context.decode
         found.append([])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llama_cffi import Batch, Context, ContextOptions, Llama, Model
 from llama_cffi.core import scorer as scorer_module
 from llama_cffi.core.scorer import Scorer
-from llama_cffi.errors import ClosedError, ContextOverflowError, PromptError, TokenError
+from llama_cffi.errors import BusyError, ClosedError, ContextOverflowError, PromptError, TokenError
 from llama_cffi.reply.scores import Score
 
 if TYPE_CHECKING:
@@ -117,6 +117,22 @@ def test_progress_and_what_it_raises(llm: Llama) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         llm.perplexity("tana nese " * 200, n_ctx=16, progress=stop)
+    assert llm.score("tana", [" nese"])[0].n_tokens
+
+
+def test_a_score_in_the_middle_of_a_score_is_refused(llm: Llama) -> None:
+    found: list[BaseException] = []
+
+    def outer() -> None:
+        try:
+            llm.perplexity("tana nese " * 200, n_ctx=16, progress=lambda _: llm.score("tana", [" nese"]) and None)
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=outer, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [type(error) for error in found] == [BusyError], "it waits for itself"
     assert llm.score("tana", [" nese"])[0].n_tokens
 
 

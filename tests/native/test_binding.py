@@ -319,7 +319,7 @@ import json, sys
 from llama_cffi import Context, ContextOptions, Model, ModelOptions
 from llama_cffi.errors import UnsupportedError
 from llama_cffi._native import lib
-from llama_cffi.core import context, model
+from llama_cffi.core import context_options, model_options
 
 class Params:
     pass
@@ -327,7 +327,7 @@ class Params:
 found = {}
 for mode in ("auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"):
     try:
-        params, _ = model._native_params(ModelOptions(load_mode=mode))
+        params, _ = model_options.native_params(ModelOptions(load_mode=mode))
         found[mode] = [params.use_mmap, params.use_mlock]
     except UnsupportedError as error:
         found[mode] = error.message
@@ -335,7 +335,7 @@ for value in ("auto", "disabled", "enabled"):
     params = lib.llama_context_default_params()
     default = params.flash_attn
     params.flash_attn = value == "disabled"
-    context._set_flash_attn(params, value)
+    context_options._set_flash_attn(params, value)
     found[value] = params.flash_attn
 print(json.dumps(found))
 """

@@ -129,7 +129,7 @@ def test_waiting_has_an_end(server: Running, monkeypatch: pytest.MonkeyPatch, st
     for sock in running:
         sock.sendall(request({**ENDLESS, "stream": True}))
     server.until(lambda stats: stats.running == 2)
-    monkeypatch.setattr(server.llm.llama._runtime.engine._loop, "_patience", 0.05)
+    monkeypatch.setattr(server.llm.llama._runtime.engine._loop.deadlines, "patience", 0.05)
     with closing(connect(server)) as sock:
         sock.sendall(request({**ENDLESS, "stream": stream}))
         status, headers, body = answer(sock)

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from llama_cffi.engine import runner
+from llama_cffi.engine import context_runner
 
 
 @pytest.fixture(scope="module")
@@ -15,5 +15,5 @@ def steady_clock() -> Iterator[None]:
     """Drafts pay then, how ever long they are, and the same ones are made every time."""
     ticks = count()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "perf_counter", lambda: float(next(ticks)))
+        patch.setattr(context_runner, "perf_counter", lambda: float(next(ticks)))
         yield

@@ -14,16 +14,16 @@ from llama_cffi.core.media.formats.checks import check_sound
 from llama_cffi.core.media.formats.sound import SoundFile, SoundFormat
 from llama_cffi.core.media.formats.sound_file import read_sound
 from llama_cffi.core.media.formats.wav import float_file, pcm16_file
-from llama_cffi.core.media.image import DIGEST_SIZE
 from llama_cffi.core.media.limits import MAX_AUDIO_BYTES
 from llama_cffi.core.media.source import naming, read_source
+from llama_cffi.core.media.value import DIGEST_SIZE, MediaValue
 from llama_cffi.errors import MediaError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Audio:
+class Audio(MediaValue):
     """A sound for a model that hears: a value, which compares, hashes and pickles by its content.
 
     ``source`` is the path of a WAV, MP3 or FLAC file, the bytes of one, a ``data:`` URL, or a float32 array of one
@@ -34,7 +34,7 @@ class Audio:
     else. Needs no library.
     """
 
-    __slots__ = ("data", "digest", "format", "n_channels", "n_samples", "sample_rate")
+    __slots__ = ("data", "format", "n_channels", "n_samples", "sample_rate")
 
     data: bytes
     """The file, or float32 samples where ``format`` is "pcm"."""
@@ -85,11 +85,14 @@ class Audio:
     ) -> None:
         found = blake2b(f"audio {kind} {sample_rate}\0".encode(), digest_size=DIGEST_SIZE)
         found.update(data)
-        for name, value in (
-            ("data", data), ("format", kind), ("sample_rate", sample_rate), ("n_channels", n_channels),
-            ("n_samples", n_samples), ("digest", found.digest()),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
+        self._hold(
+            data=data,
+            format=kind,
+            sample_rate=sample_rate,
+            n_channels=n_channels,
+            n_samples=n_samples,
+            digest=found.digest(),
+        )
 
     @property
     def seconds(self) -> float:
@@ -127,26 +130,8 @@ class Audio:
             return SoundFile("wav", self.sample_rate, 1, self.n_samples, body)
         return read_sound(self.data)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"an Audio cannot be changed: {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"an Audio cannot be changed: {name}")
-
-    def __eq__(self, other: object) -> bool:
-        return self.digest == other.digest if isinstance(other, Audio) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _audio, (self.data, self.format, self.sample_rate)
-
-    def __copy__(self) -> Audio:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Audio:
-        return self
 
     def __repr__(self) -> str:
         return f"<Audio {self.format} {self.seconds:.1f} s at {self.sample_rate}/s, {len(self.data)} bytes>"

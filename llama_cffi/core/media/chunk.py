@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_cffi._native import guard, media_ffi, media_lib
 from llama_cffi._native.handle import Handle
-from llama_cffi.core.media.image import DIGEST_SIZE
+from llama_cffi.core.media.value import DIGEST_SIZE
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.errors import MediaError
 

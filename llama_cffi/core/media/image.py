@@ -13,15 +13,14 @@ from llama_cffi.core.media.formats.checks import check_size
 from llama_cffi.core.media.formats.image_file import ImageFormat, read_size
 from llama_cffi.core.media.limits import MAX_IMAGE_BYTES
 from llama_cffi.core.media.source import naming, read_source
+from llama_cffi.core.media.value import DIGEST_SIZE, MediaValue
 from llama_cffi.errors import MediaError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DIGEST_SIZE = 16
 
-
-class Image:
+class Image(MediaValue):
     """An image for a model that sees: a value, which compares, hashes and pickles by its content.
 
     ``source`` is the path of a PNG, JPEG, GIF (its first picture), BMP, PNM or WebP file, the bytes of one, a ``data:``
@@ -33,7 +32,7 @@ class Image:
     Needs no library.
     """
 
-    __slots__ = ("data", "digest", "format", "height", "width")
+    __slots__ = ("data", "format", "height", "width")
 
     data: bytes
     """The file, or the pixels row by row where ``format`` is "rgb"."""
@@ -70,31 +69,10 @@ class Image:
     def _set(self, data: bytes, kind: ImageFormat | Literal["rgb"], width: int, height: int) -> None:
         found = blake2b(f"image {kind} {width} {height}\0".encode(), digest_size=DIGEST_SIZE)
         found.update(data)
-        for name, value in (
-            ("data", data), ("format", kind), ("width", width), ("height", height), ("digest", found.digest())
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"an Image cannot be changed: {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"an Image cannot be changed: {name}")
-
-    def __eq__(self, other: object) -> bool:
-        return self.digest == other.digest if isinstance(other, Image) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
+        self._hold(data=data, format=kind, width=width, height=height, digest=found.digest())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _image, (self.data, self.format, self.width, self.height)
-
-    def __copy__(self) -> Image:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Image:
-        return self
 
     def __repr__(self) -> str:
         return f"<Image {self.format} {self.width}x{self.height}, {len(self.data)} bytes>"
@@ -122,4 +100,4 @@ def _from_pillow(picture: Any) -> NDArray[np.uint8]:
         raise MediaError(f"{shown(picture)} cannot be decoded: {error}") from error
 
 
-__all__ = ["DIGEST_SIZE", "Image"]
+__all__ = ["Image"]

@@ -36,7 +36,6 @@ from llama_cffi.core.media.video import Video
 from llama_cffi.core.model import Model, ProgressCallback
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.errors import (
-    AbortedError,
     BusyError,
     MediaError,
     NativeError,
@@ -327,12 +326,7 @@ class Projector(NativeObject):
     def check_stopped(self) -> None:
         """Raise what a signal handler has raised during a computation, and :class:`AbortedError` after :meth:`abort` or
         the deadline."""
-        flag = self._abort
-        exception = flag.take_exception()
-        if exception is not None:
-            raise exception
-        if shutdown.begun() or flag.is_set or flag.expired:
-            self._raise_abort()
+        self._abort.check("the encoding")
 
     def _finish(self, name: str, code: int) -> None:
         """Raise unless a native call has done what it was to do."""
@@ -343,9 +337,7 @@ class Projector(NativeObject):
     def _raise_abort(self) -> None:
         if shutdown.begun():
             shutdown.refuse()
-        expired = self._abort.expired
-        self._abort.clear()
-        raise AbortedError("the deadline has passed" if expired else "the encoding was aborted")
+        raise self._abort.error("the encoding")
 
     def _rows(self, pointer: Any, chunk: MediaChunk) -> NDArray[np.float32]:
         if pointer == media_ffi.NULL:

@@ -12,8 +12,11 @@ import numpy as np
 
 from llama_cffi._native import ffi, guard, lib, log, media_ffi, media_lib
 from llama_cffi._native.handle import Handle
+from llama_cffi._util.arguments import check_text
+from llama_cffi._util.ranges import probability
 from llama_cffi._util.scalars import check_int
 from llama_cffi._util.seed import check_seed
+from llama_cffi._util.shown import shown
 from llama_cffi.core.context import Context
 from llama_cffi.core.media.audio import Audio
 from llama_cffi.core.media.bitmap import bitmap_of
@@ -109,16 +112,22 @@ class SpeechGenerator(NativeObject):
         ``voice`` is the sound of the voice to speak with. ``top_k`` and ``top_p`` choose among the details of a sound
         where the generator chooses, 0 for libmtmd's values. ``deadline`` is as for :meth:`Projector.encode`.
 
-        The text is tokenized by libmtmd, control tokens in it included. Raises :class:`MediaError` with libmtmd's
-        reason for a voice that cannot be used, a language that the model does not know and, with some kinds, an empty
-        text. Wraps ``mtmd_helper_gen_audio_set_input``.
+        The text is tokenized by libmtmd, control tokens in it included. Raises TypeError and ``ValueError`` for bad
+        arguments, and :class:`MediaError` with libmtmd's reason for a voice that cannot be used, a language that the
+        model does not know and, with some kinds, an empty text. Wraps ``mtmd_helper_gen_audio_set_input``.
         """
-        data = text.encode()
+        data = check_text("text", text).encode()
+        spoken = check_text("language", language or "").encode()
+        if b"\0" in spoken:
+            raise ValueError(f"language must not contain NUL, got {shown(language)}")
+        if not isinstance(voice, Audio | None):
+            raise TypeError(f"voice must be an Audio or None, got {shown(voice)}")
         native = media_ffi.new("struct mtmd_helper_gen_audio_inp *")
         characters = media_ffi.new("char[]", data)
-        language_name = media_ffi.new("char[]", (language or "").encode())
+        language_name = media_ffi.new("char[]", spoken)
         native.prompt, native.prompt_len, native.lang = characters, len(data), language_name
-        native.top_k, native.top_p, native.seed = check_int("top_k", top_k), top_p, check_seed(seed)
+        native.top_k, native.top_p = check_int("top_k", top_k), probability("top_p", top_p)
+        native.seed = check_seed(seed)
         native.out_type = media_lib.MTMD_HELPER_GEN_AUDIO_OUTTYPE_PCM
         stack = self.context.model.vocab.stack_for(text + " " * _WRAPPING)
         self._begun, self._state, self._n_prompt, self._seed = False, None, None, native.seed
@@ -189,10 +198,11 @@ class SpeechGenerator(NativeObject):
     def step(self, token: int, *, deadline: float | None = None) -> bool:
         """Generate a frame from the token that was chosen from the last logits; False where the speech has ended.
 
-        Afterwards the context has the logits to choose the next token from. Raises :class:`AbortedError` after the
-        deadline and :meth:`abort`, :class:`BatchError` before the prompt was read, and :class:`MediaError` with
-        libmtmd's reason when it fails. Wraps ``mtmd_helper_gen_audio_step_gen``.
+        Afterwards the context has the logits to choose the next token from. Raises :class:`TokenError` for what is not
+        a token, :class:`AbortedError` after the deadline and :meth:`abort`, :class:`BatchError` before the prompt was
+        read, and :class:`MediaError` with libmtmd's reason when it fails. Wraps ``mtmd_helper_gen_audio_step_gen``.
         """
+        (token,) = self.context.model.vocab.check_tokens([token]).tolist()
         if self._state is None:
             raise BatchError("there is no prompt, or it was not read to its end")
         # After a failure nothing can follow.
@@ -223,11 +233,13 @@ class SpeechGenerator(NativeObject):
         """Return a copy of the samples from an index on, float32 from -1 to 1 of shape ``(n,)``.
 
         Between two steps only where it is :attr:`settled`: otherwise what follows sounds different. What stops it in
-        the middle leaves noise in the samples. Raises the errors of :meth:`step`.
+        the middle leaves noise in the samples. Raises ``ValueError`` for a negative ``start``, and the errors of
+        :meth:`step`.
         Wraps ``mtmd_helper_gen_audio_get_output``.
         """
         if not self._begun:
             raise BatchError("there are no samples: call start() first")
+        start = check_int("start", start)
         rate, data = media_ffi.new("int32_t *"), media_ffi.new("char **")
         size, n = media_ffi.new("size_t *"), media_ffi.new("int64_t *")
         with self._computing(deadline) as ptr:

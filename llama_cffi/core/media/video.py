@@ -12,8 +12,9 @@ import numpy as np
 
 from llama_cffi._util.scalars import as_float
 from llama_cffi._util.shown import shown
-from llama_cffi.core.media.image import DIGEST_SIZE, Image
+from llama_cffi.core.media.image import Image
 from llama_cffi.core.media.limits import MAX_PIXELS
+from llama_cffi.core.media.value import DIGEST_SIZE, MediaValue
 from llama_cffi.errors import MediaError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ TIMESTAMP_SECONDS = 5.0
 _START = "Video:"
 
 
-class Video:
+class Video(MediaValue):
     """Pictures of one size with their times, for a model that sees: a value, as :class:`Image` is.
 
     ``frames`` are Images, or what an Image can be made of; ``times`` are seconds from the beginning, which never go
@@ -35,7 +36,7 @@ class Video:
     fit.
     """
 
-    __slots__ = ("digest", "frames", "times")
+    __slots__ = ("frames", "times")
 
     frames: tuple[Image, ...]
     """The pictures."""
@@ -65,8 +66,7 @@ class Video:
         found = blake2b(b"video", digest_size=DIGEST_SIZE)
         for image, second in zip(images, seconds, strict=True):
             found.update(image.digest + second.hex().encode())
-        for name, value in (("frames", images), ("times", seconds), ("digest", found.digest())):
-            object.__setattr__(self, name, value)
+        self._hold(frames=images, times=seconds, digest=found.digest())
 
     def parts(self) -> Iterator[Image | str]:
         """Return the frames and the texts around them, in the order of the prompt."""
@@ -79,26 +79,8 @@ class Video:
                 yield f"[{minutes}m{second - 60 * minutes:.2f}s]"
                 due += TIMESTAMP_SECONDS
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a Video cannot be changed: {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a Video cannot be changed: {name}")
-
-    def __eq__(self, other: object) -> bool:
-        return self.digest == other.digest if isinstance(other, Video) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return Video, (self.frames, self.times)
-
-    def __copy__(self) -> Video:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Video:
-        return self
 
     def __repr__(self) -> str:
         first = self.frames[0]

@@ -20,7 +20,7 @@ INFILL_NAMES = frozenset({"input_prefix", "input_suffix", "input_extra", "prompt
 
 _MAX_EXTRA = 1024
 _PRIORITY = -1
-"""Somebody is typing."""
+"""Sooner than others: a person who types waits for it."""
 
 
 async def infill(call: Call) -> Answer:

@@ -199,7 +199,7 @@ class Keeper:
     # -- those that wait
 
     async def change(self, seconds: float) -> None:
-        """Wait until any model changes, or for so many seconds."""
+        """Wait until any model changes, or for this many seconds."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._change.wait(), seconds)
 

@@ -62,7 +62,7 @@ class Link:
             self._loop.call_soon_threadsafe(lambda: self.tell("progress", value=round(part, 3)))
 
     def end_when(self, failed: Callable[[], bool]) -> None:
-        """End the process when the engine has failed: the parent starts another one, which nobody else does."""
+        """End the process when the engine has failed: the parent starts another one, which nothing else does."""
 
         async def watch() -> None:
             while not failed():
@@ -79,7 +79,7 @@ class Link:
                     os.kill(os.getpid(), _SIGNALS[order])
                 else:
                     self._orders.put_nowait(order)
-        os._exit(ORPHANED)  # nobody is left to answer
+        os._exit(ORPHANED)  # no caller is left to answer
 
 
 def die_with_parent() -> None:

@@ -112,7 +112,7 @@ class ModelProcess:
             self._process.kill()
 
     async def end(self, seconds: float, *, cut: bool = False) -> None:
-        """Let it end, and kill it after so many seconds; ``cut`` ends what it answers still with an error."""
+        """Let it end, and kill it after this many seconds; ``cut`` ends what it answers still with an error."""
         self.order("end")
         if cut:
             self.order("cut")

@@ -26,7 +26,7 @@ class Room:
     """Grants models their place in memory, one after the other.
 
     Idle models make room, those that were used longest ago first; a model that a request needs never does. ``models``
-    returns all of them, ``evict`` unloads one, and ``change`` waits until one changes, or for so many seconds.
+    returns all of them, ``evict`` unloads one, and ``change`` waits until one changes, or for this many seconds.
     """
 
     def __init__(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.support.children import ROOT
+from tests.support.children import run_module
 from tests.support.media_fuzz import write_models
 
 _PER_CHILD = 250
@@ -30,17 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def search(folder: Path, first: int, count: int) -> Counter[str]:
     """Counts of answers and exceptions; a child that ends otherwise fails the test with the last seed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.support.media_fuzz", str(folder), str(first), str(count)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert result.returncode == 0, f"code {result.returncode}\n{result.stderr[-3000:]}"
-    found = json.loads(result.stdout.splitlines()[-1])
+    *_, last = run_module("tests.support.media_fuzz", folder, first, count)
+    found = json.loads(last)
     print(first, found)
     return Counter(found["counts"])
 

@@ -4,10 +4,8 @@ process. And what a sound one takes of memory."""
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,7 +20,7 @@ from llama_cffi.cli.projector_summary import summarise_projector
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.media.projector_memory import estimate_projector
 from llama_cffi.errors import ModelFileError
-from tests.support.children import ROOT
+from tests.support.children import run_module
 from tests.support.projector_fuzz import ProjectorFile, write_kinds
 
 _PER_CHILD = 100
@@ -160,17 +158,8 @@ def test_many_changed_projectors(folder: Path, group: str) -> None:
     print(f"from seed {start}")
     counts: Counter[str] = Counter()
     for first in range(start, start + many, _PER_CHILD):
-        result = subprocess.run(
-            [sys.executable, "-m", "tests.support.projector_fuzz", str(folder), str(first), str(_PER_CHILD), *kinds],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert result.returncode == 0, f"code {result.returncode}\n{result.stderr[-3000:]}"
-        counts.update(json.loads(result.stdout.splitlines()[-1])["counts"])
+        *_, last = run_module("tests.support.projector_fuzz", folder, first, _PER_CHILD, *kinds)
+        counts.update(json.loads(last)["counts"])
     print(dict(counts))
     assert counts["answers"]
     assert counts["ModelFileError (would have crashed)"]

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from llama_cffi.errors import (
     ContextOverflowError,
     LlamaCffiError,
     MediaError,
+    TokenError,
     UnsupportedError,
 )
 from tests.support.media_kinds import tone
@@ -131,6 +133,33 @@ def test_calls_in_a_wrong_order(generator: SpeechGenerator, method: str) -> None
         generator.read(0)
     with pytest.raises(ValueError, match="n_tokens"):
         generator.read(513)
+
+
+def test_arguments_are_checked_before_libmtmd_reads_them(generator: SpeechGenerator) -> None:
+    wrong: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (TypeError, "text must be str", {"text": b"Hello"}),
+        (ValueError, "text holds a lone surrogate", {"text": "a\ud800"}),
+        (TypeError, "language must be str", {"language": 3}),
+        (ValueError, "language must not contain NUL", {"language": "de\0x"}),
+        (TypeError, "voice must be an Audio", {"voice": tone(220)}),
+        (ValueError, "top_p", {"top_p": float("nan")}),
+        (ValueError, "top_p", {"top_p": 1.5}),
+        (ValueError, "top_k", {"top_k": -1}),
+    ]
+    for kind, words, given in wrong:
+        with pytest.raises(kind, match=words):
+            generator.start(**{"text": "Hello", **given})
+    generator.start("Hello")
+    while generator.read(64):
+        pass
+    n_vocab = generator.context.n_vocab
+    for token in (-1, n_vocab, 2**31, 0.5, True, None):
+        with pytest.raises(TokenError):
+            generator.step(token)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="start"):
+        generator.samples(-1)
+    # What was refused has changed nothing.
+    assert spoken(generator, 1) == 1
 
 
 def test_contexts_that_cannot_be_used(speaking: SpeakingModel, opened: tuple[Model, Projector]) -> None:

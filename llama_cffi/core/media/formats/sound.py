@@ -23,10 +23,5 @@ class SoundFile:
     """Of one channel."""
     body: bytes
 
-    @property
-    def seconds(self) -> float:
-        """Duration."""
-        return self.n_samples / self.sample_rate
-
 
 __all__ = ["SoundFile", "SoundFormat"]
