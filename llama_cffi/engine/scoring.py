@@ -39,13 +39,13 @@ class Scoring:
         self._lock = fork_safe(threading.Lock())
         self._side: SideContext | None = None
         self._scorer: Scorer | None = None
+        self._closed = False
 
     @contextmanager
     def use(self, conditioning: Conditioning) -> Iterator[Scorer]:
         """Lend the scorer, set up to compute under a conditioning."""
         with self._lock:
-            if self._like.closed:
-                raise ClosedError("this Llama is closed")
+            self._check_open()
             if self._like.model.has_encoder:
                 raise UnsupportedError("scores are of texts that a decoder continues; this model has an encoder")
             if self._side is None or self._scorer is None:
@@ -56,13 +56,21 @@ class Scoring:
                 options = replace(options, n_ctx=n_ctx, n_seq_max=n_seq_max, kv_unified=True, n_rs_seq=0)
                 self._side = SideContext(self._like.model, options)
                 self._scorer = Scorer(self._side.context)
+                if self._closed:  # meanwhile, when there was nothing to close
+                    self._side.close()
+                    self._check_open()
             with self._side.conditioned(conditioning) as same:
                 if not same:
                     self._scorer.forget()
                 yield self._scorer
 
+    def _check_open(self) -> None:
+        if self._closed or self._like.closed:
+            raise ClosedError("this Llama is closed")
+
     def close(self) -> None:
         """Stop what is computed there, and free it."""
+        self._closed = True
         if self._side is not None:
             self._side.close()
 

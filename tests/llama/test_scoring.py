@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from llama_cffi import Batch, Context, ContextOptions, Llama, Model
 from llama_cffi.core import scorer as scorer_module
 from llama_cffi.core.scorer import Scorer
+from llama_cffi.engine import scoring as scoring_module
+from llama_cffi.engine.side_context import SideContext
 from llama_cffi.errors import ClosedError, ContextOverflowError, PromptError, TokenError
 from llama_cffi.reply.scores import Score
 
@@ -290,3 +292,17 @@ def test_a_closed_llama_scores_nothing_and_keeps_nothing(model: Model) -> None:
         with pytest.raises(ClosedError):
             question()
     gc.collect()
+
+
+def test_a_llama_that_closes_while_the_context_of_scores_opens(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, opened = Llama(model, n_ctx=64, n_threads=1), list[SideContext]()
+
+    def closing(*args: Any, **options: Any) -> SideContext:
+        llm.close()
+        opened.append(SideContext(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(scoring_module, "SideContext", closing)
+    with pytest.raises(ClosedError):
+        llm.score("tana", [" nese"])
+    assert opened[0].context.closed
