@@ -164,6 +164,43 @@ def test_the_reply_goes_on_from_its_beginning(ask: Ask) -> None:
     assert ask(CHAT, {**asked, "echo": True}).json()["choices"][0]["message"]["content"] == f"Once upon{new}"
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"guided_grammar": "no grammar"}, "guided_grammar"),
+        (CHAT, {"grammar": "no grammar"}, "grammar"),
+        (CHAT, {"guided_json": {"type": "thing"}}, "guided_json"),
+        (CHAT, {"logit_bias": {"99999": 1}}, "logit_bias"),
+        ("/v1/completions", {"prompt": "a", "stop_token_ids": [99999]}, "stop_token_ids"),
+        ("/v1/completions", {"prompt": [99999], "stop": ["a"]}, "prompt"),
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 5000}]}, "messages"),
+        ("/v1/completions", {"prompt": "word " * 5000}, "prompt"),
+        ("/completion", {"prompt": "a", "json_schema": {"minimum": "low"}}, "json_schema"),
+        ("/v1/responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": {"type": 1}}}}, "text"),
+    ],
+)
+def test_what_the_package_refuses_has_the_name_of_the_field(
+    ask: Ask, path: str, fields: dict[str, Any], param: str
+) -> None:
+    body = {**({"messages": USER} if path == CHAT else {}), "max_tokens": 3, **fields}
+    if path == "/v1/responses":
+        body.pop("max_tokens")
+    refused = ask(path, body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+    form = {"format": {"type": "json_schema", "schema": {"type": "thing"}}}
+    refused = ask("/v1/messages", {"messages": USER, "max_tokens": 3, "output_config": form})
+    assert refused.json()["error"]["message"].startswith("output_config: schema")
+
+
+def test_a_field_without_effect_does_not_limit_logprobs(ask: Ask) -> None:
+    asked = {"messages": USER, "max_tokens": 3, "logprobs": True, "best_of": 10**9, "prompt": ["a"] * 10**5}
+    whole = ask(CHAT, asked)
+    assert whole.status_code == 200, whole.text
+    assert len(whole.json()["choices"][0]["logprobs"]["content"]) > 0
+    del asked["max_tokens"]
+    assert ask(CHAT, {**asked, "stop": ["a", "e"]}).json()["usage"]["completion_tokens"] > 0
+
+
 def test_logprobs_are_those_of_the_text(ask: Ask) -> None:
     asked = {"messages": USER, "max_tokens": 30, "seed": 4, "temperature": 1, "logprobs": True, "top_logprobs": 2,
              "stop": ["the"]}  # fmt: skip

@@ -113,6 +113,8 @@ def test_voices(server: Served, llm: Llama, expected: Audio) -> None:
         ({"instructions": "sadly"}, "instructions", "unsupported_parameter"),
         ({"max_frames": 0}, "max_frames", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_type"),
+        ({"stream_format": "sse", "sse_ping_interval": "often"}, "sse_ping_interval", "invalid_type"),
+        ({"stream_format": "sse", "sse_ping_interval": -2}, "sse_ping_interval", "invalid_value"),
     ],
 )
 def test_fields_that_cannot_be_honored(server: Served, fields: dict[str, Any], param: str, code: str) -> None:
