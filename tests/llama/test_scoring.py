@@ -306,3 +306,18 @@ def test_a_llama_that_closes_while_the_context_of_scores_opens(model: Model, mon
     with pytest.raises(ClosedError):
         llm.score("tana", [" nese"])
     assert opened[0].context.closed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n_batch": 16}, {"n_batch": 3, "n_seq_max": 2}, {"n_batch": 1, "n_seq_max": 1}, {"n_ctx": 12, "n_seq_max": 1}],
+)
+def test_small_batches_and_contexts(model: Model, llm: Llama, options: dict[str, Any]) -> None:
+    continuations = ["nese", "roki mupo", "tara", "mi"] * 6
+    expected, whole = llm.score("tana", continuations), llm.perplexity("tana nese roki mupo", n_ctx=4)
+    vectors = llm.embed(["tana", "nese roki"], pooling="last").array
+    with Llama(model, n_threads=1, **{"n_ctx": 64, **options}) as small:
+        found = small.score("tana", continuations)
+        assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-3)
+        assert small.perplexity("tana nese roki mupo", n_ctx=4).value == pytest.approx(whole.value, rel=1e-3)
+        np.testing.assert_allclose(small.embed(["tana", "nese roki"], pooling="last").array, vectors, atol=1e-3)
