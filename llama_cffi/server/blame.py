@@ -8,12 +8,13 @@ from typing import Any
 
 from llama_cffi import errors as err
 
+_PROMPTS = ("prompt", "messages", "input", "content", "tokens")
 _OPTIONS = (
     (err.ToolError, ("tools",)),
     (err.GrammarError, ("grammar", "schema")),
     (err.SchemaError, ("schema",)),
     (err.AdapterError, ("adapters",)),
-    ((err.PromptError, err.TokenizeError, err.TokenError), ("messages", "prompt", "input", "content")),
+    ((err.PromptError, err.TokenizeError, err.TokenError), _PROMPTS),
 )
 """Options that exceptions are about which do not begin with a name, the first one that was given."""
 _PLACE = re.compile(r"([a-z_]+)(?:[.\[]\w+\]?)*")
@@ -27,6 +28,8 @@ def field_of(error: BaseException, body: Mapping[str, Any], given: Mapping[str, 
     if place is not None and place[1] in body:
         return place[0]
     options = next((options for kind, options in _OPTIONS if isinstance(error, kind)), ())
+    if place is not None and place[1] == "prompt":  # which other dialects call otherwise
+        options = _PROMPTS
     return next((given.get(one, one) for one in options if one in given or one in body), None)
 
 

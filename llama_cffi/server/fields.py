@@ -262,6 +262,8 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
             continue
         value = _read(field, name, body[name], facts)
         if value is None:
+            if facts.lenient:  # a wrong value is taken as none, also where the body is looked at
+                del body[name]
             continue
         if field.option in options:
             raise wrong(name, f"and {given[field.option]} cannot both be given")
