@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.ranges import MAX_HISTORY
 from llama_cffi.engine.request import MAX_PRIORITY
+from llama_cffi.errors import LlamaCffiError
 from llama_cffi.server.adapters import adapter_named, read_lora
 from llama_cffi.server.defaults import add_defaults
 from llama_cffi.server.limits import bound_entries
-from llama_cffi.server.problem import Problem, unsupported, wrong
+from llama_cffi.server.problem import Problem, row_of, unsupported, wrong
 from llama_cffi.server.schemas import GBNF_BYTES, checked_schema, response_schema, structured_outputs
 from llama_cffi.server.values import (
     Facts,
@@ -285,6 +286,8 @@ def _read(field: Field, name: str, value: Any, facts: Facts) -> Any:
             raise
         # Of what has no number near it the default is taken.
         return None if problem.nearest is None else _read(field, name, problem.nearest, facts)
+    except LlamaCffiError as error:
+        raise wrong(name, error.message, code=row_of(type(error)).code) from None
 
 
 def _leave_out(call: Call, name: str) -> None:

@@ -169,6 +169,8 @@ def test_the_reply_goes_on_from_its_beginning(ask: Ask) -> None:
     [
         (CHAT, {"guided_grammar": "no grammar"}, "guided_grammar"),
         (CHAT, {"grammar": "no grammar"}, "grammar"),
+        (CHAT, {"guided_grammar": " "}, "guided_grammar"),
+        (CHAT, {"dry_sequence_breakers": ["\0"]}, "dry_sequence_breakers"),
         (CHAT, {"guided_json": {"type": "thing"}}, "guided_json"),
         (CHAT, {"logit_bias": {"99999": 1}}, "logit_bias"),
         ("/v1/completions", {"prompt": "a", "stop_token_ids": [99999]}, "stop_token_ids"),
