@@ -92,7 +92,7 @@ class Runtime:
         """Whether the author's sampling parameters are the defaults of calls."""
         if model.has_encoder and model.has_decoder:
             # The decoder reads what the encoder leaves of each token; what embeds has contexts of its own.
-            options = replace(options, pooling="none")
+            options = replace(options, pooling=None if model.pooling in (None, "none") else "none")
         self.context = Context(model, options)
         # An encoder alone generates nothing, but it embeds.
         self._engine: Engine | None = None

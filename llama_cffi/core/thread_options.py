@@ -145,7 +145,11 @@ def check_mask(name: str, value: Any) -> tuple[int, ...]:
                 f'{name} must be ranges of CPUs such as "0-3,8", a hexadecimal mask such as "0xff", or numbers of '
                 f"CPUs, got {shown(value)}"
             ) from None
-    elif isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray)) and getattr(value, "shape", None) != ():
+    elif (
+        isinstance(value, Iterable)
+        and not isinstance(value, (bytes, bytearray))
+        and getattr(value, "shape", None) != ()
+    ):
         numbers = [as_int(one) for one in value]
         if None in numbers:
             raise ValueError(f"{name} must have the numbers of CPUs, got {shown(value)}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llama_cffi import errors as err
+from llama_cffi.server.problem import Problem, problem_of
 
 _PROMPTS = ("prompt", "messages", "input", "content", "tokens")
 _OPTIONS = (
@@ -20,8 +21,18 @@ _OPTIONS = (
 _PLACE = re.compile(r"([a-z_]+)(?:[.\[]\w+\]?)*")
 
 
-def field_of(error: BaseException, body: Mapping[str, Any], given: Mapping[str, str]) -> str | None:
-    """Return the field, or a place in it; None where that is not known. ``given`` has the fields by their options."""
+def problem_about(error: BaseException, request_id: str, body: Mapping[str, Any], given: Mapping[str, str]) -> Problem:
+    """Return what an exception is to the client, with the field that it is about where that is known.
+
+    ``given`` has the names of fields by the options that they became.
+    """
+    problem = problem_of(error, request_id)
+    if problem.param is None and problem.status < 500:
+        problem.param = _field_of(error, body, given)
+    return problem
+
+
+def _field_of(error: BaseException, body: Mapping[str, Any], given: Mapping[str, str]) -> str | None:
     place = _PLACE.match(error.message if isinstance(error, err.LlamaCffiError) else str(error))
     if place is not None and place[1] in given:
         return given[place[1]]
@@ -33,4 +44,4 @@ def field_of(error: BaseException, body: Mapping[str, Any], given: Mapping[str, 
     return next((given.get(one, one) for one in options if one in given or one in body), None)
 
 
-__all__ = ["field_of"]
+__all__ = ["problem_about"]

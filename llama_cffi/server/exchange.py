@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from llama_cffi.server.blame import field_of
+from llama_cffi.server.blame import problem_about
 from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
 from llama_cffi.server.deadline import within
 from llama_cffi.server.problem import Dialect, Problem, problem_of
@@ -143,9 +143,10 @@ class Endpoint:
             answer = problem_answer(cut_off(), self.dialect, facts["request_id"])
         except Exception as error:
             request_id = facts["request_id"]
-            problem = problem_of(error, request_id)
-            if call is not None and problem.param is None and problem.status < 500:
-                problem.param = field_of(error, call.body, call.given)
+            if call is not None:
+                problem = problem_about(error, request_id, call.body, call.given)
+            else:
+                problem = problem_of(error, request_id)
             answer = problem_answer(problem, self.dialect, request_id)
         facts["status"] = await answer.send(send, facts["reply_headers"])
 
