@@ -88,9 +88,9 @@ def read_causal_attn(ptr: Any, model: Model, options: ContextOptions) -> bool:
 def fit_memory(params: Any, model: Model) -> None:
     """Let a batch be one micro-batch where layers have a sliding window.
 
-    Raises :class:`UnsupportedError` for a divided memory of an encoder-decoder. llama.cpp finds room for all micro-batches of a batch before it computes the first one, and forgets right then what
+    llama.cpp finds room for all micro-batches of a batch before it computes the first one, and forgets right then what
     the later ones overwrite and what is older than that: the first ones would miss a part of their windows. That is so
-    with ``swa_full``, too.
+    with ``swa_full``, too. Raises :class:`UnsupportedError` for a divided memory of an encoder-decoder.
     """
     if model.has_encoder and model.has_decoder and params.n_seq_max > 1 and not params.kv_unified:
         raise UnsupportedError("kv_unified=False needs n_seq_max=1 with an encoder-decoder model")
