@@ -41,7 +41,7 @@ def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[
 
 def _token(key: int, vocab: Vocab) -> list[int]:
     try:
-        return vocab.check_tokens([key]).tolist()
+        return [int(token) for token in vocab.check_tokens([key])]
     except TokenError as error:
         error.message = f"logit_bias: {error.message}"
         raise
