@@ -85,7 +85,7 @@ class Calls:
         self._speaking = ThreadPool(1)
         self._stops: dict[Future[None], Callable[[], object]] = {}
         self._deliveries: dict[int, Delivery] = {}
-        self._running = Running()
+        self.running = Running()
         """Requests, jobs of the threads, and what waits for room in the queue."""
         self._draining = False
         self._forked = False
@@ -96,7 +96,7 @@ class Calls:
 
     def _refuse(self) -> None:
         # The threads did not survive the fork.
-        self._forked, self._running, self._stops = True, Running(), {}
+        self._forked, self.running, self._stops = True, Running(), {}
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
@@ -156,10 +156,10 @@ class Calls:
             raise
         try:
             try:
-                self._running.add(job)
-                job.add_done_callback(self._running.remove)
+                self.running.add(job)
+                job.add_done_callback(self.running.remove)
             except BaseException:  # a signal handler, maybe between the two
-                self._running.remove(job)
+                self.running.remove(job)
                 raise
             if pool is self._compiling and self._max_compile_seconds is not None:
                 return await within(self._max_compile_seconds, job, began)
@@ -194,8 +194,8 @@ class Calls:
             raise
         stops = self._stops
         stops[job] = stop
-        self._running.add(job)
-        job.add_done_callback(self._running.remove)
+        self.running.add(job)
+        job.add_done_callback(self.running.remove)
         job.add_done_callback(lambda done: stops.pop(done, None))
         if self.closed:
             stop()
@@ -280,7 +280,7 @@ class Calls:
         if sequence is not None:
             return sequence
         waiting = _InLine(delivery.loop)
-        self._running.add(waiting)
+        self.running.add(waiting)
         return waiting
 
     def _try(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | None:
@@ -291,9 +291,9 @@ class Calls:
             if self._wait_when_full:
                 return None
             raise
-        self._running.add(sequence)
+        self.running.add(sequence)
         if sequence.done:  # maybe before it was noted
-            self._running.remove(sequence)
+            self.running.remove(sequence)
         if self.closed:
             self._abandon(sequence)
         return sequence
@@ -305,7 +305,7 @@ class Calls:
             try:
                 sequence = await self._submit_when_room(prepared, delivery)
             finally:
-                self._running.remove(submitted)
+                self.running.remove(submitted)
         else:
             sequence = submitted
         return Started(self._runtime.engine, delivery, sequence, Reading(prepared.reader))
@@ -323,7 +323,7 @@ class Calls:
 
     def _abandon(self, submitted: RunningSequence | _InLine | None) -> None:
         if isinstance(submitted, _InLine):
-            self._running.remove(submitted)
+            self.running.remove(submitted)
         elif submitted is not None and not self._runtime.closed:
             self._runtime.engine.abandon(submitted)
 
@@ -335,9 +335,9 @@ class Calls:
             for key, one in tuple(self._deliveries.items()):
                 if one.loop.is_closed():
                     self._deliveries.pop(key, None)
-            running = self._running
+            running = self.running
             forget = partial(_forget_lost, running)
-            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon, running.remove, forget)
+            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon, running.end, forget)
         return found
 
     # -- the end
@@ -354,13 +354,13 @@ class Calls:
     async def drain(self, timeout: float | None) -> None:
         """See :meth:`AsyncLlama.drain`."""
         self._draining = True
-        _forget_lost(self._running)
-        await self._running.wait(timeout)
+        _forget_lost(self.running)
+        await self.running.wait(timeout)
 
     def close(self) -> None:
         """Cancel what runs, and take no more."""
         self.closed = True
-        for one in self._running:
+        for one in self.running:
             if not isinstance(one, (Future, _InLine)):
                 self._abandon(cast("RunningSequence", one))
         for delivery in tuple(self._deliveries.values()):

@@ -47,6 +47,8 @@ def speak(
     model: options.Model = None,
     mmproj: options.Mmproj = "auto",
     placement: Placement = PLACEMENT,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     temperature: Annotated[
@@ -72,6 +74,8 @@ def speak(
         mmproj=projector_source(model, mmproj),
         n_ctx=ctx_size,
         n_threads=arguments.positive(threads),
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=placement.options(),
     )
     with (

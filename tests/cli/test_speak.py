@@ -32,6 +32,8 @@ def test_a_text_becomes_a_file(speaking: SpeakingModel, tmp_path: Path) -> None:
         expected = llm.speak("Hello there", voice=voice, seed=3, max_frames=4)
     assert out.read_bytes() == expected.wav()
     assert (report["frames"], report["finish_reason"], report["sample_rate"]) == (4, "length", 24000)
+    run("speak", "Hello there", "-o", tmp_path / "other.wav", "--voice", voice, "--isolate", *given)
+    assert (tmp_path / "other.wav").read_bytes() == out.read_bytes()
     assert report["seconds"] == Audio(out).seconds == 4 * 0.08
 
 
