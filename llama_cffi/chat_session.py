@@ -86,17 +86,17 @@ class Conversation(ProcessBound, Generic[C]):
         """Add what was asked and the reply to it, if the chunk has one that was not cancelled."""
         reply = chunk.reply
         if reply is not None and reply.finish_reason is not FinishReason.CANCELLED:
-            if self._messages != asked[: len(self._messages)] or len(asked) - len(self._messages) > 1:
-                raise BusyError("the conversation was changed during this turn: run one turn at a time, or use fork()")
-            self._messages = [*asked, reply.message]
+            self._said(asked, [reply.message])
         return chunk
 
-    def _tools_spec(self, text: Content, options: ToolOptions) -> ToolsSpec:
-        return ToolsSpec(self._asked(text, "user"), cast("ToolOptions", {**self._options, **options}))
+    def _tools_spec(self, asked: list[dict[str, Any]], options: ToolOptions) -> ToolsSpec:
+        return ToolsSpec(asked, cast("ToolOptions", {**self._options, **options}))
 
-    def _said(self, text: Content, messages: list[dict[str, Any]]) -> None:
-        """Add a message of the user and everything that was said then."""
-        self._messages = [*self._asked(text, "user"), *messages]
+    def _said(self, asked: list[dict[str, Any]], messages: list[dict[str, Any]]) -> None:
+        """Add what was asked and everything that was said then."""
+        if self._messages != asked[: len(self._messages)] or len(asked) - len(self._messages) > 1:
+            raise BusyError("the conversation was changed during this turn: run one turn at a time, or use fork()")
+        self._messages = [*asked, *messages]
 
     def add(self, message: Message) -> None:
         """Add a message without asking for a reply."""
@@ -183,21 +183,22 @@ class ChatSession(Conversation[Chatter]):
 
         Everything said is added at the end. When anything is raised, the conversation is as before.
         """
-        loop = self._loop(text, options)
-        run = loop.run()
-        self._said(text, run.messages)
+        asked = self._asked(text, "user")
+        run = self._loop(asked, options).run()
+        self._said(asked, run.messages)
         return run
 
     def stream_tools(self, text: Content, **options: Unpack[ToolOptions[P]]) -> Iterator[ReplyChunk[P] | ToolResult]:
         """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
-        return self._follow_loop(text, self._loop(text, options))
+        asked = self._asked(text, "user")
+        return self._follow_loop(asked, self._loop(asked, options))
 
-    def _follow_loop(self, text: Content, loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:
+    def _follow_loop(self, asked: list[dict[str, Any]], loop: ToolLoop) -> Iterator[ReplyChunk | ToolResult]:
         yield from loop
-        self._said(text, loop.dialogue.messages)
+        self._said(asked, loop.dialogue.messages)
 
-    def _loop(self, text: Content, options: ToolOptions) -> ToolLoop:
-        spec = self._tools_spec(text, options)
+    def _loop(self, asked: list[dict[str, Any]], options: ToolOptions) -> ToolLoop:
+        spec = self._tools_spec(asked, options)
         return ToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
 
 

@@ -90,6 +90,9 @@ class Runtime:
         self.draft: OpenDraft | None = None
         self.model_sampling = True
         """Whether the author's sampling parameters are the defaults of calls."""
+        if model.has_encoder and model.has_decoder:
+            # The decoder reads what the encoder leaves of each token; what embeds has contexts of its own.
+            options = replace(options, pooling=None if model.pooling in (None, "none") else "none")
         self.context = Context(model, options)
         if media is not None:
             media.compute_beside(self.context)

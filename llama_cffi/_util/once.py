@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
+from llama_cffi._util.fork import fork_safe
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ class once(Generic[T]):
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
         self._made = False
         self._value: T | None = None
 

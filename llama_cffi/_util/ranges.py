@@ -116,13 +116,14 @@ def breakers(texts: Sequence[str]) -> list[bytes]:
 
 def _breaker(text: str) -> bytes:
     if not isinstance(text, str) or not text:
-        raise SamplerError(f"a sequence breaker must be a non-empty string, got {shown(text)}")
+        raise SamplerError(f"dry_sequence_breakers: a sequence breaker must be a non-empty string, got {shown(text)}")
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
         raise SamplerError(f"the sequence breaker {text!r} holds a lone surrogate at index {error.start}") from None
     if b"\0" in data or len(data) > MAX_BREAKER:
-        raise SamplerError(f"a sequence breaker must have at most {MAX_BREAKER} bytes and no NUL, got {shown(text)}")
+        allowed = f"at most {MAX_BREAKER} bytes and no NUL"
+        raise SamplerError(f"dry_sequence_breakers: a sequence breaker must have {allowed}, got {shown(text)}")
     return data
 
 

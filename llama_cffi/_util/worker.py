@@ -10,6 +10,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llama_cffi._util.fork import fork_safe
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -19,7 +21,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _PAGE = 1 << 16
-_stack_size_lock = threading.Lock()
+_stack_size_lock = fork_safe(threading.Lock())
 
 
 def work_off(jobs: Iterable[Job], workers: Sequence[Callable[[Job], None]], stop: Callable[[], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
@@ -15,6 +15,7 @@ from llama_cffi._util.fork import after_fork, made_elsewhere
 from llama_cffi._util.progress import Progress, reporting
 from llama_cffi._util.worker import ThreadPool
 from llama_cffi.aio.delivery import Delivery
+from llama_cffi.aio.jobs import Late, within
 from llama_cffi.aio.running import Running
 from llama_cffi.aio.stream import AsyncStream, Started
 from llama_cffi.errors import ClosedError, QueueFullError, SchemaError
@@ -24,6 +25,7 @@ from llama_cffi.reply.reader import Reading
 if TYPE_CHECKING:
     from llama_cffi.engine.running_sequence import RunningSequence
     from llama_cffi.options import WhenFull
+    from llama_cffi.prepare.generation import PreparedTexts
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.runtime import Runtime
 
@@ -39,41 +41,15 @@ N_COMPUTING = 4
 """Threads that wait for vectors and scores, which have contexts of their own."""
 
 
-async def on_thread(call: Callable[[], T]) -> T:
-    """Return what a rare call returns, made on a thread of its own; unlike asyncio's, also at the end of a process."""
-    pool = ThreadPool(1)
-    try:
-        return await asyncio.wrap_future(pool.submit(call))
-    finally:
-        pool.shutdown()
-
-
 class _Cancelled(Exception):
     """Ends a computation whose task was cancelled."""
 
 
-class _Late(Exception):
-    """A call has taken too long."""
-
-
-async def _within(seconds: float, job: Future[T], began: list[float]) -> T:
-    """Return what a job returns that has begun when it is told there; :class:`_Late` when it takes longer."""
-    future = asyncio.wrap_future(job)
-    while not future.done():
-        left = seconds - (monotonic() - began[0] if began else 0.0)
-        if left <= 0:
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise _Late
-        try:
-            await asyncio.wait({future}, timeout=left)
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-    return future.result()
-
-
 class _InLine:
-    """Stands for a request that waits for room in the queue."""
+    """Stands for a request of a coroutine of a loop that waits for room in the queue."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
 
 
 class _Preparation(Generic[T]):
@@ -178,16 +154,20 @@ class Calls:
         except RuntimeError:
             self._check_open(begun=begun)  # another loop closed it meanwhile
             raise
-        self.running.add(job)
-        job.add_done_callback(self.running.remove)
         try:
+            try:
+                self.running.add(job)
+                job.add_done_callback(self.running.remove)
+            except BaseException:  # a signal handler, maybe between the two
+                self.running.remove(job)
+                raise
             if pool is self._compiling and self._max_compile_seconds is not None:
-                return await _within(self._max_compile_seconds, job, began)
+                return await within(self._max_compile_seconds, job, began)
             return await asyncio.wrap_future(job)
-        except (asyncio.CancelledError, _Late) as error:
+        except BaseException as error:
             if undo is not None:
                 job.add_done_callback(partial(_undo, undo))
-            if isinstance(error, _Late):
+            if isinstance(error, Late):
                 limit = f"{self._max_compile_seconds:g} seconds"
                 raise SchemaError(f"the schema, the grammar or the tools take more than {limit} to compile") from None
             raise
@@ -203,17 +183,22 @@ class Calls:
         return self._runtime
 
     def speak(self, call: Callable[[], None], stop: Callable[[], object]) -> None:
-        """Make a call on the thread for speech, after those before it; ``stop`` ends it early."""
-        self._check_open()
+        """Make a call on the thread for speech, after those before it; ``stop`` ends it early. Any thread may call it,
+        as part of a call that has begun.
+        """
+        self._check_open(begun=True)
         try:
             job = self._speaking.submit(partial(copy_context().run, call))
         except RuntimeError:
-            self._check_open()  # another loop closed it meanwhile
+            self._check_open(begun=True)  # another loop closed it meanwhile
             raise
-        self._stops[job] = stop
+        stops = self._stops
+        stops[job] = stop
         self.running.add(job)
-        for done in (self.running.remove, partial(_forget, self._stops)):
-            job.add_done_callback(done)
+        job.add_done_callback(self.running.remove)
+        job.add_done_callback(lambda done: stops.pop(done, None))
+        if self.closed:
+            stop()
 
     # -- requests
 
@@ -228,29 +213,32 @@ class Calls:
         prepared, submitted = await self._on(self._pool(prepare), work, lambda done: self._abandon(done[1]))
         return await self._started(prepared, submitted, delivery)
 
-    async def run(self, parts: Sequence[Prepared[Chunk]]) -> list[Completion]:
-        """Compute requests together and return their completions, before any reader has judged them.
-
-        What fails raises and cancels the others.
-        """
+    async def run(self, prepare: Callable[[], PreparedTexts]) -> Completion | list[Completion]:
+        """Prepare requests, compute them together and return the answer. What fails raises and cancels the others."""
         delivery = self._delivery()
         streams: list[AsyncStream[Chunk]] = []
         submitted: list[RunningSequence | _InLine] = []
 
-        def work() -> None:
-            for one in parts:
-                submitted.append(self._submit(one, delivery))
+        def work() -> PreparedTexts:
+            prepared = prepare()
+            try:
+                for one in prepared.parts:
+                    submitted.append(self._submit(one, delivery))
+            except BaseException:
+                undo()  # the task may be gone
+                raise
+            return prepared
 
-        def undo(_: None = None) -> None:
+        def undo(_: PreparedTexts | None = None) -> None:
             for sent in submitted:
                 self._abandon(sent)
 
         try:
-            await self.call(work, undo)
-            for one, sent in zip(parts, submitted, strict=True):
+            prepared = await self._on(self._pool(prepare), work, undo)
+            for one, sent in zip(prepared.parts, submitted, strict=True):
                 started = await self._started(one, sent, delivery)
                 streams.append(AsyncStream.of(started._replace(reading=Reading(None))))
-            return [await stream.result() for stream in streams]
+            return prepared.answer([await stream.result() for stream in streams])
         finally:
             undo()
             for stream in streams:
@@ -291,7 +279,7 @@ class Calls:
         sequence = None if delivery.line.locked() else self._try(prepared, delivery)
         if sequence is not None:
             return sequence
-        waiting = _InLine()
+        waiting = _InLine(delivery.loop)
         self.running.add(waiting)
         return waiting
 
@@ -347,7 +335,9 @@ class Calls:
             for key, one in tuple(self._deliveries.items()):
                 if one.loop.is_closed():
                     self._deliveries.pop(key, None)
-            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon, self.running.end)
+            running = self.running
+            forget = partial(_forget_lost, running)
+            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon, running.end, forget)
         return found
 
     # -- the end
@@ -364,6 +354,7 @@ class Calls:
     async def drain(self, timeout: float | None) -> None:
         """See :meth:`AsyncLlama.drain`."""
         self._draining = True
+        _forget_lost(self.running)
         await self.running.wait(timeout)
 
     def close(self) -> None:
@@ -383,8 +374,11 @@ class Calls:
             self._computing.shutdown()
 
 
-def _forget(stops: dict[Future[None], Callable[[], object]], job: Future[None]) -> None:
-    stops.pop(job, None)
+def _forget_lost(running: Running) -> None:
+    """Forget what waits for room in a loop that was closed."""
+    for one in running:
+        if isinstance(one, _InLine) and one.loop.is_closed():
+            running.remove(one)
 
 
 def _same(value: T) -> T:
@@ -397,4 +391,4 @@ def _undo(undo: Callable[[T], object], job: Future[T]) -> None:
             undo(job.result())
 
 
-__all__ = ["Calls", "on_thread"]
+__all__ = ["Calls"]

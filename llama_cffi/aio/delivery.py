@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Event, Future, Lock
+from asyncio import AbstractEventLoop, Event, Future, Lock, get_running_loop
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from llama_cffi.engine.running_sequence import RunningSequence
 
@@ -14,8 +13,9 @@ class Delivery:
     """Wakes the coroutines of one event loop, with one call into the loop for each step.
 
     It is a listener of sequences, called on the thread that computes. A slow loop gets the chunks of several steps in
-    one call. When the loop is closed, ``abandon`` ends the sequences that cannot be read any more. ``ended`` is called
-    on the thread that computes with each sequence that has ended.
+    one call. When the loop is closed, ``abandon`` ends the sequences that cannot be read any more, and ``closed`` is
+    called when there is room for a call that waits no more. ``ended`` is called on the thread that computes with each
+    sequence that has ended.
     """
 
     def __init__(
@@ -23,6 +23,7 @@ class Delivery:
         loop: AbstractEventLoop,
         abandon: Callable[[RunningSequence], object],
         ended: Callable[[RunningSequence], object],
+        closed: Callable[[], object],
     ) -> None:
         self.loop = loop
         self.line = Lock()
@@ -31,6 +32,7 @@ class Delivery:
         """Set when there may be room again."""
         self._abandon = abandon
         self._ended = ended
+        self._closed = closed
         self._news: deque[RunningSequence] = deque()
         self._scheduled = False
         self._waiting: dict[RunningSequence, Future[None]] = {}
@@ -55,8 +57,10 @@ class Delivery:
 
     def tell_of_room(self) -> None:
         """Wake the call that waits for room. Any thread may call it."""
-        with suppress(RuntimeError):  # the loop is closed
+        try:
             self.loop.call_soon_threadsafe(self.room.set)
+        except RuntimeError:  # the loop is closed
+            self._closed()
 
     def _abandon_all(self) -> None:
         while self._news:
@@ -75,6 +79,8 @@ class Delivery:
         """Return when there is news of a sequence that came after this call. One task at a time waits for each."""
         if sequence in self._waiting:
             raise RuntimeError("another task is waiting for this stream")
+        if get_running_loop() is not self.loop:
+            raise RuntimeError("this stream was started in another event loop, which alone can read it")
         self._waiting[sequence] = future = self.loop.create_future()
         try:
             await future

@@ -11,7 +11,8 @@ from llama_cffi import options as opt
 from llama_cffi._util.closing import AsyncClosing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
-from llama_cffi.aio.calls import Calls, on_thread
+from llama_cffi.aio.calls import Calls
+from llama_cffi.aio.jobs import on_thread
 from llama_cffi.aio.speech import AsyncSpeaking
 from llama_cffi.aio.stream import AsyncStream
 from llama_cffi.aio.tool_loop import AsyncToolLoop
@@ -130,8 +131,7 @@ class AsyncLlama(AsyncSpeaking, AsyncClosing, ProcessBound):
     ) -> Completion[P] | list[Completion[P]]:
         """Continue a prompt, or several; see :meth:`Llama.generate`."""
         asked = spec.GenerateSpec.of(prompt, options, n=n, best_of=best_of)
-        prepared = await self._calls.call(self._calls.prepare(generation.prepare_texts, asked))
-        return prepared.answer(await self._calls.run(prepared.parts))
+        return await self._calls.run(self._calls.prepare(generation.prepare_texts, asked))
 
     @takes_options(opt.GenerateOptions)
     async def map(

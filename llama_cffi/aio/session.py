@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sized
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llama_cffi.aio.tool_loop import AsyncToolLoop
 from llama_cffi.chat_session import Conversation
@@ -55,22 +55,23 @@ class AsyncChatSession(Conversation[AsyncChatter]):
 
     async def run_tools(self, text: Content, **options: Unpack[ToolOptions[P]]) -> ToolRun[P]:
         """Generate replies and call the tools that they ask for; see :meth:`AsyncLlama.run_tools`."""
-        loop = self._loop(text, options)
-        run = await loop.run()
-        self._said(text, run.messages)
+        asked = self._asked(text, "user")
+        run = await self._loop(asked, options).run()
+        self._said(asked, run.messages)
         return run
 
     async def stream_tools(
         self, text: Content, **options: Unpack[ToolOptions[P]]
     ) -> AsyncIterator[ReplyChunk[P] | ToolResult]:
         """Run tools as :meth:`run_tools` does, as an iterator of chunks and results."""
-        loop = self._loop(text, options)
+        asked = self._asked(text, "user")
+        loop = self._loop(asked, options)
         async for event in loop:
             yield event
-        self._said(text, loop.dialogue.messages)
+        self._said(asked, loop.dialogue.messages)
 
-    def _loop(self, text: Content, options: ToolOptions) -> AsyncToolLoop:
-        spec = self._tools_spec(text, options)
+    def _loop(self, asked: list[dict[str, Any]], options: ToolOptions) -> AsyncToolLoop:
+        spec = self._tools_spec(asked, options)
         return AsyncToolLoop(lambda one: self._chatter.stream_chat(one.messages, **one.options), spec)
 
 

@@ -50,14 +50,24 @@ class AsyncSpeechStream(AsyncClosing, ProcessBound, AsyncIterator["_Piece"]):
 
         Raises what is wrong with the text, and RuntimeError for a stream that was closed.
         """
+        if self._reading:
+            raise RuntimeError("another task is reading this stream")
+        self._reading = True
+        try:
+            return (await self._begin()).sample_rate
+        finally:
+            self._reading = False
+
+    async def _begin(self) -> SpeechStream:
         if self._stream is None:
             if self._done:
                 raise RuntimeError("the stream was closed")
-            self._stream = stream = await self._calls.call(self._make, SpeechStream.close)
+            begin = partial(_speak, self._calls, self._make, asyncio.get_running_loop(), self._pieces)
+            self._stream = stream = await self._calls.call(begin, SpeechStream.close)
             weakref.finalize(self, stream.close).atexit = False
-            post = partial(_post, asyncio.get_running_loop(), self._pieces, stream)
-            self._calls.speak(partial(_read, stream, post), stream.close)
-        return self._stream.sample_rate
+            if self._done:  # another task has closed it meanwhile
+                stream.close()
+        return self._stream
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -81,7 +91,7 @@ class AsyncSpeechStream(AsyncClosing, ProcessBound, AsyncIterator["_Piece"]):
             raise StopAsyncIteration
         self._reading = True
         try:
-            await self.start()
+            await self._begin()
             piece = await self._pieces.get()
         except BaseException:
             await self.aclose()
@@ -105,6 +115,18 @@ class AsyncSpeechStream(AsyncClosing, ProcessBound, AsyncIterator["_Piece"]):
         self._done = True
         if self._stream is not None:
             self._stream.close()
+
+
+def _speak(
+    calls: Calls,
+    make: Callable[[], SpeechStream],
+    loop: asyncio.AbstractEventLoop,
+    pieces: asyncio.Queue[_Piece | BaseException | None],
+) -> SpeechStream:
+    """Prepare a text and put it in the line of those that are spoken."""
+    stream = make()
+    calls.speak(partial(_read, stream, partial(_post, loop, pieces, stream)), stream.close)
+    return stream
 
 
 def _read(stream: SpeechStream, post: Callable[[_Piece | BaseException | None], None]) -> None:

@@ -16,7 +16,7 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context_access import ContextAccess
 from llama_cffi.core.context_failures import ContextFailures
-from llama_cffi.core.context_limits import check_classifier, keep_windows_whole, read_causal_attn, read_limits
+from llama_cffi.core.context_limits import check_classifier, fit_memory, read_causal_attn, read_limits
 from llama_cffi.core.context_options import ContextOptions, native_params
 from llama_cffi.core.context_resources import ContextResources
 from llama_cffi.core.context_threads import ContextThreads, place
@@ -73,7 +73,7 @@ class Context(ContextFailures):
         self._abort = AbortFlag()
         params = native_params(options)
         self._amend(params)
-        keep_windows_whole(params, model)
+        fit_memory(params, model)
         params.abort_callback = ffi.cast("ggml_abort_callback", self._abort.callback)
         params.abort_callback_data = self._abort.data
         lender = threads_of._threads if threads_of is not None else None

@@ -85,13 +85,15 @@ def read_causal_attn(ptr: Any, model: Model, options: ContextOptions) -> bool:
     return model.causal_attn if options.attention is None else options.attention == "causal"
 
 
-def keep_windows_whole(params: Any, model: Model) -> None:
+def fit_memory(params: Any, model: Model) -> None:
     """Let a batch be one micro-batch where layers have a sliding window.
 
     llama.cpp finds room for all micro-batches of a batch before it computes the first one, and forgets right then what
     the later ones overwrite and what is older than that: the first ones would miss a part of their windows. That is so
-    with ``swa_full``, too.
+    with ``swa_full``, too. Raises :class:`UnsupportedError` for a divided memory of an encoder-decoder.
     """
+    if model.has_encoder and model.has_decoder and params.n_seq_max > 1 and not params.kv_unified:
+        raise UnsupportedError("kv_unified=False needs n_seq_max=1 with an encoder-decoder model")
     if model.n_swa:
         params.n_batch = min(params.n_batch, params.n_ubatch)
 
@@ -102,4 +104,4 @@ def check_classifier(model: Model) -> None:
         raise UnsupportedError('pooling="rank": this model has no classifier head')
 
 
-__all__ = ["ContextLimits", "check_classifier", "keep_windows_whole", "read_causal_attn", "read_limits"]
+__all__ = ["ContextLimits", "check_classifier", "fit_memory", "read_causal_attn", "read_limits"]

@@ -234,8 +234,8 @@ class Embedders:
             n_most = max(options.n_ubatch, min(options.n_batch, model.n_ctx_train))
             options = replace(options, n_ubatch=n_most, n_batch=n_most)
         recurrent = model.is_recurrent or model.is_hybrid
-        # llama.cpp wants no more sequences than tokens.
-        n_seq_max = min(options.n_seq_max if recurrent else N_SEQ_MAX, pattern.n_ubatch)
+        # llama.cpp wants no more sequences than tokens, and none without a cell.
+        n_seq_max = min(options.n_seq_max if recurrent else N_SEQ_MAX, pattern.n_ubatch, options.n_ctx or N_SEQ_MAX)
         options = replace(options, n_seq_max=n_seq_max)
         side = SideContext(model, options)
         if side.context.has_memory or any(device.type in ("gpu", "igpu") for device in devices()):

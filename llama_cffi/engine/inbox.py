@@ -56,8 +56,10 @@ class Inbox:
             note = notes[0]
             try:
                 note()
-            except Exception:
-                self._drop(note)
+            except BaseException as error:
+                # Signal handlers run on the main thread.
+                if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
+                    self._drop(note)
                 raise
             self._drop(note)
         if self._refused:

@@ -307,7 +307,7 @@ class GenerationLoop:
                 if n_accepted < len(draft):
                     self._rewind(sequence)
             self._settle(sequence)
-        except Exception as error:
+        except BaseException as error:
             if not is_own_error(error):
                 raise
             self._fail(sequence, error)

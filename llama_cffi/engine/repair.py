@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as SequenceOf
 from threading import current_thread, main_thread
 
+from llama_cffi._native import shutdown
 from llama_cffi.engine.runner import Runner
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Scheduler
@@ -14,11 +15,12 @@ from llama_cffi.errors import LlamaCffiError
 def is_own_error(error: BaseException) -> bool:
     """Whether what a sequence's own code raised (a sampler, a constraint or a drafter of the caller's) is surely its.
 
-    On the main thread it may also come from a signal handler, and is then for the code that was interrupted.
+    On the main thread it may also come from a signal handler, and is then for the code that was interrupted. At the end
+    of the interpreter it ends the thread.
     """
     if isinstance(error, LlamaCffiError):
         return True
-    return isinstance(error, Exception) and current_thread() is not main_thread()
+    return current_thread() is not main_thread() and not (isinstance(error, SystemExit) and shutdown.begun())
 
 
 def repair(

@@ -38,6 +38,7 @@ class Scoring:
         self._turn = Exclusive("a signal handler or callback cannot score in the middle of a score")
         self._side: SideContext | None = None
         self._scorer: Scorer | None = None
+        self._closed = False
 
     @contextmanager
     def use(self, conditioning: Conditioning) -> Iterator[Scorer]:
@@ -46,25 +47,35 @@ class Scoring:
         Raises :class:`BusyError` in the middle of another use on the same thread, and the errors of a Context.
         """
         with self._turn.use():
-            if self._like.closed:
-                raise ClosedError("this Llama is closed")
+            self._check_open()
             if self._like.model.has_encoder:
                 raise UnsupportedError("scores are of texts that a decoder continues; this model has an encoder")
             if self._side is None or self._scorer is None:
                 options = self._like.options
-                n_seq_max = max(options.n_seq_max, _SEQUENCES + 1)
                 # The cells that all texts share are not needed twice: one text may take as many as anywhere.
                 n_ctx = self._like.n_ctx_seq if options.kv_unified else self._like.n_ctx
-                options = replace(options, n_ctx=n_ctx, n_seq_max=n_seq_max, kv_unified=True, n_rs_seq=0)
+                n_batch = max(options.n_batch, 2)  # what texts have in common is a sequence of its own
+                n_seq_max = min(max(options.n_seq_max, _SEQUENCES + 1), n_batch, n_ctx)
+                options = replace(
+                    options, n_ctx=n_ctx, n_batch=n_batch, n_seq_max=n_seq_max, kv_unified=True, n_rs_seq=0
+                )
                 self._side = SideContext(self._like.model, options)
                 self._scorer = Scorer(self._side.context)
+                if self._closed:  # meanwhile, when there was nothing to close
+                    self._side.close()
+                    self._check_open()
             with self._side.conditioned(conditioning) as same:
                 if not same:
                     self._scorer.forget()
                 yield self._scorer
 
+    def _check_open(self) -> None:
+        if self._closed or self._like.closed:
+            raise ClosedError("this Llama is closed")
+
     def close(self) -> None:
         """Stop what is computed there, and free it."""
+        self._closed = True
         if self._side is not None:
             self._side.close()
 
@@ -85,7 +96,7 @@ class Scoring:
         done = 0
         with self.use(conditioning) as scorer:
             context = scorer.context
-            together = max(1, min(_SEQUENCES, context.n_ctx // size, context.n_batch // size))
+            together = max(1, min(_SEQUENCES, context.n_seq_max, context.n_ctx // size, context.n_batch // size))
             while group := list(islice(left, together)):
                 for one in scorer.texts(group):
                     logprobs.extend(value for value, _ in one)

@@ -6,6 +6,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from threading import current_thread, main_thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
@@ -193,7 +194,10 @@ class Telemetry:
             return
         try:
             self._on_event(event)
-        except Exception:
+        except BaseException as error:
+            # On the main thread it may come from a signal handler, and is then for the code that was interrupted.
+            if not isinstance(error, Exception) and current_thread() is main_thread():
+                raise
             # It is not the request's fault, and the engine goes on.
             _log.exception("on_event has failed")
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from llama_cffi._native import shutdown
 from llama_cffi._util.worker import start_daemon
 from llama_cffi.errors import EngineFailedError, LlamaCffiError
 
@@ -71,9 +72,9 @@ class Worker:
                     return
                 else:
                     self._bell.get()
-        except SystemExit:  # the interpreter is ending, and with it every thread that waits
-            raise
         except BaseException as error:
+            if isinstance(error, SystemExit) and shutdown.begun():
+                raise  # the interpreter is ending, and with it every thread that waits
             cause = EngineFailedError(f"the thread that computes has failed: {type(error).__name__}: {error}")
             cause.__cause__ = error
             self._failed(cause)

@@ -32,11 +32,19 @@ def token_bias(bias: Mapping[int | str, object], vocab: Vocab, index: Callable[[
             number = ranges.bias(key, value)  # type: ignore[arg-type]
         else:
             raise SamplerError(f'logit_bias[{shown(key)}] must be a number or "never", got {shown(value)}')
-        tokens = _tokens(key, index()) if isinstance(key, str) else vocab.check_tokens([key]).tolist()
+        tokens = _tokens(key, index()) if isinstance(key, str) else _token(key, vocab)
         for token in tokens:
             if found.setdefault(token, number) != number:
                 raise SamplerError(f"logit_bias: token {token} is given twice, with {found[token]} and {number}")
     return found
+
+
+def _token(key: int, vocab: Vocab) -> list[int]:
+    try:
+        return [int(token) for token in vocab.check_tokens([key])]
+    except TokenError as error:
+        error.message = f"logit_bias: {error.message}"
+        raise
 
 
 def _tokens(key: str, index: PieceIndex) -> list[int]:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_cffi._native import library
+from llama_cffi._native import library, shutdown
 from llama_cffi._util.fork import after_fork
 from llama_cffi._util.worker import start_daemon
 from llama_cffi.errors import EngineCrashed
@@ -170,9 +170,9 @@ class Link:
             self._talk()
         except OSError:
             pass  # the connection was reset: it is gone
-        except SystemExit:
-            raise
         except BaseException as error:
+            if isinstance(error, SystemExit) and shutdown.begun():
+                raise
             self.kill(f"the thread that talks with the process of the model has failed: {error!r}")
         self._finish()
 

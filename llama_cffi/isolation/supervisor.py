@@ -280,7 +280,7 @@ class Supervisor:
         elif kind == Kind.EVENT and self._on_event is not None:
             try:
                 self._on_event(pickle.loads(parts[0]))
-            except Exception:
+            except BaseException:  # no signal handler runs on this thread
                 _log.exception("on_event has failed")
         elif kind == Kind.BEAT:
             progress, speaks, stalled = pickle.loads(parts[0])

@@ -15,7 +15,7 @@ from llama_cffi.engine.author_sampling import with_author
 from llama_cffi.engine.draft_source import request_source
 from llama_cffi.engine.request import Overflow, Request, Stop
 from llama_cffi.engine.sampling_params import SamplingKwargs, SamplingParams
-from llama_cffi.errors import PromptError, SamplerError
+from llama_cffi.errors import PromptError, SamplerError, TokenError
 from llama_cffi.grammar.healing import Healing, tokens_to_heal
 from llama_cffi.grammar.logit_bias import token_bias
 from llama_cffi.prepare.prepared import Defaults, Prepared, placed
@@ -312,7 +312,11 @@ def _stops(stop: Stop | Sequence[Stop], vocab: Vocab) -> tuple[Stop, ...]:
         stops = tuple(stop)
     else:
         raise TypeError(f"stop must be strings, tokens or compiled patterns, got {shown(stop)}")
-    vocab.check_tokens([one for one in stops if isinstance(one, int) and not isinstance(one, bool)])
+    try:
+        vocab.check_tokens([one for one in stops if isinstance(one, int) and not isinstance(one, bool)])
+    except TokenError as error:
+        error.message = f"stop: {error.message}"
+        raise
     return stops
 
 

@@ -94,11 +94,12 @@ def _parsed(data: bytes, form: BodyForm) -> dict[str, Any]:
         raise Problem(400, f"the body must be a JSON {kind}", code="invalid_json")
     if form.list_as:
         value = {form.list_as: value}
-    _check_depth(value)
+    check_depth(value)
     return {key: one for key, one in value.items() if one is not None}
 
 
-def _check_depth(value: Any) -> None:
+def check_depth(value: Any) -> None:
+    """Raise :class:`Problem` for JSON with more objects and lists inside of each other than :data:`MAX_DEPTH`."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = next_level(level)
@@ -107,4 +108,4 @@ def _check_depth(value: Any) -> None:
     raise Problem(400, f"the body is nested more than {MAX_DEPTH} deep", code="invalid_json")
 
 
-__all__ = ["LONG", "MAX_DEPTH", "Disconnected", "parse_body", "read_body"]
+__all__ = ["LONG", "MAX_DEPTH", "Disconnected", "check_depth", "parse_body", "read_body"]

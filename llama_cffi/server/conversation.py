@@ -101,7 +101,7 @@ def make_conversation(
     stream, n, own_limit = bool(asked.take("stream")), asked.take("n", 1), "max_seconds" not in asked.options
     add, go_on = asked.options.pop("add_generation_prompt", None), asked.options.pop("continue_final_message", None)
     template_options(asked.options)
-    options = text_options(call, asked)
+    options = text_options(call, asked, n)
     if call.service.settings.chat_template is not None:
         options["chat_template"] = call.service.settings.chat_template
     if tools:
@@ -158,7 +158,9 @@ def _beginning(messages: list[dict[str, Any]], place: str) -> str:
         raise wrong(f"{place}.tool_calls", "the beginning of a reply cannot have calls")
     if len(messages) == 1:
         raise wrong(place.partition("[")[0], "there must be a message before the beginning of the reply")
-    text: str = messages[-1]["content"]
+    text = messages[-1]["content"]
+    if not isinstance(text, str):
+        raise wrong(f"{place}.content", "the beginning of a reply must be text")
     return text
 
 

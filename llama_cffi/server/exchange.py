@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from llama_cffi.server.blame import problem_about
 from llama_cffi.server.body import BodyForm, Disconnected, parse_body, read_body
 from llama_cffi.server.deadline import within
 from llama_cffi.server.problem import Dialect, Problem, problem_of
@@ -53,6 +54,10 @@ class Call:
         """What images and sounds are read from; None for a model that takes none."""
         self.ignored: list[str] = []
         """Fields that have no effect; the answer names them in a header."""
+        self.given: Mapping[str, str] = {}
+        """The names of the fields that were read, by the options that they became."""
+        self.ping_interval: float = serving.settings.ping_interval
+        """Seconds without an event after which a stream gets a comment; a negative number for never."""
 
     @property
     def service(self) -> Service:
@@ -68,8 +73,7 @@ class Call:
 
     def events(self, frames: Any, ending: Callable[[Problem], bytes] | None = None) -> Events:
         """Return a stream of these events; ``ending`` is as :attr:`Events.ending`."""
-        seconds = self.body.get("sse_ping_interval", self.serving.settings.ping_interval)
-        pings = None if seconds < 0 else max(1.0, float(seconds))
+        pings = None if self.ping_interval < 0 else max(1.0, float(self.ping_interval))
         return Events(frames, self.dialect, self.request_id, pings, ending)
 
 
@@ -139,7 +143,11 @@ class Endpoint:
             answer = problem_answer(cut_off(), self.dialect, facts["request_id"])
         except Exception as error:
             request_id = facts["request_id"]
-            answer = problem_answer(problem_of(error, request_id), self.dialect, request_id)
+            if call is not None:
+                problem = problem_about(error, request_id, call.body, call.given)
+            else:
+                problem = problem_of(error, request_id)
+            answer = problem_answer(problem, self.dialect, request_id)
         facts["status"] = await answer.send(send, facts["reply_headers"])
 
     def _handler(self, method: str) -> Handler:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi._util.ranges import MAX_HISTORY
 from llama_cffi.engine.request import MAX_PRIORITY
+from llama_cffi.errors import LlamaCffiError
 from llama_cffi.server.adapters import adapter_named, read_lora
 from llama_cffi.server.defaults import add_defaults
 from llama_cffi.server.limits import bound_entries
-from llama_cffi.server.problem import Problem, unsupported, wrong
+from llama_cffi.server.problem import Problem, row_of, unsupported, wrong
 from llama_cffi.server.schemas import GBNF_BYTES, checked_schema, response_schema, structured_outputs
 from llama_cffi.server.values import (
     Facts,
@@ -262,6 +263,8 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
             continue
         value = _read(field, name, body[name], facts)
         if value is None:
+            if facts.lenient:  # a wrong value is taken as none, also where the body is looked at
+                del body[name]
             continue
         if field.option in options:
             raise wrong(name, f"and {given[field.option]} cannot both be given")
@@ -270,6 +273,7 @@ def read_fields(call: Call, fields: tuple[Field, ...], used: frozenset[str]) -> 
         _leave_out(call, name)
     if service.settings.defaults:
         add_defaults(service.settings.defaults, fields, facts, options, given)
+    call.given, call.ping_interval = given, options.pop("sse_ping_interval", call.ping_interval)
     return Asked(options, given)
 
 
@@ -282,6 +286,8 @@ def _read(field: Field, name: str, value: Any, facts: Facts) -> Any:
             raise
         # Of what has no number near it the default is taken.
         return None if problem.nearest is None else _read(field, name, problem.nearest, facts)
+    except LlamaCffiError as error:
+        raise wrong(name, error.message, code=row_of(type(error)).code) from None
 
 
 def _leave_out(call: Call, name: str) -> None:
@@ -314,11 +320,14 @@ def _choose_model(call: Call, asked: Asked) -> None:
     asked.options.setdefault("adapters", {adapter: 1.0})
 
 
-def text_options(call: Call, asked: Asked) -> dict[str, Any]:
-    """Return the options of the package among what was asked, those included that several fields make together."""
+def text_options(call: Call, asked: Asked, n_texts: int = 1) -> dict[str, Any]:
+    """Return the options of the package among what was asked, those included that several fields make together.
+
+    ``n_texts`` is the number of texts that are generated.
+    """
     options, settings = asked.options, call.service.settings
     _choose_model(call, asked)
-    for name in ("stream", "sse_ping_interval", "n"):
+    for name in ("stream", "n"):
         options.pop(name, None)
     if call.service.settings.default_max_tokens is not None:
         options.setdefault("max_tokens", settings.default_max_tokens)
@@ -326,7 +335,10 @@ def text_options(call: Call, asked: Asked) -> dict[str, Any]:
         options.setdefault("priority", _header_priority(priority))
     if "grammar" in options and "schema" in options:
         raise wrong(asked.given["grammar"], f"and {asked.given['schema']} cannot both be given")
-    stops = (*asked.take("stop", ()), *asked.take("stop_token_ids", ()))
+    stops, tokens = asked.take("stop", ()), asked.take("stop_token_ids", ())
+    if tokens:
+        # Texts cannot be wrong any more.
+        stops, asked.given["stop"] = (*stops, *tokens), asked.given["stop_token_ids"]
     if stops:
         options["stop"] = stops
     if asked.take("ignore_eos"):
@@ -334,7 +346,7 @@ def text_options(call: Call, asked: Asked) -> dict[str, Any]:
         options["logit_bias"] = {**options.get("logit_bias", {}), **never}
     if asked.take("post_sampling_probs") and options.get("logprobs") is not None:
         options["post_sampling_logprobs"] = True
-    bound_entries(call.body, options, call.service.card.n_ctx)
+    bound_entries(options, n_texts, call.service.card.n_ctx)
     options["max_seconds"] = min(options.get("max_seconds", settings.request_timeout), settings.request_timeout)
     options["on_incomplete"] = "return"
     return options

@@ -61,8 +61,12 @@ def _add(found: dict[str, Any], name: str, body: bytes) -> None:
         value = _scalar(body.decode())
     except UnicodeDecodeError:
         raise _no_form(f"{name:.64} is not UTF-8") from None
-    if name.endswith("[]"):
-        found.setdefault(name[:-2], []).append(value)
+    listed = name.endswith("[]")
+    name = name.removesuffix("[]")
+    if name in found and isinstance(found[name], list) != listed:
+        raise _no_form(f"{name:.64} is both a value and a list")
+    if listed:
+        found.setdefault(name, []).append(value)
     else:
         found[name] = value
 

@@ -61,7 +61,10 @@ class Problem(Exception):
     def body(self, dialect: Dialect, request_id: str = "") -> dict[str, Any]:
         """Return the body of the answer."""
         if dialect == "anthropic":
-            said = {"type": _anthropic_type(self.status), "message": self.message}
+            # There is no place for the field but the text.
+            named = self.param is None or self.param in self.message
+            message = self.message if named else f"{self.param}: {self.message}"
+            said = {"type": _anthropic_type(self.status), "message": message}
             return {"type": "error", "error": said, "request_id": request_id or None}
         code: int | str | None = self.status if dialect == "native" else self.code
         error = {"message": self.message, "type": self.type, "param": self.param, "code": code}

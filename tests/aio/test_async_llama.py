@@ -309,11 +309,23 @@ def test_a_loop_that_is_closed_while_streams_run(llm: AsyncLlama) -> None:
     assert run(lambda: llm.generate(PROMPTS[0], max_tokens=3)).usage.completion_tokens == 3
 
 
+def test_a_stream_is_read_in_the_loop_that_started_it(llm: AsyncLlama) -> None:
+    async def begin() -> Any:
+        stream = llm.stream(PROMPTS[0], **ENDLESS)
+        await anext(stream)
+        return stream
+
+    stream = run(begin)
+    with pytest.raises(RuntimeError, match="started in another event loop"):
+        run(stream.collect)
+    run(lambda: until(lambda: idle(llm)))
+
+
 def test_a_loop_that_is_closed_before_it_took_the_news() -> None:
     loop = asyncio.new_event_loop()
     abandoned: list[Any] = []
     ended: list[Any] = []
-    delivery = Delivery(loop, abandoned.append, ended.append)
+    delivery = Delivery(loop, abandoned.append, ended.append, lambda: None)
     first, second = cast("Any", [SimpleNamespace(done=False), SimpleNamespace(done=True)])
     delivery([first])  # the loop is not running: this call is never made
     loop.close()
@@ -433,6 +445,32 @@ def test_drain() -> None:
     run(drain)
 
 
+def test_what_is_being_prepared_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llama_cffi.prepare import generation
+
+    prepare, inside, go_on = generation.prepare_texts, threading.Event(), threading.Event()
+
+    def slowly(*args: Any) -> Any:
+        inside.set()
+        assert go_on.wait(30)
+        return prepare(*args)
+
+    monkeypatch.setattr(generation, "prepare_texts", slowly)
+
+    async def drain() -> None:
+        async with await AsyncLlama.demo(n_ctx=128, n_seq_max=2, n_threads=1) as llm:
+            task = asyncio.ensure_future(llm.generate("Once", n=2, max_tokens=3, **ENDLESS))
+            await until(inside.is_set)
+            draining = asyncio.ensure_future(llm.drain())
+            await asyncio.sleep(0)
+            go_on.set()
+            await draining
+            assert idle(llm)
+            assert [one.usage.completion_tokens for one in await task] == [3, 3]
+
+    run(drain)
+
+
 def test_a_call_that_a_request_is_in_the_way_of_is_made_again_when_that_ends(
     llm: AsyncLlama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,6 +558,44 @@ def test_waiting_for_room_and_for_the_last_call_is_sleeping() -> None:
             await llm.drain(0)
 
     run(drain)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_draining_does_not_wait_for_what_waits_for_room_in_a_closed_loop(early: bool) -> None:
+    llm = AsyncLlama(Llama.demo(n_ctx=128, n_seq_max=1, n_threads=1, max_waiting=1), when_full="wait")
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> list[asyncio.Task[Any]]:
+        tasks = [asyncio.ensure_future(llm.generate(prompt, **ENDLESS)) for prompt in PROMPTS[:3]]
+        await until(lambda: kinds(llm) == ["RunningSequence"] * 2 + ["_InLine"])
+        return tasks
+
+    tasks = loop.run_until_complete(begin())
+    ready = threading.Event()
+
+    async def drain() -> None:
+        draining = asyncio.ensure_future(llm.drain(30))
+        await asyncio.sleep(0)
+        ready.set()
+        await draining
+
+    if early:
+        loop.close()
+        run(drain)
+    else:
+        # What runs is stopped for a moment, so that the loop is closed before there is room.
+        with llm.llama._runtime.engine._between_steps():
+            thread = threading.Thread(target=run, args=(drain,))
+            thread.start()
+            assert ready.wait(30)
+            loop.close()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(llm._calls.running) == 0
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    asyncio.run(llm.aclose())
+    llm.llama.close()
 
 
 def test_closing_ends_what_waits_for_room() -> None:
@@ -696,3 +772,24 @@ def test_a_dropped_llama_frees_its_engine() -> None:
 
     engine = run(use)
     run(lambda: until(lambda: gc.collect() >= 0 and engine() is None))
+
+
+def test_a_call_that_a_signal_handler_interrupts_is_forgotten(llm: AsyncLlama, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Signalled(BaseException):
+        """What a signal handler raises."""
+
+    running = llm._calls.running
+    add = running.add
+
+    def interrupted(call: Any) -> None:
+        add(call)
+        if isinstance(call, Future):
+            raise Signalled
+
+    monkeypatch.setattr(running, "add", interrupted)
+    for begin in (llm.stream(PROMPTS[0], **ENDLESS).start, lambda: llm.generate(PROMPTS[0], **ENDLESS)):
+        with pytest.raises(Signalled):
+            asyncio.run(begin())
+    monkeypatch.undo()
+    run(lambda: until(lambda: idle(llm) and len(running) == 0))
+    assert run(lambda: llm.generate(PROMPTS[0], max_tokens=3)).usage.completion_tokens == 3

@@ -422,6 +422,9 @@ def test_a_cpu_that_is_not_there_is_refused(model: Model) -> None:
         Context(model, options(cpu_mask="510-511"))
     with pytest.raises(UnsupportedError, match="has no CPU 511"):
         Context(model, options(cpu_mask=[CPUS[0], 511]))
+    for data in (b"0", bytearray(1)):
+        with pytest.raises(TypeError, match="not byte"):
+            Context(model, options(cpu_mask=data))
     assert os.sched_getaffinity(0) == mine
 
 

@@ -16,6 +16,7 @@ from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import StepPlan
+from llama_cffi.engine.telemetry import RequestEvent
 from llama_cffi.errors import BusyError, ClosedError, DecodeError, EngineFailedError, QueueFullError, QueueTimeoutError
 from llama_cffi.reply.completion import FinishReason
 from tests.support.faulty_runner import FaultyRunner
@@ -243,7 +244,7 @@ def test_a_cancelled_sequence_tells_its_listener(driver: str, engines: Callable[
 class Broken(FakeRunner):
     """Fails whenever one of the bad sequences is in the batch."""
 
-    def __init__(self, *bad: int, error: Exception) -> None:
+    def __init__(self, *bad: int, error: BaseException) -> None:
         super().__init__(n_batch=32, n_ctx=64, n_seq_max=8)
         self.bad, self.error, self.calls = bad, error, 0
         self.ready = threading.Event()
@@ -295,26 +296,27 @@ def test_a_worker_that_fails_ends_every_stream(engines: Callable[..., Engine]) -
     assert engine.snapshot().failed
 
 
+@pytest.mark.parametrize("raised", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("kind", ["sampler", "drafts"])
 def test_what_the_code_of_one_request_raises_ends_that_request_only(
-    kind: str, driver: str, engines: Callable[..., Engine]
+    kind: str, raised: type[BaseException], driver: str, engines: Callable[..., Engine]
 ) -> None:
     class Drafts:
         def start(self) -> Drafts:
             return self
 
         def propose(self, tokens: Any, n_max: int, *, seq_id: int) -> list[int]:
-            raise ZeroDivisionError("mine")
+            raise raised("mine")
 
     runner = FaultyRunner(n_batch=16, n_ctx=64, n_seq_max=4)
     engine = engines(runner, driver=driver)
     bad = ask(3, max_tokens=20, **({"speculative": Drafts()} if kind == "drafts" else {}))
     if kind == "sampler":
-        runner.broken[id(bad)] = ZeroDivisionError("mine")
+        runner.broken[id(bad)] = raised("mine")
     found: list[str] = []
 
     def owner() -> None:
-        with pytest.raises(ZeroDivisionError, match="mine"):
+        with pytest.raises(raised, match="mine"):
             text_of(engine, engine.submit(bad))
         found.append("raised")
 
@@ -324,6 +326,36 @@ def test_what_the_code_of_one_request_raises_ends_that_request_only(
     in_threads([owner, other])
     assert sorted(found) == sorted(["raised", expected(runner, 1, 20)])
     assert text_of(engine, engine.submit(ask(1, max_tokens=20))) == expected(runner, 1, 20)
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
+def test_a_worker_that_is_told_to_exit_ends_every_stream(
+    raised: type[BaseException], engines: Callable[..., Engine]
+) -> None:
+    runner = Broken(1, error=raised("a bug"))
+    engine = engines(runner, driver="thread")
+
+    def read() -> None:
+        with pytest.raises(EngineFailedError, match=f"{raised.__name__}: a bug"):
+            text_of(engine, engine.submit(ask(max_tokens=50)))
+
+    in_threads([read, read])
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", ["queued", "ended"])
+def test_an_event_handler_that_exits_disturbs_nobody(
+    kind: str, raised: type[BaseException], driver: str, engines: Callable[..., Engine]
+) -> None:
+    def broken(event: RequestEvent) -> None:
+        if event.kind == kind:
+            raise raised("mine")
+
+    runner = FakeRunner(n_batch=16, n_ctx=64, n_seq_max=4)
+    engine = engines(runner, driver=driver, on_event=broken)
+    found: list[str] = []
+    in_threads([lambda: found.append(text_of(engine, engine.submit(ask(1, max_tokens=20))))] * 3)
+    assert found == [expected(runner, 1, 20)] * 3
 
 
 def test_a_context_that_closes_within_a_step_is_no_bug_of_the_engine(engines: Callable[..., Engine]) -> None:

@@ -206,3 +206,21 @@ def test_a_process_of_its_own(t5_path: Path, llm: Llama) -> None:
         assert [one.tokens for one in remote.generate(PROMPTS, **GREEDY)] == alone
         with pytest.raises(ContextOverflowError, match="the encoder reads"):
             remote.generate([5] * 600)
+
+
+def test_a_divided_memory_is_for_one_sequence(t5_path: Path, llm: Llama) -> None:
+    options = ContextOptions(kv_unified=False)
+    with Llama(t5_path, n_threads=1, n_seq_max=1, context_options=options) as other:
+        assert other.generate(PROMPTS[1], **GREEDY).tokens == llm.generate(PROMPTS[1], **GREEDY).tokens
+    with pytest.raises(UnsupportedError, match="kv_unified=False needs n_seq_max=1"):
+        Llama(t5_path, n_threads=1, n_seq_max=2, context_options=options)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last", "rank"])
+def test_the_pooling_of_the_context_changes_no_text(t5_path: Path, llm: Llama, pooling: Any) -> None:
+    options = ContextOptions(pooling=pooling)
+    with Llama(t5_path, n_threads=1, context_options=options) as other, other.fork() as twin:
+        for prompt in PROMPTS[:2]:
+            expected = llm.generate(prompt, **GREEDY).tokens
+            assert other.generate(prompt, **GREEDY).tokens == twin.generate(prompt, **GREEDY).tokens == expected
+        np.testing.assert_allclose(other.embed("tana").array, llm.embed("tana").array, atol=1e-5)

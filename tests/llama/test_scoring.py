@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from llama_cffi import Batch, Context, ContextOptions, Llama, Model
 from llama_cffi.core import scorer as scorer_module
 from llama_cffi.core.scorer import Scorer
+from llama_cffi.engine import scoring as scoring_module
+from llama_cffi.engine.side_context import SideContext
 from llama_cffi.errors import BusyError, ClosedError, ContextOverflowError, PromptError, TokenError
 from llama_cffi.reply.scores import Score
 
@@ -306,3 +308,32 @@ def test_a_closed_llama_scores_nothing_and_keeps_nothing(model: Model) -> None:
         with pytest.raises(ClosedError):
             question()
     gc.collect()
+
+
+def test_a_llama_that_closes_while_the_context_of_scores_opens(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, opened = Llama(model, n_ctx=64, n_threads=1), list[SideContext]()
+
+    def closing(*args: Any, **options: Any) -> SideContext:
+        llm.close()
+        opened.append(SideContext(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(scoring_module, "SideContext", closing)
+    with pytest.raises(ClosedError):
+        llm.score("tana", [" nese"])
+    assert opened[0].context.closed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n_batch": 16}, {"n_batch": 3, "n_seq_max": 2}, {"n_batch": 1, "n_seq_max": 1}, {"n_ctx": 12, "n_seq_max": 1}],
+)
+def test_small_batches_and_contexts(model: Model, llm: Llama, options: dict[str, Any]) -> None:
+    continuations = ["nese", "roki mupo", "tara", "mi"] * 6
+    expected, whole = llm.score("tana", continuations), llm.perplexity("tana nese roki mupo", n_ctx=4)
+    vectors = llm.embed(["tana", "nese roki"], pooling="last").array
+    with Llama(model, n_threads=1, **{"n_ctx": 64, **options}) as small:
+        found = small.score("tana", continuations)
+        assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-3)
+        assert small.perplexity("tana nese roki mupo", n_ctx=4).value == pytest.approx(whole.value, rel=1e-3)
+        np.testing.assert_allclose(small.embed(["tana", "nese roki"], pooling="last").array, vectors, atol=1e-3)

@@ -10,7 +10,7 @@ import pytest
 
 from llama_cffi import Llama
 from llama_cffi.chat_session import ChatSession
-from llama_cffi.errors import MessageError
+from llama_cffi.errors import BusyError, MessageError
 from llama_cffi.prompt.messages import Message
 from llama_cffi.reply.completion import FinishReason, Timings, Usage
 from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -183,3 +183,30 @@ def test_a_saved_conversation_of_great_depth_is_refused_or_read(
         except MessageError:
             continue
         assert depth == 400
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_that_a_tool_changes_keeps_that_alone(echo: Echo, stream: bool) -> None:
+    def look() -> str:
+        """Look."""
+        return "nothing"
+
+    session = ChatSession(echo, tools=[look])
+    turn = session.stream_tools("a")
+    next(turn)
+    session.chat("b")
+    said = session.messages
+    with pytest.raises(BusyError, match="changed during this turn"):
+        list(turn)
+    if not stream:
+        begin = echo.stream_chat
+
+        def between(messages: Sequence[Message], **options: Any) -> Iterator[ReplyChunk]:
+            session.add({"role": "system", "content": "c"})
+            return begin(messages, **options)
+
+        echo.stream_chat = between  # type: ignore[method-assign]
+        with pytest.raises(BusyError, match="changed during this turn"):
+            session.run_tools("a")
+        said.append({"role": "system", "content": "c"})
+    assert session.messages == said

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llama_cffi import AsyncLlama, Audio, Context, FinishReason, Llama, errors
+from llama_cffi import AsyncLlama, Audio, Context, FinishReason, Llama, errors, speech
 from llama_cffi.core.cpu_topology import usable_cpus
 from llama_cffi.prepare.speech import without_control
 from tests.support.media_kinds import tone
@@ -362,6 +362,36 @@ def test_coroutines(pocket: Llama) -> None:
         await speaker.aclose()
         with pytest.raises(errors.ClosedError):
             await speaker.speak(TEXT)
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_another_task_closes_while_it_starts(pocket: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    speak, inside, go_on = speech.speak, threading.Event(), threading.Event()
+
+    def slowly(*args: Any) -> Any:
+        inside.set()
+        assert go_on.wait(30)
+        return speak(*args)
+
+    monkeypatch.setattr(speech, "speak", slowly)
+
+    async def main() -> None:
+        speaker = AsyncLlama(pocket)
+        stream = speaker.stream_speech("word " * 100)
+        starting = asyncio.ensure_future(stream.start())
+        await asyncio.to_thread(inside.wait, 30)
+        with pytest.raises(RuntimeError, match="another task"):
+            await stream.start()
+        await stream.aclose()
+        draining = asyncio.ensure_future(speaker.drain(30))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await starting == 24000
+        assert [piece async for piece in stream] == []
+        await draining
+        assert stream.finish_reason is FinishReason.CANCELLED
+        await speaker.aclose()
 
     asyncio.run(main())
 

@@ -84,16 +84,17 @@ def call(app: Any, path: str, method: str = "GET", host: str = "localhost", **he
         ({"stop": [1]}, "invalid_type", "stop[0]"),
         ({"stop": ["a"] * 65}, "invalid_value", "stop"),
         ({"logit_bias": {"1": "x"}}, "invalid_type", "logit_bias[0]"),
-        ({"logit_bias": {"999999": 1}}, "invalid_token", None),
+        ({"logit_bias": {"999999": 1}}, "invalid_token", "logit_bias"),
         ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         ({"samplers": ["top_k", "magic"]}, "invalid_value", "samplers[1]"),
-        ({"mirostat": 1, "dry_multiplier": 1}, "invalid_value", None),
+        ({"mirostat": 1, "dry_multiplier": 1}, "invalid_value", "mirostat"),
         ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
         ({"response_format": {"type": "yaml"}}, "invalid_value", "response_format.type"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 1}}}}, "invalid_schema", None),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 1}}}}, "invalid_schema",
+         "response_format"),
         ({"json_schema": {"$ref": "http://x/y"}}, "invalid_schema", "json_schema"),
-        ({"grammar": "root ::= ("}, "invalid_grammar", None),
+        ({"grammar": "root ::= ("}, "invalid_grammar", "grammar"),
         ({"grammar": 'root ::= "a"', "json_schema": {}}, "invalid_value", "grammar"),
         ({"guided_choice": [1]}, "invalid_type", "guided_choice[0]"),
         ({"structured_outputs": {"regex": "a" * 600}}, "invalid_value", "structured_outputs.regex"),
@@ -102,7 +103,7 @@ def call(app: Any, path: str, method: str = "GET", host: str = "localhost", **he
         ({"chat_template_kwargs": {"enable_thinking": 1}}, "invalid_type", "chat_template_kwargs.enable_thinking"),
         ({"functions": [{"name": "f"}]}, "unsupported_parameter", "functions"),
         ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "invalid_tool", None),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "invalid_tool", "tools[0]"),
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         ({"tool_choice": {"type": "x"}}, "invalid_value", "tool_choice.type"),
         ({"modalities": ["text", "audio"]}, "unsupported_parameter", "modalities"),
@@ -164,6 +165,45 @@ def test_the_reply_goes_on_from_its_beginning(ask: Ask) -> None:
     assert ask(CHAT, {**asked, "echo": True}).json()["choices"][0]["message"]["content"] == f"Once upon{new}"
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"guided_grammar": "no grammar"}, "guided_grammar"),
+        (CHAT, {"grammar": "no grammar"}, "grammar"),
+        (CHAT, {"guided_grammar": " "}, "guided_grammar"),
+        (CHAT, {"dry_sequence_breakers": ["\0"]}, "dry_sequence_breakers"),
+        (CHAT, {"guided_json": {"type": "thing"}}, "guided_json"),
+        (CHAT, {"logit_bias": {"99999": 1}}, "logit_bias"),
+        ("/v1/completions", {"prompt": "a", "stop_token_ids": [99999]}, "stop_token_ids"),
+        ("/v1/completions", {"prompt": [99999], "stop": ["a"]}, "prompt"),
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 5000}]}, "messages"),
+        ("/v1/completions", {"prompt": "word " * 5000}, "prompt"),
+        ("/completion", {"prompt": "a", "json_schema": {"minimum": "low"}}, "json_schema"),
+        ("/v1/responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": {"type": 1}}}}, "text"),
+    ],
+)
+def test_what_the_package_refuses_has_the_name_of_the_field(
+    ask: Ask, path: str, fields: dict[str, Any], param: str
+) -> None:
+    body = {**({"messages": USER} if path == CHAT else {}), "max_tokens": 3, **fields}
+    if path == "/v1/responses":
+        body.pop("max_tokens")
+    refused = ask(path, body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
+    form = {"format": {"type": "json_schema", "schema": {"type": "thing"}}}
+    refused = ask("/v1/messages", {"messages": USER, "max_tokens": 3, "output_config": form})
+    assert refused.json()["error"]["message"].startswith("output_config: schema")
+
+
+def test_a_field_without_effect_does_not_limit_logprobs(ask: Ask) -> None:
+    asked = {"messages": USER, "max_tokens": 3, "logprobs": True, "best_of": 10**9, "prompt": ["a"] * 10**5}
+    whole = ask(CHAT, asked)
+    assert whole.status_code == 200, whole.text
+    assert len(whole.json()["choices"][0]["logprobs"]["content"]) > 0
+    del asked["max_tokens"]
+    assert ask(CHAT, {**asked, "stop": ["a", "e"]}).json()["usage"]["completion_tokens"] > 0
+
+
 def test_logprobs_are_those_of_the_text(ask: Ask) -> None:
     asked = {"messages": USER, "max_tokens": 30, "seed": 4, "temperature": 1, "logprobs": True, "top_logprobs": 2,
              "stop": ["the"]}  # fmt: skip
@@ -204,7 +244,7 @@ def test_scores_of_a_prompt(server: Running, ask: Ask) -> None:
         ({"prompt": None}, "invalid_type", "prompt"),
         ({"prompt": [[1], "a", 2]}, "invalid_type", "prompt[2]"),
         ({"prompt": [5, -1]}, "invalid_value", "prompt[1]"),
-        ({"prompt": [5, 100_000]}, "invalid_token", None),
+        ({"prompt": [5, 100_000]}, "invalid_token", "prompt"),
         ({"prompt": ["a"] * 65}, "invalid_value", "prompt"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"best_of": 2, "n": 3}, "invalid_value", "best_of"),
@@ -224,7 +264,7 @@ def test_what_is_wrong_with_inputs(ask: Ask) -> None:
         ({"input": "a", "dimensions": 5000}, "invalid_value", "dimensions"),
         ({"input": "a", "encoding_format": "hex"}, "invalid_value", "encoding_format"),
         ({"input": [5, 100_000]}, "invalid_token", "input"),
-        ({"input": "a " * 3000}, "context_length_exceeded", None),
+        ({"input": "a " * 3000}, "context_length_exceeded", "input"),
     ):
         assert error(ask("/v1/embeddings", fields)) == (400, code, param)
 

@@ -300,6 +300,15 @@ def test_wrong_values_are_taken(lenient: Served, server: Served, given: Any, sho
     assert server.ask("/completion", {**GREEDY, "n_predict": 1, **given}).status_code == 400
 
 
+def test_wrong_values_are_taken_as_none_everywhere(lenient: Served) -> None:
+    said = {"input": "tana", "max_output_tokens": 2, "text": "long", "reasoning": 3, "metadata": []}
+    found = lenient.ask("/v1/responses", said)
+    assert found.status_code == 200, found.text
+    assert found.json()["text"] == {"format": {"type": "text"}}
+    streamed = lenient.ask("/completion", {**GREEDY, "n_predict": 1, "stream": True, "sse_ping_interval": "often"})
+    assert streamed.status_code == 200, streamed.text
+
+
 def test_slots_go_round(lenient: Served) -> None:
     assert lenient.ask("/completion", {**GREEDY, "id_slot": 5}).json()["id_slot"] == 1
     assert lenient.ask("/slots/7?action=erase", {}).json()["id_slot"] == 1

@@ -53,7 +53,7 @@ def test_vectors(stories_server: Served, path: str, name: str) -> None:
     ("body", "param"),
     [({}, "input"), ({"input": []}, "input"), ({"input": [""]}, None), ({"input": [[]]}, "input[0]"),
      ({"content": 5}, "content"), ({"input": "a", "encoding_format": "base64"}, "encoding_format"),
-     ({"input": "a", "embd_normalize": 3}, "embd_normalize"), ({"input": [10**6]}, None)],
+     ({"input": "a", "embd_normalize": 3}, "embd_normalize"), ({"input": [10**6]}, "input")],
 )  # fmt: skip
 def test_what_has_no_vector(stories_server: Served, body: Any, param: str | None) -> None:
     if body == {"input": [""]}:  # BOS alone
@@ -125,7 +125,7 @@ def test_the_form_of_tei(ranker: Served) -> None:
      ({"query": "q", "documents": [{"text": 3}]}, "documents[0].text"), ({"query": "q", "texts": [""]}, "texts[0]"),
      ({"query": "q", "documents": ["a"] * 1001}, "documents"),
      ({"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
-     ({"query": "q", "documents": ["word " * 5000]}, None)],
+     ({"query": "q", "documents": ["word " * 5000]}, "query")],
 )  # fmt: skip
 def test_what_is_not_ranked(ranker: Served, body: Any, param: str | None) -> None:
     assert error(ranker.ask("/v1/rerank", body)) == (400, param)

@@ -101,6 +101,19 @@ def test_what_cannot_be_is_refused_with_its_place(server: Served) -> None:
     assert "messages[0].content[0]: the projector of qwen2vl.gguf takes no sound" in answer.json()["error"]["message"]
 
 
+def test_the_beginning_of_a_reply_has_no_image(server: Served) -> None:
+    part = {"type": "image_url", "image_url": {"url": URL}}
+    parts: list[Any] = [{"type": "text", "text": "a"}, part]
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": parts}]
+    for path in ("/v1/chat/completions", "/v1/chat/completions/input_tokens"):
+        error = server.ask(path, {"messages": said, **OPTIONS}).json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", "messages[1].content"), error
+    parts = [{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": URL}]
+    said = [said[0], {"role": "assistant", "content": parts}]
+    error = server.ask("/v1/responses", {"input": said, "max_output_tokens": 5}).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "input.content"), error
+
+
 class _Host(BaseHTTPRequestHandler):
     """A host with one picture and one sound, whatever it is asked for."""
 

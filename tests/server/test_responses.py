@@ -343,12 +343,12 @@ def test_tokens_are_counted_as_they_are_used(client: Any, ask: Ask) -> None:
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "invalid_schema", "text.format.schema"),
         ({"reasoning": {"effort": "huge"}}, "invalid_value", "reasoning.effort"),
         ({"metadata": {"a": 1}}, "invalid_type", "metadata.a"),
-        ({"tools": [{"type": "function"}]}, "invalid_tool", None),
+        ({"tools": [{"type": "function"}]}, "invalid_tool", "tools[0]"),
         ({"tools": [CLOCK], "tool_choice": {"type": "function"}}, "invalid_type", "tool_choice.name"),
         ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "invalid_value", "tool_choice"),
         ({"tool_choice": {"type": "web_search"}}, "invalid_value", "tool_choice.type"),
         ({"n": 2}, "unsupported_parameter", "n"),
-        ({"input": "a " * 3000}, "context_length_exceeded", None),
+        ({"input": "a " * 3000}, "context_length_exceeded", "input"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(ask: Ask, fields: Any, code: str, param: str | None) -> None:

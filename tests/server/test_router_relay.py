@@ -48,6 +48,23 @@ def test_a_request_reaches_its_model_as_it_came() -> None:
     run(main)
 
 
+def test_a_form_reaches_the_model_that_it_names() -> None:
+    async def main() -> None:
+        async with router("a", "b") as (app, _):
+            parts = [("model", "b"), ('file"; filename="a.wav', "RIFF")]
+            lines = [f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{data}\r\n' for name, data in parts]
+            form = "".join([*lines, "--x--\r\n"]).encode()
+            kind = "multipart/form-data; boundary=x"
+            found = (await ask(app, "/v1/audio/transcriptions", form, content_type=kind).end()).json()
+            assert found["target"] == "/v1/audio/transcriptions"
+            assert (found["body"].encode("latin-1"), found["headers"]["content-type"]) == (form, kind)
+            nowhere = form.replace(b"\r\nb\r\n", b"\r\nc\r\n")
+            refused = await ask(app, "/v1/audio/transcriptions", nowhere, content_type=kind).end()
+            assert (refused.status, refused.json()["error"]["code"]) == (404, "model_not_found")
+
+    run(main)
+
+
 ENDINGS = (
     ("/v1/chat/completions", b'data: {"error":{', "model_crashed"),
     ("/completion", b'data: {"error":{', 502),

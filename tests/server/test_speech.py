@@ -113,6 +113,8 @@ def test_voices(server: Served, llm: Llama, expected: Audio) -> None:
         ({"instructions": "sadly"}, "instructions", "unsupported_parameter"),
         ({"max_frames": 0}, "max_frames", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_type"),
+        ({"stream_format": "sse", "sse_ping_interval": "often"}, "sse_ping_interval", "invalid_type"),
+        ({"stream_format": "sse", "sse_ping_interval": -2}, "sse_ping_interval", "invalid_value"),
     ],
 )
 def test_fields_that_cannot_be_honored(server: Served, fields: dict[str, Any], param: str, code: str) -> None:
@@ -120,6 +122,19 @@ def test_fields_that_cannot_be_honored(server: Served, fields: dict[str, Any], p
     refused = server.ask(PATH, body)
     error = refused.json()["error"]
     assert (refused.status_code, error["param"], error["code"]) == (400, param, code), refused.text
+
+
+def test_a_file_of_answers_has_no_sound(server: Served) -> None:
+    from llama_cffi.server.offline import answer
+
+    deep: Any = []
+    for _ in range(70):
+        deep = [deep]
+    for fields, word in (({}, "not JSON"), ({"response_format": "pcm"}, "not JSON"), ({"x": deep}, "nested")):
+        status, body = asyncio.run(answer(server.service, PATH, {**BODY, **fields}, "req"))
+        assert (status, word in body["error"]["message"]) == (400, True), body
+    status, body = asyncio.run(answer(server.service, PATH, {**BODY, "voice": 5}, "req"))
+    assert (status, body["error"]["param"]) == (400, "voice")
 
 
 def test_a_text_that_is_too_long(server: Served) -> None:

@@ -121,6 +121,12 @@ def test_files_that_are_no_sound(server: Served) -> None:
         assert cut.status_code == 400, (data, cut.text)
     bare = server.ask(PATH, content=b"a", headers={"content-type": "multipart/form-data"})
     assert bare.status_code == 400
+    for fields in ({"seed": "1", "seed[]": "2"}, {"seed[]": "2", "seed": "1"}):
+        both = send(server, SOUNDS[220], **fields)
+        assert (both.status_code, both.json()["error"]["code"]) == (400, "invalid_form"), both.text
+        assert "seed is both a value and a list" in both.json()["error"]["message"]
+    files = [("x[]", ("a", b"b")), ("x[]", (None, b"c"))]
+    assert server.ask(PATH, files=files).json()["error"]["code"] == "invalid_form"
 
 
 def test_a_model_that_hears_nothing() -> None:

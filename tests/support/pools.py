@@ -67,7 +67,7 @@ class Exchange:
 
     def __init__(self, app: Any, method: str, path: str, body: Any, headers: Mapping[str, str]) -> None:
         path, _, query = path.partition("?")
-        data = b"" if body is None else json.dumps(body).encode()
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._incoming.put_nowait({"type": "http.request", "body": data, "more_body": False})
         self.messages: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from types import FrameType
 import pytest
 
 from llama_cffi._util.worker import ThreadPool, with_stack, work_off
+from tests.support.children import run_child
 
 
 def never() -> None:
@@ -165,3 +167,36 @@ def test_the_threads_of_a_pool_end_with_it() -> None:
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_lock_that_another_thread_held_is_open_in_a_forked_child() -> None:
+    program = """
+    import os, signal, threading, warnings
+    from llama_cffi._util import worker
+    from llama_cffi._util.once import once
+
+    made, inside, leave = once(lambda: inside.set() or leave.wait()), threading.Event(), threading.Event()
+    threading.Thread(target=made).start()
+    inside.wait()
+    held = threading.Event()
+
+    def hold():
+        with worker._stack_size_lock:
+            held.set()
+            leave.wait()
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        inside, leave = threading.Event(), threading.Event()
+        leave.set()
+        assert made() is True
+        os._exit(worker.with_stack(1 << 20, lambda: 7))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    leave.set()
+    """
+    assert run_child(program) == "7\n"

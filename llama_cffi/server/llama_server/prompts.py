@@ -34,12 +34,21 @@ def read_parts(param: str, value: Any) -> list[Part]:
 
 def read_prompts(param: str, value: Any, limit: int, *, media: bool = False) -> list[list[AnyPart]]:
     """Return the prompts of a body: one, or a list of them. ``media`` are refused by default."""
-    if isinstance(value, list) and not any(_is_token(one) for one in value):
+    if _is_several(value):
         found = [_read_prompt(f"{param}[{i}]", one, media) for i, one in enumerate(items(param, value, limit))]
         if not found:
             raise wrong(param, "is empty")
         return found
     return [_read_prompt(param, value, media)]
+
+
+def count_prompts(value: Any) -> int:
+    """Return how many prompts a body has, without reading them."""
+    return max(1, len(value)) if _is_several(value) else 1
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, list) and not any(_is_token(one) for one in value)
 
 
 def _is_token(value: Any) -> bool:
@@ -135,6 +144,7 @@ __all__ = [
     "MAX_TOKENS",
     "AnyPart",
     "Part",
+    "count_prompts",
     "make_embeddable",
     "make_prompt",
     "read_parts",

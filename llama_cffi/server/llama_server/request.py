@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_cffi.server.fields import FIELDS, Field, read_fields, text_options
 from llama_cffi.server.llama_server.limits import Limits
+from llama_cffi.server.llama_server.prompts import count_prompts
 from llama_cffi.server.values import Facts, flag, integer, strings, whole
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def read_native(call: Call, used: frozenset[str], *, whole_lines: bool = False) 
         fields=take("response_fields", ()),
     )
     stream, n, own_limit = bool(take("stream")), take("n", 1), "max_seconds" not in asked.options
-    options = text_options(call, asked)
+    options = text_options(call, asked, n * count_prompts(call.body.get("prompt")))
     settings["max_tokens"] = options.get("max_tokens")
     return Asked(options, n, stream, own_limit, limits, form)
 

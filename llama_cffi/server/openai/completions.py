@@ -85,7 +85,7 @@ def read_text(call: Call) -> TextRequest:
     include_usage = read_stream_options(call, stream)
     n, best_of, own_limit = asked.take("n", 1), asked.take("best_of"), "max_seconds" not in asked.options
     progress, times = bool(asked.take("return_progress")), bool(asked.take("timings_per_token"))
-    options = text_options(call, asked)
+    options = text_options(call, asked, max(n, best_of or 1) * len(prompts))
     if options.get("suffix") == "":
         del options["suffix"]
     if options.get("max_tokens") == 0 and not options.get("echo"):

@@ -29,7 +29,7 @@ DEFAULT_VOICE = "default"
 """The model's own voice."""
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "max_seconds")
 SPEECH_FIELDS: tuple[Field, ...] = (
-    *(one for one in FIELDS if one.option in _SAMPLING),
+    *(one for one in FIELDS if one.option in (*_SAMPLING, "sse_ping_interval")),
     Field.of("language", text(64)),
     Field.of("max_frames", integer(1)),
     Field.of("response_format", one_of("wav", "pcm", "mp3", "opus", "aac", "flac")),
@@ -53,7 +53,7 @@ async def speech(call: Call) -> Answer:
             "this model does not speak: it needs a projector with a generator of speech (--mmproj)",
             code="unsupported_content",
         )
-    asked = read_fields(call, SPEECH_FIELDS, frozenset(("input", "voice", "sse_ping_interval")))
+    asked = read_fields(call, SPEECH_FIELDS, frozenset(("input", "voice")))
     service.check_model(asked.take("model"))
     form, stream_form = asked.take("response_format", "wav"), asked.take("stream_format", "audio")
     if form not in ("wav", "pcm"):

@@ -192,7 +192,7 @@ def relay_handler(pool: Pool, original: Handler) -> Handler:
     async def handler(call: Call) -> Answer:
         return await relay(pool, call)
 
-    return takes(list_as=form.list_as, nothing=form.nothing)(handler)
+    return takes(list_as=form.list_as, nothing=form.nothing, form=form.form)(handler)
 
 
 def _target(call: Call) -> bytes:
