@@ -10,12 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import typer
 from docs_hooks import expand, on_page_content
 
 import llama_cffi
 from llama_cffi import errors, options
+from llama_cffi.cli import console, conversation
+from llama_cffi.cli.app import app
 from llama_cffi.runtime import demo_path
 from tests.support.media_kinds import TEMPLATE
 from tests.support.media_models import QWEN2VL_SHAPE, write_text_model, write_vision_projector
@@ -132,6 +136,22 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
     assert sorted(expand(listed, DOCS)) == pages
     assert expand([{"Decisions": ["a.md", "adr/0001*.md"]}], DOCS) == [{"Decisions": ["a.md", "adr/0001-cffi.md"]}]
+
+
+def test_every_guide_is_linked_from_the_first_page() -> None:
+    first = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if page.stem != "index" and f"]({page.name})" not in first] == []
+
+
+def test_the_page_about_the_command_line_has_every_command() -> None:
+    page = (DOCS / "command-line.md").read_text(encoding="utf-8")
+    commands: Any = typer.main.get_command(app)
+    assert [name for name in commands.commands if f"`{name}`" not in page] == []
+    slashes = re.findall(r"^(/\w+)", conversation.HELP, re.MULTILINE)
+    assert len(slashes) > 10
+    assert [name for name in slashes if f"`{name}" not in page] == []
+    codes = (console.FAILURE, console.INTERRUPTED, console.BROKEN_PIPE)
+    assert [code for code in codes if f"\n| {code} | " not in page] == []
 
 
 def test_a_role_that_is_left_on_a_page_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import console, options
 from llama_cffi.cli.loading import HUB, web_address
+from llama_cffi.cli.model_choice import HfToken, Offline
 
 if TYPE_CHECKING:
     from llama_cffi.hub import CachedModel
@@ -22,16 +24,15 @@ def pull(
     revision: Annotated[
         str | None, options.option("--revision", metavar="NAME", help="A branch, tag or commit.")
     ] = None,
-    offline: Annotated[
-        bool, options.option("--offline", help="Use only files in the cache.")
-    ] = False,
+    token: HfToken = None,
+    offline: Offline = False,
     recheck: Annotated[
         bool, options.option("--recheck", help="Check files in the cache too, and download damaged ones again.")
     ] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:  # fmt: skip
-    """Download a model from the Hugging Face hub, or from an address.
+    """Download a model from the Hugging Face hub or an address.
 
     Without a quantization it is Q4_K_M, if the repository has that. Files in the cache are not downloaded again.
     """
@@ -51,6 +52,8 @@ def pull(
         else:
             console.rows([("name", label), ("size", console.size_text(size)), ("path", str(path))])
         return
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
     name = name.removeprefix(HUB)
     with Bar("fetching") as bar:
         path = fetch(name, revision=revision, offline=offline, recheck=recheck, progress=bar)

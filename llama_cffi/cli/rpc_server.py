@@ -44,9 +44,10 @@ def rpc_server(
     ] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Compute for models of other machines (`--rpc HOST:PORT`), one client after the other.
+    """Lend the devices of this machine to other machines.
 
-    There is neither a password nor encryption: anybody who reaches the port can use it, and may take over the process.
+    They use them with `--rpc HOST:PORT`, one client at a time. There is neither a password nor encryption: everyone who
+    reaches the port can use it, and may take over the process.
     """
     from llama_cffi.core import rpc
     from llama_cffi.core.threads import default_thread_count
