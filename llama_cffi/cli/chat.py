@@ -115,6 +115,8 @@ def chat(
     MESSAGE, or when standard input is not a terminal, it prints one answer. Standard input that is not a terminal is
     appended to MESSAGE after a blank line.
     """
+    from llama_cffi.reply.formats import find
+
     text = _message(message, prompt, file)
     if as_json and text is None:
         raise typer.BadParameter("--json gives one answer: say MESSAGE, or give it on standard input")
@@ -128,6 +130,12 @@ def chat(
         raise typer.BadParameter("a grammar leaves no room for calls: give either --tools or a grammar")
     if system_file is not None:
         system = arguments.read_text(system_file)
+    if template_file is not None:
+        template = arguments.read_text(template_file)
+    if load_from is not None:
+        load_from.open("rb").close()
+    if reply_format is not None:
+        find(reply_format)
     callable_tools = () if tools is None else _load_tools(tools)
     given = sampling.given()
     added = additions(lora, control_vector, control_vector_layer_range)
@@ -155,7 +163,7 @@ def chat(
         added.apply(llm)
         session = llm.session(
             [{"role": "system", "content": system}] if system else [],
-            chat_template=template_file if template_file is not None else template,
+            chat_template=template,
             reply_format=reply_format,
             reasoning_budget=reasoning_budget if reasoning_budget >= 0 else None,
             max_tokens=n_predict if n_predict >= 0 else None,

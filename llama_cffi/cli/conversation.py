@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -16,6 +17,7 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
+from rich.table import Table
 
 from llama_cffi.cli.console import colorful, one_line, printable
 from llama_cffi.cli.markdown import MarkdownStream
@@ -251,7 +253,12 @@ class Conversation:
         self._note(self._stats_of_last)
 
     def _help(self, _: str) -> None:
-        self._note(HELP)
+        commands, keys = HELP.split("\n\n")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for line in commands.splitlines():
+            table.add_row(*re.split(r" {2,}", line, maxsplit=1))
+        self._terminal.print(table, style="dim", markup=False)
+        self._note(f"\n{keys}")
 
     # -- the terminal
 

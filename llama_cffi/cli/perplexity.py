@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -86,9 +87,11 @@ def perplexity(
     if as_json:
         console.print_json({**dataclasses.asdict(found), "model": about})
         return
+    # One token has no spread.
+    spread = f" +/- {found.stderr:.4f}" if math.isfinite(found.stderr) else ""
     console.rows(
         [
-            ("perplexity", f"{found.value:.4f} +/- {found.stderr:.4f}"),
+            ("perplexity", f"{found.value:.4f}{spread}"),
             ("tokens scored", f"{found.n_tokens:,} in {found.n_chunks:,} chunk{'s' * (found.n_chunks != 1)}"),
         ]
     )

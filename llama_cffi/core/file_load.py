@@ -32,7 +32,8 @@ def load_file(
         if not ptr:
             if reporter.cancelled:
                 raise ModelLoadCancelled(f"loading {path} was cancelled by the progress callback")
-            raise ModelFileError(f"cannot load {what}{path}{_damage(path)}", log=log.lines_since(mark))
+            lines = log.lines_since(mark)
+            raise ModelFileError(f"cannot load {what}{path}{_damage(path)}", log=lines)
     return ptr, mark
 
 

@@ -99,13 +99,18 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert "is not JSON" in refused(1, "chat", ASK, "--schema", broken)
     broken.write_text('{"contains": 1, "type": "array"}')
     assert "contains" in refused(1, "chat", ASK, "--schema", broken)
-    assert "no reply format 'x'" in refused(1, "chat", ASK, "--reply-format", "x")
+    # Nothing is loaded before, so that no line says which model.
+    assert refused(1, "chat", ASK, "--reply-format", "x").startswith(
+        "error: --reply-format: there is no reply format 'x'"
+    )
+    assert refused(1, "chat", ASK, "--load", "no.json") == "error: no such file: no.json\n"
     assert "is not a saved conversation" in refused(1, "chat", ASK, "--load", broken)
     assert refused(2, "chat", ASK, "--chat-template", "a", "--chat-template-file", broken)
     assert refused(2, "chat")  # standard input is empty
     assert "give one of --schema" in refused(2, "chat", ASK, "--schema", broken, "--grammar", "root ::= [a]")
     assert "no room for calls" in refused(2, "chat", ASK, "--tools", broken, "--grammar-file", broken)
     assert "error: no such file: no.py" in refused(1, "chat", ASK, "--tools", "no.py")
+    assert refused(1, "chat", ASK, "--chat-template-file", "no.jinja") == "error: no such file: no.jinja\n"
 
 
 def test_a_cut_answer_is_shown(tmp_path: Path) -> None:
@@ -261,6 +266,14 @@ def test_commands(commands: Commands, tmp_path: Path) -> None:
     for line in ("/undo", "/save", "/load nothing.json", "/load", "/tools nothing.py", "/save a b"):
         assert commands(line).startswith("error:"), line
     assert len(session) == 1
+
+
+def test_the_help_fits_a_narrow_terminal(commands: Commands) -> None:
+    assert "/undo          remove your last message and the answer to it" in commands("/help").replace(" \n", "\n")
+    commands.talk._terminal.width = 40
+    shown = commands("/help").split("\n\n")[0].splitlines()
+    assert max(map(len, shown)) <= 40
+    assert all(line.startswith(("/", " " * 15)) for line in shown)
 
 
 def test_tools_in_a_talk(commands: Commands, tmp_path: Path) -> None:
