@@ -7,7 +7,7 @@ with the same threads, cells and slots, opened afresh for each round, in turn. E
 with a question, and then another question about the same picture, as chat completions: milliseconds to the end of each
 answer of one token (the first token of random weights need not be a whole character). At last a text is streamed while
 a question about a new picture is asked: its longest pause until the answer, and how many of its tokens came meanwhile.
-The models have random weights, and the sizes of a small one that sees.
+The models have random weights, the text model's as Q8_0, and the sizes of a small one that sees.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from benchmarks.compare import spread  # noqa: E402
 from benchmarks.peers import BenchmarkError, Settings, package_info  # noqa: E402
 from benchmarks.report import report  # noqa: E402
 from benchmarks.server import PAUSE, generating_server, own_server, server_program  # noqa: E402
+from llama_cffi.core.quantize import quantize  # noqa: E402
 from tests.support.llama_server import LlamaServer, ServerError  # noqa: E402
 from tests.support.media_kinds import TEMPLATE  # noqa: E402
 from tests.support.media_models import VisionShape, write_text_model, write_vision_projector  # noqa: E402
@@ -71,7 +72,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings, size = Settings(threads=threads, n_ctx=4096), 56 if options.quick else PIXELS
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        model = write_text_model(Path(folder) / "qwen2vl.gguf", "qwen2vl", TEXT)
+        model = Path(folder) / "qwen2vl-q8_0.gguf"
+        quantize(write_text_model(Path(folder) / "qwen2vl.gguf", "qwen2vl", TEXT), model, "q8_0")
         projector = write_vision_projector(Path(folder) / "mmproj.gguf", n_text=TEXT.n_embd, shape=VISION)
         template = Path(folder) / "template.jinja"
         template.write_text(TEMPLATE)

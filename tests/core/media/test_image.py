@@ -108,6 +108,15 @@ def test_decompression_bombs_are_refused() -> None:
         Image(png(10, 11, zlib.compress(row * 10)))
 
 
+def test_a_file_that_was_right_is_not_decompressed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = png(10, 10, zlib.compress(b"\1" + bytes(30) + (b"\0" + bytes(30)) * 9))
+    whole = Image(data)
+    monkeypatch.delattr(zlib, "decompressobj")
+    assert Image(bytes(bytearray(data))) == whole
+    with pytest.raises(AttributeError):
+        Image(data + b"\0")
+
+
 def test_interlaced_pictures_have_their_length() -> None:
     # One byte a pixel: passes of 2, 2, 2, 4, 3, 7 and 5 rows with their widths, for 9 by 10 pixels.
     sizes = [(2, 2), (1, 2), (3, 1), (2, 3), (5, 2), (4, 5), (9, 5)]
