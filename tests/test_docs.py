@@ -86,6 +86,22 @@ def test_the_code_on_the_pages_runs(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.count(_DONE) == len(files) > 1
 
 
+@pytest.mark.conformance
+def test_the_code_on_the_pages_has_the_types_that_it_uses(tmp_path: Path) -> None:
+    files = []
+    for page in ALL:
+        for i, code in enumerate((*blocks(page), *blocks(page, skipped=True))):
+            files.append(tmp_path / f"{page.stem.replace('-', '_').lower()}_{page.parent.name}_{i}.py")
+            files[-1].write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", "--config-file=", *map(str, files)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, timeout=900
+    )
+    errors = [line for line in done.stdout.splitlines() if line.startswith(tuple(file.name for file in files))]
+    assert errors == [], "\n".join(errors)
+    assert " source files" in done.stdout
+
+
 def test_every_page_with_code_is_in_a_folder_that_runs() -> None:
     assert {page.parent for page in PAGES} == {ROOT, DOCS, DOCS / "reference"}
 
