@@ -18,8 +18,10 @@ from docs_hooks import expand, on_page_content
 
 import llama_cffi
 from llama_cffi import errors, options
+from llama_cffi._native import abi
 from llama_cffi.cli import console, conversation
 from llama_cffi.cli.app import app
+from llama_cffi.reply.formats import FORMATS
 from llama_cffi.runtime import demo_path
 from tests.support.media_kinds import TEMPLATE
 from tests.support.media_models import QWEN2VL_SHAPE, write_text_model, write_vision_projector
@@ -157,6 +159,14 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_every_guide_is_linked_from_the_first_page() -> None:
     first = (DOCS / "index.md").read_text(encoding="utf-8")
     assert [page.name for page in DOCS.glob("*.md") if page.stem != "index" and f"]({page.name})" not in first] == []
+
+
+def test_the_first_page_counts_what_there_is() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    with_calls = [name for name in FORMATS if name != "plain"]
+    assert f"tool calls in {len(with_calls)} formats" in readme
+    twelve = len(abi.generations())
+    assert (twelve, "twelve generations of the interface" in readme) == (12, True)
 
 
 def test_the_page_about_the_command_line_has_every_command() -> None:

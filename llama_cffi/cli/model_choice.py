@@ -53,7 +53,9 @@ class ModelChoice:
                 raise typer.BadParameter("there is no --hf-repo for it", param_hint="--hf-file")
             return self.model
         if self.model is not None:
-            raise typer.BadParameter("give either --model or --hf-repo")
+            raise typer.BadParameter(
+                "give either --model or --hf-repo; LLAMA_ARG_MODEL and LLAMA_ARG_HF_REPO count, too"
+            )
         name = self.hf_repo.removeprefix(HUB)
         return Path(f"{HUB}{name.partition(':')[0]}/{self.hf_file}" if self.hf_file is not None else f"{HUB}{name}")
 
