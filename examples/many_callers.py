@@ -6,7 +6,7 @@ python examples/many_callers.py [MODEL]
 import sys
 import threading
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 from llama_cffi.errors import QueueFullError
 from llama_cffi.options import LlamaOptions
 
@@ -25,7 +25,11 @@ def ask(llm: Llama, prompt: str) -> None:
 
 # One thread computes for all, and the queue has an end.
 options: LlamaOptions = {"driver": "thread", "max_waiting": 100}
-with Llama(sys.argv[1], **options) if len(sys.argv) > 1 else Llama.demo(**options) as llm:
+try:
+    llm = Llama(sys.argv[1], **options) if len(sys.argv) > 1 else Llama.demo(**options)
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     threads = [threading.Thread(target=ask, args=(llm, prompt)) for prompt in PROMPTS]
     for thread in threads:
         thread.start()

@@ -129,7 +129,10 @@ class LlamaOptions(TypedDict, total=False):
     ``docs/gpu.md``."""
     isolate: bool | None
     """Whether the model is in a process of its own, so that a crash raises :class:`EngineCrashed` and the next call
-    starts another process. False by default, True with ``rpc``. See ``docs/processes.md``."""
+    starts another process. False by default, True with ``rpc``. With ``rpc`` and ``isolate=False``, any number of
+    models, contexts and threads of this process may use a server; but one that ends or is restarted while a model is
+    open ends this process, the next computation waits without a limit for one that hangs, and the devices of a server
+    stay devices of this process, also for models that are opened later. See ``docs/processes.md``."""
     replay: bool | None
     """Whether a request is repeated once after a crash if nothing of it was given to the caller; False by default,
     and True needs ``isolate=True``."""

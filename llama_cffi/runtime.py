@@ -30,7 +30,7 @@ from llama_cffi.engine.request import Overflow
 from llama_cffi.engine.runner import ContextRunner
 from llama_cffi.engine.saved_states import States
 from llama_cffi.engine.scoring import Scoring
-from llama_cffi.engine.speaker import Speaker
+from llama_cffi.engine.speaker import Speaker, speechless
 from llama_cffi.errors import (
     ClosedError,
     ContextError,
@@ -91,6 +91,8 @@ class Runtime:
         self.model_sampling = True
         """Whether the author's sampling parameters are the defaults of calls."""
         self.context = Context(model, options)
+        if media is not None:
+            media.compute_beside(self.context)
         # An encoder alone generates nothing, but it embeds.
         self._engine: Engine | None = None
         if self.context.has_memory and model.has_decoder:
@@ -225,10 +227,8 @@ class Runtime:
         """What reads texts aloud; :class:`UnsupportedError` for a model that does not, and :class:`ClosedError`."""
         self.check_open()
         if self._speaker is None:
-            name = self.model.path.name
-            if self.projector is None:
-                raise UnsupportedError(f"{name} does not speak: that needs a projector which makes speech (mmproj=)")
-            raise UnsupportedError(f"{name} does not speak: its projector {self.projector.path.name} makes no speech")
+            projector = self.projector
+            raise speechless(self.model.path.name, None if projector is None else projector.path.name)
         return self._speaker
 
     def condition(self, conditioning: Conditioning) -> None:

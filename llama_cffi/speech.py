@@ -12,7 +12,7 @@ from llama_cffi._util.closing import Closing
 from llama_cffi._util.process_bound import ProcessBound
 from llama_cffi._util.signatures import takes_options
 from llama_cffi.core.media.audio import Audio
-from llama_cffi.engine.speaker import SpeechJob
+from llama_cffi.engine.speech_job import SpeechJob
 from llama_cffi.errors import AbortedError, MediaError
 from llama_cffi.options import SpeechOptions
 from llama_cffi.prepare.speech import prepare_speech
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 class SpeechStream(Closing, ProcessBound, Iterator["NDArray[np.float32]"]):
     """The sound of a text, as an iterator of pieces: float32 arrays of one dimension with samples from -1 to 1.
 
-    The thread that reads computes; texts and conversations of the same Llama go on meanwhile. One text of a model is
-    spoken at a time: a second stream waits at its first piece for the end of the first one. Closing the stream ends
-    it within a frame, and ``with`` closes it.
+    The thread that reads computes, or the process of the model while it reads; texts and conversations of the same
+    Llama go on meanwhile. One text of a model is spoken at a time: a second stream waits at its first piece for the end
+    of the first one. Closing the stream ends it within a frame, and ``with`` closes it.
     """
 
     _instead_of_pickling = "send its pieces"
@@ -99,7 +99,7 @@ def speak(asked: SpeakSpec, runtime: Runtime) -> SpeechStream:
     """Return the stream of a text; raises the errors of :meth:`Llama.speak` before computing."""
     speaker = runtime.speaker
     request = prepare_speech(asked, runtime.model.vocab, speaker.n_ctx, speaker.projector, runtime.defaults)
-    return SpeechStream(SpeechJob(speaker, request))
+    return SpeechStream(speaker.start(request))
 
 
 class Speaking:

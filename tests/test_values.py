@@ -207,9 +207,8 @@ def speaking(folder: Path) -> Llama:
 
 def generator(folder: Path) -> SpeechGenerator:
     made = write_speaking_model(folder, "pockettts")
-    context = Context(
-        model := Model(made.model), ContextOptions(n_ctx=256, n_threads=1, embeddings=True, pooling="none")
-    )
+    options = ContextOptions(n_ctx=256, n_threads=1, embeddings=True, pooling="none")
+    context = Context(model := Model(made.model), options, own_threads=True)
     return SpeechGenerator(context, Projector(model, made.projector, n_threads=1, warmup=False))
 
 

@@ -70,6 +70,11 @@ class AbortFlag:
         at = self.native.deadline_ns
         return bool(at) and lib.lch_abort_now() >= at
 
+    @property
+    def seconds_waited(self) -> float:
+        """What computations that it could have stopped have waited for their turns, in all."""
+        return float(self.native.waited_ns) / 1e9
+
     def arm(self) -> None:
         """Call before each computation: on the main thread signals are looked at from 50 ms on."""
         lib.lch_abort_arm(self.native)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import faulthandler
 import functools
 import threading
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import atomic, bound
 from llama_cffi.errors import LibraryError
+
+if TYPE_CHECKING:
+    from llama_cffi._native.handle import Handle
 
 try:
     from llama_cffi._native._helpers import ffi, lib
@@ -72,6 +76,14 @@ def pointer(struct: Any) -> Any:
     return ffi.cast("void *", struct)
 
 
+def turns(found: Sequence[Any]) -> Any:
+    return ffi.new("lch_turn *[]", found)
+
+
+def pool(handle: Handle) -> Any:
+    return ffi.cast("void *", handle.ptr)
+
+
 def is_inside(door: Any) -> bool:
     return door.owner == _get_ident()  # type: ignore[no-any-return]
 
@@ -87,4 +99,17 @@ def function(name: str) -> Any:
     return ffi.cast("void *", bound.home(name).function(name))
 
 
-__all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]
+__all__ = [
+    "address",
+    "ffi",
+    "function",
+    "is_inside",
+    "keep",
+    "leave",
+    "lib",
+    "new",
+    "pointer",
+    "pool",
+    "take_interrupt",
+    "turns",
+]

@@ -157,7 +157,7 @@ def call_int(name: str, *args: Any) -> int:
 
     Pointers may be cffi data, bytes, or None for NULL; a pointer result comes back as its address.
     """
-    result = _lch_call(*_words(name, args))
+    result = _lch_call(*words(name, args))
     return int(result) if result != _FAILED else fail(name)
 
 
@@ -166,18 +166,18 @@ def call_int_deep(stack: int, name: str, *args: Any) -> int:
 
     Where this thread has fewer left, the call runs on a thread of its own. Memory is taken for what it comes to use.
     """
-    result = _lch_call_deep(stack, *_words(name, args))
+    result = _lch_call_deep(stack, *words(name, args))
     return int(result) if result != _FAILED else fail(name)
 
 
 def call_ptr_deep(stack: int, name: str, *args: Any, cell: Cell | None = None) -> Any:
     """Like :func:`call_int_deep`, for a function that returns a pointer."""
-    return _made(name, cell, _lch_call_deep, stack, *_words(name, args))
+    return _made(name, cell, _lch_call_deep, stack, *words(name, args))
 
 
 def call_ptr(name: str, *args: Any, cell: Cell | None = None) -> Any:
     """Like :func:`call_int`, for a function that returns a pointer: cffi data of its declared type."""
-    return _made(name, cell, _lch_call, *_words(name, args))
+    return _made(name, cell, _lch_call, *words(name, args))
 
 
 def call_found(name: str, function: Any, *args: Any) -> int:
@@ -187,7 +187,8 @@ def call_found(name: str, function: Any, *args: Any) -> int:
     return int(result) if result != _FAILED else fail(name)
 
 
-def _words(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def words(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a call as ``lch_call`` takes it: the function, the kind of its result, and eight words."""
     address, kind, n_args = _function(name)
     if len(args) != n_args:
         raise TypeError(f"{name} takes {n_args} arguments, not {len(args)}")
@@ -327,4 +328,5 @@ __all__ = [
     "sampler_clone",
     "sampler_reset",
     "sampler_sample",
+    "words",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from llama_cffi.errors import LibraryError
@@ -58,6 +58,12 @@ keep: Callable[..., None] = _chosen.keep
 leave: Callable[[Any], Callable[[], object]] = _chosen.leave
 """``lch_door_leave`` for one door, as a function without Python code: no signal handler runs before it."""
 
+turns: Callable[[Sequence[Any]], Any] = _chosen.turns
+"""An array of ``lch_turn *``."""
+
+pool: Callable[[Any], Any] = _chosen.pool
+"""The :class:`Handle` of a thread pool as ``lch_turn_add`` takes it."""
+
 take_interrupt: Callable[[], BaseException | None] = _chosen.take_interrupt
 """What a signal handler raised in the middle of a computation, once."""
 
@@ -74,5 +80,7 @@ __all__ = [
     "lib",
     "new",
     "pointer",
+    "pool",
     "take_interrupt",
+    "turns",
 ]

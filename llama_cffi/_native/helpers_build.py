@@ -16,8 +16,8 @@ _HERE = Path(__file__).resolve().parent
 # setuptools wants sources relative to the directory of setup.py.
 _HELPERS = "llama_cffi/_native/helpers"
 _SOURCES = (
-    *("guard", "deep", "log", "abort", "cores", "door", "gguf", "extras"),
-    *("select", "rows", "kernels", "turn", "step"),
+    *("guard", "deep", "log", "abort", "door", "gguf", "extras"),
+    *("select", "rows", "kernels", "turn", "encoding", "step"),
 )
 _HEADERS = ("helpers.h", "helpers.hpp", "kernels.hpp", "kernels.inc", "random.hpp", "ranking.hpp")
 

@@ -26,15 +26,13 @@ class Step:
     """``llama_decode`` for a batch of one row, then a :class:`Selector` on its logits: guarded, and inside the gate.
 
     Everything that does not change from token to token is kept in one struct. ``batch`` is a ``llama_batch *`` with
-    one row; it and the context must outlive this object and whatever :meth:`bind` returned. With a ``turn`` it waits
-    for that before it decodes.
+    one row; it and the context must outlive this object and whatever :meth:`bind` returned. It waits for the ``turn``
+    before it decodes.
     """
 
     __slots__ = ("_gate", "_keep", "_self")
 
-    def __init__(
-        self, ctx: Any, batch: Any, flag: AbortFlag, gate: ExclusiveGate, n_vocab: int, turn: Turn | None = None
-    ) -> None:
+    def __init__(self, ctx: Any, batch: Any, flag: AbortFlag, gate: ExclusiveGate, n_vocab: int, turn: Turn) -> None:
         step = helpers.new("lch_step")
         step.decode = guard.address("llama_decode")
         step.logits = guard.address("llama_get_logits_ith")
@@ -42,9 +40,7 @@ class Step:
         step.token, step.pos, step.seq_id = (
             ffi.cast("int32_t *", column) for column in (batch.token, batch.pos, batch.seq_id[0])
         )
-        step.abort, step.door, step.n_vocab = flag.native, gate.native, n_vocab
-        if turn is not None:
-            step.turn = turn.native
+        step.abort, step.door, step.turn, step.n_vocab = flag.native, gate.native, turn.native, n_vocab
         self._self = step
         self._gate = gate
         self._keep = (batch, flag, turn)

@@ -109,7 +109,7 @@ class Calls:
         self._speaking = ThreadPool(1)
         self._stops: dict[Future[None], Callable[[], object]] = {}
         self._deliveries: dict[int, Delivery] = {}
-        self._running = Running()
+        self.running = Running()
         """Requests, jobs of the threads, and what waits for room in the queue."""
         self._draining = False
         self._forked = False
@@ -120,7 +120,7 @@ class Calls:
 
     def _refuse(self) -> None:
         # The threads did not survive the fork.
-        self._forked, self._running, self._stops = True, Running(), {}
+        self._forked, self.running, self._stops = True, Running(), {}
 
     def prepare(self, prepare: Callable[[Any, Any, Any], T], asked: Any) -> Callable[[], T]:
         """Return what prepares a spec."""
@@ -178,8 +178,8 @@ class Calls:
         except RuntimeError:
             self._check_open(begun=begun)  # another loop closed it meanwhile
             raise
-        self._running.add(job)
-        job.add_done_callback(self._running.remove)
+        self.running.add(job)
+        job.add_done_callback(self.running.remove)
         try:
             if pool is self._compiling and self._max_compile_seconds is not None:
                 return await _within(self._max_compile_seconds, job, began)
@@ -211,8 +211,8 @@ class Calls:
             self._check_open()  # another loop closed it meanwhile
             raise
         self._stops[job] = stop
-        self._running.add(job)
-        for done in (self._running.remove, partial(_forget, self._stops)):
+        self.running.add(job)
+        for done in (self.running.remove, partial(_forget, self._stops)):
             job.add_done_callback(done)
 
     # -- requests
@@ -292,7 +292,7 @@ class Calls:
         if sequence is not None:
             return sequence
         waiting = _InLine()
-        self._running.add(waiting)
+        self.running.add(waiting)
         return waiting
 
     def _try(self, prepared: Prepared[C], delivery: Delivery) -> RunningSequence | None:
@@ -303,9 +303,9 @@ class Calls:
             if self._wait_when_full:
                 return None
             raise
-        self._running.add(sequence)
+        self.running.add(sequence)
         if sequence.done:  # maybe before it was noted
-            self._running.remove(sequence)
+            self.running.remove(sequence)
         if self.closed:
             self._abandon(sequence)
         return sequence
@@ -317,7 +317,7 @@ class Calls:
             try:
                 sequence = await self._submit_when_room(prepared, delivery)
             finally:
-                self._running.remove(submitted)
+                self.running.remove(submitted)
         else:
             sequence = submitted
         return Started(self._runtime.engine, delivery, sequence, Reading(prepared.reader))
@@ -335,7 +335,7 @@ class Calls:
 
     def _abandon(self, submitted: RunningSequence | _InLine | None) -> None:
         if isinstance(submitted, _InLine):
-            self._running.remove(submitted)
+            self.running.remove(submitted)
         elif submitted is not None and not self._runtime.closed:
             self._runtime.engine.abandon(submitted)
 
@@ -347,7 +347,7 @@ class Calls:
             for key, one in tuple(self._deliveries.items()):
                 if one.loop.is_closed():
                     self._deliveries.pop(key, None)
-            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon, self._running.remove)
+            self._deliveries[id(loop)] = found = Delivery(loop, engine.abandon, self.running.end)
         return found
 
     # -- the end
@@ -364,12 +364,12 @@ class Calls:
     async def drain(self, timeout: float | None) -> None:
         """See :meth:`AsyncLlama.drain`."""
         self._draining = True
-        await self._running.wait(timeout)
+        await self.running.wait(timeout)
 
     def close(self) -> None:
         """Cancel what runs, and take no more."""
         self.closed = True
-        for one in self._running:
+        for one in self.running:
             if not isinstance(one, (Future, _InLine)):
                 self._abandon(cast("RunningSequence", one))
         for delivery in tuple(self._deliveries.values()):

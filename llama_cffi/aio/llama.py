@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llama_cffi.tool_loop import ToolResult, ToolRun
 
     C = TypeVar("C", bound=Chunk)
+    T = TypeVar("T")
 
 
 class AsyncLlama(AsyncSpeaking, ProcessBound):
@@ -313,6 +314,14 @@ class AsyncLlama(AsyncSpeaking, ProcessBound):
     def stats(self) -> EngineSnapshot:
         """Return the numbers of running and waiting requests, and the other counts of the engine."""
         return self._llama._runtime.engine.snapshot()
+
+    async def retry_while_busy(self, call: Callable[[], T], timeout: float) -> T:
+        """Return what a call of the :attr:`llama` returns, made on another thread, once no request is in its way.
+
+        While it raises :class:`BusyError`, as :meth:`Llama.save_slot` does for a slot in use, it is made again after
+        the end of a request of this object, and each second. Raises that error after ``timeout`` seconds.
+        """
+        return await self._calls.running.retry(partial(on_thread, call), timeout)
 
     async def drain(self, timeout: float | None = None) -> None:
         """Refuse new calls, and return when the running calls have ended.

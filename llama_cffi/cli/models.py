@@ -1,8 +1,9 @@
-"""``llama-cffi pull | list | rm``: models from the Hugging Face hub, and those in the cache."""
+"""``llama-cffi pull | list | rm``: models from the Hugging Face hub and from addresses, and those in the cache."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from llama_cffi.cli.loading import HUB, web_address
 from llama_cffi.cli.model_choice import HfToken, Offline
 
 if TYPE_CHECKING:
-    from llama_cffi.hub import CachedModel
+    from llama_cffi.hub import CachedAddress, CachedModel
 
 _FORMS = "OWNER/REPO, OWNER/REPO:Q4_K_M or OWNER/REPO/FILE.gguf"
 
@@ -70,36 +71,58 @@ def pull(
 def list_models(as_json: options.Json = False, verbose: options.Verbose = False) -> None:
     """List the models in the cache.
 
-    It is the cache of huggingface_hub: GGUF files that other programs downloaded are in the list too.
+    Unfinished downloads from addresses are in the list, too. Models of the Hugging Face hub are in the cache of huggingface_hub: GGUF files that other programs downloaded are in
+    the list too. Models from addresses are in a cache of llama-cffi.
     """
-    from llama_cffi.hub import cached
+    from llama_cffi.errors import UnsupportedError
+    from llama_cffi.hub import cached, cached_addresses
 
-    models = cached()
+    addresses = cached_addresses()
+    try:
+        models = cached()
+    except UnsupportedError:  # without huggingface_hub there are no others
+        if not addresses:
+            raise
+        models = []
     if as_json:
-        console.print_json({"models": [_report(model) for model in models]})
-    elif models:
-        console.rows([(console.printable(model.name), _size(model)) for model in models])
+        console.print_json({"models": [*map(_report, models), *map(_address_report, addresses)]})
+    elif models or addresses:
+        rows = [(model.name, _size(model)) for model in models] + [(one.name, _address_size(one)) for one in addresses]
+        console.rows([(console.printable(name), size) for name, size in rows])
     else:
         console.note("no models in the cache; llama-cffi pull fetches one")
 
 
 @console.command
 def rm(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{_FORMS}; the first means all of it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{_FORMS}, or https://...; the first means all of it.")],
     yes: Annotated[bool, options.option("-y", "--yes", help="Do not ask.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Delete models from the cache, of every revision."""
-    from llama_cffi.hub import cached, remove
+    """Delete models from the cache, of every revision.
 
-    models = cached(name.removeprefix(HUB))
-    if not models:
+    The parts of an unfinished download from an address are deleted, too. A process that uses a model keeps it; a model that is being downloaded is not deleted.
+    """
+    from llama_cffi.hub import cached, cached_addresses, remove, remove_addresses
+
+    address = web_address(name)
+    if address is not None or Path(name).is_absolute():
+        addresses = cached_addresses(address or name)
+        _confirm(name, [(one.name, _address_size(one)) for one in addresses], yes)
+        freed = remove_addresses(addresses)
+    else:
+        models = cached(name.removeprefix(HUB))
+        _confirm(name, [(model.name, _size(model)) for model in models], yes)
+        freed = remove(models)
+    console.rows([("freed", console.size_text(freed))])
+
+
+def _confirm(name: str, found: list[tuple[str, str]], yes: bool) -> None:
+    if not found:
         console.fail(f"{console.one_line(name)} is not in the cache; llama-cffi list shows the cached models")
-    console.rows([(console.printable(model.name), _size(model)) for model in models])
+    console.rows([(console.printable(one), size) for one, size in found])
     if not yes and not typer.confirm("Delete?", err=True):
         raise typer.Exit(console.FAILURE)
-    freed = remove(models)
-    console.rows([("freed", console.size_text(freed))])
 
 
 def _size(model: CachedModel) -> str:
@@ -115,4 +138,25 @@ def _report(model: CachedModel) -> dict[str, Any]:
         "files": [str(path) for path in model.files],
         "size": model.size,
         "missing": list(model.missing),
+    }
+
+
+def _address_size(model: CachedAddress) -> str:
+    text = console.size_text(model.size)
+    if model.missing:
+        text += f" of {console.size_text(model.expected)}" if model.expected is not None else ""
+        return f"{text}, download unfinished"
+    parts = f", {len(model.files)} files" if len(model.files) > 1 else ""
+    return f"{text}{parts}{', another version unfinished' if model.unfinished else ''}"
+
+
+def _address_report(model: CachedAddress) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "commit": None,
+        "files": [str(path) for path in model.files],
+        "size": model.size,
+        "missing": list(model.missing),
+        "unfinished": model.unfinished,
+        "expected": model.expected,
     }

@@ -63,6 +63,8 @@ def speak(
     choice: ModelChoice = MODEL,
     mmproj: options.Mmproj = "auto",
     placement: Placement = PLACEMENT,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     temperature: Annotated[
@@ -106,6 +108,8 @@ def speak(
         mmproj=projector_source(name, mmproj),
         n_ctx=ctx_size,
         n_threads=arguments.positive(threads),
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=placement.options(),
     )
     with (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llama_cffi.errors import LlamaCffiError, ModelFileError, ModelNotFoundError, UnsupportedError
 
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7-Zip",
     b"Rar!": "RAR",
@@ -46,13 +46,12 @@ class ArchiveMember:
     @staticmethod
     def of_path(path: str | os.PathLike[str]) -> ArchiveMember | None:
         """Read ``archive.zip/folder/model.gguf``; None for what does not lead through an archive."""
-        import tarfile
         import zipfile
 
         whole = Path(path)
-        with suppress(OSError, ValueError):
+        with suppress(OSError, *_DAMAGE):
             for parent in whole.parents:
-                if parent.is_file() and (zipfile.is_zipfile(parent) or tarfile.is_tarfile(parent)):
+                if parent.is_file() and (zipfile.is_zipfile(parent) or _is_tar(parent)):
                     return ArchiveMember(parent, whole.relative_to(parent).as_posix())
                 if parent.exists():
                     break
@@ -75,7 +74,9 @@ class ArchiveMember:
                     f"{archive} is compressed with {kind}; a model is read in place: unpack it, or pack it without "
                     "compression"
                 )
-            name, start, size = self._in_zip() if zipfile.is_zipfile(archive) else self._in_tar()
+            # A tar archive may end with a zip archive.
+            zipped = zipfile.is_zipfile(archive) and (magic.startswith(b"PK") or not _is_tar(archive))
+            name, start, size = self._in_zip() if zipped else self._in_tar()
             if start + size > archive.stat().st_size:
                 raise ModelFileError(f"{archive} is truncated: {name} ends at byte {start + size}")
         except LlamaCffiError:
@@ -96,12 +97,16 @@ class ArchiveMember:
             raise ModelFileError(f"{self.archive} is a damaged zip archive: {error}") from error
         info = files[self._chosen(list(files))]
         check_stored(f"{self.archive}/{info.filename}", info.compress_type, encrypted=bool(info.flag_bits & _ENCRYPTED))
-        with open(self.archive, "rb") as file:
+        header = b""
+        with open(self.archive, "rb") as file, suppress(ValueError, OverflowError):
             file.seek(info.header_offset)
             header = file.read(_LOCAL_HEADER.size)
-            if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
-                raise ModelFileError(f"{self.archive} is a damaged zip archive: {info.filename} is not where it says")
-        _, n_name, n_extra = _LOCAL_HEADER.unpack(header)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+            raise ModelFileError(f"{self.archive} is a damaged zip archive: {info.filename} is not where it says")
+        _, flags, method, n_name, n_extra = _LOCAL_HEADER.unpack(header)
+        same = method == info.compress_type and not (flags ^ info.flag_bits) & _ENCRYPTED
+        if not same or info.compress_size != info.file_size:
+            raise ModelFileError(f"{self.archive} is a damaged zip archive: its headers of {info.filename} differ")
         return info.filename, info.header_offset + _LOCAL_HEADER.size + n_name + n_extra, info.file_size
 
     def _in_tar(self) -> tuple[str, int, int]:
@@ -109,7 +114,12 @@ class ArchiveMember:
 
         try:
             with tarfile.open(self.archive, "r:") as archive:
-                files = {one.name: one for one in archive if not one.isdir()}
+                files = {}
+                for one in archive:
+                    if one.size < 0:  # what follows would stand before it, for ever
+                        raise tarfile.TarError(f"{one.name} has {one.size} bytes")
+                    if not one.isdir():
+                        files[one.name] = one
         except (tarfile.TarError, *_DAMAGE) as error:
             raise ModelFileError(f"{self.archive} is not a zip or tar archive, or a damaged one: {error}") from error
         member = files[self._chosen(list(files))]
@@ -126,6 +136,15 @@ class ArchiveMember:
             return models[0]
         missing = f"{self.archive} has no {self.name}" if self.name is not None else f"{self.archive}: give a name"
         raise ModelNotFoundError(f"{missing}; its GGUF files are: {', '.join(models) or 'none'}")
+
+
+def _is_tar(path: Path) -> bool:
+    import tarfile
+
+    try:
+        return tarfile.is_tarfile(path)
+    except _DAMAGE:
+        return False
 
 
 def check_stored(name: str, compress_type: int, *, encrypted: bool = False) -> None:

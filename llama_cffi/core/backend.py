@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from llama_cffi._native import binding, ffi, lib
+from llama_cffi.core.rpc import device_memory, is_remote
 from llama_cffi.core.strings import to_text
 
 DeviceType = Literal["cpu", "gpu", "igpu", "accel", "meta"]
@@ -40,7 +41,10 @@ class Supports:
 
 
 def devices() -> tuple[Device, ...]:
-    """Return the devices in ggml's order; wraps ``ggml_backend_dev_get``."""
+    """Return the devices in ggml's order; :class:`RpcError` where the server of one does not answer.
+
+    Wraps ``ggml_backend_dev_get``.
+    """
     return tuple(_device(lib.ggml_backend_dev_get(i)) for i in range(lib.ggml_backend_dev_count()))
 
 
@@ -87,16 +91,21 @@ def _device(device: Any) -> Device:
     # Older releases know fewer kinds, and number them otherwise.
     names = {kind: f"GGML_BACKEND_DEVICE_TYPE_{kind.upper()}" for kind in get_args(DeviceType)}
     kinds: dict[int, DeviceType] = {getattr(lib, name): kind for kind, name in names.items() if binding.has(name)}
-    free, total = ffi.new("size_t *"), ffi.new("size_t *")
-    lib.ggml_backend_dev_memory(device, free, total)
+    free, total = device_memory(device) if is_remote(device) else _memory(device)
     return Device(
         name=to_text(lib.ggml_backend_dev_name(device)),
         description=to_text(lib.ggml_backend_dev_description(device)),
         type=kinds[lib.ggml_backend_dev_type(device)],
-        memory_free=free[0],
-        memory_total=total[0],
+        memory_free=free,
+        memory_total=total,
         backend=to_text(lib.ggml_backend_reg_name(lib.ggml_backend_dev_backend_reg(device))),
     )
+
+
+def _memory(device: Any) -> tuple[int, int]:
+    free, total = ffi.new("size_t *"), ffi.new("size_t *")
+    lib.ggml_backend_dev_memory(device, free, total)
+    return free[0], total[0]
 
 
 __all__ = ["Device", "DeviceType", "Supports", "cpu_features", "devices", "supports", "system_info"]

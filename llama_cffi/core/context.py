@@ -26,7 +26,7 @@ from llama_cffi.core.control_vector import ControlVector, apply_control_vector
 from llama_cffi.core.draft_layers import check_alone
 from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.embeddings import POOLING_TYPES, PoolingType
-from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, unseen_change
+from llama_cffi.core.graph_reuse import after_control_vector, notices_changes, reuse_where_safe, unseen_change
 from llama_cffi.core.memory import Memory
 from llama_cffi.core.memory_breakdown import output_row_bytes
 from llama_cffi.core.model import Model
@@ -86,7 +86,7 @@ class Context(ContextFailures):
         self._resources: ContextResources = ContextResources(gate, threads)
         parents = (model.handle,) if threads_of is None else (model.handle, threads_of.handle)
         self._notices_changes = notices_changes()
-        with model.gate, gate:
+        with model.gate, gate, reuse_where_safe(model.options.devices):
             # One owner for the context, its thread pools and its abort flag: they go together, in this order.
             self._handle = handle = Handle("Context", self._resources.free, parents, gate)
             mark = log.mark()
@@ -276,11 +276,6 @@ class Context(ContextFailures):
         """Wait for the device. Wraps ``llama_synchronize``."""
         with self.lock():
             lib.llama_synchronize(self.ptr)
-
-    def pause_threads(self) -> None:
-        """Let the threads sleep until the next computation; they wait for it busily otherwise, for 0.15 seconds."""
-        with self.lock():
-            self._resources.pause_pools()
 
     # -- changes to the weights
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llama_cffi._native import lib
+from llama_cffi._native.abort import AbortFlag
 from llama_cffi._native.gate import ExclusiveGate
+from llama_cffi._native.turn import Turn
 from llama_cffi.core.context_threads import ContextThreads, ThreadUse
 from llama_cffi.core.memory_breakdown import MemoryBreakdown, read_breakdown
 from llama_cffi.core.native_object import NativeObject
@@ -26,6 +28,7 @@ class ContextPerf:
 class ContextReports(NativeObject):
     """The part of a context that reports and changes nothing but its timings."""
 
+    _abort: AbortFlag
     _gate: ExclusiveGate
     _output_rows: int
     _threads: ContextThreads
@@ -34,6 +37,16 @@ class ContextReports(NativeObject):
     def threads(self) -> ThreadUse:
         """The threads that the context computes with now, with the reason for their number."""
         return self._threads.use
+
+    @property
+    def turn(self) -> Turn:
+        """The turn in which it computes, which others that need the same CPUs take, too."""
+        return self._threads.turn
+
+    @property
+    def seconds_waited(self) -> float:
+        """Seconds that its computations have waited for their turn, in all."""
+        return self._abort.seconds_waited
 
     @property
     def threads_asked(self) -> tuple[int | None, int | None]:

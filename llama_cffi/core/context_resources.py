@@ -19,10 +19,6 @@ class ContextResources:
         self.adapters = Attached()
         self.threads = threads
 
-    def pause_pools(self) -> None:
-        """Let all threads sleep until the next computation."""
-        self.threads.pause()
-
     def free(self, cell: Cell) -> None:
         """Free the context in the cell, and then what it used; an interrupted call may be repeated."""
         self._gate.native.shut = 1

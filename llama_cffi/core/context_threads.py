@@ -30,7 +30,7 @@ class ThreadUse:
 
     ``n`` threads compute single tokens, ``n_batch`` several tokens; each has its ``reason``. ``lowered`` tells why
     these are fewer than the context has (``n_threads``, ``n_threads_batch``) for a while, and is None while they are
-    not. ``shared``: other contexts of the process compute with the same threads, in turns.
+    not. ``shared``: other contexts of the process compute with the same threads, and take turns.
     """
 
     n: int
@@ -50,9 +50,9 @@ class ThreadUse:
 class ContextThreads:
     """The threads of one context. It never refers to the Context: see Handle.
 
-    Contexts that would use more than half of the CPUs share their pools and take turns: two such pools at once would
-    wait busily for each other. Smaller ones, those of models with weights on a GPU, and ``own`` ones compute
-    independently. ``lender`` is what another context has, whose pools and turns are used.
+    Contexts that would use more than half of the CPUs share their pools and a turn: two such pools at once would wait
+    busily for each other. Smaller ones, those of models with weights on a GPU, and ``own`` ones have a turn of their
+    own, in which they only meet encodings. ``lender`` is what another context has, whose pools and turn are used.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class ContextThreads:
         self._lowered: str | None = None
         self._choose(options.n_threads, options.n_threads_batch)
         self._group: PoolGroup = lender._group if lender is not None else self._new_group(model, own)
-        self.turn: Turn | None = turn_of(self._group)
+        self.turn: Turn = turn_of(self._group)
 
     def _new_group(self, model: Model, own: bool) -> PoolGroup:
         cpus = tuple(sorted({*self._options.cpus, *self._options_batch.cpus}))
@@ -131,7 +131,7 @@ class ContextThreads:
             reason=self.choice.reason,
             reason_batch=self.choice_batch.reason,
             lowered=self._lowered,
-            shared=self.turn is not None,
+            shared=not self._group.owner,
         )
 
     def set(self, ptr: Any, n_threads: int, n_threads_batch: int | None) -> None:
@@ -171,14 +171,6 @@ class ContextThreads:
         if options.is_placed:
             return lambda: options.applied(self.use.n_batch if batch else self.use.n)
         return own_affinity if numa_places_threads() else None
-
-    def pause(self) -> None:
-        """Let the threads sleep until the next computation; they wait for it busily otherwise, for 0.15 seconds.
-
-        Threads that another context computes with stay awake. This context must not compute.
-        """
-        for pool in self._pools.values():
-            pool.pause(self.turn)
 
     def release(self) -> None:
         """Let go of the pools, of which those without another user end. The context must be freed."""

@@ -22,9 +22,10 @@ from llama_cffi.core.gguf import GGUFFile, check_gguf_file
 from llama_cffi.core.model_check import check_model_file, check_rope
 from llama_cffi.core.model_options import ModelOptions, native_params
 from llama_cffi.core.model_paths import all_parts, all_paths
-from llama_cffi.core.model_reference import absolute, identify
+from llama_cffi.core.model_reference import absolute, check_still, identify
 from llama_cffi.core.native_object import NativeObject
 from llama_cffi.core.placement import Placement, read_placement, tensor_placement
+from llama_cffi.core.rpc import may_compute_remotely, note_user
 from llama_cffi.core.source import Source
 from llama_cffi.core.strings import to_text
 from llama_cffi.core.vocab import Vocab
@@ -51,8 +52,7 @@ class ModelBase(NativeObject):
         single = isinstance(path, (str, os.PathLike))
         paths = all_paths(path)
         self.path = paths[0]
-        self._target = absolute(path)
-        self._parts = all_parts(path)
+        self._target, self._parts = absolute(path), all_parts(path)
         self._source = path if isinstance(path, Source) else None
         if self._source is not None:
             options = self._source.fit(options)
@@ -60,7 +60,8 @@ class ModelBase(NativeObject):
         _check_gpu(self.options)
         for part in paths:
             check_gguf_file(part)
-        self.identities = tuple(map(identify, [self._source] if self._source is not None else self._present()))
+        files: list[Any] = [self._source] if self._source is not None else self._present()
+        self.identities = tuple(map(identify, files))
         """What tells its files from changed ones, as they were when they were loaded."""
         overrides, vocab_only = self.options.kv_overrides, self.options.vocab_only
         values, learned = check_model_file(self.path, overrides, more=self._parts[1:], vocab_only=vocab_only)
@@ -68,9 +69,12 @@ class ModelBase(NativeObject):
         """Whether a text has as many positions as the model was trained for, and no more."""
         self._gate = SharedGate()
         self._handle = handle = Handle("Model", partial(guard.free, "llama_model_free"), gate=self._gate)
+        if not self.options.vocab_only and may_compute_remotely(self.options.devices):
+            note_user(handle)
         with self._gate:
             try:
                 handle.open(self._load(paths, single, progress))
+                check_still(files, self.identities)
                 kind = lib.llama_model_rope_type(handle.ptr)
                 if kind != lib.LLAMA_ROPE_TYPE_NONE and not vocab_only:
                     check_rope(self.path, values, kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,6 +42,15 @@ def identify(file: Path | Source) -> Identity:
     """Return what tells a file from a changed one; reads 8 KiB of it. Raises ``OSError``."""
     size = file.size if isinstance(file, Source) else os.stat(file).st_size
     return size, file_pieces(file)
+
+
+def check_still(files: Sequence[Path | Source], identities: Sequence[Identity]) -> None:
+    """Raise :class:`ModelFileError` for a file that was changed while it was loaded; one that is gone was not."""
+    for file, identity in zip(files, identities, strict=True):
+        with suppress(OSError):
+            if identify(file) != identity:
+                name = file.name if isinstance(file, Source) else file
+                raise ModelFileError(f"{name} was changed while it was loaded: load it again when it is complete")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_cffi._native import ffi, guard, lib, log
+from llama_cffi._native.handle import Handle
 from llama_cffi._util.arguments import check_text
 from llama_cffi._util.shown import shown
 from llama_cffi._util.worker import ThreadPool
+from llama_cffi.core.strings import to_text
 from llama_cffi.errors import NativeError, RpcError, UnsupportedError
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 """How long a connection to a server may take."""
@@ -20,8 +25,14 @@ ANSWER_SECONDS = 20.0
 
 _OTHER_VERSION = re.compile(r"version mismatch: (\d+(?:\.\d+)*)")
 
-_added: set[str] = set()
-"""The servers whose devices this process has."""
+_REGISTRY = "RPC"
+"""The registry of all devices of servers."""
+
+_added: dict[str, Any] = {}
+"""The servers whose devices this process has, and the first device of each."""
+
+_users: weakref.WeakSet[Handle] = weakref.WeakSet()
+"""Models that may have weights on servers: while one of them is open, the connection is."""
 
 
 def check_endpoint(name: str, value: Any) -> str:
@@ -33,30 +44,77 @@ def check_endpoint(name: str, value: Any) -> str:
 
 
 def add_servers(endpoints: Sequence[str]) -> None:
-    """Make the devices of servers devices of this process, where they stay; what is known already is not asked again.
+    """Make the devices of servers devices of this process, where they stay.
 
     Raises :class:`RpcError` for a server that is away, does not answer or is of another version, and
     :class:`UnsupportedError` for a library without the RPC backend. Wraps ``ggml_backend_rpc_add_server``.
     """
-    from concurrent.futures import TimeoutError as FutureTimeout
-
     for endpoint in endpoints:
         if endpoint in _added:
+            device_memory(_added[endpoint])
             continue
         add = _function("ggml_backend_rpc_add_server", "ggml_backend_reg_t (*)(const char *)")
         _check_reachable(endpoint)
-        pool = ThreadPool(1)
-        try:
-            # What waits for a server in C waits without a limit, and hears no signal.
-            address = pool.submit(partial(_add, add, endpoint)).result(ANSWER_SECONDS)
-        except FutureTimeout:
-            raise RpcError(
-                f"the RPC server {endpoint} has not answered in {ANSWER_SECONDS:g} seconds: it may serve another client"
-            ) from None
-        finally:
-            pool.shutdown()
-        lib.ggml_backend_register(ffi.cast("ggml_backend_reg_t", address))
-        _added.add(endpoint)
+        # What waits for a server in C waits without a limit, and hears no signal.
+        registry = ffi.cast("ggml_backend_reg_t", _in_time(endpoint, partial(_add, add, endpoint)))
+        lib.ggml_backend_register(registry)
+        _added[endpoint] = lib.ggml_backend_reg_dev_get(registry, 0)
+
+
+def is_remote(device: Any) -> bool:
+    """Return whether a ``ggml_backend_dev_t`` is one of a server."""
+    return to_text(lib.ggml_backend_reg_name(lib.ggml_backend_dev_backend_reg(device))).startswith(_REGISTRY)
+
+
+def may_compute_remotely(names: Sequence[str] | None) -> bool:
+    """Return whether a model with these devices, None for all, may compute on a server."""
+    found = map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count()))
+    remote = {to_text(lib.ggml_backend_dev_name(device)) for device in found if is_remote(device)}
+    return bool(remote if names is None else remote.intersection(names))
+
+
+def note_user(model: Handle) -> None:
+    """Remember a model with which a connection may be open for as long as it is."""
+    _users.add(model)
+
+
+def device_memory(device: Any) -> tuple[int, int]:
+    """Return the bytes of a device of a server that are free, and all of them.
+
+    Raises :class:`RpcError` for a server that is away, or does not answer. Wraps ``ggml_backend_dev_memory``.
+    """
+    endpoint = to_text(lib.ggml_backend_dev_description(device))
+    free, total = ffi.new("size_t *"), ffi.new("size_t *")
+    ask = partial(_ask, endpoint, device, free, total)
+    if any(not model.closed for model in list(_users)):
+        ask()  # over the connection that there is, in turn with what it computes
+    else:
+        _in_time(endpoint, ask)
+    return free[0], total[0]
+
+
+def _ask(endpoint: str, device: Any, free: Any, total: Any) -> None:
+    mark = log.mark()
+    try:
+        guard.call_int("ggml_backend_dev_memory", device, free, total)
+    except NativeError as error:
+        lines = log.lines_since(mark)
+        raise RpcError(f"the RPC server {endpoint} cannot be used: {_reason(error, lines)}", log=lines) from error
+
+
+def _in_time(endpoint: str, call: Callable[[], T]) -> T:
+    """Return what a call returns that connects with a server, and raises :class:`RpcError` if that takes too long."""
+    from concurrent.futures import TimeoutError as FutureTimeout
+
+    pool = ThreadPool(1)
+    try:
+        return pool.submit(call).result(ANSWER_SECONDS)
+    except FutureTimeout:
+        raise RpcError(
+            f"the RPC server {endpoint} has not answered in {ANSWER_SECONDS:g} seconds: it may serve another client"
+        ) from None
+    finally:
+        pool.shutdown()
 
 
 def _add(add: Any, endpoint: str) -> int:
@@ -76,6 +134,8 @@ def _reason(error: NativeError, lines: Sequence[str]) -> str:
     version = next((found[1] for line in lines if (found := _OTHER_VERSION.search(line))), None)
     if version is not None:
         return f"it has version {version} of the RPC protocol, which this libllama does not understand"
+    if "Failed to connect" in error.message:
+        return "it cannot be reached"
     if "malformed response" in error.message:
         return "it does not answer as one of this version does, or is not an RPC server"
     return error.message
@@ -135,4 +195,12 @@ def _usual_devices() -> list[Any]:
     return gpus or [lib.ggml_backend_dev_by_type(lib.GGML_BACKEND_DEVICE_TYPE_CPU)]
 
 
-__all__ = ["add_servers", "check_endpoint", "serve"]
+__all__ = [
+    "add_servers",
+    "check_endpoint",
+    "device_memory",
+    "is_remote",
+    "may_compute_remotely",
+    "note_user",
+    "serve",
+]

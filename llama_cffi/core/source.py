@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from llama_cffi.core.gguf_header import Front, read_front
 from llama_cffi.core.host_memory import available
 from llama_cffi.core.memory_file import MemoryFile, Shared, descriptor_path
 from llama_cffi.core.model_options import LazyMode, ModelOptions
+from llama_cffi.core.open_member import member_place, real_file
 from llama_cffi.errors import LlamaCffiError, ModelFileError, UnsupportedError
 
 MAGIC = b"GGUF"
@@ -162,9 +162,10 @@ class _Part(io.RawIOBase):
 def open_source(model: object) -> Source | None:
     """Return the source of a model that is not named by paths: bytes, a binary file object, an :class:`ArchiveMember`.
 
-    None for everything else. A file object is read from its position on; one that is not a file on disk is read to its
-    end, into memory. Raises :class:`ModelFileError` for what is not GGUF, cannot be read or does not fit the memory,
-    :class:`UnsupportedError` for a compressed archive, ``TypeError`` for a text file, and what reading raises.
+    None for everything else. A file object is read from its position on; one that is neither a file on disk nor an
+    uncompressed member of an open archive on disk is read to its end, into memory. Raises :class:`ModelFileError` for
+    what is not GGUF, cannot be read or does not fit the memory, :class:`UnsupportedError` for a compressed archive,
+    ``TypeError`` for a text file, and what reading raises.
     """
     if isinstance(model, Source):
         return model.twin()
@@ -217,19 +218,22 @@ def _of_file(file: Any) -> Source:
     label = f"<file {name}>" if isinstance(name, str) else f"<{type(file).__name__}>"
     if isinstance(kind, int):
         check_stored(label, kind)
-    raw = getattr(file, "raw", file)
-    if type(raw) is io.FileIO and isinstance(file, (io.FileIO, io.BufferedReader, io.BufferedRandom)):
-        if file.writable():
-            file.flush()
-        status = os.fstat(file.fileno())
-        path = descriptor_path(file.fileno())
-        if stat.S_ISREG(status.st_mode) and path is not None:
+    member = member_place(file)
+    whole, start, size = member if member is not None else (file, 0, None)
+    path = real_file(whole)
+    if path is not None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise ModelFileError(f"cannot read {label}: {error.strerror}") from error
+        end = os.fstat(descriptor).st_size
+        if size is None:
             start = file.tell()
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise ModelFileError(f"cannot read {label}: {error.strerror}") from error
-            return _opened(label, descriptor, start, max(0, status.st_size - start))
+            size = max(0, end - start)
+        elif start + size > end:
+            os.close(descriptor)
+            raise ModelFileError(f"{label} is truncated: its archive has {end:,} of {start + size:,} bytes")
+        return _opened(label, descriptor, start, size)
     return _copied(label, file)
 
 

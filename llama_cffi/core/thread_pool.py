@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from llama_cffi._native import atomic, extras, ffi, lib
 from llama_cffi._native.atomic import Cell
 from llama_cffi._native.handle import Handle
-from llama_cffi._native.turn import Turn
+from llama_cffi._native.turn import Turn, forget_pool
 from llama_cffi._util.fork import fork_safe
 from llama_cffi.core.options import constant
 from llama_cffi.core.thread_options import DEFAULT_POLL, PRIORITIES, ThreadOptions
 from llama_cffi.errors import ContextError, UnsupportedError
 
+K = TypeVar("K")
+T = TypeVar("T")
+
 
 class PoolGroup(NamedTuple):
-    """The contexts that compute with the same pools: all with equal groups.
+    """The contexts that compute with the same pools, in turns: all with equal groups.
 
-    ``owner`` is 0 for the contexts that take turns, and otherwise a number for each group that computes on its own.
+    ``owner`` is 0 for the group of all contexts that would use most of the CPUs, and a number for each smaller one.
     """
 
     pid: int
@@ -31,7 +34,7 @@ class PoolGroup(NamedTuple):
 
 
 def shared_group(cpus: tuple[int, ...]) -> PoolGroup:
-    """Return the group of all contexts of this process that take turns on these CPUs, on all of them if empty."""
+    """Return the group of all contexts of this process that use most of these CPUs, or of all CPUs if empty."""
     return PoolGroup(os.getpid(), cpus, 0)
 
 
@@ -43,12 +46,13 @@ def own_group(cpus: tuple[int, ...]) -> PoolGroup:
 class ThreadPool:
     """A ``ggml_threadpool_t``: threads that sleep, or wait busily for a while, until a context computes with them.
 
-    Freed with its last user. ``open_pool`` creates it.
+    They compute in a turn, and sleep while an encoding has that, where the library can pause them. Freed with its last
+    user. ``open_pool`` creates it.
     """
 
     __slots__ = ("__weakref__", "handle", "n_threads")
 
-    def __init__(self, n_threads: int, options: ThreadOptions) -> None:
+    def __init__(self, computes_in: Turn, n_threads: int, options: ThreadOptions) -> None:
         new, _ = pool_functions()
         params = ffi.new("struct ggml_threadpool_params *")
         lib.ggml_threadpool_params_init(params, n_threads)
@@ -63,26 +67,16 @@ class ThreadPool:
         # Otherwise ggml would place this thread as well, and the threads would wait busily for the first computation.
         params.paused = True
         self.n_threads = n_threads
-        self.handle = handle = Handle("ThreadPool", _free)
+        self.handle = handle = Handle("ThreadPool", partial(_free, computes_in.native), (computes_in,))
         atomic.keep(handle.cell, new, params)
         if handle.cell[0] == ffi.NULL:
             handle.cell.clear()
             handle.release()
             raise ContextError(f"could not start {n_threads} threads")
         handle.open(handle.cell[0])
-
-    def pause(self, turn: Turn | None) -> None:
-        """Let the threads sleep until the next computation, where the library can; nothing is done in another's turn.
-
-        Without a turn, no computation may begin meanwhile.
-        """
         pause = extras.exported("ggml_threadpool_pause")
-        if pause is None:
-            return
-        if turn is not None:
-            turn.between(pause, self.handle.ptr)
-        else:
-            ffi.cast("void (*)(ggml_threadpool_t)", pause)(self.handle.ptr)
+        if pause is not None:
+            computes_in.add(handle, pause)
 
 
 class _Key(NamedTuple):
@@ -94,7 +88,7 @@ class _Key(NamedTuple):
 _owners = count(1)
 _lock = fork_safe(threading.RLock())
 _pools: dict[_Key, weakref.ref[ThreadPool]] = {}
-_turns: dict[PoolGroup, Turn] = {}
+_turns: dict[PoolGroup, weakref.ref[Turn]] = {}
 
 
 def open_pool(group: PoolGroup, n_threads: int, options: ThreadOptions) -> ThreadPool:
@@ -108,23 +102,28 @@ def open_pool(group: PoolGroup, n_threads: int, options: ThreadOptions) -> Threa
         known = _pools.get(key)
         pool = known() if known is not None else None
         if pool is None:
-            pool = ThreadPool(n_threads, options)
-            for other, reference in tuple(_pools.items()):
-                if reference() is None:
-                    _pools.pop(other, None)
+            pool = ThreadPool(turn_of(group), n_threads, options)
+            _forget_dead(_pools)
             _pools[key] = weakref.ref(pool)
         return pool
 
 
-def turn_of(group: PoolGroup) -> Turn | None:
-    """Return the turn that the contexts of a group take; None for a group that computes on its own."""
-    if group.owner:
-        return None
+def turn_of(group: PoolGroup) -> Turn:
+    """Return the turn that the contexts of a group take."""
     with _lock:
-        turn = _turns.get(group)
-        if turn is None:
-            _turns[group] = turn = Turn()
-        return turn
+        known = _turns.get(group)
+        found = known() if known is not None else None
+        if found is None:
+            found = Turn()
+            _forget_dead(_turns)
+            _turns[group] = weakref.ref(found)
+        return found
+
+
+def _forget_dead(table: dict[K, weakref.ref[T]]) -> None:
+    for key, reference in tuple(table.items()):
+        if reference() is None:
+            table.pop(key, None)
 
 
 def has_pools() -> bool:
@@ -161,9 +160,10 @@ def cpu_registry() -> Any:
     return lib.ggml_backend_dev_backend_reg(device)
 
 
-def _free(cell: Cell) -> None:
+def _free(computes_in: Any, cell: Cell) -> None:
     # Stops and joins the threads; no context computes with them any more.
     if cell:
+        forget_pool(computes_in, cell[0])
         atomic.free(pool_functions()[1], cell)
 
 

@@ -134,7 +134,9 @@ def watch(runner: Runner, options: EngineOptions) -> Callable[[float, float], fl
     """
     if options.reproducible:
         return None
-    return BusyCpus(lambda: runner.n_threads, runner.lower_threads).look
+    look = BusyCpus(lambda: runner.n_threads, runner.lower_threads).look
+    # A decode that waits for its turn lacks no CPU.
+    return lambda now, stepped: look(now, stepped - runner.seconds_waited())
 
 
 __all__ = ["BusyCpus", "watch"]

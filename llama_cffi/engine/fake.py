@@ -119,8 +119,8 @@ class FakeRunner:
     def lower_threads(self, limit: int | None) -> None:
         self.limit = limit
 
-    def pause_threads(self) -> None:
-        pass
+    def seconds_waited(self) -> float:
+        return 0.0
 
     def use(self, conditioning: Conditioning) -> None:
         self.conditioning = conditioning

@@ -61,7 +61,7 @@ class GenerationLoop:
             max_step_seconds=options.max_step_seconds,
             clock=self.clock,
         )
-        self.media = MediaQueue(runner.encoder, runner.pause_threads) if runner.encoder is not None else None
+        self.media = MediaQueue(runner.encoder) if runner.encoder is not None else None
         self.scheduler.awaits = self.media.waits if self.media is not None else None
         host = HostCache(options.host_bytes, can_cut=runner.can_cut_saved)
         self.outside = OutsideMemory(runner, self.scheduler, host, self.cost)
@@ -130,8 +130,6 @@ class GenerationLoop:
         plan: StepPlan = []
         own: RunningSequence | None = None
         try:
-            if self.media is not None:
-                self.media.take_turn()
             if self._timed:
                 self._end_late()
             lone = self.scheduler.lone
@@ -188,8 +186,6 @@ class GenerationLoop:
             raise
         finally:
             self.stepping = False
-            if self.media is not None:
-                self.media.give_turn()
 
     def _compute(self, plan: StepPlan) -> None:
         """Decode a plan and choose its tokens."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from llama_cffi._native.shared_cores import SharedCores
-
     Embeddings = NDArray[np.float32]
 
 
@@ -59,23 +57,12 @@ class MediaEncoder:
     encoder. What no sequence wants any more when its turn comes is not encoded.
     """
 
-    def __init__(
-        self,
-        encode: Callable[[Media], Embeddings],
-        max_bytes: int,
-        *,
-        projector: bytes = b"",
-        cores: SharedCores | None = None,
-    ) -> None:
+    def __init__(self, encode: Callable[[Media], Embeddings], max_bytes: int, *, projector: bytes = b"") -> None:
         self._encode = encode
         self.projector = projector
         """The fingerprint of the projector, which made what is encoded."""
-        self.cores = cores
-        """Those of encodings and decodes, where both need the same cores."""
         self.max_bytes = max_bytes
         """The most bytes of embeddings that are kept."""
-        self.busy = False
-        """Whether a medium is being encoded."""
         self._pool = ThreadPool(1)
         self._changed = threading.Condition(fork_safe(threading.RLock()))
         self._kept: OrderedDict[bytes, Embeddings] = OrderedDict()
@@ -111,12 +98,10 @@ class MediaEncoder:
         if encoding is None:
             return
         found, error = None, None
-        self.busy = True
         try:
             found = self._encode(encoding.media)
         except BaseException as raised:
             error = raised
-        self.busy = False
         with self._changed:
             if found is not None:
                 self.n_encoded += 1

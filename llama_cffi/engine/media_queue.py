@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from time import monotonic
 
 from llama_cffi.core.prompt import Prompt, reusable
 from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.running_sequence import RunningSequence
-from llama_cffi.errors import BusyError, ClosedError
 
 _AHEAD = 2
 """Media of one sequence that are encoded before they are needed, the next one included."""
@@ -18,16 +16,10 @@ _REST_SECONDS = 0.05
 
 
 class MediaQueue:
-    """Has the media of running sequences encoded, a little ahead of their decodes.
+    """Has the media of running sequences encoded, a little ahead of their decodes."""
 
-    ``pause_threads`` lets the threads of decodes sleep, which would wait busily on the cores of an encoding.
-    """
-
-    def __init__(self, encoder: MediaEncoder, pause_threads: Callable[[], object]) -> None:
+    def __init__(self, encoder: MediaEncoder) -> None:
         self._encoder = encoder
-        self._pause_threads = pause_threads
-        self._cores = encoder.cores
-        self._has_turn = False
 
     def waits(self, sequence: RunningSequence) -> bool:
         """Whether the next cells of a sequence are those of a medium whose embeddings are not there yet."""
@@ -47,21 +39,6 @@ class MediaQueue:
                 break
         return waits
 
-    def take_turn(self) -> None:
-        """Wait until an encoding lets a decode have the cores that both need."""
-        if self._cores is not None and self._cores.shared:
-            self._has_turn = True
-            self._cores.take()
-
-    def give_turn(self) -> None:
-        """Let an encoding go on. Harmless without a turn."""
-        if self._has_turn and self._cores is not None:
-            self._has_turn = False
-            if self._encoder.busy:
-                with suppress(BusyError, ClosedError):  # another thread may have the context by now
-                    self._pause_threads()
-            self._cores.give()
-
     def prefetch(self, sequence: RunningSequence, held: Iterable[Prompt]) -> None:
         """Have the first medium of a sequence encoded that none of what is held spares."""
         whole = sequence.wanted
@@ -78,7 +55,6 @@ class MediaQueue:
         needed = [found for one in sequences if (found := one.encodings.get(one.n_past)) is not None]
         if not needed:
             return False
-        self.give_turn()
         most = _REST_SECONDS if deadline is None else max(0.0, min(_REST_SECONDS, deadline - monotonic()))
         self._encoder.rest(needed, most)
         return True

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from llama_cffi.core.context import Context
     from llama_cffi.core.context_options import ContextOptions
     from llama_cffi.core.model import Model
     from llama_cffi.core.prompt import Media
@@ -43,7 +44,7 @@ class OpenMedia:
         def encode(media: Media) -> NDArray[np.float32]:
             return content_of(media.content).encode(projector)
 
-        self.encoder = MediaEncoder(encode, max_bytes, projector=projector.fingerprint, cores=projector.cores)
+        self.encoder = MediaEncoder(encode, max_bytes, projector=projector.fingerprint)
         self._owned = ModelShare(projector) if owned else None
         self._running = ModelShare(self.encoder)
 
@@ -54,6 +55,17 @@ class OpenMedia:
         twin._owned = self._owned.share() if self._owned is not None else None
         twin._running = self._running.share()
         return twin
+
+    def compute_beside(self, context: Context) -> None:
+        """Have encodings take turns with the decodes of a context, where both compute on the CPU, with more threads
+        than it has cores."""
+        projector, model = self.projector, context.model
+        n_threads = max(context.n_threads, context.n_threads_batch)
+        # A speech is also decoded, with as many threads as the context has.
+        n_beside = projector.n_threads if projector.speech is None else max(projector.n_threads, n_threads)
+        on_gpu = model.options.n_gpu_layers != 0 and gpu_names()
+        if not on_gpu and n_beside + n_threads > default_thread_count():
+            projector.turns.add(context.turn)
 
     def close(self) -> None:
         """Give the part up; what is being encoded is waited for by the last one. Idempotent."""
@@ -77,7 +89,6 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
             raise ValueError(f"{', '.join(sizes)}: give mmproj=, a file, which is opened with these options")
         if mmproj is None:
             return None
-        _share_cores(mmproj, model, options)
         return OpenMedia(mmproj, owned=False, max_bytes=max_bytes)
     path = projector_beside(model.path) if mmproj == "auto" else Path(mmproj)
     projector = Projector(
@@ -88,17 +99,7 @@ def open_media(model: Model, given: Mapping[str, Any], options: ContextOptions) 
         flash_attn=options.flash_attn,
         **sizes,
     )
-    _share_cores(projector, model, options)
     return OpenMedia(projector, owned=True, max_bytes=max_bytes)
-
-
-def _share_cores(projector: Projector, model: Model, options: ContextOptions) -> None:
-    """Have encodings and decodes take turns where both compute on the CPU, with more threads than it has cores."""
-    n_cores = default_thread_count()
-    n_threads = n_cores if options.n_threads is None else options.n_threads
-    on_gpu = model.options.n_gpu_layers != 0 and gpu_names()
-    if not on_gpu and projector.n_threads + max(n_threads, options.n_threads_batch or 0) > n_cores:
-        projector.cores.share()
 
 
 def projector_bytes(model: Path, given: Mapping[str, Any], options: ContextOptions) -> Mapping[str, int]:

@@ -110,11 +110,11 @@ class Runner(Protocol):
     def clock(self) -> float:
         """Seconds since some moment, by which decodes are measured."""
 
+    def seconds_waited(self) -> float:
+        """Seconds that decodes have waited for their turn, in all."""
+
     def lock(self) -> AbstractContextManager[None]:
         """Keep other threads out of memory and logits; raises :class:`BusyError` when one is inside."""
-
-    def pause_threads(self) -> None:
-        """Let the threads sleep until the next computation."""
 
     def use(self, conditioning: Conditioning) -> None:
         """Compute under this conditioning from now on."""
@@ -182,16 +182,16 @@ class ContextRunner:
     ) -> None:
         self.context = context
         self._cache, self.encoder = prompt_cache, encoder
-        self.n_batch = context.n_batch
-        self.n_ubatch = context.n_ubatch
+        self.n_batch, self.n_ubatch = context.n_batch, context.n_ubatch
         self.n_ctx = context.n_ctx_seq
         # llama.cpp keeps what the encoder has read last, for all sequences: one text at a time can have read something.
         self.decoder_start = decoder_start(context.model)
         self.n_seq_max = context.n_seq_max if self.decoder_start is None else 1
         self._prompts = PromptEncoder(context)
         self.n_vocab = context.n_vocab
-        self.clock = perf_counter
-        self.lock, self.pause_threads = context.lock, context.pause_threads
+        # A decode that waits for a piece of an encoding takes no longer for that.
+        self.clock = perf_counter if encoder is None else lambda: perf_counter() - context.seconds_waited
+        self.lock, self.seconds_waited = context.lock, lambda: context.seconds_waited
         self.can_shift = context.memory.can_shift
         self._memory = context.memory
         # Recurrent state keeps only the last position: it can neither be cut nor shared in part.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from llama_cffi._util.fork import fork_safe
@@ -16,7 +15,8 @@ from llama_cffi.core.sampler.chain import SamplerChain
 from llama_cffi.engine.sampling_params import SamplingParams
 from llama_cffi.engine.sequence_samplers import chain_samplers, suppressed_tokens
 from llama_cffi.engine.side_context import SideContext
-from llama_cffi.errors import AbortedError, BusyError, ClosedError, UnsupportedError
+from llama_cffi.engine.speech_job import SpeechJob
+from llama_cffi.errors import AbortedError, ClosedError, UnsupportedError
 from llama_cffi.reply.completion import FinishReason
 
 if TYPE_CHECKING:
@@ -74,10 +74,14 @@ class Speaker:
                     like.options, n_ctx=like.n_ctx_seq, n_ctx_seq=None, n_batch=like.n_ctx_seq,
                     n_ubatch=min(like.n_ubatch, _UBATCH), n_seq_max=1, kv_unified=True, embeddings=True, pooling="none",
                 )  # fmt: skip
-                self._side = SideContext(like.model, options)
+                self._side = SideContext(like.model, options, own_threads=True)
             if self._generator is None:
                 self._generator = SpeechGenerator(self._side.context, self.projector)
             return self._side, self._generator
+
+    def start(self, request: SpeechRequest) -> LocalSpeech:
+        """Return a text that is spoken as it is read."""
+        return LocalSpeech(self, request)
 
     def close(self) -> None:
         """Stop what is computed and free the context. Idempotent."""
@@ -87,80 +91,18 @@ class Speaker:
             self._side.close()
 
 
-class SpeechJob:
-    """A text that is being spoken. It waits for its turn at the first piece; the thread that reads computes."""
+class LocalSpeech(SpeechJob):
+    """A text that the thread computes which reads it."""
 
     def __init__(self, speaker: Speaker, request: SpeechRequest) -> None:
+        super().__init__(speaker.projector.speech_turn, speaker.sample_rate, request.max_seconds)
         self._speaker, self._request = speaker, request
-        self._turn = speaker.projector.speech_turn
-        self._deadline = None if request.max_seconds is None else monotonic() + request.max_seconds
-        self.sample_rate = speaker.sample_rate
-        """Samples per second."""
-        self.finish_reason: FinishReason | None = None
-        """Why it has ended; None before, and when it has failed."""
-        self.n_frames = 0
-        """Frames that were generated."""
-        self.n_prompt = 0
-        """Positions that text and voice have taken."""
-        self.ended = False
-        """Whether there is nothing more of it."""
-        self.thread = 0
-        """The thread that has read last."""
+        self.n_steps = 0
+        """Native computations so far."""
         self._n_samples = 0
-        self._cancelled = False
-        # Reentrant: a signal handler may cancel in the middle.
-        self._lock = fork_safe(threading.RLock())
-        self._reader: object = None
         self._parts: tuple[SideContext, SpeechGenerator, SamplerChain] | None = None
 
-    def next_piece(self) -> NDArray[np.float32] | None:
-        """Return the next samples, float32 from -1 to 1 of shape ``(n,)``; None at the end.
-
-        Raises the errors of :meth:`SpeechGenerator.start` and :meth:`SpeechGenerator.step`, and :class:`BusyError`
-        while another thread is reading, and where this thread has begun another speech that has not ended.
-        """
-        me = object()
-        try:
-            if not self._claim(me):
-                raise BusyError("another thread is reading this speech")
-            try:
-                return None if self.ended else self._advance()
-            except BaseException:
-                self._end(None)
-                raise
-        finally:
-            # No calls: a signal handler would run after them.
-            if self._reader is me:
-                self._reader = None
-            if self._cancelled:
-                self._end_if_idle()
-
-    def _claim(self, reader: object) -> bool:
-        """Let a reader be the only one; False where there is one."""
-        with self._lock:
-            if self._reader is None:
-                self._reader = reader
-            return self._reader is reader
-
-    def cancel(self) -> None:
-        """End it, within a frame if it is being computed. Any thread may call it; idempotent."""
-        self._cancelled = True
-        parts = self._parts
-        if parts is not None:
-            parts[1].abort()
-        self._end_if_idle()
-
-    def _end_if_idle(self) -> None:
-        me = object()
-        try:
-            if not self.ended and self._claim(me):
-                self._end(FinishReason.CANCELLED)
-        finally:
-            if self._reader is me:
-                self._reader = None
-
     def _advance(self) -> NDArray[np.float32] | None:
-        self.thread = threading.get_ident()
         try:
             if self._parts is None:
                 reason = self._begin()
@@ -177,8 +119,9 @@ class SpeechJob:
     def _begin(self) -> FinishReason | None:
         """Take the turn and read the text; returns why nothing can be spoken."""
         request = self._request
-        if not self._turn.take(self, lambda: self._cancelled, self._deadline):
-            return FinishReason.CANCELLED if self._cancelled else FinishReason.DEADLINE
+        reason = self._take_turn()
+        if reason is not None:
+            return reason
         side, generator = self._speaker.open()
         context, sampling = side.context, request.sampling
         samplers = chain_samplers(sampling, request.seed, suppressed_tokens(context))
@@ -197,6 +140,7 @@ class SpeechJob:
             more = True
             while more and (reason := self._limit(generator)) is None:
                 more = generator.read(_READ_TOKENS, deadline=self._deadline)
+                self.n_steps += 1
             self.n_prompt = generator.n_past
         return reason if more else None
 
@@ -212,6 +156,7 @@ class SpeechJob:
                     reason = FinishReason.STOP
                     break
                 self.n_frames += 1
+                self.n_steps += 1
                 if generator.settled:
                     piece = self._samples(generator)
                     if len(piece):
@@ -228,9 +173,6 @@ class SpeechJob:
         full = generator.n_past >= self._speaker.n_ctx or self._n_samples >= MAX_SECONDS * self.sample_rate
         return FinishReason.LENGTH if full or (most is not None and self.n_frames >= most) else None
 
-    def _late(self) -> bool:
-        return self._deadline is not None and monotonic() >= self._deadline
-
     def _last(self, reason: FinishReason) -> NDArray[np.float32] | None:
         """End, and return what has not been returned yet."""
         piece = None
@@ -244,17 +186,25 @@ class SpeechJob:
     def _samples(self, generator: SpeechGenerator) -> NDArray[np.float32]:
         piece = generator.samples(self._n_samples)
         self._n_samples += len(piece)
+        self.n_steps += 1
         return piece
 
-    def _end(self, reason: FinishReason | None) -> None:
-        if self.ended:
-            return
-        # From here on the next one may begin.
-        self.finish_reason, self.ended = reason, True
+    def _abort(self) -> None:
+        parts = self._parts
+        if parts is not None:
+            parts[1].abort()
+
+    def _release(self) -> None:
         parts, self._parts = self._parts, None
-        self._turn.forget(self)
         if parts is not None:
             parts[2].close()
 
 
-__all__ = ["Speaker", "SpeechJob", "SpeechRequest"]
+def speechless(name: str, projector: str | None) -> UnsupportedError:
+    """Return the error of a model that does not speak, with a projector of this name or none."""
+    if projector is None:
+        return UnsupportedError(f"{name} does not speak: that needs a projector which makes speech (mmproj=)")
+    return UnsupportedError(f"{name} does not speak: its projector {projector} makes no speech")
+
+
+__all__ = ["LocalSpeech", "Speaker", "SpeechRequest", "speechless"]

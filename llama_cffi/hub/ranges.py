@@ -31,11 +31,15 @@ class RangeFile:
             raise HubConnectionError(
                 f"{self._file.label}: its header does not end within {self._limit:,} bytes, so it is not read further"
             )
-        if self.size is not None:
-            size = min(size, self.size - self._at)
-        data = (self._from_stream(size) if self._stream is not None else self._range(size)) if size > 0 else b""
-        self._at += len(data)
-        return data
+        parts, end = [], self._at + size
+        # A server may send a shorter part than was asked for.
+        while (left := (end if self.size is None else min(end, self.size)) - self._at) > 0:
+            data = self._from_stream(left) if self._stream is not None else self._range(left)
+            if not data:
+                break
+            parts.append(data)
+            self._at += len(data)
+        return b"".join(parts)
 
     def _range(self, size: int) -> bytes:
         headers = {"Range": f"bytes={self._at}-{self._at + size - 1}"}

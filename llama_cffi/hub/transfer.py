@@ -37,6 +37,8 @@ class Version:
     modified: str | None = None
     size: int | None = None
     sha256: str | None = None
+    address: str | None = None
+    """Where it comes from, without secrets."""
 
     @property
     def can_resume(self) -> bool:
@@ -57,8 +59,8 @@ class Transfer:
     ) -> None:
         self._file, self._target, self._report, self._keep_facts = file, target, report, keep_facts
         self._announced = size
-        self._part = target.with_name(target.name + ".part")
-        self._facts = target.with_name(target.name + ".part.json")
+        self._part = part_of(target)
+        self._facts = facts_of(self._part)
         self.version = Version(size=size, sha256=file.sha256)
         """What is downloaded."""
 
@@ -67,11 +69,19 @@ class Transfer:
 
         Raises the subclasses of :class:`HubError` and what the report raises.
         """
-        with _storing(self._target):
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            with _only_one(self._target.with_name(self._target.name + ".lock"), self._waited):
-                if not self._target.exists() or not is_current():
+        with storing(self._target), only_one(self._target, self._waited):
+            if not self._target.exists() or not is_current():
+                try:
                     self._fetch()
+                finally:
+                    self._drop_empty()
+
+    def _drop_empty(self) -> None:
+        """Delete a part of no bytes: nothing has come, and nothing can go on from it."""
+        with suppress(OSError):
+            if not self._part.stat().st_size:
+                self._part.unlink()
+                self._facts.unlink()
 
     def _waited(self) -> None:
         with suppress(OSError):
@@ -155,7 +165,7 @@ class Transfer:
     def _begin(self, answer: Answer) -> None:
         """Note which content comes, before the first byte of it."""
         announced = self._announced if self._announced is not None else answer.length
-        self.version = Version(answer.etag, answer.modified, announced, self._file.sha256)
+        self.version = Version(answer.etag, answer.modified, announced, self._file.sha256, self._file.label)
         if announced is not None:
             free = shutil.disk_usage(self._part.parent).free
             if announced > free:
@@ -185,6 +195,9 @@ class Transfer:
                 rest = rest[part.write(rest) :]
             have += len(data)
             self._report(have)
+        if have < len(MAGIC) and self._announced is None:
+            # As of a connection that broke in the headers, which Python's module takes for the whole of them.
+            raise HubConnectionError(f"the server of {self._file.label} sends {have} bytes, which are no GGUF file")
         return have == size if size is not None else True
 
     def _check(self, part: BinaryIO) -> None:
@@ -209,6 +222,11 @@ def _size(part: BinaryIO) -> int:
     return os.fstat(part.fileno()).st_size
 
 
+def part_of(target: Path) -> Path:
+    """Return where a file is while it is downloaded, and afterwards when that was interrupted."""
+    return target.with_name(target.name + ".part")
+
+
 def facts_of(target: Path) -> Path:
     """Return where the version of a downloaded file is noted."""
     return target.with_name(target.name + ".json")
@@ -219,15 +237,16 @@ def read_version(path: Path) -> Version | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         version = Version(**found)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
-    texts = (version.etag, version.modified, version.sha256)
+    texts = (version.etag, version.modified, version.sha256, version.address)
     sound = all(isinstance(text, str | None) for text in texts) and isinstance(version.size, int | None)
+    sound = sound and (version.size is None or version.size >= 0)
     return version if sound else None
 
 
 @contextmanager
-def _storing(target: Path) -> Iterator[None]:
+def storing(target: Path) -> Iterator[None]:
     """Turn what the file system refuses into an error of this package; the part stays."""
     try:
         yield
@@ -239,15 +258,25 @@ def _storing(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _only_one(path: Path, waited: Callable[[], object]) -> Iterator[None]:
-    """Hold a lock between processes and threads; ``waited`` is called while another one has it."""
+def only_one(target: Path, waited: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock of a file between processes and threads; ``waited`` is called while another one has it.
+
+    Its folder is made, if it is not there.
+    """
+    path = target.with_name(target.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # a system without flock
         yield
         return
     while True:
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the folder was empty, and was deleted
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
+        with open(descriptor, "r+b", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -272,4 +301,4 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-__all__ = ["MAGIC", "Report", "Transfer", "Version", "facts_of", "read_version"]
+__all__ = ["MAGIC", "Report", "Transfer", "Version", "facts_of", "only_one", "part_of", "read_version", "storing"]

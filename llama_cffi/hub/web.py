@@ -19,7 +19,8 @@ TIMEOUT = 30.0
 """Seconds without an answer, or without a byte of one."""
 _SCHEMES = ("http", "https")
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_SIZE = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Answer:
     def length(self) -> int | None:
         """Bytes of this answer, where the server says so."""
         text = self.headers.get("Content-Length", "")
-        return int(text) if text.isascii() and text.isdigit() else None
+        return int(text) if _SIZE.fullmatch(text) else None
 
     def part(self) -> tuple[int, int, int | None]:
         """Return the first byte of a partial answer (206), the byte after its last, and the size of the whole file.
@@ -139,7 +140,7 @@ class Answer:
 
     def read(self, size: int) -> bytes:
         """Return the next bytes that come, at most ``size``; b"" at the end. Raises :class:`HubConnectionError`."""
-        if self.headers.get("Content-Encoding", "identity") != "identity":
+        if self.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
             raise HubConnectionError(f"the server of {self._file.label} sends it compressed, which was not asked for")
         try:
             return bytes(self._response.read1(size))
@@ -173,6 +174,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             for name in ("Authorization", "Cookie", "Proxy-authorization"):
                 new.remove_header(name)
         return new
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """As in Python's module, which reads all of what comes with a redirection, however much that is."""
+        fp.close()
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_302
 
     def http_error_308(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """As 302 with the same method; Python 3.10 does not know it."""

@@ -142,7 +142,9 @@ class Link:
         self._gone.wait(3 * _EXIT_SECONDS)
 
     def _wake(self) -> None:
-        with suppress(OSError):  # it is awake, or ended
+        if self.ended:
+            return  # the number may be that of another file by now
+        with suppress(OSError):  # it is awake, or ending
             os.write(self._wake_write, b"\0")
 
     def _forked(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi.core.media.speech_turn import SpeechTurn
 from llama_cffi.core.prompt import Media
 from llama_cffi.errors import UnsupportedError
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from llama_cffi.isolation.supervisor import Supervisor
     from llama_cffi.prompt.media_parts import Medium
 
-PROJECTOR_FACTS = ("path", "vision", "audio", "video", "sample_rate", "uses_mrope", "n_embd", "fingerprint")
+PROJECTOR_FACTS = (
+    "path", "vision", "audio", "video", "sample_rate", "uses_mrope", "n_embd", "fingerprint",
+    "speech", "speech_rate", "voices",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +67,11 @@ class RemoteProjector(ProcessBound):
     _instead_of_pickling = "open the model in each process"
     _instead_of_copying = "any number of threads may use one"
 
-    speech = speech_rate = None
-    """Speech needs its context, and so the process of the model."""
-    voices = False
+    speech_rate: int
 
     def __init__(self, supervisor: Supervisor, facts: Mapping[str, Any]) -> None:
         self._supervisor = supervisor
+        self.speech_turn = SpeechTurn()
         vars(self).update(facts)
 
     def tokenize(self, media: Medium) -> list[list[int] | RemoteChunk]:

@@ -18,10 +18,12 @@ from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.source import open_source
 from llama_cffi.engine.draft_model import DraftModel
 from llama_cffi.engine.head_drafts import DraftHeads
+from llama_cffi.engine.speaker import speechless
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.isolation.engine import RemoteEngine
 from llama_cffi.isolation.media import RemoteProjector
 from llama_cffi.isolation.objects import IsolatedAdapter, IsolatedContext, IsolatedModel, LlamasDraft
+from llama_cffi.isolation.speech import RemoteSpeaker
 from llama_cffi.isolation.supervisor import Supervisor
 from llama_cffi.model_load import check_model_path, naming_the_hub
 from llama_cffi.prepare.model_formats import ModelFormats
@@ -133,6 +135,15 @@ class IsolatedRuntime:
         """As :attr:`Runtime.scoring`."""
         self.check_open()
         return RemoteScoring(self._supervisor)
+
+    @property
+    def speaker(self) -> RemoteSpeaker:
+        """As :attr:`Runtime.speaker`."""
+        self.check_open()
+        projector = self.projector
+        if projector is None or projector.speech is None:
+            raise speechless(self._model.path.name, None if projector is None else projector.path.name)
+        return RemoteSpeaker(self._supervisor, projector)
 
     @property
     def pid(self) -> int | None:

@@ -25,10 +25,12 @@ from llama_cffi.isolation.codec import Codec, Name
 from llama_cffi.isolation.frames import Frame, Kind, Receiver, encode, plain
 from llama_cffi.isolation.media import PROJECTOR_FACTS, RemoteChunk, pieces_of
 from llama_cffi.isolation.room import Room
+from llama_cffi.isolation.speech import Piece, Speeches
 from llama_cffi.runtime import Runtime
 
 if TYPE_CHECKING:
     from llama_cffi.engine.running_sequence import RunningSequence
+    from llama_cffi.engine.speaker import SpeechRequest
     from llama_cffi.engine.telemetry import HistogramName
     from llama_cffi.prompt.media_parts import Medium
 
@@ -108,6 +110,7 @@ class Serving:
         """Those of them that were cancelled."""
         self._told: dict[int, SimpleQueue[None]] = {}
         """Wakes calls that wait until their progress was noted."""
+        self._speeches = Speeches()
         self._adapters: dict[int, LoraAdapter] = {}
         self._vectors: OrderedDict[str, ControlVector] = OrderedDict()
         logger = logging.getLogger("llama_cffi")
@@ -257,6 +260,14 @@ class Serving:
         self._adapters[number].close()
         del self._adapters[number]
 
+    def begin_speech(self, number: int, request: SpeechRequest) -> None:
+        """Take a text to be read aloud under a number of the other process's."""
+        self._speeches.begin(number, self.runtime.speaker, request)
+
+    def speak_on(self, number: int) -> Piece | None:
+        """Compute the next samples of a text, and return them; None for one that was cancelled."""
+        return self._speeches.next(number)
+
     # -- requests
 
     def _submit(self, number: int, parts: Any) -> None:
@@ -315,6 +326,7 @@ class Serving:
         sequence = self._sequences.get(number)
         if sequence is not None:
             self.runtime.engine.cancel(sequence)
+        self._speeches.cancel(number)
 
     # -- life
 
@@ -326,18 +338,19 @@ class Serving:
             n_now = self._n_steps()
             stalled, n_steps = (stalled + BEAT_SECONDS if n_now == n_steps else 0.0), n_now
             progress = {number: one.progress for number, one in list(self._sequences.items()) if not one.output}
-            self._outbox.post(plain(Kind.BEAT, 0, (progress, stalled)))
+            self._outbox.post(plain(Kind.BEAT, 0, (progress, self._speeches.computing, stalled)))
         os._exit(0)
 
     def _n_steps(self) -> float:
-        """Steps of the engine so far; it is never the same while there is nothing to compute."""
+        """Steps of the engine and of speeches so far; never the same while there is nothing to compute."""
         runtime = getattr(self, "runtime", None)
-        if runtime is None or not runtime.generates or runtime.closed or not self._sequences:
+        idle = not (self._sequences or self._speeches.computing)
+        if runtime is None or not runtime.generates or runtime.closed or idle:
             return -time.monotonic()
         with suppress(ClosedError):
             counts = runtime.engine.snapshot().histograms
             kinds: tuple[HistogramName, ...] = ("decode_step", "prefill_step", "mixed_step")
-            return float(sum(counts[kind].count for kind in kinds))
+            return float(sum(counts[kind].count for kind in kinds) + self._speeches.n_steps)
         return -time.monotonic()
 
     def _close(self) -> None:

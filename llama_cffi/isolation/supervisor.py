@@ -35,7 +35,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 """Seconds between a second crash in a row and the next start, doubled with each further one."""
 STALLED_SECONDS, STALLED_TOKEN_SECONDS = 60.0, 20.0
 """A step of a model over RPC that takes longer hangs: llama.cpp waits for a server without a limit. The second is for a
-step that computes no prompt, but one token of each text."""
+step that computes no prompt and no sound, but one token of each text."""
 _EXIT_SECONDS = 5.0
 _LOGGERS = ("llama_cffi", "llama_cffi.native", "llama_cffi.engine", "llama_cffi.prompt_cache")
 
@@ -88,7 +88,9 @@ class Supervisor:
         """The adapters that every new process loads."""
         self.closed = False
         self.codec = Codec(self._find)
-        self.requests = Requests(self.codec, self._alive, replay=replay, slow="prompt_cache" in given)
+        self.replays = replay
+        """Whether what has only begun is repeated after a crash."""
+        self.requests = Requests(self.codec, self.process, replay=replay, slow="prompt_cache" in given)
         self._processes: list[subprocess.Popen[bytes]] = []
         weakref.finalize(self, _end_at_exit, self._processes, self._process)
         self.facts: dict[str, Any] = {}
@@ -124,7 +126,7 @@ class Supervisor:
         if self._process != os.getpid():
             raise made_elsewhere("Llama")
 
-    def _alive(self) -> Link:
+    def process(self) -> Link:
         """Return the process, which is started where there is none."""
         self.check_open()
         link = self._link
@@ -206,12 +208,14 @@ class Supervisor:
         progress: Callable[[float], object] | None = None,
         timeout: float | None = None,
         look: bool = False,
+        link: Link | None = None,
     ) -> Any:
         """Return the value of a path in the other process; raises what that raises, and :class:`EngineCrashed`.
 
-        ``look`` is for what takes only a moment there. Raises :class:`TimedOut` after ``timeout`` seconds.
+        ``look`` is for what takes only a moment there, and ``link`` for what only one process can answer. Raises
+        :class:`TimedOut` after ``timeout`` seconds.
         """
-        value = self._evaluate(self._alive(), path, progress, timeout=timeout, look=look)
+        value = self._evaluate(link or self.process(), path, progress, timeout=timeout, look=look)
         if not look:
             self._n_crashes = 0
         return value
@@ -279,9 +283,9 @@ class Supervisor:
             except Exception:
                 _log.exception("on_event has failed")
         elif kind == Kind.BEAT:
-            progress, stalled = pickle.loads(parts[0])
+            progress, speaks, stalled = pickle.loads(parts[0])
             self.requests.told(progress)
-            if self._over_rpc and stalled > (STALLED_SECONDS if progress else STALLED_TOKEN_SECONDS):
+            if self._over_rpc and stalled > (STALLED_SECONDS if progress or speaks else STALLED_TOKEN_SECONDS):
                 link.kill(f"a step of the model has not ended in {stalled:.0f} seconds: an RPC server does not answer")
 
     def _end(self, link: Link) -> None:

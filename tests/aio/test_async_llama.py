@@ -16,8 +16,10 @@ from pydantic import BaseModel
 
 import llama_cffi
 from llama_cffi import AsyncLlama, Llama, Tool
+from llama_cffi.aio import running
 from llama_cffi.aio.delivery import Delivery
 from llama_cffi.errors import (
+    BusyError,
     ClosedError,
     ContextOverflowError,
     IncompleteOutput,
@@ -253,8 +255,8 @@ def test_cancelling_a_task_ends_the_computation_of_vectors_and_scores(llm: Async
 
     async def cancel(make: Callable[[], Awaitable[Any]]) -> None:
         task = asyncio.ensure_future(make())
-        await until(lambda: bool(llm._calls._running))
-        [job] = [one for one in llm._calls._running if isinstance(one, Future)]
+        await until(lambda: bool(llm._calls.running))
+        [job] = [one for one in llm._calls.running if isinstance(one, Future)]
         await until(job.running)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -324,7 +326,7 @@ def test_requests_that_ended_are_forgotten(llm: AsyncLlama) -> None:
     async def many() -> None:
         for _ in range(100):
             await llm.generate(PROMPTS[0], max_tokens=1)
-            assert len(llm._calls._running) <= 1
+            assert len(llm._calls.running) <= 1
 
     run(many)
 
@@ -431,6 +433,40 @@ def test_drain() -> None:
     run(drain)
 
 
+def test_a_call_that_a_request_is_in_the_way_of_is_made_again_when_that_ends(
+    llm: AsyncLlama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_LOOK_SECONDS", 1000)
+
+    async def wait(timeout: float) -> tuple[int, int]:
+        n_attempts = 0
+
+        def clear() -> int:
+            nonlocal n_attempts
+            n_attempts += 1
+            return llm.llama.clear_slot(2)
+
+        async with llm.stream(PROMPTS[0], slot=2, max_tokens=None, **ENDLESS) as stream:
+            await anext(stream)
+            waiting = asyncio.ensure_future(llm.retry_while_busy(clear, timeout))
+            await until(lambda: n_attempts > 0)
+            if timeout < 1:
+                with pytest.raises(BusyError, match="running"):
+                    await waiting
+                return n_attempts, 0
+            # The end of another one wakes it in vain.
+            await llm.generate(PROMPTS[1], max_tokens=2)
+            await until(lambda: n_attempts > 1)
+            assert not waiting.done()
+        return n_attempts, await waiting
+
+    n_attempts, n_held = run(lambda: wait(50))
+    assert n_held > 0
+    assert n_attempts <= 4
+    assert run(lambda: wait(0.01))[0] <= 3
+    assert not llm._calls.running._ends
+
+
 class Counted(Generic[T]):
     """Awaits something, and counts how often that is woken."""
 
@@ -450,7 +486,7 @@ class Counted(Generic[T]):
 
 
 def kinds(llm: AsyncLlama) -> list[str]:
-    return sorted(type(one).__name__ for one in llm._calls._running)
+    return sorted(type(one).__name__ for one in llm._calls.running)
 
 
 def test_waiting_for_room_and_for_the_last_call_is_sleeping() -> None:
@@ -480,7 +516,7 @@ def test_waiting_for_room_and_for_the_last_call_is_sleeping() -> None:
             assert [one.usage.completion_tokens for one in await asyncio.gather(*others)] == [3] * 4
             await draining
             assert last.n_wakes <= 2
-            assert len(llm._calls._running) == 0
+            assert len(llm._calls.running) == 0
             await llm.drain(0)
 
     run(drain)
@@ -493,7 +529,7 @@ def test_closing_ends_what_waits_for_room() -> None:
         await until(lambda: kinds(llm) == ["RunningSequence"] * 2 + ["_InLine"] * 2)
         tasks[3].cancel()
         await asyncio.gather(tasks[3], return_exceptions=True)
-        await until(lambda: len(llm._calls._running) == 3)
+        await until(lambda: len(llm._calls.running) == 3)
         llm.llama.close()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in found] == [ClosedError] * 3 + [asyncio.CancelledError]

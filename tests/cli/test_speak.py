@@ -34,6 +34,8 @@ def test_a_text_becomes_a_file(speaking: SpeakingModel, tmp_path: Path) -> None:
     assert (report["frames"], report["finish_reason"], report["sample_rate"]) == (4, "length", 24000)
     for more, said in ((["-"], "Hello there\n"), ([], "Hello there"), (["-p", "Hello there"], None)):
         assert run("speak", *more, "-o", "-", "--voice", voice, *given, stdin=said).returncode == 0
+    run("speak", "Hello there", "-o", tmp_path / "other.wav", "--voice", voice, "--isolate", *given)
+    assert (tmp_path / "other.wav").read_bytes() == out.read_bytes()
     assert report["seconds"] == Audio(out).seconds == 4 * 0.08
 
 

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from llama_cffi import (
     ModelOptions,
     estimate_memory,
 )
-from llama_cffi.core.source import open_source
+from llama_cffi.core.source import Source, open_source
 from llama_cffi.errors import ModelFileError, ModelNotFoundError, UnsupportedError
 from tests.support.random_model import write_random_model
 
@@ -219,6 +219,31 @@ def test_a_file_keeps_its_position_and_a_model_its_file(data: bytes, tmp_path: P
         np.testing.assert_array_equal(logits(loaded), expected)
 
 
+@pytest.mark.parametrize("way", ["path", "file", "file behind 32"])
+@pytest.mark.parametrize("change", [-1, -1000, 0, 1000])
+def test_a_file_that_is_changed_while_it_is_loaded(
+    way: str, change: int, data: bytes, tmp_path: Path, closing: ExitStack
+) -> None:
+    path = tmp_path / "place"
+    given = write(path, data) if way == "path" else made(way, data, path, closing)
+    changed: list[float] = []
+
+    def progress(part: float) -> None:
+        if not changed:
+            changed.append(part)
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size + change)
+                file.seek(-600, os.SEEK_END)
+                file.write(bytes(600))
+
+    # Mapped, a file ends with the page in which it ends; otherwise llama.cpp sees that it is shorter.
+    mode: Any = "mmap" if change == -1 else "none"
+    refused = pytest.raises(ModelFileError, match=r"was changed while it was loaded|reached end of file")
+    # Of an open file, what was there when it was given is the model.
+    with nullcontext() if change > 0 and way != "path" else refused:
+        Model(given, ModelOptions(load_mode=mode), progress=progress).close()
+
+
 def test_a_part_of_a_file_is_mapped_where_that_pays(data: bytes, tmp_path: Path) -> None:
     for way, mode in (("tar", "auto"), ("small in a tar", "none"), ("zip shifted", "none")):
         with Model(WAYS[way](data, tmp_path / way.replace(" ", ""))) as loaded:
@@ -279,6 +304,74 @@ def test_a_part_of_a_model_is_refused(tmp_path: Path) -> None:
 
 
 # -- archives
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_opened_member_is_read_in_place(kind: str, data: bytes, tmp_path: Path, closing: ExitStack) -> None:
+    path = (tar if kind == "tar" else archive)(tmp_path / kind, data)
+
+    def member(of: Any) -> Any:
+        if kind == "zip":
+            return closing.enter_context(closing.enter_context(zipfile.ZipFile(of)).open("folder/tiny.gguf"))
+        opened = {"name": of} if isinstance(of, Path) else {"fileobj": of}
+        found = closing.enter_context(tarfile.open(**opened)).extractfile("folder/tiny.gguf")
+        return closing.enter_context(found) if found is not None else None
+
+    def source(of: Any) -> Source:
+        found = open_source(of)
+        assert found is not None
+        closing.callback(found.close)
+        with found.open() as file:
+            assert file.read() == data
+        return found
+
+    start = ArchiveMember(path, "folder/tiny.gguf").find()[1]
+    for of in (path, closing.enter_context(path.open("rb")), closing.enter_context(path.open("r+b"))):
+        file = member(of)
+        assert source(file).offset == start
+        assert file.tell() == 0
+        assert file.read(4) == b"GGUF"
+    # Not on a disk, or not as it stands there: copied.
+    assert source(member(io.BytesIO(path.read_bytes()))).offset == 0
+    read = member(path)
+    assert read.read(1) == b"G"
+    with pytest.raises(ModelFileError, match="begins with b'GUF"):
+        open_source(read)
+    behind = member(path)
+    path.write_bytes(path.read_bytes()[: start + 1000])
+    with pytest.raises(ModelFileError, match="is truncated: its archive has"):
+        open_source(behind)
+
+
+def test_an_archive_may_end_with_another_one(data: bytes, tmp_path: Path) -> None:
+    inner, path = archive(tmp_path / "inner.zip", b"GGUF of the inner one"), tmp_path / "outer.tar"
+    with tarfile.open(path, "w") as outer:
+        outer.addfile(tar_info("folder/tiny.gguf", len(data)), io.BytesIO(data))
+        outer.add(inner, "last.zip")
+    with Model(ArchiveMember(path), ModelOptions(vocab_only=True)) as model:
+        assert model.name == f"{path}/folder/tiny.gguf"
+
+
+def test_archives_that_contradict_themselves(data: bytes, tmp_path: Path) -> None:
+    whole = archive(tmp_path / "m.zip", data).read_bytes()
+    at = whole.rindex(b"PK\1\2")
+    for place, value in ((20, b"\0\0\0\0"), (42, b"\xff\xff\xff\x7f"), (42, b"\1\0\0\0")):
+        content = bytearray(whole)
+        content[at + place : at + place + 4] = value
+        with pytest.raises(ModelFileError, match="damaged zip archive"):
+            Model(ArchiveMember(write(tmp_path / "wrong.zip", bytes(content)), "folder/tiny.gguf"))
+    header = bytearray(tar_info("m.gguf", 512).tobuf())
+    header[124:136] = b"\xff" * 11 + b"\0"  # a negative size, behind which the archive begins anew
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(ModelFileError, match=r"damaged|truncated|empty"):
+        Model(ArchiveMember(write(tmp_path / "wrong.tar", bytes(header) + bytes(1024))))
+
+
+def tar_info(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info
 
 
 def test_compressed_archives_are_refused(data: bytes, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from llama_cffi import Batch, Context, ContextOptions, Model
 from llama_cffi._native import extras
+from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.helpers import lib
 from llama_cffi.core import cpu_topology, threads
 from llama_cffi.core.cpu_topology import CpuTopology, cgroup_cpu_limit, cpu_list, numa_nodes, read_topology
 from llama_cffi.core.threads import ThreadChoice, choose_threads, default_thread_count, thread_choice, thread_count
@@ -294,20 +296,26 @@ def test_a_context_reports_the_threads_that_it_computes_with(model: Model, monke
 
 
 def test_threads_that_were_paused_compute_again(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with (
-        Model(model_path) as model,
-        Context(model, ContextOptions(n_ctx=64, n_threads=2, n_threads_batch=1)) as context,
-    ):
-        found = []
+    options, found = ContextOptions(n_ctx=64, n_threads=2, n_threads_batch=1), []
+    with Model(model_path) as model:
         for exported in (extras.exported, lambda name: None):
             monkeypatch.setattr(extras, "exported", exported)
-            for _ in range(3):
-                context.pause_threads()
-                context.pause_threads()
-                context.memory.clear()
-                for pos in range(2):
-                    batch = Batch(1)
-                    batch.add(1 + pos, pos, 0, output=True)
-                    context.decode(batch)
-                found.append(context.outputs.logits(0).tolist())
+            with Context(model, options) as context:
+                for _ in range(3):
+                    pause_threads(context)
+                    context.memory.clear()
+                    for pos in range(2):
+                        batch = Batch(1)
+                        batch.add(1 + pos, pos, 0, output=True)
+                        context.decode(batch)
+                    found.append(context.outputs.logits(0).tolist())
         assert found == found[:1] * 6
+
+
+def pause_threads(context: Context) -> None:
+    """As an encoding does, twice."""
+    turn = context.turn.native
+    assert lib.lch_turn_take(turn, AbortFlag().native) == 0
+    lib.lch_turn_pause(turn)
+    lib.lch_turn_pause(turn)
+    lib.lch_turn_give(turn)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -137,47 +136,6 @@ def test_others_are_computed_while_a_medium_is_encoded(driver: str) -> None:
         assert seeing.n_past <= 1
         projector.open.set()
         assert list(read(engine, seeing).tokens) == FakeRunner.expected(Prompt([1, medium(1), 2]), 3, 64)
-
-
-class Turns:
-    """Notes who has the turn."""
-
-    shared = True
-
-    def __init__(self) -> None:
-        self.n_taken = self.n_given = 0
-
-    def take(self) -> None:
-        assert self.n_taken == self.n_given
-        self.n_taken += 1
-
-    def give(self) -> None:
-        self.n_given += 1
-
-
-def test_a_step_has_a_turn_beside_encodings_and_gives_it_back() -> None:
-    projector, turns = Projector(), Turns()
-
-    def encode(media: Media) -> NDArray[np.float32]:
-        # The engine has nothing else to do by now, or comes to that: it waits without its turn.
-        deadline = time.monotonic() + PATIENCE
-        while turns.n_taken != turns.n_given or not turns.n_taken:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        return projector.encode(media)
-
-    encoder = MediaEncoder(encode, 1 << 20, cores=turns)  # type: ignore[arg-type]
-    engine = Engine(FakeRunner(encoder=encoder, n_batch=8, n_ctx=64), EngineOptions(driver="thread"))
-    try:
-        image = medium(1)
-        assert list(run(engine, Prompt([1, image, 2]), 3).tokens) == FakeRunner.expected(Prompt([1, image, 2]), 3, 64)
-        projector.broken.add(medium(2).digest)
-        with pytest.raises(MediaError):
-            run(engine, Prompt([1, medium(2), 2]))
-    finally:
-        engine.close()
-        encoder.close()
-    assert turns.n_taken == turns.n_given > 4
 
 
 def test_a_second_question_costs_neither_an_encoding_nor_a_prefill() -> None:

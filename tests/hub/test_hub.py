@@ -48,7 +48,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         home = tmp_path / "home"
         for name, value in {
             "HF_ENDPOINT": server.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
-            "LLAMA_ARG_THREADS": "1",
+            "LLAMA_ARG_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache"),
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
         # The package reads its environment when it is imported, which may be long ago.

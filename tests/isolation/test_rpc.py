@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -23,6 +25,7 @@ from llama_cffi.core import backend
 from llama_cffi.errors import EngineCrashed, RpcError
 from tests.support.children import run_child
 from tests.support.media_kinds import open_llama, write_kind
+from tests.support.speech_models import SpeechName, write_speaking_model
 
 PROMPT = "Once upon a time"
 OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_seq_max": 2}
@@ -160,6 +163,120 @@ def test_without_a_process_of_its_own(servers: list[Server]) -> None:
     assert run_child(program).splitlines() == [expected] * 2
 
 
+def test_what_is_freed_breaks_no_connection(servers: list[Server]) -> None:
+    # The server forgets the graph that it computed last whenever a buffer is freed.
+    program = f"""
+        from llama_cffi import Batch, Context, ContextOptions, Llama, Model, ModelOptions
+        from llama_cffi.errors import RpcError
+        from llama_cffi.runtime import demo_path
+        rpc = ["{servers[0].endpoint}"]
+        model = Model(demo_path(), ModelOptions(rpc=rpc))
+        options = ContextOptions(n_ctx=64, n_threads=1)
+        one, other = Context(model, options), Context(model, options)
+
+        def decode(context, pos):
+            batch = Batch(1)
+            batch.single(5, pos, 0)
+            context.decode(batch)
+            return context.outputs.logits(0).argmax()
+
+        found = [decode(one, pos) for pos in range(3)]
+        other.close()
+        found += [decode(one, pos) for pos in range(3, 6)]
+        again = Context(model, options)
+        assert found == [decode(again, pos) for pos in range(6)]
+        again.close()
+        decode(one, 6)
+        model.close()
+        print("closed")
+    """
+    assert run_child(program).splitlines() == ["closed"]
+
+
+@pytest.mark.conformance
+def test_a_server_that_is_restarted_while_no_model_is_open() -> None:
+    if not backend.supports().rpc:
+        pytest.skip("this libllama has no RPC backend")
+    server = Server().wait()
+    program = f"""
+        import sys
+        from llama_cffi import Llama
+        from llama_cffi.errors import RpcError
+        rpc = ["{server.endpoint}"]
+        for _ in range(3):
+            try:
+                with Llama.demo(isolate=False, n_ctx=64, n_threads=1, rpc=rpc) as llm:
+                    print(llm.generate("Once upon a time", max_tokens=4, temperature=0).text, flush=True)
+            except RpcError as error:
+                print(error, flush=True)
+            sys.stdin.readline()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        first = child.stdout.readline()
+        server.end()
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == f"the RPC server {server.endpoint} cannot be used: it cannot be reached\n"
+        server = Server(server.port).wait()
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == first
+        child.communicate("\n", timeout=SECONDS)
+        assert child.returncode == 0
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        server.end()
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("seed", range(4))
+def test_random_work_of_one_process(servers: list[Server], seed: int) -> None:
+    program = f"""
+        import random, threading
+        from llama_cffi import Llama
+        seed, rpc = {seed}, {[one.endpoint for one in servers]}
+        options = dict(n_ctx=128, n_threads=1, n_seq_max=2, isolate=False)
+        greedy = dict(max_tokens=12, temperature=0, reuse=False)  # a prompt that is reused rounds in another way
+        texts = ["Once upon a time", "The little dog", "One day, a girl", "It was a sunny"]
+        with Llama.demo(n_ctx=128, n_threads=1, n_seq_max=2) as here:
+            expected = {{text: here.generate(text, **greedy).text for text in texts}}
+
+        def work(number):
+            draw = random.Random(1000 * seed + number)
+            for _ in range(6):
+                with Llama.demo(rpc=draw.choice((rpc, rpc[:1], rpc[1:])), **options) as llm:
+                    for _ in range(draw.randrange(1, 5)):
+                        text = draw.choice(texts)
+                        match draw.randrange(5):
+                            case 0:
+                                with llm.stream(text, max_tokens=40) as stream:
+                                    next(stream)
+                            case 1:
+                                llm.embed([text])
+                            case 2:
+                                with llm.fork() as twin:
+                                    assert twin.generate(text, **greedy).text == expected[text]
+                            case _:
+                                assert llm.generate(text, **greedy).text == expected[text]
+            print("done", flush=True)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    """
+    assert run_child(program).splitlines() == ["done"] * 3
+
+
 @pytest.mark.conformance
 def test_images_over_rpc(servers: list[Server], tmp_path: Path, assets: Path) -> None:
     kind = write_kind(tmp_path, "qwen2vl", assets)
@@ -169,6 +286,18 @@ def test_images_over_rpc(servers: list[Server], tmp_path: Path, assets: Path) ->
         expected, found = (one.generate(prompt, temperature=0, max_tokens=4) for one in (here, llm))
     assert found.prompt == expected.prompt
     assert found.tokens == expected.tokens
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("name", ["pockettts", "qwen3tts"])
+def test_speech_over_rpc(servers: list[Server], tmp_path: Path, name: SpeechName) -> None:
+    made = write_speaking_model(tmp_path, name)
+    options: dict[str, Any] = {"mmproj": made.projector, "n_ctx": 512, "n_threads": 1}
+    with Llama(made.model, **options) as here, Llama(made.model, rpc=[servers[0].endpoint], **options) as llm:
+        assert llm.model.placement.gpu_bytes
+        expected, found = (one.speak("Hello there", max_frames=20, temperature=0, seed=1) for one in (here, llm))
+    assert found.n_samples == expected.n_samples
+    assert np.allclose(found.samples, expected.samples, atol=1e-3)
 
 
 @pytest.mark.conformance

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from llama_cffi import AsyncLlama, Audio, Context, FinishReason, Llama, errors
+from llama_cffi.core.cpu_topology import usable_cpus
 from llama_cffi.prepare.speech import without_control
 from tests.support.media_kinds import tone
 from tests.support.speech_judge import build_judge, judged
@@ -220,6 +221,18 @@ def test_texts_go_on_while_it_speaks(pocket: Llama) -> None:
         next(stream)
 
 
+def test_a_speech_is_decoded_with_threads_of_its_own(pocket: Llama) -> None:
+    """libmtmd decodes when it likes, and a pool of threads computes one graph at a time."""
+    assert pocket.projector is not None
+    files = pocket.model.path, pocket.projector.path
+    with Llama(files[0], mmproj=files[1], n_ctx=64, n_threads=usable_cpus(), n_gpu_layers=0) as llm:
+        assert llm.projector is not None
+        side, _ = llm._runtime.speaker.open()
+        assert (llm.context.threads.shared, side.context.threads.shared) == (True, False)
+        # It is computed in turns with the texts nevertheless.
+        assert set(llm.projector.turns.found) == {llm.context.turn, side.context.turn}
+
+
 def test_one_speech_at_a_time(pocket: Llama) -> None:
     expected = pocket.speak(TEXT, max_frames=6, seed=1)
     found: list[Audio] = []
@@ -311,15 +324,6 @@ def test_a_closed_llama(pocket: Llama) -> None:
 def test_models_that_do_not_speak(pocket: Llama) -> None:
     with Llama(pocket.model.path, n_ctx=64) as silent, pytest.raises(errors.UnsupportedError, match="mmproj"):
         silent.speak(TEXT)
-
-
-def test_a_model_in_another_process_does_not_speak(pocket: Llama) -> None:
-    assert pocket.projector is not None
-    with Llama(pocket.model.path, mmproj=pocket.projector.path, n_ctx=64, n_threads=1, isolate=True) as isolated:
-        assert isolated.projector is not None
-        assert (isolated.projector.speech, isolated.projector.voices) == (None, False)
-        with pytest.raises(errors.UnsupportedError, match="isolate"):
-            isolated.speak(TEXT)
 
 
 def test_a_projector_of_another_model(speaking: SpeakingModel, tmp_path: Path) -> None:

@@ -162,22 +162,34 @@ def test_the_number_of_codes_is_theirs_alone(kind: ModuleType) -> None:
     assert not {STOPPED, NESTED} & set(others)
 
 
-def test_between_turns_a_function_is_called_and_in_a_turn_it_is_not(kind: ModuleType) -> None:
-    turns, called = Turns(kind), []
-    note = kind.ffi.callback("void(void *)", lambda argument: called.append(int(kind.ffi.cast("uintptr_t", argument))))
+class Pool:
+    """What looks like the handle of a thread pool."""
 
-    def between() -> None:
-        address = kind.ffi.cast("void *", note)
-        turns.lib.lch_turn_between(turns.turn, address, kind.ffi.cast("void *", 7))
+    def __init__(self, kind: ModuleType, number: int) -> None:
+        self.ptr = kind.ffi.cast("void *", number)
 
-    between()
-    assert called == [7]
+
+def test_its_pools_can_be_paused(kind: ModuleType) -> None:
+    turns, paused = Turns(kind), list[int]()
+    note = kind.ffi.callback("void(void *)", lambda pool: paused.append(int(kind.ffi.cast("uintptr_t", pool))))
+    pools = [Pool(kind, number) for number in (7, 8)]
+    for pool in pools:
+        turns.lib.lch_turn_add(turns.turn, kind.ffi.cast("void *", note), kind.pool(pool))
     assert turns.take() == TAKEN
-    thread = threading.Thread(target=between)
-    thread.start()
-    thread.join()
-    assert called == [7]
+    turns.lib.lch_turn_pause(turns.turn)
+    assert paused == [7, 8]
+    turns.lib.lch_turn_remove(turns.turn, pools.pop(0).ptr)
+    turns.lib.lch_turn_pause(turns.turn)
+    assert paused == [7, 8, 8]
+
+
+def test_the_time_of_waiting_is_added_up(turns: Turns) -> None:
+    assert turns.take() == TAKEN
+    flag, results = turns.flag(), list[int]()
+    thread = turns.start(lambda: results.append(turns.take(flag)))
+    turns.wait(1)
+    time.sleep(0.02)
     turns.give()
-    between()
-    assert called == [7, 7]
-    assert turns.take() == TAKEN
+    thread.join(60)
+    assert results == [TAKEN]
+    assert flag.waited_ns >= 20_000_000

@@ -183,3 +183,14 @@ def test_openai_hears(server: Served, expected: Audio) -> None:
                 await client.audio.speech.create(**given, voice="alloy", response_format="mp3")
 
     asyncio.run(main())
+
+
+def test_a_model_in_another_process(llm: Llama, expected: Audio) -> None:
+    assert llm.projector is not None
+    with (
+        Llama(llm.model.path, mmproj=llm.projector.path, n_ctx=512, n_threads=1, isolate=True) as isolated,
+        served(isolated) as server,
+    ):
+        assert server.ask(PATH, BODY).content == expected.wav()
+        pcm = server.ask(PATH, {**BODY, "response_format": "pcm"})
+        assert pcm.content == pcm16(expected.samples)

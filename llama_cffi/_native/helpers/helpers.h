@@ -51,6 +51,7 @@ typedef struct {
     int poll_signals;
     int64_t deadline_ns;
     int64_t next_poll_ns;
+    int64_t waited_ns;                                      /* in lines for turns, in all */
 } lch_abort;
 
 int64_t lch_abort_now(void);
@@ -60,27 +61,6 @@ void lch_abort_arm(lch_abort *state);                       /* at the beginning 
 void lch_abort_deadline(lch_abort *state, int64_t deadline_ns);
 bool lch_abort_check(void *state);                          /* for llama_set_abort_callback */
 void lch_abort_signals(int (*poll)(void));
-
-/* ---- cores.cpp: an encoding computed in pieces, between which it stops, or lets decodes have the CPU ---- */
-
-typedef struct {
-    lch_abort *abort;                                       /* what stops the encoding */
-    int shared;                                             /* whether both need the same cores, and take turns */
-    int encoding;                                           /* a piece is being computed */
-    int pausing;                                            /* the encoding waits for its next turn */
-    int n_waiting;                                          /* decodes that wait for theirs */
-    int n_granted;                                          /* of these, how many go before the next piece */
-    int n_decoding;
-    int n_nodes;                                            /* of a piece */
-    int n_asked;
-    int64_t began_ns;
-} lch_cores;
-
-bool lch_eval_check(void *tensor, bool ask, void *cores);   /* for mtmd_context_params.cb_eval */
-void lch_cores_begin(lch_cores *cores);                     /* an encoding begins */
-void lch_cores_end(lch_cores *cores);
-void lch_cores_take(lch_cores *cores);                      /* before a decode: waits for the end of a piece */
-void lch_cores_give(lch_cores *cores);                      /* after it */
 
 /* ---- select.cpp: token selection over a row of raw logits ---- */
 
@@ -127,7 +107,7 @@ void lch_door_leave(lch_door *door);
 void lch_main_thread(uint64_t ident);                       /* Python's identifier of its main thread */
 int lch_is_main_thread(void);
 
-/* ---- turn.cpp: one computation at a time on threads that contexts share; first come, first served ---- */
+/* ---- turn.cpp: one computation at a time on CPUs that contexts and encodings share; first come, first served ---- */
 
 enum lch_turn_entry {
     LCH_TURN_TAKEN = 0,
@@ -142,10 +122,29 @@ void lch_turn_free(lch_turn *turn);
 int lch_turn_take(lch_turn *turn, lch_abort *abort);        /* after lch_abort_arm */
 void lch_turn_give(lch_turn *turn);
 int lch_turn_waiting(lch_turn *turn);                       /* how many threads wait */
-/* fn(argument), unless it is somebody's turn; nobody's begins meanwhile */
-void lch_turn_between(lch_turn *turn, void *fn, void *argument);
+void lch_turn_add(lch_turn *turn, void *pause, void *pool); /* a thread pool that computes in it; `pause` is ggml's */
+void lch_turn_remove(lch_turn *turn, void *pool);           /* before it is freed */
+void lch_turn_pause(lch_turn *turn);                        /* its pools sleep until they compute; only with the turn */
 /* lch_batch in turn, which may be NULL for none; its result, or one of lch_turn_entry */
 int64_t lch_compute(lch_turn *turn, lch_abort *abort, void *fn, void *ctx, void *batch, size_t size);
+
+/* ---- encoding.cpp: libmtmd computes in pieces; between two of them it stops, or lets decodes have the CPUs ---- */
+
+typedef struct {
+    lch_abort *abort;                                       /* what stops it */
+    lch_turn **turns;                                       /* those that it takes for each piece, in the order of all */
+    int n_turns;
+    int n_taken;
+    int entry;                                              /* why lch_encode has not begun: one of lch_turn_entry */
+    int n_nodes;                                            /* of a piece */
+    int n_asked;
+    int64_t began_ns;
+} lch_encoding;
+
+bool lch_eval_check(void *tensor, bool ask, void *encoding);        /* for mtmd_context_params.cb_eval */
+/* lch_call of a function of libmtmd that computes, in these turns; with `stack` lch_call_deep */
+int64_t lch_encode(lch_encoding *encoding, size_t stack, void *fn, int result, int64_t a0, int64_t a1, int64_t a2,
+                   int64_t a3, int64_t a4, int64_t a5, int64_t a6, int64_t a7);
 
 /* ---- step.cpp: one token of one sequence decoded, and the next one selected, in one guarded call ---- */
 
@@ -162,7 +161,7 @@ typedef struct {
     int32_t *seq_id;
     lch_abort *abort;
     lch_door *door;
-    lch_turn *turn;                                         /* NULL: the threads are the context's own */
+    lch_turn *turn;
     int32_t n_vocab;
     int32_t status;                                         /* of llama_decode, after LCH_STEP_STATUS */
 } lch_step;

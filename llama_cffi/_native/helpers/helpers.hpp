@@ -1,6 +1,7 @@
 // Private to the helper extension: the C declarations, and what its C++ files share.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -90,6 +91,12 @@ public:
 private:
     lch_turn * turn_;
 };
+
+// Nanoseconds since some moment, by a clock that is as fine as there is one.
+inline int64_t clock_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+        std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 template <class Function>
 Function * as(void * fn) {

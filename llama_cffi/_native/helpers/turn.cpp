@@ -1,4 +1,4 @@
-// Turns: one computation at a time on compute threads that several contexts share, first come, first served.
+// Turns: one computation at a time on CPUs that several contexts and encodings share, first come, first served.
 
 #include "helpers.hpp"
 
@@ -10,6 +10,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
 
 namespace {
 
@@ -21,6 +22,11 @@ struct Waiting {
     std::thread::id thread;
 };
 
+struct Pool {
+    void (*pause)(void *);
+    void * pool;
+};
+
 }  // namespace
 
 struct lch_turn {
@@ -30,6 +36,7 @@ struct lch_turn {
     uint64_t n_tickets = 0;
     bool taken = false;
     std::thread::id holder;
+    std::vector<Pool> pools;
 };
 
 lch_turn * lch_turn_new(void) { return new (std::nothrow) lch_turn; }
@@ -43,6 +50,7 @@ int lch_turn_take(lch_turn * turn, lch_abort * abort) {
         return LCH_TURN_NESTED;
     }
     if (turn->taken || !turn->line.empty()) {
+        const int64_t began = lch::clock_ns();
         const uint64_t ticket = ++turn->n_tickets;
         // A signal handler of a thread that waits comes before what it interrupted.
         const auto interrupted = std::find_if(turn->line.begin(), turn->line.end(),
@@ -61,6 +69,7 @@ int lch_turn_take(lch_turn * turn, lch_abort * abort) {
             }
         }
         turn->line.pop_front();
+        abort->waited_ns += lch::clock_ns() - began;
     }
     turn->taken = true;
     turn->holder = me;
@@ -81,10 +90,23 @@ int lch_turn_waiting(lch_turn * turn) {
     return static_cast<int>(turn->line.size());
 }
 
-void lch_turn_between(lch_turn * turn, void * fn, void * argument) {
+void lch_turn_add(lch_turn * turn, void * pause, void * pool) {
     const std::lock_guard<std::mutex> lock(turn->mutex);
-    if (!turn->taken) {
-        reinterpret_cast<void (*)(void *)>(fn)(argument);
+    turn->pools.push_back({reinterpret_cast<void (*)(void *)>(pause), pool});
+}
+
+void lch_turn_remove(lch_turn * turn, void * pool) {
+    const std::lock_guard<std::mutex> lock(turn->mutex);
+    turn->pools.erase(std::remove_if(turn->pools.begin(), turn->pools.end(),
+                                     [&](const Pool & one) { return one.pool == pool; }),
+                      turn->pools.end());
+}
+
+void lch_turn_pause(lch_turn * turn) {
+    // A pool that computes must not be paused: its threads would not take part, and the one that waits for them hangs.
+    const std::lock_guard<std::mutex> lock(turn->mutex);
+    for (const Pool & one : turn->pools) {
+        one.pause(one.pool);
     }
 }
 

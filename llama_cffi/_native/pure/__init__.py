@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native import bound
-from llama_cffi._native.pure import abort, cores, deep, door, extras, gguf, guard, log, select, step, turn
+from llama_cffi._native.pure import abort, deep, door, encoding, extras, gguf, guard, log, select, step, turn
 from llama_cffi._native.pure.process import ffi
 
-_MODULES = (guard, deep, log, abort, cores, door, gguf, extras, select, turn, step)
+if TYPE_CHECKING:
+    from llama_cffi._native.handle import Handle
+
+_MODULES = (guard, deep, log, abort, door, gguf, extras, select, turn, encoding, step)
 
 
 class _Lib:
@@ -35,8 +39,16 @@ def address(name: str) -> Any:
     return getattr(lib, name)
 
 
-def pointer(struct: abort.lch_abort | cores.lch_cores) -> Any:
+def pointer(struct: abort.lch_abort | encoding.lch_encoding) -> Any:
     return struct.stop
+
+
+def turns(found: Sequence[turn.lch_turn]) -> Any:
+    return found
+
+
+def pool(handle: Handle) -> Any:
+    return handle
 
 
 def is_inside(mine: door.lch_door) -> bool:
@@ -58,4 +70,17 @@ def function(name: str) -> Any:
     return direct if bound.ffi.typeof(direct) is bound.ffi.typeof(pointer) else pointer
 
 
-__all__ = ["address", "ffi", "function", "is_inside", "keep", "leave", "lib", "new", "pointer", "take_interrupt"]
+__all__ = [
+    "address",
+    "ffi",
+    "function",
+    "is_inside",
+    "keep",
+    "leave",
+    "lib",
+    "new",
+    "pointer",
+    "pool",
+    "take_interrupt",
+    "turns",
+]

@@ -17,11 +17,11 @@ from llama_cffi._native.pure.process import ffi, strlen
 class lch_abort:
     """``stop`` is what llama.cpp reads: a byte for :func:`lch_abort_set` or a deadline that has passed, and a NUL."""
 
-    __slots__ = ("deadline_ns", "flag", "interrupted", "late", "stop")
+    __slots__ = ("deadline_ns", "flag", "interrupted", "late", "stop", "waited_ns")
 
     def __init__(self) -> None:
         self.stop = ffi.new("char[2]")
-        self.flag = self.interrupted = self.deadline_ns = 0
+        self.flag = self.interrupted = self.deadline_ns = self.waited_ns = 0
         self.late = False
 
 

@@ -22,7 +22,7 @@ class lch_step:
     seq_id: Any
     abort: abort.lch_abort
     door: door.lch_door
-    turn: turn.lch_turn | None = None
+    turn: turn.lch_turn
     n_vocab: int
     status: int = 0
 

@@ -1,14 +1,18 @@
-"""One computation at a time on threads that several contexts share; see ``helpers/turn.cpp``."""
+"""One computation at a time on CPUs that contexts and encodings share; see ``helpers/turn.cpp``."""
 
 from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_cffi._native.pure import abort, guard
 from llama_cffi._native.pure.process import ffi
+
+if TYPE_CHECKING:
+    from llama_cffi._native.handle import Handle
 
 LCH_TURN_TAKEN, LCH_TURN_STOPPED, LCH_TURN_NESTED = 0, -24, -25
 
@@ -19,13 +23,18 @@ _get_ident = threading.get_ident
 
 
 class lch_turn:
-    """``holder`` has the thread whose turn it is. Taking and giving are one call each, which no handler interrupts."""
+    """``holder`` has the thread whose turn it is. Taking and giving are one call each, which no handler interrupts.
 
-    __slots__ = ("holder", "line")
+    ``encodings`` has an entry for each encoding that runs beside: see :mod:`.encoding`.
+    """
+
+    __slots__ = ("encodings", "holder", "line", "pools")
 
     def __init__(self) -> None:
         self.holder: dict[None, int] = {}
         self.line: deque[tuple[int, object]] = deque()
+        self.pools: list[tuple[Any, weakref.ref[Handle]]] = []
+        self.encodings: list[None] = []
 
 
 def lch_turn_new() -> lch_turn:
@@ -40,6 +49,7 @@ def lch_turn_take(turn: lch_turn, state: abort.lch_abort) -> int:
     me = _get_ident()
     if turn.holder.get(None) == me:
         return LCH_TURN_NESTED
+    began = time.monotonic_ns()
     ticket = (me, object())
     if any(thread == me for thread, _ in tuple(turn.line)):
         # A signal handler of a thread that waits comes before what it interrupted.
@@ -54,6 +64,7 @@ def lch_turn_take(turn: lch_turn, state: abort.lch_abort) -> int:
         return LCH_TURN_TAKEN
     finally:
         turn.line.remove(ticket)
+        state.waited_ns += time.monotonic_ns() - began
 
 
 def lch_turn_give(turn: lch_turn) -> None:
@@ -64,12 +75,29 @@ def lch_turn_waiting(turn: lch_turn) -> int:
     return len(turn.line)
 
 
-def lch_turn_between(turn: lch_turn, fn: Any, argument: Any) -> None:
+def lch_turn_add(turn: lch_turn, pause: Any, pool: Handle) -> None:
+    known = [one for one in turn.pools if one[1]() is not None]
+    turn.pools = [*known, (ffi.cast("void (*)(void *)", pause), weakref.ref(pool))]
+
+
+def lch_turn_remove(turn: lch_turn, pool: Any) -> None:
+    """Do nothing: a pool is kept while it is paused, and not found when it is gone."""
+
+
+def lch_turn_pause(turn: lch_turn) -> None:
+    for pause, reference in tuple(turn.pools):
+        pool = reference()
+        if pool is not None:
+            pause(ffi.cast("void *", int(ffi.cast("uintptr_t", pool.ptr))))
+
+
+def pause_between(turn: lch_turn) -> None:
+    """Have the pools sleep unless it is the turn of a thread, or one waits for it: that one will do it."""
     me = _get_ident()
-    if turn.line or turn.holder.setdefault(None, me) != me:
+    if turn.line or turn.holder or turn.holder.setdefault(None, me) != me:
         return
     try:
-        ffi.cast("void (*)(void *)", fn)(argument)
+        lch_turn_pause(turn)
     finally:
         lch_turn_give(turn)
 
@@ -84,4 +112,8 @@ def lch_compute(turn: lch_turn | None, state: abort.lch_abort, fn: Any, ctx: Any
         return guard.lch_batch(fn, ctx, batch, size) if entry == LCH_TURN_TAKEN else entry
     finally:
         if not nested and turn.holder.get(None) == _get_ident():
-            lch_turn_give(turn)
+            try:
+                if turn.encodings:
+                    lch_turn_pause(turn)
+            finally:
+                lch_turn_give(turn)

@@ -14,9 +14,9 @@ import numpy as np
 
 from llama_cffi._native import callbacks, guard, log, media_ffi, media_lib, shutdown
 from llama_cffi._native.abort import AbortFlag
+from llama_cffi._native.encoding_turns import EncodingTurns
 from llama_cffi._native.gate import SharedGate
 from llama_cffi._native.handle import Handle
-from llama_cffi._native.shared_cores import SharedCores
 from llama_cffi._util.fork import fork_safe
 from llama_cffi._util.shown import shown
 from llama_cffi.core.context_options import FlashAttention
@@ -85,10 +85,10 @@ class Projector(NativeObject):
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be a function or None, got {shown(progress)}")
         self._abort = flag = AbortFlag()
-        self.cores = SharedCores(flag)
-        """Those of its encodings and of the decodes that need the same cores."""
+        self.turns = EncodingTurns(flag)
+        """Those of the contexts that it computes beside, of which it needs the CPUs."""
         params = native_params(
-            self.cores,
+            self.turns,
             n_threads=n_threads,
             use_gpu=use_gpu,
             image_min_tokens=image_min_tokens,
@@ -112,7 +112,7 @@ class Projector(NativeObject):
         self.gate = gate = SharedGate(self._abort.set)
         """Keeps :meth:`close` waiting while native code uses the projector."""
         with model.gate, gate:
-            free = partial(_free, self.cores)
+            free = partial(_free, self.turns)
             self._handle = handle = Handle("Projector", free, (model.handle,), gate)
             try:
                 ptr = self._load(params, progress)
@@ -227,12 +227,13 @@ class Projector(NativeObject):
         Waits while another thread encodes. ``deadline`` is a :func:`time.monotonic` time after which it stops.
         Raises :class:`AbortedError` after that and after :meth:`abort`, :class:`MediaError` with libmtmd's reason when
         it fails, :class:`ClosedError` for a closed piece, ``ValueError`` for one of another projector, and
-        :class:`BusyError` inside of an encoding of this thread. A signal handler that raises, as Ctrl-C does, stops it.
+        :class:`BusyError` inside of an encoding of this thread, and in a signal handler in the middle of a decode that
+        it takes turns with. A signal handler that raises, as Ctrl-C does, stops it.
         Without the compiled helpers nothing stops it in the middle. Wraps ``mtmd_encode_chunk``.
         """
         self._check(chunk)
         with self.computing(deadline) as ptr:
-            self._finish("mtmd_encode_chunk", guard.call_int("mtmd_encode_chunk", ptr, chunk.ptr))
+            self._finish("mtmd_encode_chunk", self.turns.compute("mtmd_encode_chunk", ptr, chunk.ptr))
             return self._rows(media_lib.mtmd_get_output_embd(ptr), chunk)
 
     def encode_many(self, chunks: Sequence[MediaChunk], *, deadline: float | None = None) -> list[NDArray[np.float32]]:
@@ -263,7 +264,7 @@ class Projector(NativeObject):
             self._finish("mtmd_batch_add_chunk", code)
             taken.append(chunk)
         self._abort.arm()
-        self._finish("mtmd_batch_encode", guard.call_int("mtmd_batch_encode", batch))
+        self._finish("mtmd_batch_encode", self.turns.compute("mtmd_batch_encode", batch))
         return [self._rows(guard.call_ptr("mtmd_batch_get_output_embd", batch, one.ptr), one) for one in taken]
 
     def abort(self) -> None:
@@ -298,10 +299,8 @@ class Projector(NativeObject):
                 if flag.is_set or flag.expired:
                     self._raise_abort()
                 flag.arm()
-                self.cores.begin()
                 yield ptr
             finally:
-                self.cores.end()
                 self._encoder = None
                 log.pump()
 
@@ -336,7 +335,7 @@ class Projector(NativeObject):
         return rows.reshape(chunk.n_tokens, self.n_embd)
 
 
-def _free(keep: SharedCores, cell: Any) -> None:
+def _free(keep: EncodingTurns, cell: Any) -> None:
     # Its first argument lives as long as the native object, which has the address of them and of their flag.
     guard.free("mtmd_free", cell)
 

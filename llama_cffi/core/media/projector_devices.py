@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_cffi._native import extras, lib, log
 from llama_cffi._native.abort import AbortFlag
-from llama_cffi._native.shared_cores import SharedCores
+from llama_cffi._native.encoding_turns import EncodingTurns
 from llama_cffi.core.allocation import allocation_reason
 from llama_cffi.core.context_options import FlashAttention
 from llama_cffi.core.media.projector_file import check_projector_file, projector_id
@@ -37,7 +37,7 @@ def projector_memory(
     file = check_projector_file(path)
     options = partial(
         measuring_params,
-        SharedCores(AbortFlag()),
+        EncodingTurns(AbortFlag()),
         image_min_tokens=image_min_tokens,
         image_max_tokens=image_max_tokens,
         flash_attn=flash_attn,

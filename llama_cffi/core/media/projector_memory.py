@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_cffi._native import cache, media_sketch
 from llama_cffi._native.abort import AbortFlag
-from llama_cffi._native.shared_cores import SharedCores
+from llama_cffi._native.encoding_turns import EncodingTurns
 from llama_cffi._util.files import identity
 from llama_cffi.core.backend import devices
 from llama_cffi.core.context_options import FlashAttention
@@ -63,7 +63,7 @@ def estimate_projector(
     path = Path(path)
     file = check_projector_file(path)
     params = measuring_params(
-        SharedCores(AbortFlag()),  # the child process gets numbers alone
+        EncodingTurns(AbortFlag()),  # the child process gets numbers alone
         use_gpu=use_gpu,
         image_min_tokens=image_min_tokens,
         image_max_tokens=image_max_tokens,

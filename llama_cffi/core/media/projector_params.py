@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama_cffi._native import media_ffi, media_lib
-from llama_cffi._native.shared_cores import SharedCores
+from llama_cffi._native.encoding_turns import EncodingTurns
 from llama_cffi._util.arguments import check_flag
 from llama_cffi._util.scalars import check_int
 from llama_cffi.core.context_options import FLASH_ATTENTION, FlashAttention
@@ -16,7 +16,7 @@ _MAX_TOKENS = 1 << 20
 
 
 def native_params(
-    cores: SharedCores,
+    turns: EncodingTurns,
     *,
     n_threads: int | None,
     use_gpu: bool,
@@ -26,7 +26,7 @@ def native_params(
     flash_attn: FlashAttention,
     warmup: bool,
 ) -> Any:
-    """Return the ``mtmd_context_params`` of options; ``cores`` pauses encodings, and must outlive the projector.
+    """Return the ``mtmd_context_params`` of options; ``turns`` pauses encodings, and must outlive the projector.
 
     Raises ``ValueError`` for a value out of range, TypeError for one of a wrong type.
     """
@@ -43,22 +43,22 @@ def native_params(
         raise ValueError(
             f"image_min_tokens must be at most image_max_tokens, got {image_min_tokens} and {image_max_tokens}"
         )
-    params.cb_eval = media_ffi.cast("ggml_backend_sched_eval_callback", cores.callback)
-    params.cb_eval_user_data = media_ffi.cast("void *", cores.data)
+    params.cb_eval = media_ffi.cast("ggml_backend_sched_eval_callback", turns.callback)
+    params.cb_eval_user_data = media_ffi.cast("void *", turns.data)
     return params
 
 
 def measuring_params(
-    cores: SharedCores,
+    turns: EncodingTurns,
     *,
     use_gpu: bool,
     image_min_tokens: int | None,
     image_max_tokens: int | None,
     flash_attn: FlashAttention,
 ) -> Any:
-    """Return the :func:`native_params` to lay a projector out, which encodes nothing; ``cores`` must outlive them."""
+    """Return the :func:`native_params` to lay a projector out, which encodes nothing; ``turns`` must outlive them."""
     return native_params(
-        cores,
+        turns,
         n_threads=1,
         use_gpu=use_gpu,
         image_min_tokens=image_min_tokens,

@@ -42,9 +42,10 @@ class SpeechGenerator(NativeObject):
     """Speech of a model, a frame at a time: :meth:`start`, :meth:`read` until it is done, then :meth:`step` again and
     again.
 
-    ``context`` computes nothing else: it needs ``embeddings=True`` and ``pooling="none"``. It belongs to the context
-    and the projector, which must be of one model. The caller holds :attr:`Projector.speech_turn` from :meth:`start` to
-    the last step. One thread at a time may use it; a step holds the context and the projector.
+    ``context`` computes nothing else: it needs ``embeddings=True``, ``pooling="none"`` and ``own_threads=True``. It
+    belongs to the context and the projector, which must be of one model. The caller holds
+    :attr:`Projector.speech_turn` from :meth:`start` to the last step. One thread at a time may use it; a step holds the
+    context and the projector.
 
     Raises :class:`UnsupportedError` for a projector that does not speak. Wraps ``mtmd_helper_gen_audio_init``.
     """
@@ -59,10 +60,14 @@ class SpeechGenerator(NativeObject):
             raise ValueError("context and projector must be of one Model")
         if not context.embeddings_enabled or context.pooling != "none":
             raise ContextError('speech needs a Context with embeddings=True and pooling="none"')
+        if context.threads.shared:
+            # libmtmd decodes with it, also when it was stopped while it waited for its turn.
+            raise ContextError("speech needs a Context with threads of its own: Context(..., own_threads=True)")
         model = context.model
         if not model.n_embd == model.n_embd_inp == model.n_embd_out:
             raise UnsupportedError(f"{model.path.name} has other widths at its ends than libmtmd expects of a speaker")
         self.context, self.projector = context, projector
+        projector.turns.add(context.turn)
         self.sample_rate: int = projector.speech_rate
         """Samples per second."""
         self._window = _WINDOW.get(projector.speech)
@@ -111,8 +116,8 @@ class SpeechGenerator(NativeObject):
         data = text.encode()
         native = media_ffi.new("struct mtmd_helper_gen_audio_inp *")
         characters = media_ffi.new("char[]", data)
-        name = media_ffi.new("char[]", (language or "").encode())
-        native.prompt, native.prompt_len, native.lang = characters, len(data), name
+        language_name = media_ffi.new("char[]", (language or "").encode())
+        native.prompt, native.prompt_len, native.lang = characters, len(data), language_name
         native.top_k, native.top_p, native.seed = check_int("top_k", top_k), top_p, check_seed(seed)
         native.out_type = media_lib.MTMD_HELPER_GEN_AUDIO_OUTTYPE_PCM
         stack = self.context.model.vocab.stack_for(text + " " * _WRAPPING)
@@ -125,7 +130,8 @@ class SpeechGenerator(NativeObject):
                     native.speaker_ref = keep.enter_context(bitmap_of(self.projector.ptr, voice))
             with self._computing(deadline) as ptr:
                 self._start_over()
-                code = guard.call_int_deep(stack, "mtmd_helper_gen_audio_set_input", ptr, native)
+                name = "mtmd_helper_gen_audio_set_input"
+                code = self.projector.turns.compute(name, ptr, native, stack=stack)
                 self._finish("the text or the voice cannot be used", code)
         self._begun = True
 
@@ -139,7 +145,7 @@ class SpeechGenerator(NativeObject):
         state = np.zeros(self.context.model.n_embd, dtype=np.float32)
         native.embd = media_ffi.cast("float *", media_ffi.from_buffer(state))
         native.seed, turn.seed = self._seed ^ 1, None
-        code = guard.call_int("mtmd_gen_audio_process", projector.ptr, native, out)
+        code = projector.turns.compute("mtmd_gen_audio_process", projector.ptr, native, out)
         self._finish("the generator cannot be reset", code)
         turn.seed = native.seed
 
@@ -170,7 +176,7 @@ class SpeechGenerator(NativeObject):
 
     def _step_prompt(self, n_tokens: int, deadline: float | None) -> int:
         with self._computing(deadline) as ptr:
-            n_left = guard.call_int("mtmd_helper_gen_audio_step_prompt", ptr, n_tokens)
+            n_left = self.projector.turns.compute("mtmd_helper_gen_audio_step_prompt", ptr, n_tokens)
             self._finish("the text cannot be computed", min(n_left, 0))
         return n_left
 
@@ -195,7 +201,7 @@ class SpeechGenerator(NativeObject):
         self.projector.speech_turn.seed = None
         following, ended = media_ffi.new("float **"), media_ffi.new("bool *")
         with self._computing(deadline) as ptr:
-            code = guard.call_int("mtmd_helper_gen_audio_step_gen", ptr, token, state, following, ended)
+            code = self.projector.turns.compute("mtmd_helper_gen_audio_step_gen", ptr, token, state, following, ended)
             self._finish("no frame was generated", code)
         self.projector.speech_turn.seed = self._seed
         if following[0] != media_ffi.NULL and not ended[0]:
@@ -222,7 +228,7 @@ class SpeechGenerator(NativeObject):
         rate, data = media_ffi.new("int32_t *"), media_ffi.new("char **")
         size, n = media_ffi.new("size_t *"), media_ffi.new("int64_t *")
         with self._computing(deadline) as ptr:
-            code = guard.call_int("mtmd_helper_gen_audio_get_output", ptr, rate, data, size, n)
+            code = self.projector.turns.compute("mtmd_helper_gen_audio_get_output", ptr, rate, data, size, n)
             self._finish("the frames cannot be decoded", code)
             if not size[0]:
                 return np.empty(0, dtype=np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import stat
 from collections.abc import Callable
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_POLL_SECONDS = 0.02
 
 
 async def list_slots(call: Call) -> Answer:
@@ -145,14 +143,11 @@ def _restore(llama: Llama, slot: int, path: Path) -> tuple[int, int]:
 
 async def _when_idle(call: Call, slot: int, work: Callable[[], T]) -> T:
     """Return what ``work`` returns when the slot is idle; :class:`Problem` 409 for one that stays in use."""
-    end = perf_counter() + call.service.settings.slot_action_timeout
-    while True:
-        try:
-            return await asyncio.to_thread(work)
-        except BusyError:
-            if perf_counter() >= end:
-                raise Problem(409, f"slot {slot} is in use", code="slot_busy") from None
-        await asyncio.sleep(_POLL_SECONDS)
+    service = call.service
+    try:
+        return await service.llm.retry_while_busy(work, service.settings.slot_action_timeout)
+    except BusyError:
+        raise Problem(409, f"slot {slot} is in use", code="slot_busy") from None
 
 
 __all__ = ["change_slot", "list_slots"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llama_cffi import Audio, Context, ContextOptions, Model, Projector, SpeechGenerator
+from llama_cffi.core.cpu_topology import usable_cpus
 from llama_cffi.errors import (
     BatchError,
     ClosedError,
@@ -43,7 +45,7 @@ def opened(speaking: SpeakingModel) -> Iterator[tuple[Model, Projector]]:
 @pytest.fixture
 def generator(opened: tuple[Model, Projector]) -> Iterator[SpeechGenerator]:
     model, projector = opened
-    with Context(model, OPTIONS) as context:
+    with Context(model, OPTIONS, own_threads=True) as context:
         yield SpeechGenerator(context, projector)
 
 
@@ -135,9 +137,12 @@ def test_contexts_that_cannot_be_used(speaking: SpeakingModel, opened: tuple[Mod
     model, projector = opened
     with Context(model, ContextOptions(n_ctx=64)) as plain, pytest.raises(ContextError, match="embeddings"):
         SpeechGenerator(plain, projector)
+    shared = replace(OPTIONS, n_threads=usable_cpus())
+    with Context(model, shared) as context, pytest.raises(ContextError, match="threads of its own"):
+        SpeechGenerator(context, projector)
     with (
         Model(speaking.model) as other,
-        Context(other, OPTIONS) as context,
+        Context(other, OPTIONS, own_threads=True) as context,
         pytest.raises(ValueError, match="one Model"),
     ):
         SpeechGenerator(context, projector)
@@ -146,7 +151,7 @@ def test_contexts_that_cannot_be_used(speaking: SpeakingModel, opened: tuple[Mod
 def test_a_prompt_without_room(opened: tuple[Model, Projector]) -> None:
     model, projector = opened
     small = ContextOptions(n_ctx=32, n_batch=32, embeddings=True, pooling="none", n_threads=1)
-    with Context(model, small) as context:
+    with Context(model, small, own_threads=True) as context:
         generator = SpeechGenerator(context, projector)
         generator.start("more words than fit " * 100)
         with pytest.raises(ContextOverflowError, match="positions"):
@@ -202,7 +207,7 @@ def test_projectors_that_do_not_speak(tmp_path: Path, assets: Path) -> None:
     with (
         Model(path) as model,
         Projector(model, assets / "models" / "mmproj-tinygemma3.gguf", warmup=False) as projector,
-        Context(model, OPTIONS) as context,
+        Context(model, OPTIONS, own_threads=True) as context,
     ):
         assert (projector.speech, projector.speech_rate, projector.voices) == (None, None, False)
         with pytest.raises(UnsupportedError, match="no speech"):
@@ -221,7 +226,7 @@ def test_a_cut_projector(speaking: SpeakingModel, opened: tuple[Model, Projector
 @pytest.mark.parametrize("first", ["context", "projector", "model", "generator"])
 def test_it_goes_before_what_it_belongs_to(speaking: SpeakingModel, first: str) -> None:
     model = Model(speaking.model)
-    projector, context = Projector(model, speaking.projector, n_threads=1), Context(model, OPTIONS)
+    projector, context = Projector(model, speaking.projector, n_threads=1), Context(model, OPTIONS, own_threads=True)
     generator = SpeechGenerator(context, projector)
     generator.start("Hello")
     {"context": context, "projector": projector, "model": model, "generator": generator}[first].close()
@@ -234,7 +239,9 @@ def test_it_goes_before_what_it_belongs_to(speaking: SpeakingModel, first: str) 
 
 def test_it_keeps_what_it_needs(speaking: SpeakingModel) -> None:
     model = Model(speaking.model)
-    generator = SpeechGenerator(Context(model, OPTIONS), Projector(model, speaking.projector, n_threads=1))
+    context = Context(model, OPTIONS, own_threads=True)
+    generator = SpeechGenerator(context, Projector(model, speaking.projector, n_threads=1))
+    del context
     del model
     gc.collect()
     generator.start("Hello")
