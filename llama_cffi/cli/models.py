@@ -71,8 +71,8 @@ def pull(
 def list_models(as_json: options.Json = False, verbose: options.Verbose = False) -> None:
     """List the models in the cache.
 
-    Unfinished downloads from addresses are in the list, too. Models of the Hugging Face hub are in the cache of huggingface_hub: GGUF files that other programs downloaded are in
-    the list too. Models from addresses are in a cache of llama-cffi.
+    Models of the Hugging Face hub are in the cache of huggingface_hub: GGUF files that other programs downloaded are in
+    the list too. Models from addresses are in a cache of llama-cffi; unfinished downloads are in the list, too.
     """
     from llama_cffi.errors import UnsupportedError
     from llama_cffi.hub import cached, cached_addresses
@@ -101,7 +101,8 @@ def rm(
 ) -> None:
     """Delete models from the cache, of every revision.
 
-    The parts of an unfinished download from an address are deleted, too. A process that uses a model keeps it; a model that is being downloaded is not deleted.
+    So is what is there of an unfinished download from an address. A process that uses a model keeps it; a model that is
+    being downloaded is not deleted.
     """
     from llama_cffi.hub import cached, cached_addresses, remove, remove_addresses
 
