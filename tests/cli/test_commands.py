@@ -152,7 +152,7 @@ def test_options_and_variables_are_llama_cpps(checkout: Path) -> None:
     text = run("generate", "--help").stdout
     ours = set(re.findall(r"(?<=[ /,])--?[a-z][a-z-]*", text.partition("Options:")[2]))
     own = {"--stop", "--json", "--help", "-h", "--isolate", "--no-isolate", "--max-device-memory"}
-    own |= {"--model-sampling", "--no-model-sampling"}
+    own |= {"--model-sampling", "--no-model-sampling", "--schema"}
     assert {flag for flag in ours - own if f'"{flag}"' not in theirs} == set()
     variables = set(re.findall(r"LLAMA_ARG_\w+", text))
     assert len(variables) > 15
