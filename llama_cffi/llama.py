@@ -384,8 +384,9 @@ class Llama(Speaking, OpenModel):
     def save_prompt(self, prompt: AnyPrompt, path: str | PathLike[str]) -> int:
         """Compute a prompt, unless it is in memory already, write its state, and return its number of tokens.
 
-        With recurrent models and models with a sliding window, only prompts that continue this one can reuse the file;
-        with other models, any prompt with the same beginning can. Raises the errors of :meth:`generate` and
+        Any prompt with the same beginning can reuse the file. With recurrent models and models with a sliding window, a
+        prompt must continue this one, or one of its checkpoints at the ends of messages and media (``host_bytes``).
+        Raises the errors of :meth:`generate` and
         :meth:`save_state`.
         """
         runtime, wanted = self._runtime, generation.as_prompt(spec.any_prompt(prompt), self._runtime.formats)

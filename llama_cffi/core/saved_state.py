@@ -19,7 +19,7 @@ from llama_cffi._util.files import replacement, start_writeback
 from llama_cffi._util.worker import work_off
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.state import view_of, write_error
-from llama_cffi.core.state_header import MemoryKind, SavedSequence, StateHeader, library_name
+from llama_cffi.core.state_header import MemoryKind, SavedCheckpoint, SavedSequence, StateHeader, library_name
 from llama_cffi.errors import StateError, StateFormatError, StateMismatchError
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from llama_cffi.core.context import Context
     from llama_cffi.core.state import BytesLike
+
+    Checkpoint = tuple[int, BytesLike, bool]
+    """After how many cells, its bytes, and whether these are without the cells of full attention."""
 
 MAGIC = b"LCFSTATE"
 VERSION = 1
@@ -44,7 +47,7 @@ class SavedState:
     """The state of a context or of one sequence, with its header.
 
     As bytes and in files: a front of 60 bytes (magic ``LCFSTATE``, version, lengths, checksums), the header as JSON,
-    then llama.cpp's bytes.
+    then llama.cpp's bytes, those of checkpoints last.
     """
 
     __slots__ = ("header", "payload")
@@ -55,6 +58,23 @@ class SavedState:
         self.payload = payload
         """llama.cpp's bytes, uint8 of shape ``(n,)``."""
 
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes of the whole memory, without those of checkpoints."""
+        return self.payload[: len(self.payload) - self.header.n_checkpoint_bytes]
+
+    def checkpoints(self, seq_id: int) -> list[Checkpoint]:
+        """Return the checkpoints of a sequence of the header, with their bytes."""
+        start = len(self.memory)
+        found: list[Checkpoint] = []
+        for one, sequence in self.header.sequences.items():
+            for checkpoint in sequence.checkpoints:
+                end = start + checkpoint.n_bytes
+                if one == seq_id:
+                    found.append((checkpoint.n_cells, self.payload[start:end], checkpoint.partial))
+                start = end
+        return found
+
     @classmethod
     def take(
         cls,
@@ -63,25 +83,30 @@ class SavedState:
         *,
         seq_id: int | None = None,
         conditioning: Sequence[str] = (),
+        checkpoints: Mapping[int, Sequence[Checkpoint]] | None = None,
     ) -> SavedState:
         """Save a context, or only the sequence ``seq_id``; one copy of the memory.
 
         ``prompts`` are the contents of each sequence (tokens, or a :class:`~llama_cffi.core.prompt.Prompt`), if the
-        caller knows them; ``conditioning`` names the current adapters and control vector. Raises ``ValueError`` when a
-        prompt does not cover the positions in memory, and for an empty sequence.
+        caller knows them; ``conditioning`` names the current adapters and control vector. ``checkpoints`` are what the
+        memory of each sequence was after some of its first cells. Raises ``ValueError`` when a prompt does not cover
+        the positions in memory, and for an empty sequence.
         """
         with context.lock():
             memory, state = context.memory, context.state
             ids = range(context.n_seq_max) if seq_id is None else (seq_id,)
             last = {one: memory.seq_pos_max(one) for one in ids}
             sequences = {
-                one: _sequence(context, one, pos + 1, (prompts or {}).get(one))
+                one: _sequence(context, one, pos + 1, (prompts or {}).get(one), (checkpoints or {}).get(one, ()))
                 for one, pos in last.items()
                 if pos is not None
             }
             if seq_id is not None and not sequences:
                 raise ValueError(f"sequence {seq_id} is empty")
             payload = state.data() if seq_id is None else state.seq_data(seq_id)
+        kept = [view_of(data) for one in sequences for _, data, _ in (checkpoints or {}).get(one, ())]
+        if kept:
+            payload = np.concatenate([payload, *(np.frombuffer(one, dtype=np.uint8) for one in kept)])
         header = StateHeader(
             kind="context" if seq_id is None else "sequence",
             model=context.model.fingerprint,
@@ -113,9 +138,9 @@ class SavedState:
         with context.lock():
             memory = context.memory
             if header.kind == "context":
-                context.state.set_data(self.payload)
+                context.state.set_data(self.memory)
             else:
-                context.state.seq_set_data(next(iter(targets)), self.payload)
+                context.state.seq_set_data(next(iter(targets)), self.memory)
             for target, sequence in targets.items():
                 if not _covers(sequence, memory.seq_pos_max(target)):
                     for one in targets:
@@ -200,7 +225,9 @@ def read_header(path: str | os.PathLike[str]) -> StateHeader:
         return _read_front(file, os.fstat(file.fileno()).st_size)[1]
 
 
-def _sequence(context: Context, seq_id: int, n_past: int, cells: Sequence[int] | None) -> SavedSequence:
+def _sequence(
+    context: Context, seq_id: int, n_past: int, cells: Sequence[int] | None, checkpoints: Sequence[Checkpoint]
+) -> SavedSequence:
     if cells is None:
         return SavedSequence(n_past=n_past)
     prompt = cells if isinstance(cells, Prompt) else Prompt(context.model.vocab.check_tokens(cells).tolist())
@@ -209,7 +236,8 @@ def _sequence(context: Context, seq_id: int, n_past: int, cells: Sequence[int] |
         raise ValueError(
             f"sequence {seq_id} has {n_past} positions in memory, and {prompt.n_positions} tokens were given"
         )
-    return SavedSequence(n_past=prompt.n_positions, prompt=prompt)
+    found = tuple(SavedCheckpoint(n, view_of(data).nbytes, partial) for n, data, partial in checkpoints)
+    return SavedSequence(n_past=prompt.n_positions, prompt=prompt, checkpoints=found)
 
 
 def _covers(sequence: SavedSequence, last: int | None) -> bool:
@@ -248,12 +276,13 @@ def _read_front(file: Any, size: int) -> tuple[int, StateHeader, int, bytes]:
     if start + n_payload != size:
         what = "cut short" if start + n_payload > size else "damaged"
         raise StateFormatError(f"the state is {what}: its header says {start + n_payload} bytes, and it has {size}")
-    if n_payload == 0:
-        raise StateFormatError("the state is empty")
     head = file.read(n_header)
     if _digest(head) != header_digest:
         raise StateFormatError("the state is damaged: the checksum of its header does not match")
-    return start, StateHeader.from_json(head), n_payload, digest
+    header = StateHeader.from_json(head)
+    if n_payload <= header.n_checkpoint_bytes:
+        raise StateFormatError("the state is empty")
+    return start, header, n_payload, digest
 
 
 def _read_payload(file: Any, n_payload: int, digest: bytes) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llama_cffi._native import library_info
 from llama_cffi.core.fingerprint import Fingerprint
@@ -57,23 +57,35 @@ class MemoryKind:
         return 1 if self.kv_unified else self.n_seq_max
 
 
+class SavedCheckpoint(NamedTuple):
+    """What the memory of a sequence was after its first cells, saved behind that of all its cells."""
+
+    n_cells: int
+    n_bytes: int
+    partial: bool
+    """Whether the cells of full attention are left out, which the memory of all cells has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SavedSequence:
     """One sequence of a saved state: positions 0 to ``n_past - 1``, and what they hold, None where that is unknown."""
 
     n_past: int
     prompt: Prompt | None = None
+    checkpoints: tuple[SavedCheckpoint, ...] = ()
+    """Beginnings of the prompt to which its memory can be set back, although it cannot be cut there."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON's own types: cells, and the media among them."""
         if self.prompt is None:
             return {"n_past": self.n_past, "cells": None, "media": []}
+        more = {"checkpoints": [list(one) for one in self.checkpoints]} if self.checkpoints else {}
         media = [
             [span.start, span.media.digest.hex(), span.media.n_cells, span.media.n_positions]
             for span in self.prompt.media
         ]
         # A cell of media is known by the digest: a reader of 64-bit numbers need not read it.
-        return {"n_past": self.n_past, "cells": [max(cell, -1) for cell in self.prompt], "media": media}
+        return {"n_past": self.n_past, "cells": [max(cell, -1) for cell in self.prompt], "media": media, **more}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +100,11 @@ class StateHeader:
     conditioning: tuple[str, ...] = ()
     """What changed the model while the state was computed, as :meth:`Conditioning.names` says it."""
     sequences: Mapping[int, SavedSequence]
+
+    @property
+    def n_checkpoint_bytes(self) -> int:
+        """Bytes of all checkpoints."""
+        return sum(one.n_bytes for sequence in self.sequences.values() for one in sequence.checkpoints)
 
     def check(self, context: Context, *, conditioning: Sequence[str] = ()) -> None:
         """Raise :class:`StateMismatchError`, which names the difference, when a context cannot take this state."""
@@ -219,12 +236,23 @@ def _memory(data: dict[str, Any]) -> MemoryKind:
 
 def _sequence(data: dict[str, Any]) -> SavedSequence:
     n_past, cells, media = _typed(data.pop("n_past"), int), data.pop("cells"), _typed(data.pop("media"), list)
+    checkpoints = tuple(_checkpoint(*one) for one in _typed(data.pop("checkpoints", []), list))
     if data:
         raise ValueError(f"unknown fields {list(data)}")
     prompt = None if cells is None else _prompt(_typed(cells, list), media)
     if not 1 <= n_past <= _INT32_MAX or (prompt is not None and prompt.n_positions != n_past):
         raise ValueError("a sequence whose tokens are not those in memory")
-    return SavedSequence(n_past=n_past, prompt=prompt)
+    n_cells = len(prompt or ())
+    if any(one.n_cells > n_cells or (prompt or Prompt()).boundary(one.n_cells) != one.n_cells for one in checkpoints):
+        raise ValueError("a checkpoint outside of the tokens, or in the middle of media")
+    return SavedSequence(n_past=n_past, prompt=prompt, checkpoints=checkpoints)
+
+
+def _checkpoint(n_cells: Any, n_bytes: Any, partial: Any) -> SavedCheckpoint:
+    found = SavedCheckpoint(_typed(n_cells, int), _typed(n_bytes, int), _typed(partial, bool))
+    if found.n_cells < 1 or found.n_bytes < 1:
+        raise ValueError("an empty checkpoint")
+    return found
 
 
 def _prompt(cells: list[Any], media: list[Any]) -> Prompt:
@@ -250,4 +278,4 @@ def _prompt(cells: list[Any], media: list[Any]) -> Prompt:
     return Prompt(parts)
 
 
-__all__ = ["MemoryKind", "SavedSequence", "StateHeader", "library_name"]
+__all__ = ["MemoryKind", "SavedCheckpoint", "SavedSequence", "StateHeader", "library_name"]

@@ -45,7 +45,7 @@ class Engine(ProcessBound):
         self._runner = self.room = runner
         self._options = options = options if options is not None else EngineOptions()
         self._loop = loop = GenerationLoop(runner, options)
-        self._scheduler = loop.scheduler
+        self._scheduler, self.outside = loop.scheduler, loop.outside
         self._turn = Turn()
         self._inbox = Inbox(loop, options)
         self._forked = False
@@ -89,7 +89,7 @@ class Engine(ProcessBound):
             sequence.listeners = (listener,)
         media = self._loop.media
         if media is not None and request.prompt.media:
-            media.prefetch(sequence, self._loop.outside.prompts(request.conditioning, found))
+            media.prefetch(sequence, self.outside.prompts(request.conditioning, found))
         try:
             self._inbox.submit(sequence, found)
         except LlamaCffiError:
@@ -106,7 +106,7 @@ class Engine(ProcessBound):
             return None
         # Without the lock, so that it does not wait for a decode: what is found is compared again when it is used.
         choice = self._scheduler.spare(request.prompt)
-        return None if choice is None else self._loop.outside.find(request.prompt, choice[1])
+        return None if choice is None else self.outside.find(request.prompt, choice[1])
 
     def poll(self, sequence: RunningSequence) -> Chunk | None:
         """Return the next chunk of a sequence if there is one, without computing or waiting.
@@ -286,8 +286,8 @@ class Engine(ProcessBound):
         if self._loop.changed:
             self._tell()
         self._turn.pass_on()
-        if self._loop.outside.unsaved:
-            self._loop.outside.store()
+        if self.outside.unsaved:
+            self.outside.store()
         if not self._threaded and self._inbox.notes:
             self._settle_inbox()
 
@@ -353,7 +353,7 @@ class Engine(ProcessBound):
         """
         with self.at_rest(seq_id) as slots:
             slot = min(slots, key=lambda slot: (len(slot.held) > 0, slot.last_used))
-            reason = self._loop.outside.exchange(found, slot, conditioning)
+            reason = self.outside.exchange(found, slot, conditioning)
             if reason is not None:
                 raise MemoryFullError(f"no room for {len(found.prompt)} tokens in memory: {reason}")
 

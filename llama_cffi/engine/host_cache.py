@@ -101,6 +101,13 @@ class HostCache:
         """Yield what is kept of texts under a conditioning."""
         return (one.prompt for one in self._kept if one.conditioning == conditioning)
 
+    def beginnings(self, prompt: Prompt, conditioning: Conditioning) -> Iterator[HostMemory]:
+        """Yield what is kept of proper beginnings of a prompt."""
+        for one in self._kept:
+            n = len(one.prompt)
+            if one.conditioning == conditioning and n < len(prompt) and one.prompt.n_shared(prompt) == n:
+                yield one
+
     def missing(self, held: Prompt, conditioning: Conditioning, elsewhere: Iterable[Prompt] = ()) -> int:
         """Return how many of its last cells no other memory has, here or ``elsewhere``; 0 if none may be kept."""
         if self.max_bytes <= 0 or len(held) < MIN_TOKENS:

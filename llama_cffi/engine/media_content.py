@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llama_cffi.core.media.audio import Audio
+from llama_cffi.core.media.place import FIRST_PLACE, Place
 from llama_cffi.errors import ContextOverflowError, PromptError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llama_cffi.core.media.audio import Audio
     from llama_cffi.core.media.chunk import MediaChunk
     from llama_cffi.core.media.image import Image
     from llama_cffi.core.media.projector import Projector
     from llama_cffi.core.media.video import Video
-    from llama_cffi.core.prompt import Prompt
+    from llama_cffi.core.prompt import Media, Prompt
 
 
 class MediaContent:
@@ -27,14 +28,26 @@ class MediaContent:
     the input is made from the medium again. It pickles without that input.
     """
 
-    __slots__ = ("_chunk", "_positions", "index", "medium", "non_causal", "projector")
+    __slots__ = ("_chunk", "_positions", "index", "medium", "non_causal", "offset", "place", "projector")
 
-    def __init__(self, medium: Image | Audio | Video, index: int, chunk: MediaChunk, projector: bytes) -> None:
+    def __init__(
+        self,
+        medium: Image | Audio | Video,
+        index: int,
+        chunk: MediaChunk,
+        projector: bytes,
+        place: Place = FIRST_PLACE,
+        offset: int = 0,
+    ) -> None:
         self.medium = medium
         self.index = index
         """Which chunk of the medium it is."""
         self.projector = projector
         """The fingerprint of the projector that made it."""
+        self.place = place
+        """That of the medium in a prompt, for which it was made."""
+        self.offset = offset
+        """Cells of the medium before it, those of text included."""
         self.non_causal = chunk.non_causal
         """Whether its cells attend to each other in both directions, which one micro-batch must then hold."""
         self._positions = _Positions.of(chunk.positions, chunk.n_tokens)
@@ -55,7 +68,7 @@ class MediaContent:
         """Return its embeddings, float32 of shape ``(n_cells, n_embd)``; raises the errors of the projector."""
         chunk = self._chunk
         if chunk is None:
-            chunk = chunks_of(projector, self.medium)[self.index]
+            chunk = chunks_of(projector, self.medium, self.place)[self.index]
         embeddings = projector.encode(chunk)
         self._chunk = None
         return embeddings
@@ -67,15 +80,23 @@ class MediaContent:
     @property
     def state(self) -> tuple[Any, ...]:
         """What :meth:`of_state` makes an equal one of, without the projector's input."""
-        return self.medium, self.index, self.projector, self.non_causal, self._positions
+        return self.medium, self.index, self.projector, self.place, self.offset, self.non_causal, self._positions
 
     @classmethod
     def of_state(
-        cls, medium: Image | Audio | Video, index: int, projector: bytes, non_causal: bool, positions: _Positions
+        cls,
+        medium: Image | Audio | Video,
+        index: int,
+        projector: bytes,
+        place: Place,
+        offset: int,
+        non_causal: bool,
+        positions: _Positions,
     ) -> MediaContent:
         """Make the content that has a :attr:`state`."""
         content = object.__new__(cls)
         content.medium, content.index, content.projector = medium, index, projector
+        content.place, content.offset = place, offset
         content.non_causal, content._positions, content._chunk = non_causal, positions, None
         return content
 
@@ -83,9 +104,9 @@ class MediaContent:
         return MediaContent.of_state, self.state
 
 
-def chunks_of(projector: Projector, medium: Image | Audio | Video) -> list[MediaChunk]:
-    """Return the chunks of a medium, without the text around them."""
-    return [part for part in projector.tokenize(medium) if not isinstance(part, list)]
+def chunks_of(projector: Projector, medium: Image | Audio | Video, place: Place = FIRST_PLACE) -> list[MediaChunk]:
+    """Return the chunks of a medium at a place in a prompt, without the text around them."""
+    return [part for part in projector.tokenize(medium, place) if not isinstance(part, list)]
 
 
 class _Positions:
@@ -116,6 +137,11 @@ class _Positions:
         return _Positions, (self._n, self._base, self._moves)
 
 
+def is_image(media: Media) -> bool:
+    """Whether media are an image, as far as that is known: all but sound."""
+    return not (isinstance(media.content, MediaContent) and isinstance(media.content.medium, Audio))
+
+
 def content_of(content: object) -> MediaContent:
     """Return the content of a medium; :class:`PromptError` where only its digest is known."""
     if isinstance(content, MediaContent):
@@ -127,15 +153,22 @@ def content_of(content: object) -> MediaContent:
 
 
 def check_media(prompt: Prompt, projector: bytes, n_ubatch: int) -> None:
-    """Raise for media that cannot be decoded: :class:`PromptError` where another projector made them, and
-    :class:`ContextOverflowError` for a medium that one micro-batch must hold and cannot.
+    """Raise for media that cannot be decoded: :class:`PromptError` where another projector made them, or for another
+    place in a prompt, and :class:`ContextOverflowError` for a medium that one micro-batch must hold and cannot.
     """
+    n_images = 0
     for span in prompt.media:
         content, n = span.media.content, span.media.n_cells
+        n_before, n_images = n_images, n_images + is_image(span.media)
         if not isinstance(content, MediaContent):
             continue  # it may be in memory
         if content.projector != projector:
             raise PromptError("a medium of this prompt was prepared with another projector, or with other options")
+        if not content.place.fits(n_before - content.index, span.start - content.offset):
+            raise PromptError(
+                f"{content.medium!r} was prepared for another place in a prompt, and this projector numbers or aligns "
+                "images: make the prompt from its texts and media"
+            )
         if content.non_causal and n > n_ubatch:
             raise ContextOverflowError(
                 f"{content.medium!r} takes {n} cells, which are computed at once; n_ubatch={n_ubatch} is too small: "
@@ -143,4 +176,4 @@ def check_media(prompt: Prompt, projector: bytes, n_ubatch: int) -> None:
             )
 
 
-__all__ = ["MediaContent", "check_media", "chunks_of", "content_of"]
+__all__ = ["MediaContent", "check_media", "chunks_of", "content_of", "is_image"]

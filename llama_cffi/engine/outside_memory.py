@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt, common_prefix, reusable
@@ -18,6 +19,10 @@ from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import Admission, Scheduler
 from llama_cffi.engine.slots import Slot, cells_in
 from llama_cffi.engine.snapshot import MemoryCounts
+
+if TYPE_CHECKING:
+    from llama_cffi.core.saved_state import Checkpoint
+    from llama_cffi.core.state import BytesLike
 
 _LEAST = 8
 """Fewer tokens are not copied, however fast that is."""
@@ -121,6 +126,31 @@ class OutsideMemory:
         held = sequence.whole.first(n)
         if sequence.seq_id is not None and not self.host.holds(held, sequence.request.conditioning):
             self._copy(sequence.seq_id, held, sequence.request.conditioning)
+
+    def checkpoints(self, held: Prompt, conditioning: Conditioning) -> list[Checkpoint]:
+        """Return the checkpoints of what a slot holds, where its memory cannot be cut."""
+        if self.host.can_cut:
+            return []
+        return [
+            (len(one.prompt), data, one.part is not None)
+            for one in self.host.beginnings(held, conditioning)
+            if (data := one.data if one.part is None else one.part) is not None
+        ]
+
+    def remember(
+        self, held: Prompt, conditioning: Conditioning, checkpoints: Sequence[Checkpoint], data: BytesLike
+    ) -> None:
+        """Keep checkpoints of what a slot holds as if its prompt had been computed here; ``data`` is the whole memory,
+        for those that have a part of it only.
+        """
+        held = held.without_content()
+        if any(partial for _, _, partial in checkpoints) and not self.host.holds(held, conditioning):
+            self.host.add(HostMemory(held, data, conditioning))
+        has_whole = self.host.holds(held, conditioning)
+        for n, kept, partial in checkpoints:
+            begun = held.first(n)
+            if not self.host.holds(begun, conditioning) and (has_whole or not partial):
+                self.host.add(HostMemory(begun, None if partial else kept, conditioning, kept if partial else None))
 
     def _copy(self, seq_id: int, held: Prompt, conditioning: Conditioning) -> None:
         start = perf_counter()

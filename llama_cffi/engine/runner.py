@@ -12,15 +12,15 @@ from llama_cffi.core.adapter import adapter_set
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.conditioning import Conditioner, Conditioning
 from llama_cffi.core.device_candidates import DeviceCandidates
-from llama_cffi.core.embedding_batch import EmbeddingBatch
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.rollback import Rollback
 from llama_cffi.core.state import has_partial_states
 from llama_cffi.engine.host_cache import MIN_TOKENS, HostMemory
-from llama_cffi.engine.media_content import check_media, content_of
+from llama_cffi.engine.media_content import check_media
+from llama_cffi.engine.media_decode import decode_medium
 from llama_cffi.engine.media_encoder import MediaEncoder
 from llama_cffi.engine.pieces import VocabPieces
-from llama_cffi.engine.plan import StepPlan, Work, drafted
+from llama_cffi.engine.plan import StepPlan, drafted
 from llama_cffi.engine.prompt_encoder import PromptEncoder, decoder_start
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence, SequenceSampler
@@ -124,8 +124,9 @@ class Runner(Protocol):
 
         The rows of its draft follow that one. Padding is left out, and taken out of the plan, when there is no room in
         memory for it.
-        Raises :class:`MemoryFullError` with the memory as it was before, and :class:`AbortedError` when the
-        :func:`time.monotonic` ``deadline`` has passed; some of the tokens may be in memory then.
+        Raises :class:`MemoryFullError` with the memory as it was before (of a medium, maybe with less: its sequence
+        says how much), and :class:`AbortedError` when the :func:`time.monotonic` ``deadline`` has passed; some of the
+        tokens may be in memory then.
         """
 
     def pieces(self, visible: frozenset[int]) -> Mapping[int, str | bytes | None]:
@@ -230,7 +231,7 @@ class ContextRunner:
         if self.decoder_start is not None:
             self._prompts.read(plan[0].sequence, deadline)
         if plan[0].sequence.cells[plan[0].sequence.n_past] < 0:
-            return self._decode_medium(plan[0], deadline)
+            return [decode_medium(self.context, plan[0], deadline, self.rewind)]
         rows = self._fill(plan)
         if self._device is not None:
             switch_devices(self._device, (work.sequence for work in plan))
@@ -256,24 +257,6 @@ class ContextRunner:
             return rows
         self._memory.seq_rm(seq_id, end)
         return rows
-
-    def _decode_medium(self, work: Work, deadline: float | None) -> list[int]:
-        """Compute a plan of one medium: its embeddings are not tokens, which llama.cpp takes in other decodes."""
-        sequence, span = work.sequence, work.sequence.next_medium
-        if span is None or sequence.seq_id is None or span.start not in sequence.encodings:
-            raise RuntimeError("a decode begins inside of a medium, or before its embeddings are there")
-        embeddings = sequence.encodings[span.start].result()
-        content, context = content_of(span.media.content), self.context
-        positions, n = content.positions(sequence.position(span.start)), len(embeddings)
-        # Cells that attend to each other fit one micro-batch, and so one batch: this was checked.
-        for start in range(0, n, self.n_batch):
-            part = slice(start, min(start + self.n_batch, n))
-            last = work.output and part.stop == n
-            batch = EmbeddingBatch(
-                context.model, embeddings[part], positions[..., part], sequence.seq_id, output_last=last
-            )
-            batch.decode(context, causal_attn=not content.non_causal, deadline=deadline)
-        return [batch.n_tokens - 1]
 
     def _fill(self, plan: StepPlan) -> list[int]:
         """Put a plan into the batch, without its padding; return the row of each item's last token."""
@@ -344,7 +327,7 @@ class ContextRunner:
             return False
         if self._recurrent:
             return last < n  # what is behind could not be removed
-        return first <= max(0, n - self._n_swa) if self._n_swa else first == 0
+        return first <= max(0, n + 1 - self._n_swa) if self._n_swa else first == 0
 
     def copy(self, source: int, target: int, n: int) -> bool:
         self._memory.seq_rm(target)

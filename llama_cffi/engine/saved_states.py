@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from llama_cffi.core.prompt import Prompt
     from llama_cffi.core.state import BytesLike
     from llama_cffi.engine.engine import Engine
+    from llama_cffi.engine.slots import Slot
 
 
 def take_state(engine: Engine, context: Context, conditioning: Conditioning) -> SavedState:
     """Save what was computed under a conditioning; :class:`BusyError` while a request waits or runs."""
     with engine.at_rest() as slots:
         kept = {slot.seq_id: slot.held for slot in slots if slot.held and slot.conditioning == conditioning}
-        return SavedState.take(context, kept, conditioning=conditioning.names())
+        checkpoints = {seq_id: engine.outside.checkpoints(held, conditioning) for seq_id, held in kept.items()}
+        return SavedState.take(context, kept, conditioning=conditioning.names(), checkpoints=checkpoints)
 
 
 def restore_state(engine: Engine, context: Context, saved: SavedState, conditioning: Conditioning) -> int:
@@ -40,6 +42,10 @@ def restore_state(engine: Engine, context: Context, saved: SavedState, condition
                 context.memory.seq_rm(slot.seq_id)
             else:
                 slot.fill(prompt, conditioning)
+                checkpoints = saved.checkpoints(slot.seq_id)
+                if checkpoints:
+                    data = context.state.seq_data(slot.seq_id)
+                    engine.outside.remember(prompt, conditioning, checkpoints, data)
     return sum(len(prompt) for prompt in found.values() if prompt)
 
 
@@ -49,7 +55,7 @@ def take_prompt(engine: Engine, context: Context, prompt: Prompt, conditioning: 
         slot = next((one for one in slots if one.held == prompt and one.conditioning == conditioning), None)
         if slot is None:
             raise MemoryFullError("other requests have evicted the prompt")
-        return SavedState.take(context, {slot.seq_id: prompt}, seq_id=slot.seq_id, conditioning=conditioning.names())
+        return _take(engine, context, slot)
 
 
 def take_slot(engine: Engine, context: Context, slot: int) -> SavedState:
@@ -60,8 +66,15 @@ def take_slot(engine: Engine, context: Context, slot: int) -> SavedState:
     with engine.at_rest(slot) as (idle,):
         if not idle.held:
             raise PromptError(f"slot {slot} holds nothing")
-        names = idle.conditioning.names()
-        return SavedState.take(context, {slot: idle.held}, seq_id=slot, conditioning=names)
+        return _take(engine, context, idle)
+
+
+def _take(engine: Engine, context: Context, slot: Slot) -> SavedState:
+    seq_id, held, conditioning = slot.seq_id, slot.held, slot.conditioning
+    checkpoints = {seq_id: engine.outside.checkpoints(held, conditioning)}
+    return SavedState.take(
+        context, {seq_id: held}, seq_id=seq_id, conditioning=conditioning.names(), checkpoints=checkpoints
+    )
 
 
 def clear_slot(engine: Engine, context: Context, slot: int) -> int:
@@ -90,6 +103,11 @@ def adopt_prompt(
     prompt = next((sequence.prompt for sequence in saved.header.sequences.values()), None)
     if saved.header.kind != "sequence" or prompt is None:
         raise StateMismatchError(f"{os.fspath(path)} is not the state of one prompt; load_state() reads it")
+    (seq_id,) = saved.header.sequences
+    checkpoints = saved.checkpoints(seq_id)
+    if checkpoints:
+        with engine.at_rest(slot):
+            engine.outside.remember(prompt, conditioning, checkpoints, saved.memory)
     engine.adopt(CachedPrompt(saved, prompt, conditioning.names()), conditioning, slot)
     return prompt
 

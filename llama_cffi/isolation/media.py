@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from llama_cffi._util.process_bound import ProcessBound
+from llama_cffi.core.media.place import FIRST_PLACE, Place
 from llama_cffi.core.media.speech_turn import SpeechTurn
 from llama_cffi.core.prompt import Media
 from llama_cffi.errors import UnsupportedError
@@ -71,12 +72,20 @@ class RemoteProjector(ProcessBound):
 
     def __init__(self, supervisor: Supervisor, facts: Mapping[str, Any]) -> None:
         self._supervisor = supervisor
+        self._places: tuple[bool, int] | None = None
         self.speech_turn = SpeechTurn()
         vars(self).update(facts)
 
-    def tokenize(self, media: Medium) -> list[list[int] | RemoteChunk]:
+    def place(self, n_images: int, n_cells: int) -> Place:
+        """As :meth:`Projector.place`."""
+        if self._places is None:
+            self._places = self._supervisor.call(("projector_places", (), {}))
+        numbered, alignment = self._places
+        return Place(n_images if numbered else None, n_cells % alignment, alignment)
+
+    def tokenize(self, media: Medium, place: Place = FIRST_PLACE) -> list[list[int] | RemoteChunk]:
         """As :meth:`Projector.tokenize`; the other process keeps what is encoded for the request that follows."""
-        pieces: list[list[int] | RemoteChunk] = self._supervisor.call(("tokenize_medium", (media,), {}))
+        pieces: list[list[int] | RemoteChunk] = self._supervisor.call(("tokenize_medium", (media, place), {}))
         return pieces
 
     @property

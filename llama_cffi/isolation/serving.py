@@ -29,6 +29,7 @@ from llama_cffi.isolation.speech import Piece, Speeches
 from llama_cffi.runtime import Runtime
 
 if TYPE_CHECKING:
+    from llama_cffi.core.media.place import Place
     from llama_cffi.engine.running_sequence import RunningSequence
     from llama_cffi.engine.speaker import SpeechRequest
     from llama_cffi.engine.telemetry import HistogramName
@@ -164,8 +165,8 @@ class Serving:
         if kind == "adapter":
             return self._adapters[rest[0]]
         if kind == "media":
-            medium, index, *_ = rest
-            known = self.runtime.formats.media.content(medium, index)
+            medium, index, _, place, *_ = rest
+            known = self.runtime.formats.media.content(medium, index, place)
             return known if known is not None and known.projector == rest[2] else MediaContent.of_state(*rest)
         fingerprint, data, hint = rest
         found = self._vectors.get(fingerprint)
@@ -247,9 +248,16 @@ class Serving:
             "context": {name: getattr(context, name) for name in CONTEXT_FACTS},
         }
 
-    def tokenize_medium(self, medium: Medium) -> list[list[int] | RemoteChunk]:
-        """Return what stands for a medium in a prompt, and keep what it is encoded from."""
-        return pieces_of(self.runtime.formats.media.parts(medium))
+    def tokenize_medium(self, medium: Medium, place: Place) -> list[list[int] | RemoteChunk]:
+        """Return what stands for a medium at a place in a prompt, and keep what it is encoded from."""
+        return pieces_of(self.runtime.formats.media.placed(medium, place))
+
+    def projector_places(self) -> tuple[bool, int]:
+        """Return whether images are numbered, and to how many tokens they are aligned."""
+        projector = self.runtime.projector
+        if projector is None or not projector.vision:
+            return False, 1
+        return projector.places.numbered, projector.places.alignment
 
     def load_adapter(self, number: int, path: str) -> None:
         """Load an adapter under a number of the other process's."""

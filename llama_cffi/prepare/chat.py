@@ -131,7 +131,7 @@ def _prompt(rendered: Rendered, prefix: str, formats: ModelFormats) -> Prompt:
     parts: list[int | Media] = []
     for part in formats.chat.tokenize_parts(rendered, prefix=prefix):
         if isinstance(part, PlacedMedium):
-            parts += formats.media.parts(part.medium, part.place)
+            parts += formats.media.parts(part.medium, part.place, before=parts)
         else:
             parts += part.tolist()
     return Prompt(parts)

@@ -245,7 +245,7 @@ def _mixed(given: MixedPrompt, formats: ModelFormats) -> Prompt:
         elif isinstance(part, int):
             cells += vocab.check_tokens([part]).tolist()
         else:
-            cells += formats.media.parts(part, f"prompt[{i}]")
+            cells += formats.media.parts(part, f"prompt[{i}]", before=cells)
     if vocab.add_eos and vocab.eos is not None:
         cells.append(vocab.eos)
     return Prompt(cells)

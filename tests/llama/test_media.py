@@ -8,17 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 
 from llama_cffi import Audio, ContextOptions, Image, Llama
-from llama_cffi.core.vocab import TokenAttr
 from llama_cffi.reply.completion import Completion
 from tests.support.llama_server import LlamaServer, find_server, running_server
 from tests.support.media_kinds import FILES, TEMPLATE, Kind, open_llama, write_kind
+from tests.support.media_server import forbidden, greedy, of_server, same
 
 needs_server = pytest.mark.skipif(find_server() is None, reason="no llama-server in build/libllama")
-CLOSE = 1e-3
 # Values of 16 bits are added up in an order that depends on what else is in memory and in a decode.
 EXACT = ContextOptions(flash_attn="disabled", type_k="f32", type_v="f32")
 
@@ -62,43 +60,6 @@ def server(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lla
 def llm(kind: Kind) -> Iterator[Llama]:
     with open_llama(kind, context_options=EXACT) as llm:
         yield llm
-
-
-def forbidden(llm: Llama) -> list[int]:
-    """Tokens that end a text, and bytes that are no characters, of which llama-server gives no probabilities."""
-    vocab = llm.model.vocab
-    return [token for token in range(len(vocab)) if vocab.is_eog(token) or vocab.attr(token) & TokenAttr.BYTE]
-
-
-def greedy(llm: Llama) -> dict[str, Any]:
-    """Options of a text without forbidden tokens."""
-    never = dict.fromkeys(forbidden(llm), float("-inf"))
-    return {"temperature": 0, "max_tokens": 6, "logprobs": 3, "logit_bias": never}
-
-
-def seen(completion: Completion) -> list[tuple[int, float]]:
-    return [(one.token, one.logprob) for one in completion.logprobs or ()]
-
-
-def same(completion: Completion, expected: list[tuple[int, float]]) -> None:
-    found = seen(completion)
-    assert [token for token, _ in found] == [token for token, _ in expected]
-    assert np.allclose([p for _, p in found], [p for _, p in expected], atol=CLOSE)
-
-
-def of_server(server: LlamaServer, llm: Llama, prompt: list[str | bytes]) -> tuple[list[tuple[int, float]], int]:
-    """Tokens with log-probabilities, and the length of the prompt."""
-    marker = server.get("/props")["media_marker"]
-    text = "".join(part if isinstance(part, str) else marker for part in prompt)
-    data = [b64encode(part).decode() for part in prompt if isinstance(part, bytes)]
-    body = {
-        "prompt": {"prompt_string": text, "multimodal_data": data} if data else text,
-        "n_predict": 6, "temperature": 0, "n_probs": 3, "cache_prompt": False,
-        "logit_bias": [[token, False] for token in forbidden(llm)],
-    }  # fmt: skip
-    answer = server.post("/completion", body)
-    found = [(one["id"], one["logprob"]) for one in answer["completion_probabilities"]]
-    return found, answer["tokens_evaluated"]
 
 
 # -- what llama-server says

@@ -98,8 +98,7 @@ def write_vision_projector(
     keys = {
         "clip.has_vision_encoder": True, "clip.projector_type": "qwen2vl_merger", "clip.use_silu": False,
         "clip.use_gelu": False, "clip.vision.image_size": 64, "clip.vision.patch_size": patch,
-        **_sizes("vision", n, n_ff, n_layer, n_head, n_text),
-        "clip.vision.image_mean": [0.48, 0.46, 0.41], "clip.vision.image_std": [0.27, 0.26, 0.28],
+        **_sizes("vision", n, n_ff, n_layer, n_head, n_text), **_PIXELS,
     }  # fmt: skip
 
     def tensors() -> _Tensors:
@@ -112,6 +111,83 @@ def write_vision_projector(
         yield "mm.2.bias", (n_text,), 0.1
 
     return _write_projector(path, keys, tensors(), seed)
+
+
+def write_gemma3_projector(path: Path, *, n_text: int, image_size: int = 48, seed: int = 3) -> Path:
+    """Write a Gemma 3 projector: each picture is a square of ``image_size``, 8 by 8 pixels for a token, and its tokens
+    attend to each other in both directions."""
+    n, n_ff, n_layer, n_head, patch = 32, 48, 1, 2, 4
+    keys = {
+        "clip.has_vision_encoder": True, "clip.projector_type": "gemma3", "clip.use_gelu": True,
+        "clip.vision.image_size": image_size, "clip.vision.patch_size": patch,
+        "clip.vision.projector.scale_factor": 2, **_sizes("vision", n, n_ff, n_layer, n_head, n_text), **_PIXELS,
+    }  # fmt: skip
+
+    def tensors() -> _Tensors:
+        yield "v.patch_embd.weight", (n, 3, patch, patch), 0.1
+        yield "v.patch_embd.bias", (n,), 0.1
+        yield "v.position_embd.weight", ((image_size // patch) ** 2, n), 0.3
+        yield from _encoder("v", n, n_ff, n_layer, key_bias=True)
+        yield "mm.input_projection.weight", (n, n_text), n**-0.5
+        yield "mm.soft_emb_norm.weight", (n,), 0.1
+
+    return _write_projector(path, keys, tensors(), seed)
+
+
+def write_hunyuanvl_projector(path: Path, *, n_text: int, seed: int = 4) -> Path:
+    """Write a HunyuanVL projector, for which the images of a prompt are numbered: 8 by 8 pixels for a token."""
+    n, n_ff, n_layer, n_head, patch, wide = 32, 48, 1, 2, 4, 40
+    keys = {
+        "clip.has_vision_encoder": True, "clip.projector_type": "hunyuanvl", "clip.vision.image_size": 64,
+        "clip.vision.patch_size": patch, "clip.vision.spatial_merge_size": 2, "clip.vision.image_min_pixels": 256,
+        "clip.vision.image_max_pixels": 4096, **_sizes("vision", n, n_ff, n_layer, n_head, n_text), **_PIXELS,
+    }  # fmt: skip
+
+    def tensors() -> _Tensors:
+        yield "v.patch_embd.weight", (n, 3, patch, patch), 0.1
+        yield "v.position_embd.weight", (64, n), 0.3
+        yield from _encoder("v", n, n_ff, n_layer, key_bias=True)
+        yield "mm.pre_norm.weight", (n,), 0.1
+        yield "mm.0.weight", (wide, n, 2, 2), (4 * n) ** -0.5
+        yield "mm.0.bias", (wide,), 0.1
+        yield "mm.2.weight", (wide, wide, 1, 1), wide**-0.5
+        yield "mm.2.bias", (wide,), 0.1
+        yield "v.image_newline", (wide,), 1.0
+        yield "mm.model.fc.weight", (n_text, wide), wide**-0.5
+        yield "mm.model.fc.bias", (n_text,), 0.1
+        yield "mm.image_begin", (n_text,), 1.0
+        yield "mm.image_end", (n_text,), 1.0
+        yield "mm.post_norm.weight", (n_text,), 0.1
+
+    return _write_projector(path, keys, tensors(), seed)
+
+
+def write_deepseek4v_projector(path: Path, *, n_text: int, seed: int = 5) -> Path:
+    """Write a DeepSeek-V4 projector, whose images begin where libmtmd aligns them: 8 by 8 pixels for a token."""
+    n, n_ff, n_layer, n_head, patch, hidden = 32, 48, 1, 2, 4, 40
+    keys = {
+        "clip.has_vision_encoder": True, "clip.projector_type": "deepseek4v", "clip.use_silu": True,
+        "clip.vision.image_size": 64, "clip.vision.patch_size": patch, "clip.vision.projector.scale_factor": 2,
+        "clip.vision.image_min_pixels": 256, **_sizes("vision", n, n_ff, n_layer, n_head, n_text), **_PIXELS,
+    }  # fmt: skip
+
+    def tensors() -> _Tensors:
+        yield "v.patch_embd.weight", (n, 3, patch, patch), 0.1
+        yield from _encoder("v", n, n_ff, n_layer, key_bias=True)
+        for i in range(n_layer):
+            yield f"v.blk.{i}.ffn_gate.weight", (n_ff, n), n**-0.5
+        yield "mm.1.weight", (hidden, 4 * n), (4 * n) ** -0.5
+        yield "mm.1.bias", (hidden,), 0.1
+        yield "mm.2.weight", (n_text, hidden), hidden**-0.5
+        yield "mm.2.bias", (n_text,), 0.1
+        yield "v.image_newline", (n_text,), 1.0
+        for name in ("start", "end", "pad"):
+            yield f"v.token_embd.img_{name}", (n_text,), 1.0
+
+    return _write_projector(path, keys, tensors(), seed)
+
+
+_PIXELS = {"clip.vision.image_mean": [0.48, 0.46, 0.41], "clip.vision.image_std": [0.27, 0.26, 0.28]}
 
 
 def write_audio_projector(path: Path, *, n_text: int = HEARING_SHAPE.n_embd, seed: int = 2) -> Path:

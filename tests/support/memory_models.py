@@ -75,12 +75,19 @@ _KEYS: Mapping[str, Mapping[str, Any]] = {
         "attention.sliding_window": WINDOW,
         "attention.sliding_window_pattern": 2,
     },
+    "llama": {"attention.head_count": N_HEAD, "attention.head_count_kv": N_HEAD},
+    "qwen2vl": {
+        "attention.head_count": N_HEAD,
+        "attention.head_count_kv": N_HEAD,
+        "rope.dimension_sections": [4, 4, 4, 4],
+    },
 }
-ARCHITECTURES = tuple(_KEYS)
+ARCHITECTURES = tuple(name for name in _KEYS if name not in ("llama", "qwen2vl"))
+"""Those whose memory is not attention over everything alone."""
 
 
 def write_memory_model(path: str | os.PathLike[str], architecture: str, *, seed: int = 0) -> Path:
-    """Write a model of one of :data:`ARCHITECTURES` with random weights, and return its path."""
+    """Write a model with random weights: one of :data:`ARCHITECTURES`, llama or qwen2vl (M-RoPE). Return its path."""
     target = Path(path)
     keys = target.with_suffix(".keys")
     with new_gguf(keys, architecture) as writer:

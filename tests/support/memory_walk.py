@@ -13,6 +13,7 @@ from typing import Any
 from llama_cffi import Llama, Model, PromptLookup
 from llama_cffi.core.batch import Batch
 from llama_cffi.core.context import Context, ContextOptions
+from llama_cffi.core.prompt import Media, Prompt
 from llama_cffi.core.selection import row_logprobs
 from llama_cffi.engine.draft_model import DraftModel
 from llama_cffi.errors import LlamaCffiError
@@ -23,6 +24,8 @@ TOLERANCE = 1e-3
 N_CTX = 320
 EXACT = ContextOptions(flash_attn="disabled", type_k="f32", type_v="f32")
 """Flash attention adds in half precision, in the order of the cells."""
+Part = int | Media
+"""Of a text: a token, or media."""
 
 
 class Fresh:
@@ -41,25 +44,33 @@ class Fresh:
             self._known[key] = known = self._compute(list(prompt), n)
         return known[:n]
 
-    def _compute(self, tokens: list[int], n: int) -> list[tuple[int, float, float]]:
+    def _compute(self, cells: list[int], n: int) -> list[tuple[int, float, float]]:
         context = self.context
         context.memory.clear()
         batch = Batch(64)
         found: list[tuple[int, float, float]] = []
-        start = 0
+        start = position = 0
         while len(found) < n:
-            while start < len(tokens):
+            while start < len(cells):
+                if cells[start] < 0:
+                    start, position = self._decode_medium(cells, start, position)
+                    continue
                 batch.clear()
-                part = tokens[start : start + 64]
-                batch.extend(part, start, 0, output_last=True)
+                part = cells[start : start + 64]
+                part = part[: next((i for i, cell in enumerate(part) if cell < 0), 64)]
+                batch.extend(part, position, 0, output_last=True)
                 context.decode(batch)
-                start += len(part)
+                start, position = start + len(part), position + len(part)
             row = context.outputs.logits()
             token = int(row.argmax())
             logprob, top = row_logprobs(context.outputs, batch.n_tokens - 1, token, 2)
             found.append((token, logprob, logprob - top[1][1]))
-            tokens = [*tokens, token]
+            cells = [*cells, token]
         return found
+
+    def _decode_medium(self, cells: list[int], start: int, position: int) -> tuple[int, int]:
+        """Compute the media at a cell and a position; return the cell and the position behind them."""
+        raise NotImplementedError("these texts have no media")
 
     def close(self) -> None:
         self.context.close()
@@ -97,7 +108,7 @@ class MemoryWalk:
 
     def __init__(self, model: Model, seed: int, folder: Path, *, draft: Model | None = None, **options: Any) -> None:
         self.rng = random.Random(seed)
-        self.fresh = Fresh(model)
+        self.fresh = self._open_fresh(model)
         self.model, self.folder = model, folder
         self._options: dict[str, Any] = {
             "context_options": EXACT,
@@ -113,7 +124,7 @@ class MemoryWalk:
         self.llm = Llama(model, **self._options)
         self.plain = Llama(model, **{**self._options, "n_seq_max": 1, "host_bytes": 0, "draft": None})
         self.n_vocab = model.vocab.n_tokens
-        self.texts: list[list[int]] = [self._tokens(80), self._tokens(5)]
+        self.texts: list[list[Part]] = [self._parts(80), self._parts(5)]
         self.seen: Counter[str] = Counter()
         self.moved = 0.0
         """The largest difference of a log-probability that was seen."""
@@ -151,30 +162,30 @@ class MemoryWalk:
         """One text goes on."""
         text = self._some()
         n = self.rng.randint(1, 14)
-        done = self.llm.generate(text, max_tokens=n, logprobs=0, **self._drafted())
+        done = self.llm.generate(Prompt(text), max_tokens=n, logprobs=0, **self._drafted())
         self._compare(text, done, n)
-        text += [token for token, _, _ in self.fresh.text(text, n)]
+        text += [token for token, _, _ in self.fresh.text(Prompt(text), n)]
         if self.rng.random() < 0.5:
-            text += self._tokens(self.rng.randint(1, 30))
+            text += self._parts(self.rng.randint(1, 30))
 
     def together(self) -> None:
         """Several texts go on at once."""
         texts = [self._some() for _ in range(self.rng.randint(2, 5))]
         n = self.rng.randint(1, 10)
-        done = self.llm.generate([list(one) for one in texts], max_tokens=n, logprobs=0, **self._drafted())
+        done = self.llm.generate([Prompt(one) for one in texts], max_tokens=n, logprobs=0, **self._drafted())
         for text, one in zip(texts, done, strict=True):
             self._compare(text, one, n)
 
     def several(self) -> None:
         """Several completions of one text."""
         text, n = self._some(), self.rng.randint(1, 8)
-        for one in self.llm.generate(text, n=3, max_tokens=n, logprobs=0, **self._drafted()):
+        for one in self.llm.generate(Prompt(text), n=3, max_tokens=n, logprobs=0, **self._drafted()):
             self._compare(text, one, n)
 
     def branch(self) -> None:
         """Another text begins as one does."""
         text = self._some()
-        self.texts.append([*text[: self.rng.randint(1, len(text))], *self._tokens(self.rng.randint(1, 20))])
+        self.texts.append([*text[: self.rng.randint(1, len(text))], *self._parts(self.rng.randint(1, 20))])
         del self.texts[:-6]
 
     def back(self) -> None:
@@ -187,16 +198,16 @@ class MemoryWalk:
         text = self._some()
         schema = self.rng.choice([{"type": "integer"}, ["tana", "nelu", "soki"], {"type": "array", "maxItems": 2}])
         options: dict[str, Any] = {"schema": schema, "max_tokens": 12, "temperature": 0, "on_incomplete": "return"}
-        done = self.llm.generate(text, logprobs=0, **(options | self._drafted()))
+        done = self.llm.generate(Prompt(text), logprobs=0, **(options | self._drafted()))
         self.plain.clear_slot(0) if self.plain.slots()[0].n_held else None
-        expected = self.plain.generate(text, logprobs=2, **options)
+        expected = self.plain.generate(Prompt(text), logprobs=2, **options)
         assert expected.usage.cached_tokens == 0
         fresh = [(one.token, one.logprob, _gap(one.top)) for one in expected.logprobs or ()]
         self._same(text, done, fresh)
 
     def cancel(self) -> None:
         """A text is given up in the middle."""
-        with closing(self.llm.stream(self._some(), max_tokens=20, **self._drafted())) as stream:
+        with closing(self.llm.stream(Prompt(self._some()), max_tokens=20, **self._drafted())) as stream:
             for _ in range(self.rng.randint(0, 6)):
                 next(stream, None)
 
@@ -212,14 +223,14 @@ class MemoryWalk:
         path = self.folder / "prompt"
         text = list(self._some())
         try:
-            self.llm.save_prompt(text, path)
+            self.llm.save_prompt(Prompt(text), path)
         except LlamaCffiError:
             self.seen["no room"] += 1
             return
         self.cancel()
         self.llm.load_prompt(path)
-        more = [*text, *self._tokens(2)]
-        self._compare(more, self.llm.generate(more, max_tokens=3, temperature=0, logprobs=0), 3)
+        more = [*text, *self._parts(2)]
+        self._compare(more, self.llm.generate(Prompt(more), max_tokens=3, temperature=0, logprobs=0), 3)
 
     def fork(self) -> None:
         """A fork takes the place of the original."""
@@ -230,17 +241,27 @@ class MemoryWalk:
 
     def shift(self) -> None:
         """A text fills the context and goes on, in memory that is not what its tokens say."""
-        if self.llm._runtime.engine.room.can_shift:
-            text = [*self._some(), *self._tokens(200)][: N_CTX - 4]
-            done = self.llm.generate(text, max_tokens=20 + N_CTX - len(text), overflow="shift", **self._drafted())
-            assert len(done.tokens) == 20 + N_CTX - len(text)
+        text = [*self._some(), *self._tokens(200)][: N_CTX - 4]
+        if self.llm._runtime.engine.room.can_shift and not Prompt(text).media:
+            n = 20 + N_CTX - len(text)
+            done = self.llm.generate(Prompt(text), max_tokens=n, overflow="shift", **self._drafted())
+            assert len(done.tokens) == n
 
     # -- comparing
 
-    def _some(self) -> list[int]:
+    def _open_fresh(self, model: Model) -> Fresh:
+        return Fresh(model)
+
+    def _some(self) -> list[Part]:
+        """A text that is not too long, and ends with a token: the logits of others are not looked at."""
         text = self.rng.choice(self.texts)
-        del text[N_CTX - 60 :]
+        while len(Prompt(text)) > N_CTX - 60 or not isinstance(text[-1], int):
+            text.pop()
         return text
+
+    def _parts(self, n: int) -> list[Part]:
+        """Something that a text goes on with, which ends with a token."""
+        return list(self._tokens(n))
 
     def _tokens(self, n: int) -> list[int]:
         return [self.rng.randrange(3, self.n_vocab) for _ in range(n)]
@@ -251,11 +272,11 @@ class MemoryWalk:
             kinds.append(True)
         return {"temperature": 0, "speculative": self.rng.choice(kinds)}
 
-    def _compare(self, text: list[int], done: Completion, n: int) -> None:
+    def _compare(self, text: list[Part], done: Completion, n: int) -> None:
         assert len(done.tokens) == n
-        self._same(text, done, self.fresh.text(text, n))
+        self._same(text, done, self.fresh.text(Prompt(text), n))
 
-    def _same(self, text: list[int], done: Completion, expected: list[tuple[int, float, float]]) -> None:
+    def _same(self, text: list[Part], done: Completion, expected: list[tuple[int, float, float]]) -> None:
         assert done.logprobs is not None
         if done.speculation is not None:
             self.seen["drafted"] += done.speculation.drafted_tokens
@@ -276,4 +297,4 @@ def _gap(top: Sequence[tuple[int, float]]) -> float:
     return top[0][1] - top[1][1] if len(top) > 1 else 1.0
 
 
-__all__ = ["EXACT", "MemoryWalk", "Wrong"]
+__all__ = ["EXACT", "N_CTX", "Fresh", "MemoryWalk", "Part", "Wrong"]

@@ -144,7 +144,7 @@ def main(folder: str, first: int, count: int) -> None:
             counts[f"{type(error).__name__}{' (would have crashed)' if crashed else ''}"] += 1
             continue
         try:
-            for piece in projector.tokenize(media[kind]):
+            for piece in projector.tokenize(media[kind], projector.place(1, 5)):
                 if isinstance(piece, MediaChunk):
                     projector.encode(piece)
             counts["answers"] += 1

@@ -41,8 +41,8 @@ def bitmap_of(context: Any, media: Image | Audio) -> Iterator[Any]:
 
 
 @contextmanager
-def parts_of(context: Any, media: Image | Audio | Video) -> Iterator[Any]:
-    """Decode a medium; yields an array of ``mtmd_input_part *``: a bitmap, and for a Video texts and bitmaps."""
+def parts_of(context: Any, media: Image | Audio | Video) -> Iterator[list[Any]]:
+    """Decode a medium; yields pointers to ``mtmd_input_part``: a bitmap, and for a Video texts and bitmaps."""
     keep: list[Any] = []
     found: list[Any] = []
     with ExitStack() as stack:
@@ -58,7 +58,7 @@ def parts_of(context: Any, media: Image | Audio | Video) -> Iterator[Any]:
                 if isinstance(media, Video):
                     media_lib.mtmd_bitmap_set_mergeable(bitmap, True)
                 found.append(media_ffi.new("struct mtmd_input_part *", {"bitmap": bitmap}))
-        yield media_ffi.new("struct mtmd_input_part *[]", found)
+        yield found
     del keep
 
 

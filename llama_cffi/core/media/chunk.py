@@ -39,7 +39,8 @@ class MediaChunk(NativeObject):
     n_positions: int
     """The positions that it takes: ``n_tokens``, and fewer for images where positions have several dimensions."""
     digest: bytes
-    """16 bytes: a hash of the medium, of the projector's weights and image sizes, and of the piece's index."""
+    """16 bytes: a hash of the medium, of the projector's weights and image sizes, of the piece's index, and of its
+    alignment in a prompt, where there is one."""
     non_causal: bool
     """Whether its tokens attend to each other in both directions, and so must be decoded at once without causal
     attention. Wraps ``mtmd_decode_use_non_causal``."""
@@ -97,14 +98,21 @@ def _positions(chunk: Any, n_tokens: int) -> _Places:
     if image == media_ffi.NULL:
         places = np.repeat(np.arange(n_tokens, dtype=np.int32)[None], 4, axis=0)
         return places, np.ones_like(places)
-    found = []
-    for start in (0, 1):
-        native = media_ffi.new("struct mtmd_decoder_pos[]", n_tokens)
-        guard.call_int("mtmd_helper_image_get_decoder_pos", image, start, native)
-        columns = np.frombuffer(media_ffi.buffer(native), dtype=np.uint32).reshape(n_tokens, 4).astype(np.int32)
-        # The struct has time, x, y, z; a batch has time, y, x, z.
-        found.append(np.ascontiguousarray(columns[:, (0, 2, 1, 3)].T))
-    return found[0], found[1] - found[0]
+    first = decoder_positions(chunk, 0)
+    return first, decoder_positions(chunk, 1) - first
 
 
-__all__ = ["ChunkKind", "MediaChunk"]
+def decoder_positions(chunk: Any, pos_0: int) -> NDArray[np.int32]:
+    """Return the positions of a ``mtmd_input_chunk`` of an image that begins at ``pos_0``: int32 of shape
+    ``(4, n_tokens)``, in the order of a batch.
+    """
+    n_tokens = guard.call_int("mtmd_input_chunk_get_n_tokens", chunk)
+    native = media_ffi.new("struct mtmd_decoder_pos[]", n_tokens)
+    image = media_lib.mtmd_input_chunk_get_tokens_image(chunk)
+    guard.call_int("mtmd_helper_image_get_decoder_pos", image, pos_0, native)
+    columns = np.frombuffer(media_ffi.buffer(native), dtype=np.uint32).reshape(n_tokens, 4).astype(np.int32)
+    # The struct has time, x, y, z; a batch has time, y, x, z.
+    return np.ascontiguousarray(columns[:, (0, 2, 1, 3)].T)
+
+
+__all__ = ["ChunkKind", "MediaChunk", "decoder_positions"]

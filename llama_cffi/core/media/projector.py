@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ from llama_cffi.core.media.bitmap import parts_of
 from llama_cffi.core.media.chunk import MediaChunk
 from llama_cffi.core.media.image import Image
 from llama_cffi.core.media.owned import owned
+from llama_cffi.core.media.place import FIRST_PLACE, Place
+from llama_cffi.core.media.places import Places, chunks_of, is_text
 from llama_cffi.core.media.projector_file import check_projector_file, projector_id
 from llama_cffi.core.media.projector_memory import check_layout
 from llama_cffi.core.media.projector_params import native_params
@@ -167,14 +169,25 @@ class Projector(NativeObject):
 
     # -- tokens
 
-    def tokenize(self, media: Image | Audio | Video) -> list[list[int] | MediaChunk]:
+    @cached_property
+    def places(self) -> Places:
+        """Which places in a prompt differ for an image; raises the errors of :class:`Places`."""
+        with self.gate:
+            return Places(self._handle.ptr, self.model.vocab)
+
+    def place(self, n_images: int, n_cells: int) -> Place:
+        """Return what a place behind ``n_images`` images, and ``n_cells`` cells in all, changes for an image."""
+        return self.places.at(n_images, n_cells) if self.vision else FIRST_PLACE
+
+    def tokenize(self, media: Image | Audio | Video, place: Place = FIRST_PLACE) -> list[list[int] | MediaChunk]:
         """Return what stands for a medium in a prompt: tokens of text, and pieces of the medium between them.
 
         The tokens are those that the model wants around it and between pieces, such as the start of an image, as
         libmtmd adds them. No two lists of tokens follow each other, and none is empty. Any thread may call it.
 
-        Each medium is taken for the first one of its prompt. Two kinds of projectors make more of its place: HunyuanVL
-        numbers the images, and DeepSeek-V4 begins them at a multiple of four tokens.
+        ``place`` is one that :meth:`place` returns; without one the medium is the first thing of its prompt. HunyuanVL
+        numbers the images of a prompt, and DeepSeek-V4 aligns them: libmtmd makes the same of a medium alone as of one
+        in a whole prompt.
 
         Raises :class:`MediaError` with libmtmd's reason for what cannot be decoded or used, and
         :class:`UnsupportedError` for a kind that this projector does not take. Wraps ``mtmd_tokenize_from_parts``.
@@ -188,36 +201,43 @@ class Projector(NativeObject):
             ptr = self._handle.ptr
             try:
                 with parts_of(ptr, media) as parts:
-                    return self._pieces(ptr, media, parts)
+                    return self._pieces(ptr, media, parts, place)
             except NativeError as error:
                 raise MediaError(f"{media!r} cannot be used: {error.message}", log=error.log) from error
             finally:
                 log.pump()
 
-    def _pieces(self, ptr: Any, media: Image | Audio | Video, parts: Any) -> list[list[int] | MediaChunk]:
-        lib = media_lib
-        pieces: list[list[int] | MediaChunk] = []
-        with owned("chunks", "mtmd_input_chunks_free", "mtmd_input_chunks_init") as chunks:
-            mark = log.mark()
-            if guard.call_int("mtmd_tokenize_from_parts", ptr, chunks, parts, len(parts), False):
-                raise MediaError(f"{media!r} cannot be used", log=log.lines_since(mark))
-            n_tokens = media_ffi.new("size_t *")
-            for i in range(lib.mtmd_input_chunks_size(chunks)):
-                chunk = lib.mtmd_input_chunks_get(chunks, i)
-                if lib.mtmd_input_chunk_get_type(chunk) == lib.MTMD_INPUT_CHUNK_TYPE_TEXT:
-                    tokens = lib.mtmd_input_chunk_get_tokens_text(chunk, n_tokens)
-                    pieces.append(media_ffi.unpack(tokens, n_tokens[0]) if n_tokens[0] else [])
-                else:
-                    piece = MediaChunk(
-                        chunk,
-                        ptr,
-                        medium=media.digest,
-                        index=i,
-                        projector_id=self.fingerprint,
-                        uses_mrope=self.uses_mrope,
-                    )
-                    pieces.append(piece)
-        return [piece for piece in pieces if isinstance(piece, MediaChunk) or piece]
+    def _pieces(
+        self, ptr: Any, media: Image | Audio | Video, parts: list[Any], place: Place
+    ) -> list[list[int] | MediaChunk]:
+        with ExitStack() as stack:
+            chunks = stack.enter_context(chunks_of(ptr, parts, repr(media)))
+            if place.n_images or place.alignment > 1:
+                # What stands before is not told apart from the text of the medium, but its pieces come last.
+                before = stack.enter_context(self.places.parts_before(ptr, place))
+                placed = [
+                    one for one in stack.enter_context(chunks_of(ptr, before + parts, repr(media))) if not is_text(one)
+                ]
+                n = sum(not is_text(one) for one in chunks)
+                left = iter(placed[-n:])
+                chunks = [one if is_text(one) else next(left) for one in chunks]
+            return [piece for i, one in enumerate(chunks) if (piece := self._piece(ptr, media, i, one, place))]
+
+    def _piece(
+        self, ptr: Any, media: Image | Audio | Video, index: int, chunk: Any, place: Place
+    ) -> list[int] | MediaChunk:
+        if is_text(chunk):
+            n = media_ffi.new("size_t *")
+            tokens = media_lib.mtmd_input_chunk_get_tokens_text(chunk, n)
+            return media_ffi.unpack(tokens, n[0]) if n[0] else []
+        return MediaChunk(
+            chunk,
+            ptr,
+            medium=media.digest + bytes([place.n_cells] * (place.alignment > 1)),
+            index=index,
+            projector_id=self.fingerprint,
+            uses_mrope=self.uses_mrope,
+        )
 
     # -- embeddings
 
