@@ -3,9 +3,9 @@
     python benchmarks/speculative.py [--quick] [--file MODEL.gguf [--draft DRAFT.gguf] [--mtp]] [--json FILE]
 
 All ways take turns, prompt by prompt, greedily: without drafts, with drafts, here and in llama-server; a ratio is taken
-within such a round. Time counts from the first token on. A draft has at most 8 tokens, and prompt lookup looks for the
-last 2. Every text is compared with that of the package without drafts; where one parts from it, both tokens must be as
-likely but for rounding.
+within such a round. Time counts from the first token on. A model drafts at most 8 tokens. Prompt lookup is the
+package's as it is, and llama-server's for the last 2 tokens, with drafts of 8 and of 48. Every text is compared with
+that of the package without drafts; where one parts from it, both tokens must be as likely but for rounding.
 
 The models have random weights, and are made so that drafts are right to a degree:
 
@@ -50,14 +50,14 @@ from benchmarks.peers import BenchmarkError, Settings, llama_cpp_python, package
 from benchmarks.report import report  # noqa: E402
 from benchmarks.server import PAUSE, generating_server, server_program  # noqa: E402
 from llama_cffi import ContextOptions, Llama  # noqa: E402
-from llama_cffi.engine.draft_model import DraftModel  # noqa: E402
-from llama_cffi.engine.drafters import PromptLookup  # noqa: E402
-from llama_cffi.engine.head_drafts import DraftHeads  # noqa: E402
+from llama_cffi.engine.draft_model import DraftHeads, DraftModel  # noqa: E402
+from llama_cffi.engine.prompt_lookup import PromptLookup  # noqa: E402
 from tests.support.llama_server import LlamaServer, ServerError  # noqa: E402
 
-N_DRAFT, NGRAM = 8, 2
+N_DRAFT, NGRAM, LONG = 8, 2, 48
 FIRST_TEXT_TOKEN = 300
 OURS, SERVER, SERVER_1 = "llama_cffi", "llama-server", "llama-server, 1 thread"
+SERVER_LONG = "llama-server, 48 tokens"
 PLAIN, MODEL, LOOKUP, HEADS = "none", "draft model", "prompt lookup", "its own layers"
 FAINT = (0.0, 0.03, 0.1)
 # Every so manieth token of the text in the prompt is another one; 0 for none.
@@ -234,7 +234,7 @@ def measure(
         drafts = DraftModel(model=case.draft, n_draft=N_DRAFT, p_min=0.0)
     elif case.way == HEADS:
         drafts = DraftHeads(n_draft=N_DRAFT, p_min=0.0)
-    source: Any = True if drafts is not None else PromptLookup(n_draft=N_DRAFT, min_ngram=NGRAM, max_ngram=NGRAM)
+    source: Any = True if drafts is not None else PromptLookup()
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         llm = stack.enter_context(
@@ -324,8 +324,9 @@ def _servers(case: Case) -> dict[tuple[str, str], tuple[object, ...]]:
     if case.way == HEADS:
         found[case.way, SERVER] = ("--spec-type", "draft-mtp", "--spec-draft-n-max", N_DRAFT)
     elif case.draft is None:
-        sizes = ("--spec-ngram-simple-size-n", NGRAM, "--spec-ngram-simple-size-m", N_DRAFT)
-        found[case.way, SERVER] = ("--spec-type", "ngram-simple", *sizes)
+        for peer, n in ((SERVER, N_DRAFT), (SERVER_LONG, LONG)):
+            sizes = ("--spec-ngram-simple-size-n", NGRAM, "--spec-ngram-simple-size-m", n)
+            found[case.way, peer] = ("--spec-type", "ngram-simple", *sizes)
     else:
         drafts = ("--spec-type", "draft-simple", "--model-draft", case.draft, "--spec-draft-n-max", N_DRAFT)
         found[case.way, SERVER] = drafts

@@ -49,11 +49,10 @@ if TYPE_CHECKING:
     from llama_cffi.core.saved_state import SavedState
     from llama_cffi.core.state import State
     from llama_cffi.core.vocab import Vocab
-    from llama_cffi.engine.draft_model import DraftModel
-    from llama_cffi.engine.drafters import PromptLookup
+    from llama_cffi.engine.draft_model import DraftHeads, DraftModel
     from llama_cffi.engine.engine import Engine
-    from llama_cffi.engine.head_drafts import DraftHeads
     from llama_cffi.engine.prompt_cache import PromptCache
+    from llama_cffi.engine.prompt_lookup import PromptLookup
     from llama_cffi.engine.request import Request
     from llama_cffi.engine.sampling_params import SamplingParams
     from llama_cffi.engine.snapshot import EngineSnapshot
@@ -84,7 +83,7 @@ _HOME = {
     "Context": "core.context",
     "ContextOptions": "core.context_options",
     "ControlVector": "core.control_vector",
-    "DraftHeads": "engine.head_drafts",
+    "DraftHeads": "engine.draft_model",
     "DraftModel": "engine.draft_model",
     "EmbeddingBatch": "core.embedding_batch",
     "Embeddings": "reply.vectors",
@@ -110,7 +109,7 @@ _HOME = {
     "Perplexity": "reply.scores",
     "Projector": "core.media.projector",
     "PromptCache": "engine.prompt_cache",
-    "PromptLookup": "engine.drafters",
+    "PromptLookup": "engine.prompt_lookup",
     "QuantizeOptions": "core.quantize",
     "Ranked": "reply.vectors",
     "Regex": "grammar.values",

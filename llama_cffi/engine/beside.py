@@ -14,9 +14,8 @@ from llama_cffi.core.memory_breakdown import MemoryBreakdown
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.opening import local
 from llama_cffi.core.sketch import Sketch
-from llama_cffi.engine.draft_model import DraftModel, draft_context
+from llama_cffi.engine.draft_model import DraftHeads, DraftModel, draft_context
 from llama_cffi.engine.draft_source import NAMED_SOURCES, drafts_from_states
-from llama_cffi.engine.head_drafts import DraftHeads
 from llama_cffi.engine.open_media import projector_bytes
 from llama_cffi.errors import ContextError
 

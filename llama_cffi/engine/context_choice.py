@@ -12,7 +12,7 @@ from llama_cffi.core.cell_size import recurrent_bytes, shared_cells
 from llama_cffi.core.context_options import ContextOptions, keeps_states
 from llama_cffi.core.fitting import Contexts
 from llama_cffi.core.model_base import ModelBase
-from llama_cffi.engine.drafters import PromptLookup
+from llama_cffi.engine.prompt_lookup import PromptLookup
 
 DEFAULT_N_CTX = 4096
 """Context length unless one is given; less when the model was trained for less."""
@@ -24,6 +24,8 @@ DEFAULT_N_TEXTS = 4
 
 _MOST_STATES = 2**29
 """Most bytes of states that are kept for drafts: with more, a copy of a state before each draft is cheaper."""
+_USUAL_STATES = 8
+"""States that are kept for drafts from the text itself, which may be much longer: before these, a state is copied."""
 
 _CONTEXT_FIELDS = ("n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch")
 
@@ -81,7 +83,10 @@ def _base(model: ModelBase, given: Mapping[str, Any]) -> ContextOptions:
     options = replace(given.get("context_options") or ContextOptions(), **{"n_seq_max": DEFAULT_N_SEQ_MAX, **fields})
     draft = given.get("draft")
     if draft is not None and not options.n_rs_seq and keeps_states() and (model.is_recurrent or model.is_hybrid):
-        return replace(options, n_rs_seq=_kept_states(model, options, getattr(draft, "n_draft", PromptLookup.n_draft)))
+        n_draft = getattr(draft, "n_draft", _USUAL_STATES)
+        if isinstance(draft, PromptLookup):
+            n_draft = min(n_draft, _USUAL_STATES)
+        return replace(options, n_rs_seq=_kept_states(model, options, n_draft))
     return options
 
 

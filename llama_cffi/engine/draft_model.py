@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from llama_cffi._util.scalars import as_float, is_int
@@ -15,12 +17,14 @@ from llama_cffi.core.prompt import common_prefix
 from llama_cffi.core.rollback import Rollback
 from llama_cffi.core.selection import TokenSelector, row_logprobs
 from llama_cffi.core.vocab import Vocab
-from llama_cffi.engine.drafters import Drafter
+from llama_cffi.engine.drafters import Drafter, Wanted
 from llama_cffi.engine.side_context import SideContext
 from llama_cffi.errors import DraftError, MemoryFullError, UnsupportedError
 
 _MAX_SIZE_DIFFERENCE = 128
 """Tokens that one vocabulary may have more than the other: llama.cpp's limit, for padding at the end."""
+_TOGETHER = 16
+"""So many tokens of a text are computed in the decode of its last one; more than that are computed before."""
 _FIRST_COMPARED = 5
 """The first tokens may differ, as they do in llama.cpp's comparison: unknown, padding and the like."""
 
@@ -38,7 +42,25 @@ class DraftModel:
     """A draft ends before a token with a lower probability than this in the draft model."""
 
     def __post_init__(self) -> None:
-        check_limits(self.n_draft, self.p_min)
+        _check_limits(self.n_draft, self.p_min)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftHeads:
+    """Drafts by the layers of a model that predict further tokens (MTP, next-token prediction): their most likely
+    tokens, while their probability is at least ``p_min``.
+    """
+
+    model: str | os.PathLike[str] | Model | None = None
+    """A GGUF file with the heads alone, or that file loaded with ``ModelOptions(load_mtp=True)``; None for heads in the
+    file of the model."""
+    n_draft: int = 8
+    """Most tokens of a draft; at most their number where the model has several heads, each of which drafts one."""
+    p_min: float = 0.5
+    """A draft ends before a token that is less probable than this."""
+
+    def __post_init__(self) -> None:
+        _check_limits(self.n_draft, self.p_min)
 
 
 def draft_context(target: ContextOptions, n_ctx: int) -> ContextOptions:
@@ -47,6 +69,16 @@ def draft_context(target: ContextOptions, n_ctx: int) -> ContextOptions:
     That holds whatever shape the target's memory has.
     """
     return replace(target, n_ctx=n_ctx, kv_unified=True, swa_full=True, n_rs_seq=0)
+
+
+class _Text:
+    """A text for which tokens are drafted. ``held`` are those in memory, and ``pending`` those to compute next."""
+
+    __slots__ = ("draft", "held", "n_max", "pending", "seq_id")
+
+    def __init__(self, seq_id: int, held: list[int], pending: list[int], n_max: int) -> None:
+        self.seq_id, self.held, self.pending, self.n_max = seq_id, held, pending, n_max
+        self.draft: list[int] = []
 
 
 class ModelDrafts:
@@ -87,16 +119,16 @@ class ModelDrafts:
         """Free the context. Idempotent."""
         self._side.close()
 
+    @property
+    def together(self) -> ModelDrafts:
+        """See :class:`SharingDrafter`."""
+        return self
+
     def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
         """The likeliest tokens to follow; see :class:`Drafter`. What the draft context raises, :class:`MemoryFullError`
         excepted, reaches the caller.
         """
-        n_max = min(n_max, self._n_draft, self._n_ctx - len(tokens))
-        if n_max < 1:
-            return []
-        with self._target.lock(), self.context.lock():
-            if self.context.thread_limit != self._target.thread_limit:
-                self.context.lower_threads(self._target.thread_limit, "as the model that it drafts for")
+        with self._held_context():
             try:
                 return self._draft(tokens, n_max, seq_id)
             except MemoryFullError:
@@ -108,39 +140,113 @@ class ModelDrafts:
             except MemoryFullError:
                 return []
 
+    def propose_all(self, wanted: Tokens[Wanted]) -> list[list[int]]:
+        """The likeliest tokens to follow each of several texts, one of all texts in a decode; see
+        :class:`SharedDrafts`. Raises what the draft context raises.
+        """
+        found: list[list[int]] = []
+        with self._held_context():
+            for start in range(0, len(wanted), self._batch.capacity):
+                part = wanted[start : start + self._batch.capacity]
+                texts = [self._begin(one.tokens, one.n_max, one.seq_id) for one in part]
+                self._go_on([text for text in texts if text is not None])
+                found += [[] if text is None else text.draft for text in texts]
+        return found
+
+    @contextmanager
+    def _held_context(self) -> Iterator[None]:
+        with self._target.lock(), self.context.lock():
+            if self.context.thread_limit != self._target.thread_limit:
+                self.context.lower_threads(self._target.thread_limit, "as the model that it drafts for")
+            yield
+
     def _draft(self, tokens: Tokens[int], n_max: int, seq_id: int) -> list[int]:
+        text = self._begin(tokens, n_max, seq_id)
+        if text is None:
+            return []
+        self._go_on([text])
+        return text.draft
+
+    def _begin(self, tokens: Tokens[int], n_max: int, seq_id: int) -> _Text | None:
+        """Cut the twin of a sequence to what it has in common with a text; None where nothing is drafted."""
+        n_max = min(n_max, self._n_draft, self._n_ctx - len(tokens))
+        if n_max < 1:
+            return None
         held = self._held[seq_id]
         self._cut(seq_id, min(common_prefix(held, tokens), len(tokens) - 1))
         new = tokens[len(held) :]
         if max(new) >= self._n_vocab or min(new) < 0:
             # Padding at the end of the larger vocabulary, or media, which the smaller model does not know.
-            return []
-        batch = self._batch
-        while len(held) < len(tokens) - 1:
-            part = tokens[len(held) : min(len(tokens) - 1, len(held) + batch.capacity)]
-            batch.clear()
-            batch.extend(part, len(held), seq_id)
-            self.context.decode(batch)
-            held.extend(part)
+            return None
+        return _Text(seq_id, held, list(new), n_max)
+
+    def _go_on(self, texts: list[_Text]) -> None:
+        """Draft for several texts: each decode computes a token of every text that has no whole draft yet."""
+        self._compute_first(texts)
         if self._rollback is not None:
-            self._rollback.copy(seq_id, len(held))
-        vocab, least = self.context.model.vocab, self._least_logprob
-        draft: list[int] = []
-        token = tokens[-1]
-        while len(draft) < n_max:
-            following = self._step(token, len(held), seq_id)
-            if following < 0:
-                self.context.step_failed(following)
-            held.append(token)
-            if following >= self._n_vocab:
-                break
-            if least is not None and row_logprobs(self.context.outputs, 0, following, 0)[0] < least:
-                break
-            draft.append(following)
-            if vocab.is_eog(following):
-                break
-            token = following
-        return draft
+            for text in texts:
+                self._rollback.copy(text.seq_id, len(text.held))
+        while texts:
+            if len(texts) == 1 and len(texts[0].pending) == 1:
+                # The same in one native call.
+                text, rows = texts[0], [0]
+                following = self._step(text.pending[0], len(text.held), text.seq_id)
+                if following < 0:
+                    self.context.step_failed(following)
+                text.held += text.pending
+                found = [following]
+            else:
+                rows = self._decode(texts)
+                found = [self._selector.select(row) for row in rows]
+            texts = [text for text, row, token in zip(texts, rows, found, strict=True) if self._add(text, row, token)]
+
+    def _compute_first(self, texts: list[_Text]) -> None:
+        """Compute what is missing of some texts, but for what fits the decode of their last tokens."""
+        batch = self._batch
+        few = 1 if self._rollback is not None else max(1, min(_TOGETHER, batch.capacity // max(1, len(texts))))
+        parts: list[tuple[_Text, int]] = []
+        batch.clear()
+        for text in texts:
+            n_left = len(text.pending) - 1 if len(text.pending) > few else 0
+            while n_left:
+                n = min(n_left, batch.capacity - batch.n_tokens)
+                batch.extend(text.pending[:n], len(text.held), text.seq_id)
+                parts.append((text, n))
+                n_left -= n
+                if batch.n_tokens == batch.capacity:
+                    self._finish(parts)
+        if parts:
+            self._finish(parts)
+
+    def _finish(self, parts: list[tuple[_Text, int]]) -> None:
+        """Decode the batch, which holds so many of the pending tokens of these texts."""
+        self.context.decode(self._batch)
+        self._batch.clear()
+        for text, n in parts:
+            text.held += text.pending[:n]
+            del text.pending[:n]
+        parts.clear()
+
+    def _decode(self, texts: list[_Text]) -> list[int]:
+        """Compute the pending tokens of some texts; return the row of each one's last token."""
+        batch = self._batch
+        batch.clear()
+        rows = [batch.extend(text.pending, len(text.held), text.seq_id, output_last=True) for text in texts]
+        self.context.decode(batch)
+        for text in texts:
+            text.held += text.pending
+        return rows
+
+    def _add(self, text: _Text, row: int, following: int) -> bool:
+        """Add the likeliest token of a row to a draft; whether another one may follow."""
+        least = self._least_logprob
+        if following >= self._n_vocab:
+            return False
+        if least is not None and row_logprobs(self.context.outputs, row, following, 0)[0] < least:
+            return False
+        text.draft.append(following)
+        text.pending = [following]
+        return len(text.draft) < text.n_max and not self.context.model.vocab.is_eog(following)
 
     def _cut(self, seq_id: int, n: int) -> None:
         held = self._held[seq_id]
@@ -152,7 +258,7 @@ class ModelDrafts:
             held.clear()
 
 
-def check_limits(n_draft: object, p_min: object) -> None:
+def _check_limits(n_draft: object, p_min: object) -> None:
     """Raise ``ValueError`` unless these are a number of tokens and a probability."""
     if not is_int(n_draft, 1):
         raise ValueError(f"n_draft must be at least 1, got {n_draft!r}")
@@ -182,4 +288,4 @@ def check_vocabulary(target: Vocab, draft: Vocab) -> None:
             )
 
 
-__all__ = ["DraftModel", "ModelDrafts", "check_limits", "check_vocabulary"]
+__all__ = ["DraftHeads", "DraftModel", "ModelDrafts", "check_vocabulary", "draft_context"]

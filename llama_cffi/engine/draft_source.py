@@ -10,9 +10,10 @@ from llama_cffi._util.shown import shown
 from llama_cffi.core.gguf import GGUFFile
 from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.shared_model import ModelShare
-from llama_cffi.engine.draft_model import DraftModel, ModelDrafts, draft_context
-from llama_cffi.engine.drafters import DraftSource, PromptLookup
-from llama_cffi.engine.head_drafts import DraftHeads, HeadDrafts
+from llama_cffi.engine.draft_model import DraftHeads, DraftModel, ModelDrafts, draft_context
+from llama_cffi.engine.drafters import DraftSource
+from llama_cffi.engine.head_drafts import HeadDrafts
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.errors import UnsupportedError
 
 if TYPE_CHECKING:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,32 +19,14 @@ from llama_cffi.core.head_context import HeadContext, HeadKind
 from llama_cffi.core.hidden_states import HiddenStates, check_headed, target_layers
 from llama_cffi.core.model import Model
 from llama_cffi.core.selection import TokenSelector, row_logprobs
-from llama_cffi.engine.draft_model import DraftModel, check_limits, check_vocabulary
-from llama_cffi.engine.drafters import Drafter
-from llama_cffi.engine.state_trail import StateTrail
+from llama_cffi.engine.draft_model import DraftHeads, DraftModel, check_vocabulary
+from llama_cffi.engine.drafters import Drafter, Wanted
+from llama_cffi.engine.state_trail import StateTrail, TrailText
 from llama_cffi.errors import DecodeError, DraftError, MemoryFullError, NativeError, UnsupportedError
 
 _TOGETHER = 16
 """So many pairs are computed with that of the newest token, in one decode; more than that are computed before, because
 logits are computed for all of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DraftHeads:
-    """Drafts by the layers of a model that predict further tokens (MTP, next-token prediction): their most likely
-    tokens, while their probability is at least ``p_min``.
-    """
-
-    model: str | os.PathLike[str] | Model | None = None
-    """A GGUF file with the heads alone, or that file loaded with ``ModelOptions(load_mtp=True)``; None for heads in the
-    file of the model."""
-    n_draft: int = 8
-    """Most tokens of a draft; at most their number where the model has several heads, each of which drafts one."""
-    p_min: float = 0.5
-    """A draft ends before a token that is less probable than this."""
-
-    def __post_init__(self) -> None:
-        check_limits(self.n_draft, self.p_min)
 
 
 class HeadDrafts:
@@ -158,7 +139,7 @@ class HeadDrafts:
             if trail.end - trail.n_held >= self._batch.capacity:
                 with self.context.lock():
                     try:
-                        self._catch_up(seq_id, trail.end)
+                        self._catch_up([(seq_id, trail.end)])
                     except MemoryFullError:
                         self._clear()
             first = end
@@ -167,62 +148,105 @@ class HeadDrafts:
 
     def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int, begins: bool) -> list[int]:
         """The likeliest tokens to follow; see :class:`Drafter`. ``begins`` says that the text is a new one."""
+        text = self._align(tokens, n_max, seq_id, begins=begins)
+        if text is None:
+            return []
+        with self._target.lock(), self.context.lock():
+            for _ in range(2):
+                try:
+                    self._draft([text])
+                    return text.draft
+                except MemoryFullError:
+                    # The memory of the other sequences can be computed again when it is wanted.
+                    self._clear()
+                    text.draft.clear()
+            return []
+
+    def propose_all(self, wanted: Tokens[Wanted]) -> list[list[int]]:
+        """The likeliest tokens to follow each of several texts, one of all texts in a decode; see
+        :class:`SharedDrafts`. Raises what the context of the heads raises.
+        """
+        texts: list[TrailText | None] = []
+        for drafter, tokens, n_max, seq_id in wanted:
+            begins = isinstance(drafter, _TextDrafts) and drafter.take_begins()
+            texts.append(self._align(tokens, n_max, seq_id, begins=begins))
+        going = [text for text in texts if text is not None]
+        # Several heads compute the pairs of all tokens of a draft.
+        n = max(1, self._batch.capacity // self._n_heads)
+        with self._target.lock(), self.context.lock():
+            for start in range(0, len(going), n):
+                self._draft(going[start : start + n])
+        return [[] if text is None else text.draft for text in texts]
+
+    def _align(self, tokens: Tokens[int], n_max: int, seq_id: int, *, begins: bool) -> TrailText | None:
+        """Cut the trail of a sequence to a text; None where nothing is drafted."""
         n_max = min(n_max, self._n_draft, self.context.n_ctx_seq - len(tokens))
         trail = self._trails[seq_id]
         if begins:
             trail.begin()
         if n_max < 1 or not 0 <= tokens[-1] < self._n_vocab or not trail.align(tokens):
-            return []
-        draft = self._chained if self._n_heads > 1 else self._draft
-        with self._target.lock(), self.context.lock():
-            if trail.is_new:
-                self._share(seq_id, tokens)
-                trail.is_new = False
-            for _ in range(2):
-                try:
-                    return draft(seq_id, tokens[-1], n_max)
-                except MemoryFullError:
-                    # The memory of the other sequences can be computed again when it is wanted.
-                    self._clear()
-            return []
+            return None
+        return TrailText(seq_id, trail, tokens, n_max)
 
-    def _draft(self, seq_id: int, token: int, n_max: int) -> list[int]:
+    def _draft(self, texts: list[TrailText]) -> None:
+        """Draft for several texts: each decode computes a token of every text that has no whole draft yet."""
+        for text in texts:
+            if text.trail.is_new:
+                self._share(text.seq_id, text.tokens)
+                text.trail.is_new = False
+        if self._n_heads > 1:
+            self._chained(texts)
+        else:
+            self._repeated(texts)
+
+    def _repeated(self, texts: list[TrailText]) -> None:
         """Draft with the one head, which goes on from its own state."""
-        trail, batch = self._trails[seq_id], self._batch
-        row, position = self._begin(seq_id, token), trail.end - self._shift
-        draft: list[int] = []
-        with self._cut_afterwards(seq_id, position + 1):
-            while self._take(row, draft) and len(draft) < n_max:
-                state = self.context.states.row(row)
-                position += 1
-                batch.single(draft[-1], position, seq_id)
-                batch.states[0] = state
-                self.context.decode(batch)
-                row = 0
-        return draft
-
-    def _chained(self, seq_id: int, token: int, n_max: int) -> list[int]:
-        """Draft each token with the next head. A head has a memory of its own, where what was drafted is missing."""
-        trail, batch, context = self._trails[seq_id], self._batch, self.context
-        self._catch_up(seq_id, trail.end)
-        position = trail.end
-        pairs = [(token, trail.state(position - 1))]
-        draft: list[int] = []
-        with self._cut_afterwards(seq_id, position):
-            for head in range(n_max):
-                self._memory.seq_rm(seq_id, position)
+        batch, states = self._batch, self.context.states
+        rows = self._begin(texts)
+        for text in texts:
+            text.position = text.trail.end - self._shift
+        with self._cut_afterwards([(text.seq_id, text.position + 1) for text in texts]):
+            while True:
+                going = [(text, row) for text, row in zip(texts, rows, strict=True) if self._take(row, text)]
+                if not going:
+                    return
+                next_states = [states.row(row) for _, row in going]
+                texts, rows = [text for text, _ in going], []
                 batch.clear()
-                for i, (one, state) in enumerate(pairs):
-                    row = batch.add(one, position + i, seq_id, output=True)
-                    batch.states[row] = state if state is not None else 0
+                for text, state in zip(texts, next_states, strict=True):
+                    text.position += 1
+                    rows.append(batch.add(text.draft[-1], text.position, text.seq_id, output=True))
+                    batch.states[rows[-1]] = state
+                self.context.decode(batch)
+
+    def _chained(self, texts: list[TrailText]) -> None:
+        """Draft each token with the next head. A head has a memory of its own, where what was drafted is missing."""
+        batch, context = self._batch, self.context
+        self._catch_up([(text.seq_id, text.trail.end) for text in texts])
+        for text in texts:
+            text.position = text.trail.end
+            text.pairs = [(text.tokens[-1], text.trail.state(text.position - 1))]
+        with self._cut_afterwards([(text.seq_id, text.position) for text in texts]):
+            for head in range(self._n_heads):
+                batch.clear()
+                rows = []
+                for text in texts:
+                    self._memory.seq_rm(text.seq_id, text.position)
+                    row = -1
+                    for i, (one, state) in enumerate(text.pairs):
+                        row = batch.add(one, text.position + i, text.seq_id, output=True)
+                        batch.states[row] = state if state is not None else 0
+                    rows.append(row)
                 with context.using_head(head):
                     context.decode(batch)
-                if not self._take(row, draft):
-                    break
-                pairs.append((draft[-1], context.states.row(row)))
-        return draft
+                going = [(text, row) for text, row in zip(texts, rows, strict=True) if self._take(row, text)]
+                if not going:
+                    return
+                for text, row in going:
+                    text.pairs.append((text.draft[-1], context.states.row(row)))
+                texts = [text for text, _ in going]
 
-    def _take(self, row: int, draft: list[int]) -> bool:
+    def _take(self, row: int, text: TrailText) -> bool:
         """Add the likeliest token of a row to a draft; whether another one may follow."""
         outputs = self.context.outputs
         following = self._selector.select(row)
@@ -231,8 +255,8 @@ class HeadDrafts:
         least = self._least_logprob
         if least is not None and row_logprobs(outputs, row, following, 0)[0] < least:
             return False
-        draft.append(following)
-        return not self._target.model.vocab.is_eog(following)
+        text.draft.append(following)
+        return len(text.draft) < text.n_max and not self._target.model.vocab.is_eog(following)
 
     # -- memory
 
@@ -249,74 +273,99 @@ class HeadDrafts:
                 trail.adopt(other)
                 return
 
-    def _begin(self, seq_id: int, token: int) -> int:
-        """Compute the pair of what comes behind a trail, with logits, and return its row in the batch."""
-        trail, batch = self._trails[seq_id], self._batch
-        few = trail.end - trail.n_held < _TOGETHER
-        self._catch_up(seq_id, trail.n_held if few else trail.end)
-        # Some graphs give the state of the first rows for that of the rows with logits: all rows have them here.
-        self._fill(seq_id, trail.end + 1, token, output=True)
-        self.context.decode(batch)
-        trail.began_with(token)
-        return batch.n_tokens - 1
+    def _begin(self, texts: list[TrailText]) -> list[int]:
+        """Compute the pairs of what comes behind some trails, with logits, and return their rows in the batch."""
+        room, before = self._batch.capacity - len(texts), []
+        for text in texts:
+            n = text.trail.end - text.trail.n_held
+            few = n < _TOGETHER and n <= room
+            before.append((text.seq_id, text.trail.n_held if few else text.trail.end))
+            room -= n if few else 0
+        self._catch_up(before)
+        self._batch.clear()
+        rows = []
+        for text in texts:
+            # Some graphs give the state of the first rows for that of the rows with logits: all rows have them here.
+            self._fill(text.seq_id, text.trail.end + 1, text.tokens[-1], output=True)
+            rows.append(self._batch.n_tokens - 1)
+        self.context.decode(self._batch)
+        for text in texts:
+            text.trail.began_with(text.tokens[-1])
+        return rows
 
-    def _catch_up(self, seq_id: int, stop: int) -> None:
-        """Compute the pairs of a trail up to a position that are not in memory."""
-        trail, shift = self._trails[seq_id], self._shift
-        start = trail.start + 1 - shift
-        if start != self._starts[seq_id]:
-            self._memory.seq_rm(seq_id, 0, start)
-            self._starts[seq_id] = start
-        self._memory.seq_rm(seq_id, trail.n_held - shift)
-        self._encode(trail)
-        while trail.n_held < stop:
-            first, end = trail.n_held, min(stop, trail.n_held + self._batch.capacity)
-            self._fill(seq_id, end)
+    def _catch_up(self, wanted: list[tuple[int, int]]) -> None:
+        """Compute the pairs that are not in memory, of the trails of these sequences up to these positions."""
+        shift, batch = self._shift, self._batch
+        trails = [self._trails[seq_id] for seq_id, _ in wanted]
+        for (seq_id, _), trail in zip(wanted, trails, strict=True):
+            start = trail.start + 1 - shift
+            if start != self._starts[seq_id]:
+                self._memory.seq_rm(seq_id, 0, start)
+                self._starts[seq_id] = start
+            self._memory.seq_rm(seq_id, trail.n_held - shift)
+        self._encode(trails)
+        while True:
+            batch.clear()
+            parts = []
+            for (seq_id, stop), trail in zip(wanted, trails, strict=True):
+                end = min(stop, trail.n_held + batch.capacity - batch.n_tokens)
+                if trail.n_held < end:
+                    self._fill(seq_id, end)
+                    parts.append((seq_id, trail, end))
+            if not parts:
+                break
             for head in range(self._n_heads):
-                if head:
-                    self._memory.seq_rm(seq_id, first - shift)
+                for seq_id, trail, _ in parts if head else ():
+                    self._memory.seq_rm(seq_id, trail.n_held - shift)
                 with self.context.using_head(head):
-                    self.context.decode(self._batch)
-            trail.n_held = end
-        trail.let_go()
+                    self.context.decode(batch)
+            for _, trail, end in parts:
+                trail.n_held = end
+        for trail in trails:
+            trail.let_go()
 
     def _fill(self, seq_id: int, end: int, last: int | None = None, *, output: bool = False) -> None:
-        """Put the pairs of a trail into the batch, from the first that is not in memory; ``last`` is the token behind
+        """Add the pairs of a trail to the batch, from the first that is not in memory; ``last`` is the token behind
         the trail."""
         trail, batch = self._trails[seq_id], self._batch
-        first = trail.n_held
+        first, n = trail.n_held, batch.n_tokens
         tokens = trail.tokens[first - trail.start : end - trail.start]
-        batch.clear()
         batch.extend(tokens if last is None else [*tokens, last], first - self._shift, seq_id)
-        batch.output[: end - first] = output
-        for row, position in enumerate(range(first - 1, end - 1)):
+        batch.output[n : n + end - first] = output
+        for row, position in enumerate(range(first - 1, end - 1), n):
             state = trail.state(position)
             batch.states[row] = state if state is not None else 0
 
-    def _encode(self, trail: StateTrail) -> None:
+    def _encode(self, trails: list[StateTrail]) -> None:
         """Turn the inputs of the target's layers into the states that an EAGLE-3 model takes."""
         batch = self._encoder_batch
-        if batch is None:
-            return
-        while trail.n_encoded < trail.end:
-            states = trail.states(trail.n_encoded, trail.n_encoded + batch.capacity)
-            n = batch.n_tokens = len(states)
+        while batch is not None and any(trail.n_encoded < trail.end for trail in trails):
+            n, parts = 0, []
+            for trail in trails:
+                states = trail.states(trail.n_encoded, min(trail.end, trail.n_encoded + batch.capacity - n))
+                if states:
+                    batch.states[n : n + len(states)] = states
+                    parts.append((trail, slice(n, n + len(states))))
+                    n += len(states)
+            batch.n_tokens = n
             # They have no positions, but what llama.cpp looks at must go on from the memory.
             last = self._memory.seq_pos_max(0)
             batch.pos[:n] = np.arange(n) + (0 if last is None else last + 1)
-            batch.states[:n] = states
             batch.output[:n] = 1
             self.context.encode(batch)
-            trail.encoded(list(self.context.states.rows(n)))
+            rows = list(self.context.states.rows(n))
+            for trail, part in parts:
+                trail.encoded(rows[part])
 
     @contextmanager
-    def _cut_afterwards(self, seq_id: int, position: int) -> Iterator[None]:
-        """Take what is drafted out of memory again."""
+    def _cut_afterwards(self, places: list[tuple[int, int]]) -> Iterator[None]:
+        """Take what is drafted out of memory again: all of these sequences from these positions on."""
         try:
             yield
         finally:
             if not self.context.closed:
-                self._memory.seq_rm(seq_id, position)
+                for seq_id, position in places:
+                    self._memory.seq_rm(seq_id, position)
 
     def _clear(self) -> None:
         self._memory.clear(data=False)
@@ -327,16 +376,21 @@ class HeadDrafts:
 class _TextDrafts:
     """The drafts of one text."""
 
-    __slots__ = ("_begins", "_drafts")
+    __slots__ = ("_begins", "together")
 
     def __init__(self, drafts: HeadDrafts) -> None:
-        self._drafts = drafts
+        self.together = drafts
+        """See :class:`SharingDrafter`."""
         self._begins = True
+
+    def take_begins(self) -> bool:
+        """Return whether the text is a new one, once."""
+        begins, self._begins = self._begins, False
+        return begins
 
     def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
         """See :class:`Drafter`."""
-        begins, self._begins = self._begins, False
-        return self._drafts.propose(tokens, n_max, seq_id=seq_id, begins=begins)
+        return self.together.propose(tokens, n_max, seq_id=seq_id, begins=self.take_begins())
 
 
-__all__ = ["DraftHeads", "HeadDrafts"]
+__all__ = ["HeadDrafts"]

@@ -10,11 +10,11 @@ from time import monotonic, perf_counter
 from llama_cffi.core.conditioning import Conditioning
 from llama_cffi.engine import busy_cpus
 from llama_cffi.engine.decode_cost import DecodeCost
-from llama_cffi.engine.drafters import DraftController
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.host_cache import HostCache
 from llama_cffi.engine.media_queue import MediaQueue
 from llama_cffi.engine.outside_memory import OutsideMemory
+from llama_cffi.engine.plan_drafts import draft_all, propose
 from llama_cffi.engine.repair import is_own_error, repair
 from llama_cffi.engine.runner import Runner, SavedMemory
 from llama_cffi.engine.running_sequence import RunningSequence
@@ -138,7 +138,7 @@ class GenerationLoop:
                 # pushed Python out of the caches, and every frame costs microseconds.
                 affected, own = (lone,), lone
                 drafting = lone.drafting
-                draft = self._propose(lone, drafting, self._n_batch - 1) if drafting is not None else None
+                draft = propose(lone, drafting, self._n_batch - 1, self._n_ctx) if drafting is not None else None
                 if not draft:
                     position = lone.n_past
                     start, began = self.clock(), perf_counter()
@@ -156,14 +156,9 @@ class GenerationLoop:
                     return True
                 plan = [Work(lone, 1, True, draft=draft)]
             else:
-                plan, n_tokens = self.scheduler.plan(self.outside.prepare), 0
-                for i, work in enumerate(plan):
-                    if work.n_draft and (drafting := work.sequence.drafting) is not None:
-                        n_tokens = n_tokens or sum(one.n_tokens for one in plan)
-                        # What goes wrong here is the one sequence's own.
-                        affected, own = (work.sequence,), work.sequence
-                        draft = self._propose(work.sequence, drafting, work.n_draft, n_tokens - 1)
-                        plan[i] = work._replace(draft=draft)
+                plan = self.scheduler.plan(self.outside.prepare)
+                for own in draft_all(plan, self._n_ctx, self.clock):
+                    affected = (own,)  # what goes wrong now is the one sequence's own
             if not plan:
                 return self.media is not None and self.media.rest(self.scheduler.running, self._deadline(self._timed))
             affected, own = [work.sequence for work in plan], None
@@ -308,14 +303,6 @@ class GenerationLoop:
         return deadline is not None and deadline <= monotonic() + _COARSE
 
     # -- tokens
-
-    def _propose(self, one: RunningSequence, drafting: DraftController, n_max: int, n_others: int = 0) -> list[int]:
-        """A draft that fits the context, and what may still be generated: one token always comes after it."""
-        cells, seq_id = one.cells, one.seq_id
-        n_max = min(n_max, self._n_ctx - len(cells), one.n_left - 1)
-        if n_max < 1 or seq_id is None:
-            return []
-        return drafting.propose(cells, n_max, seq_id=seq_id, n_others=n_others)
 
     def _advance(self, sequence: RunningSequence, row: int, draft: SequenceOf[int]) -> None:
         """Choose the token that follows ``row``, and as long as that is the draft's next one, the token after it."""

@@ -166,4 +166,17 @@ class StateTrail:
             self.n_encoded = max(self.n_encoded, self._first)
 
 
-__all__ = ["StateTrail"]
+class TrailText:
+    """A text for which heads draft: its trail, the position of the last token that they have computed, and the pairs of
+    a draft where each head computes all of them."""
+
+    __slots__ = ("draft", "n_max", "pairs", "position", "seq_id", "tokens", "trail")
+
+    def __init__(self, seq_id: int, trail: StateTrail, tokens: Tokens[int], n_max: int) -> None:
+        self.seq_id, self.trail, self.tokens, self.n_max = seq_id, trail, tokens, n_max
+        self.draft: list[int] = []
+        self.position = 0
+        self.pairs: list[tuple[int, NDArray[np.float32] | None]] = []
+
+
+__all__ = ["StateTrail", "TrailText"]

@@ -19,6 +19,8 @@ TIMEOUT = 30.0
 """Seconds without an answer, or without a byte of one."""
 _SCHEMES = ("http", "https")
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
+_MOST_INTERIM = 20
+"""Answers of 100 before the one that counts; Python's module skips any number of them."""
 _SIZE = re.compile(r"[0-9]{1,18}")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
@@ -187,10 +189,35 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return self.http_error_302(req, fp, 301 if code == 308 else code, msg, headers)
 
 
+class _Response(http.client.HTTPResponse):
+    _n_interim = 0
+
+    def _read_status(self) -> tuple[str, int, str]:
+        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        self._n_interim += 1
+        if self._n_interim > _MOST_INTERIM:
+            raise http.client.HTTPException("the server keeps saying that its answer will come")
+        return found
+
+
+class _Limited(urllib.request.AbstractHTTPHandler):
+    def do_open(self, http_class: Any, req: Any, **arguments: Any) -> Any:
+        kind: Any = type("Connection", (http_class,), {"response_class": _Response})
+        return super().do_open(kind, req, **arguments)
+
+
+class _HTTP(_Limited, urllib.request.HTTPHandler):
+    pass
+
+
+class _HTTPS(_Limited, urllib.request.HTTPSHandler):
+    pass
+
+
 def _opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), _Redirects(),
+        urllib.request.ProxyHandler(), _HTTP(), _HTTPS(), _Redirects(),
         urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
     ):  # fmt: skip
         opener.add_handler(handler)

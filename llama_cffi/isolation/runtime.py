@@ -16,8 +16,7 @@ from llama_cffi.core.model import Model, ModelOptions
 from llama_cffi.core.opening import local
 from llama_cffi.core.prompt import Prompt
 from llama_cffi.core.source import open_source
-from llama_cffi.engine.draft_model import DraftModel
-from llama_cffi.engine.head_drafts import DraftHeads
+from llama_cffi.engine.draft_model import DraftHeads, DraftModel
 from llama_cffi.engine.speaker import speechless
 from llama_cffi.errors import UnsupportedError
 from llama_cffi.isolation.engine import RemoteEngine

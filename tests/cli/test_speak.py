@@ -34,9 +34,15 @@ def test_a_text_becomes_a_file(speaking: SpeakingModel, tmp_path: Path) -> None:
     assert (report["frames"], report["finish_reason"], report["sample_rate"]) == (4, "length", 24000)
     for more, said in ((["-"], "Hello there\n"), ([], "Hello there"), (["-p", "Hello there"], None)):
         assert run("speak", *more, "-o", "-", "--voice", voice, *given, stdin=said).returncode == 0
-    run("speak", "Hello there", "-o", tmp_path / "other.wav", "--voice", voice, "--isolate", *given)
-    assert (tmp_path / "other.wav").read_bytes() == out.read_bytes()
     assert report["seconds"] == Audio(out).seconds == 4 * 0.08
+
+
+@pytest.mark.conformance
+def test_a_process_of_its_own_speaks(speaking: SpeakingModel, tmp_path: Path) -> None:
+    given: list[str | Path] = ["-m", speaking.model, "-t", "1", "-n", "4", "-s", "3"]
+    for out, more in (("here.wav", []), ("there.wav", ["--isolate"])):
+        assert run("speak", "Hello there", "-o", tmp_path / out, *given, *more).returncode == 0
+    assert (tmp_path / "there.wav").read_bytes() == (tmp_path / "here.wav").read_bytes()
 
 
 def test_what_cannot_be_spoken(speaking: SpeakingModel, tmp_path: Path) -> None:

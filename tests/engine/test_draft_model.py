@@ -12,7 +12,7 @@ import pytest
 
 from llama_cffi import Completion, ContextOptions, FinishReason, Llama, Model, ModelOptions
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts, check_vocabulary
-from llama_cffi.engine.drafters import PromptLookup
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.errors import ClosedError, DraftError, MemoryFullError, ModelNotFoundError
 from tests.support.quantized import write_q8_0
 from tests.support.random_model import Shape, write_random_model
@@ -72,6 +72,43 @@ def test_many_that_draft(speculating: Llama, stories: Model, make_llama: MakeLla
     together = speculating.generate(PROMPTS, temperature=0, max_tokens=60)
     plain = make_llama(stories, n_ctx=1024)
     assert [done.tokens for done in together] == [greedy(plain, prompt, max_tokens=60).tokens for prompt in PROMPTS]
+
+
+def test_several_texts_share_the_decodes_of_the_draft_model(speculating: Llama) -> None:
+    assert speculating._runtime.draft is not None
+    drafts = speculating._runtime.draft.source
+    assert isinstance(drafts, ModelDrafts)
+
+    def computed(prompts: Any) -> int:
+        before = drafts.context._door.n_computed
+        speculating.generate(prompts, temperature=0, max_tokens=60)
+        return int(drafts.context._door.n_computed - before)
+
+    apart = [computed([prompt]) for prompt in PROMPTS[:4]]
+    together = computed(PROMPTS[:4])
+    # Those that accept more of their drafts end sooner: the last ones draft with fewer others.
+    assert max(apart) <= together < 0.5 * sum(apart)
+
+
+def test_a_full_draft_memory_of_several_texts(speculating: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [greedy(speculating, prompt, speculative=False, max_tokens=40).tokens for prompt in PROMPTS[:3]]
+    assert speculating._runtime.draft is not None
+    drafts, n_decodes = speculating._runtime.draft.source, 0
+    assert isinstance(drafts, ModelDrafts)
+    decode = drafts.context.decode
+
+    def full(*args: Any, **options: Any) -> None:
+        nonlocal n_decodes
+        n_decodes += 1
+        if n_decodes % 3 == 0:
+            raise MemoryFullError("no room", code=1)
+        decode(*args, **options)
+
+    monkeypatch.setattr(drafts.context, "decode", full)
+    together = speculating.generate(PROMPTS[:3], temperature=0, max_tokens=40)
+    assert n_decodes > 3
+    assert [list(one.tokens) for one in together] == [list(tokens) for tokens in alone]
+    assert all(one.speculation is not None and one.speculation.accepted_tokens for one in together)
 
 
 def test_the_same_seed_draws_the_same_text(stories: Model, draft_path: Path) -> None:

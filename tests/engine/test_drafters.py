@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_cffi.core.prompt import Prompt
+from llama_cffi.engine.acceptance import ByPlace
 from llama_cffi.engine.decode_cost import DecodeCost
-from llama_cffi.engine.drafters import DraftController, Drafter, PromptLookup
+from llama_cffi.engine.drafters import DraftController, Drafter, Wanted
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.fake import FakeRunner
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.errors import DecodeError, LlamaCffiError, TokenError
@@ -347,6 +349,19 @@ def test_others_in_the_decode_pay_for_the_weights() -> None:
     assert [propose(0), propose(3)] == [0, 2]
 
 
+@pytest.mark.parametrize("n_others", [0, 40])
+def test_a_draft_is_not_much_longer_than_what_was_measured(n_others: int) -> None:
+    """However many tokens of others, as of a prompt, are in the decode with it."""
+    race = Race(flat, always)
+    cost = race.drafting._decode_cost
+    asked = []
+    for n_measured in (1, 2, 10, 40):
+        cost.add(n_measured, 1.0)
+        race.drafting._acceptance = ByPlace()
+        asked.append(race.drafting._best(500, n_others + 1))
+    assert asked == [15, 15, 39, 159]
+
+
 def test_no_room_in_memory_is_a_pause() -> None:
     race = Race(flat, always)
     race.run(20)
@@ -376,6 +391,77 @@ def test_a_pace() -> None:
     assert pace.seconds(6) == 2.0, "what disturbs makes it longer, so the shorter one is believed"
     pace.add(6, 100.0)
     assert pace.seconds(6) == 2.25
+
+
+# -- several at once
+
+
+class Shared:
+    """Drafts for several texts as :class:`Oracle` does for each, and notes for how many at a time."""
+
+    def __init__(self, errors: Tokens[int], fails: Tokens[int] = ()) -> None:
+        self.oracle, self.fails = Oracle(errors), fails
+        self.n_texts: list[int] = []
+        self.together = self
+
+    def start(self) -> Drafter:
+        return self
+
+    def propose(self, tokens: Tokens[int], n_max: int, *, seq_id: int) -> list[int]:
+        self.n_texts.append(1)
+        if tokens[0] in self.fails:
+            raise DecodeError("no draft")
+        return self.oracle.propose(tokens, n_max, seq_id=seq_id)
+
+    def propose_all(self, wanted: Tokens[Wanted]) -> list[list[int]]:
+        assert len({one.seq_id for one in wanted}) == len(wanted)
+        if any(one.tokens[0] in self.fails for one in wanted):
+            raise DecodeError("no draft for one of them")
+        self.n_texts.append(len(wanted))
+        return [self.oracle.propose(one.tokens, one.n_max, seq_id=one.seq_id) for one in wanted]
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(prompts, st.integers(1, 25)), min_size=1, max_size=6),
+    st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    st.integers(1, 30),
+    st.integers(40, 120),
+)
+def test_drafts_for_several_texts_at_once(
+    wanted: list[tuple[list[int], int]], errors: list[int], n_batch: int, n_cells: int
+) -> None:
+    runner = FakeRunner(n_batch=n_batch, n_ctx=40, n_seq_max=4, n_cells=n_cells)
+    engine, source = Engine(runner), Shared(errors)
+    sequences = [engine.submit(Request(prompt=Prompt(p), max_tokens=n, speculative=source)) for p, n in wanted]
+    for sequence, (prompt, n) in zip(sequences, wanted, strict=True):
+        assert list(read(engine, sequence).tokens) == runner.expected(prompt, n, runner.n_ctx)
+
+
+def test_several_texts_are_asked_for_at_once() -> None:
+    engine, source = Engine(FakeRunner(n_batch=64)), Shared((1, 0, 1))
+    long = [n for n in range(256) if len(FakeRunner.expected([n], 60, 64)) == 60][:3]
+    lengths = dict(zip(long, (20, 40, 60), strict=True))
+    for sequence in [
+        engine.submit(Request(prompt=Prompt((n,)), max_tokens=length, speculative=source))
+        for n, length in lengths.items()
+    ]:
+        read(engine, sequence)
+    assert source.n_texts.count(3) > 3
+    assert source.n_texts == sorted(source.n_texts, reverse=True), "fewer when others have ended"
+    assert set(source.n_texts) == {1, 2, 3}
+
+
+def test_a_text_whose_draft_fails_is_found_among_several() -> None:
+    engine, source = Engine(FakeRunner(n_batch=64)), Shared((1, 1, 0), fails=(2,))
+    sequences = [engine.submit(Request(prompt=Prompt((n,)), max_tokens=30, speculative=source)) for n in (1, 2, 3)]
+    for n, sequence in zip((1, 2, 3), sequences, strict=True):
+        if n == 2:
+            with pytest.raises(DecodeError, match=r"no draft$"):
+                read(engine, sequence)
+        else:
+            assert list(read(engine, sequence).tokens) == FakeRunner.expected([n], 30, 64)
+    assert 2 in source.n_texts, "the other two go on together"
 
 
 # -- failures
@@ -436,49 +522,8 @@ def test_right_tokens_that_are_computed_again_are_a_cost() -> None:
         for n in range(1, 20):
             cost.add(n, 1.0 + 0.1 * (n - 1))
         drafting = DraftController(Says([1] * 8), 10, cost, lambda: 0.0, n_rollback=n_rollback)
-        drafting._known = ([0.7] * 8, [0.7] * 8)
+        assert isinstance(drafting._acceptance, ByPlace)
+        drafting._acceptance._known = ([0.7] * 8, [0.7] * 8)
         return len(drafting.propose([0], 8, seq_id=0))
 
     assert length(0) < length(None) == length(8)
-
-
-# -- prompt lookup
-
-
-def lookup(tokens: list[int], n_max: int = 8, **options: int) -> list[int]:
-    return PromptLookup(**options).start().propose(tokens, n_max, seq_id=0)
-
-
-def test_the_last_place_that_ended_alike_goes_on() -> None:
-    assert lookup([1, 2, 3, 9, 1, 2, 4, 5, 1, 2]) == [4, 5, 1, 2, 4, 5, 1, 2]
-    assert lookup([1, 2, 3, 9, 1, 2, 4, 5, 1, 2], 3) == [4, 5, 1]
-    assert lookup([7, 1, 2, 3, 8, 1, 2, 4, 7, 1, 2], 1) == [3], "the longer n-gram first"
-    assert lookup([1, 2, 3, 4]) == []
-    assert lookup([5, 5, 5], n_draft=4) == [5, 5, 5, 5]
-    assert lookup([1], min_ngram=1) == []
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 3), st.integers(1, 6))
-def test_it_finds_what_a_search_finds(tokens: list[int], size: int, n_max: int) -> None:
-    drafter = PromptLookup(min_ngram=size, max_ngram=size, n_draft=6).start()
-    for n in range(1, len(tokens) + 1):
-        text = tokens[:n]
-        expected: list[int] = []
-        for end in range(n - 1, size - 1, -1):
-            if text[end - size : end] == text[-size:]:
-                for i in range(n_max):
-                    expected.append([*text, *expected][end + i])
-                break
-        assert drafter.propose(text, n_max, seq_id=0) == expected
-
-
-def test_a_shift_is_noticed() -> None:
-    drafter = PromptLookup().start()
-    drafter.propose([1, 2, 3, 4, 5, 6, 1, 2], 4, seq_id=0)
-    assert drafter.propose([4, 5, 6, 4, 5], 2, seq_id=0) == [6, 4]
-
-
-@pytest.mark.parametrize("options", [{"n_draft": 0}, {"min_ngram": 0}, {"max_ngram": 1}, {"n_draft": 2.5}])
-def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"ngram|n_draft"):
-        PromptLookup(**options)

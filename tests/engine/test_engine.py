@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Media, Prompt
 from llama_cffi.engine.decode_cost import DecodeCost
-from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.fake import FakeRunner
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.engine.scheduler import _WORTH_WAITING, Scheduler, StepPlan

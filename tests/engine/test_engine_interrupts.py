@@ -7,8 +7,8 @@ import os
 import pytest
 
 from llama_cffi.core.prompt import Prompt
-from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.request import Request
 from llama_cffi.errors import AbortedError, DecodeError
 from tests.support.faulty_runner import FaultyRunner

@@ -28,10 +28,10 @@ from hypothesis.stateful import (
 
 from llama_cffi.core.conditioning import PLAIN, Conditioning
 from llama_cffi.core.prompt import Prompt
-from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.fake import FakeMemory
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.errors import (

@@ -146,7 +146,15 @@ def recorded(drafts: HeadDrafts, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
         found.append((list(tokens), draft))
         return draft
 
+    propose_all = drafts.propose_all
+
+    def record_all(wanted: Any) -> list[list[int]]:
+        texts = propose_all(wanted)
+        found.extend((list(one.tokens), draft) for one, draft in zip(wanted, texts, strict=True))
+        return texts
+
     monkeypatch.setattr(drafts, "propose", record)
+    monkeypatch.setattr(drafts, "propose_all", record_all)
     return found
 
 
@@ -172,6 +180,19 @@ def test_many_at_once(both: tuple[Llama, Llama]) -> None:
     plain, drafting = both
     together = drafting.generate(PROMPTS, temperature=0, max_tokens=15)
     assert [done.tokens for done in together] == [greedy(plain, one, max_tokens=15).tokens for one in PROMPTS]
+
+
+def test_several_texts_share_the_decodes_of_the_heads(both: tuple[Llama, Llama]) -> None:
+    _, drafting = both
+    context = drafts_of(drafting).context
+
+    def computed(prompts: list[str]) -> int:
+        before = context._door.n_computed
+        drafting.generate(prompts, temperature=0, max_tokens=15)
+        return int(context._door.n_computed - before)
+
+    apart = sum(computed([prompt]) for prompt in PROMPTS[:4])
+    assert computed(PROMPTS[:4]) < 0.4 * apart
 
 
 def test_memory_in_parts(make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llama_cffi.core.prompt import Media, Prompt
-from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.fake import FakeRunner
 from llama_cffi.engine.media_encoder import MediaEncoder
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.running_sequence import RunningSequence
 from llama_cffi.errors import ClosedError, LlamaCffiError, MediaError

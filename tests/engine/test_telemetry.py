@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from llama_cffi.core.prompt import Prompt
-from llama_cffi.engine.drafters import PromptLookup
 from llama_cffi.engine.engine import Engine
 from llama_cffi.engine.engine_options import EngineOptions
 from llama_cffi.engine.fake import FakeRunner
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.request import Request
 from llama_cffi.engine.telemetry import BOUNDS, Histogram, RequestEvent
 from llama_cffi.errors import SamplerError

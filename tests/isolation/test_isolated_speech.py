@@ -104,18 +104,19 @@ def test_the_other_kind(tmp_path_factory: pytest.TempPathFactory) -> None:
             there.speak(TEXT, language="Klingon")
 
 
-def test_what_is_refused(there: Llama, pocket: SpeakingModel) -> None:
+def test_what_is_refused(there: Llama) -> None:
     with pytest.raises(PromptError, match="no text"):
         there.stream_speech(" ")
     with pytest.raises(ValueError, match="max_frames"):
         there.stream_speech(TEXT, max_frames=0)
-    with opened(pocket, mmproj=None, isolate=True) as silent:
-        with pytest.raises(UnsupportedError, match="mmproj"):
-            silent.speak(TEXT)
-        stream = there.stream_speech(TEXT)
+
+
+@pytest.mark.conformance
+def test_a_model_without_a_projector(pocket: SpeakingModel) -> None:
+    with opened(pocket, mmproj=None, isolate=True) as silent, pytest.raises(UnsupportedError, match="mmproj"):
+        silent.speak(TEXT)
     with pytest.raises(ClosedError):
         silent.speak(TEXT)
-    stream.close()
 
 
 def test_one_speech_at_a_time(there: Llama) -> None:
@@ -176,6 +177,7 @@ def test_a_signal_handler_ends_a_speech(there: Llama) -> None:
     assert there.speak(TEXT, max_frames=2).n_samples
 
 
+@pytest.mark.conformance
 def test_coroutines(here: Llama, pocket: SpeakingModel) -> None:
     async def main() -> Audio:
         async with AsyncLlama(pocket.model, mmproj=pocket.projector, n_ctx=1024, n_threads=1, isolate=True) as llm:

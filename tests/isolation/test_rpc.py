@@ -346,7 +346,10 @@ def check_refused(hello: bytes, reason: str) -> None:
                 with client:
                     client.settimeout(SECONDS)
                     with suppress(ConnectionError):
-                        if client.recv(100):
+                        greeting = b""  # a command, its size and 24 bytes, which may come in parts
+                        while len(greeting) < 33 and (more := client.recv(100)):
+                            greeting += more
+                        if greeting:
                             client.sendall(hello)
                             client.recv(1)
 

@@ -16,7 +16,7 @@ from llama_cffi import ContextOptions, ControlVector, Llama, LoraAdapter, Model,
 from llama_cffi.core.context import Context
 from llama_cffi.core.state import State
 from llama_cffi.engine.draft_model import DraftModel, ModelDrafts
-from llama_cffi.engine.drafters import PromptLookup
+from llama_cffi.engine.prompt_lookup import PromptLookup
 from llama_cffi.engine.scheduler import Scheduler
 from llama_cffi.errors import BusyError, ClosedError, ContextError, StateError
 from tests.support.lora import random_pairs, write_lora
