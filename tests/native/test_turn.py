@@ -183,6 +183,35 @@ def test_its_pools_can_be_paused(kind: ModuleType) -> None:
     assert paused == [7, 8, 8]
 
 
+def test_without_the_helpers_pools_are_paused_after_each_decode_beside_an_encoding() -> None:
+    """There an encoding takes no turn, in which it could pause them itself."""
+    from llama_cffi._native import pure
+
+    turns, paused, order = Turns(pure), list[int](), list[Any]()
+    note = pure.ffi.callback("void(void *)", lambda pool: paused.append(int(pure.ffi.cast("uintptr_t", pool))))
+    pool = Pool(pure, 7)
+    turns.lib.lch_turn_add(turns.turn, note, pool)
+
+    def decode() -> None:
+        assert turns.lib.lch_compute(turns.turn, turns.flag(), lambda ctx, batch: 3, None, [None], 0) == 3
+        order.append(len(paused))
+
+    def encode(word: int) -> int:
+        order.append(len(paused))
+        decode()
+        decode()
+        return word
+
+    encoding = pure.new("lch_encoding")
+    encoding.turns = pure.turns([turns.turn])
+    function = pure.ffi.callback("long long(long long)", encode)
+    decode()
+    assert turns.lib.lch_encode(encoding, 0, function, turns.lib.LCH_INT64, 9, *[0] * 7) == 9
+    decode()
+    assert order == [0, 1, 2, 3, 3]
+    assert not turns.turn.encodings
+
+
 def test_the_time_of_waiting_is_added_up(turns: Turns) -> None:
     assert turns.take() == TAKEN
     flag, results = turns.flag(), list[int]()

@@ -1,13 +1,14 @@
 // libmtmd computes with threads of its own, in the turns of the contexts on the same CPUs. ggml's threads wait for each
-// other busily, several times in each layer: two graphs at once on too few CPUs take many times as long as one after the
-// other. libmtmd cannot compute with a context's pool, but it can be paused; there it gives its turns to what waits.
+// other busily, several times in each layer: with two graphs at once on too few CPUs, threads that wait would keep those
+// from running that they wait for. libmtmd cannot compute with a context's pool, but it can be paused; there it gives
+// its turns to what waits.
 
 #include "helpers.hpp"
 
 namespace {
 
-// A pause costs a start of the threads, some 0.1 ms; a layer of an encoder has about 30 nodes. Where decodes wait for
-// the rest of a piece, pieces become shorter.
+// Nanoseconds of a piece. Each costs a start of the threads; a layer of an encoder has about 30 nodes. Where decodes wait
+// for the rest of a piece, pieces become shorter.
 constexpr int64_t kShort = 4 * 1000 * 1000, kLong = 12 * 1000 * 1000;
 constexpr int kMostNodes = 8;
 
@@ -27,7 +28,7 @@ int take(lch_encoding * encoding) {
             return entry;
         }
         encoding->n_taken++;
-        // Threads of the last decode would wait busily for the next one, for a tenth of a second and longer.
+        // Threads of the last decode would wait busily for the next one, longer than a piece takes.
         lch_turn_pause(turn);
     }
     encoding->n_asked = 0;
