@@ -6,7 +6,7 @@ python examples/fork.py [MODEL]
 import sys
 import threading
 
-from llama_cffi import Llama, LlamaCffiError
+from llama_cffi import Completion, Llama, LlamaCffiError
 
 BEGINNING = "One day, Lily and her mom went to the park. They saw a big"
 
@@ -17,9 +17,9 @@ except LlamaCffiError as error:
 with llm:
     llm.generate(BEGINNING, max_tokens=1)
     with llm.fork() as other:
-        texts = {}
+        texts: dict[str, Completion] = {}
 
-        def write(who, name, end):
+        def write(who: Llama, name: str, end: str) -> None:
             texts[name] = who.generate(BEGINNING + end, max_tokens=20, temperature=0)
 
         thread = threading.Thread(target=write, args=(other, "the fork", " dog"))

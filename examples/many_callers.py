@@ -6,8 +6,9 @@ python examples/many_callers.py [MODEL]
 import sys
 import threading
 
-from llama_cffi import Llama
+from llama_cffi import Llama, LlamaCffiError
 from llama_cffi.errors import QueueFullError
+from llama_cffi.options import LlamaOptions
 
 PROMPTS = ["Once upon a time", "The little dog", "A big red ball", "Lily and Tom", "One day, a girl", "The cat"]
 
@@ -22,9 +23,13 @@ def ask(llm: Llama, prompt: str) -> None:
         print(f"{prompt}{done.text} [{done.finish_reason.value}]")
 
 
-path = sys.argv[1:] or [None]
-options = {"driver": "thread", "max_waiting": 100}  # one thread computes for all, and the queue has an end
-with Llama(path[0], **options) if path[0] else Llama.demo(**options) as llm:
+# One thread computes for all, and the queue has an end.
+options: LlamaOptions = {"driver": "thread", "max_waiting": 100}
+try:
+    llm = Llama(sys.argv[1], **options) if len(sys.argv) > 1 else Llama.demo(**options)
+except LlamaCffiError as error:
+    sys.exit(str(error))
+with llm:
     threads = [threading.Thread(target=ask, args=(llm, prompt)) for prompt in PROMPTS]
     for thread in threads:
         thread.start()

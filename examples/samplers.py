@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from llama_cffi import Llama
-from llama_cffi.engine.sampling_params import SamplingKwargs
+from dataclasses import replace
+
+from llama_cffi import Llama, SamplingParams
 from llama_cffi.samplers import Dist, MinP, Sampler, Temperature, TopNSigma
 
-WAYS: dict[str, SamplingKwargs] = {
-    "greedy": {"temperature": 0},
-    "no repetitions (DRY)": {"dry_multiplier": 0.8, "dry_allowed_length": 2},
-    "no clichés (XTC)": {"xtc_probability": 0.5, "xtc_threshold": 0.1},
-    "dynamic temperature": {"dynatemp_range": 0.5},
-    "Mirostat 2": {"mirostat": 2, "mirostat_tau": 3.0},
-    "the temperature first": {"sampler_order": ("temperature", "top_p"), "temperature": 1.5, "top_p": 0.5},
+WAYS = {
+    "greedy": SamplingParams(temperature=0),
+    "no repetitions (DRY)": SamplingParams(dry_multiplier=0.8, dry_allowed_length=2),
+    "no clichés (XTC)": SamplingParams(xtc_probability=0.5, xtc_threshold=0.1),
+    "dynamic temperature": SamplingParams(dynatemp_range=0.5),
+    "Mirostat 2": SamplingParams(mirostat=2, mirostat_tau=3.0),
+    "the temperature first": SamplingParams(sampler_order=("temperature", "top_p"), temperature=1.5, top_p=0.5),
 }
 
 with Llama.demo() as llm:
-    for name, options in WAYS.items():
-        print(f"{name}: {llm.generate('Once upon a time', max_tokens=24, seed=1, **options)}")
+    for name, sampling in WAYS.items():
+        print(f"{name}: {llm.generate('Once upon a time', max_tokens=24, sampling=replace(sampling, seed=1))}")
 
     chain: tuple[Sampler, ...] = (TopNSigma(1.0), MinP(0.02), Temperature(1.2), Dist(seed=7))
     print(f"a chain: {llm.generate('Once upon a time', max_tokens=24, samplers=chain)}")

@@ -24,5 +24,8 @@ with llm:
 
 print(done.text)
 counts = done.speculation
-print(f"\n{len(done.tokens)} tokens in {counts.target_decodes} decodes; {counts.acceptance:.0%} of the drafts right")
+if counts is not None:
+    print(
+        f"\n{len(done.tokens)} tokens in {counts.target_decodes} decodes; {counts.acceptance:.0%} of the drafts right"
+    )
 print("the same text as without drafts:", done.text == plain.text)

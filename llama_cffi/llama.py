@@ -23,24 +23,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from llama_cffi.chat_session import ChatSession
-    from llama_cffi.core.media.audio import Audio
-    from llama_cffi.core.media.image import Image
-    from llama_cffi.core.media.video import Video
-    from llama_cffi.core.prompt import Prompt
+    from llama_cffi.given import AnyPrompt, Embeddable, Given, Messages, Prompts, Texts, Tokens
     from llama_cffi.prompt.messages import Message
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
     from llama_cffi.reply.scores import Perplexity, Score
     from llama_cffi.reply.vectors import Embeddings, Label, Ranked
     from llama_cffi.tool_loop import ToolLoop, ToolResult, ToolRun
-
-    Tokens = Sequence[int] | NDArray[np.int32]
-    Messages = str | Sequence[Message]
-    Texts = list[str] | tuple[str, ...]
-    Prompts = list[str] | tuple[str, ...] | list[list[int]] | list[NDArray[np.int32]] | list[Prompt]
-    Given = str | Tokens
-    AnyPrompt = str | NDArray[np.int32] | Sequence[str | int | Image | Audio | Video]
-    Embeddable = str | Image | Audio | Video | Sequence[AnyPrompt | Prompt | Image | Audio | Video]
 
 
 class Llama(Speaking, OpenModel):
@@ -65,7 +54,7 @@ class Llama(Speaking, OpenModel):
     # -- text
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]
         self,
         prompt: Given,
         *,
@@ -92,7 +81,18 @@ class Llama(Speaking, OpenModel):
     ) -> list[Completion[P]]: ...
 
     @overload
-    def generate(self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]) -> Completion[P]: ...
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> Completion[P]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[AnyPrompt],
+        *,
+        progress: Progress | None = None,
+        **options: Unpack[opt.GenerateOptions[P]],
+    ) -> list[Completion[P]]: ...
 
     @takes_options(opt.GenerateOptions)
     def generate(

@@ -10,12 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import typer
 from docs_hooks import expand, on_page_content
 
 import llama_cffi
 from llama_cffi import errors, options
+from llama_cffi._native import abi
+from llama_cffi.cli import console, conversation
+from llama_cffi.cli.app import app
+from llama_cffi.reply.formats import FORMATS
 from llama_cffi.runtime import demo_path
 from tests.support.media_kinds import TEMPLATE
 from tests.support.media_models import QWEN2VL_SHAPE, write_text_model, write_vision_projector
@@ -80,6 +86,22 @@ def test_the_code_on_the_pages_runs(folder: Path, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count(_DONE) == len(files) > 1
+
+
+@pytest.mark.conformance
+def test_the_code_on_the_pages_has_the_types_that_it_uses(tmp_path: Path) -> None:
+    files = []
+    for page in ALL:
+        for i, code in enumerate((*blocks(page), *blocks(page, skipped=True))):
+            files.append(tmp_path / f"{page.stem.replace('-', '_').lower()}_{page.parent.name}_{i}.py")
+            files[-1].write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", "--config-file=", *map(str, files)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, timeout=900
+    )
+    errors = [line for line in done.stdout.splitlines() if line.startswith(tuple(file.name for file in files))]
+    assert errors == [], "\n".join(errors)
+    assert " source files" in done.stdout
 
 
 def test_every_page_with_code_is_in_a_folder_that_runs() -> None:
@@ -148,6 +170,30 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
     assert sorted(expand(listed, DOCS)) == pages
     assert expand([{"Decisions": ["a.md", "adr/0001*.md"]}], DOCS) == [{"Decisions": ["a.md", "adr/0001-cffi.md"]}]
+
+
+def test_every_guide_is_linked_from_the_first_page() -> None:
+    first = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if page.stem != "index" and f"]({page.name})" not in first] == []
+
+
+def test_the_first_page_counts_what_there_is() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    with_calls = [name for name in FORMATS if name != "plain"]
+    assert f"tool calls in {len(with_calls)} formats" in readme
+    twelve = len(abi.generations())
+    assert (twelve, "twelve generations of the interface" in readme) == (12, True)
+
+
+def test_the_page_about_the_command_line_has_every_command() -> None:
+    page = (DOCS / "command-line.md").read_text(encoding="utf-8")
+    commands: Any = typer.main.get_command(app)
+    assert [name for name in commands.commands if f"`{name}`" not in page] == []
+    slashes = re.findall(r"^(/\w+)", conversation.HELP, re.MULTILINE)
+    assert len(slashes) > 10
+    assert [name for name in slashes if f"`{name}" not in page] == []
+    codes = (console.FAILURE, console.INTERRUPTED, console.BROKEN_PIPE)
+    assert [code for code in codes if f"\n| {code} | " not in page] == []
 
 
 def test_a_role_that_is_left_on_a_page_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:

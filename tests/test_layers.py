@@ -21,6 +21,7 @@ LAYERS = (
     "grammar",
     "reply",
     "prompt",
+    "given",
     "engine",
     "otel",
     "option_checks",

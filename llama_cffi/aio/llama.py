@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llama_cffi.core.model import Model
     from llama_cffi.core.model_paths import ModelGiven
     from llama_cffi.engine.snapshot import EngineSnapshot
-    from llama_cffi.llama import AnyPrompt, Embeddable, Given, Messages, Prompts, Texts, Tokens
+    from llama_cffi.given import AnyPrompt, Embeddable, Given, Messages, Prompts, Texts, Tokens
     from llama_cffi.prepare.prepared import Prepared
     from llama_cffi.reply.completion import Chunk, Completion
     from llama_cffi.reply.reply import Reply, ReplyChunk
@@ -103,7 +103,7 @@ class AsyncLlama(AsyncSpeaking, AsyncClosing, ProcessBound):
     # -- text
 
     @overload
-    async def generate(
+    async def generate(  # type: ignore[overload-overlap]
         self, prompt: Given, *, n: None = None, best_of: int | None = None, **options: Unpack[opt.GenerateOptions[P]]
     ) -> Completion[P]: ...
 
@@ -118,7 +118,14 @@ class AsyncLlama(AsyncSpeaking, AsyncClosing, ProcessBound):
     ) -> list[Completion[P]]: ...
 
     @overload
-    async def generate(self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]) -> Completion[P]: ...
+    async def generate(  # type: ignore[overload-overlap]
+        self, prompt: AnyPrompt, **options: Unpack[opt.GenerateOptions[P]]
+    ) -> Completion[P]: ...
+
+    @overload
+    async def generate(
+        self, prompt: Sequence[AnyPrompt], **options: Unpack[opt.GenerateOptions[P]]
+    ) -> list[Completion[P]]: ...
 
     @takes_options(opt.GenerateOptions)
     async def generate(

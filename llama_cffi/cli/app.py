@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import llama_cffi
 from llama_cffi.cli.batch import batch
 from llama_cffi.cli.bench import bench
 from llama_cffi.cli.chat import chat
+from llama_cffi.cli.completion import VARIABLE, completion, know_shells
 from llama_cffi.cli.doctor import doctor
 from llama_cffi.cli.embed import embed
 from llama_cffi.cli.generate import generate
@@ -69,3 +71,7 @@ app.command("list")(list_models)
 app.command()(rm)
 app.command()(info)
 app.command()(doctor)
+app.command()(completion)
+
+if VARIABLE in os.environ:
+    know_shells()

@@ -15,7 +15,8 @@ from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.groups import takes
-from llama_cffi.cli.loading import draft_source, model_file
+from llama_cffi.cli.loading import draft_source, model_file, projector_source
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
@@ -26,14 +27,15 @@ _SECONDS = 86_400.0
 
 
 @console.command
-@takes(Placement, ContextMemory)
+@takes(ModelChoice, Placement, ContextMemory)
 def batch(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Requests, one JSON object on each line.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Answers; those that it has are not asked for again.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Answers; what it answers already is skipped.")],
     as_json: options.Json = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     alias: opt.Alias = None,
-    chat_template: opt.ChatTemplate = None,
+    chat_template: options.ChatTemplate = None,
+    chat_template_file: options.ChatTemplateFile = None,
     parallel: opt.Parallel = None,
     ctx_size: options.CtxSize = None,
     kv_cells: opt.KvCells = None,
@@ -43,6 +45,7 @@ def batch(
     verbose: options.Verbose = False,
     placement: Placement = PLACEMENT,
     context: ContextMemory = CONTEXT_MEMORY,
+    mmproj: options.Mmproj = None,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
     model_draft: options.ModelDraft = None,
@@ -53,17 +56,19 @@ def batch(
     threads_batch: options.ThreadsBatch = None,
     context_shift: options.ContextShift = False,
 ) -> None:
-    """Answer a file of requests, in OpenAI's batch format, with a model in this process.
+    """Answer a file of requests in OpenAI's batch format.
 
     Each line of IN has custom_id, url (/v1/chat/completions, /v1/embeddings or another path of the server) and body.
-    Each line of OUT is the answer to one of them, in the order in which they end. After an interruption the same
-    command goes on.
+    Each line of OUT is the answer to one of them, in the order in which they are finished. The same command continues
+    after an interruption.
     """
     try:
         from llama_cffi.server.batch import BatchError, Counts, read_answered, read_ids
         from llama_cffi.server.settings import Settings
     except ModuleNotFoundError as error:
         console.fail(f"{error.name} is not installed: pip install 'llama-cffi[server]'")
+    if chat_template is not None and chat_template_file is not None:
+        raise typer.BadParameter("give either --chat-template or --chat-template-file")
     try:
         ids = read_ids(source)
         answered = read_answered(target)
@@ -72,7 +77,8 @@ def batch(
     counts = Counts(len(ids), sum(one in answered for one in ids))
     if counts.done:
         console.note(f"{counts.done} of {counts.total} are answered already")
-    file = model_file(model)
+    name = choice.name()
+    file, projector = model_file(name), projector_source(name, mmproj)
     n_threads = arguments.positive(threads)
     slots = parallel if parallel is not None and parallel > 0 else 8
     given: dict[str, Any] = {
@@ -84,6 +90,7 @@ def batch(
         "n_threads": n_threads,
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "overflow": "shift" if context_shift else "stop",
+        "mmproj": projector,
         "draft": draft_source(model_draft, spec_type),
         "rpc": arguments.rpc(rpc),
         "isolate": isolate,
@@ -94,7 +101,7 @@ def batch(
         given["host_bytes"] = cache_ram << 20 if cache_ram >= 0 else sys.maxsize
     settings = Settings(
         names=tuple(one for part in (alias or "").split(",") if (one := part.strip())),
-        chat_template=chat_template,
+        chat_template=chat_template if chat_template_file is None else arguments.read_text(chat_template_file),
         max_n=max_n,
         default_max_tokens=n_predict if n_predict >= 0 else None,
         request_timeout=_SECONDS,

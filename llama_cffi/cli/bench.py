@@ -18,6 +18,7 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, model_file
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class Result:
 
 
 @console.command
-@takes(Placement, ContextMemory)
+@takes(ModelChoice, Placement, ContextMemory)
 def bench(
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     n_prompt: Annotated[
         int, options.option("-p", "--n-prompt", metavar="N", min=0, help="Tokens of a prompt; 0 leaves prefill out.")
     ] = 512,
@@ -61,6 +62,8 @@ def bench(
     verbose: options.Verbose = False,
     placement: Placement = PLACEMENT,
     context: ContextMemory = CONTEXT_MEMORY,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     model_draft: options.ModelDraft = None,
     spec_type: options.SpecType = None,
     batch_size: options.BatchSize = 2048,
@@ -68,14 +71,15 @@ def bench(
     threads: options.Threads = None,
     threads_batch: options.ThreadsBatch = None,
 ) -> None:
-    """Measure prefill, decode, and how several callers share a model.
+    """Measure the speed of a model on this machine.
 
-    Prompts are random tokens, so that none begins like another. A first round, which is not counted, warms up.
+    It measures prefill, decode, and several callers at once. Prompts are random tokens, so that none begins like
+    another. A first round, which is not counted, warms up.
     """
     numbers = arguments.numbers(callers, "--callers")
     if any(number < 1 for number in numbers):
         raise typer.BadParameter("there is at least one caller", param_hint="--callers")
-    file = model_file(model)
+    file = model_file(choice.name())
     n_threads = arguments.positive(threads)
     given: dict[str, Any] = {
         "n_ctx": n_prompt + n_gen + 8,
@@ -86,6 +90,8 @@ def bench(
         "n_threads": n_threads,
         "n_threads_batch": arguments.positive(threads_batch) or n_threads,
         "draft": draft_source(model_draft, spec_type),
+        "rpc": arguments.rpc(rpc),
+        "isolate": isolate,
         "model_options": placement.options(),
     }
     context.add_to(given, file)

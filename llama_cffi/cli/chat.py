@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,13 @@ import typer
 import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
-from llama_cffi.cli.generate import given_sampling, report, without_end
+from llama_cffi.cli.form import FORM, Form
+from llama_cffi.cli.generate import report
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import draft_source, load, projector_source, read_media
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import CONTEXT_MEMORY, PLACEMENT, ContextMemory, Placement
+from llama_cffi.cli.sampling import SAMPLING, Sampling
 from llama_cffi.cli.wording import describe, flags_of
 from llama_cffi.errors import IncompleteOutput
 
@@ -28,16 +30,23 @@ if TYPE_CHECKING:
 
 
 @console.command
-@takes(Placement, ContextMemory)
+@takes(ModelChoice, Placement, ContextMemory, Sampling, Form)
 def chat(
     message: Annotated[str | None, typer.Argument(metavar="MESSAGE", help="Answer this message and exit.")] = None,
+    prompt: Annotated[
+        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give MESSAGE.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        options.option("-f", "--file", metavar="FILE", help="Read MESSAGE from a file; - is standard input."),
+    ] = None,
     system: Annotated[
         str | None,
         options.option("-sys", "--system", "--system-prompt", metavar="TEXT", help="The system message."),
     ] = None,
-    schema: Annotated[
+    system_file: Annotated[
         Path | None,
-        options.option("--schema", metavar="FILE", help="Answers are JSON that satisfies this JSON Schema."),
+        options.option("-sysf", "--system-prompt-file", metavar="FILE", help="Read the system message from a file."),
     ] = None,
     tools: Annotated[
         Path | None,
@@ -46,13 +55,8 @@ def chat(
     load_from: Annotated[
         Path | None, options.option("--load", metavar="FILE", help="Continue a saved conversation.")
     ] = None,
-    template: Annotated[
-        str | None,
-        options.option("--chat-template", metavar="NAME", help="Name of one of the model's templates, or Jinja text."),
-    ] = None,
-    template_file: Annotated[
-        Path | None, options.option("--chat-template-file", metavar="FILE", help="Read the template from a file.")
-    ] = None,
+    template: options.ChatTemplate = None,
+    template_file: options.ChatTemplateFile = None,
     reply_format: Annotated[
         str | None,
         options.option(
@@ -80,9 +84,10 @@ def chat(
             help="The most tokens of an answer; -1 for no limit.",
         ),
     ] = -1,
+    stop: options.Stop = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     placement: Placement = PLACEMENT,
     context: ContextMemory = CONTEXT_MEMORY,
     mmproj: options.Mmproj = None,
@@ -100,59 +105,49 @@ def chat(
     ubatch_size: options.UbatchSize = 512,
     threads: options.Threads = None,
     threads_batch: options.ThreadsBatch = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    seed: options.Seed = -1,
-    repeat_last_n: options.RepeatLastN = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    presence_penalty: options.PresencePenalty = 0.0,
-    frequency_penalty: options.FrequencyPenalty = 0.0,
-    model_sampling: options.ModelSampling = True,
-    ignore_eos: options.IgnoreEos = False,
-    grammar: options.Grammar = None,
-    grammar_file: options.GrammarFile = None,
+    context_shift: options.ContextShift = False,
+    sampling: Sampling = SAMPLING,
+    form: Form = FORM,
 ) -> None:
-    """Chat with a model.
+    """Hold a conversation with a model, or get one answer.
 
-    At a terminal: answers in Markdown while they are generated, /help for commands, Ctrl-C stops an answer and Ctrl-D
-    ends. With MESSAGE, or when standard input is not a terminal: one answer to that text, plain, on standard output.
-    Standard input that is not a terminal is appended to MESSAGE after a blank line. """  # fmt: skip
-    text = _message(message)
+    On a terminal it shows answers in Markdown; /help lists commands, Ctrl-C stops an answer and Ctrl-D ends. With
+    MESSAGE, or when standard input is not a terminal, it prints one answer. Standard input that is not a terminal is
+    appended to MESSAGE after a blank line.
+    """
+    from llama_cffi.reply.formats import find
+
+    text = _message(message, prompt, file)
     if as_json and text is None:
         raise typer.BadParameter("--json gives one answer: say MESSAGE, or give it on standard input")
     if template is not None and template_file is not None:
         raise typer.BadParameter("give either --chat-template or --chat-template-file")
-    if sum(given is not None for given in (schema, grammar, grammar_file)) > 1:
-        raise typer.BadParameter("give one of --schema, --grammar and --grammar-file")
-    if tools is not None and (grammar is not None or grammar_file is not None):
-        raise typer.BadParameter("a grammar leaves no room for calls: give either --tools or a grammar")
-    if grammar_file is not None:
-        grammar = arguments.read_text(grammar_file)
+    if system is not None and system_file is not None:
+        raise typer.BadParameter("give either --system or --system-prompt-file")
     # Before loading, which may take minutes: wrong values must not wait for it.
-    wanted = None if schema is None else _read_schema(schema)
+    wanted, grammar = form.read()
+    if tools is not None and grammar is not None:
+        raise typer.BadParameter("a grammar leaves no room for calls: give either --tools or a grammar")
+    if system_file is not None:
+        system = arguments.read_text(system_file)
+    if template_file is not None:
+        template = arguments.read_text(template_file)
+    if load_from is not None:
+        load_from.open("rb").close()
+    if reply_format is not None:
+        find(reply_format)
     callable_tools = () if tools is None else _load_tools(tools)
-    sampling = given_sampling(
-        temperature=None if temperature is None else max(temperature, 0.0),
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=None if seed in (-1, 2**32 - 1) else seed,
-        repeat_last_n=repeat_last_n,
-        repeat_penalty=repeat_penalty,
-        frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty,
-    )
+    given = sampling.given()
     added = additions(lora, control_vector, control_vector_layer_range)
     draft = draft_source(model_draft, spec_type)
     media = read_media(image, audio)
     n_threads = arguments.positive(threads)
+    name = choice.name()
     llm = load(
-        model,
+        name,
         n_seq_max=1,  # the whole context belongs to this conversation
         draft=draft,
-        mmproj=projector_source(model, mmproj, wanted=bool(media)),
+        mmproj=projector_source(name, mmproj, wanted=bool(media)),
         n_ctx=ctx_size,
         n_batch=batch_size,
         n_ubatch=min(ubatch_size, batch_size),
@@ -160,22 +155,22 @@ def chat(
         n_threads_batch=arguments.positive(threads_batch) or n_threads,
         rpc=arguments.rpc(rpc),
         isolate=isolate,
-        model_sampling=model_sampling,
+        model_sampling=sampling.model_sampling,
         model_options=placement.options(),
         context=context,
     )
     with llm:
         added.apply(llm)
-        if ignore_eos:
-            sampling = without_end(sampling, llm)
         session = llm.session(
             [{"role": "system", "content": system}] if system else [],
-            chat_template=template_file if template_file is not None else template,
+            chat_template=template,
             reply_format=reply_format,
             reasoning_budget=reasoning_budget if reasoning_budget >= 0 else None,
             max_tokens=n_predict if n_predict >= 0 else None,
+            stop=stop or (),
             schema=wanted if grammar is None else llama_cffi.GBNF(grammar),
-            **sampling,
+            overflow="shift" if context_shift else "stop",
+            **sampling.of(llm, given),
         )
         if load_from is not None:
             session.load(load_from)
@@ -198,18 +193,12 @@ def chat(
             _print_answer(session, [*media, text] if media else text, callable_tools)
 
 
-def _message(argument: str | None) -> str | None:
+def _message(argument: str | None, option: str | None, file: Path | None) -> str | None:
     """What to answer; None when a person is to be asked."""
-    if argument is None and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+    given = argument is not None or option is not None or file is not None
+    if not given and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
         return None
-    return arguments.prompt_text(argument, None, None, escape=False, more=True, what="message")
-
-
-def _read_schema(path: Path) -> Any:
-    try:
-        return json.loads(arguments.read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    return arguments.prompt_text(argument, option, file, more=True, what="message")
 
 
 def _load_tools(path: Path) -> tuple[Tool, ...]:
@@ -250,5 +239,4 @@ def _reply_report(llm: llama_cffi.Llama, reply: Reply) -> dict[str, Any]:
         **report(llm, reply),
         "reasoning": reply.reasoning,
         "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in reply.tool_calls],
-        "parsed": reply.parsed,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -16,6 +17,7 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
+from rich.table import Table
 
 from llama_cffi.cli.console import colorful, one_line, printable
 from llama_cffi.cli.markdown import MarkdownStream
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
     from llama_cffi.tool_loop import ToolResult
 
 HELP = """\
-/system TEXT   begin the conversation with this instruction; without TEXT, show it
+/system TEXT   set the system message; without TEXT, show it
 /undo          remove your last message and the answer to it
 /retry         answer the last message again
-/clear         remove the conversation, but not the instruction
+/clear         remove all messages but the system message
 /save FILE     write the conversation to a file
 /load FILE     continue a saved conversation
 /image FILE    add an image to the next message
@@ -129,7 +131,7 @@ class Conversation:
         self._unanswered = ""
         count = _Count()
         try:
-            with _nobody_types():
+            with _without_echo():
                 self._show(count.of(self._events(text)), shown)
         except KeyboardInterrupt:
             self._note("stopped")
@@ -191,6 +193,7 @@ class Conversation:
             return
         rest = messages[1:] if begun else messages
         self._session.replace([{"role": "system", "content": text}, *rest])
+        self._note("the system message is set")
 
     def _undo(self, _: str) -> None:
         self._need_question("take back")
@@ -214,7 +217,9 @@ class Conversation:
 
     def _clear(self, _: str) -> None:
         messages = self._session.messages
-        self._session.replace(messages[:1] if messages and messages[0]["role"] == "system" else [])
+        kept = messages[:1] if messages and messages[0]["role"] == "system" else []
+        self._session.replace(kept)
+        self._note(f"{len(messages) - len(kept)} messages removed")
 
     def _save(self, name: str) -> None:
         self._session.save(_path(name, "/save"))
@@ -248,7 +253,12 @@ class Conversation:
         self._note(self._stats_of_last)
 
     def _help(self, _: str) -> None:
-        self._note(HELP)
+        commands, keys = HELP.split("\n\n")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for line in commands.splitlines():
+            table.add_row(*re.split(r" {2,}", line, maxsplit=1))
+        self._terminal.print(table, style="dim", markup=False)
+        self._note(f"\n{keys}")
 
     # -- the terminal
 
@@ -293,7 +303,7 @@ class _Count:
 
 
 @contextmanager
-def _nobody_types() -> Iterator[None]:
+def _without_echo() -> Iterator[None]:
     """Keep what is typed during an answer out of it, and out of the next message; Ctrl-C works as ever."""
     try:
         import termios

@@ -36,10 +36,10 @@ Include = Annotated[
 def doctor(
     lib: Lib = None, include: Include = None, as_json: options.Json = False, verbose: options.Verbose = False
 ) -> None:
-    """Check the installation: library, devices, CPU features, and a second of decoding.
+    """Check the installation, the devices and a test computation.
 
-    Ends with exit code 1 when there is a problem, and shows how to solve it. With --lib it only describes a library, or
-    the reason why it cannot be used; that library is opened in a child process only.
+    The exit code is 1 when there is a problem; the message says how to solve it. With --lib, it only describes a
+    library, or the reason why it cannot be used; that library is opened in a child process only.
     """
     from llama_cffi.cli import library_report
 

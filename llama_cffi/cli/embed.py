@@ -11,6 +11,7 @@ from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load_embedder
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import PLACEMENT, Placement
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Pooling = Literal["none", "mean", "cls", "last"]
 
 
 @console.command
-@takes(Placement)
+@takes(ModelChoice, Placement)
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The texts to embed.")] = None,
     file: Annotated[
@@ -48,7 +49,7 @@ def embed(
     ] = "",
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     lora: options.Lora = None,
     placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
@@ -58,13 +59,14 @@ def embed(
     ubatch_size: options.UbatchSize = 512,
     threads: options.Threads = None,
 ) -> None:  # fmt: skip
-    """Print the embeddings of texts: a vector on each line, its numbers separated by spaces.
+    """Print the embeddings of texts.
 
-    Texts are arguments, or the lines of a file or of standard input.
+    Each line is a vector, its numbers separated by spaces. Texts are arguments, or the lines of a file or of standard
+    input.
     """
     found = arguments.texts(texts or (), file, whole=whole)
     llm = load_embedder(
-        model,
+        choice.name(),
         lora=lora,
         placement=placement,
         rpc=rpc,

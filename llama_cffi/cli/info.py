@@ -31,18 +31,24 @@ _VOCAB_TYPES = {
 @console.command
 def info(
     file: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="FILE",
             help="GGUF file, or one part of a split model; hf:OWNER/REPO:Q4_K_M and https://... are not downloaded.",
         ),
-    ],
+    ] = None,
+    model: Annotated[
+        Path | None, options.option("-m", "--model", metavar="FILE", help="Another way to give FILE.")
+    ] = None,
     metadata: Annotated[bool, typer.Option("--metadata", help="Show all metadata; long arrays are shortened.")] = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors.")] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Show the metadata of a GGUF file, without loading its weights."""
+    if (file is None) is (model is None):
+        raise typer.BadParameter("give one file, as an argument or with --model", param_hint="FILE")
+    file = file or model or Path()
     with _opened(file) as (opened, missing, memory):
         _show(file, opened, missing, memory, metadata=metadata, tensors=tensors, as_json=as_json)
 

@@ -154,14 +154,18 @@ def _file(name: str) -> str:
 
 
 def file_on_disk(model: str) -> Path:
-    """Return the file of a model: itself, or the archive that a path leads into. Raises FileNotFoundError."""
+    """Return the file of a model: itself, or the archive that a path leads into.
+
+    Raises :class:`ModelFileError` for a path that is neither.
+    """
     from llama_cffi.core.archive import ArchiveMember
+    from llama_cffi.core.gguf import check_gguf_file
 
     member = None if Path(model).is_file() else ArchiveMember.of_path(model)
-    file = Path(model if member is None else member.archive)
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no model file {model}")
-    return file
+    if member is not None:
+        return Path(member.archive)
+    check_gguf_file(Path(model))
+    return Path(model)
 
 
 def remote_model(name: str) -> list[WebFile] | None:

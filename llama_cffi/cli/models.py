@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from llama_cffi._util.progress import Bar
 from llama_cffi.cli import console, options
 from llama_cffi.cli.loading import HUB, web_address
+from llama_cffi.cli.model_choice import HfToken, Offline
 
 if TYPE_CHECKING:
     from llama_cffi.hub import CachedAddress, CachedModel
@@ -23,16 +25,15 @@ def pull(
     revision: Annotated[
         str | None, options.option("--revision", metavar="NAME", help="A branch, tag or commit.")
     ] = None,
-    offline: Annotated[
-        bool, options.option("--offline", help="Use only files in the cache.")
-    ] = False,
+    token: HfToken = None,
+    offline: Offline = False,
     recheck: Annotated[
         bool, options.option("--recheck", help="Check files in the cache too, and download damaged ones again.")
     ] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:  # fmt: skip
-    """Download a model from the Hugging Face hub, or from an address.
+    """Download a model from the Hugging Face hub or an address.
 
     Without a quantization it is Q4_K_M, if the repository has that. Files in the cache are not downloaded again.
     """
@@ -52,6 +53,8 @@ def pull(
         else:
             console.rows([("name", label), ("size", console.size_text(size)), ("path", str(path))])
         return
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
     name = name.removeprefix(HUB)
     with Bar("fetching") as bar:
         path = fetch(name, revision=revision, offline=offline, recheck=recheck, progress=bar)
@@ -66,10 +69,10 @@ def pull(
 
 @console.command
 def list_models(as_json: options.Json = False, verbose: options.Verbose = False) -> None:
-    """List the models in the cache, with unfinished downloads from addresses.
+    """List the models in the cache.
 
     Models of the Hugging Face hub are in the cache of huggingface_hub: GGUF files that other programs downloaded are in
-    the list too. Models from addresses are in a cache of llama-cffi.
+    the list too. Models from addresses are in a cache of llama-cffi; unfinished downloads are in the list, too.
     """
     from llama_cffi.errors import UnsupportedError
     from llama_cffi.hub import cached, cached_addresses
@@ -96,9 +99,10 @@ def rm(
     yes: Annotated[bool, options.option("-y", "--yes", help="Do not ask.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Delete models from the cache, of every revision, and what is there of an unfinished download from an address.
+    """Delete models from the cache, of every revision.
 
-    A process that uses a model keeps it; a model that is being downloaded is not deleted.
+    So is what is there of an unfinished download from an address. A process that uses a model keeps it; a model that is
+    being downloaded is not deleted.
     """
     from llama_cffi.hub import cached, cached_addresses, remove, remove_addresses
 

@@ -350,3 +350,18 @@ Grammar = Annotated[
     str | None, option("--grammar", metavar="GBNF", help="Generate only text that this grammar allows.")
 ]
 GrammarFile = Annotated[Path | None, option("--grammar-file", metavar="FILE", help="Read the grammar from a file.")]
+Stop = Annotated[
+    list[str] | None,
+    option("-r", "--reverse-prompt", "--stop", metavar="TEXT", help="End before this text. Repeatable."),
+]
+ChatTemplate = Annotated[
+    str | None,
+    option(
+        "--chat-template", metavar="JINJA", env="CHAT_TEMPLATE",
+        help="Template of conversations: its text, or the name of one of the model's.",
+    ),
+]  # fmt: skip
+ChatTemplateFile = Annotated[
+    Path | None,
+    option("--chat-template-file", metavar="FILE", env="CHAT_TEMPLATE_FILE", help="Read the template from a file."),
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +14,17 @@ from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.adapters import additions
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import PLACEMENT, Placement
 
 
 @console.command
-@takes(Placement)
+@takes(ModelChoice, Placement)
 def perplexity(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one.")] = None,
+    prompt: Annotated[
+        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give TEXT.")
+    ] = None,
     file: Annotated[
         Path | None,
         options.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input."),
@@ -41,7 +46,7 @@ def perplexity(
     ] = 0,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
     isolate: options.Isolate = None,
@@ -58,11 +63,11 @@ def perplexity(
     The number is that of llama.cpp's llama-perplexity: the lower, the better the prediction.
     """
     model_options = placement.options()
-    given = arguments.prompt_text(text, None, file, what="text")
+    given = arguments.prompt_text(text, prompt, file, what="text")
     added = additions(lora, control_vector, control_vector_layer_range)
     n_threads = arguments.positive(threads)
     llm = load(
-        model,
+        choice.name(),
         n_seq_max=1,
         # Room for as many chunks as one batch takes, which are then computed together.
         n_ctx=0 if ctx_size == 0 else max(ctx_size or 0, batch_size),
@@ -82,9 +87,11 @@ def perplexity(
     if as_json:
         console.print_json({**dataclasses.asdict(found), "model": about})
         return
+    # One token has no spread.
+    spread = f" +/- {found.stderr:.4f}" if math.isfinite(found.stderr) else ""
     console.rows(
         [
-            ("perplexity", f"{found.value:.4f} +/- {found.stderr:.4f}"),
+            ("perplexity", f"{found.value:.4f}{spread}"),
             ("tokens scored", f"{found.n_tokens:,} in {found.n_chunks:,} chunk{'s' * (found.n_chunks != 1)}"),
         ]
     )

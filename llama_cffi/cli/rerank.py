@@ -12,6 +12,7 @@ from llama_cffi._util.progress import Bar
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load_embedder
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import PLACEMENT, Placement
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @console.command
-@takes(Placement)
+@takes(ModelChoice, Placement)
 def rerank(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT", help="The documents to rank.")] = None,
@@ -40,7 +41,7 @@ def rerank(
     ] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     lora: options.Lora = None,
     placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
@@ -50,15 +51,16 @@ def rerank(
     ubatch_size: options.UbatchSize = 512,
     threads: options.Threads = None,
 ) -> None:
-    """Rank documents for a query: on each line score, index and document, separated by tabs, the best first.
+    """Rank documents for a query, the best first.
 
-    Documents are arguments, or the lines of a file or of standard input; their index counts from 0. The model must have
-    a head for ranking. A document of several lines is printed as one, with --json as it is.
+    Each line has score, index and document, separated by tabs. Documents are arguments, or the lines of a file or of
+    standard input; their index counts from 0. The model must have a head for ranking. A document of several lines is
+    printed as one, with --json as it is.
     """
     asked = arguments.prompt_text(query, None, None, what="query")
     found = arguments.texts(documents or (), file, whole=whole, what="document")
     llm = load_embedder(
-        model,
+        choice.name(),
         lora=lora,
         placement=placement,
         rpc=rpc,

@@ -44,11 +44,13 @@ def rpc_server(
     ] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Compute for models of other machines (`--rpc HOST:PORT`), one client after the other.
+    """Lend the devices of this machine to other machines.
 
-    There is neither a password nor encryption: anybody who reaches the port can use it, and may take over the process.
+    They use them with `--rpc HOST:PORT`, one client at a time. There is neither a password nor encryption: everyone who
+    reaches the port can use it, and may take over the process.
     """
     from llama_cffi.core import rpc
+    from llama_cffi.core.backend import devices
     from llama_cffi.core.threads import default_thread_count
 
     if host not in _LOOPBACK:
@@ -64,6 +66,9 @@ def rpc_server(
     except OSError as error:
         console.fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
     names = arguments.devices(device) or ()
+    there = {one.name.lower() for one in devices()}
+    if unknown := [name for name in names if name.lower() not in there]:
+        raise ValueError(f"--device: there is no device named {unknown[0]!r}; llama-cffi doctor lists the devices")
     print(f"{host}:{port} serves {', '.join(names) or 'the devices of this machine'}", flush=True)
     # The server runs in C, where no handler of Python's is called.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

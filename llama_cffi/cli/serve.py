@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +16,9 @@ from llama_cffi.cli import arguments, console, options, server_log
 from llama_cffi.cli import serve_options as opt
 from llama_cffi.cli.adapters import Additions, additions
 from llama_cffi.cli.groups import takes
-from llama_cffi.cli.loading import HUB, draft_source, file_on_disk, model_file, projector_source
+from llama_cffi.cli.loading import draft_source, file_on_disk, model_file, projector_source
 from llama_cffi.cli.memory_plan import planned_bytes
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import CONTEXT_MEMORY, DEFAULT_N_CTX, PLACEMENT, ContextMemory, Placement
 from llama_cffi.cli.serve_models import Several, check_together, make_pool
 from llama_cffi.cli.serve_parts import (
@@ -48,17 +48,13 @@ _SWITCH_INTERVAL = 0.0005
 
 
 @console.command
-@takes(Placement, ContextMemory)
+@takes(ModelChoice, Placement, ContextMemory)
 def serve(
     ctx: opt.Context,
-    model: options.Model = None,
-    hf_repo: opt.HfRepo = None,
-    hf_file: opt.HfFile = None,
-    hf_token: opt.HfToken = None,
+    choice: ModelChoice = MODEL,
     mmproj: options.Mmproj = None,
     image_min_tokens: options.ImageMinTokens = None,
     image_max_tokens: options.ImageMaxTokens = None,
-    offline: opt.Offline = False,
     config: opt.Config = None,
     host: opt.Host = "127.0.0.1",
     port: opt.Port = 8080,
@@ -74,8 +70,8 @@ def serve(
     media_hosts: opt.MediaHosts = None,
     alias: opt.Alias = None,
     tags: opt.Tags = None,
-    chat_template: opt.ChatTemplate = None,
-    chat_template_file: opt.ChatTemplateFile = None,
+    chat_template: options.ChatTemplate = None,
+    chat_template_file: options.ChatTemplateFile = None,
     prefill_assistant: opt.PrefillAssistant = True,
     strict_model: opt.StrictModel = False,
     strict_fields: opt.StrictFields = False,
@@ -140,12 +136,12 @@ def serve(
     memory_limit: opt.MemoryLimit = None,
     sleep_idle_seconds: opt.SleepIdleSeconds = None,
 ) -> None:
-    """Answer requests over HTTP, as OpenAI's and Anthropic's APIs and llama-server do.
+    """Answer HTTP requests as OpenAI's and Anthropic's APIs do.
 
     The line with the URL goes to standard output when the port is open; the model is loaded after that. Ctrl-C or
     SIGTERM lets running requests finish; a second one ends them.
 
-    Every flag of llama-server is known. Those of its samplers set what a request gets that does not say otherwise.
+    Every flag of llama-server has a meaning here. Those of its samplers are defaults for requests.
     """
     try:
         from llama_cffi.server.listening import address_of, check_certificate
@@ -163,16 +159,12 @@ def serve(
         check_certificate(str(ssl_key_file), str(ssl_cert_file))
     if chat_template is not None and chat_template_file is not None:
         raise typer.BadParameter("give either --chat-template or --chat-template-file")
-    if hf_token is not None:
-        os.environ["HF_TOKEN"] = hf_token
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     several = Several(
         models_dir, models_preset, models_hub, models_max, models_autoload, memory_limit,
         sleep_idle_seconds if sleep_idle_seconds and sleep_idle_seconds > 0 else None, queue_timeout,
     )  # fmt: skip
     check_together(ctx, several)
-    name = _model_name(model, hf_repo, hf_file)
+    name = choice.name()
     file, projector = ("", None) if several.many else (model_file(name), projector_source(name, mmproj))
     hosts = listed(host)
     if compat not in (None, "llama-server"):
@@ -311,23 +303,6 @@ def _service(
 
     service = Service(open_model, settings, Path(file).stem)
     return service
-
-
-def _model_name(model: Path | None, repo: str | None, file: str | None) -> Path | None:
-    if repo is None:
-        if file is not None:
-            raise typer.BadParameter("there is no --hf-repo for it", param_hint="--hf-file")
-        return model
-    if model is not None:
-        raise typer.BadParameter("give either --model or --hf-repo")
-    name = repo.removeprefix(HUB)
-    return Path(f"{HUB}{name.partition(':')[0]}/{file}" if file is not None else f"{HUB}{name}")
-
-
-def _changed(**values: Any) -> dict[str, Any]:
-    """Return the options of the context that are not the usual ones."""
-    usual = llama_cffi.ContextOptions()
-    return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
 def _draft(source: str | Path | llama_cffi.DraftHeads | None, n_max: int | None, p_min: float | None) -> Any:

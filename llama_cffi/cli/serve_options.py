@@ -72,32 +72,6 @@ Alias = Annotated[
 Tags = Annotated[
     str | None, option("--tags", metavar="WORDS", env="TAGS", help="Words about the model, separated by commas.")
 ]
-HfRepo = Annotated[
-    str | None,
-    option(
-        "-hf", "-hfr", "--hf-repo", metavar="OWNER/REPO[:QUANT]", env="HF_REPO",
-        help="A model from the Hugging Face hub.",
-    ),
-]  # fmt: skip
-HfFile = Annotated[
-    str | None, option("-hff", "--hf-file", metavar="NAME", env="HF_FILE", help="The file of --hf-repo.")
-]
-HfToken = Annotated[
-    str | None,
-    option("-hft", "--hf-token", metavar="TOKEN", help="Token for the hub. HF_TOKEN is not seen by ps."),
-]
-Offline = Annotated[bool, option("--offline", env="OFFLINE", help="Take models of the hub from the cache alone.")]
-ChatTemplate = Annotated[
-    str | None,
-    option(
-        "--chat-template", metavar="JINJA", env="CHAT_TEMPLATE",
-        help="Template of conversations: its text, or the name of one of the model's.",
-    ),
-]  # fmt: skip
-ChatTemplateFile = Annotated[
-    Path | None,
-    option("--chat-template-file", metavar="FILE", env="CHAT_TEMPLATE_FILE", help="Read the template from a file."),
-]
 PrefillAssistant = Annotated[
     bool,
     option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,8 @@ def bind_all(hosts: Sequence[str], port: int, *, reuse_port: bool, mode: int) ->
             for one in found:
                 close(one)
             place = host if socket_path(host) is not None else f"{host}:{port}"
-            hint = "" if socket_path(host) is not None else "; --port 0 takes a free port"
+            taken = socket_path(host) is None and error.errno in (errno.EADDRINUSE, errno.EACCES)
+            hint = "; --port 0 takes a free port" if taken else ""
             console.fail(f"cannot listen on {place}: {error.strerror or error}{hint}")
         found.append(sock)
         if not port and socket_path(host) is None:

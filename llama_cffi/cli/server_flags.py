@@ -185,7 +185,7 @@ _REFUSED = (
     *_refused("llama-cffi --version", "--version", n=0),
     *_refused("llama-cffi list", "-cl --cache-list", n=0),
     *_refused("llama-cffi doctor", "--list-devices", n=0),
-    *_refused("there is no completion for shells", "--completion-bash", n=0),
+    *_refused("llama-cffi completion bash", "--completion-bash", n=0),
     *_refused("--ctx-size is for each request, and --kv-cells for all", "--kv-unified-per-slot"),
     *_refused("control tokens are never part of a text", "-sp --special", n=0),
     *_refused("--mmproj takes a file, or auto", "-mmu --mmproj-url"),

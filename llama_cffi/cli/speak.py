@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,9 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load, projector_source
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import PLACEMENT, Placement
+from llama_cffi.cli.sampling import seed_of
 
 if TYPE_CHECKING:
     from llama_cffi import SpeechStream
@@ -22,12 +26,21 @@ _USUAL = "the author's"
 
 
 @console.command
-@takes(Placement)
+@takes(ModelChoice, Placement)
 def speak(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text; - reads it from standard input.")],
     output: Annotated[
         Path, options.option("-o", "--output", metavar="FILE", help="The WAV file to write; - for standard output.")
     ],
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one, or with -.")
+    ] = None,
+    prompt: Annotated[
+        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give TEXT.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        options.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input."),
+    ] = None,
     voice: Annotated[
         Path | None,
         options.option(
@@ -47,7 +60,7 @@ def speak(
     ] = -1,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     mmproj: options.Mmproj = "auto",
     placement: Placement = PLACEMENT,
     rpc: options.Rpc = None,
@@ -60,17 +73,23 @@ def speak(
     min_p: Annotated[float | None, options.min_p(_USUAL)] = None,
     seed: options.Seed = -1,
 ) -> None:  # fmt: skip
-    """Read a text aloud into a WAV file; with --json print an object with its numbers.
+    """Read a text aloud into a WAV file.
 
-    The model must speak: it needs a projector with a generator of speech, which is looked for beside it.
+    The model needs a projector with a generator of speech, which is looked for in its folder.
     """
     if as_json and str(output) == "-":
         raise typer.BadParameter("standard output cannot have both the sound and --json", param_hint="--output")
-    said = sys.stdin.read() if text == "-" else text
+    if text == "-" and file is None:
+        text, file = None, Path("-")
+    to_file = str(output) != "-"
+    if to_file:
+        _check_target(output)  # before computing, which takes long
+    said = arguments.prompt_text(text, prompt, file, what="text")
     sound = None if voice is None else llama_cffi.Audio(voice)
+    name = choice.name()
     llm = load(
-        model,
-        mmproj=projector_source(model, mmproj),
+        name,
+        mmproj=projector_source(name, mmproj),
         n_ctx=ctx_size,
         n_threads=arguments.positive(threads),
         rpc=arguments.rpc(rpc),
@@ -87,18 +106,27 @@ def speak(
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
-            seed=None if seed in (-1, 2**32 - 1) else seed,
+            seed=seed_of(seed),
             max_frames=n_predict if n_predict >= 0 else None,
         ) as stream,
     ):
         spoken = stream.result()
-        if str(output) == "-":
+        if to_file:
+            spoken.save(output)
+        else:
             sys.stdout.buffer.write(spoken.wav())
             sys.stdout.buffer.flush()
-        else:
-            spoken.save(output)
+        if to_file and sys.stderr.isatty() and not as_json:
+            console.note(f"{spoken.seconds:.1f} seconds in {output}")
         if as_json:
             console.print_json(_report(output, spoken, stream))
+
+
+def _check_target(file: Path) -> None:
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not file.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
 
 
 def _report(file: Path, sound: llama_cffi.Audio, stream: SpeechStream) -> dict[str, Any]:

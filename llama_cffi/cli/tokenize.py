@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from llama_cffi.cli import arguments, console, options
+from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load_vocabulary
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 
 
 @console.command
+@takes(ModelChoice)
 def tokenize(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one.")] = None,
     prompt_option: Annotated[
@@ -33,11 +36,11 @@ def tokenize(
     ] = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
 ) -> None:
     """Print the token ids of a text, separated by spaces. Of the model only the vocabulary is loaded."""
     given = arguments.prompt_text(text, prompt_option, file, what="text")
-    with load_vocabulary(model) as loaded:
+    with load_vocabulary(choice.name()) as loaded:
         vocab = loaded.vocab
         ids = vocab.tokenize(given, add_special=add_special, parse_special=parse_special).tolist()
         if as_json:

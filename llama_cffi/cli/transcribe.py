@@ -12,14 +12,16 @@ import llama_cffi
 from llama_cffi.cli import arguments, console, options
 from llama_cffi.cli.groups import takes
 from llama_cffi.cli.loading import load, projector_source
+from llama_cffi.cli.model_choice import MODEL, ModelChoice
 from llama_cffi.cli.placement import PLACEMENT, Placement
+from llama_cffi.cli.sampling import seed_of
 
 if TYPE_CHECKING:
     from llama_cffi import Completion
 
 
 @console.command
-@takes(Placement)
+@takes(ModelChoice, Placement)
 def transcribe(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files with sound: WAV, MP3 or FLAC.")],
     prompt: Annotated[
@@ -35,33 +37,35 @@ def transcribe(
             help="The most tokens of a text; -1 for no limit.",
         ),
     ] = -1,
-    template: Annotated[
-        Path | None,
-        options.option("--chat-template-file", metavar="FILE", help="A file with a template for the model."),
-    ] = None,
+    template: options.ChatTemplateFile = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
-    model: options.Model = None,
+    choice: ModelChoice = MODEL,
     mmproj: options.Mmproj = "auto",
     placement: Placement = PLACEMENT,
+    rpc: options.Rpc = None,
+    isolate: options.Isolate = None,
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     temperature: Annotated[float, options.temperature(True)] = 0.0,
     seed: options.Seed = -1,
 ) -> None:  # fmt: skip
-    """Write down what is said in files: on each line the text of one file, with --json an object with its numbers.
+    """Write down what is said in sound files.
 
-    The model must hear: it needs a projector for sound, which is looked for beside it. Several files are computed at
-    the same time.
+    Each line is the text of one file; with --json, each line is an object. The model needs a projector for sound, which
+    is looked for in its folder. Several files are computed at the same time.
     """
     from llama_cffi.prompt.transcription import transcription_messages
 
     sounds = [llama_cffi.Audio(path) for path in files]
+    name = choice.name()
     llm = load(
-        model,
-        mmproj=projector_source(model, mmproj),
+        name,
+        mmproj=projector_source(name, mmproj),
         n_ctx=ctx_size,
         n_threads=arguments.positive(threads),
+        rpc=arguments.rpc(rpc),
+        isolate=isolate,
         model_options=placement.options(),
     )
     with llm:
@@ -74,7 +78,7 @@ def transcribe(
                 chat_template=None if template is None else source,
                 max_tokens=n_predict if n_predict >= 0 else None,
                 temperature=max(temperature, 0.0),
-                seed=None if seed in (-1, 2**32 - 1) else seed,
+                seed=seed_of(seed),
             )
             for messages in said
         ]

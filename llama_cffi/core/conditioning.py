@@ -67,21 +67,21 @@ class Conditioner:
         self.current = PLAIN
         """What the context computes with."""
 
-    def use(self, wanted: Conditioning) -> None:
-        """Compute with ``wanted`` from now on.
+    def use(self, conditioning: Conditioning) -> None:
+        """Compute with ``conditioning`` from now on.
 
         Raises the errors of :meth:`Context.set_adapters` and :meth:`Context.set_control_vector`.
         """
         current = self.current
-        if wanted is current or wanted == current:
+        if conditioning is current or conditioning == current:
             return
-        vector, layers = wanted.control_vector, wanted.control_layers
+        vector, layers = conditioning.control_vector, conditioning.control_layers
         if vector is not current.control_vector or layers != current.control_layers:
             self._context.set_control_vector(vector, layers=layers)
             self.current = replace(current, control_vector=vector, control_layers=layers)
-        if wanted.adapters != current.adapters:
-            self._context.set_adapters(dict(wanted.adapters))
-        self.current = wanted
+        if conditioning.adapters != current.adapters:
+            self._context.set_adapters(dict(conditioning.adapters))
+        self.current = conditioning
 
     def detach_adapters(self) -> None:
         """Let go of the adapters, so that they may be closed; harmless when the context is closed."""

@@ -32,8 +32,22 @@ def load_file(
         if not ptr:
             if reporter.cancelled:
                 raise ModelLoadCancelled(f"loading {path} was cancelled by the progress callback")
-            raise ModelFileError(f"cannot load {what}{path}", log=log.lines_since(mark))
+            lines = log.lines_since(mark)
+            raise ModelFileError(f"cannot load {what}{path}{_damage(path)}", log=lines)
     return ptr, mark
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with the file itself, such as an end that is missing; nothing where that is not the reason."""
+    from llama_cffi.core.gguf import GGUFFile
+
+    if not path.is_file():
+        return ""
+    try:
+        GGUFFile(path)
+    except ModelFileError as error:
+        return f": {error.message.replace(str(path), 'it', 1)}"
+    return ""
 
 
 __all__ = ["ProgressCallback", "load_file"]

@@ -149,7 +149,7 @@ def check_gguf_file(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelNotFoundError(f"no such file: {path}") from error
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"cannot read {path!s}: {error}") from error
+        raise ModelFileError(f"cannot read {path!s}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(status.st_mode):
         raise ModelFileError(f"{path} is a directory, not a GGUF file")
     if not stat.S_ISREG(status.st_mode):

@@ -141,7 +141,7 @@ def projector_beside(model: Path) -> Path:
     found = choose_projector(model.name, names)
     if found is None:
         raise ModelNotFoundError(
-            f'mmproj="auto": no projector (a file with mmproj in its name) of {model.name} is in {folder}'
+            f'mmproj="auto": {folder} has no projector for {model.name} (a file with mmproj in its name); give its file'
         )
     return folder / found
 

@@ -94,6 +94,7 @@ def request(file: WebFile, headers: Mapping[str, str] | None = None) -> Answer:
 def broken(file: WebFile, error: object) -> HubConnectionError:
     """Return the error for a connection that failed."""
     reason = getattr(error, "reason", None) or error
+    reason = getattr(reason, "strerror", None) or reason
     return HubConnectionError(f"{file.label} could not be fetched: {reason or type(error).__name__}")
 
 

@@ -145,6 +145,8 @@ class ChatFormat:
             try:
                 return Path(template).read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
+                if isinstance(error, FileNotFoundError):
+                    raise TemplateError(f"no such file: {os.fspath(template)}") from error
                 reason = (isinstance(error, OSError) and error.strerror) or error
                 raise TemplateError(f"cannot read the chat template {os.fspath(template)}: {reason}") from error
         if template is not None and ("{" in template or "\n" in template):

@@ -59,6 +59,8 @@ def test_a_schema(tmp_path: Path) -> None:
     assert json.loads(run("chat", ASK, "--schema", schema, "--temp", "0").stdout) in ({"sure": True}, {"sure": False})
     report = json.loads(run("chat", ASK, "--schema", schema, "--temp", "0", "--json").stdout)
     assert report["parsed"] == json.loads(report["text"])
+    assert run("chat", ASK, "-j", '{"const": 7}').stdout == "7"
+    assert "--json-schema is not JSON" in refused(1, "chat", ASK, "-j", "{")
 
 
 def test_tools(tmp_path: Path) -> None:
@@ -97,13 +99,18 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert "is not JSON" in refused(1, "chat", ASK, "--schema", broken)
     broken.write_text('{"contains": 1, "type": "array"}')
     assert "contains" in refused(1, "chat", ASK, "--schema", broken)
-    assert "no reply format 'x'" in refused(1, "chat", ASK, "--reply-format", "x")
+    # Nothing is loaded before, so that no line says which model.
+    assert refused(1, "chat", ASK, "--reply-format", "x").startswith(
+        "error: --reply-format: there is no reply format 'x'"
+    )
+    assert refused(1, "chat", ASK, "--load", "no.json") == "error: no such file: no.json\n"
     assert "is not a saved conversation" in refused(1, "chat", ASK, "--load", broken)
     assert refused(2, "chat", ASK, "--chat-template", "a", "--chat-template-file", broken)
     assert refused(2, "chat")  # standard input is empty
     assert "give one of --schema" in refused(2, "chat", ASK, "--schema", broken, "--grammar", "root ::= [a]")
     assert "no room for calls" in refused(2, "chat", ASK, "--tools", broken, "--grammar-file", broken)
     assert "error: no such file: no.py" in refused(1, "chat", ASK, "--tools", "no.py")
+    assert refused(1, "chat", ASK, "--chat-template-file", "no.jinja") == "error: no such file: no.jinja\n"
 
 
 def test_a_cut_answer_is_shown(tmp_path: Path) -> None:
@@ -135,6 +142,26 @@ def test_standard_input_follows_the_message(llm: Llama) -> None:
 def test_no_end_when_told_so() -> None:
     report = json.loads(run("chat", ASK, "--temp", "0", "--ignore-eos", "-n", "400", "--json").stdout)
     assert (report["finish_reason"], len(report["tokens"])) == ("length", 400)
+
+
+def test_the_message_and_the_system_message_from_everywhere(llm: Llama, tmp_path: Path) -> None:
+    message, system = tmp_path / "message.txt", tmp_path / "system.txt"
+    message.write_text(f"{ASK}\n")
+    system.write_text("Be brief.\n")
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASK}]
+    expected = llm.chat(said, temperature=0, max_tokens=12).text
+    assert run("chat", "-f", message, "-sysf", system, *GREEDY).stdout == expected
+    assert run("chat", "-p", ASK, "-sys", "Be brief.", *GREEDY).stdout == expected
+    assert "give the message once" in refused(2, "chat", ASK, "-p", ASK)
+    assert "give either --system" in refused(2, "chat", ASK, "-sys", "a", "-sysf", system)
+
+
+def test_a_stop_text_and_samplers_reach_the_answer(llm: Llama) -> None:
+    whole = llm.chat(ASK, temperature=0, max_tokens=12).text
+    stop = whole.split()[3]
+    assert run("chat", ASK, *GREEDY, "-r", stop).stdout == whole[: whole.index(stop)]
+    biased = json.loads(run("chat", ASK, "-l", "5+100", "--samplers", "temperature", "--json", *GREEDY).stdout)
+    assert biased["tokens"] == [5] * 12
 
 
 # -- in a terminal
@@ -214,7 +241,7 @@ def test_commands(commands: Commands, tmp_path: Path) -> None:
     session = commands.session
     assert "there was no answer" in commands("/stats")
     assert "no instruction" in commands("/system")
-    commands("/system Be brief.")
+    assert commands("/system Be brief.") == "the system message is set\n"
     assert "Be brief." in commands("/system")
     answer = commands(ASK)
     assert len(session) == 3
@@ -227,7 +254,7 @@ def test_commands(commands: Commands, tmp_path: Path) -> None:
     assert len(session) == 1
     assert ASK in commands(f"/load '{tmp_path / 'a talk.json'}'")
     assert len(session) == 3
-    commands("/clear")
+    assert commands("/clear") == "2 messages removed\n"
     assert [message["role"] for message in session.messages] == ["system"]
     assert commands("/undo") == "error: there is no message to take back\n"
     assert commands("/retry") == "error: there is no message to answer again\n"
@@ -239,6 +266,14 @@ def test_commands(commands: Commands, tmp_path: Path) -> None:
     for line in ("/undo", "/save", "/load nothing.json", "/load", "/tools nothing.py", "/save a b"):
         assert commands(line).startswith("error:"), line
     assert len(session) == 1
+
+
+def test_the_help_fits_a_narrow_terminal(commands: Commands) -> None:
+    assert "/undo          remove your last message and the answer to it" in commands("/help").replace(" \n", "\n")
+    commands.talk._terminal.width = 40
+    shown = commands("/help").split("\n\n")[0].splitlines()
+    assert max(map(len, shown)) <= 40
+    assert all(line.startswith(("/", " " * 15)) for line in shown)
 
 
 def test_tools_in_a_talk(commands: Commands, tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"llama-cffi {llama_cffi.__version__}\n")
 
 
+def test_the_list_of_commands_cuts_no_sentence() -> None:
+    commands = run("--help").stdout.split("Commands:\n")[1].splitlines()
+    assert len(commands) > 15
+    assert [line for line in commands if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_without_a_command_the_help_is_shown() -> None:
     done = run()
     assert done.returncode in (0, 2)  # typer's own choice changed between releases
@@ -146,7 +152,7 @@ def test_options_and_variables_are_llama_cpps(checkout: Path) -> None:
     text = run("generate", "--help").stdout
     ours = set(re.findall(r"(?<=[ /,])--?[a-z][a-z-]*", text.partition("Options:")[2]))
     own = {"--stop", "--json", "--help", "-h", "--isolate", "--no-isolate", "--max-device-memory"}
-    own |= {"--model-sampling", "--no-model-sampling"}
+    own |= {"--model-sampling", "--no-model-sampling", "--schema"}
     assert {flag for flag in ours - own if f'"{flag}"' not in theirs} == set()
     variables = set(re.findall(r"LLAMA_ARG_\w+", text))
     assert len(variables) > 15
@@ -303,6 +309,19 @@ def test_grammar(tmp_path: Path) -> None:
     (tmp_path / "answer.gbnf").write_text(grammar, encoding="utf-8")
     assert run("generate", PROMPT, "--grammar", grammar).stdout in ("yes", "no")
     assert run("generate", PROMPT, "--grammar-file", tmp_path / "answer.gbnf").stdout in ("yes", "no")
+
+
+def test_a_schema(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": [1, 22]}')
+    report = json.loads(run("generate", PROMPT, "-jf", schema, "--json", *GREEDY).stdout)
+    assert report["parsed"] == json.loads(report["text"]) in (1, 22)
+    done = run("generate", PROMPT, "-j", '{"type": "string", "minLength": 99}', "-n", "5", "--json", *GREEDY)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["parsed"], report["finish_reason"]) == (1, None, "length")
+    assert report["text"].startswith('"' + report["partial"])
+    assert "was cut after 5 tokens" in done.stderr
+    assert "give one of" in refused(2, "generate", PROMPT, "-j", "true", "--grammar", "root ::= [a]")
 
 
 def test_environment_variables_count_and_options_win(monkeypatch: pytest.MonkeyPatch, llm: llama_cffi.Llama) -> None:
@@ -509,6 +528,16 @@ def test_control_characters_are_visible_in_a_terminal_and_raw_in_a_pipe() -> Non
     assert "\x1b]" not in shown
 
 
+# -- serve
+
+
+def test_serve_looks_at_the_file_before_it_says_that_it_serves(tmp_path: Path) -> None:
+    text = tmp_path / "text.gguf"
+    text.write_text("hello")
+    assert refused(1, "serve", "--port", "0", "-m", text).endswith("it begins with b'hell', not b'GGUF'\n")
+    assert refused(1, "serve", "--port", "0", "-m", "none.gguf") == "error: no such file: none.gguf\n"
+
+
 # -- info
 
 
@@ -521,6 +550,12 @@ def test_info_of_the_demo_model(llm: llama_cffi.Llama) -> None:
     ):  # fmt: skip
         assert text in done.stdout
     assert re.search(r"^chat template +yes$", done.stdout, re.MULTILINE)
+
+
+def test_info_takes_the_file_as_other_commands_take_a_model(llm: llama_cffi.Llama) -> None:
+    path = str(llm.model.path)
+    assert run("info", "-m", path).stdout == run("info", path).stdout
+    assert "give one file" in refused(2, "info", path, "-m", path)
 
 
 def test_info_json_agrees_with_the_loaded_model(llm: llama_cffi.Llama) -> None:

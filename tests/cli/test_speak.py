@@ -32,6 +32,8 @@ def test_a_text_becomes_a_file(speaking: SpeakingModel, tmp_path: Path) -> None:
         expected = llm.speak("Hello there", voice=voice, seed=3, max_frames=4)
     assert out.read_bytes() == expected.wav()
     assert (report["frames"], report["finish_reason"], report["sample_rate"]) == (4, "length", 24000)
+    for more, said in ((["-"], "Hello there\n"), ([], "Hello there"), (["-p", "Hello there"], None)):
+        assert run("speak", *more, "-o", "-", "--voice", voice, *given, stdin=said).returncode == 0
     assert report["seconds"] == Audio(out).seconds == 4 * 0.08
 
 
@@ -50,3 +52,6 @@ def test_what_cannot_be_spoken(speaking: SpeakingModel, tmp_path: Path) -> None:
     # Not a speech without an end.
     assert "--n-predict must be an int from 1" in refused(1, "speak", "Hi", "-o", out, "-m", speaking.model, "-n", "0")
     assert not out.exists()
+    assert "no such folder" in refused(1, "speak", "Hi", "-o", tmp_path / "none" / "out.wav", "-m", "none.gguf")
+    assert "is a directory" in refused(1, "speak", "Hi", "-o", tmp_path, "-m", "none.gguf")
+    assert "no text" in refused(2, "speak", "-o", out, stdin="")

@@ -120,6 +120,14 @@ def test_a_truncated_file(model_path: Path, tmp_path: Path, size: int) -> None:
     with pytest.raises(ModelFileError, match=r"cannot load .*cut\.gguf") as caught:
         Model(path)
     assert caught.value.log, "the reason is missing"
+    assert caught.value.message.startswith(f"cannot load {path}: it is ")
+
+
+def test_a_link_to_itself(tmp_path: Path) -> None:
+    path = tmp_path / "loop.gguf"
+    path.symlink_to(path)
+    with pytest.raises(ModelFileError, match=r"cannot read .*loop\.gguf: Too many levels of symbolic links$"):
+        Model(path)
 
 
 def test_garbage_in_the_metadata(model_path: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def naming(source: object) -> Iterator[None]:
     except MediaError as error:
         if isinstance(source, os.PathLike) or (isinstance(source, str) and source[:5].lower() != "data:"):
             path = os.fsdecode(source)
-            if not error.message.startswith(path):
+            if path not in error.message:
                 error.message = f"{path}: {error.message}"
         raise
 
@@ -60,6 +60,8 @@ def _from_file(path: str | os.PathLike[str], limit: int) -> bytes:
             _check_length(facts.st_size, limit)
             data = file.read(limit + 1)
     except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise MediaError(f"no such file: {os.fspath(path)}") from error
         raise MediaError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
     _check_length(len(data), limit)
     return data
