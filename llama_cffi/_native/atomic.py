@@ -46,6 +46,8 @@ def raise_later(error: BaseException) -> None:
 
     For code that runs where exceptions are lost, as in a weak reference's callback: it calls this last.
     """
+    while isinstance(error, _Again):  # it was raised so before
+        error = error.again
     kind: type[BaseException] = type(error)
     if error.args or getattr(error, "__dict__", None):
         kind = type(kind.__name__, (_Again, kind), {"__module__": kind.__module__, "again": error})

@@ -46,12 +46,14 @@ def make(path):
         names[int(handle_ffi.cast("intptr_t", owner.ptr))] = name
     for pool in context._threads._pools.values():
         names[int(handle_ffi.cast("intptr_t", pool.handle.ptr))] = "threads"
+    # A context with few threads has a turn of its own.
+    names[int(handle_ffi.cast("intptr_t", context._threads.turn.ptr))] = "turn"
     return {"model": model, "context": context, "chain": chain, "batch": batch}
 
 def check():
-    assert sorted(freed) == ["chain", "context", "model", "threads"], freed
-    assert freed[-1] == "model", freed
-    assert freed.index("context") < freed.index("threads"), freed
+    assert sorted(freed) == ["chain", "context", "model", "threads", "turn"], freed
+    assert freed.index("context") < freed.index("model") > freed.index("chain"), freed
+    assert freed.index("context") < freed.index("threads") < freed.index("turn"), freed
     freed.clear()
     names.clear()
 """
@@ -67,6 +69,7 @@ for order in itertools.permutations(("model", "context", "chain")):
         objects[name].close()
         objects[name].close()
         assert objects[name].closed
+    objects.clear()
     check()
 """,
         model_path,
@@ -166,9 +169,9 @@ sys.reporter = Reporter()
         where,
     )
     order = out.split()
-    assert sorted(order) == ["chain", "context", "model", "threads"]
+    assert sorted(order) == ["chain", "context", "model", "threads", "turn"]
     assert order.index("context") < order.index("model")
-    assert order.index("context") < order.index("threads")
+    assert order.index("context") < order.index("threads") < order.index("turn")
     assert order.index("chain") < order.index("model")
 
 

@@ -356,3 +356,17 @@ def test_interrupts_while_a_dropped_object_is_freed_come_out_of_the_code_that_dr
         drop()
     assert caught.value.errno == 7
     assert steps == [1, 1]
+
+
+def test_an_exception_that_was_raised_later_is_raised_later_again() -> None:
+    caught: list[BaseException] = []
+    error: BaseException = KeyError("lost")
+    for _ in range(3):
+        try:
+            atomic.raise_later(error)
+            for _ in range(1000):
+                len(caught)
+        except KeyError as found:
+            error = found
+            caught.append(found)
+    assert [one.args for one in caught] == [("lost",)] * 3
