@@ -139,7 +139,7 @@ def test_no_scale_for_a_file(text: str) -> None:
 def test_layers() -> None:
     assert additions(None, None, None) == Additions((), None, None)
     for layers in ((0, 3), (3, 2), (-1, -1)):
-        with pytest.raises(typer.BadParameter, match="no range of layers"):
+        with pytest.raises(typer.BadParameter, match="not a range of layers"):
             additions(None, ["v.gguf"], layers)
     with pytest.raises(typer.BadParameter, match="no --control-vector"):
         additions(["a.gguf"], None, (1, 2))
