@@ -96,7 +96,7 @@ def test_another_file_is_not_written_to(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(line("a"))
     target.write_text("my diary\n")
-    assert "no answer of a batch" in run("batch", source, target, code=1)
+    assert "not an answer of a batch" in run("batch", source, target, code=1)
     assert target.read_text() == "my diary\n"
 
 

@@ -83,7 +83,7 @@ def test_a_template_of_ones_own(demo: Llama, tmp_path: Path) -> None:
 def test_templates_that_are_not_there(demo: Llama, tmp_path: Path, model_path: Path) -> None:
     with pytest.raises(TemplateError, match="no chat template named 'tool_use'"):
         demo.render_chat("Hi", chat_template="tool_use")
-    with pytest.raises(TemplateError, match="cannot read"):
+    with pytest.raises(TemplateError, match="no such file"):
         demo.render_chat("Hi", chat_template=tmp_path / "none.jinja")
     with Llama(model_path) as plain, pytest.raises(TemplateError, match="no chat template: give one"):
         plain.chat("Hi")
