@@ -36,17 +36,17 @@ ROW_SHAPES = {
 WEIGHTS = ("Q8_0", "Q4_K_M", "Q4_0", "Q5_K_M", "Q6_K", "F16", "BF16")
 
 
-def model_file(name: str, cache: Path, *, attention: float = 1.0) -> Path:
-    """The Q8_0 model of a shape, with what attention adds multiplied; written when it is missing or was written by
-    other code."""
+def model_file(name: str, cache: Path, *, successors: bool = False) -> Path:
+    """The Q8_0 model of a shape, whose tokens each have one that always follows if ``successors``; written when it is
+    missing or was written by other code."""
     shape = _shape(name)
-    variant = f"-attention{attention:g}" if attention != 1.0 else ""
+    variant = "-successors" if successors else ""
     return _cached(
         f"random-{name}{variant}-q8_0",
         repr(sorted(asdict(shape).items())).encode(),
         (random_model,),
         cache,
-        lambda path: write_random_model(path, shape, attention=attention),
+        lambda path: write_random_model(path, shape, successors=successors),
     )
 
 

@@ -13,7 +13,7 @@ The models have random weights, and are made so that drafts are right to a degre
   fraction of what they would, which says how often both choose the same token. Its acceptance is what that fraction
   makes it, and its cost is 15% of the target's. That measures what a draft, its check and its taking back cost at a
   stated acceptance; what a real draft model for a real target gains is not said.
-- For prompt lookup there is a model whose attention adds nothing: what follows a token follows it always. Its prompt is
+- For prompt lookup there is a model whose tokens each have one that always follows, by far the likeliest. Its prompt is
   random tokens, what the model makes of them, and the random tokens' last one, so that the right continuation is in the
   prompt: as in a text that is copied out, the best case of this way. Once the prompt has other tokens in between, as in
   a text that is copied with corrections.
@@ -176,9 +176,9 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
             f"{describe(name, target)}\n  draft model: its first {PAIR_LAYERS[name]}, the others add {faint:g} times"
         )
         yield Case(title, MODEL, target, random_prompts, draft)
-    path = model_file(name, options.cache, attention=0.0)
+    path = model_file(name, options.cache, successors=True)
     for changed in CHANGED[:1] if options.quick else CHANGED:
-        title = f"{describe(name, path)}\n  attention adds nothing, the continuation is in the prompt"
+        title = f"{describe(name, path)}\n  a token always has the same successor, the continuation is in the prompt"
         if changed:
             title += f", but for one token of {changed}"
         yield Case(title, LOOKUP, path, partial(repeated_prompts, changed=changed))

@@ -96,13 +96,16 @@ def test_a_draft_model_is_the_first_layers_of_its_target(tmp_path: Path) -> None
     assert rates[2] < 0.5
 
 
-def test_without_attention_a_text_repeats_its_prompt(tmp_path: Path) -> None:
+def test_with_successors_a_text_repeats_its_prompt(tmp_path: Path) -> None:
     prompt = [300, 310, 320]
     shape = Shape(n_layer=12, n_vocab=4000)
-    for attention, repeats in ((0.0, True), (1.0, False)):
-        path = write_random_model(tmp_path / "model.gguf", shape, attention=attention)
+    for successors in (True, False):
+        path = write_random_model(tmp_path / "model.gguf", shape, successors=successors)
         with Llama(path, n_ctx=256, n_threads=1) as llm:
-            first = llm.generate(prompt, max_tokens=60, temperature=0.0).tokens
-            again = llm.generate([*prompt, *first, prompt[-1]], max_tokens=60, temperature=0.0).tokens
-        assert (again == first) is repeats
-        assert not repeats or len(set(first)) > 20, "no loop of a few tokens"
+            first = llm.generate(prompt, max_tokens=60, temperature=0.0, logprobs=2)
+            again = llm.generate([*prompt, *first.tokens, prompt[-1]], max_tokens=60, temperature=0.0).tokens
+        assert (again == first.tokens) is successors
+        assert first.logprobs is not None
+        gaps = [one.top[0][1] - one.top[1][1] for one in first.logprobs]
+        assert (min(gaps) > 1.0) is successors
+        assert not successors or len(set(first.tokens)) > 20, "no loop of a few tokens"

@@ -36,6 +36,8 @@ _FILE_TYPES: dict[str, Any] = {
 }
 _LOGIT_DEVIATION = 2.5
 # Small enough that a control token's logit stays near 0, large enough that as an input it survives the norm's epsilon.
+_FAINT_LAYERS = 0.1
+"""What layers add beside an embedding that is to be recognized behind them."""
 _CONTROL_SCALE = 0.01
 
 
@@ -76,14 +78,16 @@ def write_random_model(
     metadata: Mapping[str, str | int | float | bool | list[int]] | None = None,
     attention: float = 1.0,
     faint: tuple[int, float] | None = None,
+    successors: bool = False,
 ) -> Path:
     """Write a model and return its path.
 
     ``vocab`` is a GGUF file whose tokenizer is taken over, and whose size replaces ``shape.n_vocab``; without one
     the vocabulary is :func:`synthetic_vocab`. ``metadata`` adds keys.
 
-    ``attention`` multiplies what attention adds in every layer. At 0 each token says alone which one comes next: what
-    follows it in the prompt is what follows it again. ``faint=(k, factor)`` multiplies all that the layers from ``k``
+    With ``successors`` each token has one that always follows it, by far the likeliest whatever comes before: what
+    follows it in the prompt is what follows it again. ``attention`` multiplies what attention adds in every layer.
+    ``faint=(k, factor)`` multiplies all that the layers from ``k``
     on add. The model of the first ``k`` layers with the same seed has all else in common with it, and the smaller the
     factor is, the more often both choose the same token.
 
@@ -106,8 +110,17 @@ def write_random_model(
         for key, value in (metadata or {}).items():
             _add_value(writer, key, value)
         control = range(N_CONTROL) if tokenizer is None else _control_tokens(tokenizer)
-        for name, array in _random_tensors(shape, np.random.default_rng(seed), control):
+        rng = np.random.default_rng(seed)
+        if successors:
+            attention, faint = 0.0, (0, _FAINT_LAYERS)
+        for name, array in _random_tensors(shape, rng, control):
             add_tensor(writer, name, array * np.float32(_factor(name, attention, faint)), weights)
+            if successors and name == "token_embd.weight":
+                # The head of a token is the embedding of the one before it.
+                text = np.setdiff1d(np.arange(shape.n_vocab), list(control))
+                head = array.copy()
+                head[rng.permutation(text)] = array[text]
+                add_tensor(writer, "output.weight", head, weights)
     return target
 
 
