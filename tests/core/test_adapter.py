@@ -264,7 +264,9 @@ from llama_cffi.errors import InUseError
 freed, names = [], {}
 original = handle._release
 def release(owner):
-    name = names.get(int(ffi.cast("intptr_t", owner.cell[0]))) if owner.cell else None
+    # Without the C helpers a turn is an object of Python.
+    is_native = owner.cell and isinstance(owner.cell[0], (int, ffi.CData))
+    name = names.get(int(ffi.cast("intptr_t", owner.cell[0]))) if is_native else None
     if name is not None:  # a GGUFFile goes while it is made
         freed.append(name)
     original(owner)

@@ -24,15 +24,21 @@ from llama_cffi import Batch, Context, ContextOptions, Model, SamplerChain
 from llama_cffi._native import handle
 from llama_cffi.core.sampler import Greedy, Penalties
 
+from llama_cffi._native import ffi
+
 freed = []
 original = handle._release
 def release(owner):
     if owner.cell:
-        freed.append(names[int(handle_ffi.cast("intptr_t", owner.cell[0]))])
+        freed.append(names[key(owner.cell[0])])
     original(owner)
-from llama_cffi._native import ffi as handle_ffi
 handle._release = release
 names = {}
+
+def key(pointer):
+    # Without the C helpers a turn is an object of Python.
+    is_native = isinstance(pointer, (int, ffi.CData))
+    return int(ffi.cast("intptr_t", pointer)) if is_native else id(pointer)
 
 def make(path):
     model = Model(path)
@@ -43,11 +49,11 @@ def make(path):
     context.decode(batch)
     chain.sample(context)
     for name, owner in (("model", model), ("context", context), ("chain", chain)):
-        names[int(handle_ffi.cast("intptr_t", owner.ptr))] = name
+        names[key(owner.ptr)] = name
     for pool in context._threads._pools.values():
-        names[int(handle_ffi.cast("intptr_t", pool.handle.ptr))] = "threads"
+        names[key(pool.handle.ptr)] = "threads"
     # A context with few threads has a turn of its own.
-    names[int(handle_ffi.cast("intptr_t", context._threads.turn.ptr))] = "turn"
+    names[key(context._threads.turn.ptr)] = "turn"
     return {"model": model, "context": context, "chain": chain, "batch": batch}
 
 def check():
