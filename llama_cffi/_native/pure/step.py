@@ -36,9 +36,16 @@ def lch_step_run(step: lch_step, selector: select.lch_selector, token: int, pos:
             return entry
         return LCH_STEP_SHUT if mine.shut else _compute(step, selector, token, pos, seq_id)
     finally:
-        if not nested and door.is_inside(mine):
-            mine.computing = 0
-            door.lch_door_leave(mine)
+        # In a block of its own: no call comes before that, so none in which a handler raises outside of it.
+        try:
+            if not nested and door.is_inside(mine):
+                mine.computing = 0
+                door.lch_door_leave(mine)
+        except BaseException:  # perhaps before it was left
+            if not nested and door.is_inside(mine):
+                mine.computing = 0
+                door.lch_door_leave(mine)
+            raise
 
 
 def _compute(step: lch_step, selector: select.lch_selector, token: int, pos: int, seq_id: int) -> int:

@@ -51,19 +51,21 @@ def lch_turn_take(turn: lch_turn, state: abort.lch_abort) -> int:
         return LCH_TURN_NESTED
     began = time.monotonic_ns()
     ticket = (me, object())
-    if any(thread == me for thread, _ in tuple(turn.line)):
-        # A signal handler of a thread that waits comes before what it interrupted.
-        turn.line.appendleft(ticket)
-    else:
-        turn.line.append(ticket)
+    # A signal handler may raise after any call: what an interrupted block has done is undone with no call before it.
     try:
+        if any(thread == me for thread, _ in tuple(turn.line)):
+            # A signal handler of a thread that waits comes before what it interrupted.
+            turn.line.appendleft(ticket)
+        else:
+            turn.line.append(ticket)
         while turn.line[0] is not ticket or turn.holder.setdefault(None, me) != me:
             if abort.lch_abort_isset(state) or abort.is_expired(state):
                 return LCH_TURN_STOPPED
             time.sleep(_LOOK_SECONDS)
         return LCH_TURN_TAKEN
     finally:
-        turn.line.remove(ticket)
+        if ticket in turn.line:
+            turn.line.remove(ticket)
         state.waited_ns += time.monotonic_ns() - began
 
 
@@ -93,27 +95,40 @@ def lch_turn_pause(turn: lch_turn) -> None:
 
 def pause_between(turn: lch_turn) -> None:
     """Have the pools sleep unless it is the turn of a thread, or one waits for it: that one will do it."""
-    me = _get_ident()
-    if turn.line or turn.holder or turn.holder.setdefault(None, me) != me:
+    if turn.line or turn.holder:
         return
     try:
-        lch_turn_pause(turn)
+        me = _get_ident()
+        if turn.holder.setdefault(None, me) == me:
+            lch_turn_pause(turn)
     finally:
-        lch_turn_give(turn)
+        try:
+            if turn.holder.get(None) == _get_ident():
+                turn.holder.clear()
+        except BaseException:  # perhaps before it was given
+            if turn.holder.get(None) == _get_ident():
+                turn.holder.clear()
+            raise
 
 
 def lch_compute(turn: lch_turn | None, state: abort.lch_abort, fn: Any, ctx: Any, batch: Any, size: int) -> int:
     if not turn:
         return guard.lch_batch(fn, ctx, batch, size)
-    # A signal handler may raise between any two lines.
     nested = turn.holder.get(None) == _get_ident()
     try:
         entry = lch_turn_take(turn, state)
-        return guard.lch_batch(fn, ctx, batch, size) if entry == LCH_TURN_TAKEN else entry
+        if entry != LCH_TURN_TAKEN:
+            return entry
+        result = guard.lch_batch(fn, ctx, batch, size)
+        if turn.encodings:
+            lch_turn_pause(turn)
+        return result
     finally:
-        if not nested and turn.holder.get(None) == _get_ident():
-            try:
-                if turn.encodings:
-                    lch_turn_pause(turn)
-            finally:
-                lch_turn_give(turn)
+        # In a block of its own: no call comes before that, so none in which a handler raises outside of it.
+        try:
+            if not nested and turn.holder.get(None) == _get_ident():
+                turn.holder.clear()
+        except BaseException:  # perhaps before it was given
+            if not nested and turn.holder.get(None) == _get_ident():
+                turn.holder.clear()
+            raise
