@@ -33,13 +33,8 @@ if TYPE_CHECKING:
 @takes(ModelChoice, Placement, ContextMemory, Sampling, Form)
 def chat(
     message: Annotated[str | None, typer.Argument(metavar="MESSAGE", help="Answer this message and exit.")] = None,
-    prompt: Annotated[
-        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give MESSAGE.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        options.option("-f", "--file", metavar="FILE", help="Read MESSAGE from a file; - is standard input."),
-    ] = None,
+    prompt: Annotated[str | None, options.prompt("MESSAGE")] = None,
+    file: Annotated[Path | None, options.text_file("MESSAGE")] = None,
     system: Annotated[
         str | None,
         options.option("-sys", "--system", "--system-prompt", metavar="TEXT", help="The system message."),

@@ -24,10 +24,7 @@ Pooling = Literal["none", "mean", "cls", "last"]
 @takes(ModelChoice, Placement)
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="The texts to embed.")] = None,
-    file: Annotated[
-        Path | None,
-        options.option("-f", "--file", metavar="FILE", help="Read the texts from a file; - is standard input."),
-    ] = None,
+    file: Annotated[Path | None, options.text_file("the texts")] = None,
     whole: Annotated[
         bool, options.option("--whole", help="Read the file or standard input as one text, not one on each line.")
     ] = False,

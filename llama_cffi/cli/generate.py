@@ -27,13 +27,8 @@ if TYPE_CHECKING:
 @takes(ModelChoice, Placement, ContextMemory, Sampling, Form)
 def generate(
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="The text to continue.")] = None,
-    prompt_option: Annotated[
-        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give PROMPT.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        options.option("-f", "--file", metavar="FILE", help="Read the prompt from a file; - is standard input."),
-    ] = None,
+    prompt_option: Annotated[str | None, options.prompt("PROMPT")] = None,
+    file: Annotated[Path | None, options.text_file("the prompt")] = None,
     n_predict: Annotated[
         int,
         options.option(

@@ -143,6 +143,16 @@ ContextShift = Annotated[
 ]  # fmt: skip
 
 
+def prompt(argument: str) -> Any:
+    """Another way to give a text that the argument of this name takes, too."""
+    return option("-p", "--prompt", metavar="TEXT", help=f"Another way to give {argument}.")
+
+
+def text_file(what: str) -> Any:
+    """The file that ``what`` is read from."""
+    return option("-f", "--file", metavar="FILE", help=f"Read {what} from a file; - is standard input.")
+
+
 def temperature(shown: str | bool) -> Any:
     """The temperature, for a command whose default is ``shown`` so; likewise the next ones."""
     return option(

@@ -22,13 +22,8 @@ from llama_cffi.cli.placement import PLACEMENT, Placement
 @takes(ModelChoice, Placement)
 def perplexity(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one.")] = None,
-    prompt: Annotated[
-        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give TEXT.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        options.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input."),
-    ] = None,
+    prompt: Annotated[str | None, options.prompt("TEXT")] = None,
+    file: Annotated[Path | None, options.text_file("the text")] = None,
     ctx_size: Annotated[
         int | None,
         options.option(

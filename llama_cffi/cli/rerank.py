@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 def rerank(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT", help="The documents to rank.")] = None,
-    file: Annotated[
-        Path | None,
-        options.option("-f", "--file", metavar="FILE", help="Read the documents from a file; - is standard input."),
-    ] = None,
+    file: Annotated[Path | None, options.text_file("the documents")] = None,
     whole: Annotated[
         bool, options.option("--whole", help="Read the file or standard input as one document, not one on each line.")
     ] = False,

@@ -34,13 +34,8 @@ def speak(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one, or with -.")
     ] = None,
-    prompt: Annotated[
-        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give TEXT.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        options.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input."),
-    ] = None,
+    prompt: Annotated[str | None, options.prompt("TEXT")] = None,
+    file: Annotated[Path | None, options.text_file("the text")] = None,
     voice: Annotated[
         Path | None,
         options.option(

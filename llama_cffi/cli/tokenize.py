@@ -17,13 +17,8 @@ from llama_cffi.cli.model_choice import MODEL, ModelChoice
 @takes(ModelChoice)
 def tokenize(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The text; standard input without one.")] = None,
-    prompt_option: Annotated[
-        str | None, options.option("-p", "--prompt", metavar="TEXT", help="Another way to give TEXT.")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        options.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input."),
-    ] = None,
+    prompt_option: Annotated[str | None, options.prompt("TEXT")] = None,
+    file: Annotated[Path | None, options.text_file("the text")] = None,
     pieces: Annotated[
         bool, options.option("--pieces", help="Print a token on each line: its id, and its text in quotes.")
     ] = False,
