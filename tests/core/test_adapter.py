@@ -257,20 +257,12 @@ def test_closing_what_a_context_computes_with(model: Model, paths: list[Path], m
 PREPARE = """
 import gc, itertools, sys
 from llama_cffi import Batch, Context, ContextOptions, Model
-from llama_cffi._native import ffi, handle
 from llama_cffi.core.adapter import LoraAdapter
 from llama_cffi.errors import InUseError
+from tests.support.releases import Releases
 
-freed, names = [], {}
-original = handle._release
-def release(owner):
-    # Without the C helpers a turn is an object of Python.
-    is_native = owner.cell and isinstance(owner.cell[0], (int, ffi.CData))
-    name = names.get(int(ffi.cast("intptr_t", owner.cell[0]))) if is_native else None
-    if name is not None:  # a GGUFFile goes while it is made
-        freed.append(name)
-    original(owner)
-handle._release = release
+releases = Releases(all_named=False)  # a GGUFFile goes while an adapter is made
+freed = releases.freed
 
 def make():
     model = Model(sys.argv[1])
@@ -284,7 +276,7 @@ def make():
         context.decode(batch)
     objects = {"model": model, "old": old, "adapter": adapter, "new": new}
     for name, owner in objects.items():
-        names[int(ffi.cast("intptr_t", owner.ptr))] = name
+        releases.name(owner.ptr, name)
     return objects
 
 def check():
@@ -292,8 +284,7 @@ def check():
     assert freed[-1] == "model", freed
     # A context keeps a pointer to what it computes with.
     assert freed.index("adapter") == 2, freed
-    freed.clear()
-    names.clear()
+    releases.clear()
 """
 
 LIFETIMES = {
